@@ -1,0 +1,12 @@
+"""The layout of a partition's file, and how it came to be: sqlite-utils migrations, shipped as takhin.schema.
+
+These two numbers are all that the broker imports. The migrations load the standard library's SQLite,
+which must never meet a live file in the broker's process (two SQLites in one process drop each other's
+locks), so they run in a child process: `python -m takhin.schema FILE...`.
+"""
+
+APPLICATION_ID = 0x54414B48
+"""PRAGMA application_id of every Takhin file: "TAKH"."""
+
+VERSION = 1
+"""PRAGMA user_version of a file with every migration applied."""

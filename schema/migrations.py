@@ -1,0 +1,98 @@
+"""The migrations of a partition's file, oldest first. A released one is never edited: add the next.
+
+Nothing in the schema needs an SQLite newer than 3.37 (STRICT tables), so that every shell can look in.
+"""
+
+from typing import TYPE_CHECKING
+
+import sqlite_utils
+from sqlite_utils.migrations import Migrations
+from takhin.schema import APPLICATION_ID, VERSION
+from takhin.schema.views import LAG, RECORDS_TEXT
+
+if TYPE_CHECKING:
+    from sqlite_utils.db import Database
+
+migrations = Migrations("takhin")
+
+PAGE_SIZE = 16_384
+"""Bytes. Records of 1 KiB are written twice as fast as with 4 KiB pages, small ones no slower."""
+
+TABLES = """
+CREATE TABLE log (
+  -- One row: whose log this is, and its range [start_offset, end_offset).
+  id INTEGER PRIMARY KEY CHECK (id = 0),
+  topic TEXT NOT NULL,
+  partition INTEGER NOT NULL,
+  topic_id TEXT NOT NULL,
+  incarnation_id TEXT NOT NULL,       -- changes when an older copy of the log is put back
+  start_offset INTEGER NOT NULL,
+  end_offset INTEGER NOT NULL,        -- outlives the last record, so that no offset is given twice
+  created_at INTEGER NOT NULL         -- ms since 1970
+) STRICT;
+
+CREATE TABLE topic (
+  -- One row in partition 0's file, none in the others: what is true of the topic as a whole.
+  id INTEGER PRIMARY KEY CHECK (id = 0),
+  num_partitions INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE topic_configs (
+  -- In partition 0's file.
+  key TEXT PRIMARY KEY,
+  value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE records (
+  offset INTEGER PRIMARY KEY,
+  timestamp INTEGER NOT NULL,         -- ms since 1970
+  key BLOB,                           -- NULL and empty differ
+  value BLOB                          -- NULL and empty differ
+) STRICT;
+
+CREATE TABLE headers (
+  offset INTEGER NOT NULL,
+  position INTEGER NOT NULL,          -- order within the record, from 0; keys may repeat
+  key TEXT NOT NULL,
+  value BLOB NOT NULL,
+  PRIMARY KEY (offset, position)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE time_index (
+  -- Sparse: one row for a commit group that raised the highest timestamp so far.
+  timestamp INTEGER PRIMARY KEY,      -- the highest timestamp up to and with that group, ms
+  offset INTEGER NOT NULL             -- the group's first offset
+) STRICT;
+
+CREATE TABLE committed_offsets (
+  group_id TEXT PRIMARY KEY,
+  offset INTEGER NOT NULL,            -- the next one to read
+  metadata TEXT NOT NULL,
+  committed_at INTEGER NOT NULL       -- ms since 1970
+) STRICT, WITHOUT ROWID;
+"""
+
+
+@migrations()
+def m0001_log_and_records(db: "Database") -> None:
+    """Records, headers, committed offsets, the log's identity, and views for people."""
+    for statement in (*TABLES.split(";\n"), RECORDS_TEXT, LAG):
+        if statement.strip():
+            db.execute(statement)
+
+
+def migrate(path: str) -> None:
+    """Bring the closed file at `path` to VERSION; a missing file is created.
+
+    The file ends in WAL mode with everything in the file itself.
+    """
+    db = sqlite_utils.Database(path)
+    try:
+        db.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+        db.enable_wal()
+        migrations.apply(db)
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.conn.commit()
+    finally:
+        db.close()

@@ -1,0 +1,170 @@
+"""Every error Takhin raises on purpose. Owns the tree and the sentences' facts; knows no transport.
+
+    TakhinError
+    ├── RefusedError             the request cannot be granted as it stands; nothing was done
+    │   ├── InvalidArgumentError
+    │   ├── InvalidTopicNameError
+    │   ├── InvalidGroupIdError
+    │   ├── InvalidConfigError
+    │   ├── InvalidRecordError
+    │   ├── InvalidBatchError
+    │   ├── RecordTooLargeError
+    │   ├── UnsupportedReplicationError
+    │   ├── UnknownTopicError
+    │   ├── UnknownPartitionError
+    │   ├── UnknownGroupError
+    │   ├── TopicExistsError
+    │   ├── GroupNotEmptyError
+    │   └── OffsetOutOfRangeError
+    ├── UnavailableError         the broker cannot do it now; the same request may succeed later
+    │   ├── OverloadedError
+    │   ├── StorageFullError
+    │   ├── PartitionUnavailableError
+    │   ├── OutcomeUnknownError
+    │   └── ShuttingDownError
+    ├── InternalError            a fault of the broker's own, logged under an id
+    └── StartupError             the broker cannot start: data folder, files, address or config
+
+All but StartupError and the inner nodes stand in the table of `takhin.wire.status`, which gives them
+their place on the wire; a test holds the two together. StartupError never reaches a client.
+"""
+
+from __future__ import annotations
+
+
+class TakhinError(Exception):
+    """Base of all. `str(error)` is a sentence for a person; `details` are its values for a program.
+
+    `details` maps lower-case names (topic, partition, offset, …) to text; it becomes the metadata of
+    google.rpc.ErrorInfo.
+    """
+
+    def __init__(self, sentence: str, **details: object) -> None:
+        super().__init__(sentence)
+        self.details: dict[str, str] = {name: str(value) for name, value in details.items()}
+
+
+class RefusedError(TakhinError):
+    """The request cannot be granted as it stands. Nothing was queued or written."""
+
+
+class UnavailableError(TakhinError):
+    """The broker cannot do it now. Except for OutcomeUnknownError, nothing was written."""
+
+
+class StartupError(TakhinError):
+    """The broker cannot start. The programs print the sentence and exit with code 2."""
+
+
+class InternalError(TakhinError):
+    """A fault of the broker's own. The sentence holds the id under which it was logged, no more."""
+
+    def __init__(self, incident: str) -> None:
+        super().__init__(f"internal error; the broker logged it under {incident}", incident=incident)
+
+
+class InvalidArgumentError(RefusedError):
+    """A field is outside its range."""
+
+
+class InvalidTopicNameError(RefusedError):
+    """A topic name outside `[a-zA-Z0-9._-]{1,249}`, `.`, `..`, or reserved."""
+
+
+class InvalidGroupIdError(RefusedError):
+    """A consumer group id that is empty or above 255 bytes of UTF-8."""
+
+
+class InvalidConfigError(RefusedError):
+    """A topic config that is unknown, or a value that it does not take."""
+
+
+class InvalidRecordError(RefusedError):
+    """A record with an impossible timestamp or a header without a key."""
+
+
+class InvalidBatchError(RefusedError):
+    """A request whose records do not form one batch for one partition."""
+
+
+class RecordTooLargeError(RefusedError):
+    """A record above the topic's max.message.bytes."""
+
+
+class UnsupportedReplicationError(RefusedError):
+    """A replication_factor other than 1, which is all that a broker of one machine has."""
+
+
+class UnknownTopicError(RefusedError):
+    """No topic of that name."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"there is no topic {topic!r}", topic=topic)
+
+
+class UnknownPartitionError(RefusedError):
+    """The topic has no partition of that number."""
+
+    def __init__(self, topic: str, partition: int, num_partitions: int) -> None:
+        super().__init__(
+            f"topic {topic!r} has partitions 0 to {num_partitions - 1}, not {partition}",
+            topic=topic,
+            partition=partition,
+            num_partitions=num_partitions,
+        )
+
+
+class UnknownGroupError(RefusedError):
+    """No consumer group of that id: it has neither members nor committed offsets."""
+
+    def __init__(self, group_id: str) -> None:
+        super().__init__(f"there is no consumer group {group_id!r}", group_id=group_id)
+
+
+class TopicExistsError(RefusedError):
+    """A topic of that name is there already."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"topic {topic!r} exists already", topic=topic)
+
+
+class GroupNotEmptyError(RefusedError):
+    """A consumer group that still has members cannot be deleted."""
+
+
+class OffsetOutOfRangeError(RefusedError):
+    """An offset outside the log's range, both ends of which are in `details`."""
+
+    def __init__(self, topic: str, partition: int, offset: int, start: int, end: int) -> None:
+        super().__init__(
+            f"offset {offset} is outside the log of topic {topic!r} partition {partition}, "
+            f"which reaches from {start} to {end}",
+            topic=topic,
+            partition=partition,
+            offset=offset,
+            beginning_offset=start,
+            end_offset=end,
+        )
+
+
+class OverloadedError(UnavailableError):
+    """A limit of the broker is reached. Trying again after a pause is right."""
+
+
+class StorageFullError(UnavailableError):
+    """The disk has no room for the write."""
+
+
+class PartitionUnavailableError(UnavailableError):
+    """This partition's file cannot be written or read now; other partitions go on."""
+
+
+class OutcomeUnknownError(UnavailableError):
+    """The wait ended before the write did: the records may or may not become durable."""
+
+
+class ShuttingDownError(UnavailableError):
+    """The broker is draining."""
+
+    def __init__(self) -> None:
+        super().__init__("the broker is shutting down")

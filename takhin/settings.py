@@ -1,0 +1,174 @@
+"""The settings tree: every knob with its default, unit and doc. Where values come from is config.py.
+
+It stands in the vocabulary so that each layer can take its own branch. `setting()` carries the doc that
+`takhin serve --help`, `--print-config` and the README's table show; a test keeps the table complete.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from takhin.limits import INT64_MAX
+
+INT32_MAX = (1 << 31) - 1
+ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    least: int = 0,
+    most: int = INT32_MAX,
+    choices: Sequence[str] = (),
+    check: Callable[[str], object] | None = None,
+) -> Any:
+    """A field of the tree, a number or text by its default.
+
+    least, most: the bounds of a number. choices: all that a text may be.
+    check: raises ValueError with the rest of the sentence "`key` must be …" for a text that will not do.
+    """
+    bounds = {"least": least, "most": most, "choices": tuple(choices), "check": check}
+    return field(default=default, metadata={"doc": doc, **bounds})
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT; an IPv6 host stands in brackets, which are not part of the result.
+
+    Raises ValueError, whose text says what the address must be.
+    """
+    match = ADDRESS.fullmatch(address)
+    if match is None:
+        raise ValueError("HOST:PORT, an IPv6 host in brackets")
+    port = int(match["port"])
+    if port > 65_535:
+        raise ValueError("HOST:PORT with a port of at most 65535")
+    return match["ipv6"] or match["host"], port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageSettings:
+    """How records reach the disk."""
+
+    commit_group_records_max: int = setting(
+        4_096, "records of one transaction; a larger single batch still goes whole", least=1
+    )
+    commit_group_bytes_max: int = setting(
+        8 << 20, "bytes of one transaction; a larger single batch still goes whole", least=1
+    )
+    commit_threads: int = setting(2, "threads that wait for the disk in COMMIT", least=1)
+    queue_bytes_max: int = setting(
+        64 << 20,
+        "bytes of records that wait for their commit, all partitions together",
+        least=1,
+        most=INT64_MAX,
+    )
+    queue_wait_ms_max: int = setting(
+        1_000, "how long a produce request waits for room in that queue", least=0
+    )
+    busy_wait_ms_max: int = setting(
+        2_000, "how long a write waits while another process locks the partition's file", least=0
+    )
+    checkpoint_pages: int = setting(
+        1_000, "pages (16 KiB) in a write-ahead log before it is copied into its file", least=1
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicSettings:
+    """What topics may be."""
+
+    partitions_per_topic_max: int = setting(1_000, "partitions of one topic", least=1)
+    partitions_max: int = setting(4_000, "partitions of all topics together", least=1)
+    max_message_bytes: int = setting(
+        1 << 20, "max.message.bytes of a topic created without that config", least=1
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProduceSettings:
+    """What a produce call may do."""
+
+    batch_records_max: int = setting(100_000, "records of one request", least=1)
+    timestamp_ahead_ms_max: int = setting(
+        3_600_000, "how far a record's timestamp may be ahead of the broker's clock", most=INT64_MAX
+    )
+    stream_requests_max: int = setting(
+        1_000, "requests of one produce stream that wait for their commit", least=1
+    )
+    stream_bytes_max: int = setting(
+        16 << 20, "bytes of one produce stream that wait for their commit", least=1, most=INT64_MAX
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumeSettings:
+    """What a consume call may do."""
+
+    response_bytes: int = setting(1 << 20, "bytes of a response where the client names none", least=1)
+    response_records_max: int = setting(
+        2_000, "records of a response, whose scan occupies the event loop for about 1 µs each", least=1
+    )
+    wait_ms_max: int = setting(60_000, "the longest max_wait_ms that is granted", least=0)
+    heartbeat_ms: int = setting(
+        5_000, "how long a stream may be quiet before an empty response says it is alive", least=10
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSettings:
+    """What consumer groups may do."""
+
+    commit_offsets_max: int = setting(10_000, "offsets of one CommitOffset call", least=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpcSettings:
+    """Connections and calls."""
+
+    message_bytes_max: int = setting(10 << 20, "bytes of one gRPC message, either way", least=64 << 10)
+    calls_max: int = setting(2_000, "calls under way, streams included", least=1)
+    connections_max: int = setting(1_000, "connections at one time", least=1)
+    streams_per_connection_max: int = setting(1_000, "calls under way on one connection", least=1)
+    handshake_ms_max: int = setting(10_000, "time for a new connection to begin to speak HTTP/2", least=1)
+    connection_idle_ms: int = setting(
+        900_000, "how long a connection may be without calls before it is closed", least=1
+    )
+    connection_age_ms: int = setting(1_800_000, "age at which a connection is asked to reconnect", least=1)
+    connection_age_grace_ms: int = setting(300_000, "time for the calls of such a connection to end", least=1)
+    keepalive_ms: int = setting(300_000, "how long a client may be silent before it is pinged", least=1)
+    keepalive_timeout_ms: int = setting(
+        60_000, "time to answer that ping before the connection is dropped", least=1
+    )
+    ping_interval_ms_min: int = setting(10_000, "how often clients may ping, without calls too", least=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """The broker's own log lines, on stderr."""
+
+    level: str = setting("info", "the least that is logged", choices=("debug", "info", "warning", "error"))
+    format: str = setting(
+        "auto", "auto is human on a terminal, json elsewhere", choices=("auto", "human", "json")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The whole tree."""
+
+    data_dir: str = setting("./data", "the data folder")
+    listen: str = setting(
+        "127.0.0.1:9092", "HOST:PORT to serve; port 0 takes a free one", check=split_address
+    )
+    shutdown_grace_ms: int = setting(10_000, "time for calls under way to end when stopping", least=0)
+    storage: StorageSettings = field(default_factory=StorageSettings)
+    topics: TopicSettings = field(default_factory=TopicSettings)
+    produce: ProduceSettings = field(default_factory=ProduceSettings)
+    consume: ConsumeSettings = field(default_factory=ConsumeSettings)
+    groups: GroupSettings = field(default_factory=GroupSettings)
+    rpc: RpcSettings = field(default_factory=RpcSettings)
+    log: LogSettings = field(default_factory=LogSettings)
