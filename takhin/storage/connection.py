@@ -1,0 +1,77 @@
+"""Connections to a partition's file: every PRAGMA, with its reason. Knows no table.
+
+apsw runs a text of several statements lazily, so each PRAGMA is run on its own and read back.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from takhin.errors import StartupError
+
+FIXED_IN = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
+"""First releases without the WAL-reset bug of 3.7.0 to 3.51.2 (sqlite.org/releaselog/3_51_3.html)."""
+
+
+def check_library(version: str = "") -> None:
+    """Refuse an SQLite that can lose a commit when two connections write and checkpoint at once.
+
+    version: "3.54.1"; empty for the one that apsw carries. Raises StartupError.
+    """
+    version = version or apsw.sqlite_lib_version()
+    parts = tuple(int(part) for part in version.split(".")[:3])
+    fixed = parts >= FIXED_IN[0] or any(parts[:2] == fix[:2] and parts >= fix for fix in FIXED_IN[1:])
+    if not fixed:
+        raise StartupError(
+            f"SQLite {version} can lose commits (the WAL-reset bug, fixed in 3.51.3): install a newer apsw"
+        )
+
+
+def open_writer(path: Path) -> apsw.Connection:
+    """The one connection that writes this file. It never waits for a lock: the writer does that."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    _set(connection, "journal_mode", "wal")
+    # FULL: a commit returns after the WAL is synced. It is what an acknowledgement means.
+    _set(connection, "synchronous", 2)
+    # Checkpoints are run by the writer, after a group is answered and never inside a commit.
+    _set(connection, "wal_autocheckpoint", 0)
+    # After a reader held it up, the WAL goes back to this many bytes at its next reset.
+    _set(connection, "journal_size_limit", 64 << 20)
+    _set(connection, "cache_size", -4_096)  # KiB: the tail of the log and its indexes
+    _set(connection, "temp_store", 2)  # in memory
+    _set(connection, "trusted_schema", 0)  # a schema that someone altered runs no functions of ours
+    return connection
+
+
+def open_reader(path: Path) -> apsw.Connection:
+    """A read-only connection, for scans of one statement."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    _set(connection, "cache_size", -1_024)  # KiB: a scan reads each page once
+    _set(connection, "trusted_schema", 0)
+    return connection
+
+
+def header_numbers(path: Path) -> tuple[int, int]:
+    """(application_id, user_version) of a file, without a trace on the file or beside it.
+
+    immutable=1 takes no lock and looks at no WAL, which is right for numbers that are only ever written
+    before the file goes into service. Raises apsw.Error for what is no database.
+    """
+    uri = f"{path.absolute().as_uri()}?immutable=1"
+    connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    try:
+        return connection.pragma("application_id"), connection.pragma("user_version")
+    finally:
+        connection.close()
+
+
+def _set(connection: apsw.Connection, name: str, value: Any) -> None:
+    got = connection.pragma(name, value)
+    if got is None:
+        got = connection.pragma(name)
+    if got != value:
+        connection.close()
+        raise StartupError(f"PRAGMA {name} of {connection.filename!r} is {got!r} and cannot be {value!r}")

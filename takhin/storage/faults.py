@@ -1,0 +1,41 @@
+"""What an error of SQLite means to a caller. Owns the one place where the two vocabularies meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import apsw
+
+from takhin.errors import PartitionUnavailableError, StorageFullError, UnavailableError
+
+CLEAN = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError)
+"""After these a rolled-back transaction has certainly left nothing behind. After anything else (a failed
+fsync above all) a crash may bring the transaction back, so the partition fails closed."""
+
+
+def unavailable(error: apsw.Error, topic: str, partition: int) -> UnavailableError:
+    """The error that callers get for `error`, which befell one partition's file."""
+    where = f"topic {topic!r} partition {partition}"
+    if isinstance(error, apsw.FullError):
+        return StorageFullError(
+            f"the disk is full: nothing was written to {where}", topic=topic, partition=partition
+        )
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return PartitionUnavailableError(
+            f"another process keeps the file of {where} locked", topic=topic, partition=partition
+        )
+    return PartitionUnavailableError(
+        f"the file of {where} failed: {error} (SQLite result {getattr(error, 'extendedresult', '?')})",
+        topic=topic,
+        partition=partition,
+    )
+
+
+@contextmanager
+def translated(topic: str, partition: int) -> Iterator[None]:
+    """Raise what SQLite raises inside as `unavailable` puts it."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise unavailable(error, topic, partition) from error

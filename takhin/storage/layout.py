@@ -1,0 +1,107 @@
+"""The data folder: names, the lock, and changes that are whole or not there. Knows no SQL.
+
+    DATA/LOCK                        flock, with the holder's pid in it
+    DATA/topics/<topic>/<n>.db       the folders are the catalogue
+    DATA/tmp/                        topics being made or removed; swept at start
+
+SQLite syncs a folder for a new -wal, never its parents, so every mkdir and rename here is followed by a
+sync of the folder it happened in. Partition files are only ever copied before apsw first opens them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from takhin.errors import StartupError
+from takhin.storage.schema import build
+
+
+class DataFolder:
+    """A locked data folder. `close` lets go of the lock."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the folder if it is missing, lock it, and sweep leftovers. Raises StartupError."""
+        self.path = path
+        self.topics = path / "topics"
+        self._tmp = path / "tmp"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            sync_folder(path.parent)
+            self._lock = _lock(path / "LOCK")
+        except OSError as error:
+            raise StartupError(f"cannot use the data folder {path}: {error.strerror}") from error
+        try:
+            shutil.rmtree(self._tmp, ignore_errors=True)
+            self._tmp.mkdir(exist_ok=True)
+            self.topics.mkdir(exist_ok=True)
+            sync_folder(path)
+        except OSError as error:
+            self.close()
+            raise StartupError(f"cannot write in the data folder {path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def topic_names(self) -> Iterator[str]:
+        return (entry.name for entry in sorted(self.topics.iterdir()) if entry.is_dir())
+
+    def file(self, topic: str, partition: int) -> Path:
+        return self.topics / topic / f"{partition}.db"
+
+    def stage(self, num_partitions: int) -> Path:
+        """A new folder outside the catalogue with `num_partitions` empty partition files."""
+        template = self._tmp / "template.db"
+        if not template.exists():
+            build(template)
+        stage = self._tmp / str(uuid.uuid4())
+        stage.mkdir()
+        for partition in range(num_partitions):
+            shutil.copyfile(template, stage / f"{partition}.db")
+        return stage
+
+    def publish(self, stage: Path, topic: str) -> None:
+        """Rename a staged folder, its files synced and closed, into the catalogue. Durable on return."""
+        sync_folder(stage)
+        stage.rename(self.topics / topic)
+        sync_folder(self.topics)
+
+    def discard(self, stage: Path) -> None:
+        """Remove a staged folder that did not become a topic; what cannot be removed is swept at start."""
+        shutil.rmtree(stage, ignore_errors=True)
+
+    def retire(self, topic: str) -> None:
+        """Rename a topic's folder, its files closed, out of the catalogue, then remove it. Durable."""
+        aside = self._tmp / str(uuid.uuid4())
+        (self.topics / topic).rename(aside)
+        sync_folder(self.topics)
+        self.discard(aside)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the folder's entries durable."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _lock(path: Path) -> int:
+    """Take the lock and write our pid into it. The descriptor holds it until closed, or until we die."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise StartupError(
+            f"the data folder {path.parent} is in use by another broker (pid {holder})"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor

@@ -1,0 +1,164 @@
+"""One partition: a writer, a reader and the range they share. Fulfils the contract's PartitionLog.
+
+Owns who may do what when; the SQL of it is in writer.py and readers.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import apsw
+
+from takhin.errors import OffsetOutOfRangeError, StartupError, UnknownTopicError
+from takhin.model import Appended, Batch, CommittedOffset, Records
+from takhin.settings import StorageSettings
+from takhin.storage import connection
+from takhin.storage import statements as sql
+from takhin.storage.committer import Committer
+from takhin.storage.engine import EndMoved
+from takhin.storage.faults import translated
+from takhin.storage.queue import QueueBytes
+from takhin.storage.readers import Reader
+from takhin.storage.writer import Tail, Writer
+
+TRIM_RECORDS_MAX = 2_000
+"""Records of one step of a trim: their DELETE occupies the event loop."""
+
+
+class SqlitePartition:
+    """The log in one file."""
+
+    def __init__(
+        self,
+        path: Path,
+        topic: str,
+        partition: int,
+        *,
+        committer: Committer,
+        queue: QueueBytes,
+        settings: StorageSettings,
+        end_moved: EndMoved,
+    ) -> None:
+        """Open the file. Raises StartupError if it is another's, or contradicts itself."""
+        self.topic = topic
+        self.partition = partition
+        self.closed = False
+        self._end_moved = end_moved
+        write = connection.open_writer(path)
+        try:
+            self.topic_id, self.incarnation_id, self._start_offset, end = _identity(
+                write, path, topic, partition
+            )
+            highest = write.execute(sql.HIGHEST_TIME).get
+            self._reader = Reader(connection.open_reader(path))
+        except BaseException:
+            write.close()
+            raise
+        self._tail = Tail(topic, partition, end, -1 if highest is None else highest)
+        self._writer = Writer(
+            write,
+            self._tail,
+            committer=committer,
+            queue=queue,
+            settings=settings,
+            committed=lambda: end_moved(self),
+        )
+
+    @property
+    def start_offset(self) -> int:
+        return self._start_offset
+
+    @property
+    def end_offset(self) -> int:
+        return self._tail.end_offset
+
+    def append(self, batch: Batch) -> asyncio.Future[Appended]:
+        self._check_open()
+        return self._writer.append(batch)
+
+    async def read(self, offset: int, *, max_bytes: int, max_records: int) -> Records:
+        self._check_open()
+        start, end = self._start_offset, self._tail.end_offset
+        if not start <= offset <= end:
+            raise OffsetOutOfRangeError(self.topic, self.partition, offset, start, end)
+        with translated(self.topic, self.partition):
+            return self._reader.read(offset, end, max_bytes=max_bytes, max_records=max_records)
+
+    async def offset_for_time(self, timestamp: int) -> int:
+        self._check_open()
+        with translated(self.topic, self.partition):
+            return self._reader.offset_for_time(timestamp, self._start_offset, self._tail.end_offset)
+
+    async def trim(self, offset: int) -> None:
+        self._check_open()
+        end = self._tail.end_offset
+        if offset > end:
+            raise OffsetOutOfRangeError(self.topic, self.partition, offset, self._start_offset, end)
+        while self._start_offset < offset:
+            step = min(offset, self._start_offset + TRIM_RECORDS_MAX)
+            trimmed = self._writer.change(partial(_trim, step))
+            trimmed.add_done_callback(partial(self._trimmed, step))
+            await asyncio.shield(trimmed)  # the start moves also if the one who asked has gone
+
+    def _trimmed(self, start: int, done: asyncio.Future[None]) -> None:
+        if done.exception() is None:
+            self._start_offset = max(self._start_offset, start)
+
+    def commit_offset(self, group_id: str, committed: CommittedOffset) -> asyncio.Future[None]:
+        self._check_open()
+        return self._writer.change(lambda write: _run(write, sql.PUT_COMMITTED, (group_id, *committed)))
+
+    def forget_group(self, group_id: str) -> asyncio.Future[None]:
+        self._check_open()
+        return self._writer.change(lambda write: _run(write, sql.FORGET_GROUP, (group_id,)))
+
+    async def committed_offset(self, group_id: str) -> CommittedOffset | None:
+        self._check_open()
+        with translated(self.topic, self.partition):
+            return self._reader.committed_offset(group_id)
+
+    async def group_ids(self) -> Sequence[str]:
+        self._check_open()
+        with translated(self.topic, self.partition):
+            return self._reader.group_ids()
+
+    async def close(self) -> None:
+        """Refuse what is new, finish what is queued, copy the WAL into the file, let go of it."""
+        self.closed = True
+        self._end_moved(self)
+        await self._writer.drain()
+        self._reader.close()
+        # Last, because the last connection takes the WAL away; on a thread, because it waits for the disk.
+        await asyncio.to_thread(self._writer.close)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise UnknownTopicError(self.topic)
+
+
+def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) -> tuple[str, str, int, int]:
+    """(topic id, incarnation id, start, end) as the file says, checked against what it should be."""
+    row = write.execute(sql.GET_LOG).fetchone()
+    if row is None:
+        raise StartupError(f"{path} says nothing of whose log it is (its table log is empty)")
+    if row[:2] != (topic, partition):
+        raise StartupError(
+            f"{path} is misplaced: it holds partition {row[1]} of topic {row[0]!r}, not {partition} of {topic!r}"
+        )
+    topic_id, incarnation_id, start, end = row[2:]
+    last = write.execute(sql.LAST_OFFSET).get
+    if last is not None and last >= end:
+        raise StartupError(f"{path} contradicts itself: it has a record {last}, but the log ends at {end}")
+    return topic_id, incarnation_id, start, end
+
+
+def _trim(start: int, write: apsw.Connection) -> None:
+    for statement in (*sql.TRIM, sql.SET_START):
+        write.execute(statement, (start,))
+
+
+def _run(write: apsw.Connection, statement: str, bindings: tuple[str | int, ...]) -> None:
+    write.execute(statement, bindings)

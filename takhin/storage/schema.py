@@ -1,0 +1,63 @@
+"""The schema's version: builds new files, brings old ones up to date, refuses foreign and newer ones.
+
+The migrations load the standard library's SQLite, so they run in a child process, on files that no
+connection of ours has open.
+"""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import apsw
+
+from takhin.errors import StartupError
+from takhin.schema import APPLICATION_ID, VERSION
+from takhin.storage.connection import header_numbers
+
+
+def build(*paths: Path) -> None:
+    """Make or migrate closed files. Raises OSError if the child process fails (on a full disk, say)."""
+    done = subprocess.run(  # noqa: S603  our own interpreter on our own module
+        [sys.executable, "-m", "takhin.schema", *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        number = errno.ENOSPC if "full" in last_line else errno.EIO
+        raise OSError(number, f"cannot build {paths[0]}: {last_line}")
+
+
+def check(paths: Sequence[Path]) -> None:
+    """Refuse files that are not ours or of a later Takhin, untouched; bring older ones to VERSION.
+
+    Raises StartupError naming the file.
+    """
+    older = []
+    for path in paths:
+        try:
+            application_id, version = header_numbers(path)
+        except apsw.Error as error:
+            raise StartupError(f"{path} cannot be opened as a Takhin partition: {error}") from error
+        if application_id != APPLICATION_ID:
+            raise StartupError(
+                f"{path} is not a Takhin partition: its application_id is {application_id:#x}, "
+                f"not {APPLICATION_ID:#x}"
+            )
+        if version > VERSION:
+            raise StartupError(
+                f"{path} has schema version {version}, this Takhin knows versions up to {VERSION}: "
+                "use the newer Takhin that wrote it"
+            )
+        if version < VERSION:
+            older.append(path)
+    if older:
+        try:
+            build(*older)
+        except OSError as error:
+            raise StartupError(f"cannot migrate to schema version {VERSION}: {error}") from error

@@ -1,0 +1,202 @@
+"""The engine over SQLite: the catalogue of topics in a data folder. Fulfils the contract's Engine.
+
+Owns opening, creating and deleting. A partition's life is in partition.py, folders and renames in
+layout.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import uuid
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from takhin.clock import Clock
+from takhin.errors import StartupError, StorageFullError, TopicExistsError, UnknownTopicError
+from takhin.limits import MAX_MESSAGE_BYTES, TIMESTAMP_TYPE, config_values
+from takhin.model import TimestampType, TopicConfig, TopicSpec
+from takhin.settings import StorageSettings
+from takhin.storage import connection, schema
+from takhin.storage import statements as sql
+from takhin.storage.committer import Committer
+from takhin.storage.engine import EndMoved
+from takhin.storage.layout import DataFolder
+from takhin.storage.partition import SqlitePartition
+from takhin.storage.queue import QueueBytes
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteTopic:
+    """A topic whose partitions are open."""
+
+    name: str
+    topic_id: str
+    config: TopicConfig
+    partitions: Sequence[SqlitePartition]
+
+
+class SqliteEngine:
+    """Topics as folders, partitions as WAL-mode SQLite files."""
+
+    def __init__(
+        self, data_dir: Path, settings: StorageSettings, *, clock: Clock, end_moved: EndMoved
+    ) -> None:
+        self._data_dir = data_dir
+        self._settings = settings
+        self._clock = clock
+        self._end_moved = end_moved
+        self._topics: dict[str, SqliteTopic] = {}
+        self._queue = QueueBytes(bytes_max=settings.queue_bytes_max, wait_ms_max=settings.queue_wait_ms_max)
+        self._catalogue = asyncio.Lock()  # one create or delete at a time
+        self._changes: set[asyncio.Task[Any]] = set()
+
+    @property
+    def topics(self) -> Mapping[str, SqliteTopic]:
+        return self._topics
+
+    async def open(self) -> None:
+        connection.check_library()
+        self._folder = DataFolder(self._data_dir)
+        self._committer = Committer(asyncio.get_running_loop(), threads=self._settings.commit_threads)
+        try:
+            for name in self._folder.topic_names():
+                self._topics[name] = self._open_topic(name)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        if self._changes:
+            await asyncio.wait(self._changes)
+        for topic in self._topics.values():
+            await _close(topic.partitions)
+        self._topics.clear()
+        self._committer.close()
+        self._folder.close()
+
+    async def room(self) -> None:
+        await self._queue.room()
+
+    async def create_topic(self, spec: TopicSpec) -> SqliteTopic:
+        return await self._uncancelled(self._create(spec))
+
+    async def delete_topic(self, name: str) -> None:
+        await self._uncancelled(self._delete(name))
+
+    async def _uncancelled(self, change: Coroutine[Any, Any, T]) -> T:
+        """Run a change of the catalogue to its end, also when the one who asked has gone."""
+        task = asyncio.ensure_future(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def _create(self, spec: TopicSpec) -> SqliteTopic:
+        async with self._catalogue:
+            if spec.name in self._topics:
+                raise TopicExistsError(spec.name)
+            with _full_disk(f"topic {spec.name!r} cannot be created"):
+                await asyncio.to_thread(self._build, spec)
+            topic = self._topics[spec.name] = self._open_topic(spec.name)
+            return topic
+
+    def _build(self, spec: TopicSpec) -> None:  # on a worker thread
+        """Make the topic's files outside the catalogue, then rename them into it."""
+        topic_id = str(uuid.uuid4())
+        stage = self._folder.stage(spec.num_partitions)
+        try:
+            for partition in range(spec.num_partitions):
+                self._initialise(stage / f"{partition}.db", spec, partition, topic_id)
+            self._folder.publish(stage, spec.name)
+        except BaseException:
+            self._folder.discard(stage)
+            raise
+
+    def _initialise(self, path: Path, spec: TopicSpec, partition: int, topic_id: str) -> None:
+        write = connection.open_writer(path)
+        try:
+            with write:
+                identity = (spec.name, partition, topic_id, str(uuid.uuid4()), self._clock())
+                write.execute(sql.PUT_LOG, identity)
+                if partition == 0:
+                    write.execute(sql.PUT_NUM_PARTITIONS, (spec.num_partitions,))
+                    write.executemany(sql.PUT_CONFIG, config_values(spec.config).items())
+        finally:
+            write.close()
+
+    async def _delete(self, name: str) -> None:
+        async with self._catalogue:
+            topic = self._topics.pop(name, None)
+            if topic is None:
+                raise UnknownTopicError(name)
+            await _close(topic.partitions)
+            try:
+                await asyncio.to_thread(self._folder.retire, name)
+            except OSError:
+                self._topics[name] = self._open_topic(name)
+                raise
+
+    def _open_topic(self, name: str) -> SqliteTopic:
+        """Open all partitions of a topic's folder. Raises StartupError for what does not fit together."""
+        first = self._folder.file(name, 0)
+        if not first.exists():
+            raise StartupError(f"{first.parent} has no partition 0 (0.db), which describes the topic")
+        schema.check([first])
+        num_partitions, config = _topic_facts(first)
+        paths = [self._folder.file(name, partition) for partition in range(num_partitions)]
+        for path in paths:
+            if not path.exists():
+                raise StartupError(f"{path} is missing: topic {name!r} has {num_partitions} partitions")
+        schema.check(paths[1:])
+        partitions: list[SqlitePartition] = []
+        for partition, path in enumerate(paths):
+            partitions.append(
+                SqlitePartition(
+                    path,
+                    name,
+                    partition,
+                    committer=self._committer,
+                    queue=self._queue,
+                    settings=self._settings,
+                    end_moved=self._end_moved,
+                )
+            )
+        return SqliteTopic(name, partitions[0].topic_id, config, partitions)
+
+
+def _topic_facts(first: Path) -> tuple[int, TopicConfig]:
+    """(partition count, config), as partition 0's file says."""
+    read = connection.open_reader(first)
+    try:
+        num_partitions = read.execute(sql.GET_NUM_PARTITIONS).get
+        configs = {str(key): str(value) for key, value in read.execute(sql.GET_CONFIGS)}
+    finally:
+        read.close()
+    return num_partitions, TopicConfig(
+        int(configs[MAX_MESSAGE_BYTES]), TimestampType(configs[TIMESTAMP_TYPE])
+    )
+
+
+async def _close(partitions: Iterable[SqlitePartition]) -> None:
+    for log in partitions:
+        await log.close()
+
+
+@contextmanager
+def _full_disk(what: str) -> Iterator[None]:
+    """Raise StorageFullError where the file system or SQLite says that there is no room."""
+    try:
+        yield
+    except apsw.FullError as error:
+        raise StorageFullError(f"{what}: {error}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageFullError(f"{what}: {error.strerror}") from error

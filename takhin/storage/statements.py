@@ -1,0 +1,64 @@
+"""All SQL of the broker, under names. Knows the schema and nothing else."""
+
+from __future__ import annotations
+
+from functools import cache
+
+BEGIN = "BEGIN IMMEDIATE"
+COMMIT = "COMMIT"
+ROLLBACK = "ROLLBACK"
+
+ROWS_PER_STATEMENT_MAX = 1_024
+"""Rows of one INSERT: its text stays below the 16 KiB that apsw's statement cache takes."""
+
+
+@cache
+def insert_records(rows: int) -> str:
+    """Parameters: offset, timestamp, key, value of each row. One statement of many rows costs half of
+    executemany. The writer asks for powers of two only, so that all of them stay prepared."""
+    return "INSERT INTO records (offset, timestamp, key, value) VALUES " + ",".join(["(?,?,?,?)"] * rows)
+
+
+INSERT_HEADER = "INSERT INTO headers (offset, position, key, value) VALUES (?,?,?,?)"
+INSERT_TIME = "INSERT INTO time_index (timestamp, offset) VALUES (?,?)"
+SET_END = "UPDATE log SET end_offset = ?"
+SET_START = "UPDATE log SET start_offset = max(start_offset, ?)"
+
+READ = (
+    "SELECT offset, timestamp, key, value FROM records "
+    "WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT ?"
+)
+READ_HEADERS = "SELECT offset, key, value FROM headers WHERE offset BETWEEN ? AND ? ORDER BY offset, position"
+
+GROUP_AT_TIME = "SELECT offset FROM time_index WHERE timestamp >= ? ORDER BY timestamp LIMIT 1"
+FIRST_AT_TIME = (
+    "SELECT offset FROM records WHERE offset >= ? AND offset < ? AND timestamp >= ? ORDER BY offset LIMIT 1"
+)
+HIGHEST_TIME = "SELECT max(timestamp) FROM time_index"
+
+TRIM = (
+    "DELETE FROM records WHERE offset < ?",
+    "DELETE FROM headers WHERE offset < ?",
+    # The last group that begins at or below the new start may reach past it: its row stays.
+    "DELETE FROM time_index WHERE timestamp < (SELECT max(timestamp) FROM time_index WHERE offset <= ?)",
+)
+
+PUT_COMMITTED = (
+    "INSERT INTO committed_offsets (group_id, offset, metadata, committed_at) VALUES (?,?,?,?) "
+    "ON CONFLICT (group_id) DO UPDATE SET offset = excluded.offset, metadata = excluded.metadata, "
+    "committed_at = excluded.committed_at"
+)
+GET_COMMITTED = "SELECT offset, metadata, committed_at FROM committed_offsets WHERE group_id = ?"
+FORGET_GROUP = "DELETE FROM committed_offsets WHERE group_id = ?"
+GROUP_IDS = "SELECT group_id FROM committed_offsets ORDER BY group_id"
+
+GET_LOG = "SELECT topic, partition, topic_id, incarnation_id, start_offset, end_offset FROM log WHERE id = 0"
+LAST_OFFSET = "SELECT max(offset) FROM records"
+PUT_LOG = (
+    "INSERT INTO log (id, topic, partition, topic_id, incarnation_id, start_offset, end_offset, created_at) "
+    "VALUES (0,?,?,?,?,0,0,?)"
+)
+GET_NUM_PARTITIONS = "SELECT num_partitions FROM topic WHERE id = 0"
+PUT_NUM_PARTITIONS = "INSERT INTO topic (id, num_partitions) VALUES (0,?)"
+GET_CONFIGS = "SELECT key, value FROM topic_configs"
+PUT_CONFIG = "INSERT INTO topic_configs (key, value) VALUES (?,?)"

@@ -1,0 +1,287 @@
+"""Group commit: whatever waits for one partition becomes one transaction and one fsync.
+
+The writer owns the file's writing connection and the log's end. It lives on the event loop; only COMMIT
+and checkpoints run on a committer thread, and while one does, nobody else touches the connection:
+
+    append ──► queue ──► begin (loop: BEGIN, INSERT …) ──► COMMIT (thread) ──► committed (loop) ──► begin …
+
+A batch that arrives during a COMMIT waits for the next group, which is how groups grow under load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import apsw
+
+from takhin.model import Appended, Batch
+from takhin.settings import StorageSettings
+from takhin.storage import statements as sql
+from takhin.storage.committer import Committer
+from takhin.storage.faults import CLEAN, unavailable
+from takhin.storage.queue import QueueBytes
+
+BUSY_RETRY_SECONDS = 0.005
+
+Change = Callable[[apsw.Connection], None]
+"""What a write other than an append does inside the transaction. It runs after the group's appends."""
+
+
+@dataclass(slots=True)
+class Tail:
+    """The end of a log as its commits have made it."""
+
+    topic: str
+    partition: int
+    end_offset: int
+    highest_timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The writes of one transaction, each with the future of the one who waits for it."""
+
+    appends: Sequence[tuple[Batch, asyncio.Future[Appended]]]
+    changes: Sequence[tuple[Change, asyncio.Future[None]]]
+    queued_bytes: int
+
+    def fail(self, error: Exception) -> None:
+        for _, future in chain[tuple[Any, asyncio.Future[Any]]](self.appends, self.changes):
+            if not future.done():  # the one who waited may have gone
+                future.set_exception(error)
+                future.exception()  # nobody may be waiting any more: not worth a warning
+
+
+class Writer:
+    """Commits one partition's writes, group by group."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        tail: Tail,
+        *,
+        committer: Committer,
+        queue: QueueBytes,
+        settings: StorageSettings,
+        committed: Callable[[], None],
+    ) -> None:
+        """committed: called on the loop after each group, when `tail` has moved."""
+        self.tail = tail
+        self._connection = connection
+        self._committer = committer
+        self._queue = queue
+        self._settings = settings
+        self._on_committed = committed
+        self._loop = asyncio.get_running_loop()
+        self._appends: deque[tuple[Batch, asyncio.Future[Appended]]] = deque()
+        self._changes: deque[tuple[Change, asyncio.Future[None]]] = deque()
+        self._busy = False  # a group, a checkpoint or a retry is under way
+        self._locked_since: float | None = None
+        self._failed: apsw.Error | None = None
+        self._wal_pages = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def append(self, batch: Batch) -> asyncio.Future[Appended]:
+        """Queue a batch; the future resolves when it is durable. Raises PartitionUnavailableError."""
+        self._check_failed()
+        future: asyncio.Future[Appended] = self._loop.create_future()
+        self._appends.append((batch, future))
+        self._queue.add(batch.queued_bytes)
+        self._wake()
+        return future
+
+    def change(self, change: Change) -> asyncio.Future[None]:
+        """Queue any other write; the future resolves when it is durable. Raises as `append` does."""
+        self._check_failed()
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._changes.append((change, future))
+        self._wake()
+        return future
+
+    async def drain(self) -> None:
+        """Return when everything queued has been committed or has failed."""
+        await self._idle.wait()
+
+    def close(self) -> None:  # on a worker thread, after `drain`
+        """Copy the WAL into the file and let go of both."""
+        # A full disk, or a shell that reads, can be in the way: then the WAL stays for the next start.
+        with suppress(apsw.Error):
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self._connection.close()
+
+    def _check_failed(self) -> None:
+        if self._failed is not None:
+            raise unavailable(self._failed, self.tail.topic, self.tail.partition)
+
+    def _wake(self) -> None:
+        if not self._busy:
+            self._busy = True
+            self._idle.clear()
+            # Not at once: whatever else this turn of the loop brings joins the group.
+            self._loop.call_soon(self._begin)
+
+    def _next(self) -> None:
+        if self._appends or self._changes:
+            self._begin()
+        else:
+            self._busy = False
+            self._idle.set()
+
+    def _begin(self) -> None:
+        """Open a transaction, write the group into it, and hand its COMMIT to a thread."""
+        try:
+            self._connection.execute(sql.BEGIN)
+        except apsw.BusyError as error:
+            self._retry_or_fail(error)
+            return
+        except apsw.Error as error:
+            self._fail_group(self._take(), error)
+            return
+        self._locked_since = None
+        group = self._take()
+        try:
+            answers, highest = self._write(group)
+        except Exception as error:  # noqa: BLE001  a fault in one group must not stop the partition
+            self._fail_group(group, error)
+            return
+
+        def done(error: apsw.Error | None) -> None:
+            if error is None:
+                self._committed(group, answers, highest)
+            else:
+                self._fail_group(group, error)
+
+        self._committer.submit(self._commit, done)
+
+    def _commit(self) -> None:  # on a committer thread
+        self._connection.execute(sql.COMMIT)
+
+    def _take(self) -> Group:
+        """The next group: all that waits, within the limits, but at least one batch."""
+        appends: list[tuple[Batch, asyncio.Future[Appended]]] = []
+        records = queued_bytes = 0
+        while self._appends:
+            batch = self._appends[0][0]
+            records += len(batch)
+            if appends and (
+                records > self._settings.commit_group_records_max
+                or queued_bytes + batch.queued_bytes > self._settings.commit_group_bytes_max
+            ):
+                break
+            queued_bytes += batch.queued_bytes
+            appends.append(self._appends.popleft())
+        changes = list(self._changes)
+        self._changes.clear()
+        return Group(appends, changes, queued_bytes)
+
+    def _write(self, group: Group) -> tuple[list[Appended], int]:
+        """Write the group into the open transaction: (an answer per append, the highest timestamp)."""
+        first = end = self.tail.end_offset
+        columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+        headers: list[tuple[int, int, str, bytes]] = []
+        answers = []
+        for batch, _ in group.appends:
+            columns[0].extend(batch.timestamps)
+            columns[1].extend(batch.keys)
+            columns[2].extend(batch.values)
+            for position, of_record in batch.headers.items():
+                headers += ((end + position, i, *header) for i, header in enumerate(of_record))
+            answers.append(Appended(self.tail.partition, end, batch.timestamps[0], len(batch)))
+            end += len(batch)
+        highest = self.tail.highest_timestamp
+        if end > first:
+            self._insert(first, end, columns)
+            if headers:
+                self._connection.executemany(sql.INSERT_HEADER, headers)
+            if (latest := max(columns[0])) > highest:
+                highest = latest
+                self._connection.execute(sql.INSERT_TIME, (highest, first))
+            self._connection.execute(sql.SET_END, (end,))
+        for change, _ in group.changes:
+            change(self._connection)
+        return answers, highest
+
+    def _insert(self, first: int, end: int, columns: tuple[list[Any], list[Any], list[Any]]) -> None:
+        rows = end - first
+        flat: list[Any] = [None] * (4 * rows)
+        flat[0::4] = range(first, end)
+        flat[1::4], flat[2::4], flat[3::4] = columns
+        at = 0
+        while at < rows:
+            size = min(sql.ROWS_PER_STATEMENT_MAX, 1 << ((rows - at).bit_length() - 1))
+            self._connection.execute(sql.insert_records(size), flat[4 * at : 4 * (at + size)])
+            at += size
+
+    def _committed(self, group: Group, answers: Sequence[Appended], highest: int) -> None:
+        """The group is durable: move the end and answer everyone, in one turn of the loop."""
+        self._queue.remove(group.queued_bytes)
+        self.tail.highest_timestamp = highest
+        self.tail.end_offset += sum(answer.record_count for answer in answers)
+        for (_, appended), answer in zip(group.appends, answers, strict=True):
+            if not appended.done():  # the one who waited may have gone
+                appended.set_result(answer)
+        for _, changed in group.changes:
+            if not changed.done():
+                changed.set_result(None)
+        self._on_committed()
+        self._wal_pages += self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
+        if self._wal_pages >= self._settings.checkpoint_pages:
+            self._checkpoint()
+        else:
+            self._next()
+
+    def _checkpoint(self) -> None:
+        """Copy the WAL into the file, so that the next commit begins it anew."""
+        self._wal_pages = 0
+
+        def done(error: apsw.Error | None) -> None:
+            if error is not None and not isinstance(error, CLEAN):
+                self._fail_closed(error)
+            self._next()
+
+        self._committer.submit(self._run_checkpoint, done)
+
+    def _run_checkpoint(self) -> None:  # on a committer thread
+        self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _retry_or_fail(self, error: apsw.BusyError) -> None:
+        """Another process holds the write lock: try again for a bounded time, in everyone else's favour."""
+        now = self._loop.time()
+        if self._locked_since is None:
+            self._locked_since = now
+        if now - self._locked_since < self._settings.busy_wait_ms_max / 1_000:
+            self._loop.call_later(BUSY_RETRY_SECONDS, self._begin)
+        else:
+            self._locked_since = None
+            self._fail_group(self._take(), error)
+
+    def _fail_group(self, group: Group, error: Exception) -> None:
+        """The group is not durable: undo it, tell everyone, and go on where that is safe."""
+        self._queue.remove(group.queued_bytes)
+        answer = error
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute(sql.ROLLBACK)
+        except apsw.Error as rollback_error:
+            error = rollback_error
+        if isinstance(error, apsw.Error):
+            answer = unavailable(error, self.tail.topic, self.tail.partition)
+            if not isinstance(error, CLEAN):
+                self._fail_closed(error)
+        group.fail(answer)
+        self._next()
+
+    def _fail_closed(self, error: apsw.Error) -> None:
+        """What is on disk is no longer certain: accept no write until the file is opened again."""
+        self._failed = error
+        while self._appends or self._changes:
+            waiting = self._take()
+            self._queue.remove(waiting.queued_bytes)
+            waiting.fail(unavailable(error, self.tail.topic, self.tail.partition))
