@@ -1,0 +1,120 @@
+"""The course of one consume call: catch up, then tail, within the bounds it asked for.
+
+Split from broker.py because it is the only verb that lasts. No read transaction outlives a step: between
+two reads it waits for the log's signal, holding nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from takhin import limits
+from takhin.errors import OffsetOutOfRangeError, UnknownTopicError
+from takhin.model import (
+    EARLIEST,
+    LATEST,
+    MESSAGE_ROOM_BYTES,
+    RECORD_OVERHEAD_BYTES,
+    Chunk,
+    ConsumeRequest,
+    Records,
+)
+from takhin.settings import ConsumeSettings, Settings
+from takhin.signals import Signals
+from takhin.storage.engine import PartitionLog
+
+UNBOUNDED = limits.INT64_MAX
+
+
+async def consume(
+    log: PartitionLog, request: ConsumeRequest, signals: Signals, settings: Settings
+) -> AsyncIterator[Chunk]:
+    """Yield chunks in offset order, and an empty one whenever the log has been quiet for heartbeat_ms.
+
+    Ends at the request's bounds; without any it goes on until closed. Raises a RefusedError for a bad
+    request, OffsetOutOfRangeError for an offset outside the log (also when a trim overtakes the reader),
+    UnknownTopicError when the topic is deleted.
+    """
+    _check(request, settings.consume)
+    position = await _first_offset(log, request)
+    stop = UNBOUNDED if request.stop_offset is None else request.stop_offset
+    if request.stop_at_end:
+        stop = min(stop, log.end_offset)
+    left = request.max_records or UNBOUNDED
+    max_bytes = min(
+        request.max_bytes or settings.consume.response_bytes,
+        settings.rpc.message_bytes_max - MESSAGE_ROOM_BYTES,
+    )
+    while position < stop and left > 0:
+        if log.closed:
+            raise UnknownTopicError(log.topic)
+        if position == log.end_offset:
+            if not await signals.wait(log, settings.consume.heartbeat_ms / 1_000):
+                yield Chunk(Records((), {}), log.end_offset)
+            continue
+        end = log.end_offset
+        max_records = min(left, stop - position, settings.consume.response_records_max)
+        records = await _read(log, position, request, signals, max_bytes=max_bytes, max_records=max_records)
+        if not records.rows:  # someone deleted the rest by hand
+            position = end
+            continue
+        position = records.rows[-1][0] + 1
+        left -= len(records.rows)
+        yield Chunk(records, log.end_offset)
+
+
+async def _first_offset(log: PartitionLog, request: ConsumeRequest) -> int:
+    if request.start_timestamp is not None:
+        return await log.offset_for_time(request.start_timestamp)
+    if request.offset == EARLIEST:
+        return log.start_offset
+    if request.offset == LATEST:
+        return log.end_offset
+    if not log.start_offset <= request.offset <= log.end_offset:
+        raise OffsetOutOfRangeError(
+            log.topic, log.partition, request.offset, log.start_offset, log.end_offset
+        )
+    return request.offset
+
+
+async def _read(
+    log: PartitionLog,
+    position: int,
+    request: ConsumeRequest,
+    signals: Signals,
+    *,
+    max_bytes: int,
+    max_records: int,
+) -> Records:
+    """A response's worth of records; waits up to max_wait_ms for min_bytes of them."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + request.max_wait_ms / 1_000
+    while True:
+        end = log.end_offset
+        records = await log.read(position, max_bytes=max_bytes, max_records=max_records)
+        full = len(records.rows) == max_records or position + len(records.rows) < end
+        if full or _size_bytes(records) >= request.min_bytes:
+            return records
+        if end == log.end_offset and not await signals.wait(log, deadline - loop.time()):
+            return records
+        if log.closed:
+            raise UnknownTopicError(log.topic)
+
+
+def _size_bytes(records: Records) -> int:
+    rows = records.rows
+    size = limits.size_bytes((row[2] for row in rows), (row[3] for row in rows), records.headers.values())
+    return size + RECORD_OVERHEAD_BYTES * len(rows)
+
+
+def _check(request: ConsumeRequest, settings: ConsumeSettings) -> None:
+    limits.check_range("offset", request.offset, LATEST)
+    limits.check_range("max_bytes", request.max_bytes, 0)
+    limits.check_range("min_bytes", request.min_bytes, 0)
+    limits.check_range("max_wait_ms", request.max_wait_ms, 0, settings.wait_ms_max)
+    limits.check_range("max_records", request.max_records, 0)
+    if request.stop_offset is not None:
+        limits.check_range("stop_offset", request.stop_offset, 0)
+    if request.start_timestamp is not None:
+        limits.check_range("start_timestamp", request.start_timestamp, 0)

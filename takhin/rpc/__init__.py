@@ -1,0 +1,1 @@
+"""gRPC: the only server code that sees it. Decodes, asks the broker, encodes."""

@@ -1,0 +1,73 @@
+"""The gRPC server: its options, its address, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+
+from takhin.errors import StartupError
+from takhin.rpc.health import add_health, add_reflection
+from takhin.rpc.interceptors import Calls
+from takhin.rpc.service import TakhinService
+from takhin.settings import RpcSettings
+from takhin.v1 import takhin_pb2_grpc
+
+
+class Listener:
+    """Serves one TakhinService at one address. Life: `start`, serve, `stop`."""
+
+    def __init__(self, service: TakhinService, settings: RpcSettings) -> None:
+        self._service = service
+        self._calls = Calls()
+        self._server = grpc.aio.server(
+            interceptors=[self._calls],
+            options=_options(settings),
+            maximum_concurrent_rpcs=settings.calls_max,
+        )
+        takhin_pb2_grpc.add_TakhinServiceServicer_to_server(service, self._server)
+        add_reflection(self._server)
+
+    async def start(self, listen: str) -> str:
+        """Bind and serve HOST:PORT; returns the address with the port taken. Raises StartupError."""
+        self._health = await add_health(self._server)
+        host = listen.rpartition(":")[0]
+        try:
+            port = self._server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise StartupError(
+                f"cannot listen on {listen}: the address is in use by another process, or not of this machine"
+            ) from error
+        await self._server.start()
+        return f"{host}:{port}"
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Say NOT_SERVING, answer what is queued, end streams with UNAVAILABLE, then close.
+
+        Calls that have not ended after `grace_seconds` are cut off.
+        """
+        await self._health.enter_graceful_shutdown()
+        self._service.drain()
+        stopping = asyncio.ensure_future(self._server.stop(grace_seconds))
+        await self._service.drained(grace_seconds / 2)
+        self._calls.end_streams()
+        await stopping
+
+
+def _options(settings: RpcSettings) -> list[tuple[str, int]]:
+    """Channel arguments (grpc_types.h). Without them gRPC bounds neither connections nor idle time."""
+    return [
+        ("grpc.so_reuseport", 0),  # else a second broker would share the port without a word
+        ("grpc.max_receive_message_length", settings.message_bytes_max),
+        ("grpc.max_send_message_length", settings.message_bytes_max),
+        ("grpc.max_concurrent_streams", settings.streams_per_connection_max),
+        ("grpc.max_allowed_incoming_connections", settings.connections_max),
+        ("grpc.server_handshake_timeout_ms", settings.handshake_ms_max),
+        ("grpc.max_connection_idle_ms", settings.connection_idle_ms),
+        ("grpc.max_connection_age_ms", settings.connection_age_ms),
+        ("grpc.max_connection_age_grace_ms", settings.connection_age_grace_ms),
+        ("grpc.keepalive_time_ms", settings.keepalive_ms),
+        ("grpc.keepalive_timeout_ms", settings.keepalive_timeout_ms),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", settings.ping_interval_ms_min),
+    ]

@@ -1,0 +1,175 @@
+"""Messages to model values and back. Owns the shapes; decides nothing.
+
+Columns are taken with list comprehensions, and presence is asked only where a field is empty: at a
+thousand records a request this is most of what the broker's Python does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from takhin import limits
+from takhin.errors import InvalidBatchError
+from takhin.model import (
+    Appended,
+    Batch,
+    Chunk,
+    CommittedOffset,
+    ConsumeRequest,
+    Group,
+    GroupState,
+    Header,
+    PartitionInfo,
+    TopicInfo,
+    TopicPartition,
+)
+from takhin.v1 import takhin_pb2 as pb
+
+R = TypeVar("R")
+
+NODE_ID = 0
+"""The one broker's number where a field speaks of leaders and replicas."""
+PROTOCOL_TYPE = "consumer"
+
+
+def batch(request: pb.ProduceMessageRequest) -> Batch:
+    """The records of a produce request: `record` is a batch of one. Raises InvalidBatchError."""
+    records: Sequence[pb.Record] = request.records
+    if request.HasField("record"):
+        if records:
+            raise InvalidBatchError("the request has both record and records; set one of them")
+        records = (request.record,)
+    elif not records:
+        raise InvalidBatchError("the request has neither record nor records; set one of them")
+    keys: list[bytes | None] = [record.key for record in records]
+    if b"" in keys:
+        keys = [key or (b"" if records[i].HasField("key") else None) for i, key in enumerate(keys)]
+    values: list[bytes | None] = [record.value for record in records]
+    if b"" in values:
+        values = [value or (b"" if records[i].HasField("value") else None) for i, value in enumerate(values)]
+    headers = {
+        i: [Header(header.key, header.value) for header in record.headers]
+        for i, record in enumerate(records)
+        if record.headers
+    }
+    timestamps = [record.timestamp for record in records]
+    return Batch(keys, values, timestamps, headers, limits.size_bytes(keys, values, headers.values()))
+
+
+def produced(topic: str, appended: Appended) -> pb.ProduceMessageResponse:
+    return pb.ProduceMessageResponse(
+        topic=topic,
+        partition=appended.partition,
+        offset=appended.offset,
+        timestamp=appended.timestamp,
+        record_count=appended.record_count,
+    )
+
+
+def consume_request(request: pb.ConsumeMessagesRequest) -> ConsumeRequest:
+    return ConsumeRequest(
+        request.topic,
+        request.partition,
+        request.offset,
+        start_timestamp=request.start_timestamp if request.HasField("start_timestamp") else None,
+        max_bytes=request.max_bytes,
+        min_bytes=request.min_bytes,
+        max_wait_ms=request.max_wait_ms,
+        stop_at_end=request.stop_at_end,
+        stop_offset=request.stop_offset if request.HasField("stop_offset") else None,
+        max_records=request.max_records,
+    )
+
+
+def consumed(topic: str, partition: int, chunk: Chunk) -> pb.ConsumeMessagesResponse:
+    response = pb.ConsumeMessagesResponse(topic=topic, partition=partition, high_watermark=chunk.end_offset)
+    add = response.records.add
+    headers = chunk.records.headers
+    for offset, timestamp, key, value in chunk.records.rows:
+        record = add(key=key, value=value, timestamp=timestamp, offset=offset, partition=partition)
+        if offset in headers:
+            for header in headers[offset]:
+                record.headers.add(key=header.key, value=header.value)
+    return response
+
+
+def topic_info(info: TopicInfo) -> pb.TopicInfo:
+    return pb.TopicInfo(
+        name=info.name,
+        num_partitions=len(info.partitions),
+        replication_factor=1,
+        partitions={of.partition: _partition_info(of) for of in info.partitions},
+        configs=limits.config_values(info.config),
+        topic_id=info.topic_id,
+    )
+
+
+def _partition_info(info: PartitionInfo) -> pb.PartitionInfo:
+    return pb.PartitionInfo(
+        partition_id=info.partition,
+        beginning_offset=info.start_offset,
+        end_offset=info.end_offset,
+        leader=NODE_ID,
+        replicas=[NODE_ID],
+        isr=[NODE_ID],
+        incarnation_id=info.incarnation_id,
+    )
+
+
+def commits(request: pb.CommitOffsetRequest) -> list[tuple[TopicPartition, int, str]]:
+    return [(TopicPartition(o.topic, o.partition), o.offset, o.metadata) for o in request.offsets]
+
+
+def topic_partitions(request: pb.GetCommittedOffsetsRequest) -> list[TopicPartition]:
+    return [TopicPartition(asked.topic, asked.partition) for asked in request.partitions]
+
+
+def committed(
+    found: Sequence[tuple[TopicPartition, CommittedOffset | None]],
+) -> pb.GetCommittedOffsetsResponse:
+    response = pb.GetCommittedOffsetsResponse()
+    for (topic, partition), offset in found:
+        response.offsets.add(
+            topic=topic,
+            partition=partition,
+            offset=-1 if offset is None else offset.offset,
+            metadata="" if offset is None else offset.metadata,
+        )
+    return response
+
+
+def group(described: Group) -> pb.DescribeConsumerGroupResponse:
+    response = pb.DescribeConsumerGroupResponse(
+        group_id=described.group_id, state=described.state.value, protocol_type=PROTOCOL_TYPE
+    )
+    for of in described.offsets:
+        response.offsets.add(
+            topic=of.topic,
+            partition=of.partition,
+            committed_offset=of.committed.offset,
+            end_offset=of.end_offset,
+            lag=of.end_offset - of.committed.offset,
+            metadata=of.committed.metadata,
+            committed_at=of.committed.committed_at,
+        )
+    return response
+
+
+def refusal(response: R, request: Any, sentence: str, code: int) -> R:
+    """Fill a response that has an error field: the sentence, the code, and what it is about.
+
+    What the request named (topic, partition, group) is repeated; an offset is -1, never a valid one.
+    """
+    filled: Any = response
+    fields = filled.DESCRIPTOR.fields_by_name
+    filled.error = sentence
+    filled.error_code = code
+    for name in ("topic", "partition", "group_id"):
+        if name in fields and fields[name].message_type is None:
+            setattr(filled, name, getattr(request, name))
+    if "offset" in fields:
+        filled.offset = -1
+    if "state" in fields:
+        filled.state = GroupState.DEAD.value
+    return response

@@ -1,0 +1,93 @@
+"""The one table from error to error code and gRPC status. A test holds it against the error tree."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from takhin import errors
+from takhin.v1 import takhin_pb2 as pb
+
+DOMAIN = "takhin"
+PREFIX = "ERROR_CODE_"
+
+
+class Row(NamedTuple):
+    """An error's place on the wire.
+
+    in_band: told in the response's own error field by calls that have one; otherwise, and in calls
+    without one, by gRPC status.
+    retry_ms: how long to wait before trying again, told in RetryInfo; 0 where trying again is no use.
+    """
+
+    code: pb.ErrorCode.ValueType
+    status: grpc.StatusCode
+    in_band: bool = True
+    retry_ms: int = 0
+
+    @property
+    def reason(self) -> str:
+        """The stable upper-case name: of the code, and in google.rpc.ErrorInfo."""
+        return pb.ErrorCode.Name(self.code).removeprefix(PREFIX)
+
+
+Status = grpc.StatusCode
+
+TABLE: dict[type[errors.TakhinError], Row] = {
+    errors.InvalidArgumentError: Row(pb.ERROR_CODE_INVALID_ARGUMENT, Status.INVALID_ARGUMENT),
+    errors.InvalidTopicNameError: Row(pb.ERROR_CODE_INVALID_TOPIC_NAME, Status.INVALID_ARGUMENT),
+    errors.InvalidGroupIdError: Row(pb.ERROR_CODE_INVALID_GROUP_ID, Status.INVALID_ARGUMENT),
+    errors.InvalidConfigError: Row(pb.ERROR_CODE_INVALID_CONFIG, Status.INVALID_ARGUMENT),
+    errors.InvalidRecordError: Row(pb.ERROR_CODE_INVALID_RECORD, Status.INVALID_ARGUMENT),
+    errors.InvalidBatchError: Row(pb.ERROR_CODE_INVALID_BATCH, Status.INVALID_ARGUMENT),
+    errors.RecordTooLargeError: Row(pb.ERROR_CODE_RECORD_TOO_LARGE, Status.INVALID_ARGUMENT),
+    errors.UnsupportedReplicationError: Row(pb.ERROR_CODE_UNSUPPORTED_REPLICATION, Status.INVALID_ARGUMENT),
+    errors.UnknownTopicError: Row(pb.ERROR_CODE_UNKNOWN_TOPIC, Status.NOT_FOUND),
+    errors.UnknownPartitionError: Row(pb.ERROR_CODE_UNKNOWN_PARTITION, Status.NOT_FOUND),
+    errors.UnknownGroupError: Row(pb.ERROR_CODE_UNKNOWN_GROUP, Status.NOT_FOUND),
+    errors.TopicExistsError: Row(pb.ERROR_CODE_TOPIC_EXISTS, Status.ALREADY_EXISTS),
+    errors.GroupNotEmptyError: Row(pb.ERROR_CODE_GROUP_NOT_EMPTY, Status.FAILED_PRECONDITION),
+    errors.OffsetOutOfRangeError: Row(pb.ERROR_CODE_OFFSET_OUT_OF_RANGE, Status.OUT_OF_RANGE),
+    errors.OutcomeUnknownError: Row(pb.ERROR_CODE_OUTCOME_UNKNOWN, Status.DEADLINE_EXCEEDED),
+    errors.OverloadedError: Row(
+        pb.ERROR_CODE_OVERLOADED, Status.RESOURCE_EXHAUSTED, in_band=False, retry_ms=500
+    ),
+    errors.StorageFullError: Row(
+        pb.ERROR_CODE_STORAGE_FULL, Status.RESOURCE_EXHAUSTED, in_band=False, retry_ms=5_000
+    ),
+    errors.PartitionUnavailableError: Row(
+        pb.ERROR_CODE_PARTITION_UNAVAILABLE, Status.UNAVAILABLE, in_band=False, retry_ms=1_000
+    ),
+    errors.ShuttingDownError: Row(
+        pb.ERROR_CODE_SHUTTING_DOWN, Status.UNAVAILABLE, in_band=False, retry_ms=1_000
+    ),
+    errors.InternalError: Row(pb.ERROR_CODE_INTERNAL, Status.INTERNAL, in_band=False),
+}
+
+NUMBERS = {status: code_pb2.Code.Value(status.name) for status in Status}
+
+
+def rich_status(error: errors.TakhinError) -> status_pb2.Status:
+    """google.rpc.Status of an error: ErrorInfo, and BadRequest or RetryInfo where they fit."""
+    row = TABLE[type(error)]
+    details: list[Any] = [
+        error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN, metadata=error.details)
+    ]
+    if "field" in error.details:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.details["field"], description=str(error)
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if row.retry_ms:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(row.retry_ms)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = []
+    for detail in details:
+        wrapped = any_pb2.Any()
+        wrapped.Pack(detail)
+        packed.append(wrapped)
+    return status_pb2.Status(code=NUMBERS[row.status], message=str(error), details=packed)
