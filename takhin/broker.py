@@ -158,7 +158,7 @@ class Broker:
             ) from None
 
     def consume(self, request: ConsumeRequest) -> AsyncIterator[Chunk]:
-        """Records as they are and as they come; see consumption.py. Raises at the first iteration."""
+        """Records as they are and as they come; see consumption.py for what it yields and raises."""
         log = self._log(request.topic, request.partition)
         return consume(log, request, self._signals, self._settings)
 

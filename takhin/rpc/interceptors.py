@@ -54,7 +54,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._ending = False
 
     def end_streams(self) -> None:
-        """End every stream with UNAVAILABLE, and refuse new calls the same way."""
+        """End every stream with UNAVAILABLE."""
         self._ending = True
         for task in self._streams:
             task.cancel()

@@ -145,7 +145,7 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
     async def _answer(self, queued: Waiting) -> pb.ProduceMessageResponse:
         try:
             if isinstance(queued.outcome, Exception):
-                raise queued.outcome  # noqa: TRY301  refused at once or later: one answer for both
+                raise queued.outcome  # refused at once or later: one answer for both
             appended = await self._broker.durable(queued.outcome, queued.deadline)
         except Exception as raised:  # noqa: BLE001  a refused request never ends the stream
             error = known(raised, "ProduceMessageStream")

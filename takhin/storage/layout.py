@@ -53,6 +53,10 @@ class DataFolder:
     def file(self, topic: str, partition: int) -> Path:
         return self.topics / topic / f"{partition}.db"
 
+    def files(self, topic: str) -> list[Path]:
+        """The partition files that are there, whatever the topic says of their number."""
+        return [path for path in sorted((self.topics / topic).iterdir()) if path.suffix == ".db"]
+
     def stage(self, num_partitions: int) -> Path:
         """A new folder outside the catalogue with `num_partitions` empty partition files."""
         template = self._tmp / "template.db"

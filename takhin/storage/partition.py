@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 
 from takhin.errors import OffsetOutOfRangeError, StartupError, UnknownTopicError
-from takhin.model import Appended, Batch, CommittedOffset, Records
+from takhin.model import Appended, Batch, CommittedOffset, Records, TopicConfig
 from takhin.settings import StorageSettings
 from takhin.storage import connection
 from takhin.storage import statements as sql
@@ -125,6 +125,13 @@ class SqlitePartition:
         with translated(self.topic, self.partition):
             return self._reader.group_ids()
 
+    def topic_facts(self) -> tuple[int, TopicConfig]:
+        """(partition count, config) of the topic. In partition 0 only. Raises StartupError."""
+        facts = self._reader.topic_facts()
+        if facts is None:
+            raise StartupError(f"partition 0 of topic {self.topic!r} does not say what the topic is")
+        return facts
+
     async def close(self) -> None:
         """Refuse what is new, finish what is queued, copy the WAL into the file, let go of it."""
         self.closed = True
@@ -146,7 +153,8 @@ def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) ->
         raise StartupError(f"{path} says nothing of whose log it is (its table log is empty)")
     if row[:2] != (topic, partition):
         raise StartupError(
-            f"{path} is misplaced: it holds partition {row[1]} of topic {row[0]!r}, not {partition} of {topic!r}"
+            f"{path} is misplaced: it holds partition {row[1]} of topic {row[0]!r}, "
+            f"not partition {partition} of topic {topic!r}"
         )
     topic_id, incarnation_id, start, end = row[2:]
     last = write.execute(sql.LAST_OFFSET).get

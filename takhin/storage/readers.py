@@ -10,7 +10,16 @@ from collections.abc import Sequence
 
 import apsw
 
-from takhin.model import RECORD_OVERHEAD_BYTES, CommittedOffset, Header, Records, Row
+from takhin.limits import MAX_MESSAGE_BYTES, TIMESTAMP_TYPE
+from takhin.model import (
+    RECORD_OVERHEAD_BYTES,
+    CommittedOffset,
+    Header,
+    Records,
+    Row,
+    TimestampType,
+    TopicConfig,
+)
 from takhin.storage import statements as sql
 
 
@@ -84,3 +93,13 @@ class Reader:
 
     def group_ids(self) -> Sequence[str]:
         return [group_id for (group_id,) in self._connection.execute(sql.GROUP_IDS)]
+
+    def topic_facts(self) -> tuple[int, TopicConfig] | None:
+        """(partition count, config) of the topic, which partition 0's file alone has."""
+        num_partitions = self._connection.execute(sql.GET_NUM_PARTITIONS).get
+        configs = {str(key): str(value) for key, value in self._connection.execute(sql.GET_CONFIGS)}
+        if num_partitions is None:
+            return None
+        return num_partitions, TopicConfig(
+            int(configs[MAX_MESSAGE_BYTES]), TimestampType(configs[TIMESTAMP_TYPE])
+        )

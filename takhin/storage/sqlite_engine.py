@@ -19,8 +19,8 @@ import apsw
 
 from takhin.clock import Clock
 from takhin.errors import StartupError, StorageFullError, TopicExistsError, UnknownTopicError
-from takhin.limits import MAX_MESSAGE_BYTES, TIMESTAMP_TYPE, config_values
-from takhin.model import TimestampType, TopicConfig, TopicSpec
+from takhin.limits import config_values
+from takhin.model import TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
 from takhin.storage import connection, schema
 from takhin.storage import statements as sql
@@ -68,7 +68,7 @@ class SqliteEngine:
         self._committer = Committer(asyncio.get_running_loop(), threads=self._settings.commit_threads)
         try:
             for name in self._folder.topic_names():
-                self._topics[name] = self._open_topic(name)
+                self._topics[name] = await self._open_topic(name)
         except BaseException:
             await self.close()
             raise
@@ -104,7 +104,7 @@ class SqliteEngine:
                 raise TopicExistsError(spec.name)
             with _full_disk(f"topic {spec.name!r} cannot be created"):
                 await asyncio.to_thread(self._build, spec)
-            topic = self._topics[spec.name] = self._open_topic(spec.name)
+            topic = self._topics[spec.name] = await self._open_topic(spec.name)
             return topic
 
     def _build(self, spec: TopicSpec) -> None:  # on a worker thread
@@ -140,48 +140,38 @@ class SqliteEngine:
             try:
                 await asyncio.to_thread(self._folder.retire, name)
             except OSError:
-                self._topics[name] = self._open_topic(name)
+                self._topics[name] = await self._open_topic(name)
                 raise
 
-    def _open_topic(self, name: str) -> SqliteTopic:
+    async def _open_topic(self, name: str) -> SqliteTopic:
         """Open all partitions of a topic's folder. Raises StartupError for what does not fit together."""
         first = self._folder.file(name, 0)
         if not first.exists():
             raise StartupError(f"{first.parent} has no partition 0 (0.db), which describes the topic")
-        schema.check([first])
-        num_partitions, config = _topic_facts(first)
-        paths = [self._folder.file(name, partition) for partition in range(num_partitions)]
-        for path in paths:
-            if not path.exists():
-                raise StartupError(f"{path} is missing: topic {name!r} has {num_partitions} partitions")
-        schema.check(paths[1:])
-        partitions: list[SqlitePartition] = []
-        for partition, path in enumerate(paths):
-            partitions.append(
-                SqlitePartition(
-                    path,
-                    name,
-                    partition,
-                    committer=self._committer,
-                    queue=self._queue,
-                    settings=self._settings,
-                    end_moved=self._end_moved,
-                )
-            )
+        schema.check(self._folder.files(name))
+        partitions = [self._open_partition(first, name, 0)]
+        try:
+            num_partitions, config = partitions[0].topic_facts()
+            for partition in range(1, num_partitions):
+                path = self._folder.file(name, partition)
+                if not path.exists():
+                    raise StartupError(f"{path} is missing: topic {name!r} has {num_partitions} partitions")
+                partitions.append(self._open_partition(path, name, partition))
+        except BaseException:
+            await _close(partitions)
+            raise
         return SqliteTopic(name, partitions[0].topic_id, config, partitions)
 
-
-def _topic_facts(first: Path) -> tuple[int, TopicConfig]:
-    """(partition count, config), as partition 0's file says."""
-    read = connection.open_reader(first)
-    try:
-        num_partitions = read.execute(sql.GET_NUM_PARTITIONS).get
-        configs = {str(key): str(value) for key, value in read.execute(sql.GET_CONFIGS)}
-    finally:
-        read.close()
-    return num_partitions, TopicConfig(
-        int(configs[MAX_MESSAGE_BYTES]), TimestampType(configs[TIMESTAMP_TYPE])
-    )
+    def _open_partition(self, path: Path, name: str, partition: int) -> SqlitePartition:
+        return SqlitePartition(
+            path,
+            name,
+            partition,
+            committer=self._committer,
+            queue=self._queue,
+            settings=self._settings,
+            end_moved=self._end_moved,
+        )
 
 
 async def _close(partitions: Iterable[SqlitePartition]) -> None:

@@ -1,0 +1,124 @@
+"""Another process at the files: bounded, named, and nobody else's problem."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from takhin.clock import system_clock
+from takhin.errors import OverloadedError, PartitionUnavailableError
+from takhin.limits import size_bytes
+from takhin.model import Batch, TopicConfig, TopicSpec
+from takhin.settings import StorageSettings
+from takhin.storage.queue import QueueBytes
+from takhin.storage.sqlite_engine import SqliteEngine
+
+HOLDER = Path(__file__).with_name("holder.py")
+
+
+def batch(*values):
+    keys = [None] * len(values)
+    return Batch(keys, values, [1] * len(values), {}, size_bytes(keys, values, ()))
+
+
+@contextmanager
+def beside(path, *statements):
+    """Hold the file from another process for as long as the block runs."""
+    command = [sys.executable, str(HOLDER), str(path), *statements]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        yield
+        process.stdin.close()
+
+
+@pytest.fixture
+async def engine(tmp_path):
+    settings = StorageSettings(busy_wait_ms_max=300, checkpoint_pages=20)
+    made = SqliteEngine(tmp_path / "data", settings, clock=system_clock, end_moved=lambda _: None)
+    await made.open()
+    await made.create_topic(TopicSpec("t", 2, TopicConfig(1 << 20)))
+    yield made
+    await made.close()
+
+
+async def test_a_shell_that_locks_one_file_stops_only_that_partition(engine, tmp_path):
+    """BEGIN IMMEDIATE elsewhere: a named error after the bounded wait, the neighbour at full speed."""
+    locked, free = engine.topics["t"].partitions
+    with beside(tmp_path / "data/topics/t/0.db", "BEGIN IMMEDIATE"):
+        started = time.monotonic()
+        waiting = locked.append(batch(b"locked out"))
+        for _ in range(20):
+            await free.append(batch(b"free"))
+        assert not waiting.done()
+        with pytest.raises(
+            PartitionUnavailableError, match="another process keeps the file of topic 't' part"
+        ):
+            await waiting
+        assert 0.25 < time.monotonic() - started < 5
+    assert (await locked.append(batch(b"later"))).offset == 0
+    assert free.end_offset == 20
+
+
+async def test_a_lock_shorter_than_the_wait_is_not_an_error(engine, tmp_path):
+    """What waits for a lock is committed when the lock goes, in order."""
+    log = engine.topics["t"].partitions[0]
+    with beside(tmp_path / "data/topics/t/0.db", "BEGIN IMMEDIATE"):
+        waiting = [log.append(batch(b"a")), log.append(batch(b"b", b"c"))]
+    assert [appended.offset for appended in await asyncio.gather(*waiting)] == [0, 1]
+
+
+async def test_a_reader_that_holds_a_snapshot_holds_nobody_up(engine, tmp_path):
+    """With a shell's read transaction open, commits and checkpoints go on, and the file is whole after."""
+    log = engine.topics["t"].partitions[0]
+    await log.append(batch(b"first"))
+    with beside(tmp_path / "data/topics/t/0.db", "BEGIN", "SELECT count(*) FROM records"):
+        for _ in range(50):
+            await log.append(batch(bytes(50_000)))
+    await log.append(batch(b"last"))
+    assert log.end_offset == 52
+
+
+async def test_a_dropped_table_fails_that_partition_by_name(engine, tmp_path):
+    """DROP TABLE from a shell: no acknowledgement any more, and the neighbour serves."""
+    broken, sound = engine.topics["t"].partitions
+    with beside(tmp_path / "data/topics/t/0.db", "DROP TABLE records"):
+        pass
+    for _ in range(2):
+        with pytest.raises(PartitionUnavailableError, match="no such table: records"):
+            await broken.append(batch(b"a"))
+    assert (await sound.append(batch(b"b"))).offset == 0
+
+
+async def test_the_queue_lets_producers_in_one_by_one():
+    """Room is given in order of arrival, and the bound is passed by one batch at most."""
+    queue = QueueBytes(bytes_max=100, wait_ms_max=10_000)
+    admitted = []
+
+    async def produce(name):
+        await queue.room()
+        queue.add(90)
+        admitted.append(name)
+
+    await produce("first")
+    await produce("second")
+    waiting = [asyncio.ensure_future(produce(name)) for name in ("third", "fourth", "fifth")]
+    for name in ("third", "fourth", "fifth"):
+        queue.remove(90)
+        for _ in range(5):  # more turns of the loop than letting one in takes
+            await asyncio.sleep(0)
+        assert admitted[-1] == name
+    await asyncio.gather(*waiting)
+
+
+async def test_a_queue_without_room_says_so_in_time():
+    """OverloadedError names how much waits and the limit."""
+    queue = QueueBytes(bytes_max=10, wait_ms_max=20)
+    queue.add(25)
+    with pytest.raises(OverloadedError, match=r"25 bytes wait for their commit \(the limit is 10\)"):
+        await queue.room()
+    queue.remove(25)
+    await queue.room()

@@ -1,0 +1,80 @@
+"""The table of errors is complete, and says the same thing in every form."""
+
+import inspect
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+
+from takhin import errors
+from takhin.v1 import takhin_pb2 as pb
+from takhin.wire.status import NUMBERS, PREFIX, TABLE, rich_status
+
+
+def leaves():
+    """Every error that can reach a client: the leaves of the tree but StartupError."""
+    found = [cls for _, cls in inspect.getmembers(errors, inspect.isclass)]
+    inner = {base for cls in found for base in cls.__mro__[1:]}
+    return {cls for cls in found if issubclass(cls, errors.TakhinError)} - inner - {errors.StartupError}
+
+
+def test_every_error_has_one_row():
+    """An error without a row would reach the client as INTERNAL."""
+    assert set(TABLE) == leaves()
+
+
+def test_every_code_has_one_error():
+    """Codes and errors are one to one, so that a client can turn a code back into an error."""
+    codes = [row.code for row in TABLE.values()]
+    declared = set(pb.ErrorCode.values()) - {pb.ERROR_CODE_UNSPECIFIED}
+    assert len(codes) == len(set(codes))
+    assert set(codes) == declared
+
+
+def test_reason_is_the_code_without_its_prefix():
+    """ErrorInfo's reason and the enum's name are one vocabulary."""
+    for row in TABLE.values():
+        assert PREFIX + row.reason == pb.ErrorCode.Name(row.code)
+
+
+def test_status_numbers_are_those_of_grpc():
+    """google.rpc.Code and grpc.StatusCode number alike."""
+    assert {status: status.value[0] for status in grpc.StatusCode} == NUMBERS
+
+
+def unpack(status, kind):
+    """The detail of one kind, or None."""
+    for detail in status.details:
+        message = kind()
+        if detail.Is(kind.DESCRIPTOR):
+            detail.Unpack(message)
+            return message
+    return None
+
+
+def test_out_of_range_carries_both_ends():
+    """A client that fell behind learns where the log begins and ends."""
+    status = rich_status(errors.OffsetOutOfRangeError("orders", 3, 99, 5, 42))
+    info = unpack(status, error_details_pb2.ErrorInfo)
+    assert (status.code, info.domain, info.reason) == (11, "takhin", "OFFSET_OUT_OF_RANGE")
+    assert dict(info.metadata) == {
+        "topic": "orders",
+        "partition": "3",
+        "offset": "99",
+        "beginning_offset": "5",
+        "end_offset": "42",
+    }
+
+
+def test_bad_request_names_the_field():
+    """An error about one field is a BadRequest too."""
+    status = rich_status(errors.InvalidArgumentError("max_bytes must be…", field="max_bytes", value=-1))
+    assert unpack(status, error_details_pb2.BadRequest).field_violations[0].field == "max_bytes"
+
+
+@pytest.mark.parametrize("error", [errors.OverloadedError("full"), errors.StorageFullError("full")])
+def test_overload_says_when_to_try_again(error):
+    """RESOURCE_EXHAUSTED comes with RetryInfo."""
+    status = rich_status(error)
+    assert status.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    assert unpack(status, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() >= 100
