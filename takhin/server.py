@@ -10,8 +10,6 @@ import platform
 import signal
 from pathlib import Path
 
-import apsw
-import grpc
 import structlog
 
 from takhin.broker import Broker
@@ -21,6 +19,7 @@ from takhin.rpc.listener import Listener
 from takhin.rpc.service import TakhinService
 from takhin.settings import Settings
 from takhin.signals import Signals
+from takhin.storage.connection import library_version
 from takhin.storage.engine import Engine
 from takhin.storage.sqlite_engine import SqliteEngine
 
@@ -92,9 +91,8 @@ async def run(settings: Settings) -> None:
 
 
 def _ready_line(server: Server) -> str:
-    versions = (
-        f"SQLite {apsw.sqlite_lib_version()}, gRPC {grpc.__version__}, Python {platform.python_version()}"
-    )
+    grpc_version = importlib.metadata.version("grpcio")
+    versions = f"SQLite {library_version()}, gRPC {grpc_version}, Python {platform.python_version()}"
     return (
         f"takhin {server.version} ready on {server.address}, data in {server.settings.data_dir}, "
         f"{len(server.engine.topics)} topics ({versions})"

@@ -14,6 +14,7 @@ from typing import Any
 from takhin.limits import INT64_MAX
 
 INT32_MAX = (1 << 31) - 1
+GRPC_SCHEMES = {"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds", "google-c2p"}
 ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
 
@@ -43,6 +44,8 @@ def split_address(address: str) -> tuple[str, int]:
     match = ADDRESS.fullmatch(address)
     if match is None:
         raise ValueError("HOST:PORT, an IPv6 host in brackets")
+    if match["host"] in GRPC_SCHEMES:  # gRPC would read unix:9092 as a socket file of that name
+        raise ValueError(f"HOST:PORT with another host than {match['host']!r}, a scheme of gRPC")
     port = int(match["port"])
     if port > 65_535:
         raise ValueError("HOST:PORT with a port of at most 65535")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from takhin.rpc.interceptors import SERVICE
+from takhin.errors import ShuttingDownError
+from takhin.rpc.interceptors import SERVICE, Context
 
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -16,13 +18,37 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health(health.aio.HealthServicer):  # type: ignore[misc]  # no stub has List yet
-    """The library's servicer, with the call that it lacks."""
+    """The library's servicer, with the call that it lacks, and watches that end with the broker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopping = False
+
+    async def enter_graceful_shutdown(self) -> None:
+        self.stopping = True
+        await super().enter_graceful_shutdown()
+
+    async def Watch(self, request: Any, context: Any) -> None:
+        await super().Watch(request, _Watcher(self, context))
 
     async def List(self, request: Any, context: Any) -> Any:
         response = health_pb2.HealthListResponse()
         for service, status in self._server_status.items():
             response.statuses[service].status = status
         return response
+
+
+class _Watcher:
+    """A watching client: NOT_SERVING of a broker that stops is the last it hears, then UNAVAILABLE."""
+
+    def __init__(self, servicer: Health, context: Context) -> None:
+        self._servicer = servicer
+        self._context = context
+
+    async def write(self, response: Any) -> None:
+        await self._context.write(response)
+        if self._servicer.stopping:
+            raise ShuttingDownError
 
 
 async def add_health(server: grpc.aio.Server) -> Health:
@@ -33,7 +59,8 @@ async def add_health(server: grpc.aio.Server) -> Health:
 
 
 def add_reflection(server: grpc.aio.Server) -> None:
-    """Reflection as v1alpha and as v1, which differ in nothing but their name."""
+    """Reflection as v1alpha, which the library has, and as v1, which differs in nothing but its name."""
+    _describe_reflection_v1()
     names = [
         SERVICE.full_name,
         health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
@@ -49,3 +76,12 @@ def add_reflection(server: grpc.aio.Server) -> None:
     for name in (REFLECTION_V1, reflection.SERVICE_NAME):
         generic = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})
         server.add_generic_rpc_handlers((generic,))
+
+
+def _describe_reflection_v1() -> None:
+    """Put v1's description where reflection finds it: v1alpha's, renamed."""
+    described = descriptor_pb2.FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(described)
+    renamed = text_format.MessageToString(described).replace("v1alpha", "v1")
+    described = text_format.Parse(renamed, descriptor_pb2.FileDescriptorProto())
+    descriptor_pool.Default().AddSerializedFile(described.SerializeToString())

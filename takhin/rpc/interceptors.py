@@ -10,20 +10,32 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
 import structlog
 from google.protobuf import message_factory
+from google.protobuf.message import DecodeError
 
-from takhin.errors import InternalError, ShuttingDownError, TakhinError
+from takhin.errors import InternalError, InvalidArgumentError, ShuttingDownError, TakhinError
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
 from takhin.wire.status import TABLE, rich_status
 
 log = structlog.get_logger()
 
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """Stands for a request whose bytes are no such message; gRPC itself would answer UNKNOWN."""
+
+    error: InvalidArgumentError
+
+
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"]
+SELF_ENDING = (f"/{SERVICE.full_name}/ProduceMessageStream", "/grpc.health.v1.Health/Watch")
+"""Streams that end by themselves when the broker stops, after what they still have to say."""
 STATUS_DETAILS = "grpc-status-details-bin"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -50,13 +62,18 @@ class Calls(grpc.aio.ServerInterceptor):
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._streams: dict[asyncio.Task[Any], str] = {}
         self._ending = False
 
-    def end_streams(self) -> None:
-        """End every stream with UNAVAILABLE."""
+    async def end_streams(self, seconds: float) -> None:
+        """End every stream with UNAVAILABLE; those with a last word of their own get `seconds` for it."""
         self._ending = True
-        for task in self._streams:
+        for task, method in self._streams.items():
+            if method not in SELF_ENDING:
+                task.cancel()
+        if self._streams:
+            await asyncio.wait(self._streams, timeout=seconds)
+        for task in self._streams:  # their clients do not read
             task.cancel()
 
     async def intercept_service(
@@ -82,6 +99,8 @@ class Calls(grpc.aio.ServerInterceptor):
         response_class = _response_class(method)
 
         async def call(request: Any, context: Context) -> Any:
+            if isinstance(request, Malformed):
+                return await abort(context, request.error)
             try:
                 return await inner(request, context)
             except grpc.aio.AbortError:
@@ -93,9 +112,7 @@ class Calls(grpc.aio.ServerInterceptor):
                     return convert.refusal(response_class(), request, str(error), row.code)
                 return await abort(context, error)
 
-        return grpc.unary_unary_rpc_method_handler(
-            call, handler.request_deserializer, handler.response_serializer
-        )
+        return grpc.unary_unary_rpc_method_handler(call, _parser(handler), handler.response_serializer)
 
     def _stream(self, handler: Handler, method: str) -> Handler:
         make: Any = grpc.stream_stream_rpc_method_handler
@@ -107,8 +124,10 @@ class Calls(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> None:
             task = asyncio.current_task()
             assert task is not None  # noqa: S101  grpc.aio runs every handler in a task
-            self._streams.add(task)
+            self._streams[task] = method
             try:
+                if isinstance(request, Malformed):
+                    raise request.error
                 await _run(inner(request, context), context)
             except asyncio.CancelledError:
                 if not self._ending:
@@ -119,9 +138,9 @@ class Calls(grpc.aio.ServerInterceptor):
             except Exception as raised:  # noqa: BLE001  the boundary: everything gets an answer
                 await abort(context, known(raised, method))
             finally:
-                self._streams.discard(task)
+                del self._streams[task]
 
-        wrapped: Handler = make(call, handler.request_deserializer, handler.response_serializer)
+        wrapped: Handler = make(call, _parser(handler), handler.response_serializer)
         return wrapped
 
 
@@ -133,6 +152,19 @@ async def _run(stream: Any, context: Context) -> None:
                 await context.write(response)
     else:
         await stream
+
+
+def _parser(handler: Handler) -> Callable[[bytes], Any]:
+    """The handler's deserializer, which does not raise: streams of requests carry Malformed on."""
+    parse: Any = handler.request_deserializer
+
+    def parsed(raw: bytes) -> Any:
+        try:
+            return parse(raw)
+        except DecodeError as error:
+            return Malformed(InvalidArgumentError(f"the request is no such protobuf message: {error}"))
+
+    return parsed
 
 
 def _response_class(method: str) -> type[Any] | None:

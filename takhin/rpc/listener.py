@@ -49,8 +49,7 @@ class Listener:
         await self._health.enter_graceful_shutdown()
         self._service.drain()
         stopping = asyncio.ensure_future(self._server.stop(grace_seconds))
-        await self._service.drained(grace_seconds / 2)
-        self._calls.end_streams()
+        await self._calls.end_streams(grace_seconds / 2)
         await stopping
 
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 from takhin import limits
 from takhin.broker import Broker
 from takhin.errors import ShuttingDownError
 from takhin.model import Appended, GroupState
-from takhin.rpc.interceptors import Context, known
+from takhin.rpc.interceptors import Context, Malformed, known
 from takhin.settings import ProduceSettings
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1 import takhin_pb2_grpc
@@ -42,7 +40,6 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
         self._version = version
         self._started = time.monotonic()
         self._readers: set[asyncio.Task[None]] = set()
-        self._streams: set[asyncio.Task[Any]] = set()
         self._draining = False
 
     def drain(self) -> None:
@@ -50,11 +47,6 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
         self._draining = True
         for reader in self._readers:
             reader.cancel()
-
-    async def drained(self, seconds: float) -> None:
-        """Return when all produce streams have ended, or after `seconds`: a client may not be reading."""
-        if self._streams:
-            await asyncio.wait(self._streams, timeout=seconds)
 
     # Topics
 
@@ -106,36 +98,48 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
     async def ProduceMessageStream(
         self, requests: AsyncIterator[pb.ProduceMessageRequest], context: Context
     ) -> AsyncIterator[pb.ProduceMessageResponse]:
-        waiting: asyncio.Queue[Waiting | None] = asyncio.Queue(self._settings.stream_requests_max)
-        with _registered(self._streams, asyncio.current_task()):
-            async with asyncio.TaskGroup() as tasks:
-                reader = tasks.create_task(self._read(requests, waiting))
-                with _registered(self._readers, reader):
-                    while (queued := await waiting.get()) is not None:
-                        yield await self._answer(queued)
+        waiting: asyncio.Queue[Waiting | None] = asyncio.Queue()
+        places = asyncio.Semaphore(self._settings.stream_requests_max)
+        async with asyncio.TaskGroup() as tasks:
+            reader = tasks.create_task(self._read(requests, places, waiting))
+            self._readers.add(reader)
+            reader.add_done_callback(self._readers.discard)
+            while (queued := await waiting.get()) is not None:
+                yield await self._answer(queued)
+                places.release()
         if self._draining:
             raise ShuttingDownError
 
     async def _read(
-        self, requests: AsyncIterator[pb.ProduceMessageRequest], waiting: asyncio.Queue[Waiting | None]
+        self,
+        requests: AsyncIterator[pb.ProduceMessageRequest | Malformed],
+        places: asyncio.Semaphore,
+        waiting: asyncio.Queue[Waiting | None],
     ) -> None:
-        """Queue each request's records as it comes, in order; a bounded number ahead of the answers."""
+        """Queue each request's records as it comes, in order; a bounded number ahead of the answers.
+
+        Cancelled by `drain`, it leaves nothing submitted without an answer: there is no await between.
+        """
         unanswered_bytes = 0
         try:
+            await places.acquire()
             async for request in requests:
                 queued = await self._queue(request)
-                await waiting.put(queued)
-                unanswered_bytes += request.ByteSize()
+                waiting.put_nowait(queued)
+                unanswered_bytes += queued.request.ByteSize()
                 if unanswered_bytes > self._settings.stream_bytes_max:
                     if isinstance(queued.outcome, asyncio.Future):  # the last to be durable of all so far
                         await asyncio.wait({queued.outcome})
                     unanswered_bytes = 0
+                await places.acquire()
         except asyncio.CancelledError:
             if not self._draining:
                 raise
-        await waiting.put(None)
+        waiting.put_nowait(None)
 
-    async def _queue(self, request: pb.ProduceMessageRequest) -> Waiting:
+    async def _queue(self, request: pb.ProduceMessageRequest | Malformed) -> Waiting:
+        if isinstance(request, Malformed):
+            return Waiting(pb.ProduceMessageRequest(), request.error, None)
         try:
             await self._broker.room()
             return Waiting(request, self._submit(request), _deadline(request))
@@ -209,17 +213,6 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
     async def HealthCheck(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:
         uptime = int(time.monotonic() - self._started)
         return pb.HealthCheckResponse(status="healthy", version=self._version, uptime_seconds=uptime)
-
-
-@contextmanager
-def _registered(tasks: set[asyncio.Task[Any]], task: asyncio.Task[Any] | None) -> Iterator[None]:
-    """Keep a task in a set for as long as it runs."""
-    assert task is not None  # noqa: S101  grpc.aio runs every handler in a task
-    tasks.add(task)
-    try:
-        yield
-    finally:
-        tasks.discard(task)
 
 
 def _deadline(request: pb.ProduceMessageRequest) -> float | None:

@@ -16,12 +16,17 @@ FIXED_IN = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 """First releases without the WAL-reset bug of 3.7.0 to 3.51.2 (sqlite.org/releaselog/3_51_3.html)."""
 
 
+def library_version() -> str:
+    """The SQLite that apsw carries, as "3.54.1"."""
+    return apsw.sqlite_lib_version()
+
+
 def check_library(version: str = "") -> None:
     """Refuse an SQLite that can lose a commit when two connections write and checkpoint at once.
 
     version: "3.54.1"; empty for the one that apsw carries. Raises StartupError.
     """
-    version = version or apsw.sqlite_lib_version()
+    version = version or library_version()
     parts = tuple(int(part) for part in version.split(".")[:3])
     fixed = parts >= FIXED_IN[0] or any(parts[:2] == fix[:2] and parts >= fix for fix in FIXED_IN[1:])
     if not fixed:

@@ -98,14 +98,21 @@ class SqlitePartition:
         if offset > end:
             raise OffsetOutOfRangeError(self.topic, self.partition, offset, self._start_offset, end)
         while self._start_offset < offset:
+            self._check_open()
             step = min(offset, self._start_offset + TRIM_RECORDS_MAX)
-            trimmed = self._writer.change(partial(_trim, step))
-            trimmed.add_done_callback(partial(self._trimmed, step))
-            await asyncio.shield(trimmed)  # the start moves also if the one who asked has gone
+            trimmed = self._writer.change(partial(self._trim, step))
+            trimmed.add_done_callback(self._trimmed)
+            await asyncio.shield(trimmed)  # goes on also if the one who asked has gone
 
-    def _trimmed(self, start: int, done: asyncio.Future[None]) -> None:
-        if done.exception() is None:
-            self._start_offset = max(self._start_offset, start)
+    def _trim(self, start: int, write: apsw.Connection) -> None:
+        for statement in (*sql.TRIM, sql.SET_START):
+            write.execute(statement, (start,))
+        # Before the COMMIT, not after it: no read may meet the gap and take it for the log's next record.
+        self._start_offset = max(self._start_offset, start)
+
+    def _trimmed(self, done: asyncio.Future[None]) -> None:
+        if done.exception() is not None:
+            self._start_offset = self._reader.start_offset()
 
     def commit_offset(self, group_id: str, committed: CommittedOffset) -> asyncio.Future[None]:
         self._check_open()
@@ -161,11 +168,6 @@ def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) ->
     if last is not None and last >= end:
         raise StartupError(f"{path} contradicts itself: it has a record {last}, but the log ends at {end}")
     return topic_id, incarnation_id, start, end
-
-
-def _trim(start: int, write: apsw.Connection) -> None:
-    for statement in (*sql.TRIM, sql.SET_START):
-        write.execute(statement, (start,))
 
 
 def _run(write: apsw.Connection, statement: str, bindings: tuple[str | int, ...]) -> None:

@@ -94,6 +94,11 @@ class Reader:
     def group_ids(self) -> Sequence[str]:
         return [group_id for (group_id,) in self._connection.execute(sql.GROUP_IDS)]
 
+    def start_offset(self) -> int:
+        """The log's start as the file has it."""
+        start: int = self._connection.execute(sql.GET_START).get
+        return start
+
     def topic_facts(self) -> tuple[int, TopicConfig] | None:
         """(partition count, config) of the topic, which partition 0's file alone has."""
         num_partitions = self._connection.execute(sql.GET_NUM_PARTITIONS).get

@@ -1,17 +1,18 @@
 """What does not belong in a data folder is refused by name at start, and left as it was."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from takhin.schema import APPLICATION_ID, VERSION
 
 from takhin.clock import system_clock
 from takhin.errors import StartupError
 from takhin.model import TopicConfig, TopicSpec
-from takhin.schema import APPLICATION_ID, VERSION
 from takhin.settings import StorageSettings
 from takhin.storage.connection import check_library
 from takhin.storage.sqlite_engine import SqliteEngine
@@ -33,7 +34,10 @@ async def data(tmp_path):
 
 def run_sql(path, *statements):
     """Run SQL in a process of its own, as a shell would."""
-    code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1])\nfor s in sys.argv[2:]: c.execute(s); c.commit()"
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "for statement in sys.argv[2:]: c.execute(statement)"
+    )
     subprocess.run([sys.executable, "-c", code, str(path), *statements], check=True)
 
 
@@ -105,8 +109,6 @@ async def test_records_beyond_the_end(data):
 
 async def test_second_engine_on_the_folder(data):
     """The folder is locked, and the error names the holder's pid."""
-    import os  # noqa: PLC0415  only here
-
     first = engine(data)
     await first.open()
     with pytest.raises(StartupError, match=rf"in use by another broker \(pid {os.getpid()}\)"):

@@ -1,0 +1,81 @@
+"""The `takhin` command: its subcommands, and what an error looks like to the one who typed it.
+
+Owns the rule that every error is one line on stderr: exit code 2 where the broker cannot start, else 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from takhin.cli.consume import consume
+from takhin.cli.produce import produce
+from takhin.cli.serve import serve
+from takhin.cli.topics import topics
+from takhin.errors import StartupError
+
+CANNOT_START = 2
+FAILED = 1
+INTERRUPTED = 130
+"""What a shell reports for a program that ended by SIGINT."""
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    commands=[serve, topics, produce, consume],
+    no_args_is_help=False,
+)
+@click.version_option(package_name="takhin", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Takhin, a durable message-streaming broker for one machine."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command (by default that of the process) and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    failed = CANNOT_START if arguments[:1] == ["serve"] else FAILED
+    try:
+        _check_utf8(arguments)
+        # Not cli.main(), which has its own mind about closed pipes and the shape of errors.
+        with cli.make_context("takhin", list(arguments)) as context:
+            cli.invoke(context)
+        print(end="", flush=True)
+    except click.exceptions.Exit as done:  # --help and --version
+        return done.exit_code
+    except BrokenPipeError:  # the reader, `head` perhaps, has had enough: that is no error
+        _discard_stdout()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "takhin"
+        return _complain(f"{error.format_message()} (see {path} --help)", failed)
+    except click.ClickException as error:
+        return _complain(error.format_message(), failed)
+    except StartupError as error:
+        return _complain(str(error), failed)
+    return 0
+
+
+def _check_utf8(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise click.ClickException(f"the argument {argument!a} is not UTF-8") from None
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"takhin: {' '.join(sentence.splitlines())}", file=sys.stderr)
+    return code
+
+
+def _discard_stdout() -> None:
+    # What is still buffered would raise again when Python flushes stdout on its way out.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
