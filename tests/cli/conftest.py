@@ -1,0 +1,81 @@
+"""A broker that the tests of a file share, and the `takhin` command pointed at it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from blackbox.broker_process import Broker, command, environment
+
+
+@dataclass(frozen=True)
+class Takhin:
+    """Runs `takhin ARGS` as people do, in a process of its own, with TAKHIN_SERVER set."""
+
+    address: str
+
+    def __call__(self, *args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            command(*args), input=stdin, env=self.environ(), capture_output=True, timeout=60, check=False
+        )
+
+    def output(self, *args: object, stdin: bytes = b"") -> bytes:
+        """What a command that must succeed prints on stdout."""
+        done = self(*args, stdin=stdin)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    def error(self, *args: object, stdin: bytes = b"") -> str:
+        """The one line on stderr of a command that must fail with exit code 1."""
+        done = self(*args, stdin=stdin)
+        assert done.returncode == 1, done.stderr.decode()
+        (line,) = done.stderr.decode().splitlines()
+        assert line.startswith("takhin: ")
+        return line.removeprefix("takhin: ")
+
+    def start(self, *args: object) -> subprocess.Popen[bytes]:
+        """A command that goes on; use it in a `with`, and end it there."""
+        return subprocess.Popen(
+            command(*args),
+            env=self.environ(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def environ(self) -> dict[str, str]:
+        return environment(server=self.address)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory) -> Iterator[Broker]:
+    """A broker whose quiet streams say so every 100 ms."""
+    with Broker(tmp_path_factory.mktemp("broker") / "data", consume_heartbeat_ms=100) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def takhin(broker) -> Takhin:
+    return Takhin(broker.address)
+
+
+@pytest.fixture
+def topic(takhin, request) -> str:
+    """A topic of the test's own, with one partition."""
+    return make_topic(takhin, request)
+
+
+@pytest.fixture
+def wide_topic(takhin, request) -> str:
+    """The same with four partitions."""
+    return make_topic(takhin, request, "--partitions", 4)
+
+
+def make_topic(takhin: Callable, request, *options: object) -> str:
+    name = request.node.name.partition("[")[0]
+    takhin.output("topics", "create", name, *options)
+    request.addfinalizer(lambda: takhin.output("topics", "delete", name))
+    return name

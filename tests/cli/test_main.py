@@ -1,0 +1,138 @@
+"""The `takhin` command as a whole: version, help, errors, addresses, and what it does not load."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import closing
+
+import pytest
+
+from blackbox.broker_process import command, environment
+
+WHAT_IS_LOADED = """
+import sys
+from takhin.cli.main import main
+code = main(sys.argv[1:])
+print("\\n".join(sys.modules))
+sys.exit(code)
+"""
+SERVER_ONLY = {
+    *("apsw", "sqlite3", "_sqlite3", "sqlite_utils", "structlog"),
+    *("takhin.storage", "takhin.schema", "takhin.broker", "takhin.rpc", "takhin.server"),
+}
+
+
+def run(*args, environ=None, entry=("-m", "takhin")) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *entry, *args],
+        env=environ or environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("entry", [("-m", "takhin"), ("-m", "takhin.cli.main")])
+def test_version(entry):
+    """The distribution's version, by either module."""
+    done = run("--version", entry=entry)
+    version = importlib.metadata.version("takhin")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"takhin {version}\n", "")
+
+
+@pytest.mark.parametrize(
+    "args", [(), ("serve",), ("topics",), ("topics", "create"), ("produce",), ("consume",)], ids=" ".join
+)
+def test_help(args):
+    """Every command explains itself on stdout."""
+    done = run(*args, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"Usage: takhin {' '.join(args)}".rstrip())
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        ([], "takhin: Missing command. (see takhin --help)"),
+        (["nosuch"], "takhin: No such command 'nosuch'. (see takhin --help)"),
+        (["consume"], "takhin: Missing argument 'TOPIC'. (see takhin consume --help)"),
+    ],
+)
+def test_usage_errors(args, line):
+    """One line that says where help is, exit code 1."""
+    done = run(*args)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line + "\n")
+
+
+def test_client_commands_load_nothing_of_the_server(takhin, topic):
+    """Neither SQLite nor the broker: after real work against a broker, none of it is in sys.modules."""
+    for args in (["topics", "describe"], ["produce", topic], ["consume", topic]):
+        done = run(*args, environ=takhin.environ(), entry=("-c", WHAT_IS_LOADED))
+        assert done.returncode == 0, done.stderr
+        loaded = set(done.stdout.splitlines())
+        assert "takhin.cli.consume" in loaded
+        assert not loaded & SERVER_ONLY
+
+
+@pytest.mark.parametrize(
+    "args", [["topics", "list"], ["produce", "t"], ["consume", "t"], ["consume", "t", "--follow"]]
+)
+def test_no_broker_there(args):
+    """The address, and how to get a broker there, in one line."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    done = run(*args, "--server", address)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"takhin: no broker answers at {address}; start one with `takhin serve`")
+    assert "Connection refused" in line
+
+
+def test_something_else_is_there():
+    """A server that speaks no gRPC is no broker either; the command ends by itself."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+
+        def hang_up():
+            while True:
+                try:
+                    server.accept()[0].close()
+                except OSError:  # the listening socket was shut down: the test is over
+                    return
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        done = run("topics", "list", "--server", f"127.0.0.1:{server.getsockname()[1]}")
+        server.shutdown(socket.SHUT_RDWR)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("takhin: no broker answers at ")
+
+
+def test_the_address_comes_from_flag_or_variable(takhin):
+    """--server wins over TAKHIN_SERVER."""
+    nowhere = environment(server="127.0.0.1:1")
+    assert run("topics", "list", environ=nowhere).returncode == 1
+    assert run("topics", "list", "--server", takhin.address, environ=nowhere).returncode == 0
+    assert run("topics", "list", environ=environment(server=takhin.address)).returncode == 0
+
+
+def test_a_proxy_is_not_asked(takhin):
+    """http_proxy in the environment does not stand between the command and the broker."""
+    proxied = takhin.environ() | {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
+    assert run("topics", "list", environ=proxied).returncode == 0
+
+
+def test_a_closed_stdin_is_an_error(takhin, topic):
+    """Its descriptor may belong to a socket by then, whose bytes nobody meant to produce."""
+    shell = subprocess.run(
+        ["sh", "-c", '"$@" <&-', "sh", *command("produce", topic)],
+        env=takhin.environ(),
+        capture_output=True,
+        check=False,
+    )
+    assert (shell.returncode, shell.stderr) == (1, b"takhin: stdin is closed\n")

@@ -1,0 +1,188 @@
+"""`takhin produce` against a broker: bytes kept, keys placed, promptness, and honest counts."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from blackbox.broker_process import Broker, command
+from takhin.partitioner import partition_for_key
+
+COUNTS = re.compile(r"; (\d+) records? produced(?:, (\d+) more may or may not be)?$")
+
+
+def consumed(takhin, topic, *options):
+    """The records of a topic as `takhin consume` tells them."""
+    return [json.loads(line) for line in takhin.output("consume", topic, *options).splitlines()]
+
+
+def record_count(takhin, topic) -> int:
+    """The end offsets of all partitions together."""
+    rows = takhin.output("topics", "describe", topic).decode().splitlines()[2:]
+    return sum(int(row.split()[2]) for row in rows)
+
+
+def counts(line: str) -> tuple[int, int]:
+    """(records said to be produced, records of unknown outcome) at the end of an error line."""
+    match = COUNTS.search(line)
+    assert match, line
+    return int(match[1]), int(match[2] or 0)
+
+
+def test_bytes_are_kept(takhin, topic):
+    """Any bytes but newlines, empty lines, carriage returns, and a last line without newline."""
+    text = b"plain\n\r\n\n\xff\x00\n\xc3\xa9\nlast"
+    done = takhin("produce", topic, stdin=text)
+    assert re.fullmatch(rf"produced 6 records to {topic} \(\d+\.\d\d s\)\n", done.stderr.decode())
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert takhin.output("consume", topic, "--format", "value") == text + b"\n"
+    assert {record["key"] for record in consumed(takhin, topic)} == {None}
+
+
+def test_nothing_to_produce(takhin, topic):
+    """An empty stdin is no error, but an unknown topic is, even then."""
+    assert b"produced 0 records" in takhin("produce", topic).stderr
+    assert takhin.error("produce", "nosuch") == "there is no topic 'nosuch'"
+
+
+def test_many_lines(takhin, topic):
+    """More lines than fit into all batches in flight arrive once each and in order."""
+    text = b"".join(b"%d\n" % number for number in range(100_000))
+    done = takhin("produce", topic, stdin=text)
+    assert b"produced 100000 records" in done.stderr
+    assert takhin.output("consume", topic, "--format", "value") == text
+
+
+def test_lines_larger_than_a_read(takhin, topic):
+    """Records of 700 KB, more than one read brings, between small ones."""
+    lines = [b"a" * 700_000, b"b", b"c" * 700_000, b"", b"d" * 700_000]
+    takhin.output("produce", topic, stdin=b"\n".join(lines))
+    assert takhin.output("consume", topic, "--format", "value").split(b"\n")[:-1] == lines
+
+
+def test_keys_decide_the_partition(takhin, wide_topic):
+    """Every key's records are where Kafka's hash puts them, in order, and no record is lost."""
+    keys = [f"key-{number % 37}" for number in range(3_000)]
+    lines = [f"{key}:{number}:x" for number, key in enumerate(keys)]
+    takhin.output("produce", wide_topic, "--key-separator", ":", stdin="\n".join(lines).encode())
+    records = consumed(takhin, wide_topic)
+    assert all(record["partition"] == partition_for_key(record["key"].encode(), 4) for record in records)
+    by_key = {key: [line.partition(":")[2] for line in lines if line.startswith(f"{key}:")] for key in keys}
+    assert {key: [record["value"] for record in records if record["key"] == key] for key in by_key} == by_key
+
+
+def test_a_named_partition_takes_all(takhin, wide_topic):
+    """With --partition keys are kept but decide nothing."""
+    takhin.output("produce", wide_topic, "--partition", 3, "--key-separator", "=", stdin=b"a=1\nb=2\n=3\n")
+    records = consumed(takhin, wide_topic)
+    assert [(r["partition"], r["key"], r["value"]) for r in records] == [
+        (3, "a", "1"),
+        (3, "b", "2"),
+        (3, "", "3"),
+    ]
+
+
+def test_a_line_without_separator(takhin, topic):
+    """It ends the input, is named, and what was said to be produced is there."""
+    text = b"a:1\n" * 2_500 + b"oops\n" + b"a:1\n" * 2_500
+    line = takhin.error("produce", topic, "--key-separator", ":", stdin=text)
+    assert line == "line 2501 has no ':'; 2500 records produced"
+    assert record_count(takhin, topic) == 2_500
+
+
+def test_a_refused_batch(takhin):
+    """The error names the line the batch begins with, and the count is that of the broker."""
+    takhin.output("topics", "create", "small", "--config", "max.message.bytes=100")
+    text = b"ok\n" * 1_500 + b"x" * 101 + b"\n" + b"ok\n" * 5_000
+    line = takhin.error("produce", "small", stdin=text)
+    assert line.startswith(
+        "the batch of 1000 records that begins with line 1001 was refused: record 500 has 101 bytes"
+    )
+    produced, unknown = counts(line)
+    assert (produced, unknown) == (record_count(takhin, "small"), 0)
+    assert produced >= 1_000
+    takhin.output("topics", "delete", "small")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--partition", "1"], "has partitions 0 to 0, not 1; 0 records produced"),
+        (["--partition", "-1"], "is not in the range"),
+        (["--key-separator", ""], "must not be empty"),
+    ],
+)
+def test_refusals(takhin, topic, options, sentence):
+    """One line, exit code 1, nothing produced."""
+    assert sentence in takhin.error("produce", topic, *options, stdin=b"a\n")
+    assert record_count(takhin, topic) == 0
+
+
+def test_a_lone_line_does_not_wait(takhin, topic):
+    """A line from a slow pipe is on disk, and with a reader, in less than 50 ms (the best of ten)."""
+    with takhin.start("consume", topic, "--follow", "--format", "value") as reader:
+        with takhin.start("produce", topic) as writer:
+            waits = []
+            for number in range(10):
+                line = b"line %d\n" % number
+                began = time.monotonic()
+                writer.stdin.write(line)
+                writer.stdin.flush()
+                assert reader.stdout.readline() == line
+                waits.append(time.monotonic() - began)
+            _, said = writer.communicate(timeout=20)
+            assert writer.returncode == 0
+            assert b"produced 10 records" in said
+        reader.terminate()
+        reader.communicate(timeout=20)
+    assert min(waits) < 0.05, waits
+
+
+def test_ctrl_c_says_what_was_produced(takhin, topic):
+    """SIGINT ends it with the shell's code and the count; lines that were taken are durable."""
+    with (
+        takhin.start("consume", topic, "--follow", "--format", "value") as reader,
+        takhin.start("produce", topic) as writer,
+    ):
+        writer.stdin.write(b"one\ntwo\n")
+        writer.stdin.flush()
+        assert [reader.stdout.readline() for _ in range(2)] == [b"one\n", b"two\n"]
+        for process in (writer, reader):
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=20)
+            assert process.returncode == 130
+            assert said.decode() == ("interrupted: 2 records produced\n" if process is writer else "")
+
+
+def test_a_killed_broker_leaves_an_honest_count(takhin, tmp_path):
+    """After SIGKILL in full flow: acknowledged <= on disk <= acknowledged + unknown."""
+    with Broker(tmp_path / "data") as broker:
+        takhin = type(takhin)(broker.address)
+        takhin.output("topics", "create", "flow")
+        with (
+            takhin.start("consume", "flow", "--follow", "--format", "value") as reader,
+            subprocess.Popen(["yes"], stdout=subprocess.PIPE) as source,
+            subprocess.Popen(
+                command("produce", "flow"),
+                stdin=source.stdout,
+                stderr=subprocess.PIPE,
+                env=takhin.environ(),
+            ) as writer,
+        ):
+            for _ in range(20_000):  # until it is in full flow
+                assert reader.stdout.readline() == b"y\n"
+            broker.kill()
+            _, said = writer.communicate(timeout=20)
+            source.kill()
+            reader.kill()
+        assert writer.returncode == 1
+        (line,) = said.decode().splitlines()
+        produced, unknown = counts(line)
+    with Broker(tmp_path / "data") as broker:
+        assert produced <= record_count(type(takhin)(broker.address), "flow") <= produced + unknown
+    assert produced > 0

@@ -1,0 +1,90 @@
+"""`takhin serve`: a flag for every setting, --print-config, and mistakes as one line and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from blackbox.broker_process import command, environment
+from takhin.config import OPTIONS, load
+from takhin.settings import Settings
+
+
+def serve(*args, **settings) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command("serve", *args),
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_help_shows_every_setting():
+    """Its flag, doc and default."""
+    text = " ".join(serve("--help").stdout.split())
+    for option in OPTIONS.values():
+        doc = " ".join(option.help.split())
+        assert f"{option.flag} " in text
+        assert f"{doc} [default: {option.default}]" in text
+
+
+def test_print_config_starts_nothing(tmp_path):
+    """It shows all three sources, makes no data folder, and is a file that --config takes."""
+    (tmp_path / "in.toml").write_text("[log]\nlevel = 'debug'\n")
+    args = ("--config", tmp_path / "in.toml", "--data-dir", tmp_path / "data", "--print-config")
+    done = serve(*args, rpc_calls_max=7)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "data").exists()
+    assert "calls_max = 7  # from: variable TAKHIN_RPC_CALLS_MAX\n" in done.stdout
+    assert f"level = \"debug\"  # from: file '{tmp_path / 'in.toml'}'\n" in done.stdout
+    assert f'data_dir = "{tmp_path / "data"}"  # from: flag --data-dir\n' in done.stdout
+    (tmp_path / "out.toml").write_text(done.stdout)
+    printed = load({}, {}, tmp_path / "out.toml").settings
+    assert printed.data_dir == str(tmp_path / "data")
+    assert (printed.rpc.calls_max, printed.log.level) == (7, "debug")
+    (tmp_path / "again.toml").write_text(serve("--print-config", config=tmp_path / "out.toml").stdout)
+    assert load({}, {}, tmp_path / "again.toml").settings == printed
+
+
+def test_print_config_without_sources_is_the_default():
+    """Nothing of this machine leaks into it."""
+    done = serve("--print-config")
+    assert done.stdout.count("# from: default\n") == len(OPTIONS)
+    assert f'listen = "{Settings().listen}"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "settings", "sentence"),
+    [
+        (["--storage-commit-threads", "0"], {}, "storage.commit_threads must be a whole number"),
+        (
+            ["--listen", "9092"],
+            {},
+            "listen must be HOST:PORT, an IPv6 host in brackets, not '9092' (flag --listen)",
+        ),
+        (["--log-level", "loud"], {}, "log.level must be one of debug, info, warning, error, not 'loud'"),
+        (
+            ["--config", "absent.toml"],
+            {},
+            "cannot read the config file 'absent.toml': No such file or directory",
+        ),
+        (["--data-dir", "a\nb"], {}, "data_dir must be text without control characters"),
+        (["--data-dir", "\udcff"], {}, "is not UTF-8"),
+        (["--no-such-flag"], {}, "--no-such-flag"),
+        (["extra"], {}, "unexpected extra argument"),
+        ([], {"storage_commit_thread": 1}, "the nearest known one is TAKHIN_STORAGE_COMMIT_THREADS"),
+        ([], {"config": "absent.toml"}, "cannot read the config file 'absent.toml'"),
+        ([], {"data_dir": ""}, "data_dir must be text"),
+    ],
+)
+def test_mistakes(tmp_path, args, settings, sentence):
+    """One line on stderr, exit code 2, before anything is started."""
+    done = serve("--data-dir", tmp_path / "data", *args, **settings)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("takhin: ")
+    assert sentence in line
+    assert not (tmp_path / "data").exists()

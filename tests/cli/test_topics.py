@@ -1,0 +1,73 @@
+"""`takhin topics`: each verb, and what each says when it is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_create_list_delete(takhin):
+    """A created topic is listed with the others, sorted, until it is deleted."""
+    assert takhin.output("topics", "create", "b") == b"created topic b with 1 partition\n"
+    assert takhin.output("topics", "create", "a", "--partitions", 3) == b"created topic a with 3 partitions\n"
+    assert takhin.output("topics", "list") == b"a\nb\n"
+    assert takhin.output("topics", "delete", "a") == b"deleted topic a\n"
+    assert takhin.output("topics", "list") == b"b\n"
+    takhin.output("topics", "delete", "b")
+
+
+def test_describe(takhin, wide_topic):
+    """Configs, and a line for each partition with both ends of its log."""
+    takhin.output("topics", "create", "small", "--config", "max.message.bytes=77")
+    takhin.output("produce", wide_topic, "--partition", 2, stdin=b"a\nb\n")
+    head, columns, *rows = takhin.output("topics", "describe", wide_topic).decode().splitlines()
+    assert head.startswith(f"{wide_topic}  partitions=4  id=")
+    assert columns.split() == ["partition", "beginning", "end"]
+    assert [row.split() for row in rows] == [
+        ["0", "0", "0"],
+        ["1", "0", "0"],
+        ["2", "0", "2"],
+        ["3", "0", "0"],
+    ]
+    assert b"max.message.bytes=77" in takhin.output("topics", "describe", "small")
+    everything = takhin.output("topics", "describe").decode()
+    assert everything.count("partitions=") == 2
+    takhin.output("topics", "delete", "small")
+
+
+def test_describe_an_unknown_topic(takhin, topic):
+    """The known ones are shown, the unknown ones are an error."""
+    done = takhin("topics", "describe", "nosuch", topic, "other")
+    assert done.returncode == 1
+    assert done.stderr == b"takhin: there is no topic 'nosuch', 'other'\n"
+    assert done.stdout.startswith(topic.encode())
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["create", "x/y"], "invalid topic name 'x/y'"),
+        (["create", ""], "invalid topic name ''"),
+        (["create", "x", "--partitions", "0"], "0 is not in the range"),
+        (["create", "x", "--partitions", str(1 << 31)], "is not in the range"),
+        (["create", "x", "--partitions", "2000"], "1000"),
+        (["create", "x", "--config", "retention"], "'retention' is not KEY=VALUE"),
+        (["create", "x", "--config", "no.such=1"], "unknown topic config 'no.such'"),
+        (["create", "x", "--config", "a=1", "--config", "a=2"], "a is given twice"),
+        (["delete", "nosuch"], "there is no topic 'nosuch'"),
+        (["delete"], "Missing argument 'NAME'"),
+        (["creat", "x"], "No such command 'creat'"),
+        ([], "Missing command"),
+        (["create", "\udcff"], "is not UTF-8"),
+        (["list", "--server", "nowhere"], "must be HOST:PORT"),
+        (["list", "--server", "localhost:0"], "port 0"),
+    ],
+)
+def test_refusals(takhin, args, sentence):
+    """One line, exit code 1, and nothing is created."""
+    assert sentence in takhin.error("topics", *args)
+    assert b"x" not in takhin.output("topics", "list").splitlines()
+
+
+def test_a_topic_that_exists(takhin, topic):
+    """Creating it again is an error that names it."""
+    assert takhin.error("topics", "create", topic) == f"topic '{topic}' exists already"

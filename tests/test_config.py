@@ -1,0 +1,276 @@
+"""Where settings come from: every source, every mistake, and a printed config that loads back."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from takhin.config import OPTIONS, Option, load
+from takhin.errors import StartupError
+from takhin.settings import Settings, split_address
+
+EVERY_OPTION = pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)
+
+
+def value_of(settings: Settings, key: str) -> int | str:
+    """The value at `key` in the tree."""
+    part: object = settings
+    for name in key.split("."):
+        part = getattr(part, name)
+    return part
+
+
+def some_values(option: Option, number: int) -> list[int | str]:
+    """As many different allowed values of an option."""
+    if option.choices:
+        return list(option.choices[:number])
+    if isinstance(option.default, int):
+        return [option.least + n for n in range(number)]
+    return [f"host-{n}:{n}" for n in range(number)]
+
+
+def toml_file(folder: Path, text: str) -> Path:
+    file = folder / "takhin.toml"
+    file.write_text(text)
+    return file
+
+
+def refusal(folder: Path, *, flags=None, environ=None, file: str | None = None) -> str:
+    """The sentence with which these sources are refused."""
+    with pytest.raises(StartupError) as caught:
+        load(flags or {}, environ or {}, None if file is None else toml_file(folder, file))
+    sentence = str(caught.value)
+    assert len(sentence.splitlines()) == 1
+    return sentence
+
+
+def test_without_sources_all_is_default():
+    """Nothing given: the tree's own defaults, and each says so."""
+    loaded = load({}, {}, None)
+    assert loaded.settings == Settings()
+    assert set(loaded.origins.values()) == {"default"}
+
+
+@EVERY_OPTION
+def test_precedence(tmp_path, option):
+    """Flag > variable > file > default, for every setting, and the origin names the winner."""
+    in_file, in_variable, in_flag = some_values(option, 3)
+    branch, _, name = option.key.rpartition(".")
+    shown = f'"{in_file}"' if isinstance(in_file, str) else in_file
+    file = toml_file(tmp_path, f"{f'[{branch}]' if branch else ''}\n{name} = {shown}\n")
+    environ = {option.variable: str(in_variable)}
+    flags = {option.key: str(in_flag)}
+    for sources, value, origin in [
+        ((flags, environ, file), in_flag, f"flag {option.flag}"),
+        (({}, environ, file), in_variable, f"variable {option.variable}"),
+        (({}, {}, file), in_file, f"file {str(file)!r}"),
+        (({}, {}, None), option.default, "default"),
+    ]:
+        loaded = load(*sources)
+        assert (value_of(loaded.settings, option.key), loaded.origins[option.key]) == (value, origin)
+
+
+def test_names_are_derived_from_the_tree():
+    """Every leaf of the tree is an option once, and its three names are spelled the same way."""
+    leaves = sum(
+        not dataclasses.is_dataclass(getattr(Settings(), f.name)) for f in dataclasses.fields(Settings)
+    )
+    for field in dataclasses.fields(Settings):
+        branch = getattr(Settings(), field.name)
+        leaves += len(dataclasses.fields(branch)) if dataclasses.is_dataclass(branch) else 0
+    assert len(OPTIONS) == leaves
+    option = OPTIONS["storage.commit_threads"]
+    assert option.variable == "TAKHIN_STORAGE_COMMIT_THREADS"
+    assert option.flag == "--storage-commit-threads"
+
+
+@EVERY_OPTION
+def test_the_default_is_allowed(option):
+    """A default that its own setting refuses could be printed but not loaded."""
+    assert option.parse(option.default, "default") == option.default
+    assert option.doc
+
+
+def test_the_file_may_be_named_by_a_variable(tmp_path):
+    """TAKHIN_CONFIG names the file, unless --config names another."""
+    (tmp_path / "a").write_text('listen = "a:1"')
+    (tmp_path / "b").write_text('listen = "b:1"')
+    environ = {"TAKHIN_CONFIG": str(tmp_path / "a")}
+    assert load({}, environ, None).settings.listen == "a:1"
+    assert load({}, environ, tmp_path / "b").settings.listen == "b:1"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("datadir = 'x'", ["'datadir'", "data_dir"]),
+        ("[storage]\ncommit_thread = 1", ["'storage.commit_thread'", "storage.commit_threads"]),
+        ("[storag]\ncommit_threads = 1", ["'storag'", "storage"]),
+        ("zzz = 1", ["'zzz'", "the nearest known one is "]),
+        ("storage = 3", ["storage must be a table", "[storage]", "3"]),
+        ("[listen]\nport = 1", ["listen must be", "{'port': 1}"]),
+        ("listen = 9092", ["listen must be", "9092"]),
+        ("data_dir = ''", ["data_dir must be", "''"]),
+        ("data_dir = 'a\tb'", ["data_dir must be", "\\t"]),
+        ("[storage]\ncommit_threads = '2'x", ["not TOML", "line 2"]),
+        ("[storage]\ncommit_threads = 2.0", ["storage.commit_threads must be a whole number", "2.0"]),
+        ("[storage]\ncommit_threads = true", ["storage.commit_threads must be a whole number", "True"]),
+        ("[storage]\ncommit_threads = 0", ["storage.commit_threads must be a whole number from 1 ", "'0'"]),
+        ("[rpc]\nkeepalive_ms = 2147483648", ["rpc.keepalive_ms", "to 2147483647", "2147483648"]),
+        ("[log]\nlevel = 'loud'", ["log.level must be one of debug, info, warning, error", "'loud'"]),
+        ("x = " + "[" * 100_000, ["not TOML"]),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path, text, words):
+    """Unknown keys name the nearest one; wrong values name key, value, rule and file."""
+    sentence = refusal(tmp_path, file=text)
+    for word in [*words, str(tmp_path / "takhin.toml")]:
+        assert word in sentence
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    """Absent, a folder, and bytes that are no text: each a sentence with the path."""
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for name, reason in [("absent", "No such file"), (".", "directory"), ("binary", "not TOML")]:
+        with pytest.raises(StartupError, match=reason) as caught:
+            load({}, {}, tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("TAKHIN_STORAGE_COMMIT_THREAD", "TAKHIN_STORAGE_COMMIT_THREADS"),
+        ("TAKHIN_STORAGE_X", "TAKHIN_STORAGE_"),  # under a section, nothing is anybody else's
+        ("TAKHIN_LOG", "TAKHIN_LOG_LEVEL"),
+        ("TAKHIN_STORGE_COMMIT_THREADS", "TAKHIN_STORAGE_COMMIT_THREADS"),
+        ("TAKHIN_DATADIR", "TAKHIN_DATA_DIR"),
+        ("TAKHIN_DATA", "TAKHIN_DATA_DIR"),
+        ("TAKHIN_LISTEN_PORT", "TAKHIN_LISTEN"),
+        ("TAKHIN_CONFIG_FILE", "TAKHIN_CONFIG"),
+    ],
+)
+def test_mistaken_variables(tmp_path, name, nearest):
+    """A variable that was meant for the broker and is unknown is refused, with the nearest known one."""
+    sentence = refusal(tmp_path, environ={name: "9092"})
+    assert repr(name) in sentence
+    assert nearest in sentence
+
+
+def test_variables_of_others_are_left_alone():
+    """The client's address, other programs' variables, and what Kubernetes puts beside a service."""
+    environ = {
+        "PATH": "/bin",
+        "TAKHIN_SERVER": "broker:9092",
+        "TAKHIN_TOKEN": "secret",
+        "TAKHIN_SOAK": "1",
+        "TAKHIN_SERVICE_HOST": "10.0.0.1",
+        "TAKHIN_SERVICE_PORT": "9092",
+        "TAKHIN_SERVICE_PORT_GRPC": "9092",
+        "TAKHIN_PORT": "tcp://10.0.0.1:9092",
+        "TAKHIN_PORT_9092_TCP": "tcp://10.0.0.1:9092",
+        "TAKHIN_PORT_9092_TCP_ADDR": "10.0.0.1",
+        "TAKHIN_PORT_9092_TCP_PROTO": "tcp",
+        "TAKHIN_RPC_SERVICE_HOST": "10.0.0.1",
+        "TAKHIN_LOG_PORT": "tcp://10.0.0.1:80",
+    }
+    assert load({}, environ, None).settings == Settings()
+
+
+@pytest.mark.parametrize("raw", ["", "two", "1e3", "0", "-1", "1 ", "٣", "9" * 30])
+def test_bad_numbers_in_variables_and_flags(tmp_path, raw):
+    """Text that is no allowed number is refused; key, value and the variable or flag are named."""
+    key = "storage.commit_threads"
+    in_variable = refusal(tmp_path, environ={"TAKHIN_STORAGE_COMMIT_THREADS": raw})
+    in_flag = refusal(tmp_path, flags={key: raw})
+    assert key in in_variable
+    assert ascii(raw) in in_variable
+    assert "variable TAKHIN_STORAGE_COMMIT_THREADS" in in_variable
+    assert "flag --storage-commit-threads" in in_flag
+
+
+def test_a_mistake_in_a_source_that_loses_is_refused_too(tmp_path):
+    """It would come to light on the day the winner is taken away."""
+    sentence = refusal(tmp_path, flags={"log.level": "info"}, environ={"TAKHIN_LOG_LEVEL": "loud"})
+    assert "variable TAKHIN_LOG_LEVEL" in sentence
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("127.0.0.1:9092", ("127.0.0.1", 9092)),
+        ("localhost:0", ("localhost", 0)),
+        ("my_broker.example-1.org:65535", ("my_broker.example-1.org", 65535)),
+        ("[::1]:9092", ("::1", 9092)),
+        ("[::]:1", ("::", 1)),
+    ],
+)
+def test_addresses(address, parts):
+    """HOST:PORT, an IPv6 host in brackets."""
+    assert split_address(address) == parts
+    assert load({"listen": address}, {}, None).settings.listen == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "9092",
+        ":9092",
+        "host",
+        "host:",
+        "host:x",
+        "host:65536",
+        "::1:9092",
+        "[::1]",
+        "a b:1",
+        "h:1\n",
+        "unix:/x:1",
+        "unix:1",
+    ],
+)
+def test_bad_addresses(tmp_path, address):
+    """Anything else is refused as a value of listen."""
+    sentence = refusal(tmp_path, environ={"TAKHIN_LISTEN": address})
+    assert sentence.startswith("listen must be ")
+
+
+def values(option: Option) -> st.SearchStrategy[int | str]:
+    """Everything that an option allows."""
+    if option.choices:
+        return st.sampled_from(option.choices)
+    if isinstance(option.default, int):
+        return st.integers(option.least, option.most)
+    if option.check is not None:
+        return st.builds("{}:{}".format, st.sampled_from(["h", "[::1]", "10.1.2.3"]), st.integers(0, 65535))
+    return st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1)
+
+
+@given(flags=st.fixed_dictionaries({}, optional={key: values(option) for key, option in OPTIONS.items()}))
+def test_a_printed_config_loads_back(tmp_path_factory, flags):
+    """`--print-config` is a config file: loading it gives the same settings."""
+    printed = load(flags, {}, None)
+    file = toml_file(tmp_path_factory.mktemp("printed"), printed.as_toml())
+    assert load({}, {}, file).settings == printed.settings
+
+
+def test_a_printed_config_shows_every_value_with_its_doc_and_origin(tmp_path):
+    """Each key stands once, below its doc, and its line says where the value came from."""
+    file = toml_file(tmp_path, "[log]\nlevel = 'debug'\n")
+    loaded = load({"storage.commit_threads": "7"}, {"TAKHIN_LISTEN": "[::1]:1"}, file)
+    text = loaded.as_toml()
+    lines = text.splitlines()
+    tables = tomllib.loads(text)
+    for key, option in OPTIONS.items():
+        branch, _, name = key.rpartition(".")
+        assert (tables[branch] if branch else tables)[name] == value_of(loaded.settings, key)
+        assert any(option.doc in line for line in lines)
+    assert "commit_threads = 7  # from: flag --storage-commit-threads" in lines
+    assert 'listen = "[::1]:1"  # from: variable TAKHIN_LISTEN' in lines
+    assert f'level = "debug"  # from: file {str(file)!r}' in lines
+    assert 'format = "auto"  # from: default' in lines
