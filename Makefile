@@ -1,0 +1,73 @@
+# Every target sets up what it needs: a virtual environment in .venv, filled from pyproject.toml at the
+# versions of constraints.txt, and filled again when either changes. The machine brings Python >= 3.11,
+# pip and make. Another interpreter: make PYTHON=python3.12 … (remove .venv to change it later).
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+RUNTIME := .venv/runtime.stamp
+DEV := .venv/dev.stamp
+PIP := $(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check -c constraints.txt
+
+# Refuses, with a sentence, a Python or pip that cannot do it.
+define check_python
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python " \
+	+ sys.version.split()[0] + "; Takhin needs 3.11 or newer: make PYTHON=python3.11 ...")'
+@$(PYTHON) -c 'import pip' 2>/dev/null || { echo '$(PYTHON) has no pip (Debian: python3-pip)' >&2; exit 1; }
+@$(PYTHON) -c 'import pip, sys; sys.exit([int(n) for n in pip.__version__.split(".")[:2]] < [22, 3] \
+	and "the pip of $(PYTHON) is " + pip.__version__ + "; 22.3 is the first that can fill .venv")'
+endef
+
+# A target says what it does with the line that `make help` shows for it.
+say = @sed -n 's/^$@:.*\#\# /$@: /p' Makefile
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check proto bench soak
+.DELETE_ON_ERROR:
+
+help: ## show the targets
+	@echo 'make TARGET [ARGS="passed on to the program"] [PYTHON=python3.12]'
+	@sed -n 's/^\([a-z-]*\):.*## /  \1: /p' Makefile
+
+serve: $(RUNTIME) ## run a broker on 127.0.0.1:9092 with its data in ./data; Ctrl-C stops it
+	$(say)
+	@exec $(BIN)/takhin serve --listen 127.0.0.1:9092 --data-dir ./data $(ARGS)
+
+test: $(DEV) ## run all tests but the long ones of `make soak`
+	$(say)
+	@$(BIN)/python -m pytest -m 'not soak' $(ARGS)
+
+check: $(DEV) ## lint, formatting, types, and the tidy test of the code's own rules
+	$(say)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_tidy.py $(ARGS)
+
+proto: $(DEV) ## write takhin/v1 anew from proto/takhin/v1/takhin.proto
+	$(say)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=. \
+		--grpc_python_out=. --mypy_out=. --mypy_grpc_out=. proto/takhin/v1/takhin.proto
+
+bench: $(DEV) ## time the pieces: append, read and conversion, by batch and record size
+	$(say)
+	@$(BIN)/python -m pytest bench $(ARGS)
+
+soak: $(DEV) ## run the long tests: full counts, one line of figures each
+	$(say)
+	@$(BIN)/python -m pytest -m soak -s $(ARGS)
+
+# venv --without-pip, because Debian ships ensurepip apart; the machine's pip fills it from outside.
+$(BIN)/python:
+	$(check_python)
+	@$(PYTHON) -m venv --clear --without-pip .venv
+
+$(RUNTIME): pyproject.toml constraints.txt $(BIN)/python
+	@echo 'installing into .venv what the broker needs (now, and when the pinned versions change)'
+	@$(PIP) -e .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt $(BIN)/python
+	@echo 'installing into .venv what development needs (now, and when the pinned versions change)'
+	@$(PIP) -e '.[dev]'
+	@touch $(RUNTIME) $@

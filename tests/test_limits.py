@@ -1,0 +1,289 @@
+"""The limits: what is allowed comes back as it is, what is not raises the named error."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from takhin import limits
+from takhin.errors import (
+    InvalidArgumentError,
+    InvalidConfigError,
+    InvalidGroupIdError,
+    InvalidRecordError,
+    InvalidTopicNameError,
+    OffsetOutOfRangeError,
+    RecordTooLargeError,
+    RefusedError,
+    UnsupportedReplicationError,
+)
+from takhin.model import Batch, Header, TimestampType, TopicConfig
+
+NOW = 1_700_000_000_000
+AHEAD_MS_MAX = 1_000
+
+GOOD_NAMES = ["a", "orders", "a.b-c_D.9", "x" * 249, "...", "-rf", "_one", ".hidden", "a__b"]
+BAD_NAMES = [
+    *(
+        "",
+        ".",
+        "..",
+        "__",
+        "__x",
+        "x" * 250,
+        " ",
+        "a b",
+        "a/b",
+        "../up",
+        "/etc",
+        "a\\b",
+        "a\n",
+        "\na",
+        "a\x00",
+    ),
+    *("é", "\uff41", "🦆", "a:b", "a*", "٣", "x" * 10_000, "a\u202eb"),
+]
+
+
+def batch_of(
+    *values: bytes | None, timestamp: int = NOW, headers: dict[int, list[Header]] | None = None
+) -> Batch:
+    """A batch without keys, its size counted."""
+    headers = headers or {}
+    size = limits.size_bytes([], values, headers.values())
+    return Batch([None] * len(values), values, [timestamp] * len(values), headers, size)
+
+
+def check_batch(batch: Batch, max_message_bytes: int = 100) -> Batch:
+    return limits.check_batch(batch, max_message_bytes=max_message_bytes, now=NOW, ahead_ms_max=AHEAD_MS_MAX)
+
+
+def config(**raw: str) -> TopicConfig:
+    """A config of raw values; underscores stand for dots."""
+    named = {key.replace("_", "."): value for key, value in raw.items()}
+    return limits.topic_config(named, default_bytes=1_000, bytes_max=5_000)
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES, ids=lambda name: name[:12])
+def test_good_topic_names(name: str):
+    """Names of the allowed characters and length come back as they are."""
+    assert limits.check_topic_name(name) == name
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=lambda name: ascii(name[:12]))
+def test_bad_topic_names(name: str):
+    """Names that are empty, long, reserved, or dangerous in a path are refused in a short, plain sentence."""
+    with pytest.raises(InvalidTopicNameError) as refused:
+        limits.check_topic_name(name)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 300
+    assert len(refused.value.details["topic"]) <= 249
+
+
+@given(st.text(max_size=260))
+def test_an_allowed_topic_name_is_one_plain_path_component(name: str):
+    """Whatever text is accepted names one folder below its parent: no separator, no step up, ASCII alone."""
+    try:
+        limits.check_topic_name(name)
+    except InvalidTopicNameError:
+        return
+    assert name.isascii()
+    assert name.isprintable()
+    assert not {"/", "\\", " "} & set(name)
+    assert name not in {"", ".", ".."}
+    assert len(name) <= 249
+
+
+@pytest.mark.parametrize("group_id", ["a", "x" * 255, "é" * 127, " ", "\n", "nul\x00", "🦆" * 63])
+def test_good_group_ids(group_id: str):
+    """Any text of 1 to 255 bytes is a group id."""
+    assert limits.check_group_id(group_id) == group_id
+
+
+@pytest.mark.parametrize("group_id", ["", "x" * 256, "é" * 128, "🦆" * 64, "x" * 10_000], ids=len)
+def test_bad_group_ids(group_id: str):
+    """Bytes of UTF-8 are counted, not characters; the error does not repeat a long id."""
+    with pytest.raises(InvalidGroupIdError, match=str(len(group_id.encode()))) as refused:
+        limits.check_group_id(group_id)
+    assert len(str(refused.value)) < 1_200
+
+
+@pytest.mark.parametrize("value", [1, 2, 3])
+def test_values_within_a_range(value: int):
+    """Both ends belong to a range."""
+    assert limits.check_range("n", value, 1, 3) == value
+
+
+@pytest.mark.parametrize("value", [0, 4, -(1 << 31), 1 << 62])
+def test_values_outside_a_range(value: int):
+    """The error names the field, the value and the bounds."""
+    with pytest.raises(InvalidArgumentError, match=f"^n must be 1 to 3, not {value}$") as refused:
+        limits.check_range("n", value, 1, 3)
+    assert refused.value.details == {"field": "n", "value": str(value)}
+
+
+def test_a_range_without_upper_end():
+    """A range that ends where 64-bit numbers do is told as its lower end alone."""
+    assert limits.check_range("n", (1 << 63) - 1, 0) == (1 << 63) - 1
+    with pytest.raises(InvalidArgumentError, match=r"^n must be at least 0, not -1$"):
+        limits.check_range("n", -1, 0)
+
+
+def test_metadata():
+    """Metadata may have 4,096 bytes of UTF-8, any of them."""
+    for metadata in ("", "x" * 4_096, "é" * 2_048, "\x00\n"):
+        assert limits.check_metadata(metadata) == metadata
+    for metadata in ("x" * 4_097, "é" * 2_049):
+        with pytest.raises(InvalidArgumentError, match="4096 bytes"):
+            limits.check_metadata(metadata)
+
+
+def test_replication():
+    """One machine keeps one copy: 0 and 1 pass, more is refused with the reason, and so is less."""
+    limits.check_replication(0)
+    limits.check_replication(1)
+    for factor in (2, 3, (1 << 31) - 1):
+        with pytest.raises(UnsupportedReplicationError, match=f"{factor} .*one machine"):
+            limits.check_replication(factor)
+    with pytest.raises(InvalidArgumentError):
+        limits.check_replication(-1)
+
+
+def test_commit_offset():
+    """A committed offset is anything from 0 to the end, the end included."""
+    assert [limits.check_commit_offset("t", 0, offset, 5) for offset in (0, 3, 5)] == [0, 3, 5]
+    for offset in (-1, 6):
+        with pytest.raises(OffsetOutOfRangeError) as refused:
+            limits.check_commit_offset("t", 0, offset, 5)
+        assert refused.value.details["end_offset"] == "5"
+
+
+def test_configs_that_are_not_given():
+    """Defaults stand in, and never above what a message can carry."""
+    assert config() == TopicConfig(1_000, TimestampType.CREATE_TIME)
+    assert limits.topic_config({}, default_bytes=9_000, bytes_max=5_000) == TopicConfig(5_000)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_configs_that_are_given(order: int):
+    """Each known config is taken, in any order, and leaves the other as it is."""
+    raw = {limits.MAX_MESSAGE_BYTES: "17", limits.TIMESTAMP_TYPE: "LogAppendTime"}
+    shuffled = dict(list(raw.items())[::order])
+    made = limits.topic_config(shuffled, default_bytes=1_000, bytes_max=5_000)
+    assert made == TopicConfig(17, TimestampType.LOG_APPEND_TIME)
+    assert limits.config_values(made) == raw
+
+
+@pytest.mark.parametrize("value", ["1", "5000", "0005"])
+def test_good_max_message_bytes(value: str):
+    """A whole number from 1 to what a message can carry is taken."""
+    assert config(max_message_bytes=value).max_message_bytes == int(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["0", "5001", "-1", "+5", "", " 5", "5\n", "1e3", "1_0", "٣", "five", "9" * 5_000]
+)
+def test_bad_max_message_bytes(value: str):
+    """Whatever is not such a number is refused, naming the config and the bounds."""
+    with pytest.raises(InvalidConfigError, match=r"max\.message\.bytes .*1 to 5000") as refused:
+        config(max_message_bytes=value)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("value", ["", "createtime", "CreateTime ", "NoTimestampType"])
+def test_bad_timestamp_type(value: str):
+    """An unknown timestamp type is refused, naming those there are."""
+    with pytest.raises(InvalidConfigError, match="CreateTime or LogAppendTime"):
+        config(message_timestamp_type=value)
+
+
+@pytest.mark.parametrize("key", ["retention.ms", "", "max_message_bytes", "Max.Message.Bytes", "x" * 10_000])
+def test_unknown_configs(key: str):
+    """An unknown config is refused, naming the known ones."""
+    with pytest.raises(
+        InvalidConfigError, match=r"max\.message\.bytes and message\.timestamp\.type"
+    ) as refused:
+        limits.topic_config({key: "1"}, default_bytes=1_000, bytes_max=5_000)
+    assert len(str(refused.value)) < 300
+
+
+def test_size_counts_keys_values_and_headers():
+    """A record's size is its key, its value and its headers, in bytes; what is absent counts nothing."""
+    assert limits.size_bytes([b"k" * 3, None, b""], [None, b"v" * 5, b""], [[Header("é", b"12")], []]) == 12
+    assert limits.size_bytes([], [], []) == 0
+
+
+def test_a_good_batch_comes_back():
+    """A batch within the limits is returned as it is, however large it is as a whole."""
+    for batch in (batch_of(b""), batch_of(None), batch_of(*[b"x" * 100] * 50)):
+        assert check_batch(batch) is batch
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_record_that_is_too_large(position: int):
+    """One byte too many in one record refuses the batch, naming the record, its size and the limit."""
+    values = [b"x"] * 3
+    values[position] = b"x" * 101
+    with pytest.raises(RecordTooLargeError) as refused:
+        check_batch(batch_of(*values))
+    assert refused.value.details == {
+        "record": str(position),
+        "size_bytes": "101",
+        "max_message_bytes": "100",
+    }
+
+
+def test_headers_count_towards_the_size():
+    """A record is too large as well when its headers make it so."""
+    with pytest.raises(RecordTooLargeError):
+        check_batch(batch_of(b"x" * 60, headers={0: [Header("é" * 10, b"x" * 21)]}))
+    assert check_batch(batch_of(b"x" * 60, headers={0: [Header("é" * 10, b"x" * 20)]}))
+
+
+@pytest.mark.parametrize("timestamp", [0, NOW, NOW + AHEAD_MS_MAX])
+def test_good_timestamps(timestamp: int):
+    """Anything from 1970 to a little ahead of the broker's clock is a timestamp."""
+    assert check_batch(batch_of(b"x", timestamp=timestamp))
+
+
+@pytest.mark.parametrize("timestamp", [-1, -(1 << 63), NOW + AHEAD_MS_MAX + 1, (1 << 63) - 1])
+def test_bad_timestamps(timestamp: int):
+    """A timestamp before 1970 or far ahead refuses the batch, naming record and timestamp."""
+    batch = batch_of(b"a", b"b", b"c")
+    timestamps = [NOW, timestamp, NOW]
+    with pytest.raises(InvalidRecordError, match=f"record 1 has timestamp {timestamp};"):
+        check_batch(Batch(batch.keys, batch.values, timestamps, {}, batch.size_bytes))
+
+
+def test_a_header_without_a_key():
+    """A header needs a key, its value may be empty; the error names record and header."""
+    headers = {1: [Header("a", b""), Header("", b"x")]}
+    with pytest.raises(InvalidRecordError, match="header 1 of record 1"):
+        check_batch(batch_of(b"a", b"b", headers=headers))
+    assert check_batch(batch_of(b"a", headers={0: [Header("a", b"")]}))
+
+
+def test_long_texts_are_cut_where_errors_repeat_them():
+    """What an error shows of a caller's text is ASCII, quoted, and short."""
+    assert limits.shown("a\n🦆") == r"'a\n\U0001f986'"
+    assert limits.shown("x" * 80) == repr("x" * 80)
+    assert limits.shown("x" * 81) == f"{'x' * 80!r}… (81 characters)"
+
+
+@given(st.text(), st.integers(), st.dictionaries(st.text(), st.text(), max_size=3))
+def test_nothing_but_refusals(text: str, number: int, raw: dict[str, str]):
+    """Whatever arrives, a check returns or raises a RefusedError, never anything else."""
+    checks = (
+        lambda: limits.check_topic_name(text),
+        lambda: limits.check_group_id(text),
+        lambda: limits.check_metadata(text),
+        lambda: limits.check_replication(number),
+        lambda: limits.check_range("n", number, 0, 9),
+        lambda: limits.topic_config(raw, default_bytes=1, bytes_max=9),
+    )
+    for check in checks:
+        with suppress(RefusedError):
+            check()

@@ -1,0 +1,32 @@
+"""The README's settings table says what takhin/settings.py says, no more and no less."""
+
+import re
+from pathlib import Path
+
+from takhin.config import OPTIONS, Option
+
+README = Path(__file__).parents[1] / "README.md"
+ROW = re.compile(r"^\| `[a-z_.]+` \| .* \|$", re.MULTILINE)
+MINUTE_MS = 60_000
+MIB_BYTES = 1 << 20
+
+
+def in_large_units(key: str, value: int | str) -> str:
+    """` (10 MiB)` or ` (15 min)` after a number that a person would rather read so."""
+    unit = re.search(r"_(bytes|ms)(_max|_min)?$", key)
+    if not unit or not isinstance(value, int):
+        return ""
+    size, name = (MIB_BYTES, "MiB") if unit[1] == "bytes" else (MINUTE_MS, "min")
+    return f" ({value // size} {name})" if value and value % size == 0 else ""
+
+
+def row(key: str, option: Option) -> str:
+    doc = option.help if option.choices else option.doc
+    return f"| `{key}` | `{option.default}`{in_large_units(key, option.default)} | {doc} |"
+
+
+def test_settings_table_is_complete_and_true() -> None:
+    """Every setting stands in the README with its key, default, unit and doc, in the order of the tree."""
+    rows = [match[0] for match in ROW.finditer(README.read_text())]
+    expected = [row(key, option) for key, option in OPTIONS.items()]
+    assert rows == expected, "\n".join(["the table should be:", *expected])

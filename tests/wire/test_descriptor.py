@@ -1,0 +1,141 @@
+"""The interface that clients were generated from, written out by hand. Names and numbers never change."""
+
+import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+
+from takhin.v1 import takhin_pb2
+
+SERVICE = "takhin.v1.TakhinService"
+
+RPCS = {
+    "CreateTopic": "CreateTopicRequest -> CreateTopicResponse",
+    "DeleteTopic": "DeleteTopicRequest -> DeleteTopicResponse",
+    "ListTopics": "ListTopicsRequest -> ListTopicsResponse",
+    "GetTopic": "GetTopicRequest -> GetTopicResponse",
+    "DescribeTopics": "DescribeTopicsRequest -> DescribeTopicsResponse",
+    "ProduceMessage": "ProduceMessageRequest -> ProduceMessageResponse",
+    "ProduceMessageStream": "stream ProduceMessageRequest -> stream ProduceMessageResponse",
+    "ConsumeMessages": "ConsumeMessagesRequest -> stream ConsumeMessagesResponse",
+    "CommitOffset": "CommitOffsetRequest -> CommitOffsetResponse",
+    "ListConsumerGroups": "ListConsumerGroupsRequest -> ListConsumerGroupsResponse",
+    "DescribeConsumerGroup": "DescribeConsumerGroupRequest -> DescribeConsumerGroupResponse",
+    "DeleteConsumerGroup": "DeleteConsumerGroupRequest -> DeleteConsumerGroupResponse",
+    "GetPartitionOffsets": "GetPartitionOffsetsRequest -> GetPartitionOffsetsResponse",
+    "HealthCheck": "HealthCheckRequest -> HealthCheckResponse",
+}
+
+MESSAGES = {
+    "Record": """
+        optional bytes key = 1; optional bytes value = 2; repeated RecordHeader headers = 3;
+        int64 timestamp = 4; int64 offset = 5; int32 partition = 6""",
+    "RecordHeader": "string key = 1; bytes value = 2",
+    "TopicPartitionOffset": "string topic = 1; int32 partition = 2; int64 offset = 3",
+    "TopicInfo": """
+        string name = 1; int32 num_partitions = 2; int32 replication_factor = 3;
+        map<int32, PartitionInfo> partitions = 4""",
+    "PartitionInfo": """
+        int32 partition_id = 1; int64 beginning_offset = 2; int64 end_offset = 3; int32 leader = 4;
+        repeated int32 replicas = 5; repeated int32 isr = 6""",
+    "ConsumerGroupInfo": """
+        string group_id = 1; string state = 2; string protocol_type = 3; int32 member_count = 4""",
+    "ConsumerGroupMember": """
+        string member_id = 1; string client_id = 2; string client_host = 3;
+        repeated TopicPartitionOffset assignments = 4""",
+    "CreateTopicRequest": """
+        string name = 1; int32 num_partitions = 2; int32 replication_factor = 3;
+        map<string, string> configs = 4""",
+    "CreateTopicResponse": "bool success = 1; string error = 2",
+    "DeleteTopicRequest": "string name = 1",
+    "DeleteTopicResponse": "bool success = 1; string error = 2",
+    "ListTopicsRequest": "",
+    "ListTopicsResponse": "repeated string topics = 1",
+    "GetTopicRequest": "string name = 1",
+    "GetTopicResponse": "TopicInfo topic = 1; string error = 2",
+    "DescribeTopicsRequest": "repeated string topics = 1",
+    "DescribeTopicsResponse": "repeated TopicInfo topics = 1",
+    "ProduceMessageRequest": """
+        string topic = 1; int32 partition = 2; Record record = 3; optional int32 required_acks = 4;
+        int32 timeout_ms = 5; repeated Record records = 6""",
+    "ProduceMessageResponse": """
+        string topic = 1; int32 partition = 2; int64 offset = 3; int64 timestamp = 4; string error = 5""",
+    "ConsumeMessagesRequest": """
+        string topic = 1; int32 partition = 2; int64 offset = 3; int32 max_bytes = 4; int32 min_bytes = 5;
+        int32 max_wait_ms = 6""",
+    "ConsumeMessagesResponse": """
+        string topic = 1; int32 partition = 2; int64 high_watermark = 3; repeated Record records = 4;
+        string error = 5""",
+    "CommitOffsetRequest": "string group_id = 1; repeated TopicPartitionOffset offsets = 2",
+    "CommitOffsetResponse": "bool success = 1; string error = 2",
+    "ListConsumerGroupsRequest": "",
+    "ListConsumerGroupsResponse": "repeated ConsumerGroupInfo groups = 1",
+    "DescribeConsumerGroupRequest": "string group_id = 1",
+    "DescribeConsumerGroupResponse": """
+        string group_id = 1; string state = 2; string protocol_type = 3;
+        repeated ConsumerGroupMember members = 4; string error = 5""",
+    "DeleteConsumerGroupRequest": "string group_id = 1",
+    "DeleteConsumerGroupResponse": "bool success = 1; string error = 2",
+    "GetPartitionOffsetsRequest": "string topic = 1; int32 partition = 2",
+    "GetPartitionOffsetsResponse": """
+        string topic = 1; int32 partition = 2; int64 beginning_offset = 3; int64 end_offset = 4;
+        string error = 5""",
+    "HealthCheckRequest": "",
+    "HealthCheckResponse": "string status = 1; string version = 2; int64 uptime_seconds = 3",
+}
+
+
+def rpc_line(rpc: MethodDescriptor) -> str:
+    """An RPC as the table writes it."""
+    request = "stream " * rpc.client_streaming + rpc.input_type.name
+    return f"{request} -> {'stream ' * rpc.server_streaming}{rpc.output_type.name}"
+
+
+def type_name(field: FieldDescriptor) -> str:
+    if field.message_type is not None:
+        return field.message_type.name
+    names = {v: k for k, v in vars(FieldDescriptor).items() if k.startswith("TYPE_")}
+    return names[field.type].removeprefix("TYPE_").lower()
+
+
+def field_line(field: FieldDescriptor) -> str:
+    """A field as a proto file writes it."""
+    message = field.message_type
+    if message is not None and message.GetOptions().map_entry:
+        key, value = (type_name(message.fields_by_name[part]) for part in ("key", "value"))
+        kind = f"map<{key}, {value}>"
+    elif field.is_repeated:
+        kind = f"repeated {type_name(field)}"
+    elif field.containing_oneof is not None:  # proto3's optional is a oneof of one
+        kind = f"optional {type_name(field)}"
+    else:
+        kind = type_name(field)
+    return f"{kind} {field.name} = {field.number}"
+
+
+def field_lines(message: Descriptor) -> set[str]:
+    return {field_line(field) for field in message.fields}
+
+
+def test_rpcs_are_as_published() -> None:
+    """Every published RPC has its name, its request, its response and its kind of streaming."""
+    service = takhin_pb2.DESCRIPTOR.services_by_name["TakhinService"]
+    assert service.full_name == SERVICE
+    assert RPCS.items() <= {rpc.name: rpc_line(rpc) for rpc in service.methods}.items()
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_fields_are_as_published(name: str) -> None:
+    """Every published field has its name, number, type and label; others may stand beside it."""
+    message = takhin_pb2.DESCRIPTOR.message_types_by_name[name]
+    published = {" ".join(line.split()) for line in MESSAGES[name].split(";")} - {""}
+    assert message.full_name == f"takhin.v1.{name}"
+    assert published <= field_lines(message)
+
+
+def test_optional_fields_tell_absent_from_default() -> None:
+    """key, value and required_acks know whether they were sent."""
+    record = takhin_pb2.Record.FromString(takhin_pb2.Record(key=b"").SerializeToString())
+    request = takhin_pb2.ProduceMessageRequest(required_acks=0)
+    request = takhin_pb2.ProduceMessageRequest.FromString(request.SerializeToString())
+    assert (record.HasField("key"), record.HasField("value")) == (True, False)
+    assert request.HasField("required_acks")
+    assert not takhin_pb2.ProduceMessageRequest().HasField("required_acks")
