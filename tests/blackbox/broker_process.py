@@ -1,0 +1,151 @@
+"""A broker in a process of its own, run as people run it.
+
+Owns the command line, the ready line, signals and exit codes. Knows nothing of the broker's code.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGTERM, Signals
+from typing import Self
+
+READY = re.compile(
+    r"takhin (?P<version>\S+) ready on (?P<address>\S+:\d+), data in (?P<data_dir>.+), "
+    r"(?P<topics>\d+) topics? \(SQLite (?P<sqlite>\S+), gRPC (?P<grpc>\S+), Python (?P<python>\S+)\)\n"
+)
+READY_WAIT_S_MAX = 20.0
+
+CHECK_FILES = Path(__file__).parents[1] / "storage" / "check_files.py"
+"""Looks over a data folder in a process of its own, as a stranger with an SQLite library would."""
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """The environment of a broker: this one's, with TAKHIN_… being `settings` and nothing else.
+
+    settings: by the name of their environment variable, in lower case: consume_heartbeat_ms=100.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAKHIN_")}
+    return inherited | {f"TAKHIN_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def command(*args: object) -> list[str]:
+    """`takhin ARGS` by the interpreter that runs the tests."""
+    return [sys.executable, "-m", "takhin", *map(str, args)]
+
+
+class Broker:
+    """A serving broker. `with Broker(folder) as broker` stops it at the end if it still runs.
+
+    It must end cleanly then, and must not have logged an exception.
+
+    listen: HOST:PORT; port 0 takes a free one, which `address` then holds.
+    settings: as in `environment`.
+    """
+
+    def __init__(self, data_dir: Path, *, listen: str = "127.0.0.1:0", **settings: object) -> None:
+        self.data_dir = data_dir
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
+        self._process = subprocess.Popen(
+            command("serve", "--data-dir", data_dir, "--listen", listen),
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment(**settings),
+        )
+        try:
+            self.ready = self._wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
+        self.address: str = self.ready["address"]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def partition_file(self, topic: str, partition: int = 0) -> Path:
+        return self.data_dir / "topics" / topic / f"{partition}.db"
+
+    def log(self) -> str:
+        """What it has written to stderr so far."""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode()
+
+    def send_signal(self, number: Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, seconds_max: float) -> int:
+        """Its exit code; subprocess.TimeoutExpired if it takes longer."""
+        return self._process.wait(seconds_max)
+
+    def stop(self, number: Signals = SIGTERM, *, seconds_max: float = 15.0) -> int:
+        self.send_signal(number)
+        return self.wait(seconds_max)
+
+    def kill(self) -> None:
+        """End it with SIGKILL: nothing of its own runs any more."""
+        self._process.kill()
+        self._process.wait()
+
+    def more_output(self) -> str:
+        """What it wrote to stdout after the ready line; for a broker that has ended."""
+        return self._stdout.read().decode()
+
+    def close(self) -> None:
+        if self.running:
+            self.kill()
+        self._stdout.close()
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *exc: object) -> None:
+        try:
+            if failure is None:
+                assert not self.running or self.stop() == 0
+                assert "Traceback" not in self.log()
+        finally:
+            print(f"the broker's log:\n{self.log()}")  # shown if the test fails
+            self.close()
+
+    @property
+    def _stdout(self):
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def _wait_until_ready(self) -> re.Match[str]:
+        deadline = time.monotonic() + READY_WAIT_S_MAX
+        line = b""
+        while not line.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._stdout], [], [], left)[0]:
+                raise AssertionError(f"not ready after {READY_WAIT_S_MAX} s: {line!r}\n{self.log()}")
+            piece = os.read(self._stdout.fileno(), 4_096)
+            if not piece:
+                raise AssertionError(f"ended with {self.wait(5)} before it was ready\n{self.log()}")
+            line += piece
+        ready = READY.fullmatch(line.decode())
+        assert ready is not None, f"not the ready line: {line!r}"
+        return ready
+
+
+@contextmanager
+def looked_over(folder: Path) -> Iterator[Path]:
+    """A data folder whose files are looked over afterwards; its last broker must have ended cleanly."""
+    yield folder
+    if (folder / "topics").is_dir():
+        checked = subprocess.run([sys.executable, CHECK_FILES, folder], stdout=subprocess.PIPE, check=False)
+        assert checked.returncode == 0, checked.stdout.decode()

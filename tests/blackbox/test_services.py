@@ -1,0 +1,99 @@
+"""The services beside takhin.v1: health, reflection, and a tool that knows nothing but reflection."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2 as health
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from blackbox.clients import CALL_S_MAX, CHANNEL_OPTIONS, create_topic
+from blackbox.reflection import VERSIONS, file_of, service_names
+from blackbox.wire_table import SERVICE, DescribedClient, described_file
+
+SERVING = health.HealthCheckResponse.SERVING
+HEALTH_LIST = described_file(
+    "grpc.health.v1",
+    "Health",
+    """
+HealthListRequest:
+HealthCheckResponse: status=1 int32
+HealthListResponse: statuses=1 map<string,HealthCheckResponse>
+""",
+    "List: HealthListRequest -> HealthListResponse",
+)
+"""List is younger than many a generated client."""
+
+BUF = Path(sysconfig.get_path("scripts")) / "buf"
+
+
+@pytest.fixture
+def channel(broker):
+    with grpc.insecure_channel(broker.address, options=CHANNEL_OPTIONS) as channel:
+        yield channel
+
+
+@pytest.mark.parametrize("service", ["", SERVICE])
+def test_health_check_and_watch_say_serving(channel, service):
+    """grpc.health.v1 Check and Watch answer SERVING for the whole server and for the service."""
+    stub = HealthStub(channel)
+    request = health.HealthCheckRequest(service=service)
+    assert stub.Check(request, timeout=CALL_S_MAX).status == SERVING
+    watch = stub.Watch(request, timeout=CALL_S_MAX)
+    assert next(watch).status == SERVING
+    watch.cancel()
+
+
+def test_health_lists_its_services(channel):
+    """grpc.health.v1 List names the whole server and the service."""
+    client = DescribedClient(channel, HEALTH_LIST)
+    statuses = client.List(client.messages.HealthListRequest(), timeout=CALL_S_MAX).statuses
+    assert {"", SERVICE} <= set(statuses)
+    assert {status.status for status in statuses.values()} == {SERVING}
+
+
+def test_health_of_an_unknown_service_is_not_found(channel):
+    """A probe with a typing error does not pass."""
+    with pytest.raises(grpc.RpcError) as caught:
+        HealthStub(channel).Check(health.HealthCheckRequest(service="takhin.v1.Takhin"), timeout=CALL_S_MAX)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_reflection_lists_and_describes_the_service(channel, version):
+    """Both versions of server reflection list the services and describe every method."""
+    names = service_names(channel, version)
+    assert {SERVICE, "grpc.health.v1.Health"} <= names
+    assert {f"grpc.reflection.{v}.ServerReflection" for v in VERSIONS} <= names
+    (service,) = file_of(channel, version, SERVICE).service
+    assert {"ProduceMessage", "ProduceMessageStream", "ConsumeMessages"} <= {m.name for m in service.method}
+
+
+def buf_curl(address, *args):
+    """`buf curl` without a schema: the lines it prints."""
+    arguments = [BUF, "curl", "--protocol", "grpc", "--http2-prior-knowledge", *args]
+    arguments[-1] = f"http://{address}{arguments[-1]}"
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not BUF.exists(), reason="buf (PyPI: buf-bin) is not installed")
+def test_buf_curl_lists_and_calls_the_service(broker, stub):
+    """A tool that has only reflection lists the methods, produces a record and reads it back."""
+    create_topic(stub, "curled")
+    assert SERVICE in buf_curl(broker.address, "--list-services", "").split()
+    methods = buf_curl(broker.address, "--list-methods", "").split()
+    assert f"{SERVICE}/ProduceMessage" in methods
+    request = json.dumps({"topic": "curled", "record": {"key": "aw==", "value": "dmFsdWU="}})
+    produced = json.loads(buf_curl(broker.address, "-d", request, f"/{SERVICE}/ProduceMessage"))
+    assert (produced["topic"], produced["recordCount"]) == ("curled", 1)
+    request = json.dumps({"topic": "curled", "offset": "-1", "stopAtEnd": True})
+    consumed = json.loads(buf_curl(broker.address, "-d", request, f"/{SERVICE}/ConsumeMessages"))
+    (record,) = consumed["records"]
+    assert (record["key"], record["value"]) == ("aw==", "dmFsdWU=")

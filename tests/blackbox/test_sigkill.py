@@ -1,0 +1,153 @@
+"""SIGKILL under load: nothing acknowledged is lost, moved, altered or doubled. And the check can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import time
+
+import pytest
+
+from blackbox.broker_process import Broker
+from blackbox.clients import connected, create_topic
+from blackbox.load import PARTITIONS, TOPIC, Journal, Log, Record, Sent, losses, produce_and_kill, read_back
+
+ROUNDS = 20
+"""Of a series, which is one data folder; its log grows from round to round."""
+
+SERIES = [0, *(pytest.param(n, marks=[pytest.mark.soak, pytest.mark.timeout(600)]) for n in range(1, 25))]
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("series", SERIES)
+async def test_nothing_acknowledged_is_lost(data_dir, series):
+    """Sixteen producers, a SIGKILL at a random moment, restart, everything read back: twenty times."""
+    journal = Journal.new()
+    moments = random.Random(journal.seed)
+    began = time.monotonic()
+    with Broker(data_dir) as broker, connected(broker.address) as stub:
+        create_topic(stub, TOPIC, PARTITIONS)
+    for number in range(ROUNDS):
+        with Broker(data_dir) as broker:
+            if number:
+                assert not losses(journal, read_back(broker))
+            await produce_and_kill(
+                broker, journal, f"round {number}", asyncio.sleep(moments.uniform(0.02, 0.4))
+            )
+    with Broker(data_dir) as broker:
+        logs = read_back(broker)
+    assert not losses(journal, logs)
+    acked, found = journal.acked_records(), sum(map(len, logs.values()))
+    assert acked > 1_000
+    took = time.monotonic() - began
+    print(f"SIGKILL series {series}: {ROUNDS} rounds, {acked} acked, {found} found, 0 lost, {took:.0f} s")
+
+
+async def test_a_folder_that_was_put_back_is_seen(data_dir, tmp_path):
+    """Control: with an older copy of the folder in its place, the same check reports losses."""
+    journal = Journal.new()
+    with Broker(data_dir) as broker, connected(broker.address) as stub:
+        create_topic(stub, TOPIC, PARTITIONS)
+    shutil.copytree(data_dir, tmp_path / "older")
+    with Broker(data_dir) as broker:
+        await produce_and_kill(broker, journal, "round 0", asyncio.sleep(0.5))
+    with Broker(data_dir) as broker:
+        assert not losses(journal, read_back(broker))
+    shutil.rmtree(data_dir)
+    shutil.copytree(tmp_path / "older", data_dir)
+    with Broker(data_dir) as broker:
+        found = losses(journal, read_back(broker))
+    assert len(found) >= sum(sent.acked is not None for of in journal.sent.values() for sent in of) > 0
+
+
+def small_run() -> tuple[Journal, dict[int, Log]]:
+    """One producer: batches of 1, 2, 1 and 3 records acknowledged, and one of 2 that nobody answered."""
+    journal, log = Journal(seed=0), []
+    requests = journal.sent.setdefault("producer", [])
+    for number, size in enumerate((1, 2, 1, 3, 2)):
+        records = [Record(b"key", b"%d.%d" % (number, n), (("h", b"v"),)) for n in range(size)]
+        requests.append(Sent(records, (0, len(log)) if number < 4 else None))
+        if number < 4:
+            log += records
+    return journal, {0: log, 1: [], 2: []}
+
+
+def drop_one(log, unanswered):
+    del log[5]
+
+
+def drop_the_last(log, unanswered):
+    del log[-1]
+
+
+def drop_all(log, unanswered):
+    del log[:]
+
+
+def swap_two(log, unanswered):
+    log[3], log[4] = log[4], log[3]
+
+
+def alter_a_byte(log, unanswered):
+    log[6] = log[6]._replace(value=log[6].value[:-1] + b"?")
+
+
+def forget_a_header(log, unanswered):
+    log[2] = log[2]._replace(headers=())
+
+
+def empty_for_null(log, unanswered):
+    log[2] = log[2]._replace(key=b"")
+
+
+def double_one(log, unanswered):
+    log.append(log[0])
+
+
+def invent_one(log, unanswered):
+    log.append(Record(None, b"nobody sent this", ()))
+
+
+def break_a_batch(log, unanswered):
+    log.append(unanswered[0])
+
+
+def turn_a_batch(log, unanswered):
+    log += reversed(unanswered)
+
+
+def move_to_the_front(log, unanswered):
+    log[:0] = unanswered
+
+
+DAMAGES = [
+    drop_one,
+    drop_the_last,
+    drop_all,
+    swap_two,
+    alter_a_byte,
+    forget_a_header,
+    empty_for_null,
+    double_one,
+    invent_one,
+    break_a_batch,
+    turn_a_batch,
+    move_to_the_front,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_kind_of_damage_is_seen(damage):
+    """Control: the check reports damage of each kind, and none where there is none."""
+    journal, logs = small_run()
+    assert losses(journal, logs) == []
+    damage(logs[0], journal.sent["producer"][-1].records)
+    assert losses(journal, logs)
+
+
+def test_an_unanswered_request_may_be_there():
+    """What was sent but never answered may be found, whole and once, or not."""
+    journal, logs = small_run()
+    logs[0] += journal.sent["producer"][-1].records
+    assert losses(journal, logs) == []

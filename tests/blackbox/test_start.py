@@ -1,0 +1,174 @@
+"""Starting: the ready line, and every refusal to start as one clear line and exit code 2."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from blackbox.broker_process import Broker, command, environment
+from blackbox.clients import connected, create_topic, produce, read_all
+
+REFUSED_S_MAX = 2.0
+
+
+def refused(*args, **settings):
+    """Start a broker that must be refused; returns its one line on stderr and the seconds it took."""
+    began = time.monotonic()
+    done = subprocess.run(
+        command("serve", *args),
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    took = time.monotonic() - began
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    return line, took
+
+
+def test_the_ready_line_says_what_is_served(data_dir):
+    """Address, data folder, topics and versions, in one line; nothing else on stdout."""
+    with Broker(data_dir) as broker:
+        assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d*", broker.address)
+        assert Path(broker.ready["data_dir"]).resolve() == data_dir.resolve()
+        assert broker.ready["topics"] == "0"
+        with connected(broker.address) as stub:
+            for name in ("a", "b"):
+                create_topic(stub, name)
+        assert broker.stop() == 0
+        assert broker.more_output() == ""
+    with Broker(data_dir) as broker:
+        assert broker.ready["topics"] == "2"
+
+
+def test_a_second_broker_on_the_folder_is_refused(broker, stub):
+    """It names the folder and the holder's pid within 2 s; the holder does not notice."""
+    create_topic(stub, "topic")
+    for _ in range(3):
+        line, took = refused("--data-dir", broker.data_dir, "--listen", "127.0.0.1:0")
+        assert str(broker.pid) in line
+        assert str(broker.data_dir) in line
+        assert took < REFUSED_S_MAX
+        produce(stub, "topic", [b"v"])
+    assert len(read_all(stub, "topic")) == 3
+
+
+def test_a_second_broker_on_the_port_is_refused(broker, tmp_path):
+    """It names the address within 2 s; no two brokers share a port silently."""
+    for number in range(3):
+        line, took = refused("--data-dir", tmp_path / f"other-{number}", "--listen", broker.address)
+        assert broker.address in line
+        assert took < REFUSED_S_MAX
+
+
+def test_the_folder_is_free_again_after_sigkill(data_dir):
+    """What a killed broker leaves behind keeps nobody out, neither from the folder nor from the port."""
+    address = "127.0.0.1:0"
+    for number in range(4):
+        with Broker(data_dir, listen=address) as broker, connected(broker.address) as stub:
+            address = broker.address
+            if number == 0:
+                create_topic(stub, "topic")
+            assert produce(stub, "topic", [b"%d" % number]) == number
+            if number < 3:
+                broker.kill()
+
+
+def test_a_port_of_another_program_is_refused(data_dir):
+    """A port that someone else listens on is in use, whoever it is."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        line, _ = refused("--data-dir", data_dir, "--listen", address)
+    assert address in line
+
+
+def file_in_the_way(folder):
+    (folder / "data").write_text("a file")
+    return folder / "data"
+
+
+def file_above(folder):
+    (folder / "file").write_text("a file")
+    return folder / "file" / "data"
+
+
+def file_for_topics(folder):
+    (folder / "data").mkdir()
+    (folder / "data" / "topics").write_text("a file")
+    return folder / "data"
+
+
+def no_folder_can_be_made(folder):
+    return Path("/proc/takhin-data")
+
+
+def foreign_file(folder):
+    (folder / "data/topics/topic").mkdir(parents=True)
+    (folder / "data/topics/topic/0.db").write_bytes(b"no database at all" * 1_000)
+    return folder / "data"
+
+
+@pytest.mark.parametrize(
+    "odd", [file_in_the_way, file_above, file_for_topics, no_folder_can_be_made, foreign_file]
+)
+def test_a_folder_that_cannot_be_used_is_refused(tmp_path, odd):
+    """An odd or unwritable data folder: one line that names it, exit code 2."""
+    path = odd(tmp_path)
+    line, _ = refused("--data-dir", path, "--listen", "127.0.0.1:0")
+    assert str(path) in line
+
+
+BAD_CONFIGS = {
+    "not-toml": ("listen = ", "bad.toml"),
+    "unknown-key": ("[storage]\ncommit_thread = 2", "commit_threads"),
+    "unknown-section": ("[storrage]\ncommit_threads = 2", "storage"),
+    "wrong-type": ('[storage]\ncommit_threads = "two"', "commit_threads"),
+    "too-small": ("[storage]\ncommit_threads = 0", "commit_threads"),
+    "fraction": ("[consume]\nheartbeat_ms = 99.5", "heartbeat_ms"),
+    "not-utf8": ("\udcff = 1", "bad.toml"),
+}
+
+
+@pytest.mark.parametrize(("text", "named"), BAD_CONFIGS.values(), ids=BAD_CONFIGS)
+def test_a_bad_config_file_is_refused(tmp_path, data_dir, text, named):
+    """One line that names the key (and the nearest known one), exit code 2, and no data folder made."""
+    config = tmp_path / "bad.toml"
+    config.write_bytes(text.encode(errors="surrogateescape"))
+    line, _ = refused("--data-dir", data_dir, "--config", config)
+    assert named in line
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:65536", ":", ""])
+def test_an_address_that_is_none_is_refused(data_dir, listen):
+    """--listen takes HOST:PORT; the line repeats what was given instead."""
+    line, _ = refused("--data-dir", data_dir, "--listen", listen)
+    assert listen in line
+    assert "listen" in line
+
+
+def test_an_address_of_another_machine_is_refused(data_dir):
+    """An address that this machine does not have cannot be served, and is named."""
+    line, _ = refused("--data-dir", data_dir, "--listen", "192.0.2.1:9092")
+    assert "192.0.2.1:9092" in line
+
+
+def test_a_mistaken_variable_is_refused(data_dir):
+    """A variable with a typing error names the nearest known one."""
+    line, _ = refused("--data-dir", data_dir, "--listen", "127.0.0.1:0", consume_heartbeat_mz=100)
+    assert "TAKHIN_CONSUME_HEARTBEAT_MS" in line
+
+
+def test_a_missing_config_file_is_refused(data_dir, tmp_path):
+    """A config file that is not there is an error, not an empty one."""
+    line, _ = refused("--data-dir", data_dir, "--config", tmp_path / "absent.toml")
+    assert "absent.toml" in line

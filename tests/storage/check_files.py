@@ -1,0 +1,81 @@
+"""Look over a data folder that no engine has open: `python check_files.py DATA`.
+
+A program of its own, because a test process that holds apsw's SQLite must not open the same files
+through the standard library's: the two drop each other's locks. Prints a line for each fault; the exit
+code is 1 if there is any. Files are opened as immutable, so that looking leaves no trace.
+"""
+
+import re
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+FAULTS = {
+    "the file is damaged": "SELECT * FROM pragma_integrity_check WHERE integrity_check != 'ok'",
+    "there is not one log row": "SELECT count(*) FROM log HAVING count(*) != 1",
+    "the log row is of another partition": (
+        "SELECT topic, partition FROM log WHERE topic != :topic OR partition != :partition"
+    ),
+    "the log's range is impossible": (
+        "SELECT start_offset, end_offset FROM log WHERE NOT 0 <= start_offset OR start_offset > end_offset"
+    ),
+    "records do not lie densely from start_offset to end_offset": """
+        SELECT start_offset, end_offset, lowest, highest, total
+        FROM log, (SELECT min(offset) AS lowest, max(offset) AS highest, count(*) AS total FROM records)
+        WHERE total != end_offset - start_offset
+        OR total > 0 AND (lowest != start_offset OR highest != end_offset - 1)""",
+    "a header has no record": (
+        "SELECT offset, position FROM headers WHERE offset NOT IN (SELECT offset FROM records)"
+    ),
+    "header positions are not dense from 0": """
+        SELECT offset FROM headers GROUP BY offset
+        HAVING min(position) != 0 OR max(position) != count(*) - 1""",
+    "a committed offset lies outside 0 to end_offset": """
+        SELECT group_id, offset, end_offset FROM committed_offsets, log
+        WHERE offset NOT BETWEEN 0 AND end_offset""",
+    "a search by time would miss a record": """
+        SELECT offset, timestamp FROM records WHERE offset < ifnull(
+          (SELECT t.offset FROM time_index AS t WHERE t.timestamp >= records.timestamp
+           ORDER BY t.timestamp LIMIT 1), 9e18)""",
+    "the time index is not ascending": """
+        SELECT timestamp, offset FROM
+          (SELECT timestamp, offset, lag(offset) OVER (ORDER BY timestamp) AS before FROM time_index)
+        WHERE before >= offset""",
+}
+"""What must never be, and a query whose rows show it."""
+
+
+def faults_of_file(path: Path) -> Iterator[str]:
+    """A line for each thing that is wrong in one partition's file."""
+    db = sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)
+    try:
+        names = {"topic": path.parent.name, "partition": int(path.stem)}
+        for fault, query in FAULTS.items():
+            rows = db.execute(query, names if ":" in query else {}).fetchmany(3)
+            if rows:
+                yield f"{path}: {fault}: {rows}"
+    finally:
+        db.close()
+
+
+def faults_of_topic(folder: Path) -> Iterator[str]:
+    """A line for each thing that is wrong in one topic's folder and its files."""
+    names = sorted(path.name for path in folder.iterdir())
+    expected = sorted(f"{n}.db" for n in range(len(names)))
+    if not names or names != expected:
+        yield f"{folder}: holds {names} instead of partition files alone, numbered from 0"
+    for name in names:
+        if re.fullmatch(r"[0-9]+\.db", name):
+            yield from faults_of_file(folder / name)
+
+
+def main(data_dir: Path) -> int:
+    """The exit code: 1 if any fault was printed."""
+    found = [fault for folder in sorted((data_dir / "topics").iterdir()) for fault in faults_of_topic(folder)]
+    print("\n".join(found))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

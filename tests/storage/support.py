@@ -1,0 +1,152 @@
+"""What the storage tests share: batches, records in a form that compares, and a store that reopens."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from takhin.limits import size_bytes
+from takhin.model import Batch, Header, Records, TopicConfig, TopicSpec
+from takhin.settings import StorageSettings
+from takhin.storage.engine import EndMoved, PartitionLog
+from takhin.storage.sqlite_engine import SqliteEngine
+
+NOW = 1_700_000_000_000
+ALL = {"max_bytes": 1 << 30, "max_records": 1 << 30}
+"""Read limits that bound nothing."""
+
+Stored = tuple[int, int, bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
+"""A record whole: offset, timestamp, key, value, headers."""
+
+
+def clock() -> int:
+    return NOW
+
+
+def batch(
+    *values: bytes | None,
+    keys: Sequence[bytes | None] | None = None,
+    timestamps: Sequence[int] | None = None,
+    headers: Mapping[int, Sequence[Header]] | None = None,
+) -> Batch:
+    """A batch of these values; without keys and headers, and of now, where nothing else is said."""
+    keys = keys or [None] * len(values)
+    headers = headers or {}
+    size = size_bytes(keys, values, headers.values())
+    return Batch(keys, values, timestamps or [NOW] * len(values), headers, size)
+
+
+def numbered(count: int, first: int = 0) -> Batch:
+    """A batch of `count` records whose values are the numbers from `first`."""
+    return batch(*(b"%d" % n for n in range(first, first + count)))
+
+
+def timed(*timestamps: int) -> Batch:
+    """A batch of records with these timestamps."""
+    return batch(*[b""] * len(timestamps), timestamps=timestamps)
+
+
+def spec(name: str, num_partitions: int = 1, config: TopicConfig | None = None) -> TopicSpec:
+    return TopicSpec(name, num_partitions, config or TopicConfig(1 << 20))
+
+
+def as_stored(records: Records) -> list[Stored]:
+    """What a read returned, headers beside their records; headers of no returned record are a fault."""
+    assert set(records.headers) <= {row[0] for row in records.rows}
+    return [(*row, tuple(map(tuple, records.headers.get(row[0], ())))) for row in records.rows]
+
+
+def as_expected(appended: Batch, first: int) -> list[Stored]:
+    """What a read should return for a batch that landed at offset `first`."""
+    headers = [tuple(map(tuple, appended.headers.get(i, ()))) for i in range(len(appended))]
+    offsets = range(first, first + len(appended))
+    return list(zip(offsets, appended.timestamps, appended.keys, appended.values, headers, strict=True))
+
+
+async def read_all(log: PartitionLog, **limits: int) -> list[Stored]:
+    """The whole log, read page by page; a page without a record before the end is a fault."""
+    found: list[Stored] = []
+    offset = log.start_offset
+    while offset < log.end_offset:
+        page = as_stored(await log.read(offset, **(ALL | limits)))
+        assert page
+        found += page
+        offset = page[-1][0] + 1
+    return found
+
+
+def check_files(data_dir: Path) -> None:
+    """The consistency check over the files of a closed engine, in a child process (see check_files.py)."""
+    script = Path(__file__).with_name("check_files.py")
+    child = subprocess.run(
+        [sys.executable, "-I", "-S", script, data_dir], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stdout + child.stderr
+
+
+RUN_SQL = """
+import contextlib, sqlite3, sys
+uri, statement = sys.argv[1:]
+with contextlib.closing(sqlite3.connect(uri, uri=True)) as db, db:
+    for row in db.execute(statement):
+        print(*row, sep="|")
+"""
+
+
+def run_sql(path: Path, statement: str, mode: str = "rw") -> str:
+    """What one statement prints in a child process with another SQLite. mode: ro or rw.
+
+    ro is safe on a file that an engine has open, as with a shell; rw is for damaging closed files.
+    """
+    child = [sys.executable, "-I", "-S", "-c", RUN_SQL, f"{path.as_uri()}?mode={mode}", statement]
+    return subprocess.run(child, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def sqlite_engine(data_dir: Path, end_moved: EndMoved, **settings: int) -> SqliteEngine:
+    return SqliteEngine(data_dir, StorageSettings(**settings), clock=clock, end_moved=end_moved)
+
+
+class Store:
+    """A SQLite engine that can be closed and opened again; its files are checked at every close.
+
+    settings: fields of StorageSettings that are not at their defaults.
+    """
+
+    def __init__(self, data_dir: Path, **settings: int) -> None:
+        self.data_dir = data_dir
+        self.moved: list[PartitionLog] = []
+        self._settings = settings
+
+    async def open(self) -> None:
+        self.engine = sqlite_engine(self.data_dir, self.moved.append, **self._settings)
+        await self.engine.open()
+
+    async def close(self) -> None:
+        await self.engine.close()
+        check_files(self.data_dir)
+
+    async def reopen(self) -> None:
+        await self.close()
+        await self.open()
+
+    async def crash(self) -> None:
+        """Go on with what is on disk now, write-ahead logs included, as after SIGKILL at a quiet moment.
+
+        A child process copies the files (opening them in this one would drop SQLite's locks). It waits for
+        checkpoints that are under way, because a copy, unlike a kill, takes time.
+        """
+        for topic in self.engine.topics.values():
+            for log in topic.partitions:
+                await log._writer.drain()
+        crashed, self.data_dir = self.data_dir, self.data_dir.with_name(f"{self.data_dir.name}-")
+        copier = await asyncio.create_subprocess_exec("cp", "-r", crashed, self.data_dir)
+        assert await copier.wait() == 0
+        await self.engine.close()
+        check_files(crashed)
+        await self.open()
+
+    def log(self, topic: str, partition: int = 0) -> PartitionLog:
+        return self.engine.topics[topic].partitions[partition]

@@ -1,0 +1,86 @@
+"""The consistency check itself: it finds what it is there to find, else its silence would mean nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage.support import NOW, Store, batch, check_files, numbered, run_sql, spec, timed
+from takhin.model import CommittedOffset, Header
+
+DAMAGES = {
+    "DELETE FROM records WHERE offset = 3": "do not lie densely",
+    "DELETE FROM records WHERE offset = 2": "do not lie densely",
+    "DELETE FROM records WHERE offset > 7": "do not lie densely",
+    "DELETE FROM records": "do not lie densely",
+    "UPDATE log SET end_offset = 9": "do not lie densely",
+    "UPDATE log SET start_offset = 1": "do not lie densely",
+    "UPDATE log SET start_offset = 99": "range is impossible",
+    "UPDATE log SET partition = 1": "of another partition",
+    "UPDATE log SET topic = 'Orders'": "of another partition",
+    "DELETE FROM log": "not one log row",
+    "UPDATE headers SET offset = 1": "header has no record",
+    "UPDATE headers SET position = 7 WHERE position = 1": "positions are not dense",
+    "UPDATE committed_offsets SET offset = 11": "committed offset",
+    "UPDATE committed_offsets SET offset = -1": "committed offset",
+    "DELETE FROM time_index WHERE timestamp > 400": "miss a record",
+    "UPDATE time_index SET offset = 9 WHERE timestamp > 400": "miss a record",
+    "INSERT INTO time_index VALUES (9e15, 0)": "not ascending",
+}
+
+
+@pytest.fixture
+async def files(tmp_path: Path) -> Path:
+    """The data folder of a closed engine with a bit of everything, checked and found sound."""
+    store = Store(tmp_path / "data")
+    await store.open()
+    log = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    await log.append(timed(100, 200, 300))
+    await log.append(batch(b"v", headers={0: [Header("a", b"")] * 3}, timestamps=[400]))
+    await log.append(numbered(6))
+    await log.commit_offset("billing", CommittedOffset(10, "", NOW))
+    await log.trim(2)
+    await store.close()
+    return store.data_dir
+
+
+def found_in(data_dir: Path) -> str:
+    """What the check says; it must say something."""
+    with pytest.raises(AssertionError) as found:
+        check_files(data_dir)
+    return str(found.value)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_damaged_table_is_found(files: Path, damage: str):
+    """One wrong row is found and named."""
+    run_sql(files / "topics/orders/0.db", damage)
+    assert DAMAGES[damage] in found_in(files)
+
+
+async def test_a_damaged_page_is_found(files: Path):
+    """Bytes that are overwritten inside the file are found."""
+    path = files / "topics/orders/0.db"
+    content = bytearray(path.read_bytes())
+    page = 16_384
+    content[page : page + 64] = b"\xff" * 64
+    path.write_bytes(content)
+    assert found_in(files)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "0.db-wal").write_bytes(b""),
+        lambda folder: (folder / "0.db").rename(folder / "1.db"),
+        lambda folder: (folder / "0.db").unlink(),
+        lambda folder: (folder / "notes.txt").write_text("mine"),
+    ],
+    ids=["wal", "renamed", "missing", "foreign"],
+)
+async def test_a_wrong_folder_is_found(files: Path, change: Callable[[Path], object]):
+    """Files that a clean close does not leave, and partitions that are missing, are found."""
+    change(files / "topics/orders")
+    assert "instead of partition files alone" in found_in(files)

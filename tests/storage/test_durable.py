@@ -1,0 +1,167 @@
+"""What the SQLite engine finds again after it was closed or has crashed, and what a shell sees meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from storage.support import ALL, NOW, Store, as_expected, batch, numbered, read_all, run_sql, spec, timed
+from takhin.errors import OffsetOutOfRangeError
+from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig
+
+EVERY = bytes(range(256))
+
+
+def one_of_each() -> Batch:
+    """Records with all that is easily lost: absent and empty parts, bytes, repeats, order."""
+    return batch(
+        *(None, b"", EVERY, b"x" * (1 << 20), b"last"),
+        keys=[None, b"", EVERY, b"k", b"\x00"],
+        timestamps=[NOW, 0, NOW - 1, (1 << 63) - 1, 5],
+        headers={2: [Header("ключ", EVERY), Header("a", b""), Header("ключ", b"2")], 4: [Header("z", b"")]},
+    )
+
+
+@pytest.fixture(params=[Store.reopen, Store.crash], ids=["closed", "crashed"])
+def reopened(request: pytest.FixtureRequest):
+    """How the engine ends before it is opened again."""
+    return request.param
+
+
+async def test_records_are_there_again(store: Store, reopened):
+    """Every record comes back byte for byte, at its offset, and the log goes on behind it."""
+    log = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    sent = one_of_each()
+    await log.append(sent)
+    await log.append(numbered(3_000))
+    expected = as_expected(sent, 0) + as_expected(numbered(3_000), 5)
+    await reopened(store)
+    log = store.log("orders")
+    assert (log.start_offset, log.end_offset, log.closed) == (0, 3_005, False)
+    assert await read_all(log) == expected
+    assert (await log.append(numbered(1))).offset == 3_005
+
+
+async def test_records_that_were_acknowledged_together(store: Store, reopened):
+    """Batches of one commit group, over several partitions, are all there again."""
+    logs = (await store.engine.create_topic(spec("orders", 3))).partitions
+    await asyncio.gather(*(log.append(numbered(7, n)) for n in range(50) for log in logs))
+    before = [await read_all(log) for log in logs]
+    await reopened(store)
+    assert [await read_all(store.log("orders", n)) for n in range(3)] == before
+
+
+async def test_a_trimmed_log_begins_where_it_did(store: Store, reopened):
+    """The start survives; offsets below it stay refused."""
+    log = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    await log.append(numbered(10))
+    await log.trim(4)
+    await reopened(store)
+    log = store.log("orders")
+    assert (log.start_offset, log.end_offset) == (4, 10)
+    assert [row[3] for row in await read_all(log)] == [b"%d" % n for n in range(4, 10)]
+    with pytest.raises(OffsetOutOfRangeError):
+        await log.read(3, **ALL)
+
+
+async def test_no_offset_is_given_twice(store: Store, reopened):
+    """A log that was trimmed empty goes on counting, however often it is opened again."""
+    await store.engine.create_topic(spec("orders"))
+    for n in range(4):
+        log = store.log("orders")
+        assert (log.start_offset, log.end_offset) == (5 * n, 5 * n)
+        assert (await log.append(numbered(5))).offset == 5 * n
+        await log.trim(5 * n + 5)
+        await reopened(store)
+
+
+async def test_committed_offsets_are_there_again(store: Store, reopened):
+    """Committed offsets come back with metadata and time, forgotten ones do not."""
+    log = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    await log.append(numbered(5))
+    commits = {"billing": CommittedOffset(5, "é\n🦆", NOW), "it's": CommittedOffset(0, "", NOW + 1)}
+    for group_id, committed in commits.items():
+        await log.commit_offset(group_id, committed)
+    await log.commit_offset("gone", CommittedOffset(1, "", NOW))
+    await log.forget_group("gone")
+    await reopened(store)
+    log = store.log("orders")
+    assert {group_id: await log.committed_offset(group_id) for group_id in await log.group_ids()} == commits
+
+
+async def test_topics_are_there_again(store: Store, reopened):
+    """Names, ids, configs and partitions come back as they were; deleted topics do not."""
+    configs = {
+        "orders": TopicConfig(7, TimestampType.LOG_APPEND_TIME),
+        "x" * 249: TopicConfig(1 << 30),
+        "...": TopicConfig(1),
+    }
+    for n, (name, config) in enumerate(configs.items()):
+        await store.engine.create_topic(spec(name, n + 1, config))
+    await store.engine.create_topic(spec("gone"))
+    await store.engine.delete_topic("gone")
+
+    def facts() -> object:
+        return {
+            topic.name: (topic.topic_id, topic.config, [log.incarnation_id for log in topic.partitions])
+            for topic in store.engine.topics.values()
+        }
+
+    before = facts()
+    await reopened(store)
+    assert facts() == before
+    assert {name: topic.config for name, topic in store.engine.topics.items()} == configs
+
+
+async def test_search_by_time_goes_on(store: Store, reopened):
+    """Times from before and from after are found, also where a later one is not the highest."""
+    log = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    await log.append(timed(100, 900))
+    await reopened(store)
+    log = store.log("orders")
+    await log.append(timed(200))
+    await log.append(timed(1_000))
+    found = [await log.offset_for_time(at) for at in (0, 101, 900, 901, 1_000, 1_001)]
+    assert found == [0, 1, 1, 3, 3, 4]
+
+
+async def test_a_clean_close_leaves_database_files_alone(store: Store):
+    """After close there is no write-ahead log: the .db files hold everything, and copying them is enough."""
+    log = (await store.engine.create_topic(spec("orders", 2))).partitions[0]
+    await log.append(numbered(5_000))
+    await store.close()
+    left = sorted(
+        str(path.relative_to(store.data_dir)) for path in store.data_dir.rglob("*") if path.is_file()
+    )
+    assert [name for name in left if name.startswith("topics")] == [
+        "topics/orders/0.db",
+        "topics/orders/1.db",
+    ]
+    assert not [name for name in left if name.endswith(("-wal", "-shm"))]
+    await store.open()
+
+
+async def test_leftovers_of_a_crash_are_swept(store: Store):
+    """Topics that were being made or removed when the broker died are no topics, and are cleared away."""
+    await store.engine.create_topic(spec("orders"))
+    await store.close()
+    leftover = store.data_dir / "tmp" / "half-made"
+    leftover.mkdir(parents=True)
+    (leftover / "0.db").write_bytes(b"")
+    await store.open()
+    assert list(store.engine.topics) == ["orders"]
+    assert not leftover.exists()
+
+
+async def test_a_shell_can_look_in(store: Store):
+    """Another SQLite reads a partition that is being written, and takes nothing from the engine by it."""
+    log = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    await log.append(numbered(3))
+    path = store.data_dir / "topics/orders/0.db"
+    assert run_sql(path, "SELECT count(*) FROM records", "ro") == "3"
+    await log.append(numbered(2))
+    assert run_sql(path, "SELECT end_offset FROM log", "ro") == "5"
+    assert path.with_name("0.db-wal").exists()
+    await store.crash()
+    assert store.log("orders").end_offset == 5
