@@ -7,6 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 RUNTIME := .venv/runtime.stamp
 DEV := .venv/dev.stamp
+PEERS := .venv/peers.stamp
 PIP := $(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check -c constraints.txt
 
 # Refuses, with a sentence, a Python or pip that cannot do it.
@@ -22,7 +23,7 @@ endef
 say = @sed -n 's/^$@:.*\#\# /$@: /p' Makefile
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check proto bench soak
+.PHONY: help serve test check proto bench bench-peers soak
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -49,9 +50,15 @@ proto: $(DEV) ## write takhin/v1 anew from proto/takhin/v1/takhin.proto
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=. \
 		--grpc_python_out=. --mypy_out=. --mypy_grpc_out=. proto/takhin/v1/takhin.proto
 
-bench: $(DEV) ## time the pieces: append, read and conversion, by batch and record size
+bench: $(DEV) ## time the pieces (append, read, convert), then the service in process and over loopback
 	$(say)
-	@$(BIN)/python -m pytest bench $(ARGS)
+	@$(BIN)/python -m pytest bench --benchmark-columns=min,median,max,rounds --benchmark-sort=name
+	@$(BIN)/python -m bench.shapes
+	@$(BIN)/python -m bench.produce $(ARGS)
+
+bench-peers: $(PEERS) ## measure Takhin beside Redis Streams and NATS JetStream in one run, and draw it
+	$(say)
+	@$(BIN)/python -m bench.peers $(ARGS)
 
 soak: $(DEV) ## run the long tests: full counts, one line of figures each
 	$(say)
@@ -71,3 +78,8 @@ $(DEV): pyproject.toml constraints.txt $(BIN)/python
 	@echo 'installing into .venv what development needs (now, and when the pinned versions change)'
 	@$(PIP) -e '.[dev]'
 	@touch $(RUNTIME) $@
+
+$(PEERS): $(DEV)
+	@echo 'installing into .venv the clients of the systems to compare with'
+	@$(PIP) -e '.[bench]'
+	@touch $@

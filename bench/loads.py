@@ -1,0 +1,108 @@
+"""The loads: what is measured and how much of it, the same for every system that is compared.
+
+A load is carried out by a client of the system (takhin_client.py, peer_redis.py, …), which has one function
+for each kind. What each kind means, whoever carries it out:
+
+batches       Requests of many records from one producer, a bounded number unanswered; "produce" is the
+              rate of acknowledged records, with the latency of a request beside it. Then, if the load says
+              so, one consumer reads every value from the start: "consume".
+singles       The same with requests of one record: "produce".
+serial        One record a request, the next one sent when the last is acknowledged: "call".
+concurrent    One record a call, a bounded number of calls under way: "produce". Then calls are sent at
+              half of the rate just reached, whether answered or not, at even distances: "half_load".
+tail          One record a call, the next one sent when a consumer that waits at the end of the log has
+              received it: "arrival", from before the call to the value in the consumer's hands.
+
+Clients make their messages anew for each request, from keys and values that are prepared; they warm up
+first, in the same topic and outside the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bench.common import Figures, Payload, medians, payload
+
+Results = dict[str, Figures]
+"""Figures by the part of the load they are of: "produce", "consume", …"""
+
+BATCHES, SINGLES, SERIAL, CONCURRENT, TAIL = "batches", "singles", "serial", "concurrent", "tail"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """requests: how many are measured. in_flight: how many may be unanswered."""
+
+    kind: str
+    records: int
+    value_bytes: int
+    requests: int
+    in_flight: int = 1
+    consume: bool = False
+
+    @property
+    def warm_up(self) -> int:
+        """Requests before the clock starts."""
+        return max(self.requests // 20, 2)
+
+    def payload(self) -> Payload:
+        """Of one request."""
+        return payload(self.records, self.value_bytes)
+
+
+LARGE = Load(BATCHES, records=1_000, value_bytes=100, requests=300, in_flight=8, consume=True)
+SMALL = Load(BATCHES, records=100, value_bytes=100, requests=1_500, in_flight=8)
+KIB = Load(BATCHES, records=500, value_bytes=1_024, requests=150, in_flight=8, consume=True)
+ONE_RECORD = Load(SINGLES, records=1, value_bytes=100, requests=6_000, in_flight=256)
+ONE_CALL = Load(SERIAL, records=1, value_bytes=100, requests=1_000)
+MANY_CALLS = Load(CONCURRENT, records=1, value_bytes=100, requests=5_000, in_flight=256)
+ARRIVAL = Load(TAIL, records=1, value_bytes=100, requests=500)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table: a part of a load's results. key: its name for programs."""
+
+    key: str
+    title: str
+    load: Load
+    part: str
+
+
+ROWS = (
+    Row("produce-100b-1000", "produce 100 B, 1,000 a request, one stream", LARGE, "produce"),
+    Row("produce-100b-100", "produce 100 B, 100 a request, one stream", SMALL, "produce"),
+    Row("produce-1kib-500", "produce 1 KiB, 500 a request, one stream", KIB, "produce"),
+    Row("consume-100b", "consume 100 B from the start", LARGE, "consume"),
+    Row("consume-1kib", "consume 1 KiB from the start", KIB, "consume"),
+    Row("produce-one", "produce 100 B, one a request, one stream", ONE_RECORD, "produce"),
+    Row("unary-serial", "produce 100 B, unary calls one by one", ONE_CALL, "call"),
+    Row("unary-256", "produce 100 B, 256 unary calls in flight", MANY_CALLS, "produce"),
+    Row("unary-half", "produce 100 B, unary calls at half that rate", MANY_CALLS, "half_load"),
+    Row("arrival", "produce to a tailing consumer, 100 B", ARRIVAL, "arrival"),
+)
+
+
+def add_row_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--row", action="append", choices=[row.key for row in ROWS], help="only this one; may be repeated"
+    )
+
+
+def chosen_rows(options: argparse.Namespace) -> list[Row]:
+    """The rows that the command line names, or all, with their loads multiplied by --scale."""
+    return [_scaled(row, options.scale) for row in ROWS if not options.row or row.key in options.row]
+
+
+def _scaled(row: Row, scale: float) -> Row:
+    """The row with its load's requests multiplied, but enough of them left to be a load."""
+    load = row.load
+    requests = max(round(load.requests * scale), 2 * load.in_flight, 20)
+    return replace(row, load=replace(load, requests=requests))
+
+
+def medians_of(runs: Sequence[Results]) -> Results:
+    """The median of each figure of each part over the runs."""
+    return {part: medians([run[part] for run in runs]) for part in runs[0]}

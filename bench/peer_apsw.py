@@ -1,0 +1,91 @@
+"""The floor of everything on SQLite: bare apsw, in the process that measures, with no broker around it.
+
+The same rows in a table of the same shape, one transaction and one multi-row INSERT for each batch,
+synchronous=FULL, and checkpoints as SQLite does them by itself. There is nobody else: no transport, no
+queue, no consumer.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from bench.common import latencies, rate
+from bench.loads import BATCHES, SERIAL, Load, Results
+
+TABLE = (
+    "CREATE TABLE records (offset INTEGER PRIMARY KEY, timestamp INTEGER NOT NULL, key BLOB, value BLOB) "
+    "STRICT"
+)
+INSERT = "INSERT INTO records (offset, timestamp, key, value) VALUES "
+
+
+@contextmanager
+def serve(folder: Path, _program: str) -> Iterator[str]:
+    """There is no server; the address is the folder."""
+    yield str(folder)
+
+
+def version(_address: str) -> str:
+    return f"{apsw.apsw_version()} (SQLite {apsw.sqlite_lib_version()})"
+
+
+def measure(address: str, load: Load) -> Results:
+    """The load in a file of its own: batches, or single records one by one."""
+    if load.kind not in (BATCHES, SERIAL):
+        return {}
+    with tempfile.TemporaryDirectory(dir=address) as folder, _database(Path(folder)) as connection:
+        append = _append(connection, load)
+        for _ in range(load.warm_up):
+            append()
+        seconds = []
+        began = time.perf_counter()
+        for _ in range(load.requests):
+            sent = time.perf_counter()
+            append()
+            seconds.append(time.perf_counter() - sent)
+        took = time.perf_counter() - began
+        if load.kind == SERIAL:
+            return {"call": latencies(seconds)}
+        records, size_bytes = load.requests * load.records, load.requests * load.payload().size_bytes
+        return {"produce": rate(took, records, size_bytes) | latencies(seconds)}
+
+
+@contextmanager
+def _database(folder: Path) -> Iterator[apsw.Connection]:
+    connection = apsw.Connection(str(folder / "records.db"))
+    try:
+        for pragma, value in (("page_size", 16_384), ("journal_mode", "wal"), ("synchronous", 2)):
+            connection.pragma(pragma, value)
+            if connection.pragma(pragma) != value:
+                raise RuntimeError(f"PRAGMA {pragma} cannot be {value}")
+        connection.execute(TABLE)
+        yield connection
+    finally:
+        connection.close()
+
+
+def _append(connection: apsw.Connection, load: Load) -> Callable[[], None]:
+    """A function that commits the next batch."""
+    payload = load.payload()
+    insert = INSERT + ",".join(["(?,?,?,?)"] * load.records)
+    end = 0
+
+    def append() -> None:
+        nonlocal end
+        row: list[Any] = [None] * (4 * load.records)
+        row[0::4] = range(end, end + load.records)
+        row[1::4] = [time.time_ns() // 1_000_000] * load.records
+        row[2::4], row[3::4] = payload.keys, payload.values
+        end += load.records
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(insert, row)
+        connection.execute("COMMIT")
+
+    return append

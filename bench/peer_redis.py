@@ -1,0 +1,220 @@
+"""Carries out the loads against Redis Streams, with redis-py and hiredis, and starts the server for them.
+
+As Redis documents it for throughput: pipelines without MULTI. They go over one connection, which keeps the
+order of the producer's records as Takhin's one stream does; and, as a system of its own, over four, each on
+a thread, which is faster because one packs commands while the server works for another. A record is an
+entry with the fields k and v.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import hiredis
+import redis
+import redis.asyncio
+
+from bench.calls import concurrent
+from bench.common import Payload, ended, free_port, latencies, rate
+from bench.loads import BATCHES, CONCURRENT, SERIAL, TAIL, Load, Results
+
+READ_COUNT = 1_000
+START_SECONDS_MAX = 10
+ARRIVAL_SECONDS_MAX = 10
+
+OPTIONS = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    # What would cost it time besides: snapshots, and rewriting the log of appends as that grows.
+    "save": "",
+    "auto-aof-rewrite-percentage": "0",
+}
+
+
+@contextmanager
+def serve(folder: Path, program: str) -> Iterator[str]:
+    """A redis-server with its data in `folder`; gives its address."""
+    port = free_port()
+    options = [word for name, value in OPTIONS.items() for word in (f"--{name}", value)]
+    command = [program, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True) as process, ended(process):
+        address = f"127.0.0.1:{port}"
+        with _connection(address) as client:
+            _wait_until_up(client)
+            kept = {name: client.config_get(name)[name] for name in OPTIONS}
+            if kept != OPTIONS:
+                raise RuntimeError(f"redis-server runs with {kept}, not {OPTIONS}")
+        yield address
+
+
+def version(address: str) -> str:
+    with _connection(address) as client:
+        server = client.info("server")["redis_version"]
+    return f"{server} (redis-py {redis.__version__}, hiredis {hiredis.__version__})"
+
+
+def _wait_until_up(client: Any) -> None:
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while True:
+        try:
+            client.ping()
+        except redis.ConnectionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _connection(address: str) -> Any:
+    """A client that keeps to one connection."""
+    host, port = address.split(":")
+    return redis.Redis(host, int(port), single_connection_client=True)
+
+
+def measure(address: str, load: Load) -> Results:
+    """Everything over one connection, except for calls at the same time: each has one of its own."""
+    stream = f"bench-{uuid.uuid4().hex[:8]}"
+    with _connection(address) as client:
+        try:
+            if load.kind == BATCHES:
+                return _batches([client], stream, load)
+            if load.kind == SERIAL:
+                return _serial(client, stream, load)
+            if load.kind == TAIL:
+                with _connection(address) as consumer:
+                    return _arrival(client, consumer, stream, load)
+            if load.kind == CONCURRENT:
+                return asyncio.run(_concurrent(address, stream, load))
+        finally:
+            client.delete(stream)
+    return {}
+
+
+def measure_four(address: str, load: Load) -> Results:
+    """Batches over four connections. No order is kept between them, so nothing else is."""
+    if load.kind != BATCHES:
+        return {}
+    stream = f"bench-{uuid.uuid4().hex[:8]}"
+    clients = [_connection(address) for _ in range(4)]
+    try:
+        return {"produce": _batches(clients, stream, load)["produce"]}
+    finally:
+        clients[0].delete(stream)
+        for client in clients:
+            client.close()
+
+
+def _batches(clients: Sequence[Any], stream: str, load: Load) -> Results:
+    """Pipelines, the requests shared out between the clients, each of which has a thread."""
+    payload = load.payload()
+    share = load.requests // len(clients)
+    for client in clients:
+        _pipelines(client, stream, payload, max(load.warm_up // len(clients), 1))
+    with ThreadPoolExecutor(len(clients)) as pool:
+        began = time.perf_counter()
+        produced = list(pool.map(lambda client: _pipelines(client, stream, payload, share), clients))
+        took = time.perf_counter() - began
+    seconds = [of_pipeline for of_client in produced for of_pipeline in of_client]
+    requests = len(seconds)
+    produce = rate(took, requests * load.records, requests * payload.size_bytes) | latencies(seconds)
+    if not load.consume or len(clients) > 1:
+        return {"produce": produce}
+    return {"produce": produce, "consume": _consume(clients[0], stream, load)}
+
+
+def _pipelines(client: Any, stream: str, payload: Payload, count: int) -> list[float]:
+    """The seconds of each. execute() returns when every XADD is answered, and raises if one has failed."""
+    seconds = []
+    for _ in range(count):
+        began = time.perf_counter()
+        pipeline = client.pipeline(transaction=False)
+        for key, value in zip(payload.keys, payload.values, strict=True):
+            pipeline.xadd(stream, {b"k": key, b"v": value})
+        pipeline.execute()
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def _consume(client: Any, stream: str, load: Load) -> Any:
+    payload = load.payload()
+    expected = client.xlen(stream)
+    records = value_bytes = 0
+    last: Any = "0"
+    began = time.perf_counter()
+    while entries := _entries(client.xread({stream: last}, count=READ_COUNT)):
+        value_bytes += sum([len(fields[b"v"]) for _, fields in entries])
+        records += len(entries)
+        last = entries[-1][0]
+    took = time.perf_counter() - began
+    if (records, value_bytes) != (expected, expected * load.value_bytes):
+        raise RuntimeError(f"read {records} entries with {value_bytes} bytes, not all of {expected}")
+    return rate(took, records, records // load.records * payload.size_bytes)
+
+
+def _entries(answer: Any) -> Any:
+    """The entries of the one stream that XREAD was asked for: RESP3 says it in a map, RESP2 in a list."""
+    if not answer:
+        return ()
+    if isinstance(answer, dict):
+        (entries,) = answer.values()
+        return entries[0]
+    return answer[0][1]
+
+
+def _serial(client: Any, stream: str, load: Load) -> Results:
+    payload = load.payload()
+    seconds = []
+    for _ in range(load.warm_up + load.requests):
+        began = time.perf_counter()
+        client.xadd(stream, {b"k": payload.keys[0], b"v": payload.values[0]})
+        seconds.append(time.perf_counter() - began)
+    return {"call": latencies(seconds[load.warm_up :])}
+
+
+async def _concurrent(address: str, stream: str, load: Load) -> Results:
+    payload = load.payload()
+    fields: Any = {b"k": payload.keys[0], b"v": payload.values[0]}
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        f"redis://{address}", max_connections=load.in_flight, timeout=None
+    )
+    async with redis.asyncio.Redis.from_pool(pool) as client:
+        return await concurrent(lambda: client.xadd(stream, fields), load)
+
+
+def _arrival(producer: Any, consumer: Any, stream: str, load: Load) -> Results:
+    """XREAD BLOCK waits on a thread of its own."""
+    payload = load.payload()
+    arrivals: SimpleQueue[float] = SimpleQueue()
+    rounds = load.warm_up + load.requests
+
+    def consume() -> None:
+        last: Any = "0"
+        for _ in range(rounds):
+            ((last, fields),) = _entries(consumer.xread({stream: last}, block=ARRIVAL_SECONDS_MAX * 1_000))
+            value, arrived = fields[b"v"], time.perf_counter()
+            if value != payload.values[0]:
+                raise RuntimeError("the consumer received another value")
+            arrivals.put(arrived)
+
+    seconds = []
+    with ThreadPoolExecutor(1) as pool:
+        consuming = pool.submit(consume)
+        for _ in range(rounds):
+            began = time.perf_counter()
+            producer.xadd(stream, {b"k": payload.keys[0], b"v": payload.values[0]})
+            try:
+                seconds.append(arrivals.get(timeout=ARRIVAL_SECONDS_MAX) - began)
+            except Empty:
+                consuming.result()  # says why, if it is not just slow
+                raise
+    return {"arrival": latencies(seconds[load.warm_up :])}

@@ -1,0 +1,201 @@
+"""Carries out the loads over gRPC, against a Takhin or the echo, and starts a broker for them.
+
+The client is grpc.aio with the generated code, and knows nothing of the server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import apsw
+import grpc
+
+from bench.calls import concurrent, serial
+from bench.common import Figures, Payload, broker, latencies, rate
+from bench.loads import BATCHES, CONCURRENT, SERIAL, SINGLES, TAIL, Load, Results
+from takhin.v1 import takhin_pb2 as pb
+from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
+
+CHANNEL_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # else all channels of the process share one connection
+]
+ECHO_TOPIC = "echo"
+
+
+def serve(folder: Path, _program: str) -> AbstractContextManager[str]:
+    """A broker with its default settings; gives its address."""
+    return broker(folder)
+
+
+def version(_address: str) -> str:
+    return (
+        f"{importlib.metadata.version('takhin')} (grpcio {grpc.__version__}, apsw {apsw.apsw_version()}, "
+        f"SQLite {apsw.sqlite_lib_version()})"
+    )
+
+
+def measure(address: str, load: Load) -> Results:
+    """The load against a Takhin, in a topic of its own with one partition, which is gone afterwards."""
+    return asyncio.run(_measure(address, load))
+
+
+def measure_echo(address: str, load: Load) -> Results:
+    """The load against the echo; what it cannot do is left out: it has no log to consume from."""
+    return asyncio.run(_measure_echo(address, load))
+
+
+async def _measure(address: str, load: Load) -> Results:
+    async with _client(address) as stub, _topic(stub) as topic:
+        if load.kind == TAIL:
+            async with _client(address) as consumer:
+                return {"arrival": await _arrival(stub, consumer, topic, load)}
+        results = await _produce(stub, topic, load)
+        if load.consume:
+            results["consume"] = await _consume(stub, topic, load)
+        return results
+
+
+async def _measure_echo(address: str, load: Load) -> Results:
+    async with _client(address) as stub:
+        if load.kind == TAIL:  # one way and back: the least that an arrival can take
+            return {"arrival": (await _produce(stub, ECHO_TOPIC, replace(load, kind=SERIAL)))["call"]}
+        return await _produce(stub, ECHO_TOPIC, load)
+
+
+@asynccontextmanager
+async def _client(address: str) -> AsyncIterator[Any]:
+    async with grpc.aio.insecure_channel(f"dns:///{address}", CHANNEL_OPTIONS) as channel:
+        await channel.channel_ready()
+        yield TakhinServiceStub(channel)
+
+
+@asynccontextmanager
+async def _topic(stub: Any) -> AsyncIterator[str]:
+    name = f"bench-{uuid.uuid4().hex[:8]}"
+    _checked(await stub.CreateTopic(pb.CreateTopicRequest(name=name)))
+    yield name
+    _checked(await stub.DeleteTopic(pb.DeleteTopicRequest(name=name)))
+
+
+def _checked(response: Any) -> Any:
+    """The response as it is; a refusal, or the end of the stream, ends the bench."""
+    if response is grpc.aio.EOF:
+        raise RuntimeError("the stream ended before everything was answered")
+    if response.error:
+        raise RuntimeError(response.error)
+    return response
+
+
+def _request(topic: str, payload: Payload) -> pb.ProduceMessageRequest:
+    request = pb.ProduceMessageRequest(topic=topic)
+    add = request.records.add
+    for key, value in zip(payload.keys, payload.values, strict=True):
+        record = add()
+        record.key = key
+        record.value = value
+    return request
+
+
+def _single(topic: str, payload: Payload) -> pb.ProduceMessageRequest:
+    return pb.ProduceMessageRequest(
+        topic=topic, record=pb.Record(key=payload.keys[0], value=payload.values[0])
+    )
+
+
+async def _produce(stub: Any, topic: str, load: Load) -> Results:
+    """The load's part that a server without a log can answer, too."""
+    if load.kind in (BATCHES, SINGLES):
+        return await _stream(stub, topic, load)
+    payload = load.payload()
+
+    async def call() -> None:
+        _checked(await stub.ProduceMessage(_single(topic, payload)))
+
+    return await {SERIAL: serial, CONCURRENT: concurrent}[load.kind](call, load)
+
+
+async def _stream(stub: Any, topic: str, load: Load) -> Results:
+    """Batches or singles over one ProduceMessageStream."""
+    payload = load.payload()
+    call = stub.ProduceMessageStream()
+    await _send(call, topic, payload, load, load.warm_up)
+    began = time.perf_counter()
+    seconds = await _send(call, topic, payload, load, load.requests)
+    took = time.perf_counter() - began
+    await call.done_writing()
+    if await call.read() is not grpc.aio.EOF:
+        raise RuntimeError("there are more responses than requests")
+    records = load.requests * load.records
+    return {"produce": rate(took, records, load.requests * payload.size_bytes) | latencies(seconds)}
+
+
+async def _send(call: Any, topic: str, payload: Payload, load: Load, requests: int) -> list[float]:
+    """Send so many requests and read their answers; the seconds between, for each."""
+    build = _single if load.kind == SINGLES else _request
+    window = asyncio.Semaphore(load.in_flight)
+    sent: deque[float] = deque()
+    seconds = []
+
+    async def write() -> None:
+        for _ in range(requests):
+            await window.acquire()
+            request = build(topic, payload)
+            sent.append(time.perf_counter())
+            await call.write(request)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(write())
+        for _ in range(requests):
+            _checked(await call.read())
+            seconds.append(time.perf_counter() - sent.popleft())
+            window.release()
+    return seconds
+
+
+async def _consume(stub: Any, topic: str, load: Load) -> Figures:
+    """Read every value of what `_stream` left in the topic."""
+    payload = load.payload()
+    records = (load.warm_up + load.requests) * load.records
+    value_bytes = 0
+    began = time.perf_counter()
+    request = pb.ConsumeMessagesRequest(topic=topic, offset=-1, max_records=records)
+    async for response in stub.ConsumeMessages(request):
+        value_bytes += sum([len(record.value) for record in response.records])
+    took = time.perf_counter() - began
+    if value_bytes != records * load.value_bytes:
+        raise RuntimeError(f"consumed {value_bytes} bytes of values, not {records * load.value_bytes}")
+    return rate(took, records, records // load.records * payload.size_bytes)
+
+
+async def _arrival(producer: Any, consumer: Any, topic: str, load: Load) -> Figures:
+    """From before the produce call to the value in the consumer's hands, on connections of their own."""
+    payload = load.payload()
+    tail = consumer.ConsumeMessages(pb.ConsumeMessagesRequest(topic=topic, offset=-1))
+    seconds = []
+    for _ in range(load.warm_up + load.requests):
+        began = time.perf_counter()
+        acknowledged = producer.ProduceMessage(_single(topic, payload))
+        value = await _next_value(tail)
+        seconds.append(time.perf_counter() - began)
+        if value != payload.values[0]:
+            raise RuntimeError("the consumer received another value")
+        _checked(await acknowledged)
+    tail.cancel()
+    return latencies(seconds[load.warm_up :])
+
+
+async def _next_value(tail: Any) -> bytes:
+    while True:
+        response = _checked(await tail.read())
+        if response.records:  # else it says: idle, and alive
+            return response.records[0].value

@@ -1,0 +1,143 @@
+"""The pieces of the produce and consume paths, each alone: storage on a real file, conversion, partitioner.
+
+The shapes are those of the whole runs: records of 100 B and 1 KiB in batches of 1, 100 and 1,000.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.common import payload
+from takhin.clock import system_clock
+from takhin.limits import size_bytes
+from takhin.model import Batch, Chunk, TopicConfig, TopicSpec
+from takhin.partitioner import partition_for_key
+from takhin.settings import StorageSettings
+from takhin.storage.engine import PartitionLog
+from takhin.storage.sqlite_engine import SqliteEngine
+from takhin.v1 import takhin_pb2 as pb
+from takhin.wire import convert
+
+SHAPES = pytest.mark.parametrize(
+    ("records", "value_bytes"), [(1_000, 100), (500, 1_024)], ids=["1000x100B", "500x1KiB"]
+)
+UNBOUNDED = 1 << 30
+
+
+class Log:
+    """A partition log on a loop that the benchmark drives from outside."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, log: PartitionLog) -> None:
+        self._loop = loop
+        self._log = log
+
+    def append(self, batch: Batch) -> int:
+        """Returns the count of records when they are durable."""
+        return self._loop.run_until_complete(self._log.append(batch)).record_count
+
+    def read(self, records: int) -> Chunk:
+        found = self._loop.run_until_complete(self._log.read(0, max_bytes=UNBOUNDED, max_records=records))
+        return Chunk(found, self._log.end_offset)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    """Partition 0 of a new topic, as a broker with its default settings keeps it."""
+    with asyncio.Runner() as runner:
+        engine = SqliteEngine(tmp_path, StorageSettings(), clock=system_clock, end_moved=lambda _: None)
+        runner.run(engine.open())
+        try:
+            topic = runner.run(engine.create_topic(TopicSpec("pieces", 1, TopicConfig(1 << 20))))
+            yield Log(runner.get_loop(), topic.partitions[0])
+        finally:
+            runner.run(engine.close())
+
+
+def batch(records: int, value_bytes: int) -> Batch:
+    of = payload(records, value_bytes)
+    return Batch(of.keys, of.values, [system_clock()] * records, {}, size_bytes(of.keys, of.values, ()))
+
+
+def request(records: int, value_bytes: int) -> bytes:
+    """A produce request as it comes over the wire."""
+    of = payload(records, value_bytes)
+    return pb.ProduceMessageRequest(
+        topic="pieces",
+        records=[{"key": key, "value": value} for key, value in zip(of.keys, of.values, strict=True)],
+    ).SerializeToString()
+
+
+def timed(benchmark: Any, run: Callable[..., Any], *args: Any, rounds: int) -> Any:
+    """Time single calls, a fixed number of them, so that the file grows by the same each time."""
+    return benchmark.pedantic(run, args=args, rounds=rounds, warmup_rounds=max(rounds // 10, 1))
+
+
+@pytest.mark.parametrize("value_bytes", [100, 1_024], ids=["100B", "1KiB"])
+@pytest.mark.parametrize("records", [1, 100, 1_000])
+def test_append(benchmark: Any, log: Log, records: int, value_bytes: int) -> None:
+    """A batch from the queue to durable: insert, COMMIT with its sync, answer."""
+    benchmark.group = "append until durable"
+    rounds = 100 if records == 1_000 else 400
+    assert timed(benchmark, log.append, batch(records, value_bytes), rounds=rounds) == records
+
+
+@SHAPES
+def test_read(benchmark: Any, log: Log, records: int, value_bytes: int) -> None:
+    """A scan into rows."""
+    benchmark.group = "read"
+    log.append(batch(records, value_bytes))
+    chunk = timed(benchmark, log.read, records, rounds=300)
+    assert len(chunk.records.rows) == records
+
+
+@SHAPES
+def test_request_to_batch(benchmark: Any, records: int, value_bytes: int) -> None:
+    """The bytes of a produce request to a batch: parsed as gRPC does it, then converted."""
+    benchmark.group = "request to batch"
+    wire = request(records, value_bytes)
+    found = timed(benchmark, lambda: convert.batch(pb.ProduceMessageRequest.FromString(wire)), rounds=300)
+    assert len(found) == records
+
+
+@SHAPES
+def test_request_parsed_to_batch(benchmark: Any, records: int, value_bytes: int) -> None:
+    """A parsed produce request, never looked at before, to a batch: the conversion alone."""
+    benchmark.group = "request to batch"
+    wire = request(records, value_bytes)
+    found = benchmark.pedantic(
+        convert.batch, setup=lambda: ((pb.ProduceMessageRequest.FromString(wire),), {}), rounds=300
+    )
+    assert len(found) == records
+
+
+@SHAPES
+def test_chunk_to_response(benchmark: Any, log: Log, records: int, value_bytes: int) -> None:
+    """A chunk to a response message: the conversion alone."""
+    benchmark.group = "chunk to response"
+    log.append(batch(records, value_bytes))
+    response = timed(benchmark, convert.consumed, "pieces", 0, log.read(records), rounds=300)
+    assert len(response.records) == records
+
+
+@SHAPES
+def test_chunk_to_bytes(benchmark: Any, log: Log, records: int, value_bytes: int) -> None:
+    """A chunk to the bytes of a response: converted, then serialised as gRPC does it."""
+    benchmark.group = "chunk to response"
+    log.append(batch(records, value_bytes))
+    chunk = log.read(records)
+    encoded = timed(benchmark, lambda: convert.consumed("pieces", 0, chunk).SerializeToString(), rounds=300)
+    assert len(encoded) > records * value_bytes
+
+
+@pytest.mark.parametrize("key_bytes", [10, 36])
+def test_partition_for_key(benchmark: Any, key_bytes: int) -> None:
+    """The partitions of 1,000 keys, of 10 bytes and as long as a UUID's text."""
+    benchmark.group = "partitioner, 1,000 keys"
+    keys = [key.ljust(key_bytes, b"-") for key in payload(1_000, 1).keys]
+    partitions = benchmark(lambda: [partition_for_key(key, 4) for key in keys])
+    assert set(partitions) == {0, 1, 2, 3}
