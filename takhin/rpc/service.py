@@ -100,15 +100,19 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
     ) -> AsyncIterator[pb.ProduceMessageResponse]:
         waiting: asyncio.Queue[Waiting | None] = asyncio.Queue()
         places = asyncio.Semaphore(self._settings.stream_requests_max)
-        async with asyncio.TaskGroup() as tasks:
-            reader = tasks.create_task(self._read(requests, places, waiting))
-            self._readers.add(reader)
-            reader.add_done_callback(self._readers.discard)
+        reader = asyncio.create_task(self._read(requests, places, waiting))
+        self._readers.add(reader)
+        reader.add_done_callback(self._readers.discard)
+        try:
             while (queued := await waiting.get()) is not None:
                 yield await self._answer(queued)
                 places.release()
+        finally:
+            reader.cancel()
+            await asyncio.wait({reader})
         if self._draining:
             raise ShuttingDownError
+        reader.result()
 
     async def _read(
         self,
@@ -132,10 +136,8 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
                         await asyncio.wait({queued.outcome})
                     unanswered_bytes = 0
                 await places.acquire()
-        except asyncio.CancelledError:
-            if not self._draining:
-                raise
-        waiting.put_nowait(None)
+        finally:
+            waiting.put_nowait(None)
 
     async def _queue(self, request: pb.ProduceMessageRequest | Malformed) -> Waiting:
         if isinstance(request, Malformed):

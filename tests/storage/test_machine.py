@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -181,7 +182,8 @@ async def everything(topic: str, partition: int, engine: Engine) -> object:
     return await read_all(log), committed
 
 
-TestEnginesAgree = EnginesAgree.TestCase
+# A passing run takes seconds. A failing one is repeated until its steps are few, which takes minutes.
+TestEnginesAgree = pytest.mark.timeout(600)(EnginesAgree.TestCase)
 TestEnginesAgree.settings = settings(
     max_examples=20,
     stateful_step_count=30,
