@@ -262,8 +262,9 @@ class Broker:
 
 def _stamped(batch: Batch, config: TopicConfig, now: int) -> Batch:
     """The batch with the broker's clock (ms) where it belongs."""
-    if config.timestamp_type is TimestampType.LOG_APPEND_TIME:
-        timestamps: Sequence[int] = [now] * len(batch)
+    timestamps: Sequence[int]
+    if config.timestamp_type is TimestampType.LOG_APPEND_TIME or not any(batch.timestamps):
+        timestamps = [now] * len(batch)
     elif 0 in batch.timestamps:
         timestamps = [timestamp or now for timestamp in batch.timestamps]
     else:

@@ -43,7 +43,7 @@ class Batch:
     keys, values: None and b"" differ.
     timestamps: ms since 1970. The broker has put its clock in place of zeros.
     headers: by position in the batch; records without headers have no entry.
-    size_bytes: keys, values and headers together, as `limits.py` counts them.
+    size_bytes: at least what keys, values and headers weigh together.
     """
 
     keys: Sequence[bytes | None]

@@ -22,11 +22,11 @@ Done = Callable[[apsw.Error | None], None]
 class Committer:
     """Runs blocking work in order of arrival and reports each outcome on the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, threads: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, name: str, threads: int) -> None:
         self._loop = loop
         self._queue: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
         self._threads = [
-            threading.Thread(target=self._run, name=f"takhin-commit-{i}", daemon=True) for i in range(threads)
+            threading.Thread(target=self._run, name=f"takhin-{name}-{i}", daemon=True) for i in range(threads)
         ]
         for thread in self._threads:
             thread.start()

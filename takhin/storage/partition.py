@@ -38,6 +38,7 @@ class SqlitePartition:
         partition: int,
         *,
         committer: Committer,
+        checkpointer: Committer,
         queue: QueueBytes,
         settings: StorageSettings,
         end_moved: EndMoved,
@@ -59,9 +60,11 @@ class SqlitePartition:
             raise
         self._tail = Tail(topic, partition, end, -1 if highest is None else highest)
         self._writer = Writer(
+            path,
             write,
             self._tail,
             committer=committer,
+            checkpointer=checkpointer,
             queue=queue,
             settings=settings,
             committed=lambda: end_moved(self),

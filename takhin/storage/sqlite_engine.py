@@ -65,7 +65,9 @@ class SqliteEngine:
     async def open(self) -> None:
         connection.check_library()
         self._folder = DataFolder(self._data_dir)
-        self._committer = Committer(asyncio.get_running_loop(), threads=self._settings.commit_threads)
+        loop = asyncio.get_running_loop()
+        self._committer = Committer(loop, name="commit", threads=self._settings.commit_threads)
+        self._checkpointer = Committer(loop, name="checkpoint", threads=1)
         try:
             for name in self._folder.topic_names():
                 self._topics[name] = await self._open_topic(name)
@@ -80,6 +82,7 @@ class SqliteEngine:
             await _close(topic.partitions)
         self._topics.clear()
         self._committer.close()
+        self._checkpointer.close()
         self._folder.close()
 
     async def room(self) -> None:
@@ -168,6 +171,7 @@ class SqliteEngine:
             name,
             partition,
             committer=self._committer,
+            checkpointer=self._checkpointer,
             queue=self._queue,
             settings=self._settings,
             end_moved=self._end_moved,

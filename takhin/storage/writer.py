@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import apsw
@@ -23,6 +24,7 @@ import apsw
 from takhin.model import Appended, Batch
 from takhin.settings import StorageSettings
 from takhin.storage import statements as sql
+from takhin.storage.checkpoint import Checkpoints
 from takhin.storage.committer import Committer
 from takhin.storage.faults import CLEAN, unavailable
 from takhin.storage.queue import QueueBytes
@@ -63,10 +65,12 @@ class Writer:
 
     def __init__(
         self,
+        path: Path,
         connection: apsw.Connection,
         tail: Tail,
         *,
         committer: Committer,
+        checkpointer: Committer,
         queue: QueueBytes,
         settings: StorageSettings,
         committed: Callable[[], None],
@@ -81,10 +85,17 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._appends: deque[tuple[Batch, asyncio.Future[Appended]]] = deque()
         self._changes: deque[tuple[Change, asyncio.Future[None]]] = deque()
-        self._busy = False  # a group, a checkpoint or a retry is under way
+        self._busy = False  # a group, a checkpoint's last bit or a retry is under way
         self._locked_since: float | None = None
         self._failed: apsw.Error | None = None
-        self._wal_pages = 0
+        self._finish_due = False
+        self._checkpoints = Checkpoints(
+            path,
+            thread=checkpointer,
+            pages_max=settings.checkpoint_pages,
+            finish=self._ask_to_finish,
+            ended=self._checkpoint_ended,
+        )
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -128,10 +139,16 @@ class Writer:
             self._loop.call_soon(self._begin)
 
     def _next(self) -> None:
-        if self._appends or self._changes:
+        if self._finish_due:
+            self._finish_checkpoint()
+        elif self._appends or self._changes:
             self._begin()
         else:
             self._busy = False
+            self._settle()
+
+    def _settle(self) -> None:
+        if not self._busy and not self._checkpoints.running:
             self._idle.set()
 
     def _begin(self) -> None:
@@ -231,25 +248,31 @@ class Writer:
             if not changed.done():
                 changed.set_result(None)
         self._on_committed()
-        self._wal_pages += self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
-        if self._wal_pages >= self._settings.checkpoint_pages:
-            self._checkpoint()
-        else:
-            self._next()
+        self._checkpoints.committed(self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])
+        self._next()
 
-    def _checkpoint(self) -> None:
-        """Copy the WAL into the file, so that the next commit begins it anew."""
-        self._wal_pages = 0
-
-        def done(error: apsw.Error | None) -> None:
-            if error is not None and not isinstance(error, CLEAN):
-                self._fail_closed(error)
-            self._next()
-
-        self._committer.submit(self._run_checkpoint, done)
+    def _finish_checkpoint(self) -> None:
+        """Between two groups: a checkpoint's last bit, by the connection that nobody else uses now."""
+        self._finish_due = False
+        self._committer.submit(self._run_checkpoint, self._checkpoint_finished)
 
     def _run_checkpoint(self) -> None:  # on a committer thread
         self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _checkpoint_finished(self, error: apsw.Error | None) -> None:
+        self._checkpoints.finished(error)
+        self._next()
+
+    def _ask_to_finish(self) -> None:
+        self._finish_due = True
+        if not self._busy:
+            self._busy = True
+            self._finish_checkpoint()
+
+    def _checkpoint_ended(self, error: apsw.Error | None) -> None:
+        if error is not None and not isinstance(error, CLEAN):
+            self._fail_closed(error)
+        self._settle()
 
     def _retry_or_fail(self, error: apsw.BusyError) -> None:
         """Another process holds the write lock: try again for a bounded time, in everyone else's favour."""

@@ -35,26 +35,32 @@ PROTOCOL_TYPE = "consumer"
 
 def batch(request: pb.ProduceMessageRequest) -> Batch:
     """The records of a produce request: `record` is a batch of one. Raises InvalidBatchError."""
-    records: Sequence[pb.Record] = request.records
+    records = list(request.records)  # once: each pass over the message makes its wrappers anew
     if request.HasField("record"):
         if records:
             raise InvalidBatchError("the request has both record and records; set one of them")
-        records = (request.record,)
+        records = [request.record]
     elif not records:
         raise InvalidBatchError("the request has neither record nor records; set one of them")
     keys: list[bytes | None] = [record.key for record in records]
     if b"" in keys:
-        keys = [key or (b"" if records[i].HasField("key") else None) for i, key in enumerate(keys)]
+        keys = [
+            key or (b"" if record.HasField("key") else None)
+            for key, record in zip(keys, records, strict=True)
+        ]
     values: list[bytes | None] = [record.value for record in records]
     if b"" in values:
-        values = [value or (b"" if records[i].HasField("value") else None) for i, value in enumerate(values)]
+        values = [
+            value or (b"" if record.HasField("value") else None)
+            for value, record in zip(values, records, strict=True)
+        ]
     headers = {
         i: [Header(header.key, header.value) for header in record.headers]
         for i, record in enumerate(records)
         if record.headers
     }
     timestamps = [record.timestamp for record in records]
-    return Batch(keys, values, timestamps, headers, limits.size_bytes(keys, values, headers.values()))
+    return Batch(keys, values, timestamps, headers, request.ByteSize())
 
 
 def produced(topic: str, appended: Appended) -> pb.ProduceMessageResponse:
