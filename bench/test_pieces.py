@@ -21,7 +21,7 @@ from takhin.settings import StorageSettings
 from takhin.storage.engine import PartitionLog
 from takhin.storage.sqlite_engine import SqliteEngine
 from takhin.v1 import takhin_pb2 as pb
-from takhin.wire import convert
+from takhin.wire import convert, encode
 
 SHAPES = pytest.mark.parametrize(
     ("records", "value_bytes"), [(1_000, 100), (500, 1_024)], ids=["1000x100B", "500x1KiB"]
@@ -116,21 +116,11 @@ def test_request_parsed_to_batch(benchmark: Any, records: int, value_bytes: int)
 
 
 @SHAPES
-def test_chunk_to_response(benchmark: Any, log: Log, records: int, value_bytes: int) -> None:
-    """A chunk to a response message: the conversion alone."""
-    benchmark.group = "chunk to response"
-    log.append(batch(records, value_bytes))
-    response = timed(benchmark, convert.consumed, "pieces", 0, log.read(records), rounds=300)
-    assert len(response.records) == records
-
-
-@SHAPES
 def test_chunk_to_bytes(benchmark: Any, log: Log, records: int, value_bytes: int) -> None:
-    """A chunk to the bytes of a response: converted, then serialised as gRPC does it."""
+    """A chunk to the bytes of a response."""
     benchmark.group = "chunk to response"
     log.append(batch(records, value_bytes))
-    chunk = log.read(records)
-    encoded = timed(benchmark, lambda: convert.consumed("pieces", 0, chunk).SerializeToString(), rounds=300)
+    encoded = timed(benchmark, encode.consumed, "pieces", 0, log.read(records), rounds=300)
     assert len(encoded) > records * value_bytes
 
 

@@ -91,8 +91,10 @@ class Broker:
         limits.check_topic_name(name)
         await self._engine.delete_topic(name)
 
-    def topic_names(self) -> list[str]:
-        return sorted(self._engine.topics)
+    @property
+    def topics(self) -> Mapping[str, Topic]:
+        """A snapshot of the catalogue; another one after each change."""
+        return self._engine.topics
 
     def describe_topic(self, name: str) -> TopicInfo:
         topic = self._topic(name)

@@ -140,7 +140,7 @@ class Calls(grpc.aio.ServerInterceptor):
             finally:
                 del self._streams[task]
 
-        wrapped: Handler = make(call, _parser(handler), handler.response_serializer)
+        wrapped: Handler = make(call, _parser(handler), _serializer(handler))
         return wrapped
 
 
@@ -165,6 +165,12 @@ def _parser(handler: Handler) -> Callable[[bytes], Any]:
             return Malformed(InvalidArgumentError(f"the request is no such protobuf message: {error}"))
 
     return parsed
+
+
+def _serializer(handler: Handler) -> Callable[[Any], bytes]:
+    """The handler's serialiser, past which goes what is bytes already."""
+    serialize: Any = handler.response_serializer
+    return lambda response: response if isinstance(response, bytes) else serialize(response)
 
 
 def _response_class(method: str) -> type[Any] | None:

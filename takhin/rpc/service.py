@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from takhin import limits
@@ -16,9 +16,10 @@ from takhin.errors import ShuttingDownError
 from takhin.model import Appended, GroupState
 from takhin.rpc.interceptors import Context, Malformed, known
 from takhin.settings import ProduceSettings
+from takhin.storage.engine import Topic
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1 import takhin_pb2_grpc
-from takhin.wire import convert
+from takhin.wire import convert, encode
 from takhin.wire.status import TABLE
 
 
@@ -41,6 +42,8 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
         self._started = time.monotonic()
         self._readers: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._listed_topics: Mapping[str, Topic] | None = None
+        self._list = pb.ListTopicsResponse()
 
     def drain(self) -> None:
         """Let produce streams read no further; each ends when all it has read is answered."""
@@ -64,7 +67,11 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
         return pb.DeleteTopicResponse(success=True)
 
     async def ListTopics(self, request: pb.ListTopicsRequest, context: Context) -> pb.ListTopicsResponse:
-        return pb.ListTopicsResponse(topics=self._broker.topic_names())
+        topics = self._broker.topics
+        if topics is not self._listed_topics:  # another snapshot: the catalogue has changed
+            self._listed_topics = topics
+            self._list = pb.ListTopicsResponse(topics=sorted(topics))
+        return self._list
 
     async def GetTopic(self, request: pb.GetTopicRequest, context: Context) -> pb.GetTopicResponse:
         return pb.GetTopicResponse(topic=convert.topic_info(self._broker.describe_topic(request.name)))
@@ -171,11 +178,11 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
             return queued
         return appended
 
-    async def ConsumeMessages(
+    async def ConsumeMessages(  # type: ignore[override]  # serialised already, see wire/encode.py
         self, request: pb.ConsumeMessagesRequest, context: Context
-    ) -> AsyncIterator[pb.ConsumeMessagesResponse]:
+    ) -> AsyncIterator[bytes]:
         async for chunk in self._broker.consume(convert.consume_request(request)):
-            yield convert.consumed(request.topic, request.partition, chunk)
+            yield encode.consumed(request.topic, request.partition, chunk)
 
     # Consumer groups
 

@@ -16,6 +16,7 @@ import apsw
 from takhin.storage import connection
 from takhin.storage.committer import Committer
 
+PAGE_BYTES = 16 << 10  # as schema/migrations.py sets it
 LAST_BIT_PAGES_MAX = 128
 PASSES_MAX = 8
 """After as many passes that did not catch up, the writer waits for one: else the WAL grows for ever."""
@@ -42,7 +43,7 @@ class Checkpoints:
         self._pages_max = pages_max
         self._finish = finish
         self._ended = ended
-        self._pages = 0  # in the WAL and not yet copied
+        self._pages = _pages_left(path)  # in the WAL and not yet copied
         self._passes = 0
 
     def committed(self, pages: int) -> None:
@@ -83,3 +84,11 @@ class Checkpoints:
     def _end(self, error: apsw.Error | None) -> None:
         self.running = False
         self._ended(error)
+
+
+def _pages_left(path: Path) -> int:
+    """Pages of a WAL that a killed broker left behind; at most, since a part of it may be copied."""
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size // PAGE_BYTES
+    except FileNotFoundError:
+        return 0

@@ -16,6 +16,9 @@ FIXED_IN = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 """First releases without the WAL-reset bug of 3.7.0 to 3.51.2 (sqlite.org/releaselog/3_51_3.html)."""
 
 
+HEADER_BYTES = 100
+
+
 def library_version() -> str:
     """The SQLite that apsw carries, as "3.54.1"."""
     return apsw.sqlite_lib_version()
@@ -62,15 +65,19 @@ def open_reader(path: Path) -> apsw.Connection:
 def header_numbers(path: Path) -> tuple[int, int]:
     """(application_id, user_version) of a file, without a trace on the file or beside it.
 
-    immutable=1 takes no lock and looks at no WAL, which is right for numbers that are only ever written
-    before the file goes into service. Raises apsw.Error for what is no database.
+    Read from the file's header (sqlite.org/fileformat2.html) through SQLite's own VFS, as a connection
+    would trip over a file whose last checkpoint was cut short, and a foreign file is not to be touched.
+    The two numbers are written before a file goes into service, so none is ever in a WAL only.
+    Raises ValueError for what is no database, apsw.Error for what cannot be read.
     """
-    uri = f"{path.absolute().as_uri()}?immutable=1"
-    connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
     try:
-        return connection.pragma("application_id"), connection.pragma("user_version")
+        header = file.xRead(HEADER_BYTES, 0) if file.xFileSize() >= HEADER_BYTES else b""
     finally:
-        connection.close()
+        file.xClose()
+    if not header.startswith(b"SQLite format 3\0"):
+        raise ValueError("file is not a database")
+    return int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big")
 
 
 def _set(connection: apsw.Connection, name: str, value: Any) -> None:

@@ -103,7 +103,7 @@ class Engine(Protocol):
 
     @property
     def topics(self) -> Mapping[str, Topic]:
-        """The catalogue, by name. A live view: look things up, do not keep it across an await."""
+        """The catalogue, by name. A snapshot: each change of the catalogue puts another one in its place."""
 
     async def open(self) -> None:
         """Load the catalogue. Raises StartupError with a sentence for whatever stands in the way."""

@@ -10,7 +10,6 @@ import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TypeVar
 
 from takhin.clock import Clock
@@ -144,8 +143,8 @@ class MemoryEngine:
         self._topics: dict[str, MemoryTopic] = {}
 
     @property
-    def topics(self) -> Mapping[str, Topic]:
-        return MappingProxyType(self._topics)
+    def topics(self) -> Mapping[str, MemoryTopic]:
+        return self._topics
 
     async def open(self) -> None:
         """Nothing to load."""
@@ -162,13 +161,15 @@ class MemoryEngine:
             raise TopicExistsError(spec.name)
         logs = tuple(MemoryLog(spec.name, n, self._end_moved) for n in range(spec.num_partitions))
         topic = MemoryTopic(spec.name, uuid.uuid4().hex, spec.config, logs)
-        self._topics[spec.name] = topic
+        self._topics = {**self._topics, spec.name: topic}
         return topic
 
     async def delete_topic(self, name: str) -> None:
         if name not in self._topics:
             raise UnknownTopicError(name)
-        _close_logs(self._topics.pop(name))
+        topic = self._topics[name]
+        self._topics = {of: other for of, other in self._topics.items() if of != name}
+        _close_logs(topic)
 
 
 def _close_logs(topic: MemoryTopic) -> None:

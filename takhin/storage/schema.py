@@ -42,7 +42,7 @@ def check(paths: Sequence[Path]) -> None:
     for path in paths:
         try:
             application_id, version = header_numbers(path)
-        except apsw.Error as error:
+        except (apsw.Error, ValueError) as error:
             raise StartupError(f"{path} cannot be opened as a Takhin partition: {error}") from error
         if application_id != APPLICATION_ID:
             raise StartupError(

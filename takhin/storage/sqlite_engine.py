@@ -80,7 +80,7 @@ class SqliteEngine:
             await asyncio.wait(self._changes)
         for topic in self._topics.values():
             await _close(topic.partitions)
-        self._topics.clear()
+        self._topics = {}
         self._committer.close()
         self._checkpointer.close()
         self._folder.close()
@@ -107,7 +107,8 @@ class SqliteEngine:
                 raise TopicExistsError(spec.name)
             with _full_disk(f"topic {spec.name!r} cannot be created"):
                 await asyncio.to_thread(self._build, spec)
-            topic = self._topics[spec.name] = await self._open_topic(spec.name)
+            topic = await self._open_topic(spec.name)
+            self._topics = {**self._topics, spec.name: topic}
             return topic
 
     def _build(self, spec: TopicSpec) -> None:  # on a worker thread
@@ -136,14 +137,15 @@ class SqliteEngine:
 
     async def _delete(self, name: str) -> None:
         async with self._catalogue:
-            topic = self._topics.pop(name, None)
-            if topic is None:
+            if name not in self._topics:
                 raise UnknownTopicError(name)
+            topic = self._topics[name]
+            self._topics = {of: other for of, other in self._topics.items() if of != name}
             await _close(topic.partitions)
             try:
                 await asyncio.to_thread(self._folder.retire, name)
             except OSError:
-                self._topics[name] = await self._open_topic(name)
+                self._topics = {**self._topics, name: await self._open_topic(name)}
                 raise
 
     async def _open_topic(self, name: str) -> SqliteTopic:

@@ -14,7 +14,6 @@ from takhin.errors import InvalidBatchError
 from takhin.model import (
     Appended,
     Batch,
-    Chunk,
     CommittedOffset,
     ConsumeRequest,
     Group,
@@ -86,18 +85,6 @@ def consume_request(request: pb.ConsumeMessagesRequest) -> ConsumeRequest:
         stop_offset=request.stop_offset if request.HasField("stop_offset") else None,
         max_records=request.max_records,
     )
-
-
-def consumed(topic: str, partition: int, chunk: Chunk) -> pb.ConsumeMessagesResponse:
-    response = pb.ConsumeMessagesResponse(topic=topic, partition=partition, high_watermark=chunk.end_offset)
-    add = response.records.add
-    headers = chunk.records.headers
-    for offset, timestamp, key, value in chunk.records.rows:
-        record = add(key=key, value=value, timestamp=timestamp, offset=offset, partition=partition)
-        if offset in headers:
-            for header in headers[offset]:
-                record.headers.add(key=header.key, value=header.value)
-    return response
 
 
 def topic_info(info: TopicInfo) -> pb.TopicInfo:

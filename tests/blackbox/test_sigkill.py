@@ -10,11 +10,16 @@ import time
 import pytest
 
 from blackbox.broker_process import Broker
-from blackbox.clients import connected, create_topic, produce, read_all
+from blackbox.clients import connected, create_topic, end_offset, eventually, produce, read_all
 from blackbox.load import PARTITIONS, TOPIC, Journal, Log, Record, Sent, losses, produce_and_kill, read_back
 
 ROUNDS = 20
 """Of a series, which is one data folder; its log grows from round to round."""
+
+CHECKPOINT_PAGES = (8, 64, 1_000)
+"""Settings to choose from: with the smallest, checkpoints are under way most of the time."""
+
+PAGE_BYTES = 16 << 10
 
 SERIES = [0, *(pytest.param(n, marks=[pytest.mark.soak, pytest.mark.timeout(600)]) for n in range(1, 25))]
 
@@ -24,16 +29,16 @@ SERIES = [0, *(pytest.param(n, marks=[pytest.mark.soak, pytest.mark.timeout(600)
 async def test_nothing_acknowledged_is_lost(data_dir, series):
     """Sixteen producers, a SIGKILL at a random moment, restart, everything read back: twenty times."""
     journal = Journal.new()
-    moments = random.Random(journal.seed)
+    chance = random.Random(journal.seed)
     began = time.monotonic()
     with Broker(data_dir) as broker, connected(broker.address) as stub:
         create_topic(stub, TOPIC, PARTITIONS)
     for number in range(ROUNDS):
-        with Broker(data_dir) as broker:
+        with Broker(data_dir, storage_checkpoint_pages=chance.choice(CHECKPOINT_PAGES)) as broker:
             if number:
                 assert not losses(journal, read_back(broker))
             await produce_and_kill(
-                broker, journal, f"round {number}", asyncio.sleep(moments.uniform(0.02, 0.4))
+                broker, journal, f"round {number}", asyncio.sleep(chance.uniform(0.02, 0.4))
             )
     with Broker(data_dir) as broker:
         logs = read_back(broker)
@@ -72,6 +77,22 @@ def test_sigkill_within_a_checkpoint_is_no_reason_to_refuse_the_file(data_dir):
     cut_a_checkpoint_short(broker.partition_file(TOPIC))
     with Broker(data_dir) as broker, connected(broker.address) as stub:
         assert [record.value for record in read_all(stub, TOPIC)] == values
+
+
+def test_the_wal_of_killed_brokers_does_not_add_up(data_dir):
+    """A WAL that a killed broker left counts towards the next checkpoint: it does not grow for ever."""
+    pages = 40
+    for number in range(8):  # each adds less than it takes to begin a checkpoint
+        with Broker(data_dir, storage_checkpoint_pages=pages) as broker, connected(broker.address) as stub:
+            if number == 0:
+                create_topic(stub, TOPIC)
+            for first in range(5):
+                produce(stub, TOPIC, [b"%d" % first * 1_000] * 20)
+            wal = broker.partition_file(TOPIC).with_name("0.db-wal")
+            eventually(lambda wal=wal: wal.stat().st_size < 3 * pages * PAGE_BYTES)
+            broker.kill()
+    with Broker(data_dir) as broker, connected(broker.address) as stub:
+        assert end_offset(stub, TOPIC) == 800
 
 
 async def test_a_folder_that_was_put_back_is_seen(data_dir, tmp_path):

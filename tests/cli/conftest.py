@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -36,15 +37,17 @@ class Takhin:
         assert line.startswith("takhin: ")
         return line.removeprefix("takhin: ")
 
-    def start(self, *args: object) -> subprocess.Popen[bytes]:
-        """A command that goes on; use it in a `with`, and end it there."""
-        return subprocess.Popen(
-            command(*args),
-            env=self.environ(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+    @contextmanager
+    def start(self, *args: object) -> Iterator[subprocess.Popen[bytes]]:
+        """A command that goes on; whatever becomes of the test, it does not outlive the block."""
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command(*args), env=self.environ(), stdin=pipe, stdout=pipe, stderr=pipe
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def environ(self) -> dict[str, str]:
         return environment(server=self.address)

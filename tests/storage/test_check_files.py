@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,10 +33,9 @@ DAMAGES = {
 }
 
 
-@pytest.fixture
-async def files(tmp_path: Path) -> Path:
-    """The data folder of a closed engine with a bit of everything, checked and found sound."""
-    store = Store(tmp_path / "data")
+async def make(data_dir: Path) -> None:
+    """Leave a bit of everything in a data folder that is closed, checked and found sound."""
+    store = Store(data_dir)
     await store.open()
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     await log.append(timed(100, 200, 300))
@@ -43,7 +44,20 @@ async def files(tmp_path: Path) -> Path:
     await log.commit_offset("billing", CommittedOffset(10, "", NOW))
     await log.trim(2)
     await store.close()
-    return store.data_dir
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder that all tests here copy, because making one takes a while."""
+    data_dir = tmp_path_factory.mktemp("sound") / "data"
+    asyncio.run(make(data_dir))
+    return data_dir
+
+
+@pytest.fixture
+def files(sound: Path, tmp_path: Path) -> Path:
+    """A sound data folder of one's own, to be damaged."""
+    return Path(shutil.copytree(sound, tmp_path / "data"))
 
 
 def found_in(data_dir: Path) -> str:
@@ -54,13 +68,13 @@ def found_in(data_dir: Path) -> str:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_a_damaged_table_is_found(files: Path, damage: str):
+def test_a_damaged_table_is_found(files: Path, damage: str):
     """One wrong row is found and named."""
     run_sql(files / "topics/orders/0.db", damage)
     assert DAMAGES[damage] in found_in(files)
 
 
-async def test_a_damaged_page_is_found(files: Path):
+def test_a_damaged_page_is_found(files: Path):
     """Bytes that are overwritten inside the file are found."""
     path = files / "topics/orders/0.db"
     content = bytearray(path.read_bytes())
@@ -80,7 +94,7 @@ async def test_a_damaged_page_is_found(files: Path):
     ],
     ids=["wal", "renamed", "missing", "foreign"],
 )
-async def test_a_wrong_folder_is_found(files: Path, change: Callable[[Path], object]):
+def test_a_wrong_folder_is_found(files: Path, change: Callable[[Path], object]):
     """Files that a clean close does not leave, and partitions that are missing, are found."""
     change(files / "topics/orders")
     assert "instead of partition files alone" in found_in(files)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 
 import pytest
 
 from storage.support import ALL, NOW, Store, as_expected, batch, numbered, read_all, run_sql, spec, timed
-from takhin.errors import OffsetOutOfRangeError
+from takhin.errors import OffsetOutOfRangeError, StorageFullError
 from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig
 
 EVERY = bytes(range(256))
@@ -152,6 +153,20 @@ async def test_leftovers_of_a_crash_are_swept(store: Store):
     await store.open()
     assert list(store.engine.topics) == ["orders"]
     assert not leftover.exists()
+
+
+async def test_a_create_that_failed_does_not_spoil_the_next(store: Store):
+    """A topic that found no room for its files is not there, and can be created once there is room."""
+    unbounded = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, unbounded[1]))  # bytes of any file, of children too
+    try:
+        with pytest.raises((OSError, StorageFullError)):
+            await store.engine.create_topic(spec("orders"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unbounded)
+    assert list(store.engine.topics) == []
+    log = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    assert (await log.append(numbered(1))).offset == 0
 
 
 async def test_a_shell_can_look_in(store: Store):

@@ -10,6 +10,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -71,12 +72,11 @@ class EnginesAgree(RuleBasedStateMachine):
         self.runner.run(self.memory.open())
 
     def teardown(self) -> None:
-        try:
+        with ExitStack() as ending:
+            ending.callback(shutil.rmtree, self.folder)
+            ending.callback(self.runner.close)
+            ending.callback(lambda: self.runner.run(self.store.close()))
             self.compare_logs()
-        finally:
-            self.runner.run(self.store.close())
-            self.runner.close()
-            shutil.rmtree(self.folder)
 
     def ask(self, question: Callable[[Engine], Awaitable[object]]) -> object:
         """The answer of both engines, which must be the same."""
@@ -185,7 +185,7 @@ async def everything(topic: str, partition: int, engine: Engine) -> object:
 # A passing run takes seconds. A failing one is repeated until its steps are few, which takes minutes.
 TestEnginesAgree = pytest.mark.timeout(600)(EnginesAgree.TestCase)
 TestEnginesAgree.settings = settings(
-    max_examples=20,
+    max_examples=15,
     stateful_step_count=30,
     deadline=None,
     print_blob=True,
