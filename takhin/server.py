@@ -68,7 +68,6 @@ async def run(settings: Settings) -> None:
     """
     configure(settings.log)
     server = Server(settings)
-    await server.start()
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -77,8 +76,9 @@ async def run(settings: Settings) -> None:
             os._exit(FORCED_EXIT_CODE)  # what is acknowledged is on disk
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT):  # before the start, which may take its time
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    await server.start()
     if not _is_loopback(server.address):
         log.warning(
             "plain_traffic", address=server.address, reason="traffic is neither encrypted nor authenticated"

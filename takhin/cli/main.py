@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error.format_message(), failed)
     except StartupError as error:
         return _complain(str(error), failed)
+    except OSError as error:
+        return _complain(f"cannot write the output: {error.strerror}", failed)
     return 0
 
 
@@ -69,6 +71,10 @@ def _check_utf8(arguments: Sequence[str]) -> None:
 
 def _complain(sentence: str, code: int) -> int:
     print(f"takhin: {' '.join(sentence.splitlines())}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard_stdout()
     return code
 
 

@@ -210,6 +210,16 @@ async def test_close_closes_every_log(unopened: Engine, moved: list[PartitionLog
             log.append(numbered(1))
 
 
+async def test_the_catalogue_is_a_snapshot(engine: Engine):
+    """Who goes through the catalogue while topics come and go sees it as it was when they asked."""
+    await engine.create_topic(spec("orders"))
+    before = engine.topics
+    await engine.create_topic(spec("refunds"))
+    await engine.delete_topic("orders")
+    assert list(before) == ["orders"]
+    assert list(engine.topics) == ["refunds"]
+
+
 async def test_an_engine_without_topics_closes(unopened: Engine):
     """An engine that nobody used opens on nothing and closes."""
     await unopened.open()
