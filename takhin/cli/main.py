@@ -52,9 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "takhin"
         return _complain(f"{error.format_message()} (see {path} --help)", failed)
-    except click.ClickException as error:
-        return _complain(error.format_message(), failed)
-    except StartupError as error:
+    except (click.ClickException, StartupError) as error:
         return _complain(str(error), failed)
     except OSError as error:
         return _complain(f"cannot write the output: {error.strerror}", failed)
