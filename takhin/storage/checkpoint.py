@@ -32,7 +32,7 @@ class Checkpoints:
         thread: Committer,
         pages_max: int,
         finish: Callable[[], None],
-        ended: Callable[[apsw.Error | None], None],
+        ended: Callable[[Exception | None], None],
     ) -> None:
         """finish: asks the writer to run the last bit and to call `finished`.
         ended: called when a checkpoint is over, with the error that ended it early.
@@ -54,7 +54,7 @@ class Checkpoints:
             self._passes = 0
             self._pass()
 
-    def finished(self, error: apsw.Error | None) -> None:
+    def finished(self, error: Exception | None) -> None:
         """The last bit is copied, and the next commit begins the WAL anew."""
         self._pages = 0
         self._end(error)
@@ -62,7 +62,7 @@ class Checkpoints:
     def _pass(self) -> None:
         covered = self._pages
 
-        def done(error: apsw.Error | None) -> None:
+        def done(error: Exception | None) -> None:
             self._pages -= covered
             self._passes += 1
             if error is not None:
@@ -81,7 +81,7 @@ class Checkpoints:
         finally:
             copier.close()
 
-    def _end(self, error: apsw.Error | None) -> None:
+    def _end(self, error: Exception | None) -> None:
         self.running = False
         self._ended(error)
 

@@ -13,10 +13,8 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-import apsw
-
 Work = Callable[[], object]
-Done = Callable[[apsw.Error | None], None]
+Done = Callable[[Exception | None], None]
 
 
 class Committer:
@@ -32,7 +30,7 @@ class Committer:
             thread.start()
 
     def submit(self, work: Work, done: Done) -> None:
-        """Run `work` on a thread, then `done(None)`, or `done(error)` for an apsw error, on the loop."""
+        """Run `work` on a thread, then `done(None)`, or `done(error)` if it raised, on the loop."""
         self._queue.put((work, done))
 
     def close(self) -> None:
@@ -45,9 +43,9 @@ class Committer:
     def _run(self) -> None:  # on a committer thread
         while (job := self._queue.get()) is not None:
             work, done = job
-            error = None
+            error: Exception | None = None
             try:
                 work()
-            except apsw.Error as raised:
+            except Exception as raised:  # noqa: BLE001  told to the one who waits; the thread lives on
                 error = raised
             self._loop.call_soon_threadsafe(done, error)

@@ -1,6 +1,6 @@
 """The storage contract: an engine keeps topics, a partition log keeps records and committed offsets.
 
-Every engine passes tests/storage/contract.py. The contract is bound to one asyncio event loop: all of
+Every engine passes tests/storage/test_contract_*.py. The contract is bound to one asyncio event loop: all of
 it is called on that loop, and nothing in it blocks for longer than a short read. It has no word of
 SQLite, so that an engine over something else fits behind it.
 """
@@ -17,7 +17,8 @@ from takhin.model import Appended, Batch, CommittedOffset, Records, TopicConfig,
 class PartitionLog(Protocol):
     """One partition's log, the half-open offset range [start_offset, end_offset).
 
-    Offsets are dense from 0, in append order, and never given twice, whatever is trimmed.
+    Once closed, every method raises UnknownTopicError. Offsets are dense from 0, in append order, and
+    never given twice, whatever is trimmed.
     """
 
     @property

@@ -14,7 +14,7 @@ CLEAN = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError)
 fsync above all) a crash may bring the transaction back, so the partition fails closed."""
 
 
-def unavailable(error: apsw.Error, topic: str, partition: int) -> UnavailableError:
+def unavailable(error: Exception, topic: str, partition: int) -> UnavailableError:
     """The error that callers get for `error`, which befell one partition's file."""
     where = f"topic {topic!r} partition {partition}"
     if isinstance(error, apsw.FullError):

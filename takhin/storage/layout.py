@@ -59,14 +59,25 @@ class DataFolder:
 
     def stage(self, num_partitions: int) -> Path:
         """A new folder outside the catalogue with `num_partitions` empty partition files."""
-        template = self._tmp / "template.db"
-        if not template.exists():
-            build(template)
+        template = self._template()
         stage = self._tmp / str(uuid.uuid4())
         stage.mkdir()
-        for partition in range(num_partitions):
-            shutil.copyfile(template, stage / f"{partition}.db")
+        try:
+            for partition in range(num_partitions):
+                shutil.copyfile(template, stage / f"{partition}.db")
+        except BaseException:
+            self.discard(stage)
+            raise
         return stage
+
+    def _template(self) -> Path:
+        """A closed file of today's schema, built when first asked for."""
+        template = self._tmp / "template.db"
+        if not template.exists():
+            unfinished = self._tmp / f"{uuid.uuid4()}.db"
+            build(unfinished)
+            unfinished.rename(template)  # only whole: a failed build is not taken for one
+        return template
 
     def publish(self, stage: Path, topic: str) -> None:
         """Rename a staged folder, its files synced and closed, into the catalogue. Durable on return."""

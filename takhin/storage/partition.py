@@ -114,7 +114,7 @@ class SqlitePartition:
         self._start_offset = max(self._start_offset, start)
 
     def _trimmed(self, done: asyncio.Future[None]) -> None:
-        if done.exception() is not None:
+        if done.exception() is not None and not self.closed:
             self._start_offset = self._reader.start_offset()
 
     def commit_offset(self, group_id: str, committed: CommittedOffset) -> asyncio.Future[None]:

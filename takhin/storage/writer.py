@@ -87,7 +87,7 @@ class Writer:
         self._changes: deque[tuple[Change, asyncio.Future[None]]] = deque()
         self._busy = False  # a group, a checkpoint's last bit or a retry is under way
         self._locked_since: float | None = None
-        self._failed: apsw.Error | None = None
+        self._failed: Exception | None = None
         self._finish_due = False
         self._checkpoints = Checkpoints(
             path,
@@ -169,7 +169,7 @@ class Writer:
             self._fail_group(group, error)
             return
 
-        def done(error: apsw.Error | None) -> None:
+        def done(error: Exception | None) -> None:
             if error is None:
                 self._committed(group, answers, highest)
             else:
@@ -259,7 +259,7 @@ class Writer:
     def _run_checkpoint(self) -> None:  # on a committer thread
         self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
-    def _checkpoint_finished(self, error: apsw.Error | None) -> None:
+    def _checkpoint_finished(self, error: Exception | None) -> None:
         self._checkpoints.finished(error)
         self._next()
 
@@ -269,7 +269,7 @@ class Writer:
             self._busy = True
             self._finish_checkpoint()
 
-    def _checkpoint_ended(self, error: apsw.Error | None) -> None:
+    def _checkpoint_ended(self, error: Exception | None) -> None:
         if error is not None and not isinstance(error, CLEAN):
             self._fail_closed(error)
         self._settle()
@@ -301,7 +301,7 @@ class Writer:
         group.fail(answer)
         self._next()
 
-    def _fail_closed(self, error: apsw.Error) -> None:
+    def _fail_closed(self, error: Exception) -> None:
         """What is on disk is no longer certain: accept no write until the file is opened again."""
         self._failed = error
         while self._appends or self._changes:
