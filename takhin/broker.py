@@ -109,8 +109,8 @@ class Broker:
         )
 
     def describe_topics(self, names: Sequence[str]) -> list[TopicInfo]:
-        """Those of `names` that are there."""
-        return [self.describe_topic(name) for name in names if name in self._engine.topics]
+        """Those of `names` that are there, each once."""
+        return [self.describe_topic(name) for name in dict.fromkeys(names) if name in self._engine.topics]
 
     def partition_info(self, topic: str, partition: int) -> PartitionInfo:
         log = self._log(topic, partition)
@@ -132,7 +132,6 @@ class Broker:
         if self._draining:
             raise ShuttingDownError
         found = self._topic(topic)
-        limits.check_range("records", len(batch), 1, self._settings.produce.batch_records_max)
         now = self._clock()
         stamped = _stamped(batch, found.config, now)
         limits.check_batch(
@@ -191,6 +190,7 @@ class Broker:
     ) -> list[tuple[TopicPartition, CommittedOffset | None]]:
         """What the group committed in the partitions asked for (None: nothing), or everywhere if none is."""
         limits.check_group_id(group_id)
+        limits.check_range("partitions", len(partitions), 0, self._settings.groups.commit_offsets_max)
         if not partitions:
             offsets = await self._group_offsets(group_id)
             return [(TopicPartition(o.topic, o.partition), o.committed) for o in offsets]

@@ -18,7 +18,7 @@ from takhin.errors import (
     RecordTooLargeError,
     UnsupportedReplicationError,
 )
-from takhin.model import Batch, Header, TimestampType, TopicConfig
+from takhin.model import HEADER_OVERHEAD_BYTES, Batch, Header, TimestampType, TopicConfig
 
 TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 GROUP_ID_BYTES_MAX = 255
@@ -151,7 +151,7 @@ def size_bytes(
     size = sum(map(len, filter(None, keys))) + sum(map(len, filter(None, values)))
     for of_record in headers:
         for key, value in of_record:
-            size += len(key.encode()) + len(value)
+            size += HEADER_OVERHEAD_BYTES + len(key.encode()) + len(value)
     return size
 
 

@@ -28,6 +28,10 @@ class Header(NamedTuple):
     value: bytes
 
 
+HEADER_OVERHEAD_BYTES = 16
+"""What a header takes besides its key and value, rounded up; without it a record of many tiny headers
+would be stored that no response can carry."""
+
 MESSAGE_ROOM_BYTES = 64 << 10
 """What a gRPC message keeps free for itself beside one record of the largest size."""
 

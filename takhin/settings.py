@@ -95,7 +95,7 @@ class TopicSettings:
 class ProduceSettings:
     """What a produce call may do."""
 
-    batch_records_max: int = setting(100_000, "records of one request", least=1)
+    batch_records_max: int = setting(10_000, "records of one request", least=1)
     timestamp_ahead_ms_max: int = setting(
         3_600_000, "how far a record's timestamp may be ahead of the broker's clock", most=INT64_MAX
     )
@@ -132,7 +132,7 @@ class GroupSettings:
 class RpcSettings:
     """Connections and calls."""
 
-    message_bytes_max: int = setting(10 << 20, "bytes of one gRPC message, either way", least=64 << 10)
+    message_bytes_max: int = setting(10 << 20, "bytes of one gRPC message, either way", least=128 << 10)
     calls_max: int = setting(2_000, "calls under way, streams included", least=1)
     connections_max: int = setting(1_000, "connections at one time", least=1)
     streams_per_connection_max: int = setting(1_000, "calls under way on one connection", least=1)

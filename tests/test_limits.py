@@ -211,8 +211,8 @@ def test_unknown_configs(key: str):
 
 
 def test_size_counts_keys_values_and_headers():
-    """A record's size is its key, its value and its headers, in bytes; what is absent counts nothing."""
-    assert limits.size_bytes([b"k" * 3, None, b""], [None, b"v" * 5, b""], [[Header("é", b"12")], []]) == 12
+    """A record's size is its key, its value and its headers, each with 16 bytes besides; absent is nothing."""
+    assert limits.size_bytes([b"k" * 3, None, b""], [None, b"v" * 5, b""], [[Header("é", b"12")], []]) == 28
     assert limits.size_bytes([], [], []) == 0
 
 
@@ -239,8 +239,8 @@ def test_a_record_that_is_too_large(position: int):
 def test_headers_count_towards_the_size():
     """A record is too large as well when its headers make it so."""
     with pytest.raises(RecordTooLargeError):
-        check_batch(batch_of(b"x" * 60, headers={0: [Header("é" * 10, b"x" * 21)]}))
-    assert check_batch(batch_of(b"x" * 60, headers={0: [Header("é" * 10, b"x" * 20)]}))
+        check_batch(batch_of(b"x" * 44, headers={0: [Header("é" * 10, b"x" * 21)]}))
+    assert check_batch(batch_of(b"x" * 44, headers={0: [Header("é" * 10, b"x" * 20)]}))
 
 
 @pytest.mark.parametrize("timestamp", [0, NOW, NOW + AHEAD_MS_MAX])

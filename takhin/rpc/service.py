@@ -25,11 +25,47 @@ from takhin.wire.status import TABLE
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A produce request whose records are queued, or were refused."""
+    """What is kept of a produce request whose records are queued, or were refused, until it is answered."""
 
-    request: pb.ProduceMessageRequest
+    topic: str
+    partition: int
+    size_bytes: int
     outcome: asyncio.Future[Appended] | Exception
-    deadline: float | None
+    deadline: float | None = None
+
+
+class Unanswered:
+    """A produce stream's requests between reading and answering, bounded in number and in bytes."""
+
+    def __init__(self, settings: ProduceSettings) -> None:
+        self._settings = settings
+        self._queue: asyncio.Queue[Waiting | None] = asyncio.Queue()
+        self._requests = self._bytes = 0
+        self._room = asyncio.Event()
+
+    def put(self, waiting: Waiting | None) -> None:
+        """The next in order; None: there are no more."""
+        if waiting is not None:
+            self._requests += 1
+            self._bytes += waiting.size_bytes
+        self._queue.put_nowait(waiting)
+
+    async def get(self) -> Waiting | None:
+        return await self._queue.get()
+
+    def answered(self, waiting: Waiting) -> None:
+        self._requests -= 1
+        self._bytes -= waiting.size_bytes
+        self._room.set()
+
+    async def room(self) -> None:
+        """Return when another request may be read; the bounds are passed by one request at most."""
+        while (
+            self._requests >= self._settings.stream_requests_max
+            or self._bytes >= self._settings.stream_bytes_max
+        ):
+            self._room.clear()
+            await self._room.wait()
 
 
 class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
@@ -105,55 +141,47 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
     async def ProduceMessageStream(
         self, requests: AsyncIterator[pb.ProduceMessageRequest], context: Context
     ) -> AsyncIterator[pb.ProduceMessageResponse]:
-        waiting: asyncio.Queue[Waiting | None] = asyncio.Queue()
-        places = asyncio.Semaphore(self._settings.stream_requests_max)
-        reader = asyncio.create_task(self._read(requests, places, waiting))
+        if self._draining:
+            raise ShuttingDownError
+        waiting = Unanswered(self._settings)
+        reader = asyncio.create_task(self._read(requests, waiting))
         self._readers.add(reader)
         reader.add_done_callback(self._readers.discard)
         try:
             while (queued := await waiting.get()) is not None:
                 yield await self._answer(queued)
-                places.release()
+                waiting.answered(queued)
         finally:
             reader.cancel()
             await asyncio.wait({reader})
-        if self._draining:
+        if reader.cancelled():  # by drain
             raise ShuttingDownError
         reader.result()
 
     async def _read(
-        self,
-        requests: AsyncIterator[pb.ProduceMessageRequest | Malformed],
-        places: asyncio.Semaphore,
-        waiting: asyncio.Queue[Waiting | None],
+        self, requests: AsyncIterator[pb.ProduceMessageRequest | Malformed], waiting: Unanswered
     ) -> None:
-        """Queue each request's records as it comes, in order; a bounded number ahead of the answers.
+        """Queue each request's records as it comes, in order; a bounded amount ahead of the answers.
 
         Cancelled by `drain`, it leaves nothing submitted without an answer: there is no await between.
         """
-        unanswered_bytes = 0
         try:
-            await places.acquire()
             async for request in requests:
-                queued = await self._queue(request)
-                waiting.put_nowait(queued)
-                unanswered_bytes += queued.request.ByteSize()
-                if unanswered_bytes > self._settings.stream_bytes_max:
-                    if isinstance(queued.outcome, asyncio.Future):  # the last to be durable of all so far
-                        await asyncio.wait({queued.outcome})
-                    unanswered_bytes = 0
-                await places.acquire()
+                waiting.put(await self._queue(request))
+                await waiting.room()
         finally:
-            waiting.put_nowait(None)
+            waiting.put(None)
 
     async def _queue(self, request: pb.ProduceMessageRequest | Malformed) -> Waiting:
         if isinstance(request, Malformed):
-            return Waiting(pb.ProduceMessageRequest(), request.error, None)
+            return Waiting("", 0, 0, request.error)
+        outcome: asyncio.Future[Appended] | Exception
         try:
             await self._broker.room()
-            return Waiting(request, self._submit(request), _deadline(request))
+            outcome = self._submit(request)
         except Exception as error:  # noqa: BLE001  a refused request never ends the stream
-            return Waiting(request, error, None)
+            outcome = error
+        return Waiting(request.topic, request.partition, request.ByteSize(), outcome, _deadline(request))
 
     async def _answer(self, queued: Waiting) -> pb.ProduceMessageResponse:
         try:
@@ -163,13 +191,14 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
         except Exception as raised:  # noqa: BLE001  a refused request never ends the stream
             error = known(raised, "ProduceMessageStream")
             code = TABLE[type(error)].code
-            return convert.refusal(pb.ProduceMessageResponse(), queued.request, str(error), code)
-        return convert.produced(queued.request.topic, appended)
+            return convert.refusal(pb.ProduceMessageResponse(), queued, str(error), code)
+        return convert.produced(queued.topic, appended)
 
     def _submit(self, request: pb.ProduceMessageRequest) -> asyncio.Future[Appended]:
         """Queue the request's records; with required_acks=0 the answer is there at once."""
         acks = limits.check_range("required_acks", request.required_acks, -1, 1)
         limits.check_range("timeout_ms", request.timeout_ms, 0)
+        limits.check_range("records", len(request.records), 0, self._settings.batch_records_max)
         batch = convert.batch(request)
         appended = self._broker.produce(request.topic, request.partition, batch)
         if acks == 0 and request.HasField("required_acks"):

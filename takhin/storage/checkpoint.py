@@ -13,6 +13,7 @@ from pathlib import Path
 
 import apsw
 
+from takhin.errors import StartupError
 from takhin.storage import connection
 from takhin.storage.committer import Committer
 
@@ -75,7 +76,10 @@ class Checkpoints:
         self._thread.submit(self._copy, done)
 
     def _copy(self) -> None:  # on the checkpoint thread
-        copier = connection.open_writer(self._path)
+        try:
+            copier = connection.open_writer(self._path)
+        except (apsw.Error, StartupError):
+            return  # nothing was touched: descriptors may be short, and the next commits ask again
         try:
             copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         finally:

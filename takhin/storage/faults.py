@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import apsw
 
-from takhin.errors import PartitionUnavailableError, StorageFullError, UnavailableError
+from takhin.errors import OutcomeUnknownError, PartitionUnavailableError, StorageFullError, UnavailableError
 
 CLEAN = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError)
 """After these a rolled-back transaction has certainly left nothing behind. After anything else (a failed
@@ -27,6 +27,16 @@ def unavailable(error: Exception, topic: str, partition: int) -> UnavailableErro
         )
     return PartitionUnavailableError(
         f"the file of {where} failed: {error} (SQLite result {getattr(error, 'extendedresult', '?')})",
+        topic=topic,
+        partition=partition,
+    )
+
+
+def outcome_unknown(error: apsw.Error, topic: str, partition: int) -> OutcomeUnknownError:
+    """The error for a group whose COMMIT failed in a way that a crash may turn into success."""
+    return OutcomeUnknownError(
+        f"the disk failed while the records were committed to topic {topic!r} partition {partition} "
+        f"({error}); whether they will be there after a restart is unknown",
         topic=topic,
         partition=partition,
     )

@@ -12,6 +12,7 @@ import apsw
 
 from takhin.limits import MAX_MESSAGE_BYTES, TIMESTAMP_TYPE
 from takhin.model import (
+    HEADER_OVERHEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
     CommittedOffset,
     Header,
@@ -56,7 +57,7 @@ class Reader:
         extra = 0
         cursor = self._connection.execute(sql.READ_HEADERS, (rows[0][0], rows[-1][0]))
         for offset, key, value in cursor:
-            size = len(key.encode()) + len(value)
+            size = HEADER_OVERHEAD_BYTES + len(key.encode()) + len(value)
             extra += size
             if totals[0] + extra > max_bytes and offset > rows[0][0]:
                 header_bytes[offset] = max_bytes  # not all of it is read, and it does not fit

@@ -22,7 +22,7 @@ from takhin.storage.connection import header_numbers
 def build(*paths: Path) -> None:
     """Make or migrate closed files. Raises OSError if the child process fails (on a full disk, say)."""
     done = subprocess.run(  # noqa: S603  our own interpreter on our own module
-        [sys.executable, "-m", "takhin.schema", *map(str, paths)],
+        [sys.executable, "-P", "-m", "takhin.schema", *map(str, paths)],
         capture_output=True,
         text=True,
         check=False,

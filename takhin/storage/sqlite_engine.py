@@ -107,7 +107,11 @@ class SqliteEngine:
                 raise TopicExistsError(spec.name)
             with _full_disk(f"topic {spec.name!r} cannot be created"):
                 await asyncio.to_thread(self._build, spec)
-            topic = await self._open_topic(spec.name)
+            try:
+                topic = await self._open_topic(spec.name)
+            except BaseException:  # out of file descriptors, say: what cannot be opened is not left behind
+                await asyncio.to_thread(self._folder.retire, spec.name)
+                raise
             self._topics = {**self._topics, spec.name: topic}
             return topic
 
@@ -154,14 +158,20 @@ class SqliteEngine:
         if not first.exists():
             raise StartupError(f"{first.parent} has no partition 0 (0.db), which describes the topic")
         schema.check(self._folder.files(name))
-        partitions = [self._open_partition(first, name, 0)]
+        partitions: list[SqlitePartition] = []
         try:
+            partitions.append(self._open_partition(first, name, 0))
             num_partitions, config = partitions[0].topic_facts()
             for partition in range(1, num_partitions):
                 path = self._folder.file(name, partition)
                 if not path.exists():
                     raise StartupError(f"{path} is missing: topic {name!r} has {num_partitions} partitions")
                 partitions.append(self._open_partition(path, name, partition))
+        except (apsw.Error, KeyError, ValueError) as error:
+            await _close(partitions)
+            raise StartupError(
+                f"{first.parent} cannot be opened, after {len(partitions)} partitions: {error}"
+            ) from error
         except BaseException:
             await _close(partitions)
             raise

@@ -26,7 +26,7 @@ from takhin.settings import StorageSettings
 from takhin.storage import statements as sql
 from takhin.storage.checkpoint import Checkpoints
 from takhin.storage.committer import Committer
-from takhin.storage.faults import CLEAN, unavailable
+from takhin.storage.faults import CLEAN, outcome_unknown, unavailable
 from takhin.storage.queue import QueueBytes
 
 BUSY_RETRY_SECONDS = 0.005
@@ -173,7 +173,7 @@ class Writer:
             if error is None:
                 self._committed(group, answers, highest)
             else:
-                self._fail_group(group, error)
+                self._fail_group(group, error, committing=True)
 
         self._committer.submit(self._commit, done)
 
@@ -247,7 +247,8 @@ class Writer:
         for _, changed in group.changes:
             if not changed.done():
                 changed.set_result(None)
-        self._on_committed()
+        if answers:
+            self._on_committed()
         self._checkpoints.committed(self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])
         self._next()
 
@@ -283,28 +284,36 @@ class Writer:
             self._loop.call_later(BUSY_RETRY_SECONDS, self._begin)
         else:
             self._locked_since = None
-            self._fail_group(self._take(), error)
+            self._fail_waiting(unavailable(error, self.tail.topic, self.tail.partition))
+            self._next()
 
-    def _fail_group(self, group: Group, error: Exception) -> None:
-        """The group is not durable: undo it, tell everyone, and go on where that is safe."""
+    def _fail_group(self, group: Group, error: Exception, *, committing: bool = False) -> None:
+        """The group is not acknowledged: undo it, tell everyone, and go on where that is safe."""
         self._queue.remove(group.queued_bytes)
-        answer = error
+        errors = [error]
         try:
             if self._connection.in_transaction:
                 self._connection.execute(sql.ROLLBACK)
         except apsw.Error as rollback_error:
-            error = rollback_error
-        if isinstance(error, apsw.Error):
-            answer = unavailable(error, self.tail.topic, self.tail.partition)
-            if not isinstance(error, CLEAN):
-                self._fail_closed(error)
-        group.fail(answer)
-        self._next()
+            errors.append(rollback_error)
+        unclean = [each for each in errors if isinstance(each, apsw.Error) and not isinstance(each, CLEAN)]
+        if unclean and committing:
+            group.fail(outcome_unknown(unclean[0], self.tail.topic, self.tail.partition))
+        elif isinstance(error, apsw.Error):
+            group.fail(unavailable(error, self.tail.topic, self.tail.partition))
+        else:
+            group.fail(error)
+        if unclean:
+            self._fail_closed(unclean[0])
+        self._loop.call_soon(self._next)  # not at once: a full disk may fail one group after the other
 
     def _fail_closed(self, error: Exception) -> None:
         """What is on disk is no longer certain: accept no write until the file is opened again."""
         self._failed = error
+        self._fail_waiting(unavailable(error, self.tail.topic, self.tail.partition))
+
+    def _fail_waiting(self, error: Exception) -> None:
         while self._appends or self._changes:
             waiting = self._take()
             self._queue.remove(waiting.queued_bytes)
-            waiting.fail(unavailable(error, self.tail.topic, self.tail.partition))
+            waiting.fail(error)

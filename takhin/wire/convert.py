@@ -30,6 +30,8 @@ R = TypeVar("R")
 NODE_ID = 0
 """The one broker's number where a field speaks of leaders and replicas."""
 PROTOCOL_TYPE = "consumer"
+ECHO_CHARS_MAX = 255
+"""How much of a name a refusal repeats."""
 
 
 def batch(request: pb.ProduceMessageRequest) -> Batch:
@@ -160,7 +162,8 @@ def refusal(response: R, request: Any, sentence: str, code: int) -> R:
     filled.error_code = code
     for name in ("topic", "partition", "group_id"):
         if name in fields and fields[name].message_type is None:
-            setattr(filled, name, getattr(request, name))
+            value = getattr(request, name)
+            setattr(filled, name, value[:ECHO_CHARS_MAX] if isinstance(value, str) else value)
     if "offset" in fields:
         filled.offset = -1
     if "state" in fields:

@@ -347,7 +347,7 @@ def test_refused_requests_do_not_end_a_produce_stream(victim):
     assert len(responses) == len(requests)
     for request, response, names in zip(requests, responses, expected, strict=True):
         assert error_name(response) in names
-        assert response.topic == request.topic
+        assert response.topic == request.topic[:255]  # an over-long name is not sent back whole
     good = responses[1::2]
     assert [response.offset for response in good] == list(range(len(PRODUCE)))
     assert {response.offset for response in responses[0::2]} == {-1}

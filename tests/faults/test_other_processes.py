@@ -122,3 +122,20 @@ async def test_a_queue_without_room_says_so_in_time():
         await queue.room()
     queue.remove(25)
     await queue.room()
+
+
+async def test_a_long_lock_fails_all_that_waits_at_once(tmp_path):
+    """The bound on the wait is that of each write: a deep queue is not failed group after group."""
+    settings = StorageSettings(busy_wait_ms_max=300, commit_group_records_max=1)
+    made = SqliteEngine(tmp_path / "data", settings, clock=system_clock, end_moved=lambda _: None)
+    await made.open()
+    await made.create_topic(TopicSpec("t", 1, TopicConfig(1 << 20)))
+    log = made.topics["t"].partitions[0]
+    with beside(tmp_path / "data/topics/t/0.db", "BEGIN IMMEDIATE"):
+        started = time.monotonic()
+        waiting = [log.append(batch(b"x")) for _ in range(1_000)]
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert time.monotonic() - started < 3
+    assert all(isinstance(outcome, PartitionUnavailableError) for outcome in outcomes)
+    assert (await log.append(batch(b"later"))).offset == 0
+    await made.close()

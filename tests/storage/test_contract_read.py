@@ -6,7 +6,7 @@ import pytest
 
 from storage.support import ALL, as_expected, as_stored, batch, numbered, read_all, spec, timed
 from takhin.errors import OffsetOutOfRangeError
-from takhin.model import RECORD_OVERHEAD_BYTES, Header
+from takhin.model import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, Header
 from takhin.storage.engine import Engine, PartitionLog
 
 
@@ -60,7 +60,7 @@ async def test_max_records(log: PartitionLog, max_records: int):
 @pytest.mark.parametrize(("spare", "count"), [(-1, 1), (0, 2), (1, 2), (99, 2), (100, 3), (1_000, 3)])
 async def test_max_bytes_is_exact(log: PartitionLog, spare: int, count: int):
     """A record whose last byte fits is returned, one that is a byte too large waits for the next read."""
-    value, key = b"v" * (60 - RECORD_OVERHEAD_BYTES), b"k" * 30
+    value, key = b"v" * (60 - RECORD_OVERHEAD_BYTES - HEADER_OVERHEAD_BYTES), b"k" * 30
     header = Header("é", b"12345678")  # two bytes of UTF-8 and eight of value
     await log.append(batch(*[value] * 3, keys=[key] * 3, headers={n: [header] for n in range(3)}))
     assert await count_read(log, max_bytes=200 + spare) == count
