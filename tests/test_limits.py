@@ -211,7 +211,7 @@ def test_unknown_configs(key: str):
 
 
 def test_size_counts_keys_values_and_headers():
-    """A record's size is its key, its value and its headers, each with 16 bytes besides; absent is nothing."""
+    """A record's size is its key, its value and its headers, each with 16 bytes besides; None is nothing."""
     assert limits.size_bytes([b"k" * 3, None, b""], [None, b"v" * 5, b""], [[Header("é", b"12")], []]) == 28
     assert limits.size_bytes([], [], []) == 0
 
