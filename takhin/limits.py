@@ -147,7 +147,7 @@ def _timestamp_type(value: str) -> TimestampType:
 def size_bytes(
     keys: Iterable[bytes | None], values: Iterable[bytes | None], headers: Iterable[Sequence[Header]]
 ) -> int:
-    """What records count against max.message.bytes and the queues: keys, values and headers."""
+    """What records count against max.message.bytes: keys, values, and headers with their overhead."""
     size = sum(map(len, filter(None, keys))) + sum(map(len, filter(None, values)))
     for of_record in headers:
         for key, value in of_record:

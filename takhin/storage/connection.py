@@ -39,7 +39,7 @@ def check_library(version: str = "") -> None:
 
 
 def open_writer(path: Path) -> apsw.Connection:
-    """The one connection that writes this file. It never waits for a lock: the writer does that."""
+    """A connection for the writer, or for a checkpoint. It never waits for a lock: the writer does that."""
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     _set(connection, "journal_mode", "wal")
     # FULL: a commit returns after the WAL is synced. It is what an acknowledgement means.

@@ -126,4 +126,4 @@ class Engine(Protocol):
 
 
 EndMoved = Callable[[PartitionLog], None]
-"""Called on the loop whenever a log's end_offset moved or the log was closed."""
+"""Called on the loop when a log's end_offset has moved, or the log was closed."""
