@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from takhin import limits
 from takhin.broker import Broker
 from takhin.errors import ShuttingDownError
-from takhin.model import Appended, GroupState
+from takhin.model import Appended, Batch, GroupState
 from takhin.rpc.interceptors import Context, Malformed, known
 from takhin.settings import ProduceSettings
 from takhin.storage.engine import Topic
@@ -135,7 +135,7 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
         self, request: pb.ProduceMessageRequest, context: Context
     ) -> pb.ProduceMessageResponse:
         await self._broker.room()
-        appended = self._submit(request)
+        appended = self._submit(request, self._batch(request))
         return convert.produced(request.topic, await self._broker.durable(appended, _deadline(request)))
 
     async def ProduceMessageStream(
@@ -178,10 +178,13 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
         outcome: asyncio.Future[Appended] | Exception
         try:
             await self._broker.room()
-            outcome = self._submit(request)
+            batch = self._batch(request)
+            outcome = self._submit(request, batch)
+            size_bytes = batch.size_bytes
         except Exception as error:  # noqa: BLE001  a refused request never ends the stream
             outcome = error
-        return Waiting(request.topic, request.partition, request.ByteSize(), outcome, _deadline(request))
+            size_bytes = request.ByteSize()
+        return Waiting(request.topic, request.partition, size_bytes, outcome, _deadline(request))
 
     async def _answer(self, queued: Waiting) -> pb.ProduceMessageResponse:
         try:
@@ -194,12 +197,15 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
             return convert.refusal(pb.ProduceMessageResponse(), queued, str(error), code)
         return convert.produced(queued.topic, appended)
 
-    def _submit(self, request: pb.ProduceMessageRequest) -> asyncio.Future[Appended]:
+    def _batch(self, request: pb.ProduceMessageRequest) -> Batch:
+        """The request's records, counted before they are converted."""
+        limits.check_range("records", len(request.records), 0, self._settings.batch_records_max)
+        return convert.batch(request)
+
+    def _submit(self, request: pb.ProduceMessageRequest, batch: Batch) -> asyncio.Future[Appended]:
         """Queue the request's records; with required_acks=0 the answer is there at once."""
         acks = limits.check_range("required_acks", request.required_acks, -1, 1)
         limits.check_range("timeout_ms", request.timeout_ms, 0)
-        limits.check_range("records", len(request.records), 0, self._settings.batch_records_max)
-        batch = convert.batch(request)
         appended = self._broker.produce(request.topic, request.partition, batch)
         if acks == 0 and request.HasField("required_acks"):
             queued: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
