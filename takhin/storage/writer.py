@@ -227,13 +227,12 @@ class Writer:
 
     def _insert(self, first: int, end: int, columns: tuple[list[Any], list[Any], list[Any]]) -> None:
         rows = end - first
-        flat: list[Any] = [None] * (4 * rows)
-        flat[0::4] = range(first, end)
-        flat[1::4], flat[2::4], flat[3::4] = columns
+        flat: list[Any] = [None] * (3 * rows)
+        flat[0::3], flat[1::3], flat[2::3] = columns
         at = 0
         while at < rows:
             size = min(sql.ROWS_PER_STATEMENT_MAX, 1 << ((rows - at).bit_length() - 1))
-            self._connection.execute(sql.insert_records(size), flat[4 * at : 4 * (at + size)])
+            self._connection.execute(sql.insert_records(size), [first + at, *flat[3 * at : 3 * (at + size)]])
             at += size
 
     def _committed(self, group: Group, answers: Sequence[Appended], highest: int) -> None:

@@ -1,0 +1,62 @@
+"""Records taken as columns are what the generated code says of each record."""
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from takhin.v1 import takhin_pb2 as pb
+from takhin.wire.columns import Columns
+from takhin.wire.encode import varint
+
+BYTES = st.none() | st.binary(max_size=200)
+HEADERS = st.lists(
+    st.builds(pb.RecordHeader, key=st.text(max_size=3), value=st.binary(max_size=3)), max_size=2
+)
+RECORD = st.builds(
+    pb.Record,
+    key=BYTES,
+    value=BYTES,
+    headers=HEADERS,
+    timestamp=st.integers(-(1 << 63), (1 << 63) - 1) | st.just(0),
+    offset=st.integers(0, 300),
+    partition=st.integers(0, 300),
+).map(pb.Record.SerializeToString)
+
+FULL = pb.Record(key=b"k", value=b"v", timestamp=5).SerializeToString()
+ODD = (
+    FULL + pb.Record(key=b"twice").SerializeToString(),
+    pb.Record(value=b"1").SerializeToString() + pb.Record(value=b"2").SerializeToString(),
+    b"\x22\x02\x01\x02" + FULL,  # field 4, timestamp, as a packed list, which it is not
+    b"\x08\x01" + FULL,  # field 1, key, as a number
+    b"\xa2\x06\x01x" + FULL,  # field 100, unknown
+    b"",
+)
+"""Records as no generated code writes them, but any client may."""
+
+
+def wire(records):
+    return b"".join(b"\x32" + varint(len(record)) + record for record in records)
+
+
+def by_generated_code(records):
+    return (
+        [record.key if record.HasField("key") else None for record in records],
+        [record.value if record.HasField("value") else None for record in records],
+        [record.timestamp for record in records],
+        {i: [(h.key, h.value) for h in of.headers] for i, of in enumerate(records) if of.headers},
+    )
+
+
+@given(st.lists(RECORD | st.sampled_from(ODD), min_size=1, max_size=12), st.text(max_size=3))
+@example([FULL] * 3, "")
+@example([ODD[0], b"\x12\x01v"], "")  # two keys in one, none in the other
+@example([pb.Record(key=b"k").SerializeToString(), pb.Record(value=b"v").SerializeToString()], "")
+@example([ODD[2], b"\x22\x01\x07" + FULL], "")
+def test_columns_are_the_fields_of_the_records(records, topic):
+    """Keys, values, timestamps and headers stand where the generated code has them, whatever came."""
+    request = pb.ProduceMessageRequest.FromString(
+        pb.ProduceMessageRequest(topic=topic).SerializeToString() + wire(records)
+    )
+    expected = by_generated_code(request.records)
+    columns = Columns(request)
+    assert (list(columns.keys), list(columns.values), list(columns.timestamps), columns.headers) == expected
+    assert columns.size_bytes == request.ByteSize()
