@@ -6,11 +6,12 @@ beside a busy loop each row waits for the GIL (measured: 130 ms). The limits of 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import apsw
 
-from takhin.limits import MAX_MESSAGE_BYTES, TIMESTAMP_TYPE
+from takhin.limits import MAX_MESSAGE_BYTES, TIMESTAMP_TYPE, size_bytes
 from takhin.model import (
     HEADER_OVERHEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
@@ -36,7 +37,6 @@ class Reader:
     def read(self, offset: int, end: int, *, max_bytes: int, max_records: int) -> Records:
         """Records of [offset, end) within both limits, at least one if there is any."""
         rows: list[Row] = []
-        totals: list[int] = []  # bytes of the rows up to each one
         total = 0
         cursor = self._connection.execute(sql.READ, (offset, end, max_records))
         for row in cursor:
@@ -45,36 +45,35 @@ class Reader:
                 cursor.close()  # else the statement, and with it a snapshot, stays open
                 break
             rows.append(row)
-            totals.append(total)
-        if not rows:
-            return Records((), {})
-        return self._with_headers(rows, totals, max_bytes)
+        return self._with_headers(rows, max_bytes) if rows else Records((), {})
 
-    def _with_headers(self, rows: list[Row], totals: Sequence[int], max_bytes: int) -> Records:
+    def _with_headers(self, rows: list[Row], max_bytes: int) -> Records:
         """Add the rows' headers; where those take up the limit, the rows after them are left out."""
         headers: dict[int, list[Header]] = {}
-        header_bytes: dict[int, int] = {}
-        extra = 0
+        total = 0
         cursor = self._connection.execute(sql.READ_HEADERS, (rows[0][0], rows[-1][0]))
         for offset, key, value in cursor:
-            size = HEADER_OVERHEAD_BYTES + len(key.encode()) + len(value)
-            extra += size
-            if totals[0] + extra > max_bytes and offset > rows[0][0]:
-                header_bytes[offset] = max_bytes  # not all of it is read, and it does not fit
+            total += HEADER_OVERHEAD_BYTES + len(key.encode()) + len(value)
+            if total > max_bytes and offset > rows[0][0]:  # headers alone are too many
+                del rows[bisect_left(rows, (offset,)) :]
+                headers.pop(offset, None)
                 cursor.close()
                 break
-            header_bytes[offset] = header_bytes.get(offset, 0) + size
             headers.setdefault(offset, []).append(Header(key, value))
-        if not headers and not header_bytes:
-            return Records(rows, {})
-        fit = extra = 0
-        for row, total in zip(rows, totals, strict=True):
-            extra += header_bytes.get(row[0], 0)
-            if fit and total + extra > max_bytes:
-                break
-            fit += 1
-        del rows[fit:]
-        return Records(rows, {offset: of for offset, of in headers.items() if offset <= rows[-1][0]})
+        if headers:
+            self._cut(rows, headers, max_bytes)
+        return Records(rows, headers)
+
+    def _cut(self, rows: list[Row], headers: dict[int, list[Header]], max_bytes: int) -> None:
+        """Leave out what does not fit with its headers."""
+        total = 0
+        for at, (offset, _, key, value) in enumerate(rows):
+            total += RECORD_OVERHEAD_BYTES + size_bytes([key], [value], [headers.get(offset, ())])
+            if total > max_bytes and at:
+                for left_out in rows[at:]:
+                    headers.pop(left_out[0], None)
+                del rows[at:]
+                return
 
     def offset_for_time(self, timestamp: int, start: int, end: int) -> int:
         """The first offset of [start, end) stamped at or after `timestamp` (ms), else end.

