@@ -59,9 +59,9 @@ CREATE TABLE headers (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE time_index (
-  -- Sparse: one row for a commit group that raised the highest timestamp so far.
-  timestamp INTEGER PRIMARY KEY,      -- the highest timestamp up to and with that group, ms
-  offset INTEGER NOT NULL             -- the group's first offset
+  -- Sparse: a row says that no record below its offset is stamped later than its timestamp.
+  timestamp INTEGER PRIMARY KEY,      -- ms since 1970
+  offset INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE committed_offsets (

@@ -53,12 +53,12 @@ class SqlitePartition:
             self.topic_id, self.incarnation_id, self._start_offset, end = _identity(
                 write, path, topic, partition
             )
-            highest = write.execute(sql.HIGHEST_TIME).get
+            highest, indexed = _times(write)
             self._reader = Reader(connection.open_reader(path))
         except BaseException:
             write.close()
             raise
-        self._tail = Tail(topic, partition, end, -1 if highest is None else highest)
+        self._tail = Tail(topic, partition, end, highest, indexed)
         self._writer = Writer(
             path,
             write,
@@ -171,6 +171,13 @@ def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) ->
     if last is not None and last >= end:
         raise StartupError(f"{path} contradicts itself: it has a record {last}, but the log ends at {end}")
     return topic_id, incarnation_id, start, end
+
+
+def _times(write: apsw.Connection) -> tuple[int, int]:
+    """(highest timestamp of all records, else -1; offset of the last row of the time index, else 0)."""
+    highest, indexed = write.execute(sql.LAST_TIME).fetchone() or (-1, 0)
+    of_rest = write.execute(sql.HIGHEST_TIME_FROM, (indexed,)).get
+    return highest if of_rest is None else max(highest, of_rest), indexed
 
 
 def _run(write: apsw.Connection, statement: str, bindings: tuple[str | int, ...]) -> None:

@@ -78,13 +78,12 @@ class Reader:
     def offset_for_time(self, timestamp: int, start: int, end: int) -> int:
         """The first offset of [start, end) stamped at or after `timestamp` (ms), else end.
 
-        The sparse index names the first commit group that reached the time: nothing before it did, and
-        the record lies within it.
+        Below the offset of an index row everything is stamped at or below the row's time: the search
+        begins at the last row before the time.
         """
-        group = self._connection.execute(sql.GROUP_AT_TIME, (timestamp,)).get
-        if group is None:
-            return end
-        found = self._connection.execute(sql.FIRST_AT_TIME, (max(group, start), end, timestamp)).get
+        begin = self._connection.execute(sql.LAST_BEFORE_TIME, (timestamp,)).get
+        bounds = (max(begin or 0, start), end, timestamp)
+        found: int | None = self._connection.execute(sql.FIRST_AT_TIME, bounds).get
         return end if found is None else found
 
     def committed_offset(self, group_id: str) -> CommittedOffset | None:

@@ -22,7 +22,7 @@ def insert_records(rows: int) -> str:
 
 
 INSERT_HEADER = "INSERT INTO headers (offset, position, key, value) VALUES (?,?,?,?)"
-INSERT_TIME = "INSERT INTO time_index (timestamp, offset) VALUES (?,?)"
+PUT_TIME = "INSERT OR REPLACE INTO time_index (timestamp, offset) VALUES (?,?)"
 SET_END = "UPDATE log SET end_offset = ?"
 SET_START = "UPDATE log SET start_offset = max(start_offset, ?)"
 
@@ -32,16 +32,17 @@ READ = (
 )
 READ_HEADERS = "SELECT offset, key, value FROM headers WHERE offset BETWEEN ? AND ? ORDER BY offset, position"
 
-GROUP_AT_TIME = "SELECT offset FROM time_index WHERE timestamp >= ? ORDER BY timestamp LIMIT 1"
+LAST_BEFORE_TIME = "SELECT offset FROM time_index WHERE timestamp < ? ORDER BY timestamp DESC LIMIT 1"
 FIRST_AT_TIME = (
     "SELECT offset FROM records WHERE offset >= ? AND offset < ? AND timestamp >= ? ORDER BY offset LIMIT 1"
 )
-HIGHEST_TIME = "SELECT max(timestamp) FROM time_index"
+LAST_TIME = "SELECT timestamp, offset FROM time_index ORDER BY timestamp DESC LIMIT 1"
+HIGHEST_TIME_FROM = "SELECT max(timestamp) FROM records WHERE offset >= ?"
 
 TRIM = (
     "DELETE FROM records WHERE offset < ?",
     "DELETE FROM headers WHERE offset < ?",
-    # The last group that begins at or below the new start may reach past it: its row stays.
+    # The last row at or below the new start says where a search may begin: it stays.
     "DELETE FROM time_index WHERE timestamp < (SELECT max(timestamp) FROM time_index WHERE offset <= ?)",
 )
 

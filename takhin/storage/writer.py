@@ -31,6 +31,9 @@ from takhin.storage.queue import QueueBytes
 
 BUSY_RETRY_SECONDS = 0.005
 
+TIME_INDEX_RECORDS = 1_024
+"""Records between two rows of the time index: a row in every commit would cost it a page more."""
+
 Change = Callable[[apsw.Connection], None]
 """What a write other than an append does inside the transaction. It runs after the group's appends."""
 
@@ -43,6 +46,22 @@ class Tail:
     partition: int
     end_offset: int
     highest_timestamp: int
+    """Of all records below the end, or higher; -1 where there have been none."""
+    indexed_offset: int
+    """Of the last row of the time index; 0 where there is none."""
+
+    def times_due(self) -> bool:
+        """True when as many records have come since the last row of the time index as one row is for."""
+        return self.end_offset - self.indexed_offset >= TIME_INDEX_RECORDS
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a group's COMMIT makes true. answers: one for each append, in order."""
+
+    answers: Sequence[Appended]
+    highest_timestamp: int
+    indexed_offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +183,14 @@ class Writer:
         self._locked_since = None
         group = self._take()
         try:
-            answers, highest = self._write(group)
+            written = self._write(group)
         except Exception as error:  # noqa: BLE001  a fault in one group must not stop the partition
             self._fail_group(group, error)
             return
 
         def done(error: Exception | None) -> None:
             if error is None:
-                self._committed(group, answers, highest)
+                self._committed(group, written)
             else:
                 self._fail_group(group, error, committing=True)
 
@@ -198,9 +217,11 @@ class Writer:
         self._changes.clear()
         return Group(appends, changes, queued_bytes)
 
-    def _write(self, group: Group) -> tuple[list[Appended], int]:
-        """Write the group into the open transaction: (an answer per append, the highest timestamp)."""
-        first = end = self.tail.end_offset
+    def _write(self, group: Group) -> Written:
+        """Write the group into the open transaction."""
+        tail = self.tail
+        first = end = tail.end_offset
+        highest, indexed = tail.highest_timestamp, tail.indexed_offset
         columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
         headers: list[tuple[int, int, str, bytes]] = []
         answers = []
@@ -210,20 +231,20 @@ class Writer:
             columns[2].extend(batch.values)
             for position, of_record in batch.headers.items():
                 headers += ((end + position, i, *header) for i, header in enumerate(of_record))
-            answers.append(Appended(self.tail.partition, end, batch.timestamps[0], len(batch)))
+            answers.append(Appended(tail.partition, end, batch.timestamps[0], len(batch)))
             end += len(batch)
-        highest = self.tail.highest_timestamp
         if end > first:
             self._insert(first, end, columns)
             if headers:
                 self._connection.executemany(sql.INSERT_HEADER, headers)
-            if (latest := max(columns[0])) > highest:
-                highest = latest
-                self._connection.execute(sql.INSERT_TIME, (highest, first))
+            if tail.times_due():
+                indexed = first
+                self._connection.execute(sql.PUT_TIME, (highest, first))
             self._connection.execute(sql.SET_END, (end,))
+            highest = max(highest, *columns[0])
         for change, _ in group.changes:
             change(self._connection)
-        return answers, highest
+        return Written(answers, highest, indexed)
 
     def _insert(self, first: int, end: int, columns: tuple[list[Any], list[Any], list[Any]]) -> None:
         rows = end - first
@@ -235,18 +256,19 @@ class Writer:
             self._connection.execute(sql.insert_records(size), [first + at, *flat[3 * at : 3 * (at + size)]])
             at += size
 
-    def _committed(self, group: Group, answers: Sequence[Appended], highest: int) -> None:
+    def _committed(self, group: Group, written: Written) -> None:
         """The group is durable: move the end and answer everyone, in one turn of the loop."""
         self._queue.remove(group.queued_bytes)
-        self.tail.highest_timestamp = highest
-        self.tail.end_offset += sum(answer.record_count for answer in answers)
-        for (_, appended), answer in zip(group.appends, answers, strict=True):
+        self.tail.highest_timestamp = written.highest_timestamp
+        self.tail.indexed_offset = written.indexed_offset
+        self.tail.end_offset += sum(answer.record_count for answer in written.answers)
+        for (_, appended), answer in zip(group.appends, written.answers, strict=True):
             if not appended.done():  # the one who waited may have gone
                 appended.set_result(answer)
         for _, changed in group.changes:
             if not changed.done():
                 changed.set_result(None)
-        if answers:
+        if written.answers:
             self._on_committed()
         self._checkpoints.committed(self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])
         self._next()

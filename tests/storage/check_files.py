@@ -35,9 +35,9 @@ FAULTS = {
         SELECT group_id, offset, end_offset FROM committed_offsets, log
         WHERE offset NOT BETWEEN 0 AND end_offset""",
     "a search by time would miss a record": """
-        SELECT offset, timestamp FROM records WHERE offset < ifnull(
-          (SELECT t.offset FROM time_index AS t WHERE t.timestamp >= records.timestamp
-           ORDER BY t.timestamp LIMIT 1), 9e18)""",
+        SELECT offset, timestamp FROM records WHERE timestamp > (
+          SELECT t.timestamp FROM time_index AS t WHERE t.offset > records.offset
+          ORDER BY t.timestamp LIMIT 1)""",
     "the time index is not ascending": """
         SELECT timestamp, offset FROM
           (SELECT timestamp, offset, lag(offset) OVER (ORDER BY timestamp) AS before FROM time_index)

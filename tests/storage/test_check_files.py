@@ -11,6 +11,7 @@ import pytest
 
 from storage.support import NOW, Store, batch, check_files, numbered, run_sql, spec, timed
 from takhin.model import CommittedOffset, Header
+from takhin.storage.writer import TIME_INDEX_RECORDS
 
 DAMAGES = {
     "DELETE FROM records WHERE offset = 3": "do not lie densely",
@@ -19,16 +20,16 @@ DAMAGES = {
     "DELETE FROM records": "do not lie densely",
     "UPDATE log SET end_offset = 9": "do not lie densely",
     "UPDATE log SET start_offset = 1": "do not lie densely",
-    "UPDATE log SET start_offset = 99": "range is impossible",
+    "UPDATE log SET start_offset = 9999": "range is impossible",
     "UPDATE log SET partition = 1": "of another partition",
     "UPDATE log SET topic = 'Orders'": "of another partition",
     "DELETE FROM log": "not one log row",
     "UPDATE headers SET offset = 1": "header has no record",
     "UPDATE headers SET position = 7 WHERE position = 1": "positions are not dense",
-    "UPDATE committed_offsets SET offset = 11": "committed offset",
+    "UPDATE committed_offsets SET offset = 9999": "committed offset",
     "UPDATE committed_offsets SET offset = -1": "committed offset",
-    "DELETE FROM time_index WHERE timestamp > 400": "miss a record",
-    "UPDATE time_index SET offset = 9 WHERE timestamp > 400": "miss a record",
+    "INSERT INTO time_index VALUES (399, 4)": "miss a record",
+    "UPDATE time_index SET timestamp = 5": "miss a record",
     "INSERT INTO time_index VALUES (9e15, 0)": "not ascending",
 }
 
@@ -40,7 +41,8 @@ async def make(data_dir: Path) -> None:
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     await log.append(timed(100, 200, 300))
     await log.append(batch(b"v", headers={0: [Header("a", b"")] * 3}, timestamps=[400]))
-    await log.append(numbered(6))
+    await log.append(numbered(TIME_INDEX_RECORDS - 4))
+    await log.append(numbered(1))  # the time index has a row now
     await log.commit_offset("billing", CommittedOffset(10, "", NOW))
     await log.trim(2)
     await store.close()

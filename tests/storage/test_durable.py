@@ -10,6 +10,7 @@ import pytest
 from storage.support import ALL, NOW, Store, as_expected, batch, numbered, read_all, run_sql, spec, timed
 from takhin.errors import OffsetOutOfRangeError, StorageFullError
 from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig
+from takhin.storage.writer import TIME_INDEX_RECORDS
 
 EVERY = bytes(range(256))
 
@@ -125,6 +126,24 @@ async def test_search_by_time_goes_on(store: Store, reopened):
     await log.append(timed(1_000))
     found = [await log.offset_for_time(at) for at in (0, 101, 900, 901, 1_000, 1_001)]
     assert found == [0, 1, 1, 3, 3, 4]
+
+
+async def test_search_by_time_is_exact_around_index_rows(store: Store, reopened):
+    """Times are found exactly wherever the index has rows, also where a clock was set back."""
+    log = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    stamps: list[int] = []
+    for size in (1, TIME_INDEX_RECORDS - 1, 1, 700, 700, 3 * TIME_INDEX_RECORDS, 5, TIME_INDEX_RECORDS, 1):
+        # Rises by 10, then falls back by half of that.
+        group = [10 * (len(stamps) + n) // 2 if size == 700 else 10 * (len(stamps) + n) for n in range(size)]
+        await log.append(timed(*group))
+        stamps += group
+    await reopened(store)
+    log = store.log("orders")
+    await log.append(timed(10 * len(stamps)))
+    stamps.append(10 * len(stamps))
+    for wanted in {max(0, stamp + d) for stamp in stamps[::97] for d in (-5_000, -1, 0, 1)}:
+        expected = next((at for at, stamp in enumerate(stamps) if stamp >= wanted), len(stamps))
+        assert await log.offset_for_time(wanted) == expected
 
 
 async def test_a_clean_close_leaves_database_files_alone(store: Store):
