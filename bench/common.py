@@ -12,6 +12,7 @@ import os
 import platform
 import random
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -67,10 +68,14 @@ def rate(seconds: float, records: int, size_bytes: int) -> Figures:
 
 
 def latencies(seconds: Iterable[float]) -> Figures:
-    """The median and the 99th percentile (nearest rank)."""
+    """The median and the 99th percentile."""
     ordered = sorted(seconds)
-    last = len(ordered) - 1
-    return {"p50_ms": ordered[round(last * 0.5)] * 1e3, "p99_ms": ordered[round(last * 0.99)] * 1e3}
+    return {"p50_ms": percentile(ordered, 0.5) * 1e3, "p99_ms": percentile(ordered, 0.99) * 1e3}
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value of sorted ones that this share of them does not exceed (nearest rank)."""
+    return ordered[round((len(ordered) - 1) * share)]
 
 
 def medians(runs: Sequence[Figures]) -> Figures:
@@ -81,19 +86,37 @@ def medians(runs: Sequence[Figures]) -> Figures:
 # Processes
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that has said that it is ready. start_seconds: from its spawn to that line."""
+
+    address: str
+    pid: int
+    start_seconds: float
+
+
 @contextmanager
 def server(command: Sequence[str]) -> Iterator[str]:
     """Run a server that prints one line with "ready on HOST:PORT"; gives that address, stops it after."""
+    with running(command) as process:
+        yield process.address
+
+
+@contextmanager
+def running(command: Sequence[str], variables: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """The same for those who look at the process, too. variables: of its environment, besides ours."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAKHIN_")}
+    environment = inherited | dict(variables or {})
+    began = time.perf_counter()
     with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=inherited) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process,
         ended(process),
     ):
         assert process.stdout is not None
         ready = READY.search(process.stdout.readline())
         if ready is None:
             raise SystemExit(f"no ready line from {' '.join(command)}")
-        yield ready["address"]
+        yield Running(ready["address"], process.pid, time.perf_counter() - began)
 
 
 @contextmanager
@@ -121,12 +144,21 @@ def broker(folder: Path, flags: Sequence[str] = ()) -> Iterator[str]:
 
     flags: of `takhin serve`, after which all settings not named are at their defaults.
     """
+    with new_data_dir(folder) as data_dir, running(serve_command(data_dir, flags)) as process:
+        yield process.address
+
+
+@contextmanager
+def new_data_dir(folder: Path) -> Iterator[Path]:
+    """An empty data folder below `folder`, gone after the block."""
     with tempfile.TemporaryDirectory(prefix="takhin-", dir=folder) as data_dir:
-        address = ("--data-dir", data_dir, "--listen", "127.0.0.1:0")
-        with server(
-            [sys.executable, "-m", "takhin", "serve", *address, "--log-level", "warning", *flags]
-        ) as at:
-            yield at
+        yield Path(data_dir)
+
+
+def serve_command(data_dir: Path, flags: Sequence[str] = (), *, python: Sequence[str] = ()) -> list[str]:
+    """The command of a Takhin on this data folder. python: flags of the interpreter."""
+    serve = ("serve", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0", "--log-level", "warning")
+    return [sys.executable, *python, "-m", "takhin", *serve, *flags]
 
 
 # What this was measured on
@@ -196,13 +228,25 @@ def _fdatasync_ms(folder: Path, count: int = 100) -> float:
 # Programs
 
 
-def arguments(program: str, *, repeat: str) -> argparse.ArgumentParser:
-    """A parser with the options that every bench program has. repeat: what --repeat counts."""
+def arguments(
+    program: str, *, repeat: str = "", times: int = 5, scale: bool = True
+) -> argparse.ArgumentParser:
+    """A parser with the options that bench programs have.
+
+    repeat: what --repeat counts, times: its default; empty for a program that does everything once.
+    scale: whether there is --scale.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m bench.{program}", description=sys.modules["__main__"].__doc__
     )
-    parser.add_argument("--repeat", type=int, default=5, metavar="N", help=f"{repeat}; medians are shown [5]")
-    parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="times the amount of work [1]")
+    if repeat:
+        parser.add_argument(
+            "--repeat", type=int, default=times, metavar="N", help=f"{repeat}; medians are shown [{times}]"
+        )
+    if scale:
+        parser.add_argument(
+            "--scale", type=float, default=1.0, metavar="X", help="times the amount of work [1]"
+        )
     parser.add_argument(
         "--folder",
         type=Path,
@@ -214,7 +258,11 @@ def arguments(program: str, *, repeat: str) -> argparse.ArgumentParser:
 
 
 def begin(options: argparse.Namespace) -> dict[str, str]:
-    """Say what this is measured on; warns where the figures would say nothing about a disk."""
+    """Say what this is measured on; warns where the figures would say nothing about a disk.
+
+    From here on SIGTERM ends the program as Ctrl-C does, with its servers stopped and its folders gone.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     about = machine(options.folder)
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
     if file_system(options.folder) in ("tmpfs", "ramfs"):

@@ -10,7 +10,7 @@ import importlib.metadata
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -55,9 +55,9 @@ def measure_echo(address: str, load: Load) -> Results:
 
 
 async def _measure(address: str, load: Load) -> Results:
-    async with _client(address) as stub, _topic(stub) as topic:
+    async with client(address) as stub, new_topic(stub) as topic:
         if load.kind == TAIL:
-            async with _client(address) as consumer:
+            async with client(address) as consumer:
                 return {"arrival": await _arrival(stub, consumer, topic, load)}
         results = await _produce(stub, topic, load)
         if load.consume:
@@ -66,28 +66,28 @@ async def _measure(address: str, load: Load) -> Results:
 
 
 async def _measure_echo(address: str, load: Load) -> Results:
-    async with _client(address) as stub:
+    async with client(address) as stub:
         if load.kind == TAIL:  # one way and back: the least that an arrival can take
             return {"arrival": (await _produce(stub, ECHO_TOPIC, replace(load, kind=SERIAL)))["call"]}
         return await _produce(stub, ECHO_TOPIC, load)
 
 
 @asynccontextmanager
-async def _client(address: str) -> AsyncIterator[Any]:
+async def client(address: str) -> AsyncIterator[Any]:
     async with grpc.aio.insecure_channel(f"dns:///{address}", CHANNEL_OPTIONS) as channel:
         await channel.channel_ready()
         yield TakhinServiceStub(channel)
 
 
 @asynccontextmanager
-async def _topic(stub: Any) -> AsyncIterator[str]:
+async def new_topic(stub: Any) -> AsyncIterator[str]:
     name = f"bench-{uuid.uuid4().hex[:8]}"
-    _checked(await stub.CreateTopic(pb.CreateTopicRequest(name=name)))
+    checked(await stub.CreateTopic(pb.CreateTopicRequest(name=name)))
     yield name
-    _checked(await stub.DeleteTopic(pb.DeleteTopicRequest(name=name)))
+    checked(await stub.DeleteTopic(pb.DeleteTopicRequest(name=name)))
 
 
-def _checked(response: Any) -> Any:
+def checked(response: Any) -> Any:
     """The response as it is; a refusal, or the end of the stream, ends the bench."""
     if response is grpc.aio.EOF:
         raise RuntimeError("the stream ended before everything was answered")
@@ -96,8 +96,8 @@ def _checked(response: Any) -> Any:
     return response
 
 
-def _request(topic: str, payload: Payload) -> pb.ProduceMessageRequest:
-    request = pb.ProduceMessageRequest(topic=topic)
+def batch_request(topic: str, payload: Payload, partition: int = 0) -> pb.ProduceMessageRequest:
+    request = pb.ProduceMessageRequest(topic=topic, partition=partition)
     add = request.records.add
     for key, value in zip(payload.keys, payload.values, strict=True):
         record = add()
@@ -119,7 +119,7 @@ async def _produce(stub: Any, topic: str, load: Load) -> Results:
     payload = load.payload()
 
     async def call() -> None:
-        _checked(await stub.ProduceMessage(_single(topic, payload)))
+        checked(await stub.ProduceMessage(_single(topic, payload)))
 
     return await {SERIAL: serial, CONCURRENT: concurrent}[load.kind](call, load)
 
@@ -141,7 +141,7 @@ async def _stream(stub: Any, topic: str, load: Load) -> Results:
 
 async def _send(call: Any, topic: str, payload: Payload, load: Load, requests: int) -> list[float]:
     """Send so many requests and read their answers; the seconds between, for each."""
-    build = _single if load.kind == SINGLES else _request
+    build = _single if load.kind == SINGLES else batch_request
     window = asyncio.Semaphore(load.in_flight)
     sent: deque[float] = deque()
     seconds = []
@@ -156,25 +156,58 @@ async def _send(call: Any, topic: str, payload: Payload, load: Load, requests: i
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(write())
         for _ in range(requests):
-            _checked(await call.read())
+            checked(await call.read())
             seconds.append(time.perf_counter() - sent.popleft())
             window.release()
     return seconds
+
+
+async def flood(
+    stub: Any, requests: Iterable[pb.ProduceMessageRequest], *, in_flight: int, answered: list[float]
+) -> None:
+    """Send requests over a stream of their own for as long as there are more, so many of them unanswered.
+
+    answered: takes the seconds until each answer, as it comes.
+    """
+    call = stub.ProduceMessageStream()
+    window = asyncio.Semaphore(in_flight)
+    sent: deque[float] = deque()
+
+    async def write() -> None:
+        await window.acquire()
+        for request in requests:
+            sent.append(time.perf_counter())
+            await call.write(request)
+            await window.acquire()
+        await call.done_writing()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(write())
+        while (response := await call.read()) is not grpc.aio.EOF or sent:
+            checked(response)
+            answered.append(time.perf_counter() - sent.popleft())
+            window.release()
 
 
 async def _consume(stub: Any, topic: str, load: Load) -> Figures:
     """Read every value of what `_stream` left in the topic."""
     payload = load.payload()
     records = (load.warm_up + load.requests) * load.records
-    value_bytes = 0
-    began = time.perf_counter()
-    request = pb.ConsumeMessagesRequest(topic=topic, offset=-1, max_records=records)
-    async for response in stub.ConsumeMessages(request):
-        value_bytes += sum([len(record.value) for record in response.records])
-    took = time.perf_counter() - began
-    if value_bytes != records * load.value_bytes:
-        raise RuntimeError(f"consumed {value_bytes} bytes of values, not {records * load.value_bytes}")
+    took = await read_values(stub, topic, -1, records, load.value_bytes)
     return rate(took, records, records // load.records * payload.size_bytes)
+
+
+async def read_values(stub: Any, topic: str, offset: int, records: int, value_bytes: int) -> float:
+    """Read so many records of partition 0, every value of them; the seconds it took."""
+    read_bytes = 0
+    began = time.perf_counter()
+    request = pb.ConsumeMessagesRequest(topic=topic, offset=offset, max_records=records)
+    async for response in stub.ConsumeMessages(request):
+        read_bytes += sum([len(record.value) for record in response.records])
+    took = time.perf_counter() - began
+    if read_bytes != records * value_bytes:
+        raise RuntimeError(f"consumed {read_bytes} bytes of values, not {records * value_bytes}")
+    return took
 
 
 async def _arrival(producer: Any, consumer: Any, topic: str, load: Load) -> Figures:
@@ -189,13 +222,13 @@ async def _arrival(producer: Any, consumer: Any, topic: str, load: Load) -> Figu
         seconds.append(time.perf_counter() - began)
         if value != payload.values[0]:
             raise RuntimeError("the consumer received another value")
-        _checked(await acknowledged)
+        checked(await acknowledged)
     tail.cancel()
     return latencies(seconds[load.warm_up :])
 
 
 async def _next_value(tail: Any) -> bytes:
     while True:
-        response = _checked(await tail.read())
+        response = checked(await tail.read())
         if response.records:  # else it says: idle, and alive
             return response.records[0].value

@@ -1,0 +1,231 @@
+"""The broker of the working tree beside that of another commit: interleaved runs, and how sure that is.
+
+The client is always the one of this tree. Each round starts a broker of either tree, so that what differs
+from process to process is in the figures, too, and gives each load to one and then to the other; the next
+round goes the other way round. Figures are compared as ratios new/old of one round. The interval holds the
+median ratio with 95 % confidence (a bootstrap over the rounds), and a difference is claimed only where it
+does not hold 1. python -m bench.compare HEAD --row produce-100b-1000
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.common import arguments, begin, durability, new_data_dir, running, serve_command, write_json
+from bench.loads import Load, Results, Row, add_row_option, chosen_rows
+from bench.peers import FIGURES, UNITS
+from bench.takhin_client import measure
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON_FLAGS = ("-P",)  # else the current folder would stand before the tree's
+WHICH = "import takhin, takhin.schema; print(takhin.__file__, takhin.schema.__file__, sep='\\n')"
+
+ROUNDS_MIN = 6
+"""With fewer, the median is outside of all that was seen more often than once in twenty."""
+RESAMPLES = 10_000
+SEED = 20
+TAIL = 0.005
+"""What is cut off at either end of the resampled medians. 0.025 would be the textbook's, but of so few rounds
+it makes intervals that miss the truth in 6 to 11 of 100 simulated comparisons of 6 to 20 rounds; with 0.005
+2 to 5 of 100 miss it, which is what 95 % promises.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Code of a broker. folder: holds the package takhin, and in that the schema. name: for people."""
+
+    name: str
+    folder: Path
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment that makes Python and all its child processes take this tree's code."""
+        return {"PYTHONPATH": str(self.folder)}
+
+
+Pair = tuple[Results, Results]
+"""What the old and the new broker did with one load in one round."""
+
+
+def main() -> None:
+    options = _options()
+    rows = chosen_rows(options)
+    about = begin(options)
+    held = durability(options.folder)
+    print(f"acknowledged when durable: {held}, read back from a connection as the broker opens it")
+    newer = _commit(options.new) if options.new else _working_tree()
+    with _commit(options.ref) as old, newer as new:
+        for age, tree in (("old", old), ("new", new)):
+            _verify(tree)
+            print(f"{age}: {tree.name}", flush=True)
+        runs = _measure((old, new), rows, options.repeat, options.folder)
+    compared = [_compared(row, runs[row.load]) for row in rows]
+    _print_table(compared, options.repeat)
+    if options.json:
+        trees = {"old": old.name, "new": new.name, "repeat": options.repeat}
+        write_json(options.json, {"machine": about, "durability": held, **trees, "rows": compared})
+
+
+def _options() -> argparse.Namespace:
+    parser = arguments("compare", repeat="rounds, best an even number", times=10)
+    add_row_option(parser)
+    parser.add_argument("ref", metavar="REF", help="the commit to compare with: what is old")
+    parser.add_argument(
+        "--with", dest="new", metavar="REF", help="what is new is this commit, not the working tree"
+    )
+    return parser.parse_args()
+
+
+# Trees
+
+
+@contextmanager
+def _commit(ref: str) -> Iterator[Tree]:
+    """A worktree of the commit, gone after the block."""
+    commit = _git("rev-parse", "--short", "--verify", f"{ref}^{{commit}}")
+    with tempfile.TemporaryDirectory(prefix="takhin-compare-") as scratch:
+        folder = Path(scratch, "tree")
+        try:
+            _git("worktree", "add", "--quiet", "--detach", str(folder), commit)
+            # An installed takhin.schema comes from elsewhere; one that is found in takhin goes before it.
+            (folder / "takhin" / "schema").symlink_to(folder / "schema")
+            yield Tree(f"{commit} ({ref})", folder)
+        finally:
+            remove = ["git", "-C", ROOT, "worktree", "remove", "--force", folder]
+            subprocess.run(remove, capture_output=True, check=False)  # it may not have come to be
+
+
+@contextmanager
+def _working_tree() -> Iterator[Tree]:
+    """A copy of the code as it is now, so that who goes on to edit it does not change a later round."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--", "takhin", "schema")
+    caches = shutil.ignore_patterns("__pycache__")
+    with tempfile.TemporaryDirectory(prefix="takhin-compare-") as scratch:
+        folder = Path(scratch)
+        shutil.copytree(ROOT / "takhin", folder / "takhin", ignore=caches)
+        shutil.copytree(ROOT / "schema", folder / "takhin" / "schema", ignore=caches)
+        yield Tree(f"the working tree, {commit} {'with changes' if changed else 'as committed'}", folder)
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", ROOT, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"git {' '.join(arguments)} failed")
+    return done.stdout.strip()
+
+
+def _verify(tree: Tree) -> None:
+    """Ask a process that is started as the broker will be where its code is from."""
+    command = [sys.executable, *PYTHON_FLAGS, "-c", WHICH]
+    done = subprocess.run(
+        command, env=os.environ | tree.variables, stdout=subprocess.PIPE, text=True, check=True
+    )
+    for line in done.stdout.splitlines():
+        if not Path(line).is_relative_to(tree.folder):
+            raise SystemExit(f"a broker of {tree.name} would run {line}, which is not of {tree.folder}")
+
+
+# Rounds
+
+
+def _measure(
+    trees: tuple[Tree, Tree], rows: Sequence[Row], rounds: int, folder: Path
+) -> dict[Load, list[Pair]]:
+    """Each load by both trees in turn, and all of that so many times."""
+    runs: dict[Load, list[Pair]] = {row.load: [] for row in rows}
+    for number in range(rounds):
+        order = (0, 1) if number % 2 == 0 else (1, 0)
+        with ExitStack() as stack:
+            addresses = {of: stack.enter_context(_broker(trees[of], folder)) for of in order}
+            for load, pairs in runs.items():
+                results = {of: _synced(addresses[of], load) for of in order}
+                pairs.append((results[0], results[1]))
+        print(f"round {number + 1} of {rounds} done", file=sys.stderr)
+    return runs
+
+
+@contextmanager
+def _broker(tree: Tree, folder: Path) -> Iterator[str]:
+    with (
+        new_data_dir(folder.resolve()) as data_dir,
+        running(serve_command(data_dir, python=PYTHON_FLAGS), tree.variables) as process,
+    ):
+        yield process.address
+
+
+def _synced(address: str, load: Load) -> Results:
+    """What one broker leaves unsynced is not written during the other's turn."""
+    results = measure(address, load)
+    os.sync()
+    return results
+
+
+# Figures
+
+
+def _compared(row: Row, pairs: Sequence[Pair]) -> dict[str, Any]:
+    figure = FIGURES.get(row.key, "records_per_s")
+    old, new = ([pair[of][row.part][figure] for pair in pairs] for of in (0, 1))
+    ratios = [after / before for before, after in zip(old, new, strict=True)]
+    low, high = interval(ratios)
+    return {
+        "row": row.key,
+        "title": row.title,
+        "figure": figure,
+        "old": statistics.median(old),
+        "new": statistics.median(new),
+        "ratio": statistics.median(ratios),
+        "interval": [low, high],
+        "verdict": verdict(low, high, more_is_better=figure == "records_per_s", rounds=len(pairs)),
+        "rounds": [{"old": before, "new": after} for before, after in zip(old, new, strict=True)],
+    }
+
+
+def interval(ratios: Sequence[float]) -> tuple[float, float]:
+    """The bounds that hold the median with 95 % confidence: the percentile bootstrap, seeded, see TAIL."""
+    choices = random.Random(SEED).choices
+    medians = sorted(statistics.median(choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
+    beyond = round(RESAMPLES * TAIL)
+    return medians[beyond], medians[-1 - beyond]
+
+
+def verdict(low: float, high: float, *, more_is_better: bool, rounds: int) -> str:
+    """What the interval of the ratio new/old says for a person."""
+    if rounds < ROUNDS_MIN:
+        return f"too few rounds to say (at least {ROUNDS_MIN})"
+    if low <= 1 <= high:
+        return "no difference shown"
+    return "faster" if (low > 1) == more_is_better else "slower"
+
+
+def _print_table(compared: Sequence[Mapping[str, Any]], rounds: int) -> None:
+    print(f"\n{f'medians of {rounds} rounds':56}{'old':>12}{'new':>12}{'new/old':>9}{'95 % interval':>18}")
+    for row in compared:
+        rate = row["figure"] == "records_per_s"
+        form = "{:,.0f}" if rate else "{:.2f}"
+        title = f"{row['title']} ({UNITS[row['figure']]})"
+        low, high = row["interval"]
+        print(
+            f"{title:56}{form.format(row['old']):>12}{form.format(row['new']):>12}{row['ratio']:>9.3f}"
+            f"{f'{low:.3f} to {high:.3f}':>18}   {row['verdict']}{'' if rate else ' (less is better)'}"
+        )
+    print("\nrecords/s: more is better; ms: less is better. Of twenty rows without any difference, one is")
+    print("called faster or slower by chance: a claim wants the row that it is about, named beforehand.")
+
+
+if __name__ == "__main__":
+    main()
