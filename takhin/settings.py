@@ -62,6 +62,9 @@ class StorageSettings:
     commit_group_bytes_max: int = setting(
         8 << 20, "bytes of one transaction; a larger single batch still goes whole", least=1
     )
+    group_wait_ms: int = setting(
+        1, "how long a transaction waits for more where the last one held several small batches", least=0
+    )
     commit_threads: int = setting(2, "threads that wait for the disk in COMMIT", least=1)
     queue_bytes_max: int = setting(
         64 << 20,

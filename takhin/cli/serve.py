@@ -47,6 +47,9 @@ def serve(file: str | None, *, print_config: bool, **parameters: Any) -> None:
         click.echo(loaded.as_toml(), nl=False)
         return
     # Only here, so that no other command loads SQLite.
+    import uvloop  # noqa: PLC0415
+
     from takhin.server import run  # noqa: PLC0415
 
-    asyncio.run(run(loaded.settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(loaded.settings))

@@ -5,7 +5,8 @@ and checkpoints run on a committer thread, and while one does, nobody else touch
 
     append ──► queue ──► begin (loop: BEGIN, INSERT …) ──► COMMIT (thread) ──► committed (loop) ──► begin …
 
-A batch that arrives during a COMMIT waits for the next group, which is how groups grow under load.
+A batch that arrives during a COMMIT waits for the next group, which is how groups grow under load. Many small
+requests arrive faster than they are worth a COMMIT each: then the next group waits a moment for company.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ BUSY_RETRY_SECONDS = 0.005
 
 TIME_INDEX_RECORDS = 1_024
 """Records between two rows of the time index: a row in every commit would cost it a page more."""
+
+COMPANY_MIN = 4
+SMALL_GROUP_BYTES = 32 << 10
+"""A group of at least as many batches, together at most as large, is followed by a wait for more of them:
+one COMMIT costs the processors as much as ten such batches, while a producer that waits alone, or sends
+large batches, would gain nothing by it."""
 
 Change = Callable[[apsw.Connection], None]
 """What a write other than an append does inside the transaction. It runs after the group's appends."""
@@ -108,6 +115,7 @@ class Writer:
         self._locked_since: float | None = None
         self._failed: Exception | None = None
         self._finish_due = False
+        self._waiting: asyncio.TimerHandle | None = None  # for company
         self._checkpoints = Checkpoints(
             path,
             thread=checkpointer,
@@ -137,6 +145,9 @@ class Writer:
 
     async def drain(self) -> None:
         """Return when everything queued has been committed or has failed."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._next()
         await self._idle.wait()
 
     def close(self) -> None:  # on a worker thread, after `drain`
@@ -157,7 +168,15 @@ class Writer:
             # Not at once: whatever else this turn of the loop brings joins the group.
             self._loop.call_soon(self._begin)
 
+    def _after(self, group: Group) -> None:
+        """Go on with the next group: at once, or after the wait for company."""
+        if len(group.appends) >= COMPANY_MIN and group.queued_bytes <= SMALL_GROUP_BYTES:
+            self._waiting = self._loop.call_later(self._settings.group_wait_ms / 1_000, self._next)
+        else:
+            self._next()
+
     def _next(self) -> None:
+        self._waiting = None
         if self._finish_due:
             self._finish_checkpoint()
         elif self._appends or self._changes:
@@ -271,7 +290,7 @@ class Writer:
         if written.answers:
             self._on_committed()
         self._checkpoints.committed(self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])
-        self._next()
+        self._after(group)
 
     def _finish_checkpoint(self) -> None:
         """Between two groups: a checkpoint's last bit, by the connection that nobody else uses now."""
