@@ -78,6 +78,9 @@ class StorageSettings:
     busy_wait_ms_max: int = setting(
         2_000, "how long a write waits while another process locks the partition's file", least=0
     )
+    open_partitions_max: int = setting(
+        128, "partitions whose files are open at one time, with five descriptors each", least=1
+    )
     checkpoint_pages: int = setting(
         1_000, "pages (16 KiB) in a write-ahead log before it is copied into its file", least=1
     )

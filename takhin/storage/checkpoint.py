@@ -47,6 +47,10 @@ class Checkpoints:
         self._pages = _pages_left(path)  # in the WAL and not yet copied
         self._passes = 0
 
+    def begin_anew(self) -> None:
+        """The file was closed, and with it the WAL was copied and taken away, and is open again."""
+        self._pages = _pages_left(self._path)
+
     def committed(self, pages: int) -> None:
         """A commit has added `pages` to the WAL."""
         self._pages += pages

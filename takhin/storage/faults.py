@@ -7,7 +7,13 @@ from contextlib import contextmanager
 
 import apsw
 
-from takhin.errors import OutcomeUnknownError, PartitionUnavailableError, StorageFullError, UnavailableError
+from takhin.errors import (
+    OutcomeUnknownError,
+    PartitionUnavailableError,
+    StartupError,
+    StorageFullError,
+    UnavailableError,
+)
 
 CLEAN = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError)
 """After these a rolled-back transaction has certainly left nothing behind. After anything else (a failed
@@ -25,6 +31,8 @@ def unavailable(error: Exception, topic: str, partition: int) -> UnavailableErro
         return PartitionUnavailableError(
             f"another process keeps the file of {where} locked", topic=topic, partition=partition
         )
+    if isinstance(error, StartupError):
+        return PartitionUnavailableError(f"{where}: {error}", topic=topic, partition=partition)
     return PartitionUnavailableError(
         f"the file of {where} failed: {error} (SQLite result {getattr(error, 'extendedresult', '?')})",
         topic=topic,
@@ -44,8 +52,8 @@ def outcome_unknown(error: apsw.Error, topic: str, partition: int) -> OutcomeUnk
 
 @contextmanager
 def translated(topic: str, partition: int) -> Iterator[None]:
-    """Raise what SQLite raises inside as `unavailable` puts it."""
+    """Raise what SQLite, or opening a file again, raises inside as `unavailable` puts it."""
     try:
         yield
-    except apsw.Error as error:
+    except (apsw.Error, StartupError) as error:
         raise unavailable(error, topic, partition) from error

@@ -1,4 +1,4 @@
-"""One partition: a writer, a reader and the range they share. Fulfils the contract's PartitionLog.
+"""One partition: a file, its writer and reader, and the range they share. The contract's PartitionLog.
 
 Owns who may do what when; the SQL of it is in writer.py and readers.py.
 """
@@ -12,16 +12,22 @@ from pathlib import Path
 
 import apsw
 
-from takhin.errors import OffsetOutOfRangeError, StartupError, UnknownTopicError
-from takhin.model import Appended, Batch, CommittedOffset, Records, TopicConfig
+from takhin.errors import (
+    OffsetOutOfRangeError,
+    PartitionUnavailableError,
+    StartupError,
+    UnknownTopicError,
+)
+from takhin.model import Appended, Batch, CommittedOffset, Records
 from takhin.settings import StorageSettings
 from takhin.storage import connection
 from takhin.storage import statements as sql
 from takhin.storage.committer import Committer
 from takhin.storage.engine import EndMoved
 from takhin.storage.faults import translated
+from takhin.storage.files import OpenFiles, PartitionFile
 from takhin.storage.queue import QueueBytes
-from takhin.storage.readers import Reader
+from takhin.storage.readers import Reader, topic_facts
 from takhin.storage.writer import Tail, Writer
 
 TRIM_RECORDS_MAX = 2_000
@@ -37,6 +43,7 @@ class SqlitePartition:
         topic: str,
         partition: int,
         *,
+        files: OpenFiles,
         committer: Committer,
         checkpointer: Committer,
         queue: QueueBytes,
@@ -48,20 +55,25 @@ class SqlitePartition:
         self.partition = partition
         self.closed = False
         self._end_moved = end_moved
+        self._settings = settings
+        self._file = PartitionFile(path, files, idle=lambda: self._writer.idle, opened=self._opened_again)
         write = connection.open_writer(path)
         try:
             self.topic_id, self.incarnation_id, self._start_offset, end = _identity(
                 write, path, topic, partition
             )
-            highest, indexed = _times(write)
-            self._reader = Reader(connection.open_reader(path))
+            self._tail = Tail(topic, partition, end, *_times(write))
+            self._has_groups = bool(write.execute(sql.HAS_GROUPS).get)
+            self.topic_facts = topic_facts(write)
+            """(partition count, config) of the topic; None in all partitions but the first."""
         except BaseException:
             write.close()
             raise
-        self._tail = Tail(topic, partition, end, highest, indexed)
+        self._durable_start = self._start_offset
+        self._file.keep(write)
+        self._reader = Reader(self._file)
         self._writer = Writer(
-            path,
-            write,
+            self._file,
             self._tail,
             committer=committer,
             checkpointer=checkpointer,
@@ -83,16 +95,16 @@ class SqlitePartition:
         return self._writer.append(batch)
 
     async def read(self, offset: int, *, max_bytes: int, max_records: int) -> Records:
-        self._check_open()
-        start, end = self._start_offset, self._tail.end_offset
-        if not start <= offset <= end:
-            raise OffsetOutOfRangeError(self.topic, self.partition, offset, start, end)
         with translated(self.topic, self.partition):
+            await self._ready()
+            start, end = self._start_offset, self._tail.end_offset
+            if not start <= offset <= end:
+                raise OffsetOutOfRangeError(self.topic, self.partition, offset, start, end)
             return self._reader.read(offset, end, max_bytes=max_bytes, max_records=max_records)
 
     async def offset_for_time(self, timestamp: int) -> int:
-        self._check_open()
         with translated(self.topic, self.partition):
+            await self._ready()
             return self._reader.offset_for_time(timestamp, self._start_offset, self._tail.end_offset)
 
     async def trim(self, offset: int) -> None:
@@ -104,7 +116,7 @@ class SqlitePartition:
             self._check_open()
             step = min(offset, self._start_offset + TRIM_RECORDS_MAX)
             trimmed = self._writer.change(partial(self._trim, step))
-            trimmed.add_done_callback(self._trimmed)
+            trimmed.add_done_callback(partial(self._trimmed, step))
             await asyncio.shield(trimmed)  # goes on also if the one who asked has gone
 
     def _trim(self, start: int, write: apsw.Connection) -> None:
@@ -113,12 +125,15 @@ class SqlitePartition:
         # Before the COMMIT, not after it: no read may meet the gap and take it for the log's next record.
         self._start_offset = max(self._start_offset, start)
 
-    def _trimmed(self, done: asyncio.Future[None]) -> None:
-        if done.exception() is not None and not self.closed:
-            self._start_offset = self._reader.start_offset()
+    def _trimmed(self, start: int, done: asyncio.Future[None]) -> None:
+        if done.exception() is None:
+            self._durable_start = max(self._durable_start, start)
+        else:
+            self._start_offset = self._durable_start
 
     def commit_offset(self, group_id: str, committed: CommittedOffset) -> asyncio.Future[None]:
         self._check_open()
+        self._has_groups = True
         return self._writer.change(lambda write: _run(write, sql.PUT_COMMITTED, (group_id, *committed)))
 
     def forget_group(self, group_id: str) -> asyncio.Future[None]:
@@ -126,30 +141,50 @@ class SqlitePartition:
         return self._writer.change(lambda write: _run(write, sql.FORGET_GROUP, (group_id,)))
 
     async def committed_offset(self, group_id: str) -> CommittedOffset | None:
-        self._check_open()
+        if not self._has_groups:  # most partitions of many: they need not be opened to say so
+            self._check_open()
+            return None
         with translated(self.topic, self.partition):
+            await self._ready()
             return self._reader.committed_offset(group_id)
 
     async def group_ids(self) -> Sequence[str]:
-        self._check_open()
+        if not self._has_groups:
+            self._check_open()
+            return ()
         with translated(self.topic, self.partition):
+            await self._ready()
             return self._reader.group_ids()
-
-    def topic_facts(self) -> tuple[int, TopicConfig]:
-        """(partition count, config) of the topic. In partition 0 only. Raises StartupError."""
-        facts = self._reader.topic_facts()
-        if facts is None:
-            raise StartupError(f"partition 0 of topic {self.topic!r} does not say what the topic is")
-        return facts
 
     async def close(self) -> None:
         """Refuse what is new, finish what is queued, copy the WAL into the file, let go of it."""
         self.closed = True
         self._end_moved(self)
         await self._writer.drain()
-        self._reader.close()
-        # Last, because the last connection takes the WAL away; on a thread, because it waits for the disk.
-        await asyncio.to_thread(self._writer.close)
+        closed = asyncio.get_running_loop().create_future()
+        self._file.close(lambda: closed.set_result(None))
+        await closed
+
+    async def _ready(self) -> None:
+        """Return when the file is open. Raises UnknownTopicError once the log is closed."""
+        self._check_open()
+        if self._file.is_open and self._file.ready(_nothing):
+            return
+        try:
+            async with asyncio.timeout(self._settings.busy_wait_ms_max / 1_000):
+                while not self._file.ready((opening := asyncio.Event()).set):
+                    await opening.wait()
+                    self._check_open()
+        except TimeoutError:
+            raise PartitionUnavailableError(
+                f"topic {self.topic!r} partition {self.partition} cannot be opened now: as many others as "
+                f"storage.open_partitions_max allows ({self._settings.open_partitions_max}) are in use",
+                topic=self.topic,
+                partition=self.partition,
+            ) from None
+
+    def _opened_again(self, write: apsw.Connection) -> None:
+        self._writer.opened(write)
 
     def _check_open(self) -> None:
         if self.closed:
@@ -182,3 +217,7 @@ def _times(write: apsw.Connection) -> tuple[int, int]:
 
 def _run(write: apsw.Connection, statement: str, bindings: tuple[str | int, ...]) -> None:
     write.execute(statement, bindings)
+
+
+def _nothing() -> None:
+    """What a retry does of a file that is open anyway."""

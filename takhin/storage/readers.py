@@ -23,22 +23,20 @@ from takhin.model import (
     TopicConfig,
 )
 from takhin.storage import statements as sql
+from takhin.storage.files import PartitionFile
 
 
 class Reader:
-    """Reads through a read-only connection of its own."""
+    """Reads through a file's reading connection; the file must be open."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
-        self._connection = connection
-
-    def close(self) -> None:
-        self._connection.close()
+    def __init__(self, file: PartitionFile) -> None:
+        self._file = file
 
     def read(self, offset: int, end: int, *, max_bytes: int, max_records: int) -> Records:
         """Records of [offset, end) within both limits, at least one if there is any."""
         rows: list[Row] = []
         total = 0
-        cursor = self._connection.execute(sql.READ, (offset, end, max_records))
+        cursor = self._file.reader.execute(sql.READ, (offset, end, max_records))
         for row in cursor:
             total += RECORD_OVERHEAD_BYTES + len(row[2] or b"") + len(row[3] or b"")
             if total > max_bytes and rows:
@@ -51,7 +49,7 @@ class Reader:
         """Add the rows' headers; where those take up the limit, the rows after them are left out."""
         headers: dict[int, list[Header]] = {}
         total = 0
-        cursor = self._connection.execute(sql.READ_HEADERS, (rows[0][0], rows[-1][0]))
+        cursor = self._file.reader.execute(sql.READ_HEADERS, (rows[0][0], rows[-1][0]))
         for offset, key, value in cursor:
             total += HEADER_OVERHEAD_BYTES + len(key.encode()) + len(value)
             if total > max_bytes and offset > rows[0][0]:  # headers alone are too many
@@ -81,29 +79,25 @@ class Reader:
         Below the offset of an index row everything is stamped at or below the row's time: the search
         begins at the last row before the time.
         """
-        begin = self._connection.execute(sql.LAST_BEFORE_TIME, (timestamp,)).get
+        begin = self._file.reader.execute(sql.LAST_BEFORE_TIME, (timestamp,)).get
         bounds = (max(begin or 0, start), end, timestamp)
-        found: int | None = self._connection.execute(sql.FIRST_AT_TIME, bounds).get
+        found: int | None = self._file.reader.execute(sql.FIRST_AT_TIME, bounds).get
         return end if found is None else found
 
     def committed_offset(self, group_id: str) -> CommittedOffset | None:
-        row = self._connection.execute(sql.GET_COMMITTED, (group_id,)).fetchone()
+        row = self._file.reader.execute(sql.GET_COMMITTED, (group_id,)).fetchone()
         return None if row is None else CommittedOffset(*row)
 
     def group_ids(self) -> Sequence[str]:
-        return [group_id for (group_id,) in self._connection.execute(sql.GROUP_IDS)]
+        return [group_id for (group_id,) in self._file.reader.execute(sql.GROUP_IDS)]
 
-    def start_offset(self) -> int:
-        """The log's start as the file has it."""
-        start: int = self._connection.execute(sql.GET_START).get
-        return start
 
-    def topic_facts(self) -> tuple[int, TopicConfig] | None:
-        """(partition count, config) of the topic, which partition 0's file alone has."""
-        num_partitions = self._connection.execute(sql.GET_NUM_PARTITIONS).get
-        configs = {str(key): str(value) for key, value in self._connection.execute(sql.GET_CONFIGS)}
-        if num_partitions is None:
-            return None
-        return num_partitions, TopicConfig(
-            int(configs[MAX_MESSAGE_BYTES]), TimestampType(configs[TIMESTAMP_TYPE])
-        )
+def topic_facts(connection: apsw.Connection) -> tuple[int, TopicConfig] | None:
+    """(partition count, config) of the topic, which partition 0's file alone has."""
+    num_partitions = connection.execute(sql.GET_NUM_PARTITIONS).get
+    configs = {str(key): str(value) for key, value in connection.execute(sql.GET_CONFIGS)}
+    if num_partitions is None:
+        return None
+    return num_partitions, TopicConfig(
+        int(configs[MAX_MESSAGE_BYTES]), TimestampType(configs[TIMESTAMP_TYPE])
+    )

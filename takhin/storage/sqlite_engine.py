@@ -26,6 +26,7 @@ from takhin.storage import connection, schema
 from takhin.storage import statements as sql
 from takhin.storage.committer import Committer
 from takhin.storage.engine import EndMoved
+from takhin.storage.files import OpenFiles
 from takhin.storage.layout import DataFolder
 from takhin.storage.partition import SqlitePartition
 from takhin.storage.queue import QueueBytes
@@ -68,6 +69,7 @@ class SqliteEngine:
         loop = asyncio.get_running_loop()
         self._committer = Committer(loop, name="commit", threads=self._settings.commit_threads)
         self._checkpointer = Committer(loop, name="checkpoint", threads=1)
+        self._files = OpenFiles(files_max=self._settings.open_partitions_max, closer=self._checkpointer)
         try:
             for name in self._folder.topic_names():
                 self._topics[name] = await self._open_topic(name)
@@ -161,7 +163,10 @@ class SqliteEngine:
         partitions: list[SqlitePartition] = []
         try:
             partitions.append(self._open_partition(first, name, 0))
-            num_partitions, config = partitions[0].topic_facts()
+            facts = partitions[0].topic_facts
+            if facts is None:
+                raise StartupError(f"{first} does not say what the topic {name!r} is")
+            num_partitions, config = facts
             for partition in range(1, num_partitions):
                 path = self._folder.file(name, partition)
                 if not path.exists():
@@ -182,6 +187,7 @@ class SqliteEngine:
             path,
             name,
             partition,
+            files=self._files,
             committer=self._committer,
             checkpointer=self._checkpointer,
             queue=self._queue,

@@ -53,10 +53,11 @@ PUT_COMMITTED = (
 )
 GET_COMMITTED = "SELECT offset, metadata, committed_at FROM committed_offsets WHERE group_id = ?"
 FORGET_GROUP = "DELETE FROM committed_offsets WHERE group_id = ?"
+HAS_GROUPS = "SELECT EXISTS (SELECT 1 FROM committed_offsets)"
 GROUP_IDS = "SELECT group_id FROM committed_offsets ORDER BY group_id"
 
 GET_LOG = "SELECT topic, partition, topic_id, incarnation_id, start_offset, end_offset FROM log WHERE id = 0"
-GET_START = "SELECT start_offset FROM log WHERE id = 0"
+GET_END = "SELECT end_offset FROM log WHERE id = 0"
 LAST_OFFSET = "SELECT max(offset) FROM records"
 PUT_LOG = (
     "INSERT INTO log (id, topic, partition, topic_id, incarnation_id, start_offset, end_offset, created_at) "

@@ -14,20 +14,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import apsw
 
+from takhin.errors import StartupError
 from takhin.model import Appended, Batch
 from takhin.settings import StorageSettings
 from takhin.storage import statements as sql
 from takhin.storage.checkpoint import Checkpoints
 from takhin.storage.committer import Committer
 from takhin.storage.faults import CLEAN, outcome_unknown, unavailable
+from takhin.storage.files import PartitionFile
 from takhin.storage.queue import QueueBytes
 
 BUSY_RETRY_SECONDS = 0.005
@@ -91,8 +91,7 @@ class Writer:
 
     def __init__(
         self,
-        path: Path,
-        connection: apsw.Connection,
+        file: PartitionFile,
         tail: Tail,
         *,
         committer: Committer,
@@ -103,7 +102,7 @@ class Writer:
     ) -> None:
         """committed: called on the loop after each group, when `tail` has moved."""
         self.tail = tail
-        self._connection = connection
+        self._file = file
         self._committer = committer
         self._queue = queue
         self._settings = settings
@@ -117,7 +116,7 @@ class Writer:
         self._finish_due = False
         self._waiting: asyncio.TimerHandle | None = None  # for company
         self._checkpoints = Checkpoints(
-            path,
+            file.path,
             thread=checkpointer,
             pages_max=settings.checkpoint_pages,
             finish=self._ask_to_finish,
@@ -150,12 +149,19 @@ class Writer:
             self._next()
         await self._idle.wait()
 
-    def close(self) -> None:  # on a worker thread, after `drain`
-        """Copy the WAL into the file and let go of both."""
-        # A full disk, or a shell that reads, can be in the way: then the WAL stays for the next start.
-        with suppress(apsw.Error):
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        self._connection.close()
+    @property
+    def idle(self) -> bool:
+        return self._idle.is_set()
+
+    def opened(self, connection: apsw.Connection) -> None:
+        """The file is open again. Raises StartupError if it is not as it was when it was closed."""
+        end = connection.execute(sql.GET_END).get
+        if end != self.tail.end_offset:
+            raise StartupError(
+                f"{self._file.path} has been changed by another program: its log ended at "
+                f"{self.tail.end_offset} when it was closed, and now ends at {end}"
+            )
+        self._checkpoints.begin_anew()
 
     def _check_failed(self) -> None:
         if self._failed is not None:
@@ -188,13 +194,20 @@ class Writer:
     def _settle(self) -> None:
         if not self._busy and not self._checkpoints.running:
             self._idle.set()
+            self._file.became_idle()
 
     def _begin(self) -> None:
         """Open a transaction, write the group into it, and hand its COMMIT to a thread."""
         try:
-            self._connection.execute(sql.BEGIN)
+            if not self._file.ready(self._begin):
+                return
+            self._file.writer.execute(sql.BEGIN)
         except apsw.BusyError as error:
             self._retry_or_fail(error)
+            return
+        except (apsw.CantOpenError, StartupError) as error:  # nothing was touched
+            self._fail_waiting(unavailable(error, self.tail.topic, self.tail.partition))
+            self._next()
             return
         except apsw.Error as error:
             self._fail_group(self._take(), error)
@@ -216,7 +229,7 @@ class Writer:
         self._committer.submit(self._commit, done)
 
     def _commit(self) -> None:  # on a committer thread
-        self._connection.execute(sql.COMMIT)
+        self._file.writer.execute(sql.COMMIT)
 
     def _take(self) -> Group:
         """The next group: all that waits, within the limits, but at least one batch."""
@@ -255,14 +268,14 @@ class Writer:
         if end > first:
             self._insert(first, end, columns)
             if headers:
-                self._connection.executemany(sql.INSERT_HEADER, headers)
+                self._file.writer.executemany(sql.INSERT_HEADER, headers)
             if tail.times_due():
                 indexed = first
-                self._connection.execute(sql.PUT_TIME, (highest, first))
-            self._connection.execute(sql.SET_END, (end,))
+                self._file.writer.execute(sql.PUT_TIME, (highest, first))
+            self._file.writer.execute(sql.SET_END, (end,))
             highest = max(highest, *columns[0])
         for change, _ in group.changes:
-            change(self._connection)
+            change(self._file.writer)
         return Written(answers, highest, indexed)
 
     def _insert(self, first: int, end: int, columns: tuple[list[Any], list[Any], list[Any]]) -> None:
@@ -272,7 +285,7 @@ class Writer:
         at = 0
         while at < rows:
             size = min(sql.ROWS_PER_STATEMENT_MAX, 1 << ((rows - at).bit_length() - 1))
-            self._connection.execute(sql.insert_records(size), [first + at, *flat[3 * at : 3 * (at + size)]])
+            self._file.writer.execute(sql.insert_records(size), [first + at, *flat[3 * at : 3 * (at + size)]])
             at += size
 
     def _committed(self, group: Group, written: Written) -> None:
@@ -289,7 +302,7 @@ class Writer:
                 changed.set_result(None)
         if written.answers:
             self._on_committed()
-        self._checkpoints.committed(self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])
+        self._checkpoints.committed(self._file.writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])
         self._after(group)
 
     def _finish_checkpoint(self) -> None:
@@ -298,7 +311,7 @@ class Writer:
         self._committer.submit(self._run_checkpoint, self._checkpoint_finished)
 
     def _run_checkpoint(self) -> None:  # on a committer thread
-        self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._file.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _checkpoint_finished(self, error: Exception | None) -> None:
         self._checkpoints.finished(error)
@@ -332,8 +345,8 @@ class Writer:
         self._queue.remove(group.queued_bytes)
         errors = [error]
         try:
-            if self._connection.in_transaction:
-                self._connection.execute(sql.ROLLBACK)
+            if self._file.writer.in_transaction:
+                self._file.writer.execute(sql.ROLLBACK)
         except apsw.Error as rollback_error:
             errors.append(rollback_error)
         unclean = [each for each in errors if isinstance(each, apsw.Error) and not isinstance(each, CLEAN)]
@@ -350,6 +363,7 @@ class Writer:
     def _fail_closed(self, error: Exception) -> None:
         """What is on disk is no longer certain: accept no write until the file is opened again."""
         self._failed = error
+        self._file.failed()
         self._fail_waiting(unavailable(error, self.tail.topic, self.tail.partition))
 
     def _fail_waiting(self, error: Exception) -> None:

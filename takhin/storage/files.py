@@ -1,0 +1,197 @@
+"""Which partitions' files are open: opened when needed, the one unused for longest closed for another.
+
+An open file takes five descriptors and half a megabyte, and a broker may have thousands of partitions of
+which few are busy. What a log is (its range, its times) stays known while its file is closed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import apsw
+import structlog
+
+from takhin.storage import connection
+from takhin.storage.committer import Committer
+
+log = structlog.get_logger()
+
+Retry = Callable[[], None]
+
+
+class OpenFiles:
+    """The bound on open files, all partitions together. Pure bookkeeping on the loop."""
+
+    def __init__(self, *, files_max: int, closer: Committer) -> None:
+        """closer: the thread that files are closed on, which waits for the disk."""
+        self.closer = closer
+        self._files_max = files_max
+        self._open: dict[PartitionFile, None] = {}  # the one unused for longest first
+        self._closing = 0
+        self._waiting: deque[Retry] = deque()
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._open) + self._closing < self._files_max
+
+    def used(self, file: PartitionFile) -> None:
+        """The file is open, and is the last one to be closed for another."""
+        self._open.pop(file, None)
+        self._open[file] = None
+
+    def wait(self, retry: Retry) -> None:
+        """Call `retry` when there is room, or may be; an idle file is closed for it."""
+        self._waiting.append(retry)
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        """Close idle files, as many as are waited for. To be called when a file has become idle, too."""
+        while self._closing < len(self._waiting):
+            idle = next((file for file in self._open if file.idle()), None)
+            if idle is None:
+                return
+            del self._open[idle]
+            self._closing += 1
+            idle.close(self._closed)
+
+    def forget(self, file: PartitionFile) -> None:
+        """The file no longer counts: it is closed, or stays open for good after a fault."""
+        if file in self._open:
+            del self._open[file]
+            self._wake()
+
+    def _closed(self) -> None:
+        self._closing -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        for _ in range(len(self._waiting)):  # whoever finds no room after all waits again
+            if not self.has_room:
+                return
+            self._waiting.popleft()()
+
+
+class PartitionFile:
+    """One partition's file with its writing and its reading connection, open or closed.
+
+    Lives on the loop; only the closing runs on a thread, and meanwhile the file cannot be opened.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        files: OpenFiles,
+        *,
+        idle: Callable[[], bool],
+        opened: Callable[[apsw.Connection], None],
+    ) -> None:
+        """idle: whether nobody is using the connections.
+        opened: called when the file was opened again; raises StartupError if it is no longer the same log.
+        """
+        self.path = path
+        self.idle = idle
+        self._files = files
+        self._opened = opened
+        self._writer: apsw.Connection | None = None
+        self._reader: apsw.Connection | None = None
+        self._kept = False
+        self._closing: list[Retry] | None = None  # while it is being closed: who waits for that
+
+    def keep(self, writer: apsw.Connection) -> None:
+        """What the broker's start has opened stays open if there is room. Waits for no disk."""
+        if self._files.has_room:
+            self._writer = writer
+            self._files.used(self)
+            return
+        if self.wal_bytes():  # left by a crash: copied when the file is needed, or at the broker's end
+            writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        writer.close()
+
+    @property
+    def is_open(self) -> bool:
+        return self._writer is not None and self._closing is None
+
+    def ready(self, retry: Retry) -> bool:
+        """True if the file is open, now or already. Else `retry` is called when it is worth another try.
+
+        Raises apsw.Error or StartupError if it cannot be opened.
+        """
+        if not self.is_open:
+            if self._closing is not None or not self._files.has_room:
+                self._files.wait(retry)
+                return False
+            writer = connection.open_writer(self.path)
+            try:
+                self._opened(writer)
+            except BaseException:
+                writer.close()
+                raise
+            self._writer = writer
+        if not self._kept:
+            self._files.used(self)
+        return True
+
+    @property
+    def writer(self) -> apsw.Connection:
+        """The writing connection of an open file."""
+        assert self._writer is not None, self.path  # noqa: S101  `ready` was asked before
+        return self._writer
+
+    @property
+    def reader(self) -> apsw.Connection:
+        """The reading connection of an open file, opened when first asked for."""
+        if self._reader is None:
+            self._reader = connection.open_reader(self.path)
+        return self._reader
+
+    def became_idle(self) -> None:
+        self._files.close_idle()
+
+    def failed(self) -> None:
+        """What is on disk is no longer certain: the file stays open, whatever else needs opening."""
+        self._kept = True
+        self._files.forget(self)
+
+    def close(self, closed: Retry) -> None:
+        """Copy the WAL into the file and let go of both, then call `closed`. The file must be idle.
+
+        A file that is closed, but has a WAL from before a crash, is opened for that.
+        """
+        if self._closing is not None:
+            self._closing.append(closed)
+            return
+        self._closing = [closed]
+        self._files.forget(self)
+        self._files.closer.submit(self._close, self._closed)
+
+    def _closed(self, error: Exception | None) -> None:
+        if error is not None:
+            log.warning("close_failed", path=str(self.path), error=str(error))
+        waiting, self._closing = self._closing or [], None
+        for closed in waiting:
+            closed()
+
+    def _close(self) -> None:  # on the closer's thread
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        if self._writer is None and self.wal_bytes():
+            self._writer = connection.open_writer(self.path)
+        if self._writer is None:
+            return
+        # A full disk, or a shell that reads, can be in the way: then the WAL stays for the next start.
+        with suppress(apsw.Error):
+            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        # Last, because the last connection takes the WAL away.
+        self._writer.close()
+        self._writer = None
+
+    def wal_bytes(self) -> int:
+        """The size of the write-ahead log beside the file; 0 where there is none."""
+        try:
+            return self.path.with_name(f"{self.path.name}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0

@@ -1,0 +1,117 @@
+"""The bound on open files: what is closed for another is opened again when needed, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from storage.support import Store, as_expected, numbered, read_all, run_sql, spec
+from takhin.errors import PartitionUnavailableError
+from takhin.model import CommittedOffset
+
+OPEN_MAX = 3
+PARTITIONS = 20
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = Store(tmp_path / "data", open_partitions_max=OPEN_MAX)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+def open_files(store: Store) -> set[str]:
+    """The partition files that this process has open, by the links of its descriptors."""
+    links = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            links.append(str(descriptor.readlink()))
+        except FileNotFoundError:  # the descriptor of the listing itself
+            continue
+    return {link for link in links if link.startswith(str(store.data_dir)) and link.endswith(".db")}
+
+
+async def fill(store: Store, rounds: int) -> None:
+    """Append to all partitions at once, so many times."""
+    logs = store.engine.topics["orders"].partitions
+    for n in range(rounds):
+        await asyncio.gather(*(log.append(numbered(5, n)) for log in logs))
+
+
+async def expect(store: Store, rounds: int) -> None:
+    """All that `fill` appended is there, read from all partitions at once."""
+    logs = store.engine.topics["orders"].partitions
+    expected = [row for n in range(rounds) for row in as_expected(numbered(5, n), 5 * n)]
+    for found in await asyncio.gather(*(read_all(log) for log in logs)):
+        assert found == expected
+
+
+async def test_more_partitions_than_files_may_be_open(store: Store):
+    """Writes and reads of all partitions at once get through, and never more files are open than allowed."""
+    await store.engine.create_topic(spec("orders", PARTITIONS))
+    for _ in range(3):
+        await fill(store, 1)
+        assert 1 <= len(open_files(store)) <= OPEN_MAX
+    logs = store.engine.topics["orders"].partitions
+    assert {log.end_offset for log in logs} == {15}
+    await asyncio.gather(*(read_all(log) for log in logs))
+    assert 1 <= len(open_files(store)) <= OPEN_MAX
+
+
+@pytest.mark.parametrize("end", [Store.reopen, Store.crash], ids=["closed", "crashed"])
+async def test_records_of_closed_files_are_there_again(store: Store, end):
+    """Partitions that start closed, after a crash with a WAL beside them, have all their records."""
+    await store.engine.create_topic(spec("orders", PARTITIONS))
+    await fill(store, 2)
+    await end(store)
+    assert len(open_files(store)) <= OPEN_MAX
+    await expect(store, 2)
+
+
+async def test_a_clean_stop_copies_what_a_crash_left_in_closed_files(tmp_path: Path):
+    """A WAL from before a crash, of a partition that nobody used since, is gone after a stop."""
+    store = Store(tmp_path / "data")
+    await store.open()
+    await store.engine.create_topic(spec("orders", PARTITIONS))
+    await fill(store, 2)
+    store._settings = {"open_partitions_max": OPEN_MAX}
+    await store.crash()
+    left = [path for path in store.data_dir.rglob("*-wal") if path.stat().st_size]
+    assert len(left) >= PARTITIONS - OPEN_MAX
+    await store.close()
+    assert not list(store.data_dir.rglob("*-wal"))
+    await store.open()
+    await expect(store, 2)
+    await store.close()
+
+
+async def test_groups_of_closed_files(store: Store):
+    """Committed offsets are found in files that have to be opened for it, and not looked for elsewhere."""
+    topic = await store.engine.create_topic(spec("orders", PARTITIONS))
+    committed = CommittedOffset(0, "", 1)
+    await topic.partitions[7].commit_offset("billing", committed)
+    await fill(store, 1)
+    await store.reopen()
+    logs = store.engine.topics["orders"].partitions
+    assert [n for n, log in enumerate(logs) if await log.committed_offset("billing")] == [7]
+    assert [n for n, log in enumerate(logs) if await log.group_ids()] == [7]
+
+
+async def test_a_file_that_was_changed_while_closed_is_refused(store: Store):
+    """An older copy put in place of a closed file is named, takes no write, and harms no other partition."""
+    logs = (await store.engine.create_topic(spec("orders", OPEN_MAX + 1))).partitions
+    await asyncio.gather(*(log.append(numbered(5)) for log in logs))
+    closed = next(log for log in logs if not log._file.is_open)
+    path = closed._file.path
+    await asyncio.to_thread(run_sql, path, "UPDATE log SET end_offset = 4")
+    for attempt in (closed.append(numbered(1)), closed.read(0, max_bytes=1, max_records=1)):
+        with pytest.raises(PartitionUnavailableError, match=r"changed by another program.* 5 .* 4"):
+            await attempt
+    others = [log for log in logs if log is not closed]
+    assert [(await log.append(numbered(1))).offset for log in others] == [5] * OPEN_MAX
+    await asyncio.to_thread(run_sql, path, "UPDATE log SET end_offset = 5")
+    assert (await closed.append(numbered(1))).offset == 5
