@@ -120,7 +120,7 @@ def test_chunk_to_bytes(benchmark: Any, log: Log, records: int, value_bytes: int
     """A chunk to the bytes of a response."""
     benchmark.group = "chunk to response"
     log.append(batch(records, value_bytes))
-    encoded = timed(benchmark, encode.consumed, "pieces", 0, log.read(records), rounds=300)
+    encoded = timed(benchmark, encode.encoded, 0, log.read(records).records, rounds=300)
     assert len(encoded) > records * value_bytes
 
 

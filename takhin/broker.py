@@ -6,7 +6,7 @@ Each verb refuses whatever can be refused before anything is queued or written.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from itertools import count
 
 from takhin import limits
@@ -41,6 +41,7 @@ from takhin.model import (
 )
 from takhin.partitioner import partition_for_key
 from takhin.settings import Settings
+from takhin.shared_reads import SharedReads
 from takhin.signals import Signals
 from takhin.storage.engine import Engine, PartitionLog, Topic
 
@@ -53,6 +54,9 @@ class Broker:
         self._settings = settings
         self._clock = clock
         self._signals = signals
+        self._reads = SharedReads(
+            bytes_max=settings.consume.shared_bytes_max, records_max=settings.consume.response_records_max
+        )
         self._turn = count()
         self._draining = False
 
@@ -158,10 +162,10 @@ class Broker:
                 "the records were not durable within timeout_ms; whether they will be is unknown"
             ) from None
 
-    def consume(self, request: ConsumeRequest) -> AsyncIterator[Chunk]:
+    def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
         """Records as they are and as they come; see consumption.py for what it yields and raises."""
         log = self._log(request.topic, request.partition)
-        return consume(log, request, self._signals, self._settings)
+        return consume(log, request, self._signals, self._reads, self._settings)
 
     # Consumer groups
 

@@ -7,7 +7,7 @@ two reads it waits for the log's signal, holding nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from takhin import limits
 from takhin.errors import OffsetOutOfRangeError, UnknownTopicError
@@ -15,12 +15,12 @@ from takhin.model import (
     EARLIEST,
     LATEST,
     MESSAGE_ROOM_BYTES,
-    RECORD_OVERHEAD_BYTES,
     Chunk,
     ConsumeRequest,
     Records,
 )
 from takhin.settings import ConsumeSettings, Settings
+from takhin.shared_reads import SharedReads
 from takhin.signals import Signals
 from takhin.storage.engine import PartitionLog
 
@@ -28,8 +28,8 @@ UNBOUNDED = limits.INT64_MAX
 
 
 async def consume(
-    log: PartitionLog, request: ConsumeRequest, signals: Signals, settings: Settings
-) -> AsyncIterator[Chunk]:
+    log: PartitionLog, request: ConsumeRequest, signals: Signals, reads: SharedReads, settings: Settings
+) -> AsyncGenerator[Chunk, None]:
     """Yield chunks in offset order, and an empty one whenever the log has been quiet for heartbeat_ms.
 
     Ends at the request's bounds; without any it goes on until closed. Raises a RefusedError for a bad
@@ -46,22 +46,25 @@ async def consume(
         request.max_bytes or settings.consume.response_bytes,
         settings.rpc.message_bytes_max - MESSAGE_ROOM_BYTES,
     )
-    while position < stop and left > 0:
-        if log.closed:
-            raise UnknownTopicError(log.topic)
-        if position == log.end_offset:
-            if not await signals.wait(log, settings.consume.heartbeat_ms / 1_000):
-                yield Chunk(Records((), {}), log.end_offset)
-            continue
-        end = log.end_offset
-        max_records = min(left, stop - position, settings.consume.response_records_max)
-        records = await _read(log, position, request, signals, max_bytes=max_bytes, max_records=max_records)
-        if not records.rows:  # someone deleted the rest by hand
-            position = end
-            continue
-        position = records.rows[-1][0] + 1
-        left -= len(records.rows)
-        yield Chunk(records, log.end_offset)
+    with reads.consumer(log):
+        while position < stop and left > 0:
+            if log.closed:
+                raise UnknownTopicError(log.topic)
+            if position == log.end_offset:
+                if not await signals.wait(log, settings.consume.heartbeat_ms / 1_000):
+                    yield Chunk(Records((), {}), log.end_offset)
+                continue
+            end = log.end_offset
+            max_records = min(left, stop - position, settings.consume.response_records_max)
+            records = await _read(
+                log, position, request, signals, reads, max_bytes=max_bytes, max_records=max_records
+            )
+            if not records.rows:  # someone deleted the rest by hand
+                position = end
+                continue
+            position = records.rows[-1][0] + 1
+            left -= len(records.rows)
+            yield Chunk(records, log.end_offset)
 
 
 async def _first_offset(log: PartitionLog, request: ConsumeRequest) -> int:
@@ -83,6 +86,7 @@ async def _read(
     position: int,
     request: ConsumeRequest,
     signals: Signals,
+    reads: SharedReads,
     *,
     max_bytes: int,
     max_records: int,
@@ -92,20 +96,14 @@ async def _read(
     deadline = loop.time() + request.max_wait_ms / 1_000
     while True:
         end = log.end_offset
-        records = await log.read(position, max_bytes=max_bytes, max_records=max_records)
+        records = await reads.read(log, position, max_bytes=max_bytes, max_records=max_records)
         full = len(records.rows) == max_records or position + len(records.rows) < end
-        if full or _size_bytes(records) >= request.min_bytes:
+        if not request.min_bytes or full or records.size_bytes >= request.min_bytes:
             return records
         if end == log.end_offset and not await signals.wait(log, deadline - loop.time()):
             return records
         if log.closed:
             raise UnknownTopicError(log.topic)
-
-
-def _size_bytes(records: Records) -> int:
-    rows = records.rows
-    size = limits.size_bytes((row[2] for row in rows), (row[3] for row in rows), records.headers.values())
-    return size + RECORD_OVERHEAD_BYTES * len(rows)
 
 
 def _check(request: ConsumeRequest, settings: ConsumeSettings) -> None:

@@ -65,15 +65,27 @@ class Batch:
         return self.size_bytes + RECORD_OVERHEAD_BYTES * len(self.values)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Records:
     """What a read returns: rows in offset order, and the headers of those that have any.
 
+    One read is no other: it can be told by identity that several consumers were given the same.
     headers: by offset.
     """
 
     rows: Sequence[Row]
     headers: Mapping[int, Sequence[Header]]
+
+    @property
+    def size_bytes(self) -> int:
+        """What the records take in a response, rounded up."""
+        rows = self.rows
+        size = RECORD_OVERHEAD_BYTES * len(rows) + sum(
+            [len(row[2] or b"") + len(row[3] or b"") for row in rows]
+        )
+        for of_record in self.headers.values():
+            size += sum(HEADER_OVERHEAD_BYTES + len(key.encode()) + len(value) for key, value in of_record)
+        return size
 
 
 class Appended(NamedTuple):

@@ -121,6 +121,9 @@ class ConsumeSettings:
     response_records_max: int = setting(
         2_000, "records of a response, whose scan occupies the event loop for about 1 µs each", least=1
     )
+    shared_bytes_max: int = setting(
+        16 << 20, "bytes of recent reads kept for other consumers of the same partition", most=INT64_MAX
+    )
     wait_ms_max: int = setting(60_000, "the longest max_wait_ms that is granted", least=0)
     heartbeat_ms: int = setting(
         5_000, "how long a stream may be quiet before an empty response says it is alive", least=10

@@ -22,7 +22,7 @@ FILE_LINES_MAX = 400
 VOCABULARY = tuple(
     f"takhin.{name}" for name in ("model", "errors", "clock", "limits", "settings", "partitioner")
 )
-BROKER = ("takhin.broker", "takhin.consumption", "takhin.signals")
+BROKER = ("takhin.broker", "takhin.consumption", "takhin.shared_reads", "takhin.signals")
 GRPC = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google")
 SQLITE_OF_PYTHON = ("sqlite3", "sqlite_utils")
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from takhin import limits
 from takhin.broker import Broker
 from takhin.errors import ShuttingDownError
-from takhin.model import Appended, Batch, GroupState
+from takhin.model import Appended, Batch, GroupState, Records
 from takhin.rpc.interceptors import Context, Malformed, known
 from takhin.settings import ProduceSettings
 from takhin.storage.engine import Topic
@@ -76,6 +78,7 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
         self._settings = settings
         self._version = version
         self._started = time.monotonic()
+        self._encodings: WeakKeyDictionary[Records, bytes] = WeakKeyDictionary()
         self._readers: set[asyncio.Task[None]] = set()
         self._draining = False
         self._listed_topics: Mapping[str, Topic] | None = None
@@ -216,8 +219,19 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
     async def ConsumeMessages(  # type: ignore[override]  # serialised already, see wire/encode.py
         self, request: pb.ConsumeMessagesRequest, context: Context
     ) -> AsyncIterator[bytes]:
-        async for chunk in self._broker.consume(convert.consume_request(request)):
-            yield encode.consumed(request.topic, request.partition, chunk)
+        topic, partition = request.topic, request.partition
+        async with aclosing(self._broker.consume(convert.consume_request(request))) as chunks:
+            async for chunk in chunks:
+                yield encode.consumed(
+                    topic, partition, chunk.end_offset, self._encoded(partition, chunk.records)
+                )
+
+    def _encoded(self, partition: int, records: Records) -> bytes:
+        """The records as bytes, made once for all consumers that were given the same."""
+        encoded = self._encodings.get(records)
+        if encoded is None:
+            encoded = self._encodings[records] = encode.encoded(partition, records)
+        return encoded
 
     # Consumer groups
 

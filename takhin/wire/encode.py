@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from takhin.model import Chunk, Header
+from takhin.model import Header, Records
 from takhin.v1 import takhin_pb2 as pb
 
 KEY, VALUE, TIMESTAMP, OFFSET, PARTITION = b"\x0a", b"\x12", b"\x20", b"\x28", b"\x30"
@@ -38,17 +38,22 @@ MORE = [bytes((0x80 | low,)) for low in range(0x80)]
 """The first byte of a varint that ends with it, and of one that goes on."""
 
 
-def consumed(topic: str, partition: int, chunk: Chunk) -> bytes:
-    """The ConsumeMessagesResponse of a chunk, serialised. Values are copied once, by the join."""
-    frame = pb.ConsumeMessagesResponse(topic=topic, partition=partition, high_watermark=chunk.end_offset)
-    out = [frame.SerializeToString()]
-    headers = chunk.records.headers
+def consumed(topic: str, partition: int, end_offset: int, records: bytes) -> bytes:
+    """A ConsumeMessagesResponse, serialised. records: as `encoded` makes them."""
+    head = pb.ConsumeMessagesResponse(topic=topic, partition=partition, high_watermark=end_offset)
+    return head.SerializeToString() + records
+
+
+def encoded(partition: int, records: Records) -> bytes:
+    """The records of a response. Values are copied once, by the join."""
+    out: list[bytes] = []
+    headers = records.headers
     end = PARTITION + varint(partition)
     stamped = high = -1
     stamp = tail = b""
     lows = LAST
     fixed = 0
-    for offset, timestamp, key, value in chunk.records.rows:
+    for offset, timestamp, key, value in records.rows:
         if timestamp != stamped or offset >> 7 != high:  # the same for a batch, and for 128 offsets
             stamped, high = timestamp, offset >> 7
             stamp = TIMESTAMP + varint(timestamp) + OFFSET

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from takhin.model import Chunk, Header, Records
 from takhin.v1 import takhin_pb2 as pb
-from takhin.wire.encode import consumed, varint
+from takhin.wire.encode import consumed, encoded, varint
 
 INT64 = st.integers(0, (1 << 63) - 1)
 BYTES = (
@@ -40,7 +40,9 @@ def test_bytes_parse_to_the_message_of_the_generated_code(topic, partition, firs
     rows = [(first + i, timestamp, key, value) for i, (timestamp, key, value, _) in enumerate(records)]
     headers = {first + i: of for i, (*_, of) in enumerate(records) if of}
     chunk = Chunk(Records(rows, headers), end)
-    parsed = pb.ConsumeMessagesResponse.FromString(consumed(topic, partition, chunk))
+    parsed = pb.ConsumeMessagesResponse.FromString(
+        consumed(topic, partition, end, encoded(partition, chunk.records))
+    )
     assert parsed == by_generated_code(topic, partition, chunk)
     for record, (_, _, key, value) in zip(parsed.records, rows, strict=True):
         assert (record.HasField("key"), record.HasField("value")) == (key is not None, value is not None)

@@ -1,0 +1,109 @@
+"""Consumers of one log are given the same reads, and nothing that they must not see."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+
+import pytest
+
+from storage.support import clock, numbered, spec
+from takhin.errors import OffsetOutOfRangeError, UnknownTopicError
+from takhin.shared_reads import SharedReads
+from takhin.storage.engine import Engine, PartitionLog
+from takhin.storage.memory_engine import MemoryEngine
+
+RECORDS_MAX = 10
+LIMITS = {"max_bytes": 1 << 20, "max_records": RECORDS_MAX}
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    opened = MemoryEngine(clock=clock, end_moved=lambda _: None)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def log(engine: Engine) -> PartitionLog:
+    made = (await engine.create_topic(spec("orders"))).partitions[0]
+    await made.append(numbered(25))
+    return made
+
+
+@pytest.fixture
+def reads() -> SharedReads:
+    return SharedReads(bytes_max=1 << 20, records_max=RECORDS_MAX)
+
+
+def offsets(records):
+    return [row[0] for row in records.rows]
+
+
+async def test_two_consumers_are_given_one_read(reads: SharedReads, log: PartitionLog):
+    """The second is given what the first has read, also when the log has grown since."""
+    with reads.consumer(log), reads.consumer(log):
+        first = await reads.read(log, 20, **LIMITS)
+        await log.append(numbered(3))
+        assert await reads.read(log, 20, **LIMITS) is first
+        assert offsets(first) == [20, 21, 22, 23, 24]
+        assert offsets(await reads.read(log, 25, **LIMITS)) == [25, 26, 27]
+
+
+async def test_a_lone_consumer_reads_for_itself(reads: SharedReads, log: PartitionLog):
+    """Nothing is kept for others, and a read is as long as it was asked for."""
+    with reads.consumer(log):
+        first = await reads.read(log, 3, **LIMITS)
+        assert offsets(first) == list(range(3, 13))
+        assert await reads.read(log, 3, **LIMITS) is not first
+
+
+async def test_consumers_out_of_step_meet(reads: SharedReads, log: PartitionLog):
+    """Wherever two began, after one read they ask for the same offset."""
+    with reads.consumer(log), reads.consumer(log):
+        one = await reads.read(log, 3, **LIMITS)
+        other = await reads.read(log, 7, **LIMITS)
+        assert offsets(one)[-1] == offsets(other)[-1] == 9
+
+
+async def test_other_limits_are_other_reads(reads: SharedReads, log: PartitionLog):
+    """A consumer that asked for less is not given more."""
+    with reads.consumer(log), reads.consumer(log):
+        await reads.read(log, 0, **LIMITS)
+        assert offsets(await reads.read(log, 0, max_bytes=1 << 20, max_records=2)) == [0, 1]
+        assert offsets(await reads.read(log, 0, max_bytes=1, max_records=RECORDS_MAX)) == [0]
+
+
+async def test_what_was_trimmed_is_not_served(reads: SharedReads, log: PartitionLog):
+    """A kept read that begins below the start is refused like any other."""
+    with reads.consumer(log), reads.consumer(log):
+        await reads.read(log, 0, **LIMITS)
+        await log.trim(5)
+        with pytest.raises(OffsetOutOfRangeError):
+            await reads.read(log, 0, **LIMITS)
+
+
+async def test_what_was_deleted_is_not_served(reads: SharedReads, log: PartitionLog, engine: Engine):
+    """A kept read of a topic that is gone is refused."""
+    with reads.consumer(log), reads.consumer(log):
+        await reads.read(log, 0, **LIMITS)
+        await engine.delete_topic("orders")
+        with pytest.raises(UnknownTopicError):
+            await reads.read(log, 0, **LIMITS)
+
+
+async def test_bytes_are_bounded_and_let_go(log: PartitionLog):
+    """What is unused for longest goes when there is too much, and everything when the consumers have gone."""
+    reads = SharedReads(bytes_max=800, records_max=RECORDS_MAX)
+    with ExitStack() as consumers:
+        for _ in range(2):
+            consumers.enter_context(reads.consumer(log))
+        first = await reads.read(log, 0, **LIMITS)
+        assert first.size_bytes < 800 < 3 * first.size_bytes
+        second = await reads.read(log, 10, **LIMITS)
+        await reads.read(log, 20, **LIMITS)
+        assert await reads.read(log, 10, **LIMITS) is second
+        assert await reads.read(log, 0, **LIMITS) is not first
+    with reads.consumer(log), reads.consumer(log):
+        assert await reads.read(log, 10, **LIMITS) is not second
