@@ -42,6 +42,10 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+class ClientGoneError(Exception):
+    """A response could not be written: whoever it was for has gone, and there is nobody to tell."""
+
+
 def known(error: Exception, method: str) -> TakhinError:
     """The error itself if it is one of ours, else an InternalError under whose id it is logged."""
     if isinstance(error, TakhinError) and type(error) in TABLE:
@@ -135,6 +139,8 @@ class Calls(grpc.aio.ServerInterceptor):
                 await abort(context, ShuttingDownError())
             except grpc.aio.AbortError:
                 raise
+            except ClientGoneError:
+                log.debug("client_gone", method=method, peer=context.peer())
             except Exception as raised:  # noqa: BLE001  the boundary: everything gets an answer
                 await abort(context, known(raised, method))
             finally:
@@ -149,7 +155,10 @@ async def _run(stream: Any, context: Context) -> None:
     if hasattr(stream, "__aiter__"):
         async with aclosing(stream):
             async for response in stream:
-                await context.write(response)
+                try:
+                    await context.write(response)
+                except grpc.aio.InternalError as error:  # what gRPC raises of a connection that is gone
+                    raise ClientGoneError from error
     else:
         await stream
 
