@@ -60,8 +60,13 @@ def resident_bytes(broker):
 
 
 def test_cancelled_tails_are_freed(broker, stub):
-    """Tails that take all the room refuse a further call; cancelled, they give the room back at once."""
+    """Tails that take all the room refuse a further call; cancelled, they give the room back at once.
+
+    That they are cancelled while responses are on their way is nobody's error.
+    """
     create_topic(stub, "topic")
+    for _ in range(20):  # more than a connection takes in before its client reads on
+        produce(stub, "topic", [b"v" * 1_000] * 500)
     for _ in range(3):
         tails = [consume(stub, "topic") for _ in range(CALLS_MAX)]
         for tail in tails:
@@ -70,6 +75,7 @@ def test_cancelled_tails_are_freed(broker, stub):
         for tail in tails:
             tail.cancel()
         eventually(lambda: healthy(stub), seconds_max=2)
+    assert "error" not in broker.log()
     assert broker.stop() == 0
 
 
@@ -89,10 +95,8 @@ def test_a_cancelled_produce_stream_is_freed(broker, stub):
 
 
 def test_a_client_that_vanishes_is_forgotten(broker, stub):
-    """The streams of a process that dies by SIGKILL, with responses on their way, are freed without a fuss."""
+    """The streams of a process that dies by SIGKILL are freed, and its connection is closed."""
     create_topic(stub, "topic")
-    for _ in range(20):  # more than a connection takes in before its client reads on
-        produce(stub, "topic", [b"v" * 1_000] * 500)
     at_first = sockets(broker)
     with subprocess.Popen(
         [sys.executable, Path(__file__).parent / "vanishing_client.py", broker.address, "4", "4"],
@@ -108,7 +112,6 @@ def test_a_client_that_vanishes_is_forgotten(broker, stub):
     eventually(lambda: healthy(stub), seconds_max=2)
     eventually(lambda: sockets(broker) == at_first, seconds_max=2)
     produce(stub, "topic", [b"goes on"])
-    assert "error" not in broker.log()
     assert broker.stop() == 0
 
 
