@@ -40,8 +40,8 @@ def measure(address: str, load: Load) -> Results:
     """The load in a file of its own: batches, or single records one by one."""
     if load.kind not in (BATCHES, SERIAL):
         return {}
-    with tempfile.TemporaryDirectory(dir=address) as folder, _database(Path(folder)) as connection:
-        append = _append(connection, load)
+    with tempfile.TemporaryDirectory(dir=address) as folder, database(Path(folder)) as connection:
+        append = appender(connection, load)
         for _ in range(load.warm_up):
             append()
         seconds = []
@@ -58,7 +58,7 @@ def measure(address: str, load: Load) -> Results:
 
 
 @contextmanager
-def _database(folder: Path) -> Iterator[apsw.Connection]:
+def database(folder: Path) -> Iterator[apsw.Connection]:
     connection = apsw.Connection(str(folder / "records.db"))
     try:
         for pragma, value in (("page_size", 16_384), ("journal_mode", "wal"), ("synchronous", 2)):
@@ -71,7 +71,7 @@ def _database(folder: Path) -> Iterator[apsw.Connection]:
         connection.close()
 
 
-def _append(connection: apsw.Connection, load: Load) -> Callable[[], None]:
+def appender(connection: apsw.Connection, load: Load) -> Callable[[], None]:
     """A function that commits the next batch."""
     payload = load.payload()
     insert = INSERT + ",".join(["(?,?,?,?)"] * load.records)

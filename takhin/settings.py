@@ -82,7 +82,7 @@ class StorageSettings:
         128, "partitions whose files are open at one time, with five descriptors each", least=1
     )
     checkpoint_pages: int = setting(
-        1_000, "pages (16 KiB) in a write-ahead log before it is copied into its file", least=1
+        500, "pages (16 KiB) in a write-ahead log before it is copied into its file", least=1
     )
 
 
