@@ -92,13 +92,16 @@ async def _read(
     max_records: int,
 ) -> Records:
     """A response's worth of records; waits up to max_wait_ms for min_bytes of them."""
+    if not request.min_bytes:
+        return await reads.read(log, position, max_bytes=max_bytes, max_records=max_records)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + request.max_wait_ms / 1_000
     while True:
         end = log.end_offset
-        records = await reads.read(log, position, max_bytes=max_bytes, max_records=max_records)
+        # Not a shared one: what another has read may be less than there is.
+        records = await log.read(position, max_bytes=max_bytes, max_records=max_records)
         full = len(records.rows) == max_records or position + len(records.rows) < end
-        if not request.min_bytes or full or records.size_bytes >= request.min_bytes:
+        if full or records.size_bytes >= request.min_bytes:
             return records
         if end == log.end_offset and not await signals.wait(log, deadline - loop.time()):
             return records

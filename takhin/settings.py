@@ -76,7 +76,9 @@ class StorageSettings:
         1_000, "how long a produce request waits for room in that queue", least=0
     )
     busy_wait_ms_max: int = setting(
-        2_000, "how long a write waits while another process locks the partition's file", least=0
+        2_000,
+        "how long a write waits for another process's lock, and a read for its file to be opened",
+        least=1,
     )
     open_partitions_max: int = setting(
         128, "partitions whose files are open at one time, with five descriptors each", least=1

@@ -16,6 +16,7 @@ import structlog
 
 from takhin.storage import connection
 from takhin.storage.committer import Committer
+from takhin.storage.faults import CLEAN
 
 log = structlog.get_logger()
 
@@ -49,19 +50,36 @@ class OpenFiles:
 
     def close_idle(self) -> None:
         """Close idle files, as many as are waited for. To be called when a file has become idle, too."""
-        while self._closing < len(self._waiting):
+        while self.wanted:
             idle = next((file for file in self._open if file.idle()), None)
             if idle is None:
                 return
-            del self._open[idle]
-            self._closing += 1
-            idle.close(self._closed)
+            self.close(idle)
+
+    def close(self, file: PartitionFile) -> None:
+        """Close one for another."""
+        self.forget(file)
+        self._closing += 1
+        file.close(self._closed)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for whom no file is being closed yet."""
+        return self._closing < len(self._waiting)
+
+    def cancel(self, retry: Retry) -> None:
+        """Whoever waited has given up."""
+        with suppress(ValueError):
+            self._waiting.remove(retry)
 
     def forget(self, file: PartitionFile) -> None:
-        """The file no longer counts: it is closed, or stays open for good after a fault."""
-        if file in self._open:
-            del self._open[file]
-            self._wake()
+        """The file no longer counts."""
+        self._open.pop(file, None)
+
+    def left(self, file: PartitionFile) -> None:
+        """The file is closed for good, or stays open for good: its room is another's."""
+        self.forget(file)
+        self._wake()
 
     def _closed(self) -> None:
         self._closing -= 1
@@ -150,10 +168,22 @@ class PartitionFile:
     def became_idle(self) -> None:
         self._files.close_idle()
 
+    @property
+    def wanted(self) -> bool:
+        """Whether others wait for this file, or another, to be closed."""
+        return self._files.wanted and self.is_open and not self._kept
+
+    def give_way(self) -> None:
+        """Be closed for another, between two groups."""
+        self._files.close(self)
+
+    def cancel(self, retry: Retry) -> None:
+        self._files.cancel(retry)
+
     def failed(self) -> None:
         """What is on disk is no longer certain: the file stays open, whatever else needs opening."""
         self._kept = True
-        self._files.forget(self)
+        self._files.left(self)
 
     def close(self, closed: Retry) -> None:
         """Copy the WAL into the file and let go of both, then call `closed`. The file must be idle.
@@ -173,25 +203,31 @@ class PartitionFile:
         waiting, self._closing = self._closing or [], None
         for closed in waiting:
             closed()
+        self._files.left(self)
 
     def _close(self) -> None:  # on the closer's thread
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-        if self._writer is None and self.wal_bytes():
+        if self._writer is None and self._wal.exists():  # of a crash, or of a shell that looked in
             self._writer = connection.open_writer(self.path)
         if self._writer is None:
             return
-        # A full disk, or a shell that reads, can be in the way: then the WAL stays for the next start.
-        with suppress(apsw.Error):
-            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        # Last, because the last connection takes the WAL away.
-        self._writer.close()
-        self._writer = None
+        try:
+            # A full disk, or a shell that reads, can be in the way: then the WAL stays for the next start.
+            with suppress(*CLEAN):
+                self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            self._writer.close()  # last, because the last connection takes the WAL away
+            self._writer = None
+
+    @property
+    def _wal(self) -> Path:
+        return self.path.with_name(f"{self.path.name}-wal")
 
     def wal_bytes(self) -> int:
         """The size of the write-ahead log beside the file; 0 where there is none."""
         try:
-            return self.path.with_name(f"{self.path.name}-wal").stat().st_size
+            return self._wal.stat().st_size
         except FileNotFoundError:
             return 0

@@ -56,7 +56,7 @@ class SqlitePartition:
         self.closed = False
         self._end_moved = end_moved
         self._settings = settings
-        self._file = PartitionFile(path, files, idle=lambda: self._writer.idle, opened=self._opened_again)
+        self._file = PartitionFile(path, files, idle=lambda: self._writer.idle, opened=self._opened)
         write = connection.open_writer(path)
         try:
             self.topic_id, self.incarnation_id, self._start_offset, end = _identity(
@@ -168,23 +168,30 @@ class SqlitePartition:
     async def _ready(self) -> None:
         """Return when the file is open. Raises UnknownTopicError once the log is closed."""
         self._check_open()
-        if self._file.is_open and self._file.ready(_nothing):
+        retry = (opening := asyncio.Event()).set
+        if self._file.ready(retry):
             return
         try:
             async with asyncio.timeout(self._settings.busy_wait_ms_max / 1_000):
-                while not self._file.ready((opening := asyncio.Event()).set):
+                while True:
                     await opening.wait()
                     self._check_open()
+                    opening.clear()
+                    if self._file.ready(retry):
+                        return
         except TimeoutError:
+            self._check_open()
             raise PartitionUnavailableError(
                 f"topic {self.topic!r} partition {self.partition} cannot be opened now: as many others as "
                 f"storage.open_partitions_max allows ({self._settings.open_partitions_max}) are in use",
                 topic=self.topic,
                 partition=self.partition,
             ) from None
+        finally:
+            self._file.cancel(retry)
 
-    def _opened_again(self, write: apsw.Connection) -> None:
-        self._writer.opened(write)
+    def _opened(self, write: apsw.Connection) -> None:
+        self._writer.opened(write)  # which is made after the file
 
     def _check_open(self) -> None:
         if self.closed:
@@ -217,7 +224,3 @@ def _times(write: apsw.Connection) -> tuple[int, int]:
 
 def _run(write: apsw.Connection, statement: str, bindings: tuple[str | int, ...]) -> None:
     write.execute(statement, bindings)
-
-
-def _nothing() -> None:
-    """What a retry does of a file that is open anyway."""

@@ -1,6 +1,6 @@
 """Group commit: whatever waits for one partition becomes one transaction and one fsync.
 
-The writer owns the file's writing connection and the log's end. It lives on the event loop; only COMMIT
+The writer owns the use of the file's writing connection, and the log's end. It lives on the event loop; only COMMIT
 and checkpoints run on a committer thread, and while one does, nobody else touches the connection:
 
     append ──► queue ──► begin (loop: BEGIN, INSERT …) ──► COMMIT (thread) ──► committed (loop) ──► begin …
@@ -176,7 +176,8 @@ class Writer:
 
     def _after(self, group: Group) -> None:
         """Go on with the next group: at once, or after the wait for company."""
-        if len(group.appends) >= COMPANY_MIN and group.queued_bytes <= SMALL_GROUP_BYTES:
+        small = len(group.appends) >= COMPANY_MIN and group.queued_bytes <= SMALL_GROUP_BYTES
+        if small and not self._file.wanted:
             self._waiting = self._loop.call_later(self._settings.group_wait_ms / 1_000, self._next)
         else:
             self._next()
@@ -186,6 +187,8 @@ class Writer:
         if self._finish_due:
             self._finish_checkpoint()
         elif self._appends or self._changes:
+            if self._file.wanted and not self._checkpoints.running:
+                self._file.give_way()  # after each group, else those who wait for a file would do so for ever
             self._begin()
         else:
             self._busy = False
@@ -201,13 +204,17 @@ class Writer:
         try:
             if not self._file.ready(self._begin):
                 return
-            self._file.writer.execute(sql.BEGIN)
         except apsw.BusyError as error:
             self._retry_or_fail(error)
             return
-        except (apsw.CantOpenError, StartupError) as error:  # nothing was touched
+        except (apsw.Error, StartupError, OSError) as error:  # it could not be opened, so nothing was touched
             self._fail_waiting(unavailable(error, self.tail.topic, self.tail.partition))
             self._next()
+            return
+        try:
+            self._file.writer.execute(sql.BEGIN)
+        except apsw.BusyError as error:
+            self._retry_or_fail(error)
             return
         except apsw.Error as error:
             self._fail_group(self._take(), error)

@@ -115,3 +115,38 @@ async def test_a_file_that_was_changed_while_closed_is_refused(store: Store):
     assert [(await log.append(numbered(1))).offset for log in others] == [5] * OPEN_MAX
     await asyncio.to_thread(run_sql, path, "UPDATE log SET end_offset = 5")
     assert (await closed.append(numbered(1))).offset == 5
+
+
+async def test_a_closed_file_that_became_garbage_is_refused(store: Store):
+    """Whatever SQLite says of it, those who ask are told, nobody hangs, and a close gets through."""
+    logs = (await store.engine.create_topic(spec("orders", OPEN_MAX + 1))).partitions
+    await asyncio.gather(*(log.append(numbered(5)) for log in logs))
+    closed = next(log for log in logs if not log._file.is_open)
+    whole = closed._file.path.with_suffix(".aside")
+    closed._file.path.rename(whole)
+    closed._file.path.write_bytes(b"garbage" * 4_096)
+    for attempt in (closed.append(numbered(1)), closed.read(0, max_bytes=1, max_records=1)):
+        with pytest.raises(PartitionUnavailableError):
+            await attempt
+    whole.rename(closed._file.path)
+    assert (await closed.append(numbered(1))).offset == 5
+
+
+async def test_partitions_that_are_never_idle_give_way(store: Store):
+    """Others get their turn although as many as may be open always have something queued."""
+    logs = (await store.engine.create_topic(spec("orders", OPEN_MAX + 2))).partitions
+    served = asyncio.Event()
+
+    async def keep_busy(log):
+        while not served.is_set():
+            await asyncio.gather(*(log.append(numbered(1)) for _ in range(2)))
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        for log in logs[:OPEN_MAX]:
+            tasks.create_task(keep_busy(log))
+            tasks.create_task(keep_busy(log))
+        for log in logs[OPEN_MAX:]:
+            for _ in range(5):
+                await log.append(numbered(1))
+        served.set()
+    assert [log.end_offset for log in logs[OPEN_MAX:]] == [5, 5]
