@@ -1,6 +1,6 @@
 """Group commit: whatever waits for one partition becomes one transaction and one fsync.
 
-The writer owns the use of the file's writing connection, and the log's end. It lives on the event loop; only COMMIT
+The writer uses the file's writing connection and owns the log's end. It lives on the event loop; only COMMIT
 and checkpoints run on a committer thread, and while one does, nobody else touches the connection:
 
     append ──► queue ──► begin (loop: BEGIN, INSERT …) ──► COMMIT (thread) ──► committed (loop) ──► begin …
