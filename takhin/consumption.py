@@ -101,7 +101,7 @@ async def _read(
         # Not a shared one: what another has read may be less than there is.
         records = await log.read(position, max_bytes=max_bytes, max_records=max_records)
         full = len(records.rows) == max_records or position + len(records.rows) < end
-        if full or records.size_bytes >= request.min_bytes:
+        if full or limits.response_bytes(records) >= request.min_bytes:
             return records
         if end == log.end_offset and not await signals.wait(log, deadline - loop.time()):
             return records

@@ -18,7 +18,15 @@ from takhin.errors import (
     RecordTooLargeError,
     UnsupportedReplicationError,
 )
-from takhin.model import HEADER_OVERHEAD_BYTES, Batch, Header, TimestampType, TopicConfig
+from takhin.model import (
+    HEADER_OVERHEAD_BYTES,
+    RECORD_OVERHEAD_BYTES,
+    Batch,
+    Header,
+    Records,
+    TimestampType,
+    TopicConfig,
+)
 
 TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 GROUP_ID_BYTES_MAX = 255
@@ -153,6 +161,12 @@ def size_bytes(
         for key, value in of_record:
             size += HEADER_OVERHEAD_BYTES + len(key.encode()) + len(value)
     return size
+
+
+def response_bytes(records: Records) -> int:
+    """What records take in a response, rounded up."""
+    keys, values = (row[2] for row in records.rows), (row[3] for row in records.rows)
+    return RECORD_OVERHEAD_BYTES * len(records.rows) + size_bytes(keys, values, records.headers.values())
 
 
 def check_batch(batch: Batch, *, max_message_bytes: int, now: int, ahead_ms_max: int) -> Batch:

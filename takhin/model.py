@@ -76,17 +76,6 @@ class Records:
     rows: Sequence[Row]
     headers: Mapping[int, Sequence[Header]]
 
-    @property
-    def size_bytes(self) -> int:
-        """What the records take in a response, rounded up."""
-        rows = self.rows
-        size = RECORD_OVERHEAD_BYTES * len(rows) + sum(
-            [len(row[2] or b"") + len(row[3] or b"") for row in rows]
-        )
-        for of_record in self.headers.values():
-            size += sum(HEADER_OVERHEAD_BYTES + len(key.encode()) + len(value) for key, value in of_record)
-        return size
-
 
 class Appended(NamedTuple):
     """Where a batch landed.

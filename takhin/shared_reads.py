@@ -11,6 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from takhin.limits import response_bytes
 from takhin.model import Records
 from takhin.storage.engine import PartitionLog
 
@@ -59,7 +60,7 @@ class SharedReads:
     def _keep(self, key: Key, records: Records) -> None:
         if key in self._kept:
             self._drop(key)
-        size_bytes = records.size_bytes
+        size_bytes = response_bytes(records)
         self._kept[key] = (records, size_bytes)
         self._bytes += size_bytes
         while self._bytes > self._bytes_max:

@@ -9,13 +9,13 @@ the commit path stalls it for 20 ms or more; the last bit takes 1 or 2.)
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import apsw
 
 from takhin.errors import StartupError
 from takhin.storage import connection
 from takhin.storage.committer import Committer
+from takhin.storage.files import PartitionFile
 
 PAGE_BYTES = 16 << 10  # as schema/migrations.py sets it
 LAST_BIT_PAGES_MAX = 128
@@ -28,7 +28,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        path: Path,
+        file: PartitionFile,
         *,
         thread: Committer,
         pages_max: int,
@@ -39,17 +39,20 @@ class Checkpoints:
         ended: called when a checkpoint is over, with the error that ended it early.
         """
         self.running = False
-        self._path = path
+        self._file = file
         self._thread = thread
         self._pages_max = pages_max
         self._finish = finish
         self._ended = ended
-        self._pages = _pages_left(path)  # in the WAL and not yet copied
         self._passes = 0
+        self.begin_anew()
 
     def begin_anew(self) -> None:
-        """The file was closed, and with it the WAL was copied and taken away, and is open again."""
-        self._pages = _pages_left(self._path)
+        """The file is opened, for the first time or again: count what a WAL holds that was left behind.
+
+        That is the most that is not yet copied, since a part of it may be.
+        """
+        self._pages = self._file.wal_bytes() // PAGE_BYTES
 
     def committed(self, pages: int) -> None:
         """A commit has added `pages` to the WAL."""
@@ -81,7 +84,7 @@ class Checkpoints:
 
     def _copy(self) -> None:  # on the checkpoint thread
         try:
-            copier = connection.open_writer(self._path)
+            copier = connection.open_writer(self._file.path)
         except (apsw.Error, StartupError):
             return  # nothing was touched: descriptors may be short, and the next commits ask again
         try:
@@ -92,11 +95,3 @@ class Checkpoints:
     def _end(self, error: Exception | None) -> None:
         self.running = False
         self._ended(error)
-
-
-def _pages_left(path: Path) -> int:
-    """Pages of a WAL that a killed broker left behind; at most, since a part of it may be copied."""
-    try:
-        return path.with_name(f"{path.name}-wal").stat().st_size // PAGE_BYTES
-    except FileNotFoundError:
-        return 0

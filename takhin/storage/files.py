@@ -58,7 +58,6 @@ class OpenFiles:
 
     def close(self, file: PartitionFile) -> None:
         """Close one for another."""
-        self.forget(file)
         self._closing += 1
         file.close(self._closed)
 
@@ -73,19 +72,15 @@ class OpenFiles:
             self._waiting.remove(retry)
 
     def forget(self, file: PartitionFile) -> None:
-        """The file no longer counts."""
+        """The file no longer counts: it is being closed, or stays open for good."""
         self._open.pop(file, None)
-
-    def left(self, file: PartitionFile) -> None:
-        """The file is closed for good, or stays open for good: its room is another's."""
-        self.forget(file)
-        self._wake()
 
     def _closed(self) -> None:
         self._closing -= 1
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let those who wait try again while there is room."""
         for _ in range(len(self._waiting)):  # whoever finds no room after all waits again
             if not self.has_room:
                 return
@@ -183,7 +178,8 @@ class PartitionFile:
     def failed(self) -> None:
         """What is on disk is no longer certain: the file stays open, whatever else needs opening."""
         self._kept = True
-        self._files.left(self)
+        self._files.forget(self)
+        self._files.wake()
 
     def close(self, closed: Retry) -> None:
         """Copy the WAL into the file and let go of both, then call `closed`. The file must be idle.
@@ -203,7 +199,7 @@ class PartitionFile:
         waiting, self._closing = self._closing or [], None
         for closed in waiting:
             closed()
-        self._files.left(self)
+        self._files.wake()
 
     def _close(self) -> None:  # on the closer's thread
         if self._reader is not None:

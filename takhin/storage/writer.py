@@ -116,7 +116,7 @@ class Writer:
         self._finish_due = False
         self._waiting: asyncio.TimerHandle | None = None  # for company
         self._checkpoints = Checkpoints(
-            file.path,
+            file,
             thread=checkpointer,
             pages_max=settings.checkpoint_pages,
             finish=self._ask_to_finish,
