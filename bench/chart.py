@@ -97,7 +97,13 @@ def _caption(document: Mapping[str, Any]) -> str:
     machine = document["machine"]
     return (
         f"{machine['date']}: medians of {document['rounds']} rounds, all systems in turn on one machine, "
-        f"each with its own Python client.\n"
+        f"each with its own Python client.\n{machine_line(machine)}"
+    )
+
+
+def machine_line(machine: Mapping[str, str]) -> str:
+    """What a chart was measured on."""
+    return (
         f"{machine['cores']} cores of {machine['cpu']}, {machine['memory']}, {machine['kernel']}, "
         f"{machine['disk']}, Python {machine['python']}"
     )

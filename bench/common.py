@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import apsw
@@ -177,6 +178,15 @@ def durability(folder: Path) -> str:
     return f"SQLite journal_mode={mode.upper()} synchronous={SYNCHRONOUS[synchronous]}"
 
 
+def say_durability(folder: Path) -> str:
+    """Print what an acknowledgement means, and give it."""
+    held = durability(folder)
+    print(
+        f"acknowledged when durable: {held}, read back from a connection as the broker opens it", flush=True
+    )
+    return held
+
+
 def machine(folder: Path) -> dict[str, str]:
     """The machine, the versions, and the disk under `folder`, for people."""
     return {
@@ -270,6 +280,14 @@ def begin(options: argparse.Namespace) -> dict[str, str]:
             f"warning: {options.folder} is in memory; name a folder on a disk with --folder", file=sys.stderr
         )
     return about
+
+
+def can_draw() -> bool:
+    """Whether a chart can be drawn here; says why not."""
+    if find_spec("matplotlib") is None:
+        print("no chart: Python lacks matplotlib (pip install -e '.[bench]')", file=sys.stderr)
+        return False
+    return True
 
 
 def write_json(path: Path, document: Mapping[str, object]) -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.common import arguments, begin, durability, new_data_dir, running, serve_command, write_json
+from bench.common import arguments, begin, new_data_dir, running, say_durability, serve_command, write_json
 from bench.loads import Load, Results, Row, add_row_option, chosen_rows
 from bench.peers import FIGURES, UNITS
 from bench.takhin_client import measure
@@ -64,8 +64,7 @@ def main() -> None:
     options = _options()
     rows = chosen_rows(options)
     about = begin(options)
-    held = durability(options.folder)
-    print(f"acknowledged when durable: {held}, read back from a connection as the broker opens it")
+    held = say_durability(options.folder)
     newer = _commit(options.new) if options.new else _working_tree()
     with _commit(options.ref) as old, newer as new:
         for age, tree in (("old", old), ("new", new)):

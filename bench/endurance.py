@@ -22,12 +22,12 @@ from bench.common import (
     Running,
     arguments,
     begin,
-    durability,
     latencies,
     new_data_dir,
     percentile,
     rate,
     running,
+    say_durability,
     serve_command,
     write_json,
 )
@@ -59,8 +59,7 @@ class Sample:
 def main() -> None:
     options = _options()
     about = begin(options)
-    held = durability(options.folder)
-    print(f"acknowledged when durable: {held}, read back from a connection as the broker opens it")
+    held = say_durability(options.folder)
     print(
         f"{options.seconds:g} s, {CONSUMERS} consumers, of which {STALLED} stop to read early on", flush=True
     )

@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,11 @@ from bench.common import (
     Running,
     arguments,
     begin,
-    durability,
+    can_draw,
     latencies,
     new_data_dir,
     running,
+    say_durability,
     serve_command,
     write_json,
 )
@@ -100,10 +100,7 @@ WIDTH = 17
 def main() -> None:
     options = _options()
     about = begin(options)
-    held = durability(options.folder)
-    print(
-        f"acknowledged when durable: {held}, read back from a connection as the broker opens it", flush=True
-    )
+    held = say_durability(options.folder)
     measures = {"size": _sizes, "partitions": _partitions, "tails": _tails}
     parts = {}
     for part in options.part or measures:
@@ -111,12 +108,10 @@ def main() -> None:
         _print_table(part, parts[part])
     document = {"machine": about, "durability": held, "scale": options.scale, "parts": parts}
     write_json(options.json or options.out / "growth.json", document)
-    if find_spec("matplotlib") is None:
-        print("no chart: Python lacks matplotlib (pip install -e '.[bench]')", file=sys.stderr)
-        return
-    from bench.growth_chart import draw  # noqa: PLC0415  only here, because it may be missing
+    if can_draw():
+        from bench.growth_chart import draw  # noqa: PLC0415  only here, because it may be missing
 
-    draw(document, options.out / "growth.svg")
+        draw(document, options.out / "growth.svg")
 
 
 def _options() -> argparse.Namespace:

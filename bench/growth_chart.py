@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.chart import COLOURS, STYLE
+from bench.chart import COLOURS, STYLE, machine_line
 
 PARTS = {
     "size": (
@@ -99,7 +99,5 @@ def _caption(document: Mapping[str, Any]) -> str:
     machine = document["machine"]
     return (
         f"{machine['date']}: 100 B values, 1,000 a request, 8 requests unanswered; "
-        f"{document['durability']}; every figure of one run.\n"
-        f"{machine['cores']} cores of {machine['cpu']}, {machine['memory']}, {machine['kernel']}, "
-        f"{machine['disk']}, Python {machine['python']}"
+        f"{document['durability']}; every figure of one run.\n{machine_line(machine)}"
     )

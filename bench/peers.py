@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.common import arguments, begin, write_json
+from bench.common import arguments, begin, can_draw, write_json
 from bench.loads import Load, Results, Row, add_row_option, chosen_rows, medians_of
 from bench.systems import SYSTEMS, System
 
@@ -78,12 +77,10 @@ def main() -> None:
     }
     _print_table(document)
     write_json(options.json or options.out / "peers.json", document)
-    if find_spec("matplotlib") is None:
-        print("no chart: Python lacks matplotlib (pip install -e '.[bench]')", file=sys.stderr)
-        return
-    from bench.chart import draw  # noqa: PLC0415  only here, because it may be missing
+    if can_draw():
+        from bench.chart import draw  # noqa: PLC0415  only here, because it may be missing
 
-    draw(document, options.out / "peers.svg")
+        draw(document, options.out / "peers.svg")
 
 
 def _options() -> argparse.Namespace:

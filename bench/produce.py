@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from bench.common import arguments, begin, broker, durability, write_json
+from bench.common import arguments, begin, broker, say_durability, write_json
 from bench.loads import Load, Results, Row, add_row_option, chosen_rows, medians_of
 from bench.takhin_client import measure
 
@@ -22,8 +22,7 @@ def main() -> None:
     options = _options()
     rows = chosen_rows(options)
     about = begin(options)
-    held = durability(options.folder)
-    print(f"acknowledged when durable: {held}, read back from a connection as the broker opens it")
+    held = say_durability(options.folder)
     print(f"takhin serve {' '.join(options.flags) or 'with its default settings'}", flush=True)
     runs: dict[Load, list[Results]] = {row.load: [] for row in rows}
     with broker(options.folder, options.flags) as address:

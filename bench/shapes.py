@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.common import Figures, arguments, begin, durability, medians, write_json
+from bench.common import Figures, arguments, begin, medians, say_durability, write_json
 from bench.loads import payload
 from takhin.broker import Broker
 from takhin.clock import system_clock
@@ -39,10 +39,7 @@ def main() -> None:
     parser = arguments("shapes", repeat="runs")
     options = parser.parse_args()
     about = begin(options)
-    held = durability(options.folder)
-    print(
-        f"acknowledged when durable: {held}, read back from a connection as the broker opens it", flush=True
-    )
+    held = say_durability(options.folder)
     shapes = {
         f"ProduceMessage, 1 KiB, {PARTITIONS} partitions, {IN_FLIGHT} in flight": produce,
         f"ListTopics, {TOPICS} topics": list_topics,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from bench.common import Figures, arguments, begin, durability, medians, payload, percentile, write_json
+from bench.common import Figures, arguments, begin, medians, payload, percentile, say_durability, write_json
 from bench.loads import LARGE
 from bench.peer_apsw import appender, database
 from takhin.clock import system_clock
@@ -31,8 +31,7 @@ def main() -> None:
     parser = arguments("stalls", repeat="runs")
     options = parser.parse_args()
     about = begin(options)
-    held = durability(options.folder)
-    print(f"acknowledged when durable: {held}, read back from a connection as the broker opens it")
+    held = say_durability(options.folder)
     commits = max(round(COMMITS * options.scale), 100)
     kinds: dict[str, Callable[[Path, int], list[float]]] = {"Takhin's storage": takhin, "bare apsw": bare}
     runs: dict[str, list[Figures]] = {title: [] for title in kinds}
