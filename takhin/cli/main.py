@@ -5,6 +5,7 @@ Owns the rule that every error is one line on stderr: exit code 2 where the brok
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -35,7 +36,14 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command (by default that of the process) and return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    code = _run(sys.argv[1:] if arguments is None else arguments)
+    # An error's traceback keeps gRPC's call in a cycle. Python's exit would collect it after it has stopped
+    # gRPC's threads wherever they were, and its __del__ wait for ever for a lock that one of them holds.
+    gc.collect()
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
     failed = CANNOT_START if arguments[:1] == ["serve"] else FAILED
     try:
         _check_utf8(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,13 @@ class Takhin:
     address: str
 
     def __call__(self, *args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return self.python("-m", "takhin", *map(str, args), stdin=stdin)
+
+    def python(self, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """The interpreter of the tests with the same environment."""
+        line = [sys.executable, *args]
         return subprocess.run(
-            command(*args), input=stdin, env=self.environ(), capture_output=True, timeout=60, check=False
+            line, input=stdin, env=self.environ(), capture_output=True, timeout=60, check=False
         )
 
     def output(self, *args: object, stdin: bytes = b"") -> bytes:

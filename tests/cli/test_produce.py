@@ -126,6 +126,20 @@ def test_refusals(takhin, topic, options, sentence):
     assert record_count(takhin, topic) == 0
 
 
+def test_a_refusal_leaves_no_call_behind(takhin, topic):
+    """gRPC's call is gone when main() returns: collected later, it can keep the process from ending."""
+    script = (
+        "import gc; gc.disable()\n"
+        "from grpc._channel import _Rendezvous\n"
+        "from takhin.cli.main import main\n"
+        f"print(main(['produce', '{topic}', '--partition', '1']))\n"
+        "print([one for one in gc.get_objects() if isinstance(one, _Rendezvous)])\n"
+    )
+    done = takhin.python("-c", script, stdin=b"a\n")
+    assert (done.stdout, done.returncode) == (b"1\n[]\n", 0), done.stderr.decode()
+
+
+
 def test_a_lone_line_does_not_wait(takhin, topic):
     """A line from a slow pipe is on disk, and with a reader, in less than 50 ms (the best of ten)."""
     with (
