@@ -139,7 +139,6 @@ def test_a_refusal_leaves_no_call_behind(takhin, topic):
     assert (done.stdout, done.returncode) == (b"1\n[]\n", 0), done.stderr.decode()
 
 
-
 def test_a_lone_line_does_not_wait(takhin, topic):
     """A line from a slow pipe is on disk, and with a reader, in less than 50 ms (the best of ten)."""
     with (
