@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,10 @@ class Takhin:
     address: str
 
     def __call__(self, *args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return self.python("-m", "takhin", *map(str, args), stdin=stdin)
+        return self.run(command(*args), stdin)
 
-    def python(self, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """The interpreter of the tests with the same environment."""
-        line = [sys.executable, *args]
+    def run(self, line: list[str], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
+        """Any command line, with the same environment."""
         return subprocess.run(
             line, input=stdin, env=self.environ(), capture_output=True, timeout=60, check=False
         )

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -135,7 +136,7 @@ def test_a_refusal_leaves_no_call_behind(takhin, topic):
         f"print(main(['produce', '{topic}', '--partition', '1']))\n"
         "print([one for one in gc.get_objects() if isinstance(one, _Rendezvous)])\n"
     )
-    done = takhin.python("-c", script, stdin=b"a\n")
+    done = takhin.run([sys.executable, "-c", script], b"a\n")
     assert (done.stdout, done.returncode) == (b"1\n[]\n", 0), done.stderr.decode()
 
 
