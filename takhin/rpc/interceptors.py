@@ -67,13 +67,15 @@ class Calls(grpc.aio.ServerInterceptor):
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
         self._streams: dict[asyncio.Task[Any], str] = {}
+        self._writing: set[asyncio.Task[Any]] = set()
         self._ending = False
 
     async def end_streams(self, seconds: float) -> None:
         """End every stream with UNAVAILABLE; those with a last word of their own get `seconds` for it."""
         self._ending = True
         for task, method in self._streams.items():
-            if method not in SELF_ENDING:
+            # Not within a write: during the first, gRPC refuses the status, and the call would hang.
+            if method not in SELF_ENDING and task not in self._writing:
                 task.cancel()
         if self._streams:
             await asyncio.wait(self._streams, timeout=seconds)
@@ -132,7 +134,7 @@ class Calls(grpc.aio.ServerInterceptor):
             try:
                 if isinstance(request, Malformed):
                     raise request.error
-                await _run(inner(request, context), context)
+                await self._run(inner(request, context), context, task)
             except asyncio.CancelledError:
                 if not self._ending:
                     raise
@@ -149,18 +151,22 @@ class Calls(grpc.aio.ServerInterceptor):
         wrapped: Handler = make(call, _parser(handler), _serializer(handler))
         return wrapped
 
-
-async def _run(stream: Any, context: Context) -> None:
-    """Run a streaming method of either style: a coroutine that writes, or a generator of responses."""
-    if hasattr(stream, "__aiter__"):
+    async def _run(self, stream: Any, context: Context, task: asyncio.Task[Any]) -> None:
+        """Run a streaming method of either style: a coroutine that writes, or a generator of responses."""
+        if not hasattr(stream, "__aiter__"):
+            await stream
+            return
         async with aclosing(stream):
             async for response in stream:
+                self._writing.add(task)
                 try:
                     await context.write(response)
                 except grpc.aio.InternalError as error:  # what gRPC raises of a connection that is gone
                     raise ClientGoneError from error
-    else:
-        await stream
+                finally:
+                    self._writing.discard(task)
+                if self._ending and self._streams[task] not in SELF_ENDING:
+                    raise ShuttingDownError
 
 
 def _parser(handler: Handler) -> Callable[[bytes], Any]:

@@ -145,6 +145,23 @@ def test_a_tail_is_told_that_the_broker_is_shutting_down(broker, stub):
     assert (ended.code, ended.reason, ended.domain) == SHUTTING_DOWN
 
 
+def test_a_tail_that_has_read_nothing_is_told_too(broker, stub):
+    """Its first response is still being written: when it reads, it gets the reason, nobody waits longer."""
+    for topic in ("topic", "quiet"):
+        create_topic(stub, topic)
+    produce(stub, "topic", [b"x" * 1_000] * 1_000)  # more than fits on the way to one that does not read
+    options = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1_024)]
+    with grpc.insecure_channel(broker.address, options=options) as other:
+        lagging = consume(TakhinServiceStub(other), "topic")
+        quiet = consume(stub, "quiet")
+        next(quiet)
+        broker.send_signal(SIGTERM)
+        for tail in (quiet, lagging):  # once the first is told, the other's turn has been
+            ended = drain(tail)
+            assert (ended.code, ended.reason, ended.domain) == SHUTTING_DOWN
+        assert broker.wait(3) == 0
+
+
 @pytest.fixture
 def slow(data_dir):
     """A broker that waits long for a locked file and for its calls, with one topic."""
