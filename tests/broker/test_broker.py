@@ -15,7 +15,7 @@ from takhin.errors import (
     UnknownTopicError,
 )
 from takhin.limits import size_bytes
-from takhin.model import Batch, TopicPartition
+from takhin.model import Batch, ConsumeRequest, TopicPartition
 from takhin.partitioner import partition_for_key
 from takhin.settings import Settings, TopicSettings
 from takhin.signals import Signals
@@ -154,3 +154,20 @@ async def test_waiters_are_woken_by_an_append_and_not_before():
     await broker.produce("t", 0, batch(b"a"))
     assert await asyncio.gather(*waits) == [True, True]
     assert await other is False
+
+
+async def test_min_bytes_is_met_also_beside_another_consumer(broker):
+    """What another consumer was given, which is less than there is now, does not end the wait too early."""
+    await create(broker)
+    await broker.produce("t", 0, batch(b"a" * 100))
+    impatient = broker.consume(ConsumeRequest("t", 0))
+    assert len((await anext(impatient)).records.rows) == 1
+    patient = broker.consume(ConsumeRequest("t", 0, min_bytes=300, max_wait_ms=60_000))
+    waiting = asyncio.ensure_future(anext(patient))
+    for value in (b"b", b"c", b"d"):
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await broker.produce("t", 0, batch(value * 100))
+    assert len((await waiting).records.rows) >= 3
+    await impatient.aclose()
+    await patient.aclose()
