@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
-from takhin.schema import APPLICATION_ID, VERSION
+from takhin.schema import APPLICATION_ID
 from takhin.schema.views import LAG, RECORDS_TEXT
 
 if TYPE_CHECKING:
@@ -81,10 +81,16 @@ def m0001_log_and_records(db: "Database") -> None:
             db.execute(statement)
 
 
-def migrate(path: str) -> None:
-    """Bring the closed file at `path` to VERSION; a missing file is created.
+@migrations()
+def m0002_commits(db: "Database") -> None:
+    """How many commits the log has seen: what a file that lost some of them is told by."""
+    db.execute("ALTER TABLE log ADD COLUMN commits INTEGER NOT NULL DEFAULT 0")
 
-    The file ends in WAL mode with everything in the file itself.
+
+def migrate(path: str) -> None:
+    """Give the closed file at `path` the tables and views of today; a missing file is created.
+
+    The file ends in WAL mode with everything in the file itself. Its user_version is left for later.
     """
     db = sqlite_utils.Database(path)
     try:
@@ -92,7 +98,6 @@ def migrate(path: str) -> None:
         db.enable_wal()
         migrations.apply(db)
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {VERSION}")
         db.conn.commit()
     finally:
         db.close()

@@ -64,6 +64,11 @@ class Broker:
         """Refuse produce from now on; what is queued will be committed."""
         self._draining = True
 
+    @property
+    def troubles(self) -> Sequence[str]:
+        """A sentence for each thing that is wrong now, which the broker goes on without."""
+        return self._engine.troubles
+
     # Topics
 
     async def create_topic(

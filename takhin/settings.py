@@ -86,6 +86,17 @@ class StorageSettings:
     checkpoint_pages: int = setting(
         500, "pages (16 KiB) in a write-ahead log before it is copied into its file", least=1
     )
+    wal_bytes_max: int = setting(
+        256 << 20, "size of a write-ahead log above which the broker warns", least=1, most=INT64_MAX
+    )
+    ballast_bytes: int = setting(
+        32 << 20, "disk space kept for trims and deletions on a full disk; 0 keeps none", most=INT64_MAX
+    )
+    free_bytes_low: int = setting(512 << 20, "free disk space below which the broker warns", most=INT64_MAX)
+    recover_wait_ms: int = setting(
+        1_000, "how long a partition whose file failed waits before it is tried again", least=1
+    )
+    hold_age_ms_max: int = setting(600_000, "age of DATA/hold above which the broker warns", least=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ class Layer:
     libraries: tuple[str, ...] = ()
 
 
-_STORAGE = (*VOCABULARY, "takhin.schema", "takhin.storage.*")
+_STORAGE = (*VOCABULARY, "takhin.schema", "takhin.schema.checksums", "takhin.storage.*")
 _BROKER = (*VOCABULARY, "takhin.storage.engine", *BROKER)
 _WIRE = (*VOCABULARY, "takhin.v1.*", "takhin.wire.*")
 _RPC = (*_BROKER, *_WIRE, "takhin.rpc.*")
@@ -46,6 +46,7 @@ _RPC = (*_BROKER, *_WIRE, "takhin.rpc.*")
 LAYERS = {
     "takhin.__init__": Layer(),
     "takhin.v1": Layer(),
+    "takhin.schema.checksums": Layer((), ("apsw",)),
     # Run on closed files in a child process. Its root holds two numbers, which storage may see.
     "takhin.schema": Layer(("takhin.schema.*",), SQLITE_OF_PYTHON),
     **dict.fromkeys(VOCABULARY, Layer(VOCABULARY)),
@@ -75,6 +76,8 @@ OPENS_WITH_REASON = {
     ("takhin/storage/layout.py", "stage"): "copies the closed template before apsw ever opens the copy",
     ("takhin/storage/layout.py", "sync_folder"): "a folder, which SQLite does not lock",
     ("takhin/storage/layout.py", "_lock"): "the data folder's LOCK, which is no SQLite file",
+    ("takhin/storage/witness.py", "__init__"): "the witness, which is no SQLite file",
+    ("takhin/storage/space.py", "_fill"): "the ballast, which is no SQLite file",
 }
 
 REGISTRY = re.compile(r"py[p]i\.org|pythonhoste[d]|npm[j]s\.|crates\.i[o]|golang\.or[g]|index-ur[l]")

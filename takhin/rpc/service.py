@@ -270,7 +270,13 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
 
     async def HealthCheck(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:
         uptime = int(time.monotonic() - self._started)
-        return pb.HealthCheckResponse(status="healthy", version=self._version, uptime_seconds=uptime)
+        reasons = self._broker.troubles
+        return pb.HealthCheckResponse(
+            status="degraded" if reasons else "healthy",
+            version=self._version,
+            uptime_seconds=uptime,
+            reasons=reasons,
+        )
 
 
 def _deadline(request: pb.ProduceMessageRequest) -> float | None:

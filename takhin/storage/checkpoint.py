@@ -4,10 +4,14 @@ Most of the copying is done by passes on a thread and a connection of their own,
 is only begun anew once all of it is copied, which never happens while commits add to it; so when a pass
 has left little, the writer runs the last bit itself between two groups. (A checkpoint of 16 MiB inside
 the commit path stalls it for 20 ms or more; the last bit takes 1 or 2.)
+
+A program that reads the file in a transaction that it keeps open stops all this at its snapshot, and the WAL
+grows. Then the last bit is tried again every second, and a WAL that has grown large is cut when it succeeds.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import apsw
@@ -21,10 +25,11 @@ PAGE_BYTES = 16 << 10  # as schema/migrations.py sets it
 LAST_BIT_PAGES_MAX = 128
 PASSES_MAX = 8
 """After as many passes that did not catch up, the writer waits for one: else the WAL grows for ever."""
+AGAIN_SECONDS = 1
 
 
 class Checkpoints:
-    """The checkpoints of one partition. Lives on the loop; only `_copy` runs on the checkpoint thread."""
+    """The checkpoints of one partition. Lives on the loop, but for `_copy` and `last_bit`."""
 
     def __init__(
         self,
@@ -35,7 +40,7 @@ class Checkpoints:
         finish: Callable[[], None],
         ended: Callable[[Exception | None], None],
     ) -> None:
-        """finish: asks the writer to run the last bit and to call `finished`.
+        """finish: asks the writer to run `last_bit` and then to call `finished`.
         ended: called when a checkpoint is over, with the error that ended it early.
         """
         self.running = False
@@ -45,6 +50,9 @@ class Checkpoints:
         self._finish = finish
         self._ended = ended
         self._passes = 0
+        self._left = 0
+        self._cut = False
+        self._again: asyncio.TimerHandle | None = None
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -54,18 +62,57 @@ class Checkpoints:
         """
         self._pages = self._file.wal_bytes() // PAGE_BYTES
 
-    def committed(self, pages: int) -> None:
-        """A commit has added `pages` to the WAL."""
+    @property
+    def bytes_left(self) -> int:
+        """How much of the WAL is not yet copied."""
+        return self._pages * PAGE_BYTES
+
+    def committed(self, pages: int, *, cut: bool) -> None:
+        """A commit has added `pages` to the WAL. cut: copy and cut it at once, for the disk is full."""
         self._pages += pages
-        if self._pages >= self._pages_max and not self.running:
-            self.running = True
-            self._passes = 0
-            self._pass()
+        self._cut = cut
+        if (cut or self._pages >= self._pages_max) and self._again is None:
+            self.begin()
+
+    def go_on(self) -> None:
+        """`.db` files may change again."""
+        self.committed(0, cut=self._cut)
+
+    def begin(self) -> None:
+        """Begin a checkpoint, unless one runs or `.db` files are to stay as they are."""
+        self.stop()
+        if self.running or self._file.held:
+            return
+        self.running = True
+        self._passes = 0
+        self._pass()
+
+    def stop(self) -> None:
+        """Do not try again by itself."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+
+    def last_bit(self) -> None:  # on a committer thread
+        """Copy what is left, and cut a WAL that has grown: the next commit begins it anew."""
+        large = self._cut or self._file.wal_bytes() > connection.WAL_BYTES_KEPT
+        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if large else apsw.SQLITE_CHECKPOINT_PASSIVE
+        try:
+            in_wal, copied = self._file.writer.wal_checkpoint(mode=mode)
+        except apsw.BusyError:  # a program reads it
+            in_wal, copied = self._file.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._left = in_wal - copied
 
     def finished(self, error: Exception | None) -> None:
-        """The last bit is copied, and the next commit begins the WAL anew."""
-        self._pages = 0
+        """The last bit has run."""
+        self._pages = 0 if error is not None else self._left
         self._end(error)
+        if self._pages:
+            self._again = asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._again = None
+        self.begin()
 
     def _pass(self) -> None:
         covered = self._pages
@@ -73,7 +120,7 @@ class Checkpoints:
         def done(error: Exception | None) -> None:
             self._pages -= covered
             self._passes += 1
-            if error is not None:
+            if error is not None or self._file.held:
                 self._end(error)
             elif self._pages > LAST_BIT_PAGES_MAX and self._passes < PASSES_MAX:
                 self._pass()

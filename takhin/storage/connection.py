@@ -6,17 +6,21 @@ apsw runs a text of several statements lazily, so each PRAGMA is run on its own 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
 from takhin.errors import StartupError
+from takhin.schema.checksums import load as load_checksums
 
 FIXED_IN = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 """First releases without the WAL-reset bug of 3.7.0 to 3.51.2 (sqlite.org/releaselog/3_51_3.html)."""
 
 
 HEADER_BYTES = 100
+
+WAL_BYTES_KEPT = 64 << 20
+"""A WAL that is larger gives the rest back when it begins anew."""
 
 
 def library_version() -> str:
@@ -40,14 +44,17 @@ def check_library(version: str = "") -> None:
 
 def open_writer(path: Path) -> apsw.Connection:
     """A connection for the writer, or for a checkpoint. It never waits for a lock: the writer does that."""
+    load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     _set(connection, "journal_mode", "wal")
+    # A page that is not what was written is refused when it is read.
+    _set(connection, "checksum_verification", "1")
     # FULL: a commit returns after the WAL is synced. It is what an acknowledgement means.
     _set(connection, "synchronous", 2)
     # Checkpoints are run by the writer, after a group is answered and never inside a commit.
     _set(connection, "wal_autocheckpoint", 0)
     # After a reader held it up, the WAL goes back to this many bytes at its next reset.
-    _set(connection, "journal_size_limit", 64 << 20)
+    _set(connection, "journal_size_limit", WAL_BYTES_KEPT)
     _set(connection, "cache_size", -4_096)  # KiB: the tail of the log and its indexes
     _set(connection, "temp_store", 2)  # in memory
     _set(connection, "trusted_schema", 0)  # a schema that someone altered runs no functions of ours
@@ -56,18 +63,31 @@ def open_writer(path: Path) -> apsw.Connection:
 
 def open_reader(path: Path) -> apsw.Connection:
     """A read-only connection, for scans of one statement."""
+    load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    _set(connection, "checksum_verification", "1")
     _set(connection, "cache_size", -1_024)  # KiB: a scan reads each page once
     _set(connection, "trusted_schema", 0)
     return connection
 
 
-def header_numbers(path: Path) -> tuple[int, int]:
-    """(application_id, user_version) of a file, without a trace on the file or beside it.
+class FileHeader(NamedTuple):
+    """What the first page of a file says of it."""
+
+    application_id: int
+    user_version: int
+    size_bytes: int
+    """Pages times their size."""
+    reserved_bytes: int
+    """At the end of each page."""
+
+
+def file_header(path: Path) -> FileHeader:
+    """The header of a file, read without a trace on the file or beside it.
 
     Read from the file's header (sqlite.org/fileformat2.html) through SQLite's own VFS, as a connection
     would trip over a file whose last checkpoint was cut short, and a foreign file is not to be touched.
-    The two numbers are written before a file goes into service, so none is ever in a WAL only.
+    All but the size is written before a file goes into service, so it is never in a WAL only.
     Raises ValueError for what is no database, apsw.Error for what cannot be read.
     """
     file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
@@ -77,7 +97,13 @@ def header_numbers(path: Path) -> tuple[int, int]:
         file.xClose()
     if not header.startswith(b"SQLite format 3\0"):
         raise ValueError("file is not a database")
-    return int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big")
+    page_bytes = int.from_bytes(header[16:18], "big")
+    return FileHeader(
+        application_id=int.from_bytes(header[68:72], "big"),
+        user_version=int.from_bytes(header[60:64], "big"),
+        size_bytes=int.from_bytes(header[28:32], "big") * (page_bytes if page_bytes != 1 else 1 << 16),
+        reserved_bytes=header[20],
+    )
 
 
 def _set(connection: apsw.Connection, name: str, value: Any) -> None:

@@ -106,6 +106,10 @@ class Engine(Protocol):
     def topics(self) -> Mapping[str, Topic]:
         """The catalogue, by name. A snapshot: each change of the catalogue puts another one in its place."""
 
+    @property
+    def troubles(self) -> Sequence[str]:
+        """A sentence for each thing that is wrong now: a partition that takes no writes, a full disk."""
+
     async def open(self) -> None:
         """Load the catalogue. Raises StartupError with a sentence for whatever stands in the way."""
 
@@ -115,6 +119,8 @@ class Engine(Protocol):
     async def room(self) -> None:
         """Return when queued appends leave room for more; OverloadedError if that takes too long.
 
+        Raises StorageFullError while the disk is full.
+
         To be awaited right before an append. An engine without a queue has room at all times.
         """
 
@@ -122,7 +128,10 @@ class Engine(Protocol):
         """Make a topic, durably and all at once. Raises TopicExistsError, StorageFullError."""
 
     async def delete_topic(self, name: str) -> None:
-        """Remove a topic, durably and all at once; its logs become closed. Raises UnknownTopicError."""
+        """Remove a topic, durably and all at once; its logs become closed. Raises UnknownTopicError.
+
+        Raises PartitionUnavailableError while its files are being copied.
+        """
 
 
 EndMoved = Callable[[PartitionLog], None]

@@ -20,6 +20,22 @@ CLEAN = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError)
 fsync above all) a crash may bring the transaction back, so the partition fails closed."""
 
 
+def is_damage(error: Exception) -> bool:
+    """Whether the file is not as it was written: a page's checksum or the file's structure is wrong."""
+    return isinstance(error, apsw.CorruptError | apsw.NotADBError) or (
+        isinstance(error, apsw.IOError) and getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_DATA
+    )
+
+
+def sentence(error: Exception) -> str:
+    """What SQLite says, but for what it does not say."""
+    return (
+        "a page does not match its checksum"
+        if is_damage(error) and isinstance(error, apsw.IOError)
+        else str(error)
+    )
+
+
 def unavailable(error: Exception, topic: str, partition: int) -> UnavailableError:
     """The error that callers get for `error`, which befell one partition's file."""
     where = f"topic {topic!r} partition {partition}"
@@ -30,6 +46,19 @@ def unavailable(error: Exception, topic: str, partition: int) -> UnavailableErro
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return PartitionUnavailableError(
             f"another process keeps the file of {where} locked", topic=topic, partition=partition
+        )
+    if is_damage(error):
+        return PartitionUnavailableError(
+            f"the file of {where} is damaged: {sentence(error)}. The disk did it, or a program that changed "
+            "the file (see docs/durability.md); `takhin verify` shows how far it goes",
+            topic=topic,
+            partition=partition,
+        )
+    if isinstance(error, apsw.SQLError | apsw.SchemaChangeError):
+        return PartitionUnavailableError(
+            f"another program has changed the tables in the file of {where}: {error}",
+            topic=topic,
+            partition=partition,
         )
     if isinstance(error, StartupError):
         return PartitionUnavailableError(f"{where}: {error}", topic=topic, partition=partition)

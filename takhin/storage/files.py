@@ -29,6 +29,8 @@ class OpenFiles:
     def __init__(self, *, files_max: int, closer: Committer) -> None:
         """closer: the thread that files are closed on, which waits for the disk."""
         self.closer = closer
+        self.held = False
+        """While copies are made: the `.db` files stay as they are, and `-wal` files only grow."""
         self._files_max = files_max
         self._open: dict[PartitionFile, None] = {}  # the one unused for longest first
         self._closing = 0
@@ -124,6 +126,11 @@ class PartitionFile:
         writer.close()
 
     @property
+    def held(self) -> bool:
+        """Whether the `.db` file must stay as it is."""
+        return self._files.held
+
+    @property
     def is_open(self) -> bool:
         return self._writer is not None and self._closing is None
 
@@ -181,6 +188,11 @@ class PartitionFile:
         self._files.forget(self)
         self._files.wake()
 
+    def recovered(self, closed: Retry) -> None:
+        """It is certain again: both connections are closed, to be opened anew; then `closed` is called."""
+        self._kept = False
+        self.close(closed)
+
     def close(self, closed: Retry) -> None:
         """Copy the WAL into the file and let go of both, then call `closed`. The file must be idle.
 
@@ -205,11 +217,15 @@ class PartitionFile:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-        if self._writer is None and self._wal.exists():  # of a crash, or of a shell that looked in
+        # The WAL of a closed file is left of a crash, or of a shell that looked in.
+        if self._writer is None and self._wal.exists() and not self.held:
             self._writer = connection.open_writer(self.path)
         if self._writer is None:
             return
         try:
+            if self.held:
+                self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                return
             # A full disk, or a shell that reads, can be in the way: then the WAL stays for the next start.
             with suppress(*CLEAN):
                 self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)

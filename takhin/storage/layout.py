@@ -32,7 +32,7 @@ class DataFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             sync_folder(path.parent)
-            self._lock = _lock(path / "LOCK")
+            self._lock, self.lock_changed_before = _lock(path / "LOCK")
         except OSError as error:
             raise StartupError(f"cannot use the data folder {path}: {error.strerror}") from error
         try:
@@ -46,6 +46,10 @@ class DataFolder:
 
     def close(self) -> None:
         os.close(self._lock)
+
+    def lock_changed(self) -> int:
+        """When LOCK was last changed (ns). No copy of the folder has one of the same time."""
+        return os.fstat(self._lock).st_ctime_ns
 
     def topic_names(self) -> Iterator[str]:
         return (entry.name for entry in sorted(self.topics.iterdir()) if entry.is_dir())
@@ -106,8 +110,11 @@ def sync_folder(path: Path) -> None:
         os.close(folder)
 
 
-def _lock(path: Path) -> int:
-    """Take the lock and write our pid into it. The descriptor holds it until closed, or until we die."""
+def _lock(path: Path) -> tuple[int, int]:
+    """Take the lock and write our pid into it. The descriptor holds it until closed, or until we die.
+
+    Beside it: when the file was last changed before that (ns).
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,6 +124,7 @@ def _lock(path: Path) -> int:
         raise StartupError(
             f"the data folder {path.parent} is in use by another broker (pid {holder})"
         ) from None
+    changed_before = os.fstat(descriptor).st_ctime_ns
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
-    return descriptor
+    return descriptor, changed_before

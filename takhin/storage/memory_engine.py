@@ -146,6 +146,10 @@ class MemoryEngine:
     def topics(self) -> Mapping[str, MemoryTopic]:
         return self._topics
 
+    @property
+    def troubles(self) -> Sequence[str]:
+        return ()
+
     async def open(self) -> None:
         """Nothing to load."""
 

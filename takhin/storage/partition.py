@@ -6,6 +6,7 @@ Owns who may do what when; the SQL of it is in writer.py and readers.py.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,16 +23,22 @@ from takhin.model import Appended, Batch, CommittedOffset, Records
 from takhin.settings import StorageSettings
 from takhin.storage import connection
 from takhin.storage import statements as sql
+from takhin.storage.commit_group import Tail
 from takhin.storage.committer import Committer
 from takhin.storage.engine import EndMoved
 from takhin.storage.faults import translated
 from takhin.storage.files import OpenFiles, PartitionFile
 from takhin.storage.queue import QueueBytes
 from takhin.storage.readers import Reader, topic_facts
-from takhin.storage.writer import Tail, Writer
+from takhin.storage.space import DiskSpace
+from takhin.storage.troubles import Troubles
+from takhin.storage.witness import Mark, Witness
+from takhin.storage.writer import Writer
 
 TRIM_RECORDS_MAX = 2_000
 """Records of one step of a trim: their DELETE occupies the event loop."""
+GIVE_BACK_PAGES = 64
+"""Pages of one step after it, which moves as many from the file's end into those that became free."""
 
 
 class SqlitePartition:
@@ -47,6 +54,9 @@ class SqlitePartition:
         committer: Committer,
         checkpointer: Committer,
         queue: QueueBytes,
+        witness: Witness,
+        space: DiskSpace,
+        troubles: Troubles,
         settings: StorageSettings,
         end_moved: EndMoved,
     ) -> None:
@@ -59,10 +69,16 @@ class SqlitePartition:
         self._file = PartitionFile(path, files, idle=lambda: self._writer.idle, opened=self._opened)
         write = connection.open_writer(path)
         try:
-            self.topic_id, self.incarnation_id, self._start_offset, end = _identity(
+            self.topic_id, self.incarnation_id, self._start_offset, mark = _identity(
                 write, path, topic, partition
             )
-            self._tail = Tail(topic, partition, end, *_times(write))
+            slot = witness.slot(self.topic_id, partition)
+            if slot.mark is not None:
+                _check_whole(path, topic, partition, mark, slot.mark)
+            if witness.is_copy:
+                self.incarnation_id = str(uuid.uuid4())
+                write.execute(sql.SET_INCARNATION, (self.incarnation_id,))
+            self._tail = Tail(topic, partition, mark, *_times(write))
             self._has_groups = bool(write.execute(sql.HAS_GROUPS).get)
             self.topic_facts = topic_facts(write)
             """(partition count, config) of the topic; None in all partitions but the first."""
@@ -78,6 +94,9 @@ class SqlitePartition:
             committer=committer,
             checkpointer=checkpointer,
             queue=queue,
+            witness=slot,
+            space=space,
+            troubles=troubles,
             settings=settings,
             committed=lambda: end_moved(self),
         )
@@ -118,6 +137,20 @@ class SqlitePartition:
             trimmed = self._writer.change(partial(self._trim, step))
             trimmed.add_done_callback(partial(self._trimmed, step))
             await asyncio.shield(trimmed)  # goes on also if the one who asked has gone
+        while await asyncio.shield(self._give_back()):
+            self._check_open()
+
+    async def _give_back(self) -> bool:
+        """Give pages that became free back to the file system. True if there are more."""
+        left = 0
+
+        def step(write: apsw.Connection) -> None:
+            nonlocal left
+            write.execute(sql.GIVE_PAGES_BACK.format(GIVE_BACK_PAGES)).fetchall()
+            left = write.execute(sql.FREE_PAGES).get
+
+        await self._writer.change(step)
+        return left > 0
 
     def _trim(self, start: int, write: apsw.Connection) -> None:
         for statement in (*sql.TRIM, sql.SET_START):
@@ -155,6 +188,19 @@ class SqlitePartition:
         with translated(self.topic, self.partition):
             await self._ready()
             return self._reader.group_ids()
+
+    async def restart_wal(self) -> None:
+        """Make sure that the WAL is not begun anew while its `.db` file is held. Raises TimeoutError."""
+        if not self._file.wal_bytes():
+            return
+        try:
+            await self._writer.change(lambda _: None)
+        except PartitionUnavailableError as error:
+            if not self._writer.failed:  # what has failed is not written at all
+                raise TimeoutError(str(error)) from error
+
+    def held_no_longer(self) -> None:
+        self._writer.held_no_longer()
 
     async def close(self) -> None:
         """Refuse what is new, finish what is queued, copy the WAL into the file, let go of it."""
@@ -198,7 +244,7 @@ class SqlitePartition:
             raise UnknownTopicError(self.topic)
 
 
-def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) -> tuple[str, str, int, int]:
+def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) -> tuple[str, str, int, Mark]:
     """(topic id, incarnation id, start, end) as the file says, checked against what it should be."""
     row = write.execute(sql.GET_LOG).fetchone()
     if row is None:
@@ -208,11 +254,29 @@ def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) ->
             f"{path} is misplaced: it holds partition {row[1]} of topic {row[0]!r}, "
             f"not partition {partition} of topic {topic!r}"
         )
-    topic_id, incarnation_id, start, end = row[2:]
+    topic_id, incarnation_id, start = row[2:]
+    mark = Mark(*write.execute(sql.GET_END).get)
     last = write.execute(sql.LAST_OFFSET).get
-    if last is not None and last >= end:
-        raise StartupError(f"{path} contradicts itself: it has a record {last}, but the log ends at {end}")
-    return topic_id, incarnation_id, start, end
+    if last is not None and last >= mark.end_offset:
+        raise StartupError(
+            f"{path} contradicts itself: it has a record {last}, but the log ends at {mark.end_offset}"
+        )
+    return topic_id, incarnation_id, start, mark
+
+
+def _check_whole(path: Path, topic: str, partition: int, found: Mark, noted: Mark) -> None:
+    """Refuse a log that has lost commits that the witness knows of."""
+    if found.commits >= noted.commits:
+        return
+    if found.end_offset < noted.end_offset:
+        lost = f"the acknowledged offsets {found.end_offset} to {noted.end_offset - 1} are missing from it"
+    else:
+        lost = f"its last {noted.commits - found.commits} acknowledged changes are missing from it"
+    raise StartupError(
+        f"{path} is short: {lost}. Its write-ahead log was damaged or removed, or an older copy was put in "
+        "its place. Put the whole file back, with its -wal, or restore a backup, or go on without what is "
+        f"missing: takhin recover --topic {topic} --partition {partition}"
+    )
 
 
 def _times(write: apsw.Connection) -> tuple[int, int]:

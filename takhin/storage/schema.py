@@ -16,7 +16,8 @@ import apsw
 
 from takhin.errors import StartupError
 from takhin.schema import APPLICATION_ID, VERSION
-from takhin.storage.connection import header_numbers
+from takhin.schema.checksums import RESERVED_BYTES
+from takhin.storage.connection import FileHeader, file_header
 
 
 def build(*paths: Path) -> None:
@@ -41,23 +42,37 @@ def check(paths: Sequence[Path]) -> None:
     older = []
     for path in paths:
         try:
-            application_id, version = header_numbers(path)
+            header = file_header(path)
         except (apsw.Error, ValueError) as error:
             raise StartupError(f"{path} cannot be opened as a Takhin partition: {error}") from error
-        if application_id != APPLICATION_ID:
+        if header.application_id != APPLICATION_ID:
             raise StartupError(
-                f"{path} is not a Takhin partition: its application_id is {application_id:#x}, "
+                f"{path} is not a Takhin partition: its application_id is {header.application_id:#x}, "
                 f"not {APPLICATION_ID:#x}"
             )
-        if version > VERSION:
+        if header.user_version > VERSION:
             raise StartupError(
-                f"{path} has schema version {version}, this Takhin knows versions up to {VERSION}: "
-                "use the newer Takhin that wrote it"
+                f"{path} has schema version {header.user_version}, this Takhin knows versions up to "
+                f"{VERSION}: use the newer Takhin that wrote it"
             )
-        if version < VERSION:
+        if header.user_version < VERSION:
             older.append(path)
+        else:
+            _check_whole(path, header)
     if older:
         try:
             build(*older)
         except OSError as error:
             raise StartupError(f"cannot migrate to schema version {VERSION}: {error}") from error
+
+
+def _check_whole(path: Path, header: FileHeader) -> None:
+    """Refuse a file that has visibly lost something. (What has not is told by checksums, when it is read.)"""
+    if header.reserved_bytes != RESERVED_BYTES:
+        raise StartupError(f"{path} is damaged: its header says that its pages have no checksums")
+    has_wal = path.with_name(f"{path.name}-wal").exists()  # then the rest of the file may be in there
+    size_bytes = path.stat().st_size
+    if size_bytes < header.size_bytes and not has_wal:
+        raise StartupError(
+            f"{path} is cut short: it has {size_bytes} bytes, and its header says {header.size_bytes}"
+        )

@@ -18,7 +18,13 @@ from typing import Any, TypeVar
 import apsw
 
 from takhin.clock import Clock
-from takhin.errors import StartupError, StorageFullError, TopicExistsError, UnknownTopicError
+from takhin.errors import (
+    PartitionUnavailableError,
+    StartupError,
+    StorageFullError,
+    TopicExistsError,
+    UnknownTopicError,
+)
 from takhin.limits import config_values
 from takhin.model import TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
@@ -26,12 +32,20 @@ from takhin.storage import connection, schema
 from takhin.storage import statements as sql
 from takhin.storage.committer import Committer
 from takhin.storage.engine import EndMoved
+from takhin.storage.faults import sentence
 from takhin.storage.files import OpenFiles
+from takhin.storage.hold import Hold
 from takhin.storage.layout import DataFolder
 from takhin.storage.partition import SqlitePartition
 from takhin.storage.queue import QueueBytes
+from takhin.storage.space import DiskSpace
+from takhin.storage.troubles import Troubles
+from takhin.storage.witness import Witness
 
 T = TypeVar("T")
+
+HOLD_AT_A_TIME = 64
+"""Partitions that get their last commit before a hold, at one time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,7 @@ class SqliteEngine:
         self._end_moved = end_moved
         self._topics: dict[str, SqliteTopic] = {}
         self._queue = QueueBytes(bytes_max=settings.queue_bytes_max, wait_ms_max=settings.queue_wait_ms_max)
+        self._troubles = Troubles()
         self._catalogue = asyncio.Lock()  # one create or delete at a time
         self._changes: set[asyncio.Task[Any]] = set()
 
@@ -63,32 +78,83 @@ class SqliteEngine:
     def topics(self) -> Mapping[str, SqliteTopic]:
         return self._topics
 
+    @property
+    def troubles(self) -> Sequence[str]:
+        return self._troubles.sentences
+
     async def open(self) -> None:
         connection.check_library()
         self._folder = DataFolder(self._data_dir)
+        try:
+            self._witness = Witness(
+                self._folder.path / "witness", lock_changed_before=self._folder.lock_changed_before
+            )
+        except OSError as error:
+            self._folder.close()
+            raise StartupError(f"cannot use {self._folder.path / 'witness'}: {error.strerror}") from error
         loop = asyncio.get_running_loop()
         self._committer = Committer(loop, name="commit", threads=self._settings.commit_threads)
         self._checkpointer = Committer(loop, name="checkpoint", threads=1)
         self._files = OpenFiles(files_max=self._settings.open_partitions_max, closer=self._checkpointer)
+        self._space = DiskSpace(self._folder.path, self._settings, self._troubles)
+        self._hold = Hold(
+            self._folder.path,
+            take=self._take_hold,
+            release=self._release_hold,
+            age_ms_max=self._settings.hold_age_ms_max,
+            troubles=self._troubles,
+        )
+        self._watches: list[asyncio.Task[None]] = []
         try:
+            self._hold.begin()
+            self._files.held = self._hold.asked
             for name in self._folder.topic_names():
                 self._topics[name] = await self._open_topic(name)
+            self._witness.hold(0)  # a copy is a copy until each of its logs has got a new incarnation
+            await self._space.look()
         except BaseException:
             await self.close()
             raise
+        self._watches = [loop.create_task(self._space.watch()), loop.create_task(self._hold.watch())]
 
     async def close(self) -> None:
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
         if self._changes:
             await asyncio.wait(self._changes)
+        self._hold.end()
         for topic in self._topics.values():
             await _close(topic.partitions)
         self._topics = {}
+        self._space.close()
         self._committer.close()
         self._checkpointer.close()
+        self._witness.close()
         self._folder.close()
 
     async def room(self) -> None:
+        self._space.check()
         await self._queue.room()
+
+    async def _take_hold(self) -> None:
+        """From now on no `.db` file changes, and no WAL is begun anew. Raises TimeoutError, OSError."""
+        async with self._catalogue:
+            self._files.held = True
+            passed = asyncio.Event()  # whatever copied a WAL into its file, or closed one, is over
+            self._checkpointer.submit(lambda: None, lambda _: passed.set())
+            await passed.wait()
+            logs = [log for topic in self._topics.values() for log in topic.partitions]
+            for at in range(0, len(logs), HOLD_AT_A_TIME):
+                await asyncio.gather(*(log.restart_wal() for log in logs[at : at + HOLD_AT_A_TIME]))
+            self._witness.hold(self._folder.lock_changed())
+
+    def _release_hold(self) -> None:
+        self._files.held = False
+        self._witness.hold(0)
+        for topic in self._topics.values():
+            for log in topic.partitions:
+                log.held_no_longer()
 
     async def create_topic(self, spec: TopicSpec) -> SqliteTopic:
         return await self._uncancelled(self._create(spec))
@@ -145,6 +211,12 @@ class SqliteEngine:
         async with self._catalogue:
             if name not in self._topics:
                 raise UnknownTopicError(name)
+            if self._files.held:
+                raise PartitionUnavailableError(
+                    f"topic {name!r} cannot be deleted now: {self._folder.path / 'hold'} is there, so it is "
+                    "being copied",
+                    topic=name,
+                )
             topic = self._topics[name]
             self._topics = {of: other for of, other in self._topics.items() if of != name}
             await _close(topic.partitions)
@@ -153,6 +225,7 @@ class SqliteEngine:
             except OSError:
                 self._topics = {**self._topics, name: await self._open_topic(name)}
                 raise
+            self._witness.forget(topic.topic_id)
 
     async def _open_topic(self, name: str) -> SqliteTopic:
         """Open all partitions of a topic's folder. Raises StartupError for what does not fit together."""
@@ -175,7 +248,7 @@ class SqliteEngine:
         except (apsw.Error, KeyError, ValueError) as error:
             await _close(partitions)
             raise StartupError(
-                f"{first.parent} cannot be opened, after {len(partitions)} partitions: {error}"
+                f"{first.parent} cannot be opened, after {len(partitions)} partitions: {sentence(error)}"
             ) from error
         except BaseException:
             await _close(partitions)
@@ -191,6 +264,9 @@ class SqliteEngine:
             committer=self._committer,
             checkpointer=self._checkpointer,
             queue=self._queue,
+            witness=self._witness,
+            space=self._space,
+            troubles=self._troubles,
             settings=self._settings,
             end_moved=self._end_moved,
         )

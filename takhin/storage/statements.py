@@ -23,7 +23,8 @@ def insert_records(rows: int) -> str:
 
 INSERT_HEADER = "INSERT INTO headers (offset, position, key, value) VALUES (?,?,?,?)"
 PUT_TIME = "INSERT OR REPLACE INTO time_index (timestamp, offset) VALUES (?,?)"
-SET_END = "UPDATE log SET end_offset = ?"
+SET_END = "UPDATE log SET end_offset = ?, commits = ?"
+COUNT_COMMIT = "UPDATE log SET commits = commits + 1 RETURNING commits, end_offset"
 SET_START = "UPDATE log SET start_offset = max(start_offset, ?)"
 
 READ = (
@@ -46,6 +47,9 @@ TRIM = (
     "DELETE FROM time_index WHERE timestamp < (SELECT max(timestamp) FROM time_index WHERE offset <= ?)",
 )
 
+FREE_PAGES = "PRAGMA freelist_count"
+GIVE_PAGES_BACK = "PRAGMA incremental_vacuum({})"
+
 PUT_COMMITTED = (
     "INSERT INTO committed_offsets (group_id, offset, metadata, committed_at) VALUES (?,?,?,?) "
     "ON CONFLICT (group_id) DO UPDATE SET offset = excluded.offset, metadata = excluded.metadata, "
@@ -56,9 +60,10 @@ FORGET_GROUP = "DELETE FROM committed_offsets WHERE group_id = ?"
 HAS_GROUPS = "SELECT EXISTS (SELECT 1 FROM committed_offsets)"
 GROUP_IDS = "SELECT group_id FROM committed_offsets ORDER BY group_id"
 
-GET_LOG = "SELECT topic, partition, topic_id, incarnation_id, start_offset, end_offset FROM log WHERE id = 0"
-GET_END = "SELECT end_offset FROM log WHERE id = 0"
+GET_LOG = "SELECT topic, partition, topic_id, incarnation_id, start_offset FROM log WHERE id = 0"
+GET_END = "SELECT commits, end_offset FROM log WHERE id = 0"
 LAST_OFFSET = "SELECT max(offset) FROM records"
+SET_INCARNATION = "UPDATE log SET incarnation_id = ?"
 PUT_LOG = (
     "INSERT INTO log (id, topic, partition, topic_id, incarnation_id, start_offset, end_offset, created_at) "
     "VALUES (0,?,?,?,?,0,0,?)"

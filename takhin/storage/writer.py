@@ -13,77 +13,36 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import apsw
+import structlog
 
 from takhin.errors import StartupError
 from takhin.model import Appended, Batch
 from takhin.settings import StorageSettings
 from takhin.storage import statements as sql
 from takhin.storage.checkpoint import Checkpoints
+from takhin.storage.commit_group import Change, Group, Tail, Written
 from takhin.storage.committer import Committer
 from takhin.storage.faults import CLEAN, outcome_unknown, unavailable
 from takhin.storage.files import PartitionFile
 from takhin.storage.queue import QueueBytes
+from takhin.storage.recovery import Recovery, may_recover
+from takhin.storage.space import DiskSpace
+from takhin.storage.troubles import Troubles
+from takhin.storage.witness import Mark, Slot
+
+log = structlog.get_logger()
 
 BUSY_RETRY_SECONDS = 0.005
-
-TIME_INDEX_RECORDS = 1_024
-"""Records between two rows of the time index: a row in every commit would cost it a page more."""
 
 COMPANY_MIN = 4
 SMALL_GROUP_BYTES = 32 << 10
 """A group of at least as many batches, together at most as large, is followed by a wait for more of them:
 one COMMIT costs the processors as much as ten such batches, while a producer that waits alone, or sends
 large batches, would gain nothing by it."""
-
-Change = Callable[[apsw.Connection], None]
-"""What a write other than an append does inside the transaction. It runs after the group's appends."""
-
-
-@dataclass(slots=True)
-class Tail:
-    """The end of a log as its commits have made it."""
-
-    topic: str
-    partition: int
-    end_offset: int
-    highest_timestamp: int
-    """Of all records below the end, or higher; -1 where there have been none."""
-    indexed_offset: int
-    """Of the last row of the time index; 0 where there is none."""
-
-    def times_due(self) -> bool:
-        """True when as many records have come since the last row of the time index as one row is for."""
-        return self.end_offset - self.indexed_offset >= TIME_INDEX_RECORDS
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What a group's COMMIT makes true. answers: one for each append, in order."""
-
-    answers: Sequence[Appended]
-    highest_timestamp: int
-    indexed_offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The writes of one transaction, each with the future of the one who waits for it."""
-
-    appends: Sequence[tuple[Batch, asyncio.Future[Appended]]]
-    changes: Sequence[tuple[Change, asyncio.Future[None]]]
-    queued_bytes: int
-
-    def fail(self, error: Exception) -> None:
-        for _, future in chain[tuple[Any, asyncio.Future[Any]]](self.appends, self.changes):
-            if not future.done():  # the one who waited may have gone
-                future.set_exception(error)
-                future.exception()  # nobody may be waiting any more: not worth a warning
 
 
 class Writer:
@@ -97,6 +56,9 @@ class Writer:
         committer: Committer,
         checkpointer: Committer,
         queue: QueueBytes,
+        witness: Slot,
+        space: DiskSpace,
+        troubles: Troubles,
         settings: StorageSettings,
         committed: Callable[[], None],
     ) -> None:
@@ -105,6 +67,17 @@ class Writer:
         self._file = file
         self._committer = committer
         self._queue = queue
+        self._witness = witness
+        self._space = space
+        self._troubles = troubles
+        self._name = f"{tail.topic}/{tail.partition}"
+        self._recovery = Recovery(
+            file,
+            thread=committer,
+            wait_ms=settings.recover_wait_ms,
+            begin=self._begin_recovery,
+            ended=self._recovery_ended,
+        )
         self._settings = settings
         self._on_committed = committed
         self._loop = asyncio.get_running_loop()
@@ -143,7 +116,9 @@ class Writer:
         return future
 
     async def drain(self) -> None:
-        """Return when everything queued has been committed or has failed."""
+        """Return when everything queued has been committed or has failed, and nothing begins by itself."""
+        self._checkpoints.stop()
+        self._recovery.stop()
         if self._waiting is not None:
             self._waiting.cancel()
             self._next()
@@ -153,13 +128,26 @@ class Writer:
     def idle(self) -> bool:
         return self._idle.is_set()
 
-    def opened(self, connection: apsw.Connection) -> None:
+    @property
+    def failed(self) -> bool:
+        """Whether it takes no writes, until the file's cause to fail is gone."""
+        return self._failed is not None
+
+    def held_no_longer(self) -> None:
+        """The `.db` file may change again."""
+        if self._file.is_open and self._failed is None:
+            self._checkpoints.go_on()
+            self._watch_wal()
+
+    def opened(self, opened: apsw.Connection) -> None:
         """The file is open again. Raises StartupError if it is not as it was when it was closed."""
-        end = connection.execute(sql.GET_END).get
-        if end != self.tail.end_offset:
+        found = Mark(*opened.execute(sql.GET_END).get)
+        left = self.tail.mark
+        if found != left:
             raise StartupError(
-                f"{self._file.path} has been changed by another program: its log ended at "
-                f"{self.tail.end_offset} when it was closed, and now ends at {end}"
+                f"{self._file.path} has been changed by another program: when it was closed its log ended at "
+                f"{left.end_offset}, after {left.commits} commits, and now it ends at {found.end_offset}, "
+                f"after {found.commits}"
             )
         self._checkpoints.begin_anew()
 
@@ -222,7 +210,7 @@ class Writer:
         self._locked_since = None
         group = self._take()
         try:
-            written = self._write(group)
+            written = group.write(self.tail, self._file.writer)
         except Exception as error:  # noqa: BLE001  a fault in one group must not stop the partition
             self._fail_group(group, error)
             return
@@ -233,10 +221,17 @@ class Writer:
             else:
                 self._fail_group(group, error, committing=True)
 
-        self._committer.submit(self._commit, done)
+        self._committer.submit(partial(self._commit, written.mark), done)
 
-    def _commit(self) -> None:  # on a committer thread
+    def _commit(self, mark: Mark) -> None:  # on a committer thread
         self._file.writer.execute(sql.COMMIT)
+        self._note(mark)
+
+    def _note(self, mark: Mark) -> None:
+        try:
+            self._witness.note(mark)
+        except OSError as error:  # it lags then, which it may
+            log.warning("witness_failed", path=str(self._file.path), error=str(error))
 
     def _take(self) -> Group:
         """The next group: all that waits, within the limits, but at least one batch."""
@@ -256,69 +251,33 @@ class Writer:
         self._changes.clear()
         return Group(appends, changes, queued_bytes)
 
-    def _write(self, group: Group) -> Written:
-        """Write the group into the open transaction."""
-        tail = self.tail
-        first = end = tail.end_offset
-        highest, indexed = tail.highest_timestamp, tail.indexed_offset
-        columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-        headers: list[tuple[int, int, str, bytes]] = []
-        answers = []
-        for batch, _ in group.appends:
-            columns[0].extend(batch.timestamps)
-            columns[1].extend(batch.keys)
-            columns[2].extend(batch.values)
-            for position, of_record in batch.headers.items():
-                headers += ((end + position, i, *header) for i, header in enumerate(of_record))
-            answers.append(Appended(tail.partition, end, batch.timestamps[0], len(batch)))
-            end += len(batch)
-        if end > first:
-            self._insert(first, end, columns)
-            if headers:
-                self._file.writer.executemany(sql.INSERT_HEADER, headers)
-            if tail.times_due():
-                indexed = first
-                self._file.writer.execute(sql.PUT_TIME, (highest, first))
-            self._file.writer.execute(sql.SET_END, (end,))
-            highest = max(highest, *columns[0])
-        for change, _ in group.changes:
-            change(self._file.writer)
-        return Written(answers, highest, indexed)
-
-    def _insert(self, first: int, end: int, columns: tuple[list[Any], list[Any], list[Any]]) -> None:
-        rows = end - first
-        flat: list[Any] = [None] * (3 * rows)
-        flat[0::3], flat[1::3], flat[2::3] = columns
-        at = 0
-        while at < rows:
-            size = min(sql.ROWS_PER_STATEMENT_MAX, 1 << ((rows - at).bit_length() - 1))
-            self._file.writer.execute(sql.insert_records(size), [first + at, *flat[3 * at : 3 * (at + size)]])
-            at += size
-
     def _committed(self, group: Group, written: Written) -> None:
         """The group is durable: move the end and answer everyone, in one turn of the loop."""
         self._queue.remove(group.queued_bytes)
-        self.tail.highest_timestamp = written.highest_timestamp
-        self.tail.indexed_offset = written.indexed_offset
-        self.tail.end_offset += sum(answer.record_count for answer in written.answers)
-        for (_, appended), answer in zip(group.appends, written.answers, strict=True):
-            if not appended.done():  # the one who waited may have gone
-                appended.set_result(answer)
-        for _, changed in group.changes:
-            if not changed.done():
-                changed.set_result(None)
+        self.tail.move(written)
+        group.answer(written)
         if written.answers:
             self._on_committed()
-        self._checkpoints.committed(self._file.writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])
+        pages = self._file.writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
+        self._checkpoints.committed(pages, cut=self._space.full)
+        self._watch_wal()
         self._after(group)
+
+    def _watch_wal(self) -> None:
+        left, name = self._checkpoints.bytes_left, f"wal_large {self._name}"
+        if left <= self._settings.wal_bytes_max:
+            self._troubles.end(name)
+            return
+        cause = "DATA/hold is there" if self._file.held else "a program reads it in a transaction kept open"
+        self._troubles.begin(
+            name,
+            f"{left} bytes of the write-ahead log of {self._file.path} cannot be copied into it: {cause}",
+        )
 
     def _finish_checkpoint(self) -> None:
         """Between two groups: a checkpoint's last bit, by the connection that nobody else uses now."""
         self._finish_due = False
-        self._committer.submit(self._run_checkpoint, self._checkpoint_finished)
-
-    def _run_checkpoint(self) -> None:  # on a committer thread
-        self._file.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._committer.submit(self._checkpoints.last_bit, self._checkpoint_finished)
 
     def _checkpoint_finished(self, error: Exception | None) -> None:
         self._checkpoints.finished(error)
@@ -331,8 +290,11 @@ class Writer:
             self._finish_checkpoint()
 
     def _checkpoint_ended(self, error: Exception | None) -> None:
-        if error is not None and not isinstance(error, CLEAN):
+        if isinstance(error, apsw.FullError):
+            self._space.ran_out()
+        elif error is not None and not isinstance(error, CLEAN):
             self._fail_closed(error)
+        self._watch_wal()
         self._settle()
 
     def _retry_or_fail(self, error: apsw.BusyError) -> None:
@@ -350,6 +312,11 @@ class Writer:
     def _fail_group(self, group: Group, error: Exception, *, committing: bool = False) -> None:
         """The group is not acknowledged: undo it, tell everyone, and go on where that is safe."""
         self._queue.remove(group.queued_bytes)
+        if (
+            isinstance(error, apsw.FullError) and self._space.ran_out()
+        ):  # there is room now for what frees more
+            self._changes.extendleft(reversed(group.changes))
+            group = Group(group.appends, (), group.queued_bytes)
         errors = [error]
         try:
             if self._file.writer.in_transaction:
@@ -371,7 +338,30 @@ class Writer:
         """What is on disk is no longer certain: accept no write until the file is opened again."""
         self._failed = error
         self._file.failed()
-        self._fail_waiting(unavailable(error, self.tail.topic, self.tail.partition))
+        told = unavailable(error, self.tail.topic, self.tail.partition)
+        self._troubles.begin(f"partition_failed {self._name}", str(told))
+        self._fail_waiting(told)
+        if may_recover(error):
+            self._recovery.later()
+
+    def _begin_recovery(self) -> bool:
+        if self._busy or self._checkpoints.running:
+            return False
+        self._busy = True
+        self._idle.clear()
+        return True
+
+    def _recovery_ended(self, found: Mark | None) -> None:
+        """An attempt is over; `found` is what the file says if it can be written again."""
+        expected = Mark(self.tail.mark.commits + 1, self.tail.end_offset)
+        if found == expected:
+            self.tail.mark = expected
+            self._note(expected)
+            self._failed = None
+            self._troubles.end(f"partition_failed {self._name}")
+        elif found is not None:
+            self._failed = StartupError(f"{self._file.path} came back with {found} instead of {expected}")
+        self._next()
 
     def _fail_waiting(self, error: Exception) -> None:
         while self._appends or self._changes:

@@ -45,7 +45,7 @@ DeleteConsumerGroupResponse: success=1 bool, error=2 string
 GetPartitionOffsetsRequest: topic=1 string, partition=2 int32
 GetPartitionOffsetsResponse: topic=1 string, partition=2 int32, beginning_offset=3 int64, end_offset=4 int64, error=5 string
 HealthCheckRequest:
-HealthCheckResponse: status=1 string, version=2 string, uptime_seconds=3 int64
+HealthCheckResponse: status=1 string, version=2 string, uptime_seconds=3 int64, reasons=4 repeated string
 Record: key=1 bytes, value=2 bytes, headers=3 repeated RecordHeader, timestamp=4 int64, offset=5 int64, partition=6 int32
 RecordHeader: key=1 string, value=2 bytes
 TopicPartitionOffset: topic=1 string, partition=2 int32, offset=3 int64

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from takhin.schema import APPLICATION_ID, VERSION
 
+from storage.support import alter
 from takhin.clock import system_clock
 from takhin.errors import StartupError
 from takhin.model import TopicConfig, TopicSpec
@@ -32,15 +33,6 @@ async def data(tmp_path):
     return tmp_path / "data"
 
 
-def run_sql(path, *statements):
-    """Run SQL in a process of its own, as a shell would."""
-    code = (
-        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-        "for statement in sys.argv[2:]: c.execute(statement)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(path), *statements], check=True)
-
-
 def digests(data):
     """Every file of the closed folder by content."""
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in data.glob("topics/*/*")}
@@ -56,7 +48,7 @@ async def refused(data, match):
 
 async def test_newer_schema(data):
     """A file of a later Takhin is not touched by this one."""
-    run_sql(data / "topics/orders/1.db", f"PRAGMA user_version = {VERSION + 1}")
+    alter(data / "topics/orders/1.db", f"PRAGMA user_version = {VERSION + 1}")
     await refused(data, rf"1\.db has schema version {VERSION + 1}")
 
 
@@ -64,7 +56,7 @@ async def test_foreign_database(data):
     """Another application's SQLite file is told by its application_id."""
     path = data / "topics/orders/1.db"
     path.unlink()
-    run_sql(path, "CREATE TABLE t (x)")
+    alter(path, "CREATE TABLE t (x)")
     await refused(data, r"1\.db is not a Takhin partition: its application_id is 0x0")
 
 
@@ -103,7 +95,7 @@ async def test_swapped_partitions(data):
 
 async def test_records_beyond_the_end(data):
     """A log that ends before its last record contradicts itself."""
-    run_sql(data / "topics/orders/0.db", "INSERT INTO records VALUES (0, 1, NULL, NULL)")
+    alter(data / "topics/orders/0.db", "INSERT INTO records VALUES (0, 1, NULL, NULL)")
     await refused(data, r"0\.db contradicts itself: it has a record 0, but the log ends at 0")
 
 

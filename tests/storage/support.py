@@ -96,13 +96,25 @@ with contextlib.closing(sqlite3.connect(uri, uri=True)) as db, db:
 """
 
 
-def run_sql(path: Path, statement: str, mode: str = "rw") -> str:
-    """What one statement prints in a child process with another SQLite. mode: ro or rw.
-
-    ro is safe on a file that an engine has open, as with a shell; rw is for damaging closed files.
-    """
-    child = [sys.executable, "-I", "-S", "-c", RUN_SQL, f"{path.as_uri()}?mode={mode}", statement]
+def run_sql(path: Path, statement: str) -> str:
+    """What one statement prints in a child process with another SQLite, as in a shell: read-only."""
+    child = [sys.executable, "-I", "-S", "-c", RUN_SQL, f"{path.as_uri()}?mode=ro", statement]
     return subprocess.run(child, capture_output=True, text=True, check=True).stdout.strip()
+
+
+ALTER = """
+import sys, apsw
+from takhin.schema import checksums
+checksums.load()
+db = apsw.Connection(sys.argv[1])
+for statement in sys.argv[2:]:
+    db.execute(statement)
+"""
+
+
+def alter(path: Path, *statements: str) -> None:
+    """Change a closed file in a child process, with checksums, so that only its content is wrong."""
+    subprocess.run([sys.executable, "-c", ALTER, path, *statements], check=True)
 
 
 def sqlite_engine(data_dir: Path, end_moved: EndMoved, **settings: int) -> SqliteEngine:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.support import NOW, Store, batch, check_files, numbered, run_sql, spec, timed
+from storage.support import NOW, Store, alter, batch, check_files, numbered, spec, timed
 from takhin.model import CommittedOffset, Header
-from takhin.storage.writer import TIME_INDEX_RECORDS
+from takhin.storage.commit_group import TIME_INDEX_RECORDS
 
 DAMAGES = {
     "DELETE FROM records WHERE offset = 3": "do not lie densely",
@@ -72,7 +72,7 @@ def found_in(data_dir: Path) -> str:
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_table_is_found(files: Path, damage: str):
     """One wrong row is found and named."""
-    run_sql(files / "topics/orders/0.db", damage)
+    alter(files / "topics/orders/0.db", damage)
     assert DAMAGES[damage] in found_in(files)
 
 

@@ -10,7 +10,7 @@ import pytest
 from storage.support import ALL, NOW, Store, as_expected, batch, numbered, read_all, run_sql, spec, timed
 from takhin.errors import OffsetOutOfRangeError, StorageFullError
 from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig
-from takhin.storage.writer import TIME_INDEX_RECORDS
+from takhin.storage.commit_group import TIME_INDEX_RECORDS
 
 EVERY = bytes(range(256))
 
@@ -193,9 +193,9 @@ async def test_a_shell_can_look_in(store: Store):
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     await log.append(numbered(3))
     path = store.data_dir / "topics/orders/0.db"
-    assert run_sql(path, "SELECT count(*) FROM records", "ro") == "3"
+    assert run_sql(path, "SELECT count(*) FROM records") == "3"
     await log.append(numbered(2))
-    assert run_sql(path, "SELECT end_offset FROM log", "ro") == "5"
+    assert run_sql(path, "SELECT end_offset FROM log") == "5"
     assert path.with_name("0.db-wal").exists()
     await store.crash()
     assert store.log("orders").end_offset == 5

@@ -1,0 +1,123 @@
+"""The witness: what each log's file must hold at least, noted in a file of its own. Knows no SQL.
+
+A write-ahead log that is damaged or gone makes a log shorter without any sign: SQLite recovers what comes
+before. So each COMMIT is noted here too, after it is durable and before it is answered. The note is not
+synced, for it may lag behind its log, but never be ahead of it; a start that finds it ahead is refused.
+
+    DATA/witness    a head, then 64 bytes for each partition
+
+Under a hold a copier may copy the witness later than the logs. Then the head names the folder's LOCK by its
+change time, which no copy shares: a copy's witness is told by that, and not believed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+
+log = structlog.get_logger()
+
+HEAD = struct.Struct("<8sQ")
+"""Magic; while held the change time of LOCK (ns), else 0."""
+MAGIC = b"takhin\x00\x01"
+
+SLOT = struct.Struct("<I16sIQQ")
+"""CRC-32 of the rest; topic id, partition, commits, end offset."""
+SLOT_BYTES = 64
+"""Divides a disk's sector, so that a power cut leaves a slot as it was or as it is."""
+
+Key = tuple[bytes, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a log has come: the number of its commits, and its end offset."""
+
+    commits: int
+    end_offset: int
+
+
+@dataclass(slots=True)
+class Slot:
+    """One partition's place in the witness."""
+
+    mark: Mark | None
+    """What was noted before this start; None where there is nothing, or nothing to be believed."""
+    _descriptor: int
+    _at: int
+    _key: Key
+
+    def note(self, mark: Mark) -> None:
+        """Note what is durable now. Called on committer threads, by one at a time for each log."""
+        noted = SLOT.pack(0, *self._key, mark.commits, mark.end_offset)[4:]
+        os.pwrite(self._descriptor, struct.pack("<I", zlib.crc32(noted)) + noted, self._at)
+
+
+class Witness:
+    """All slots of a data folder."""
+
+    def __init__(self, path: Path, *, lock_changed_before: int) -> None:
+        """Open the file, or make it. lock_changed_before: of LOCK (ns), before this start wrote to it.
+
+        Raises OSError.
+        """
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+        magic, held = HEAD.unpack(content[: HEAD.size].ljust(HEAD.size, b"\0"))
+        self.is_copy = magic == MAGIC and held not in (0, lock_changed_before)
+        """Whether this folder was copied from another while that one was held."""
+        self._marks: dict[Key, tuple[int, Mark]] = {}
+        self._free: list[int] = []
+        self._end = max(SLOT_BYTES, len(content) // SLOT_BYTES * SLOT_BYTES)
+        for at in range(SLOT_BYTES, self._end, SLOT_BYTES):
+            self._load(at, content[at : at + SLOT.size])
+        if self.is_copy:
+            self._marks, self._free = {}, list(range(SLOT_BYTES, self._end, SLOT_BYTES))
+            os.pwrite(self._descriptor, bytes(self._end - SLOT_BYTES), SLOT_BYTES)
+        if magic != MAGIC:
+            self.hold(0)
+
+    def _load(self, at: int, content: bytes) -> None:
+        crc, topic_id, partition, commits, end_offset = SLOT.unpack(content)
+        if crc == zlib.crc32(content[4:]):
+            self._marks[topic_id, partition] = at, Mark(commits, end_offset)
+            return
+        if any(content):
+            log.warning("witness_unreadable", position=at, reason="its checksum does not match; not believed")
+        self._free.append(at)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def slot(self, topic_id: str, partition: int) -> Slot:
+        """The place of a partition, a new one if it has none. Raises OSError where the disk is full."""
+        key = (UUID(topic_id).bytes, partition)
+        at, mark = self._marks.get(key) or (self._take(), None)
+        self._marks[key] = at, mark or Mark(0, 0)
+        return Slot(mark, self._descriptor, at, key)
+
+    def _take(self) -> int:
+        if self._free:
+            return self._free.pop()
+        at = self._end
+        os.pwrite(self._descriptor, bytes(SLOT_BYTES), at)
+        self._end += SLOT_BYTES
+        return at
+
+    def forget(self, topic_id: str) -> None:
+        """The topic is deleted: its slots may be used for others."""
+        id_bytes = UUID(topic_id).bytes
+        for key in [key for key in self._marks if key[0] == id_bytes]:
+            at, _ = self._marks.pop(key)
+            os.pwrite(self._descriptor, bytes(SLOT_BYTES), at)
+            self._free.append(at)
+
+    def hold(self, lock_changed: int) -> None:
+        """Say whose the notes are, by the change time of LOCK (ns), while copies are made; 0 ends that."""
+        os.pwrite(self._descriptor, HEAD.pack(MAGIC, lock_changed), 0)
