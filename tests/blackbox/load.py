@@ -10,8 +10,8 @@ import asyncio
 import os
 import random
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -70,6 +70,11 @@ class Journal:
         seed = int(os.environ.get("BLACKBOX_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
         print(f"BLACKBOX_SEED={seed}")
         return Journal(seed)
+
+    def as_of_now(self) -> Journal:
+        """A copy that learns of no further request or answer."""
+        sent = {name: [Sent(each.records, each.acked) for each in of] for name, of in self.sent.items()}
+        return Journal(self.seed, sent)
 
     def acked_records(self) -> int:
         return sum(len(sent.records) for of in self.sent.values() for sent in of if sent.acked)
@@ -143,23 +148,46 @@ async def produce_and_kill(broker: Broker, journal: Journal, name: str, meanwhil
     name: of this run, which keeps its values apart from those of others.
     """
     async with grpc.aio.insecure_channel(broker.address, options=CHANNEL_OPTIONS) as channel:
-        stub = TakhinServiceStub(channel)
-        works = []
-        for number in range(4):
-            fixed = number % PARTITIONS
-            kinds = {
-                "unary": _Producer(journal, f"{name} unary {number}", partition=-1, keyed=False, size=1),
-                "keyed": _Producer(journal, f"{name} keyed {number}", partition=-1, keyed=True, size=3),
-                "stream": _Producer(journal, f"{name} stream {number}", partition=fixed, keyed=False, size=1),
-                "batch": _Producer(journal, f"{name} batch {number}", partition=fixed, keyed=True, size=40),
-            }
-            works += [kinds["unary"].call(stub), kinds["keyed"].call(stub)]
-            works += [kinds["stream"].stream(stub), kinds["batch"].stream(stub)]
+        works = _sixteen(TakhinServiceStub(channel), journal, name)
         running = [asyncio.create_task(_until_broken(work)) for work in works]
         await meanwhile
         assert not [task for task in running if task.done()]
         broker.kill()
         await asyncio.gather(*running)
+
+
+@asynccontextmanager
+async def producing(address: str, journal: Journal, name: str) -> AsyncIterator[None]:
+    """The sixteen at work while the block runs; none of them may meet an error. name: as above."""
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        works = _sixteen(TakhinServiceStub(channel), journal, name)
+        running = [asyncio.create_task(work) for work in works]
+        try:
+            yield
+        finally:
+            ended = [task for task in running if task.done()]
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        for task in ended:
+            task.result()
+        assert not ended
+
+
+def _sixteen(stub: Any, journal: Journal, name: str) -> list[Coroutine[Any, Any, None]]:
+    """The work of each."""
+    works = []
+    for number in range(4):
+        fixed = number % PARTITIONS
+        kinds = {
+            "unary": _Producer(journal, f"{name} unary {number}", partition=-1, keyed=False, size=1),
+            "keyed": _Producer(journal, f"{name} keyed {number}", partition=-1, keyed=True, size=3),
+            "stream": _Producer(journal, f"{name} stream {number}", partition=fixed, keyed=False, size=1),
+            "batch": _Producer(journal, f"{name} batch {number}", partition=fixed, keyed=True, size=40),
+        }
+        works += [kinds["unary"].call(stub), kinds["keyed"].call(stub)]
+        works += [kinds["stream"].stream(stub), kinds["batch"].stream(stub)]
+    return works
 
 
 async def _until_broken(work: Any) -> None:

@@ -1,0 +1,141 @@
+"""Copies of a data folder, as people make them beside a running broker, and what is wrong with one.
+
+Owns the hold's protocol as seen from outside, a copier that is slow in the worst place, and the check of a
+copy against what its producers were told. Knows none of the broker's code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blackbox.broker_process import CHECK_FILES, Broker
+from blackbox.clients import CALL_S_MAX, connected
+from blackbox.load import TOPIC, Journal, Sent, losses, read_back
+from takhin.v1 import takhin_pb2 as pb
+
+HELD_S_MAX = 1.0
+"""Time for the broker to answer `hold`, and to take the answer back when it has gone."""
+
+SLOW_COPIER = Path(__file__).with_name("slow_copier.py")
+
+
+async def until(path: Path, *, there: bool, seconds_max: float = HELD_S_MAX) -> float:
+    """Wait for a file to come or to go; the seconds that took."""
+    began = time.monotonic()
+    while _is_there(path) != there:
+        assert time.monotonic() - began < seconds_max, f"{path}: not {there} within {seconds_max} s"
+        await asyncio.sleep(0.005)
+    return time.monotonic() - began
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)
+
+
+async def take_hold(data: Path) -> float:
+    """Ask for a hold and wait for the answer; the seconds that took."""
+    (data / "hold").touch()
+    return await until(data / "held", there=True)
+
+
+async def end_hold(data: Path) -> None:
+    (data / "hold").unlink()
+    await until(data / "held", there=False)
+
+
+async def cp(data: Path, copy: Path, *, may_fail: bool = False) -> None:
+    """`cp -r` in a child process. may_fail: files come and go under it."""
+    copier = await asyncio.create_subprocess_exec(
+        "cp", "-r", data, copy, stderr=subprocess.DEVNULL if may_fail else None
+    )
+    assert await copier.wait() == 0 or may_fail
+
+
+@contextmanager
+def slow_copy(data: Path, copy: Path) -> Iterator[None]:
+    """Copy every file and half of each write-ahead log, run the block, then copy the other halves."""
+    command = [sys.executable, "-I", "-S", str(SLOW_COPIER), data, copy]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as copier:
+        try:
+            assert copier.stdout.readline() == b"half\n"
+            yield
+            copier.communicate(b"go on\n")
+            assert copier.returncode == 0
+        finally:
+            copier.kill()
+
+
+def wholly_copied(path: Path) -> bool:
+    """Whether a partition has a write-ahead log all of which is in its file too (sqlite.org/walformat.html).
+
+    The next commit begins such a log anew, unless a hold is on.
+    """
+    shm = path.with_name(f"{path.name}-shm").read_bytes()
+    frames, copied = struct.unpack_from("=I", shm, 16)[0], struct.unpack_from("=I", shm, 96)[0]
+    return 0 < frames == copied
+
+
+@dataclass(slots=True)
+class Copy:
+    """A copy, and the journal as it stood when the copying began and when it ended."""
+
+    folder: Path
+    before: Journal
+    after: Journal
+    originals: list[str]
+    """Incarnation ids of the original's partitions, none of which a copy may have."""
+
+    def expected(self) -> Journal:
+        """All that was sent till the end; of it acknowledged, what was so at the beginning."""
+        sent = {}
+        for name, of in self.after.sent.items():
+            acked = [each.acked for each in self.before.sent.get(name, [])]
+            acked += [None] * (len(of) - len(acked))
+            sent[name] = [Sent(each.records, place) for each, place in zip(of, acked, strict=True)]
+        return Journal(self.after.seed, sent)
+
+    def faults(self) -> list[str]:
+        """What is wrong with it: a broker starts on it, all is read back, its files are checked."""
+        (self.folder / "hold").unlink(missing_ok=True)  # the copy has it too
+        try:
+            with Broker(self.folder) as broker, connected(broker.address) as stub:
+                found = losses(self.expected(), read_back(broker))
+                if same := set(self.originals).intersection(incarnations(stub, TOPIC)):
+                    found.append(f"incarnation ids of the original: {same}")
+        except Exception as error:  # noqa: BLE001  a bad copy can fail anywhere
+            return [f"{type(error).__name__}: {error}"]
+        return [*found, *file_faults(self.folder)]
+
+
+def file_faults(folder: Path) -> list[str]:
+    """What is wrong with the files of a stopped broker."""
+    checked = subprocess.run([sys.executable, "-I", "-S", CHECK_FILES, folder], stdout=-1, check=False)
+    return [] if checked.returncode == 0 else checked.stdout.decode().splitlines() or ["the check failed"]
+
+
+def counted(copies: list[Copy]) -> int:
+    """How many are bad; each is removed when it has been looked at."""
+    bad = 0
+    for copy in copies:
+        if found := copy.faults():
+            bad += 1
+            print(f"{copy.folder.name} is bad: {found[0][:300]}")
+        shutil.rmtree(copy.folder)
+    return bad
+
+
+def incarnations(stub: Any, topic: str) -> list[str]:
+    """The incarnation id of each partition."""
+    response = stub.GetTopic(pb.GetTopicRequest(name=topic), timeout=CALL_S_MAX)
+    return [info.incarnation_id for _, info in sorted(response.topic.partitions.items())]

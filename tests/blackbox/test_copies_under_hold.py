@@ -1,0 +1,316 @@
+"""DATA/hold and DATA/held: copies by any tool, made beside full produce load, are whole."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from contextlib import contextmanager
+from signal import SIGTERM
+
+import grpc
+import pytest
+
+from blackbox.broker_process import Broker, looked_over
+from blackbox.clients import (
+    CALL_S_MAX,
+    connected,
+    create_topic,
+    end_offset,
+    eventually,
+    produce,
+    read_all,
+    refusal,
+)
+from blackbox.copies import (
+    Copy,
+    counted,
+    cp,
+    end_hold,
+    file_faults,
+    incarnations,
+    slow_copy,
+    take_hold,
+    until,
+    wholly_copied,
+)
+from blackbox.load import PARTITIONS, TOPIC, Journal, losses, producing, read_back
+from takhin.v1 import takhin_pb2 as pb
+
+CHECKPOINT_PAGES = 8
+"""So few that write-ahead logs are copied and begun anew all the time."""
+
+ROUND = 10
+"""Copies of one broker's life, which are checked after it."""
+
+
+def rounds(copies):
+    """The numbers of the short form and of the full count, which `make soak` runs."""
+    full = [pytest.mark.soak, pytest.mark.timeout(3_600)]
+    return pytest.mark.parametrize("copies", [copies[0], pytest.param(copies[1], marks=full)])
+
+
+def ends(stub):
+    return [end_offset(stub, TOPIC, partition) for partition in range(PARTITIONS)]
+
+
+def commit_ends(stub):
+    """Commit a group's offsets at the ends as they are now."""
+    at = enumerate(ends(stub))
+    offsets = [pb.TopicPartitionOffset(topic=TOPIC, partition=n, offset=end) for n, end in at]
+    request = pb.CommitOffsetRequest(group_id="group", offsets=offsets)
+    assert stub.CommitOffset(request, timeout=CALL_S_MAX).success
+
+
+@contextmanager
+def topic_of_load(folder, **settings):
+    """A broker with the load's topic, small checkpoints, and a stub."""
+    settings = {"storage_checkpoint_pages": CHECKPOINT_PAGES, "storage_ballast_bytes": 0} | settings
+    with (
+        looked_over(folder),
+        Broker(folder, **settings) as broker,
+        connected(broker.address) as stub,
+    ):
+        create_topic(stub, TOPIC, PARTITIONS)
+        yield broker, stub
+
+
+async def copy_once(folder, copy, journal, stub, *, hold):
+    """One `cp -r` under load. Returns the copy and the seconds till `held`."""
+    took = await take_hold(folder) if hold else 0.0
+    before, was = journal.as_of_now(), await asyncio.to_thread(ends, stub)
+    await cp(folder, copy, may_fail=not hold)
+    after = journal.as_of_now()
+    is_ = await asyncio.to_thread(ends, stub)
+    assert all(a < b for a, b in zip(was, is_, strict=True)) or not hold, "no writes beside the copy"
+    originals = await asyncio.to_thread(incarnations, stub, TOPIC) if hold else []
+    if hold:
+        await end_hold(folder)
+    return Copy(copy, before, after, originals), took
+
+
+async def copy_under_load(tmp_path, number, copies, *, hold):
+    """A broker's life under load, with copies made in it: (copies, seconds that `held` took)."""
+    journal, made, waits = Journal.new(), [], []
+    folder = tmp_path / f"data {number}"
+    with topic_of_load(folder) as (broker, stub):
+        async with producing(broker.address, journal, f"round {number}"):
+            await asyncio.sleep(0.3)
+            for n in range(copies):
+                await asyncio.to_thread(commit_ends, stub)
+                path = tmp_path / f"copy {number}.{n}"
+                copy, took = await copy_once(folder, path, journal, stub, hold=hold)
+                made.append(copy)
+                waits.append(took)
+                await asyncio.sleep(0.1)
+        logs = await asyncio.to_thread(read_back, broker)
+    assert losses(journal, logs) == []
+    return made, waits
+
+
+@rounds((3, 300))
+async def test_cp_under_held_is_whole(tmp_path, copies):
+    """`touch hold`, wait for held, `cp -r`, `rm hold`, under the load of sixteen: every copy is whole."""
+    began, bad, waits = time.monotonic(), 0, []
+    for number, first in enumerate(range(0, copies, ROUND)):
+        made, waited = await copy_under_load(tmp_path, number, min(ROUND, copies - first), hold=True)
+        bad += await asyncio.to_thread(counted, made)
+        waits += waited
+    took, wait = time.monotonic() - began, max(waits)
+    print(f"cp -r under held: {copies} copies, {bad} bad, held after {wait:.2f} s at most, {took:.0f} s")
+    assert bad == 0
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+async def test_cp_without_hold_is_not(tmp_path):
+    """Control: the same without a hold, some copies are damaged or short."""
+    bad = 0
+    for number in range(3):
+        made, _ = await copy_under_load(tmp_path, number, ROUND, hold=False)
+        bad += await asyncio.to_thread(counted, made)
+    print(f"cp -r without hold (control): {bad} of {3 * ROUND} bad")
+    assert bad > 0
+
+
+def values(first, count):
+    return [b"%0*d" % (1_000, number) for number in range(first, first + count)]
+
+
+async def slow_copies(tmp_path, number, copies, *, hold):
+    """A broker's life in which slow copies are made: how many of them were bad.
+
+    Each begins when every write-ahead log has just been copied as a whole, and pauses in it for commits.
+    """
+    folder, made, sent = tmp_path / f"data {number}", [], 0
+    with topic_of_load(folder) as (broker, stub):
+        paths = [broker.partition_file(TOPIC, partition) for partition in range(PARTITIONS)]
+
+        def more(count):
+            nonlocal sent
+            for partition, _ in enumerate(paths):
+                produce(stub, TOPIC, values(sent, count), partition=partition)
+            sent += count
+
+        for n in range(copies):
+            more(30)
+            eventually(lambda: (more(10), time.sleep(0.1), all(map(wholly_copied, paths)))[-1])
+            if hold:
+                await take_hold(folder)
+            before, copy = sent, tmp_path / f"copy {number}.{n}"
+            with slow_copy(folder, copy):
+                for _ in range(8):
+                    more(20)
+            if hold:
+                await end_hold(folder)
+            made.append((copy, before))
+        all_values = values(0, sent)
+        for partition in range(PARTITIONS):
+            assert [record.value for record in read_all(stub, TOPIC, partition)] == all_values
+    return sum([bool(prefix_faults(copy, before, all_values)) for copy, before in made])
+
+
+def prefix_faults(copy, before, all_values):
+    """What is wrong with a copy whose partitions must begin alike and hold `before` records at least."""
+    (copy / "hold").unlink(missing_ok=True)
+    found = []
+    try:
+        with Broker(copy) as broker, connected(broker.address) as stub:
+            for partition in range(PARTITIONS):
+                held = [record.value for record in read_all(stub, TOPIC, partition)]
+                if not (len(held) >= before and held == all_values[: len(held)]):
+                    found.append(f"partition {partition}: {len(held)} of {before} acknowledged records")
+    except (AssertionError, grpc.RpcError) as error:  # it did not start, or cannot be read
+        return [str(error)]
+    return found + file_faults(copy)
+
+
+@rounds((2, 100))
+async def test_a_slow_copy_under_held_is_whole(tmp_path, copies):
+    """A copier that pauses inside each WAL, right after a full checkpoint, while commits go on."""
+    began, bad = time.monotonic(), 0
+    for number, first in enumerate(range(0, copies, ROUND)):
+        bad += await slow_copies(tmp_path, number, min(ROUND, copies - first), hold=True)
+    print(f"slow copies under held: {copies} copies, {bad} bad, {time.monotonic() - began:.0f} s")
+    assert bad == 0
+
+
+@rounds((1, 10))
+async def test_a_slow_copy_without_hold_is_not(tmp_path, copies):
+    """Control: without a hold the same copier brings home less than was acknowledged."""
+    bad = await slow_copies(tmp_path, 0, copies, hold=False)
+    print(f"slow copies without hold (control): {bad} of {copies} bad")
+    assert bad == copies
+
+
+def digests(folder):
+    """Content of the `.db` files. This process has no SQLite that their locks could matter to."""
+    return {path: hashlib.sha256(path.read_bytes()).digest() for path in folder.glob("topics/*/*.db")}
+
+
+async def test_topics_under_hold(tmp_path):
+    """A topic cannot be deleted under hold, by name, and can be created; deleting works again after it."""
+    folder = tmp_path / "data"
+    with topic_of_load(folder) as (_, stub):
+        await take_hold(folder)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.DeleteTopic(pb.DeleteTopicRequest(name=TOPIC), timeout=CALL_S_MAX)
+        refused = refusal(caught.value)
+        assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "PARTITION_UNAVAILABLE")
+        assert "hold is there" in refused.sentence
+        assert produce(stub, TOPIC, [b"still there"]) == 0
+        create_topic(stub, "new", 2)
+        produce(stub, "new", [b"taken"], partition=1)
+        before = digests(folder)
+        for _ in range(10):
+            produce(stub, "new", values(0, 50), partition=1)
+        assert digests(folder) == before
+        await cp(folder, tmp_path / "copy")
+        await end_hold(folder)
+        assert stub.DeleteTopic(pb.DeleteTopicRequest(name=TOPIC), timeout=CALL_S_MAX).success
+    (tmp_path / "copy" / "hold").unlink(missing_ok=True)
+    with looked_over(tmp_path / "copy") as copy, Broker(copy) as broker, connected(broker.address) as stub:
+        assert [end_offset(stub, "new", 1), end_offset(stub, TOPIC)] == [501, 1]
+
+
+@pytest.mark.parametrize("left", ["stopped", "killed"])
+async def test_hold_is_there_at_the_start(tmp_path, left):
+    """A broker that finds `hold` answers it at once, whatever the one before it left behind."""
+    folder, copy = tmp_path / "data", tmp_path / "copy"
+    with topic_of_load(folder) as (first, _):
+        produce_all(first)
+        (first.kill if left == "killed" else first.stop)()
+        (folder / "hold").touch()
+        (folder / "held").touch()  # as a broker that was killed leaves it
+        with (
+            Broker(folder, storage_checkpoint_pages=CHECKPOINT_PAGES) as second,
+            connected(second.address) as stub,
+        ):
+            await until(folder / "held", there=True)
+            before, ids = digests(folder), incarnations(stub, TOPIC)
+            produce_all(second)
+            await cp(folder, copy)
+            assert digests(folder) == before
+            await end_hold(folder)
+    (copy / "hold").unlink(missing_ok=True)
+    with looked_over(copy), Broker(copy) as third, connected(third.address) as stub:
+        for partition in range(PARTITIONS):
+            assert [record.value for record in read_all(stub, TOPIC, partition)] == 2 * values(0, 100)
+        assert not set(ids) & set(incarnations(stub, TOPIC))
+
+
+def produce_all(broker):
+    """Something into every partition."""
+    with connected(broker.address) as stub:
+        for partition in range(PARTITIONS):
+            produce(stub, TOPIC, values(0, 100), partition=partition)
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
+async def test_the_end_under_hold_changes_no_db_file(tmp_path, end):
+    """Stopped or killed under hold: `.db` files are as they were, byte for byte, and nothing is lost."""
+    folder, journal = tmp_path / "data", Journal.new()
+    with topic_of_load(folder) as (broker, stub):
+        ids = incarnations(stub, TOPIC)
+        async with producing(broker.address, journal, "first"):
+            await asyncio.sleep(0.3)
+            await take_hold(folder)
+            before = digests(folder)
+            await asyncio.sleep(0.3)
+        if end == "SIGTERM":
+            assert broker.stop(SIGTERM) == 0
+            assert not (folder / "held").exists()
+        else:
+            broker.kill()
+        assert digests(folder) == before
+        assert all(path.with_name(f"{path.name}-wal").stat().st_size for path in before)
+        await cp(folder, tmp_path / "copy")
+        (folder / "hold").unlink()
+        for each in (folder, tmp_path / "copy"):
+            (each / "hold").unlink(missing_ok=True)
+            with looked_over(each), Broker(each) as again, connected(again.address) as its:
+                assert not (each / "held").exists()
+                assert losses(journal, read_back(again)) == []
+                assert incarnations(its, TOPIC) == ids or each != folder
+
+
+def test_an_old_hold_is_told(data_dir):
+    """A hold above storage.hold_age_ms_max shows in the log and in the health, until it goes."""
+    with Broker(data_dir, storage_hold_age_ms_max=200) as broker, connected(broker.address) as stub:
+
+        def health():
+            response = stub.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_S_MAX)
+            return response.status, list(response.reasons)
+
+        def events(name):
+            lines = [json.loads(line) for line in broker.log().splitlines()]
+            return [line for line in lines if line["event"] == name and line.get("trouble") == "hold_old"]
+
+        assert health() == ("healthy", [])
+        (data_dir / "hold").touch()
+        eventually(lambda: health()[0] == "degraded")
+        assert "hold is there for" in health()[1][0]
+        (data_dir / "hold").unlink()
+        eventually(lambda: health() == ("healthy", []))
+        assert [len(events("trouble_began")), len(events("trouble_ended"))] == [1, 1]
