@@ -37,21 +37,25 @@ class Checkpoints:
         *,
         thread: Committer,
         pages_max: int,
+        begun: Callable[[], None],
         finish: Callable[[], None],
         ended: Callable[[Exception | None], None],
     ) -> None:
-        """finish: asks the writer to run `last_bit` and then to call `finished`.
+        """begun: called when a checkpoint begins.
+        finish: asks the writer to run `last_bit` and then to call `finished`.
         ended: called when a checkpoint is over, with the error that ended it early.
         """
         self.running = False
         self._file = file
         self._thread = thread
         self._pages_max = pages_max
+        self._begun = begun
         self._finish = finish
         self._ended = ended
         self._passes = 0
         self._left = 0
         self._cut = False
+        self._stopped = False
         self._again: asyncio.TimerHandle | None = None
         self.begin_anew()
 
@@ -79,19 +83,22 @@ class Checkpoints:
         self.committed(0, cut=self._cut)
 
     def begin(self) -> None:
-        """Begin a checkpoint, unless one runs or `.db` files are to stay as they are."""
-        self.stop()
-        if self.running or self._file.held:
+        """Begin a checkpoint, unless one runs, the file is closed, or has to stay as it is."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if self._stopped or self.running or self._file.held or not self._file.is_open:
             return
         self.running = True
+        self._begun()
         self._passes = 0
         self._pass()
 
     def stop(self) -> None:
-        """Do not try again by itself."""
+        """Begin no more: the partition is closed."""
+        self._stopped = True
         if self._again is not None:
             self._again.cancel()
-            self._again = None
 
     def last_bit(self) -> None:  # on a committer thread
         """Copy what is left, and cut a WAL that has grown: the next commit begins it anew."""
@@ -105,9 +112,10 @@ class Checkpoints:
 
     def finished(self, error: Exception | None) -> None:
         """The last bit has run."""
-        self._pages = 0 if error is not None else self._left
+        if error is None:
+            self._pages = self._left
         self._end(error)
-        if self._pages:
+        if self._pages and not self._stopped:  # something is in the way: a program that reads, a full disk
             self._again = asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._ask_again)
 
     def _ask_again(self) -> None:

@@ -49,9 +49,11 @@ class Hold:
     def asked(self) -> bool:
         return os.path.lexists(self._asked)
 
-    def begin(self) -> None:
-        """Take away an answer that another broker left behind."""
+    def begin(self, *, is_copy: bool) -> None:
+        """Take away an answer that another broker left behind, and in a copy the question, too."""
         self._held.unlink(missing_ok=True)
+        if is_copy:
+            self._asked.unlink(missing_ok=True)
 
     def end(self) -> None:
         """The broker stops: nobody answers for the files any more."""

@@ -17,6 +17,7 @@ from takhin.errors import (
     OffsetOutOfRangeError,
     PartitionUnavailableError,
     StartupError,
+    UnavailableError,
     UnknownTopicError,
 )
 from takhin.model import Appended, Batch, CommittedOffset, Records
@@ -195,9 +196,10 @@ class SqlitePartition:
             return
         try:
             await self._writer.change(lambda _: None)
-        except PartitionUnavailableError as error:
-            if not self._writer.failed:  # what has failed is not written at all
+        except UnavailableError as error:
+            if not self._writer.failed:
                 raise TimeoutError(str(error)) from error
+            await self._writer.pause()  # what has failed is not written at all, once an attempt is over
 
     def held_no_longer(self) -> None:
         self._writer.held_no_longer()

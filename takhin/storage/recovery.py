@@ -1,8 +1,9 @@
 """A partition whose file has failed comes back by itself once the file can be written again.
 
 After a failed sync nobody knows what a crash would bring back. So the partition takes no writes until a
-commit and a checkpoint of all of the WAL have gone through: then both files are synced, what failed is overwritten,
-and everything acknowledged is there. A damaged page does not heal: such a partition waits for people.
+commit and a checkpoint of all of the WAL have gone through: then both files are synced, what failed is
+overwritten, and everything acknowledged is there. A damaged page does not heal: such a partition waits for
+people.
 """
 
 from __future__ import annotations
@@ -49,13 +50,17 @@ class Recovery:
         self._ended = ended
         self._found = Mark(0, 0)
         self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
 
     def later(self) -> None:
         """Try after a while."""
+        if self._stopped:
+            return
         self._timer = asyncio.get_running_loop().call_later(self._wait_ms / 1_000, self._attempt)
 
     def stop(self) -> None:
         """Try no more."""
+        self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
 

@@ -70,9 +70,9 @@ def _check_whole(path: Path, header: FileHeader) -> None:
     """Refuse a file that has visibly lost something. (What has not is told by checksums, when it is read.)"""
     if header.reserved_bytes != RESERVED_BYTES:
         raise StartupError(f"{path} is damaged: its header says that its pages have no checksums")
-    has_wal = path.with_name(f"{path.name}-wal").exists()  # then the rest of the file may be in there
+    wal = path.with_name(f"{path.name}-wal")  # where there is one, the rest of the file may be in there
     size_bytes = path.stat().st_size
-    if size_bytes < header.size_bytes and not has_wal:
+    if size_bytes < header.size_bytes and not (wal.exists() and wal.stat().st_size):
         raise StartupError(
             f"{path} is cut short: it has {size_bytes} bytes, and its header says {header.size_bytes}"
         )

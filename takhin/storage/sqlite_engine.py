@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
+import structlog
 
 from takhin.clock import Clock
 from takhin.errors import (
@@ -41,6 +42,8 @@ from takhin.storage.queue import QueueBytes
 from takhin.storage.space import DiskSpace
 from takhin.storage.troubles import Troubles
 from takhin.storage.witness import Witness
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -106,7 +109,7 @@ class SqliteEngine:
         )
         self._watches: list[asyncio.Task[None]] = []
         try:
-            self._hold.begin()
+            self._hold.begin(is_copy=self._witness.is_copy)
             self._files.held = self._hold.asked
             for name in self._folder.topic_names():
                 self._topics[name] = await self._open_topic(name)
@@ -115,7 +118,10 @@ class SqliteEngine:
         except BaseException:
             await self.close()
             raise
-        self._watches = [loop.create_task(self._space.watch()), loop.create_task(self._hold.watch())]
+        for watch in (self._space.watch(), self._hold.watch()):
+            task = loop.create_task(watch)
+            task.add_done_callback(_watch_ended)
+            self._watches.append(task)
 
     async def close(self) -> None:
         for watch in self._watches:
@@ -275,6 +281,11 @@ class SqliteEngine:
 async def _close(partitions: Iterable[SqlitePartition]) -> None:
     for log in partitions:
         await log.close()
+
+
+def _watch_ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        log.error("watch_failed", exc_info=task.exception())
 
 
 @contextmanager

@@ -88,15 +88,16 @@ class Writer:
         self._failed: Exception | None = None
         self._finish_due = False
         self._waiting: asyncio.TimerHandle | None = None  # for company
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._checkpoints = Checkpoints(
             file,
             thread=checkpointer,
             pages_max=settings.checkpoint_pages,
+            begun=self._idle.clear,
             finish=self._ask_to_finish,
             ended=self._checkpoint_ended,
         )
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     def append(self, batch: Batch) -> asyncio.Future[Appended]:
         """Queue a batch; the future resolves when it is durable. Raises PartitionUnavailableError."""
@@ -122,6 +123,10 @@ class Writer:
         if self._waiting is not None:
             self._waiting.cancel()
             self._next()
+        await self.pause()
+
+    async def pause(self) -> None:
+        """Return when nothing is under way."""
         await self._idle.wait()
 
     @property
@@ -336,6 +341,8 @@ class Writer:
 
     def _fail_closed(self, error: Exception) -> None:
         """What is on disk is no longer certain: accept no write until the file is opened again."""
+        if self._failed is not None:
+            return
         self._failed = error
         self._file.failed()
         told = unavailable(error, self.tail.topic, self.tail.partition)
