@@ -1,0 +1,95 @@
+"""Trimming on a full disk, through the engine: it works there, and is a way out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from blackbox.small_disk import small_disk
+from storage.support import ALL, as_stored, batch, check_files, numbered, read_all, spec, sqlite_engine
+from takhin.errors import StorageFullError
+
+SETTINGS = {"ballast_bytes": 8 << 20, "free_bytes_low": 24 << 20}
+RESUME_S_MAX = 5.0
+FULL_S_MIN = 0.8
+"""The engine looks for room every half second."""
+LEFT = 10
+"""Records that a trim leaves."""
+
+
+@pytest.fixture
+def disk(tmp_path):
+    with small_disk(tmp_path / "disk") as folder:
+        yield folder
+
+
+async def append(engine, log, sent):
+    """What the broker does with a batch: a queue with room, then the log."""
+    await engine.room()
+    return await log.append(sent)
+
+
+async def fill(engine, logs):
+    """Append to all until that fails and keeps to it; the errors say why."""
+    began = None
+    while began is None or time.monotonic() - began < FULL_S_MIN:
+        sent = batch(*[bytes(10_000)] * 30)
+        done = await asyncio.gather(*(append(engine, log, sent) for log in logs), return_exceptions=True)
+        failed = [each for each in done if isinstance(each, BaseException)]
+        assert all(isinstance(each, StorageFullError) for each in failed), failed
+        if len(failed) < len(logs):
+            began = None
+        else:
+            began = began or time.monotonic()
+            await asyncio.sleep(0.02)
+
+
+async def resumed(engine, log, sent):
+    """Wait until a batch is taken; the seconds that took."""
+    began = time.monotonic()
+    while True:
+        try:
+            await append(engine, log, sent)
+        except StorageFullError:
+            assert time.monotonic() - began < RESUME_S_MAX, "no writes yet"
+            await asyncio.sleep(0.05)
+        else:
+            return time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    "cycles", [2, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
+)
+async def test_a_trim_makes_room(disk, cycles):
+    """On a full disk nearly everything is trimmed: no error, what is left is whole, writes come back."""
+    engine = sqlite_engine(disk / "data", lambda _: None, **SETTINGS)
+    await engine.open()
+    kept = (await engine.create_topic(spec("kept"))).partitions[0]
+    logs = (await engine.create_topic(spec("filling", 3))).partitions
+    waits, trims = [], []
+    for number in range(cycles):
+        await fill(engine, logs)
+        assert any("is full" in sentence for sentence in engine.troubles)
+        ends = [log.end_offset for log in logs]
+        last = [as_stored(await log.read(log.end_offset - LEFT, **ALL)) for log in logs]
+        began = time.monotonic()
+        for log in logs:
+            await log.trim(log.end_offset - LEFT)
+        trims.append(time.monotonic() - began)
+        waits.append(await resumed(engine, kept, numbered(1, number)))
+        assert [log.end_offset for log in logs] == ends
+        assert [await read_all(log) for log in logs] == last
+    await engine.close()
+    check_files(disk / "data")
+    engine = sqlite_engine(disk / "data", lambda _: None, **SETTINGS)
+    await engine.open()
+    kept, logs = engine.topics["kept"].partitions[0], engine.topics["filling"].partitions
+    assert [row[3] for row in await read_all(kept)] == [b"%d" % n for n in range(cycles)]
+    assert [await read_all(log) for log in logs] == last
+    await engine.close()
+    print(
+        f"disk full, trimmed: {cycles} cycles, trims of {max(trims):.1f} s at most, "
+        f"writes again {max(waits):.1f} s after them at most"
+    )
