@@ -16,30 +16,44 @@ from takhin.errors import (
 )
 
 CLEAN = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError)
-"""After these a rolled-back transaction has certainly left nothing behind. After anything else (a failed
-fsync above all) a crash may bring the transaction back, so the partition fails closed."""
+
+
+def is_clean(error: Exception) -> bool:
+    """Whether a rolled-back transaction has certainly left nothing behind.
+
+    After anything else (a failed fsync above all) a crash may bring the transaction back, so the partition
+    fails closed.
+    """
+    return isinstance(error, CLEAN) or is_full(error)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether the disk had no room: for a page, or for the index of a write-ahead log (its -shm)."""
+    return isinstance(error, apsw.FullError) or _extended(error) == apsw.SQLITE_IOERR_SHMSIZE
 
 
 def is_damage(error: Exception) -> bool:
     """Whether the file is not as it was written: a page's checksum or the file's structure is wrong."""
-    return isinstance(error, apsw.CorruptError | apsw.NotADBError) or (
-        isinstance(error, apsw.IOError) and getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_DATA
-    )
+    damaged = isinstance(error, apsw.CorruptError | apsw.NotADBError)
+    return damaged or _extended(error) == apsw.SQLITE_IOERR_DATA
+
+
+def _extended(error: Exception) -> int | None:
+    """SQLite's extended result code (sqlite.org/rescode.html)."""
+    return getattr(error, "extendedresult", None)
 
 
 def sentence(error: Exception) -> str:
-    """What SQLite says, but for what it does not say."""
-    return (
-        "a page does not match its checksum"
-        if is_damage(error) and isinstance(error, apsw.IOError)
-        else str(error)
-    )
+    """What SQLite says, but where that says nothing."""
+    if is_full(error):
+        return "the disk is full"
+    return "a page does not match its checksum" if _extended(error) == apsw.SQLITE_IOERR_DATA else str(error)
 
 
 def unavailable(error: Exception, topic: str, partition: int) -> UnavailableError:
     """The error that callers get for `error`, which befell one partition's file."""
     where = f"topic {topic!r} partition {partition}"
-    if isinstance(error, apsw.FullError):
+    if is_full(error):
         return StorageFullError(
             f"the disk is full: nothing was written to {where}", topic=topic, partition=partition
         )
@@ -63,7 +77,7 @@ def unavailable(error: Exception, topic: str, partition: int) -> UnavailableErro
     if isinstance(error, StartupError):
         return PartitionUnavailableError(f"{where}: {error}", topic=topic, partition=partition)
     return PartitionUnavailableError(
-        f"the file of {where} failed: {error} (SQLite result {getattr(error, 'extendedresult', '?')})",
+        f"the file of {where} failed: {error} (SQLite result {_extended(error)})",
         topic=topic,
         partition=partition,
     )

@@ -21,6 +21,8 @@ from takhin.storage.troubles import Troubles
 log = structlog.get_logger()
 
 WATCH_SECONDS = 0.5
+SPENT_BYTES = 1 << 20
+"""Less is as good as nothing: an open file's -shm alone takes 32 KiB."""
 FULL = "disk_full"
 LOW = "disk_low"
 
@@ -66,6 +68,8 @@ class DiskSpace:
             self._troubles.begin(LOW, f"{free} bytes are free for {self._folder}")
         else:
             self._troubles.end(LOW)
+        if free < SPENT_BYTES:  # before a write meets it, or a read that has to open its file
+            self.ran_out()
         if free < self._wanted_bytes:
             return
         try:

@@ -33,7 +33,7 @@ from takhin.storage import connection, schema
 from takhin.storage import statements as sql
 from takhin.storage.committer import Committer
 from takhin.storage.engine import EndMoved
-from takhin.storage.faults import sentence
+from takhin.storage.faults import is_full, sentence
 from takhin.storage.files import OpenFiles
 from takhin.storage.hold import Hold
 from takhin.storage.layout import DataFolder
@@ -182,7 +182,8 @@ class SqliteEngine:
             with _full_disk(f"topic {spec.name!r} cannot be created"):
                 await asyncio.to_thread(self._build, spec)
             try:
-                topic = await self._open_topic(spec.name)
+                with _full_disk(f"topic {spec.name!r} cannot be created"):
+                    topic = await self._open_topic(spec.name)
             except BaseException:  # out of file descriptors, say: what cannot be opened is not left behind
                 await asyncio.to_thread(self._folder.retire, spec.name)
                 raise
@@ -293,8 +294,11 @@ def _full_disk(what: str) -> Iterator[None]:
     """Raise StorageFullError where the file system or SQLite says that there is no room."""
     try:
         yield
-    except apsw.FullError as error:
-        raise StorageFullError(f"{what}: {error}") from error
+    except (apsw.Error, StartupError) as error:
+        cause = error.__cause__ if isinstance(error, StartupError) else error
+        if not isinstance(cause, Exception) or not is_full(cause):
+            raise
+        raise StorageFullError(f"{what}: {sentence(cause)}") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

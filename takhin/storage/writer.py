@@ -26,7 +26,7 @@ from takhin.storage import statements as sql
 from takhin.storage.checkpoint import Checkpoints
 from takhin.storage.commit_group import Change, Group, Tail, Written
 from takhin.storage.committer import Committer
-from takhin.storage.faults import CLEAN, outcome_unknown, unavailable
+from takhin.storage.faults import is_clean, is_full, outcome_unknown, unavailable
 from takhin.storage.files import PartitionFile
 from takhin.storage.queue import QueueBytes
 from takhin.storage.recovery import Recovery, may_recover
@@ -295,9 +295,9 @@ class Writer:
             self._finish_checkpoint()
 
     def _checkpoint_ended(self, error: Exception | None) -> None:
-        if isinstance(error, apsw.FullError):
+        if error is not None and is_full(error):
             self._space.ran_out()
-        elif error is not None and not isinstance(error, CLEAN):
+        elif error is not None and not is_clean(error):
             self._fail_closed(error)
         self._watch_wal()
         self._settle()
@@ -317,9 +317,7 @@ class Writer:
     def _fail_group(self, group: Group, error: Exception, *, committing: bool = False) -> None:
         """The group is not acknowledged: undo it, tell everyone, and go on where that is safe."""
         self._queue.remove(group.queued_bytes)
-        if (
-            isinstance(error, apsw.FullError) and self._space.ran_out()
-        ):  # there is room now for what frees more
+        if is_full(error) and self._space.ran_out():  # there is room now for what frees more
             self._changes.extendleft(reversed(group.changes))
             group = Group(group.appends, (), group.queued_bytes)
         errors = [error]
@@ -328,7 +326,7 @@ class Writer:
                 self._file.writer.execute(sql.ROLLBACK)
         except apsw.Error as rollback_error:
             errors.append(rollback_error)
-        unclean = [each for each in errors if isinstance(each, apsw.Error) and not isinstance(each, CLEAN)]
+        unclean = [each for each in errors if isinstance(each, apsw.Error) and not is_clean(each)]
         if unclean and committing:
             group.fail(outcome_unknown(unclean[0], self.tail.topic, self.tail.partition))
         elif isinstance(error, apsw.Error):
