@@ -1,0 +1,149 @@
+"""Files of every earlier schema version open, read the same, take records, and are of today afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from takhin.schema import APPLICATION_ID, VERSION
+
+from storage.fixture import COMMITTED, TIMES, TOPIC, TRIMMED, kept
+from storage.support import Store, numbered, read_all, run_sql, spec
+from takhin.storage.connection import file_header
+
+FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("schema-*.tar.xz"))
+
+CHECKSUM_BYTES = 8
+"""Reserved at the end of each page (sqlite.org/cksumvfs.html)."""
+
+
+def unpacked(archive, folder):
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(params=FIXTURES, ids=[path.name.partition(".")[0] for path in FIXTURES])
+def old(request, tmp_path):
+    """A data folder as a killed broker of an earlier version left it."""
+    return unpacked(request.param, tmp_path / "data")
+
+
+def test_there_is_a_fixture_of_every_earlier_version():
+    """None is missing from tests/fixtures; storage/fixture.py says how one is made."""
+    versions = [int(path.name.removeprefix("schema-").partition(".")[0]) for path in FIXTURES]
+    assert set(range(1, VERSION)) <= set(versions)
+
+
+def test_the_fixture_is_of_its_version(old, request):
+    """What is kept under a version's name was written by it, and was killed: a WAL holds the last records."""
+    version = int(request.node.callspec.id.removeprefix("schema-"))
+    for partition in kept():
+        header = file_header(old / "topics" / TOPIC / f"{partition}.db")
+        assert (header.application_id, header.user_version) == (APPLICATION_ID, version)
+    assert (old / "topics" / TOPIC / "0.db-wal").stat().st_size > 0
+
+
+async def test_everything_is_there(old):
+    """Records, headers, the trimmed start, committed offsets and the search by time are as they were."""
+    store = Store(old)
+    await store.open()
+    for partition, rows in kept().items():
+        log = store.log(TOPIC, partition)
+        assert await read_all(log) == rows
+        assert log.end_offset == (rows[-1][0] + 1 if rows else 0)
+        assert log.start_offset == (TRIMMED if partition == 0 else 0)
+    log = store.log(TOPIC)
+    assert sorted(await log.group_ids()) == sorted(COMMITTED)
+    for group_id, committed in COMMITTED.items():
+        assert await log.committed_offset(group_id) == committed
+    for offset in (TRIMMED, TRIMMED + 1, 1_234, 2_999):
+        assert await log.offset_for_time(TIMES[offset]) == offset
+    assert await log.offset_for_time(TIMES[0]) == TRIMMED
+    assert await log.offset_for_time(TIMES[-1] + 1) == log.end_offset
+    assert len({store.log(TOPIC, n).incarnation_id for n in kept()}) == len(kept())
+    await store.close()
+
+
+async def test_it_goes_on(old):
+    """Appends, commits and trims go on behind what was there, over a restart and a crash."""
+    store = Store(old)
+    await store.open()
+    expected = {partition: [row[3] for row in rows] for partition, rows in kept().items()}
+    for again in (store.reopen, store.crash, store.reopen):
+        for partition, values in expected.items():
+            appended = await store.log(TOPIC, partition).append(numbered(5))
+            assert appended.offset == len(values) + (TRIMMED if partition == 0 else 0)
+            values += [b"%d" % n for n in range(5)]
+        await again()
+        for partition, values in expected.items():
+            assert [row[3] for row in await read_all(store.log(TOPIC, partition))] == values
+    await store.close()
+
+
+async def test_the_files_are_of_today(old, tmp_path):
+    """After the first start every file has the version and the checksums of a new one, and its tables."""
+    store = Store(old)
+    await store.open()
+    await store.close()
+    new = Store(tmp_path / "new")
+    await new.open()
+    await new.engine.create_topic(spec(TOPIC))
+    await new.close()
+    model = new.data_dir / "topics" / TOPIC / "0.db"
+    for partition in kept():
+        path = store.data_dir / "topics" / TOPIC / f"{partition}.db"
+        header = file_header(path)
+        assert header.application_id == APPLICATION_ID
+        assert header.user_version == VERSION
+        assert header.reserved_bytes == CHECKSUM_BYTES
+        assert pages_that_fail(path) == "0"
+        assert tables(path) == tables(model)
+
+
+FAILING_PAGES = """
+import sys, apsw
+from takhin.schema import checksums
+checksums.load()
+check = apsw.Connection(":memory:").execute
+content = open(sys.argv[1], "rb").read()
+size = int.from_bytes(content[16:18], "big")
+pages = [content[at : at + size] for at in range(0, len(content), size)]
+assert len(pages) > 5
+print(sum(check("SELECT verify_checksum(?)", (page,)).get != 1 for page in pages))
+"""
+
+
+def pages_that_fail(path):
+    """How many pages of a closed file do not have their checksum."""
+    child = [sys.executable, "-c", FAILING_PAGES, path]
+    return subprocess.run(child, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def tables(path):
+    """Names and columns of all tables and views."""
+    columns = (
+        "SELECT m.type, m.name, c.name, c.type, c.pk FROM sqlite_schema AS m, pragma_table_info(m.name) AS c "
+        "WHERE m.name NOT LIKE 'sqlite%' ORDER BY m.name, c.cid"
+    )
+    return run_sql(path, columns)
+
+
+async def test_an_upgrade_under_way_is_taken_up_again(old):
+    """A start that is killed after it has upgraded some of the files: the next one does the rest."""
+    store = Store(old)
+    whole = {path: path.read_bytes() for path in (old / "topics" / TOPIC).iterdir()}
+    await store.open()
+    await store.close()
+    for path, content in whole.items():  # partition 0 stays upgraded, the others are old again
+        if not path.name.startswith("0."):
+            path.write_bytes(content)
+    (old / "witness").unlink(missing_ok=True)
+    store = Store(old)
+    await store.open()
+    for partition, rows in kept().items():
+        assert await read_all(store.log(TOPIC, partition)) == rows
+    await store.close()
