@@ -1,0 +1,116 @@
+"""Whatever the broker was asked to do, its lock on each file stays, so that no shell takes the WAL away.
+
+test_shell.py has the control: what becomes of acknowledged rows where a program loses its lock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from signal import SIGSTOP
+from subprocess import run
+
+import pytest
+
+from blackbox.broker_process import Broker
+from blackbox.clients import CALL_S_MAX, connected, consume, create_topic, eventually, produce, read_all
+from blackbox.test_shell import SHELL, every_other_call, holds_lock, shell, wal_inode
+from takhin.v1 import takhin_pb2 as pb
+
+pytestmark = pytest.mark.skipif(SHELL is None, reason="the sqlite3 shell is not installed")
+
+TOPIC = "load"  # as every_other_call knows it
+PARTITIONS = 3
+
+
+def calls(broker, stub):
+    """Calls that only look, those that change another topic or a group, and the ways to read."""
+    every_other_call(stub)
+    assert read_all(stub, TOPIC)
+    call = consume(stub, TOPIC, partition=1)
+    next(call)
+    call.cancel()
+
+
+def hold(broker, stub):
+    """A hold begins, the folder is copied by other programs, the hold ends."""
+    folder = broker.data_dir
+    (folder / "hold").touch()
+    eventually((folder / "held").exists)
+    copy = folder.with_name("copy")
+    run(["cp", "-r", folder, copy], check=True)
+    run(["rm", "-r", copy], check=True)
+    run(["tar", "-cf", "/dev/null", "-C", folder, "topics"], check=True)
+    (folder / "hold").unlink()
+    eventually(lambda: not (folder / "held").exists())
+
+
+def checkpoint(broker, stub):
+    """So many records that checkpoints run and write-ahead logs are begun anew."""
+    for partition in range(PARTITIONS):
+        for _ in range(5):
+            produce(stub, TOPIC, [bytes(10_000)] * 20, partition=partition)
+
+
+def metrics(broker, stub):
+    """What a monitor asks for."""
+    assert stub.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_S_MAX).version
+    run(["du", "-s", broker.data_dir], check=True, capture_output=True)
+
+
+def refused_topics(broker, stub):
+    """Topics that come and go, and one that there is already."""
+    for number in range(2):
+        create_topic(stub, f"short-lived-{number}", 5)
+        assert stub.DeleteTopic(
+            pb.DeleteTopicRequest(name=f"short-lived-{number}"), timeout=CALL_S_MAX
+        ).success
+    assert not stub.CreateTopic(pb.CreateTopicRequest(name=TOPIC), timeout=CALL_S_MAX).success
+
+
+DOINGS = [calls, hold, checkpoint, metrics, refused_topics]
+
+KILLED_EVERY = 10
+
+
+@pytest.mark.parametrize(
+    "rounds", [10, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
+)
+def test_the_lock_is_kept(data_dir, rounds):
+    """After each doing a shell opens and closes every file; then SIGKILL; all acknowledged is there."""
+    began, acked, doings = time.monotonic(), [[] for _ in range(PARTITIONS)], itertools.cycle(DOINGS)
+    for first in range(0, rounds, KILLED_EVERY):
+        with Broker(data_dir, storage_checkpoint_pages=20) as broker, connected(broker.address) as stub:
+            if first == 0:
+                create_topic(stub, TOPIC, PARTITIONS)
+            for number in range(first, min(first + KILLED_EVERY, rounds)):
+                note(stub, acked, b"before %d" % number)
+                next(doings)(broker, stub)
+                note(stub, acked, b"after %d" % number)  # so that there is a WAL with something in it
+                look(broker)
+                note(stub, acked, b"at last %d" % number)
+            broker.send_signal(SIGSTOP)  # not even a thread that is on its way gets any further
+            broker.kill()
+        with Broker(data_dir) as broker, connected(broker.address) as stub:
+            for partition, values in enumerate(acked):
+                found = [r.value for r in read_all(stub, TOPIC, partition) if not r.value.startswith(b"\0")]
+                assert found == values
+    took = time.monotonic() - began
+    print(f"lock kept: {rounds} doings and {rounds * PARTITIONS} looks, 0 locks or WALs gone, {took:.0f} s")
+
+
+def note(stub, acked, value):
+    """Append a record to each partition."""
+    for partition, values in enumerate(acked):
+        produce(stub, TOPIC, [value], partition=partition)
+        values.append(value)
+
+
+def look(broker):
+    """A shell that could write opens and closes each file."""
+    for partition in range(PARTITIONS):
+        path = broker.partition_file(TOPIC, partition)
+        wal = wal_inode(path)
+        assert int(shell(path, "select count(*) from records")) > 0
+        assert wal_inode(path) == wal
+        assert holds_lock(broker, path)
