@@ -27,6 +27,8 @@ from takhin.v1 import takhin_pb2 as pb
 HELD_S_MAX = 1.0
 """Time for the broker to answer `hold`, and to take the answer back when it has gone."""
 
+PAGE_BYTES = 16 << 10
+
 SLOW_COPIER = Path(__file__).with_name("slow_copier.py")
 
 
@@ -76,14 +78,27 @@ def slow_copy(data: Path, copy: Path) -> Iterator[None]:
             copier.kill()
 
 
+def _wal_index(path: Path) -> tuple[int, int]:
+    """(frames in a partition's write-ahead log, how many of them are in its file too), as SQLite has it.
+
+    From the -shm file (sqlite.org/walformat.html), which this process may open: it is not the broker.
+    """
+    shm = path.with_name(f"{path.name}-shm").read_bytes()
+    return struct.unpack_from("=I", shm, 16)[0], struct.unpack_from("=I", shm, 96)[0]
+
+
 def wholly_copied(path: Path) -> bool:
-    """Whether a partition has a write-ahead log all of which is in its file too (sqlite.org/walformat.html).
+    """Whether a partition has a write-ahead log all of which is in its file too.
 
     The next commit begins such a log anew, unless a hold is on.
     """
-    shm = path.with_name(f"{path.name}-shm").read_bytes()
-    frames, copied = struct.unpack_from("=I", shm, 16)[0], struct.unpack_from("=I", shm, 96)[0]
+    frames, copied = _wal_index(path)
     return 0 < frames == copied
+
+
+def wal_bytes_in_use(path: Path) -> int:
+    """The size of what is valid in a partition's write-ahead log; behind it may lie older frames."""
+    return 32 + _wal_index(path)[0] * (24 + PAGE_BYTES)
 
 
 @dataclass(slots=True)

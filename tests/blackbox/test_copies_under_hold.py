@@ -24,6 +24,7 @@ from blackbox.clients import (
     refusal,
 )
 from blackbox.copies import (
+    PAGE_BYTES,
     Copy,
     counted,
     cp,
@@ -33,6 +34,7 @@ from blackbox.copies import (
     slow_copy,
     take_hold,
     until,
+    wal_bytes_in_use,
     wholly_copied,
 )
 from blackbox.load import PARTITIONS, TOPIC, Journal, losses, producing, read_back
@@ -141,6 +143,7 @@ def values(first, count):
 async def slow_copies(tmp_path, number, copies, *, hold):
     """A broker's life in which slow copies are made: how many of them were bad.
 
+    hold: "held" if each is made under a hold that was answered, "asked" if nobody waits for the answer, "no".
     Each begins when every write-ahead log has just been copied as a whole, and pauses in it for commits.
     """
     folder, made, sent = tmp_path / f"data {number}", [], 0
@@ -156,13 +159,16 @@ async def slow_copies(tmp_path, number, copies, *, hold):
         for n in range(copies):
             more(30)
             eventually(lambda: (more(10), time.sleep(0.1), all(map(wholly_copied, paths)))[-1])
-            if hold:
+            if hold == "held":
                 await take_hold(folder)
+            elif hold == "asked":
+                (folder / "hold").touch()
             before, copy = sent, tmp_path / f"copy {number}.{n}"
             with slow_copy(folder, copy):
                 for _ in range(8):
                     more(20)
-            if hold:
+            if hold != "no":
+                await until(folder / "held", there=True)
                 await end_hold(folder)
             made.append((copy, before))
         all_values = values(0, sent)
@@ -191,7 +197,7 @@ async def test_a_slow_copy_under_held_is_whole(tmp_path, copies):
     """A copier that pauses inside each WAL, right after a full checkpoint, while commits go on."""
     began, bad = time.monotonic(), 0
     for number, first in enumerate(range(0, copies, ROUND)):
-        bad += await slow_copies(tmp_path, number, min(ROUND, copies - first), hold=True)
+        bad += await slow_copies(tmp_path, number, min(ROUND, copies - first), hold="held")
     print(f"slow copies under held: {copies} copies, {bad} bad, {time.monotonic() - began:.0f} s")
     assert bad == 0
 
@@ -199,14 +205,32 @@ async def test_a_slow_copy_under_held_is_whole(tmp_path, copies):
 @rounds((1, 10))
 async def test_a_slow_copy_without_hold_is_not(tmp_path, copies):
     """Control: without a hold the same copier brings home less than was acknowledged."""
-    bad = await slow_copies(tmp_path, 0, copies, hold=False)
+    bad = await slow_copies(tmp_path, 0, copies, hold="no")
     print(f"slow copies without hold (control): {bad} of {copies} bad")
     assert bad == copies
+
+
+@pytest.mark.soak
+async def test_a_slow_copy_that_does_not_wait_is_not(tmp_path):
+    """Control: a copier that asks, but does not wait for held, brings home bad copies too."""
+    bad = await slow_copies(tmp_path, 0, ROUND, hold="asked")
+    print(f"slow copies without waiting for held (control): {bad} of {ROUND} bad")
+    assert bad > 0
 
 
 def digests(folder):
     """Content of the `.db` files. This process has no SQLite that their locks could matter to."""
     return {path: hashlib.sha256(path.read_bytes()).digest() for path in folder.glob("topics/*/*.db")}
+
+
+def valid_beginnings(folder):
+    """The part of each write-ahead log that is valid now: its header and frames."""
+    found = {}
+    for path in folder.glob("topics/*/*.db"):
+        bytes_ = wal_bytes_in_use(path)
+        with path.with_name(f"{path.name}-wal").open("rb") as wal:
+            found[path] = wal.read(bytes_)
+    return found
 
 
 async def test_topics_under_hold(tmp_path):
@@ -269,14 +293,14 @@ def produce_all(broker):
 
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
 async def test_the_end_under_hold_changes_no_db_file(tmp_path, end):
-    """Stopped or killed under hold: `.db` files are as they were, byte for byte, and nothing is lost."""
+    """Stopped or killed under hold: `.db` files are as they were, WALs have grown, nothing is lost."""
     folder, journal = tmp_path / "data", Journal.new()
     with topic_of_load(folder) as (broker, stub):
         ids = incarnations(stub, TOPIC)
         async with producing(broker.address, journal, "first"):
             await asyncio.sleep(0.3)
             await take_hold(folder)
-            before = digests(folder)
+            before, wals = digests(folder), valid_beginnings(folder)
             await asyncio.sleep(0.3)
         if end == "SIGTERM":
             assert broker.stop(SIGTERM) == 0
@@ -284,7 +308,9 @@ async def test_the_end_under_hold_changes_no_db_file(tmp_path, end):
         else:
             broker.kill()
         assert digests(folder) == before
-        assert all(path.with_name(f"{path.name}-wal").stat().st_size for path in before)
+        for path, beginning in wals.items():
+            assert len(beginning) > PAGE_BYTES
+            assert path.with_name(f"{path.name}-wal").read_bytes().startswith(beginning)
         await cp(folder, tmp_path / "copy")
         (folder / "hold").unlink()
         for each in (folder, tmp_path / "copy"):
