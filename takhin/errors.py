@@ -23,10 +23,11 @@
     │   ├── OutcomeUnknownError
     │   └── ShuttingDownError
     ├── InternalError            a fault of the broker's own, logged under an id
+    ├── CopyError                a copy cannot be made, put back or repaired
     └── StartupError             the broker cannot start: data folder, files, address or config
 
-All but StartupError and the inner nodes stand in the table of `takhin.wire.status`, which gives them
-their place on the wire; a test holds the two together. StartupError never reaches a client.
+All but CopyError, StartupError and the inner nodes stand in the table of `takhin.wire.status`, which gives
+them their place on the wire; a test holds the two together. Those two never reach a client.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class UnavailableError(TakhinError):
 
 class StartupError(TakhinError):
     """The broker cannot start. The programs print the sentence and exit with code 2."""
+
+
+class CopyError(TakhinError):
+    """A backup, a restore or a recovery cannot go on. The programs print the sentence."""
 
 
 class InternalError(TakhinError):

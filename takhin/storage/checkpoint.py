@@ -7,6 +7,7 @@ the commit path stalls it for 20 ms or more; the last bit takes 1 or 2.)
 
 A program that reads the file in a transaction that it keeps open stops all this at its snapshot, and the WAL
 grows. Then the last bit is tried again every second, and a WAL that has grown large is cut when it succeeds.
+On a full disk no checkpoint begins by itself: each may lengthen its file, and so take what another needs.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ class Checkpoints:
         *,
         thread: Committer,
         pages_max: int,
+        paused: Callable[[], bool],
         begun: Callable[[], None],
         finish: Callable[[], None],
         ended: Callable[[Exception | None], None],
     ) -> None:
-        """begun: called when a checkpoint begins.
+        """paused: whether none may begin, nor go on after a pass.
+        begun: called when a checkpoint begins.
         finish: asks the writer to run `last_bit` and then to call `finished`.
         ended: called when a checkpoint is over, with the error that ended it early.
         """
@@ -49,6 +52,7 @@ class Checkpoints:
         self._file = file
         self._thread = thread
         self._pages_max = pages_max
+        self._paused = paused
         self._begun = begun
         self._finish = finish
         self._ended = ended
@@ -71,23 +75,27 @@ class Checkpoints:
         """How much of the WAL is not yet copied."""
         return self._pages * PAGE_BYTES
 
-    def committed(self, pages: int, *, cut: bool) -> None:
-        """A commit has added `pages` to the WAL. cut: copy and cut it at once, for the disk is full."""
+    def committed(self, pages: int) -> None:
+        """A commit has added `pages` to the WAL, or none, but checkpoints may begin again."""
         self._pages += pages
-        self._cut = cut
-        if (cut or self._pages >= self._pages_max) and self._again is None:
+        if self._pages >= self._pages_max and self._again is None:
             self.begin()
 
-    def go_on(self) -> None:
-        """`.db` files may change again."""
-        self.committed(0, cut=self._cut)
+    def cut(self) -> None:
+        """Copy all of the WAL at once, and give its room back."""
+        if self._stopped or self.running or self._file.held or not self._file.is_open:
+            return
+        self.running = True
+        self._cut = True
+        self._begun()
+        self._finish()
 
     def begin(self) -> None:
-        """Begin a checkpoint, unless one runs, the file is closed, or has to stay as it is."""
+        """Begin a checkpoint, unless one runs, or none may begin, or the file is closed."""
         if self._again is not None:
             self._again.cancel()
             self._again = None
-        if self._stopped or self.running or self._file.held or not self._file.is_open:
+        if self._stopped or self.running or self._paused() or not self._file.is_open:
             return
         self.running = True
         self._begun()
@@ -112,6 +120,7 @@ class Checkpoints:
 
     def finished(self, error: Exception | None) -> None:
         """The last bit has run."""
+        self._cut = False
         if error is None:
             self._pages = self._left
         self._end(error)
@@ -126,9 +135,10 @@ class Checkpoints:
         covered = self._pages
 
         def done(error: Exception | None) -> None:
-            self._pages -= covered
+            if error is None:
+                self._pages += self._left - covered
             self._passes += 1
-            if error is not None or self._file.held:
+            if error is not None or self._paused():
                 self._end(error)
             elif self._pages > LAST_BIT_PAGES_MAX and self._passes < PASSES_MAX:
                 self._pass()
@@ -138,12 +148,17 @@ class Checkpoints:
         self._thread.submit(self._copy, done)
 
     def _copy(self) -> None:  # on the checkpoint thread
+        if self._paused():
+            self._left = self._pages
+            return
         try:
             copier = connection.open_writer(self._file.path)
-        except (apsw.Error, StartupError):
-            return  # nothing was touched: descriptors may be short, and the next commits ask again
+        except (apsw.Error, StartupError):  # nothing was touched: descriptors may be short
+            self._left = self._pages
+            return
         try:
-            copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._left = in_wal - copied
         finally:
             copier.close()
 

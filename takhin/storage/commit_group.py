@@ -6,6 +6,7 @@ Knows the file's tables and where the log ends; when a group is formed and commi
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +15,7 @@ from typing import Any
 import apsw
 
 from takhin.model import Appended, Batch
+from takhin.settings import StorageSettings
 from takhin.storage import statements as sql
 from takhin.storage.witness import Mark
 
@@ -68,6 +70,30 @@ class Group:
     appends: Sequence[tuple[Batch, asyncio.Future[Appended]]]
     changes: Sequence[tuple[Change, asyncio.Future[None]]]
     queued_bytes: int
+
+    @classmethod
+    def of(
+        cls,
+        waiting: deque[tuple[Batch, asyncio.Future[Appended]]],
+        changes: deque[tuple[Change, asyncio.Future[None]]],
+        settings: StorageSettings,
+    ) -> Group:
+        """Take what waits off both queues, within the settings' limits, but at least one batch."""
+        appends: list[tuple[Batch, asyncio.Future[Appended]]] = []
+        records = queued_bytes = 0
+        while waiting:
+            batch = waiting[0][0]
+            records += len(batch)
+            if appends and (
+                records > settings.commit_group_records_max
+                or queued_bytes + batch.queued_bytes > settings.commit_group_bytes_max
+            ):
+                break
+            queued_bytes += batch.queued_bytes
+            appends.append(waiting.popleft())
+        group = cls(appends, list(changes), queued_bytes)
+        changes.clear()
+        return group
 
     def write(self, tail: Tail, db: apsw.Connection) -> Written:
         """Write all of it into the open transaction, behind `tail`, which stays as it is."""

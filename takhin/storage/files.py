@@ -237,6 +237,11 @@ class PartitionFile:
     def _wal(self) -> Path:
         return self.path.with_name(f"{self.path.name}-wal")
 
+    def growth_bytes(self) -> int:
+        """By how much the `.db` file grows when all of its WAL is copied into it. The file must be idle."""
+        size_bytes = self.writer.pragma("page_count") * self.writer.pragma("page_size")
+        return int(size_bytes) - self.path.stat().st_size
+
     def wal_bytes(self) -> int:
         """The size of the write-ahead log beside the file; 0 where there is none."""
         try:

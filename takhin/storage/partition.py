@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from takhin.errors import (
     OffsetOutOfRangeError,
     PartitionUnavailableError,
     StartupError,
+    StorageFullError,
     UnavailableError,
     UnknownTopicError,
 )
@@ -138,8 +140,9 @@ class SqlitePartition:
             trimmed = self._writer.change(partial(self._trim, step))
             trimmed.add_done_callback(partial(self._trimmed, step))
             await asyncio.shield(trimmed)  # goes on also if the one who asked has gone
-        while await asyncio.shield(self._give_back()):
-            self._check_open()
+        with suppress(StorageFullError):  # which needs room itself; what is trimmed is trimmed
+            while await asyncio.shield(self._give_back()):
+                self._check_open()
 
     async def _give_back(self) -> bool:
         """Give pages that became free back to the file system. True if there are more."""
@@ -200,6 +203,17 @@ class SqlitePartition:
             if not self._writer.failed:
                 raise TimeoutError(str(error)) from error
             await self._writer.pause()  # what has failed is not written at all, once an attempt is over
+
+    @property
+    def wal_bytes_left(self) -> int:
+        """How much of the WAL is not yet in the `.db` file."""
+        return self._writer.wal_bytes_left
+
+    async def cut_wal(self, room: Callable[[], int]) -> None:
+        """Give the room of the WAL back, where that lengthens the `.db` file by no more than `room` says."""
+        await self._writer.pause()
+        if self._file.is_open and self._file.wal_bytes() and self._file.growth_bytes() <= room():
+            await self._writer.cut_wal()
 
     def held_no_longer(self) -> None:
         self._writer.held_no_longer()

@@ -1,15 +1,17 @@
 """Room on the disk: a warning before it is gone, and a way out when it is. Knows no SQL.
 
 On a full disk commits fail cleanly, but what would free space fails too: a trim writes before it deletes, and
-a checkpoint may have to lengthen the file. So a file of a known size, DATA/ballast, is kept for that: it goes
-when a write meets a full disk. From then on appends are refused at the door, while trims, deletions and
-checkpoints use its room. Once enough is free, it is made anew and appends are let in again.
+a checkpoint may have to lengthen the file. So a file of a known size, DATA/ballast, is kept for that. When a
+write meets a full disk, appends are refused, also those that wait in queues, and once everything under way
+has ended the ballast goes: trims and deletions use its room, and write-ahead logs are cut one after the other
+where there is room for that. Once enough is free, the ballast is made anew and appends are let in again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
@@ -30,7 +32,20 @@ LOW = "disk_low"
 class DiskSpace:
     """Watches the data folder's file system. Lives on the loop."""
 
-    def __init__(self, folder: Path, settings: StorageSettings, troubles: Troubles) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: StorageSettings,
+        troubles: Troubles,
+        *,
+        quiet: Callable[[], Awaitable[None]],
+        reclaim: Callable[[Callable[[], int]], Awaitable[None]],
+    ) -> None:
+        """quiet: returns when no checkpoint is under way, while the disk is full.
+        reclaim: gives back what write-ahead logs take, using no more than the bytes that it asks for.
+        """
+        self._quiet = quiet
+        self._reclaim = reclaim
         self._folder = folder
         self._ballast = folder / "ballast"
         self._ballast_bytes = settings.ballast_bytes
@@ -41,19 +56,19 @@ class DiskSpace:
     def check(self) -> None:
         """Raises StorageFullError while the disk is full."""
         if self.full:
-            raise StorageFullError(
-                f"the disk is full: {self._free_bytes()} bytes are free for {self._folder}, and records are "
-                f"taken again when {self._wanted_bytes} are"
-            )
+            raise self.error()
+
+    def error(self) -> StorageFullError:
+        return StorageFullError(
+            f"the disk is full: {self._free_bytes()} bytes are free for {self._folder}, and records are "
+            f"taken again when {self._wanted_bytes} are"
+        )
 
     def ran_out(self) -> bool:
-        """A write has met a full disk. True if that has freed room for what frees more."""
+        """A write has met a full disk. True if there will soon be room for what frees more."""
         self.full = True
         self._troubles.begin(FULL, f"the disk of {self._folder} is full: no records are taken")
-        if not self._ballast.exists():
-            return False
-        self._ballast.unlink()
-        return True
+        return self._ballast.exists()
 
     async def watch(self) -> None:
         """Keep the ballast and tell of changes, until cancelled."""
@@ -63,6 +78,10 @@ class DiskSpace:
 
     async def look(self) -> None:
         """See how much is free, and act on it."""
+        if self.full:
+            await self._quiet()
+            self._ballast.unlink(missing_ok=True)
+            await self._reclaim(lambda: self._free_bytes() - self._ballast_bytes // 4)
         free = self._free_bytes()
         if free < self._low_bytes:
             self._troubles.begin(LOW, f"{free} bytes are free for {self._folder}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import uuid
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,9 @@ class SqliteEngine:
         self._committer = Committer(loop, name="commit", threads=self._settings.commit_threads)
         self._checkpointer = Committer(loop, name="checkpoint", threads=1)
         self._files = OpenFiles(files_max=self._settings.open_partitions_max, closer=self._checkpointer)
-        self._space = DiskSpace(self._folder.path, self._settings, self._troubles)
+        self._space = DiskSpace(
+            self._folder.path, self._settings, self._troubles, quiet=self._quiet, reclaim=self._reclaim
+        )
         self._hold = Hold(
             self._folder.path,
             take=self._take_hold,
@@ -143,13 +145,24 @@ class SqliteEngine:
         self._space.check()
         await self._queue.room()
 
+    async def _reclaim(self, room: Callable[[], int]) -> None:
+        """Cut write-ahead logs, one after the other. room: how many bytes that may take now."""
+        logs = [log for topic in self._topics.values() for log in topic.partitions]
+        for log in sorted(logs, key=lambda log: log.wal_bytes_left):
+            if not log.closed:
+                await log.cut_wal(room)
+
+    async def _quiet(self) -> None:
+        """Return when the checkpoint thread has done what it was given until now."""
+        passed = asyncio.Event()
+        self._checkpointer.submit(lambda: None, lambda _: passed.set())
+        await passed.wait()
+
     async def _take_hold(self) -> None:
         """From now on no `.db` file changes, and no WAL is begun anew. Raises TimeoutError, OSError."""
         async with self._catalogue:
             self._files.held = True
-            passed = asyncio.Event()  # whatever copied a WAL into its file, or closed one, is over
-            self._checkpointer.submit(lambda: None, lambda _: passed.set())
-            await passed.wait()
+            await self._quiet()
             logs = [log for topic in self._topics.values() for log in topic.partitions]
             for at in range(0, len(logs), HOLD_AT_A_TIME):
                 await asyncio.gather(*(log.restart_wal() for log in logs[at : at + HOLD_AT_A_TIME]))

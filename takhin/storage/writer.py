@@ -37,6 +37,8 @@ from takhin.storage.witness import Mark, Slot
 log = structlog.get_logger()
 
 BUSY_RETRY_SECONDS = 0.005
+ROOM_RETRY_SECONDS = 0.1
+"""How long a trim waits for the room that is about to be made."""
 
 COMPANY_MIN = 4
 SMALL_GROUP_BYTES = 32 << 10
@@ -94,6 +96,7 @@ class Writer:
             file,
             thread=checkpointer,
             pages_max=settings.checkpoint_pages,
+            paused=lambda: file.held or space.full,
             begun=self._idle.clear,
             finish=self._ask_to_finish,
             ended=self._checkpoint_ended,
@@ -140,9 +143,19 @@ class Writer:
 
     def held_no_longer(self) -> None:
         """The `.db` file may change again."""
-        if self._file.is_open and self._failed is None:
-            self._checkpoints.go_on()
-            self._watch_wal()
+        if self._failed is None:
+            self._checkpoints.committed(0)
+
+    @property
+    def wal_bytes_left(self) -> int:
+        """How much of the WAL is not yet in the `.db` file."""
+        return self._checkpoints.bytes_left
+
+    async def cut_wal(self) -> None:
+        """Copy all of the WAL into the `.db` file and give its room back, if that is possible now."""
+        if self._failed is None:
+            self._checkpoints.cut()
+            await self.pause()
 
     def opened(self, opened: apsw.Connection) -> None:
         """The file is open again. Raises StartupError if it is not as it was when it was closed."""
@@ -194,15 +207,9 @@ class Writer:
 
     def _begin(self) -> None:
         """Open a transaction, write the group into it, and hand its COMMIT to a thread."""
-        try:
-            if not self._file.ready(self._begin):
-                return
-        except apsw.BusyError as error:
-            self._retry_or_fail(error)
-            return
-        except (apsw.Error, StartupError, OSError) as error:  # it could not be opened, so nothing was touched
-            self._fail_waiting(unavailable(error, self.tail.topic, self.tail.partition))
-            self._next()
+        if self._space.full:
+            self._refuse_appends()
+        if not self._open():
             return
         try:
             self._file.writer.execute(sql.BEGIN)
@@ -228,6 +235,19 @@ class Writer:
 
         self._committer.submit(partial(self._commit, written.mark), done)
 
+    def _open(self) -> bool:
+        """Whether something waits to be written and the file is open; else the rest is seen to."""
+        try:
+            if self._appends or self._changes:
+                return self._file.ready(self._begin)
+            self._next()
+        except apsw.BusyError as error:
+            self._retry_or_fail(error)
+        except (apsw.Error, StartupError, OSError) as error:  # it could not be opened, so nothing was touched
+            self._fail_waiting(unavailable(error, self.tail.topic, self.tail.partition))
+            self._next()
+        return False
+
     def _commit(self, mark: Mark) -> None:  # on a committer thread
         self._file.writer.execute(sql.COMMIT)
         self._note(mark)
@@ -239,22 +259,7 @@ class Writer:
             log.warning("witness_failed", path=str(self._file.path), error=str(error))
 
     def _take(self) -> Group:
-        """The next group: all that waits, within the limits, but at least one batch."""
-        appends: list[tuple[Batch, asyncio.Future[Appended]]] = []
-        records = queued_bytes = 0
-        while self._appends:
-            batch = self._appends[0][0]
-            records += len(batch)
-            if appends and (
-                records > self._settings.commit_group_records_max
-                or queued_bytes + batch.queued_bytes > self._settings.commit_group_bytes_max
-            ):
-                break
-            queued_bytes += batch.queued_bytes
-            appends.append(self._appends.popleft())
-        changes = list(self._changes)
-        self._changes.clear()
-        return Group(appends, changes, queued_bytes)
+        return Group.of(self._appends, self._changes, self._settings)
 
     def _committed(self, group: Group, written: Written) -> None:
         """The group is durable: move the end and answer everyone, in one turn of the loop."""
@@ -264,7 +269,7 @@ class Writer:
         if written.answers:
             self._on_committed()
         pages = self._file.writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
-        self._checkpoints.committed(pages, cut=self._space.full)
+        self._checkpoints.committed(pages)
         self._watch_wal()
         self._after(group)
 
@@ -317,9 +322,11 @@ class Writer:
     def _fail_group(self, group: Group, error: Exception, *, committing: bool = False) -> None:
         """The group is not acknowledged: undo it, tell everyone, and go on where that is safe."""
         self._queue.remove(group.queued_bytes)
-        if is_full(error) and self._space.ran_out():  # there is room now for what frees more
+        wait_seconds = 0.0
+        if is_full(error) and self._space.ran_out() and group.changes:
             self._changes.extendleft(reversed(group.changes))
             group = Group(group.appends, (), group.queued_bytes)
+            wait_seconds = ROOM_RETRY_SECONDS
         errors = [error]
         try:
             if self._file.writer.in_transaction:
@@ -335,7 +342,8 @@ class Writer:
             group.fail(error)
         if unclean:
             self._fail_closed(unclean[0])
-        self._loop.call_soon(self._next)  # not at once: a full disk may fail one group after the other
+        # Not at once: a full disk may fail one group after the other.
+        self._loop.call_later(wait_seconds, self._next)
 
     def _fail_closed(self, error: Exception) -> None:
         """What is on disk is no longer certain: accept no write until the file is opened again."""
@@ -367,6 +375,12 @@ class Writer:
         elif found is not None:
             self._failed = StartupError(f"{self._file.path} came back with {found} instead of {expected}")
         self._next()
+
+    def _refuse_appends(self) -> None:
+        refused = Group(list(self._appends), (), sum(batch.queued_bytes for batch, _ in self._appends))
+        self._appends.clear()
+        self._queue.remove(refused.queued_bytes)
+        refused.fail(self._space.error())
 
     def _fail_waiting(self, error: Exception) -> None:
         while self._appends or self._changes:

@@ -1,0 +1,174 @@
+"""How one partition's file is read, beside a running broker or without one, leaving no trace where it can.
+
+A reader of a WAL-mode file makes a -wal and a -shm beside it and leaves them there. So a file without a
+-wal is read as immutable, which makes neither, and its time and size are looked at afterwards: a broker that
+has opened it meanwhile shows in them, and then it is read once more, as a file in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+import apsw
+
+from takhin.errors import CopyError
+from takhin.schema import APPLICATION_ID, VERSION
+from takhin.schema.checksums import RESERVED_BYTES, load
+from takhin.storage.connection import file_header
+from takhin.storage.faults import is_damage
+
+T = TypeVar("T")
+
+PAGE_BYTES = 16_384
+BUSY_MS_MAX = 5_000
+CACHE_KIB = 1_024
+"""A page is read once: a larger cache costs time instead of saving it."""
+
+READ_LOG = "SELECT * FROM log WHERE id = 0"
+COUNTED_SINCE = 2
+"""Schema version that first had checksums, and commits counted."""
+
+
+class DamagedError(CopyError):
+    """The file is not as it was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What a file says of itself in its table log."""
+
+    topic: str
+    partition: int
+    topic_id: str
+    incarnation_id: str
+    start_offset: int
+    end_offset: int
+    commits: int
+
+
+def wal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def shm_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-shm")
+
+
+def read(path: Path, work: Callable[[apsw.Connection], T]) -> T:
+    """What `work` makes of a connection with a read transaction, which sees one state of the file.
+
+    It may be called twice, see above. Raises DamagedError for a file that is no Takhin partition or visibly
+    incomplete, CopyError for one of a later Takhin, apsw.Error, OSError.
+    """
+    load()
+    before = _still(path)
+    version = check_header(path)
+    if before is not None:
+        try:
+            done = _work(path, "immutable=1", version, work)
+        except apsw.Error:
+            if _still(path) == before:
+                raise
+        else:
+            if _still(path) == before:
+                return done
+    return _work(path, "mode=ro", version, work)
+
+
+def _still(path: Path) -> tuple[int, int, int] | None:
+    """What a write to the file would change; None while it has a -wal, so is in use or was killed."""
+    if wal_of(path).exists():
+        return None
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _work(path: Path, mode: str, version: int, work: Callable[[apsw.Connection], T]) -> T:
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    connection = apsw.Connection(f"file:{quote(str(path.absolute()))}?{mode}", flags=flags)
+    try:
+        connection.set_busy_timeout(BUSY_MS_MAX)
+        connection.pragma("trusted_schema", 0)
+        connection.pragma("cache_size", -CACHE_KIB)
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # from here on it is one state
+        if version >= COUNTED_SINCE and str(connection.pragma("checksum_verification")) != "1":
+            raise DamagedError(f"{path} is damaged: its pages are not read with their checksums")
+        return work(connection)
+    finally:
+        connection.close()
+
+
+def check_header(path: Path) -> int:
+    """The schema version of the file, by its first bytes, read without a trace.
+
+    Raises DamagedError, CopyError, OSError as `read` does.
+    """
+    size_bytes = path.stat().st_size
+    try:
+        header = file_header(path)
+    except ValueError as error:
+        raise DamagedError(f"{path} is no Takhin partition: {error}") from error
+    if header.application_id != APPLICATION_ID:
+        raise DamagedError(
+            f"{path} is no Takhin partition: its application_id is {header.application_id:#x}, "
+            f"not {APPLICATION_ID:#x}"
+        )
+    if header.user_version > VERSION:
+        raise CopyError(
+            f"{path} has schema version {header.user_version}, this Takhin knows versions up to {VERSION}"
+        )
+    if header.user_version >= COUNTED_SINCE and header.reserved_bytes != RESERVED_BYTES:
+        raise DamagedError(f"{path} is damaged: its header says that its pages have no checksums")
+    wal = wal_of(path)  # where there is one, the rest of the file may be in there
+    if size_bytes < header.size_bytes and not (wal.exists() and wal.stat().st_size):
+        raise DamagedError(
+            f"{path} is cut short: it has {size_bytes} bytes, and its header says {header.size_bytes}"
+        )
+    return header.user_version
+
+
+def read_log(connection: apsw.Connection) -> Log | None:
+    """The file's row in the table log; None if it is missing. Files of schema version 1 count no commits."""
+    cursor = connection.execute(READ_LOG)
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    found = dict(zip(_columns(connection), row, strict=True))
+    return Log(**{name: found.get(name, 0) for name in Log.__slots__})
+
+
+def _columns(connection: apsw.Connection) -> list[str]:
+    return [name for (name,) in connection.execute("SELECT name FROM pragma_table_info('log')")]
+
+
+def num_partitions(connection: apsw.Connection) -> int | None:
+    """How many partitions the topic has; None in all files but partition 0's."""
+    found: int | None = connection.execute("SELECT num_partitions FROM topic WHERE id = 0").get
+    return found
+
+
+def damaged_pages(path: Path) -> list[int]:
+    """The numbers of the pages that do not match their checksums, page 1 being the first.
+
+    For a file that is not written to; what is in its -wal is not looked at. Raises apsw.Error where reading
+    fails for another reason.
+    """
+    load()
+    file = apsw.VFSFile("cksmvfs", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+    damaged = []
+    try:
+        for number in range(file.xFileSize() // PAGE_BYTES):
+            try:
+                file.xRead(PAGE_BYTES, number * PAGE_BYTES)
+            except apsw.IOError as error:
+                if not is_damage(error):
+                    raise
+                damaged.append(number + 1)
+    finally:
+        file.xClose()
+    return damaged

@@ -1,0 +1,286 @@
+"""`takhin restore`: puts a backup, or a copied data folder, into a data folder that no broker runs on.
+
+What is to be put back is copied into DATA/tmp and looked over there, all of it, before the catalogue is
+touched. Each log gets a new incarnation id, so that clients can tell that it went back in time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import apsw
+
+from takhin.copies import manifest as manifests
+from takhin.copies.archive import unpack
+from takhin.copies.checking import content_faults, log_of, witness_fault
+from takhin.copies.folders import (
+    Marks,
+    Place,
+    checked_topic,
+    in_use,
+    partition_files,
+    strangers,
+    topic_names,
+)
+from takhin.copies.manifest import Manifest
+from takhin.copies.reading import Log, num_partitions, read, read_log, wal_of
+from takhin.copies.replace import Catalogue, close_alone, put_file
+from takhin.errors import CopyError, StartupError
+from takhin.storage import schema
+from takhin.storage import statements as sql
+from takhin.storage.connection import open_writer
+from takhin.storage.faults import sentence
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A topic, or one partition of it, that was put back."""
+
+    topic: str
+    logs: Sequence[Log]
+    aside: Path | None
+    """Where that is which was in its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be put back: all, a topic, or one partition of it."""
+
+    topic: str | None = None
+    partition: int | None = None
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """A topic's files, ready to be put in place."""
+
+    folder: Path
+    topic: str
+    logs: Sequence[Log]
+    num_partitions: int | None
+
+
+def restore(
+    source: Path,
+    data: Path,
+    wanted: Wanted = Wanted(),  # noqa: B008  frozen
+    *,
+    progress: Progress = lambda _done, _of: None,
+) -> list[Restored]:
+    """Put what is wanted of `source` into the data folder `data`.
+
+    source: a backup, a copied data folder, or a tar archive of one of them. Topic for topic it is done or
+    not. Raises CopyError, and StartupError if a broker has the data folder.
+    """
+    _check_places(source, data)
+    with _translated(), Catalogue(data) as catalogue:
+        if source.is_dir():
+            root = source
+        else:
+            root = catalogue.tmp / "archive"
+            unpack(source, root)
+        _check_free(catalogue, names := _topics(root, wanted), wanted)
+        staged = _Stager(root, catalogue, progress).stage(names, wanted.partition)
+        if wanted.partition is not None:
+            return [_put_partition(catalogue, staged[0], wanted.partition)]
+        return [_put_topic(catalogue, topic) for topic in staged]
+
+
+def _check_places(source: Path, data: Path) -> None:
+    """Refuse what cannot be a source before a data folder is made."""
+    if not source.exists():
+        raise CopyError(f"there is no {source}")
+    inner, outer = source.resolve(), data.resolve()
+    if outer.is_relative_to(inner) or any(inner.is_relative_to(outer / name) for name in ("tmp", "topics")):
+        raise CopyError(f"{source} is part of the data folder {data}, or holds it: restore takes a copy")
+    if source.is_dir() and in_use(source):
+        raise CopyError(f"a broker runs on {source}: copy it with `takhin backup`")
+
+
+def _topics(root: Path, wanted: Wanted) -> list[str]:
+    """The topics that are wanted; all that is there is looked at for names that have no place there."""
+    for path in (root / "topics", root / manifests.NAME, root / "witness"):
+        if path.is_symlink():
+            raise CopyError(f"{path} is a link: restore takes plain files and folders")
+    names = []
+    for entry in sorted((root / "topics").iterdir()) if (root / "topics").is_dir() else ():
+        if entry.is_symlink() or not entry.is_dir():
+            raise CopyError(f"{entry} is no folder of a topic")
+        names.append(checked_topic(entry.name))
+        if found := next(strangers(entry), None):
+            raise CopyError(f"{found} does not belong in {entry}")
+    if wanted.topic is None:
+        return names or topic_names(root)
+    if wanted.topic not in names:
+        raise CopyError(f"there is no topic {wanted.topic!r} in {root}")
+    return [wanted.topic]
+
+
+def _check_free(catalogue: Catalogue, names: Sequence[str], wanted: Wanted) -> None:
+    """Refuse to replace what nobody said is to be replaced, and to put a partition where no topic is."""
+    for name in names:
+        there = catalogue.folder.topics / name
+        if wanted.partition is not None:
+            if not there.is_dir():
+                raise CopyError(
+                    f"there is no topic {name!r} to put a partition into: restore the whole topic"
+                )
+            there = catalogue.folder.file(name, wanted.partition)
+        if os.path.lexists(there) and not wanted.replace:
+            raise CopyError(f"{there} is there already: --replace puts it aside and the copy in its place")
+
+
+class _Stager:
+    """Copies files into DATA/tmp and makes them ready."""
+
+    def __init__(self, root: Path, catalogue: Catalogue, progress: Progress) -> None:
+        """Raises CopyError for an incomplete backup."""
+        self._root = root
+        self._tmp = catalogue.tmp
+        self._progress = progress
+        self._manifest: Manifest | None = manifests.load(root)
+        if self._manifest is not None and not self._manifest.complete:
+            raise CopyError(f"{root} is an incomplete backup: run the same `takhin backup` again first")
+        self._marks = Marks(root)
+
+    def stage(self, names: Sequence[str], partition: int | None) -> list[_Staged]:
+        """Each topic, whole and looked over, or that partition alone."""
+        places = {name: self._places(name, partition) for name in names}
+        everything = [place for of in places.values() for place in of]
+        total, done = sum(place.path.stat().st_size for place in everything), 0
+        folders = {name: self._tmp / str(uuid.uuid4()) for name in names}
+        for folder in folders.values():
+            folder.mkdir()
+        ready = {}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for place, log in zip(
+                everything,
+                pool.map(lambda place: self._ready(place, folders[place.topic]), everything),
+                strict=True,
+            ):
+                ready[place] = log
+                done += place.path.stat().st_size
+                self._progress(done, total)
+        return [
+            self._whole(name, folders[name], [ready[place] for place in places[name]], partition)
+            for name in names
+        ]
+
+    def _places(self, name: str, partition: int | None) -> list[Place]:
+        files = partition_files(self._root / "topics" / name)
+        places = [Place(name, number, path) for number, path in files if partition in (None, number)]
+        if not places:
+            missing = "partition files" if partition is None else f"partition {partition}"
+            raise CopyError(f"{self._root / 'topics' / name} has no {missing}")
+        return places
+
+    def _ready(self, place: Place, folder: Path) -> tuple[Log, int | None]:
+        """Copy a file with its write-ahead log, look it over, give it a new incarnation id."""
+        path = folder / place.path.name
+        for each in (place.path, wal_of(place.path)):
+            if each.exists():
+                shutil.copyfile(each, folder / each.name)
+        try:
+            schema.check([path])
+            connection = open_writer(path)
+            try:
+                log = self._looked_over(connection, place)
+                facts = num_partitions(connection)
+                log = replace(log, incarnation_id=str(uuid.uuid4()))
+                connection.execute(sql.SET_INCARNATION, (log.incarnation_id,))
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            finally:
+                connection.close()
+        except StartupError as error:
+            raise CopyError(str(error).replace(str(path), str(place.path))) from error
+        except apsw.Error as error:
+            raise CopyError(f"{place.path} is damaged: {sentence(error)}") from error
+        close_alone(path)
+        return log, facts
+
+    def _looked_over(self, connection: apsw.Connection, place: Place) -> Log:
+        log, faults = log_of(connection, place.topic, place.partition)
+        if log is not None and not faults:
+            faults = content_faults(connection, log)
+            if fault := witness_fault(log, self._marks.of(log.topic_id, log.partition)):
+                faults.append(fault)
+            if self._manifest is not None and self._manifest.log(place.topic, place.partition) != log:
+                faults.append(f"it is not what {manifests.NAME} says was copied")
+        if log is None or faults:
+            raise CopyError(f"{place.path} is not put back: {faults[0]}")
+        return log
+
+    def _whole(
+        self, name: str, folder: Path, ready: Sequence[tuple[Log, int | None]], partition: int | None
+    ) -> _Staged:
+        """Raises CopyError for a topic of which something is missing."""
+        logs = [log for log, _ in ready]
+        count = ready[0][1] if logs[0].partition == 0 else None
+        if partition is None:
+            if count is None or [log.partition for log in logs] != list(range(count)):
+                there = ", ".join(str(log.partition) for log in logs)
+                raise CopyError(
+                    f"topic {name!r} is not whole in {self._root}: it has {count or 'an unknown number of'} "
+                    f"partitions, and there are {there}"
+                )
+            if len({log.topic_id for log in logs}) > 1:
+                raise CopyError(f"{self._root} holds files of several topics named {name!r}")
+        return _Staged(folder, name, logs, count)
+
+
+def _put_topic(catalogue: Catalogue, staged: _Staged) -> Restored:
+    catalogue.forget(staged.logs[0].topic_id)
+    aside = catalogue.put_topic(staged.folder, staged.topic)
+    return Restored(staged.topic, staged.logs, aside)
+
+
+def _put_partition(catalogue: Catalogue, staged: _Staged, partition: int) -> Restored:
+    log = staged.logs[0]
+    place = catalogue.folder.file(staged.topic, partition)
+    _check_belongs(catalogue, staged, log)
+    aside = catalogue.keep_copy(staged.topic, place).parent if place.exists() else None
+    catalogue.forget(log.topic_id, partition)
+    put_file(staged.folder / place.name, place)
+    return Restored(staged.topic, [log], aside)
+
+
+def _check_belongs(catalogue: Catalogue, staged: _Staged, log: Log) -> None:
+    """Refuse a partition of another topic of the same name, as far as the files that are there can tell."""
+    files = partition_files(catalogue.folder.topics / staged.topic)
+    count = staged.num_partitions
+    for number, path in files:
+        try:
+            there, facts = read(path, lambda db: (read_log(db), num_partitions(db)))
+        except (CopyError, apsw.Error, OSError):
+            continue  # it is damaged, perhaps the one that is to be replaced
+        if there is not None and there.topic_id != log.topic_id:
+            raise CopyError(
+                f"partition {log.partition} of the copy belongs to another topic named {log.topic!r} "
+                f"({log.topic_id}) than the one that is there ({there.topic_id})"
+            )
+        count = facts if number == 0 and count is None else count
+    numbers = {number for number, _ in files} | {log.partition}
+    if count is not None and numbers != set(range(count)):
+        raise CopyError(
+            f"topic {log.topic!r} has {count} partitions, and with this one there would be "
+            f"{', '.join(map(str, sorted(numbers)))}: restore the whole topic"
+        )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CopyError(f"cannot restore: {error.filename or 'the disk'}: {error.strerror}") from error
