@@ -91,11 +91,12 @@ class DiskSpace:
             self.ran_out()
         if free < self._wanted_bytes:
             return
-        try:
-            await asyncio.to_thread(self._fill)
-        except OSError as error:  # somebody else was faster
-            log.warning("ballast_failed", path=str(self._ballast), error=error.strerror)
-            return
+        if self._ballast_bytes and not self._ballast.exists():
+            try:
+                await asyncio.to_thread(self._fill)
+            except OSError as error:  # somebody else was faster
+                log.warning("ballast_failed", path=str(self._ballast), error=error.strerror)
+                return
         self.full = False
         self._troubles.end(FULL)
 
@@ -104,12 +105,14 @@ class DiskSpace:
         self._ballast.unlink(missing_ok=True)
 
     def _fill(self) -> None:  # on a worker thread
-        if not self._ballast_bytes:
-            return
-        descriptor = os.open(self._ballast, os.O_WRONLY | os.O_CREAT, 0o644)
+        unfinished = self._ballast.with_suffix(".part")
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
-            if os.fstat(descriptor).st_size < self._ballast_bytes:
-                os.posix_fallocate(descriptor, 0, self._ballast_bytes)
+            os.posix_fallocate(descriptor, 0, self._ballast_bytes)
+            unfinished.rename(self._ballast)
+        except OSError:
+            unfinished.unlink()
+            raise
         finally:
             os.close(descriptor)
 
