@@ -291,11 +291,14 @@ def produce_all(broker):
             produce(stub, TOPIC, values(0, 100), partition=partition)
 
 
-@pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
-async def test_the_end_under_hold_changes_no_db_file(tmp_path, end):
-    """Stopped or killed under hold: `.db` files are as they were, WALs have grown, nothing is lost."""
+@pytest.mark.parametrize(("end", "files_max"), [("SIGTERM", 128), ("SIGKILL", 2)])
+async def test_the_end_under_hold_changes_no_db_file(tmp_path, end, files_max):
+    """Stopped or killed under hold: `.db` files are as they were, WALs have grown, nothing is lost.
+
+    files_max: with fewer than there are partitions, they are closed and opened all the time.
+    """
     folder, journal = tmp_path / "data", Journal.new()
-    with topic_of_load(folder) as (broker, stub):
+    with topic_of_load(folder, storage_open_partitions_max=files_max) as (broker, stub):
         ids = incarnations(stub, TOPIC)
         async with producing(broker.address, journal, "first"):
             await asyncio.sleep(0.3)

@@ -33,7 +33,7 @@ from takhin.v1 import takhin_pb2 as pb
 
 SETTINGS = {"storage_ballast_bytes": 8 << 20, "storage_free_bytes_low": 24 << 20}
 RESUME_S_MAX = 5.0
-FULL_S_MIN = 0.8
+FULL_S_MIN = 0.6
 """The broker looks for room every half second."""
 
 PARTITIONS = 3

@@ -74,7 +74,7 @@ KILLED_EVERY = 10
 
 
 @pytest.mark.parametrize(
-    "rounds", [10, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
+    "rounds", [5, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
 def test_the_lock_is_kept(data_dir, rounds):
     """After each doing a shell opens and closes every file; then SIGKILL; all acknowledged is there."""

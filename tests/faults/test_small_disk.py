@@ -13,7 +13,7 @@ from takhin.errors import StorageFullError
 
 SETTINGS = {"ballast_bytes": 8 << 20, "free_bytes_low": 24 << 20}
 RESUME_S_MAX = 5.0
-FULL_S_MIN = 0.8
+FULL_S_MIN = 0.6
 """The engine looks for room every half second."""
 LEFT = 10
 """Records that a trim leaves."""
