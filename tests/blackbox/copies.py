@@ -123,12 +123,13 @@ class Copy:
 
     def faults(self) -> list[str]:
         """What is wrong with it: a broker starts on it, all is read back, its files are checked."""
-        (self.folder / "hold").unlink(missing_ok=True)  # the copy has it too
         try:
             with Broker(self.folder) as broker, connected(broker.address) as stub:
                 found = losses(self.expected(), read_back(broker))
                 if same := set(self.originals).intersection(incarnations(stub, TOPIC)):
                     found.append(f"incarnation ids of the original: {same}")
+                if (self.folder / "hold").exists():
+                    found.append("it is under the hold of the original, which was copied too")
         except Exception as error:  # noqa: BLE001  a bad copy can fail anywhere
             return [f"{type(error).__name__}: {error}"]
         return [*found, *file_faults(self.folder)]
