@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from blackbox.copies import (
     Copy,
     counted,
     cp,
+    digests,
     end_hold,
     file_faults,
     incarnations,
@@ -216,11 +216,6 @@ async def test_a_slow_copy_that_does_not_wait_is_not(tmp_path):
     bad = await slow_copies(tmp_path, 0, ROUND, hold="asked")
     print(f"slow copies without waiting for held (control): {bad} of {ROUND} bad")
     assert bad > 0
-
-
-def digests(folder):
-    """Content of the `.db` files. This process has no SQLite that their locks could matter to."""
-    return {path: hashlib.sha256(path.read_bytes()).digest() for path in folder.glob("topics/*/*.db")}
 
 
 def valid_beginnings(folder):

@@ -28,6 +28,7 @@ from blackbox.clients import (
     read_all,
     refusal,
 )
+from blackbox.copies import digests
 from blackbox.small_disk import filler, small_disk
 from takhin.v1 import takhin_pb2 as pb
 
@@ -229,6 +230,28 @@ def test_the_catalogue_and_hold_when_full(disk):
         (folder / "hold").unlink()
         eventually(lambda: not (folder / "held").exists())
         create_topic(stub, refused, 2)
+        filling.check()
+
+
+def test_full_under_hold(disk):
+    """The disk fills up under hold: no `.db` file changes for room's sake; writes come back after both."""
+    with (
+        looked_over(disk / "data") as folder,
+        Broker(folder, **SETTINGS) as broker,
+        connected(broker.address) as stub,
+    ):
+        create_topic(stub, "kept")
+        filling = Filling(stub, "filling")
+        with filler(disk, FILLER_BYTES):
+            (folder / "hold").touch()
+            eventually((folder / "held").exists)
+            before = digests(folder)
+            filling.until_full()
+            assert_serves_what_it_can(stub, [])
+            assert digests(folder) == before
+            (folder / "hold").unlink()
+        resumed(stub, [])
+        eventually(lambda: not (folder / "held").exists())
         filling.check()
 
 
