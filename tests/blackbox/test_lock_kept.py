@@ -58,7 +58,7 @@ def metrics(broker, stub):
     run(["du", "-s", broker.data_dir], check=True, capture_output=True)
 
 
-def refused_topics(broker, stub):
+def short_lived_topics(broker, stub):
     """Topics that come and go, and one that there is already."""
     for number in range(2):
         create_topic(stub, f"short-lived-{number}", 5)
@@ -68,7 +68,7 @@ def refused_topics(broker, stub):
     assert not stub.CreateTopic(pb.CreateTopicRequest(name=TOPIC), timeout=CALL_S_MAX).success
 
 
-DOINGS = [calls, hold, checkpoint, metrics, refused_topics]
+DOINGS = [calls, hold, checkpoint, metrics, short_lived_topics]
 
 KILLED_EVERY = 10
 

@@ -126,7 +126,7 @@ SNAPSHOTS = [
 @pytest.mark.parametrize(("load", "seconds"), SNAPSHOTS)
 def test_a_snapshot_kept_open_under_load(data_dir, load, seconds):
     """The WAL grows, an alarm names the cause, nobody meets an error; the WAL shrinks when it is gone."""
-    pause_s = 0.02 if seconds >= 60 else 0.0  # else the disk is full before the time is up
+    pause_s = 0.05 if seconds >= 60 else 0.0  # else the disk is full before the time is up
     settings = {"storage_checkpoint_pages": 50, "storage_wal_bytes_max": WAL_BYTES_MAX}
     with Broker(data_dir, **settings) as broker, connected(broker.address) as stub:
         create_topic(stub, "topic", 2)
