@@ -51,6 +51,8 @@ LAYERS = {
     "takhin.schema": Layer(("takhin.schema.*",), SQLITE_OF_PYTHON),
     **dict.fromkeys(VOCABULARY, Layer(VOCABULARY)),
     "takhin.storage": Layer(_STORAGE, ("apsw", "structlog")),
+    # Programs of their own, on closed files or as readers beside a broker: never in its process.
+    "takhin.copies": Layer((*_STORAGE, "takhin.copies.*"), ("apsw",)),
     **dict.fromkeys(BROKER, Layer(_BROKER)),
     "takhin.wire": Layer(_WIRE, GRPC),
     "takhin.rpc": Layer(_RPC, (*GRPC, "structlog")),

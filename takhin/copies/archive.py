@@ -78,7 +78,7 @@ def _parts(member: tarfile.TarInfo) -> tuple[str, ...]:
 def _files(parts: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
     """(data folder, path in it) of a file that matters, else nothing."""
     *before, last = parts or ("",)
-    if len(before) >= 2 and before[-2] == "topics":  # noqa: PLR2004
+    if len(before) >= 2 and before[-2] == "topics":
         topic = checked_topic(before[-1])
         beside = BESIDE.fullmatch(last)
         if not beside and not PARTITION_FILE.fullmatch(last):

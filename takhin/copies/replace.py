@@ -1,6 +1,6 @@
 """Puts files into a locked data folder's catalogue, and keeps aside what was in their place.
 
-    DATA/aside/<time>/<topic>/<n>.db*    what restore and recover have replaced; theirs to keep, ours never to read
+    DATA/aside/<time>/<topic>/<n>.db*    what restore and recover have replaced, for people to keep or remove
 
 Whatever happens at whatever moment, what the catalogue holds afterwards is the old or the new. So a folder
 changes places with another in one step of the kernel's, and a file takes another's name in one. A file's old
@@ -12,14 +12,18 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import uuid
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
+from typing import Self
 
 import apsw
 
 from takhin.copies.folders import BESIDE
-from takhin.copies.reading import shm_of, wal_of
+from takhin.copies.reading import Log, shm_of, wal_of
 from takhin.errors import CopyError, StartupError
 from takhin.storage.connection import open_writer
 from takhin.storage.layout import DataFolder, sync_folder
@@ -27,6 +31,8 @@ from takhin.storage.witness import Mark, Witness
 
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
+
+RENEW = "UPDATE log SET incarnation_id = ?, commits = ?"
 
 
 class Catalogue:
@@ -44,8 +50,9 @@ class Catalogue:
             # A broker that was killed while held named LOCK's time, which has changed now: these are ours.
             self._witness.hold(0)
         self._aside: Path | None = None
+        self._lock = Lock()
 
-    def __enter__(self) -> Catalogue:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_failure: object) -> None:
@@ -59,7 +66,8 @@ class Catalogue:
 
     def noted(self, topic_id: str, partition: int) -> Mark | None:
         """What the witness has noted of a log."""
-        return self._witness.slot(topic_id, partition).mark
+        with self._lock:
+            return self._witness.slot(topic_id, partition).mark
 
     def aside(self, topic: str) -> Path:
         """Where to keep what is replaced of a topic: a new folder, the same for all of one command."""
@@ -83,15 +91,19 @@ class Catalogue:
         sync_folder(aside.parent)
         return aside / path.name
 
-    def forget(self, topic_id: str, partition: int | None = None) -> None:
-        """Let a log, or all of a topic, be shorter than the witness knows. Durable.
+    def renewed(self, log: Log, connection: apsw.Connection) -> Log:
+        """Give a log that goes back in time a new incarnation id, and as many commits as the witness knows.
 
-        It comes before the change it is for: the other order could leave a log that is refused.
+        So it is not taken for one that has lost some. In one transaction.
         """
-        if partition is None:
-            self._witness.forget(topic_id)
-        else:
-            self._witness.slot(topic_id, partition).note(Mark(0, 0))
+        noted = self.noted(log.topic_id, log.partition)
+        commits = max(log.commits, noted.commits if noted is not None else 0) + 1
+        connection.execute(RENEW, (incarnation_id := str(uuid.uuid4()), commits))
+        return replace(log, incarnation_id=incarnation_id, commits=commits)
+
+    def note(self, log: Log) -> None:
+        """Let the witness say what the log that was put in place holds. Durable."""
+        self._witness.slot(log.topic_id, log.partition).note(Mark(log.commits, log.end_offset))
         sync_file(self.folder.path / "witness")
 
     def put_topic(self, stage: Path, topic: str) -> Path | None:

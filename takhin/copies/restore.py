@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
@@ -34,7 +34,6 @@ from takhin.copies.reading import Log, num_partitions, read, read_log, wal_of
 from takhin.copies.replace import Catalogue, close_alone, put_file
 from takhin.errors import CopyError, StartupError
 from takhin.storage import schema
-from takhin.storage import statements as sql
 from takhin.storage.connection import open_writer
 from takhin.storage.faults import sentence
 
@@ -74,7 +73,7 @@ class _Staged:
 def restore(
     source: Path,
     data: Path,
-    wanted: Wanted = Wanted(),  # noqa: B008  frozen
+    wanted: Wanted = Wanted(),
     *,
     progress: Progress = lambda _done, _of: None,
 ) -> list[Restored]:
@@ -147,7 +146,7 @@ class _Stager:
     def __init__(self, root: Path, catalogue: Catalogue, progress: Progress) -> None:
         """Raises CopyError for an incomplete backup."""
         self._root = root
-        self._tmp = catalogue.tmp
+        self._catalogue = catalogue
         self._progress = progress
         self._manifest: Manifest | None = manifests.load(root)
         if self._manifest is not None and not self._manifest.complete:
@@ -159,7 +158,7 @@ class _Stager:
         places = {name: self._places(name, partition) for name in names}
         everything = [place for of in places.values() for place in of]
         total, done = sum(place.path.stat().st_size for place in everything), 0
-        folders = {name: self._tmp / str(uuid.uuid4()) for name in names}
+        folders = {name: self._catalogue.tmp / str(uuid.uuid4()) for name in names}
         for folder in folders.values():
             folder.mkdir()
         ready = {}
@@ -197,8 +196,7 @@ class _Stager:
             try:
                 log = self._looked_over(connection, place)
                 facts = num_partitions(connection)
-                log = replace(log, incarnation_id=str(uuid.uuid4()))
-                connection.execute(sql.SET_INCARNATION, (log.incarnation_id,))
+                log = self._catalogue.renewed(log, connection)
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             finally:
                 connection.close()
@@ -240,8 +238,9 @@ class _Stager:
 
 
 def _put_topic(catalogue: Catalogue, staged: _Staged) -> Restored:
-    catalogue.forget(staged.logs[0].topic_id)
     aside = catalogue.put_topic(staged.folder, staged.topic)
+    for log in staged.logs:
+        catalogue.note(log)
     return Restored(staged.topic, staged.logs, aside)
 
 
@@ -250,8 +249,8 @@ def _put_partition(catalogue: Catalogue, staged: _Staged, partition: int) -> Res
     place = catalogue.folder.file(staged.topic, partition)
     _check_belongs(catalogue, staged, log)
     aside = catalogue.keep_copy(staged.topic, place).parent if place.exists() else None
-    catalogue.forget(log.topic_id, partition)
     put_file(staged.folder / place.name, place)
+    catalogue.note(log)
     return Restored(staged.topic, [log], aside)
 
 

@@ -47,7 +47,12 @@ def test_version(entry):
 
 
 @pytest.mark.parametrize(
-    "args", [(), ("serve",), ("topics",), ("topics", "create"), ("produce",), ("consume",)], ids=" ".join
+    "args",
+    [
+        *[(), ("serve",), ("topics",), ("topics", "create"), ("produce",), ("consume",)],
+        *[("backup",), ("verify",), ("restore",), ("recover",)],
+    ],
+    ids=" ".join,
 )
 def test_help(args):
     """Every command explains itself on stdout."""

@@ -12,10 +12,11 @@ from takhin.wire.status import NUMBERS, PREFIX, TABLE, rich_status
 
 
 def leaves():
-    """Every error that can reach a client: the leaves of the tree but StartupError."""
+    """Every error that can reach a client: the leaves of the tree but those of programs."""
     found = [cls for _, cls in inspect.getmembers(errors, inspect.isclass)]
     inner = {base for cls in found for base in cls.__mro__[1:]}
-    return {cls for cls in found if issubclass(cls, errors.TakhinError)} - inner - {errors.StartupError}
+    of_programs = {errors.CopyError, errors.StartupError}
+    return {cls for cls in found if issubclass(cls, errors.TakhinError)} - inner - of_programs
 
 
 def test_every_error_has_one_row():

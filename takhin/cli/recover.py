@@ -1,0 +1,51 @@
+"""`takhin recover`: flags and words; the work is takhin.copies.recover's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from takhin.cli.folders import (
+    check_chosen,
+    data_dir_option,
+    partition_option,
+    progress_bar,
+    topic_option,
+)
+
+
+@click.command(short_help="Go on without what is lost.")
+@data_dir_option
+@topic_option
+@partition_option
+@click.option(
+    "--trust-changes",
+    is_flag=True,
+    help="Keep pages that do not match their checksums, if the file is sound otherwise: for files that "
+    "another program, as you know, has changed.",
+)
+def recover(*, data_dir: Path, topic: str | None, partition: int | None, trust_changes: bool) -> None:
+    """Make logs that are short or damaged startable, in a data folder that no broker runs on.
+
+    The old files are kept in DATA/aside. A short log is accepted as it is; of a damaged one the longest run
+    of records that can be read is kept. Says which offsets are lost. The logs get new incarnation ids, and
+    go on at the end of what was kept. Logs that are well are not touched.
+
+    Restoring a backup may save more: see takhin restore.
+    """
+    check_chosen(topic, partition)
+    from takhin.copies.recover import recover as make_startable  # noqa: PLC0415  loads SQLite
+
+    with progress_bar("recover") as progress:
+        recovered = make_startable(data_dir, topic, partition, changed=trust_changes, progress=progress)
+    if not recovered:
+        click.echo("nothing to recover: no log is short or damaged")
+    for of in recovered:
+        lost = [f"{first} to {end - 1}" if end - first > 1 else f"{first}" for first, end in of.lost]
+        lost_text = f"lost offsets {' and '.join(lost)}" if lost else "no record is lost"
+        besides = f", and {' and '.join(of.lost_besides)}" if of.lost_besides else ""
+        click.echo(
+            f"{of.topic}/{of.partition}: {lost_text}{besides}; it has {of.start_offset} to {of.end_offset}; "
+            f"the old file is {of.aside} ({of.faults[0]})"
+        )

@@ -1,0 +1,43 @@
+"""`takhin restore`: flags and words; the work is takhin.copies.restore's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from takhin.cli.connection import counted
+from takhin.cli.folders import (
+    check_chosen,
+    data_dir_option,
+    partition_option,
+    progress_bar,
+    topic_option,
+)
+
+
+@click.command(short_help="Put a backup back.")
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@data_dir_option
+@topic_option
+@partition_option
+@click.option(
+    "--replace", is_flag=True, help="Put what is there aside, in DATA/aside, and the copy in its place."
+)
+def restore(source: Path, *, data_dir: Path, topic: str | None, partition: int | None, replace: bool) -> None:
+    """Put SRC into a data folder that no broker runs on.
+
+    SRC is a backup, a copied data folder (with its -wal files), or a .tar, .tar.gz or .tar.xz archive of one.
+    All of it is looked over first. A topic is put back whole or not at all, whatever happens, and its logs
+    get new incarnation ids, by which clients see that they went back in time.
+    """
+    check_chosen(topic, partition)
+    from takhin.copies.restore import Wanted  # noqa: PLC0415  loads SQLite
+    from takhin.copies.restore import restore as put_back  # noqa: PLC0415
+
+    with progress_bar("restore") as progress:
+        restored = put_back(source, data_dir, Wanted(topic, partition, replace), progress=progress)
+    for of in restored:
+        what = counted(len(of.logs), "partition") if partition is None else f"partition {partition}"
+        aside = f"; what was there is in {of.aside}" if of.aside is not None else ""
+        click.echo(f"restored topic {of.topic}, {what}{aside}")

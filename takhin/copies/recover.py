@@ -1,0 +1,220 @@
+"""`takhin recover`: the explicit way on for a log that is short or damaged. Nothing else is touched.
+
+First the old files are copied aside, whole. A short log is accepted as it is; of a damaged one a new file is
+made of what can be read. Each gets a new incarnation id: its offsets may be given again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import apsw
+
+from takhin.copies.checking import content_faults, log_of
+from takhin.copies.folders import Place, checked_topic, partition_files, topic_names
+from takhin.copies.reading import Log, read, read_log, wal_of
+from takhin.copies.replace import Catalogue, close_alone, put_file
+from takhin.copies.salvage import (
+    Expected,
+    Run,
+    Salvage,
+    mend_header,
+    said_of_itself,
+    take_in_wal,
+    trust_pages,
+)
+from takhin.copies.verify import Found, look_at
+from takhin.errors import CopyError, StartupError
+from takhin.storage import schema
+from takhin.storage.connection import open_writer
+from takhin.storage.faults import sentence
+
+Progress = Callable[[int, int], None]
+"""Called with the partitions done and the partitions there are."""
+
+
+@dataclass(slots=True)
+class Recovered:
+    """A log that was made startable."""
+
+    topic: str
+    partition: int
+    faults: Sequence[str]
+    start_offset: int
+    end_offset: int
+    aside: str
+    lost: list[tuple[int, int]] = field(default_factory=list)
+    """Ranges [first, end) of offsets that were in the log and are not any more."""
+    lost_besides: list[str] = field(default_factory=list)
+
+
+def recover(
+    data: Path,
+    topic: str | None = None,
+    partition: int | None = None,
+    *,
+    changed: bool = False,
+    progress: Progress = lambda _done, _of: None,
+) -> list[Recovered]:
+    """Make each log that is chosen, and is short or damaged, startable.
+
+    changed: another program has changed the files, so pages may be believed that do not match their
+    checksums, if the structure of the file is sound.
+    Raises CopyError for what it cannot help with, StartupError if a broker has the folder.
+    """
+    topic_names(data)  # else a data folder would be made
+    with _translated(), Catalogue(data) as catalogue:
+        places = _places(catalogue, topic, partition)
+        recovered = []
+        for done, place in enumerate(places):
+            progress(done, len(places))
+            found = look_at(place, catalogue.noted)
+            if found.unreadable is not None:
+                raise CopyError(f"{place.path} cannot be read, so is left as it is: {found.unreadable}")
+            if not found.ok:
+                recovered.append(_Recovery(catalogue, place, found, changed=changed).run())
+        progress(len(places), len(places))
+        return recovered
+
+
+def _places(catalogue: Catalogue, topic: str | None, partition: int | None) -> list[Place]:
+    names = topic_names(catalogue.folder.path)
+    if topic is not None and topic not in names:
+        raise CopyError(f"there is no topic {topic!r} in {catalogue.folder.path}")
+    places = [
+        Place(checked_topic(name), number, path)
+        for name in names
+        if topic in (None, name)
+        for number, path in partition_files(catalogue.folder.topics / name)
+        if partition in (None, number)
+    ]
+    if partition is not None and not places:
+        raise CopyError(
+            f"{catalogue.folder.file(str(topic), partition)} is missing: put a copy of it back with "
+            f"takhin restore SRC --topic {topic} --partition {partition}"
+        )
+    return places
+
+
+class _Recovery:
+    """Of one log."""
+
+    def __init__(self, catalogue: Catalogue, place: Place, found: Found, *, changed: bool) -> None:
+        self._catalogue = catalogue
+        self._place = place
+        self._found = found
+        self._changed = changed
+
+    def run(self) -> Recovered:
+        place = self._place
+        if (log := self._found.log) is not None and (log.topic, log.partition) != place[:2]:
+            raise CopyError(
+                f"{place.path} is misplaced, so is left as it is: it holds partition {log.partition} of "
+                f"topic {log.topic!r}"
+            )
+        aside = self._catalogue.keep_copy(place.topic, place.path)
+        work = self._catalogue.tmp / str(uuid.uuid4())
+        work.mkdir()
+        try:
+            old, new = work / "old.db", work / "new.db"
+            shutil.copyfile(aside, old)
+            if wal_of(aside).exists():
+                shutil.copyfile(wal_of(aside), wal_of(old))
+            if not mend_header(old):
+                schema.build(work / "template.db")
+                mend_header(old, work / "template.db")
+            recovered = self._whole(old) or self._rebuilt(old, new)
+            recovered.aside = str(aside)
+            return recovered
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _whole(self, old: Path) -> Recovered | None:
+        """Put the copy in place if all that is in it can be believed."""
+        with suppress(apsw.Error):
+            take_in_wal(old)
+        if wal_of(old).exists():
+            return None
+        try:
+            if not trust_pages(old, changed=self._changed):
+                return None
+            connection = open_writer(old)
+            try:
+                log, faults = log_of(connection, *self._place[:2])
+                if log is None or faults or content_faults(connection, log):
+                    return None
+                expected = self._expected(log).log
+                log = self._catalogue.renewed(log, connection)
+            finally:
+                connection.close()
+        except (apsw.Error, StartupError):
+            return None
+        return self._put(old, log, expected)
+
+    def _rebuilt(self, old: Path, new: Path) -> Recovered:
+        """Put a new file in place, of the longest run of records that can be read."""
+        expected = self._expected(said_of_itself(old)[0])
+        salvage = Salvage(old, new)
+        try:
+            log = expected.log
+            end = salvage.end(log.end_offset)
+            run = salvage.longest_run(log.start_offset, end)
+            log = replace(log, start_offset=run.start, end_offset=run.end, incarnation_id=str(uuid.uuid4()))
+            salvage.write(run, Expected(log, expected.num_partitions))
+        finally:
+            salvage.close()
+        recovered = self._put(new, log, replace(expected.log, end_offset=end))
+        recovered.lost_besides = salvage.notes
+        return recovered
+
+    def _put(self, file: Path, log: Log, expected: Log) -> Recovered:
+        close_alone(file)
+        put_file(file, self._place.path)
+        self._catalogue.note(log)
+        kept = Run(log.start_offset, log.end_offset)
+        return Recovered(*self._place[:2], self._found.faults, *kept, "", _missing(expected, kept))
+
+    def _expected(self, log: Log | None) -> Expected:
+        """What the log should hold: by its own row, by the witness, and where both fail by its neighbours."""
+        topic, partition, path = self._place
+        files = partition_files(path.parent)
+        if log is None:
+            known = [found for _, other in files if other != path and (found := _neighbour(other))]
+            topic_id = known[0].topic_id if known else str(uuid.uuid4())
+            log = Log(topic, partition, topic_id, "", 0, 0, 0)
+        noted = self._catalogue.noted(log.topic_id, partition)
+        if noted is not None:
+            end = max(log.end_offset, noted.end_offset)
+            log = replace(log, end_offset=end, commits=max(log.commits, noted.commits) + 1)
+        return Expected(log, len(files))
+
+
+def _neighbour(path: Path) -> Log | None:
+    try:
+        return read(path, read_log)
+    except (CopyError, OSError, apsw.Error):
+        return None
+
+
+def _missing(expected: Log, kept: Run) -> list[tuple[int, int]]:
+    """The ranges of what should be there that are not."""
+    before = (expected.start_offset, min(kept.start, expected.end_offset))
+    after = (max(kept.end, expected.start_offset), expected.end_offset)
+    if kept.start == kept.end:
+        before, after = (expected.start_offset, expected.end_offset), (0, 0)
+    return [(first, end) for first, end in (before, after) if first < end]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CopyError(f"cannot recover: {error.filename or 'the disk'}: {error.strerror}") from error
+    except apsw.Error as error:
+        raise CopyError(f"cannot recover: {sentence(error)}") from error

@@ -1,0 +1,125 @@
+"""Data folders for the tests of copies: filled by the engine, killed, damaged, read back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from storage.support import NOW, Stored, batch, check_files, read_all, spec, sqlite_engine
+from takhin.model import CommittedOffset, Header
+
+TOPIC = "orders"
+PAGE = 16_384
+
+Content = dict[str, list[list[Stored]]]
+"""Topic: the records of each partition."""
+
+
+def value(number: int) -> bytes:
+    """A kilobyte that tells its record."""
+    return b"%d " % number * (1_000 // len(b"%d " % number))
+
+
+def given(made: Path, data: Path) -> Path:
+    """A copy of a folder that was made before."""
+    shutil.copytree(made, data)
+    return data
+
+
+async def fill(
+    data: Path, *, topic: str = TOPIC, partitions: int = 2, records: int = 600, killed: bool = False
+) -> None:
+    """Make a topic, or go on with it: records, some with headers, a committed offset in partition 0.
+
+    killed: leave the folder as SIGKILL would, with write-ahead logs.
+    """
+    engine = sqlite_engine(data, lambda _: None)
+    await engine.open()
+    if topic not in engine.topics:
+        await engine.create_topic(spec(topic, partitions))
+    logs = engine.topics[topic].partitions
+    for first in range(0, records, 100):
+        for log in logs:
+            headers = {0: [Header("at", b"%d" % first), Header("at", b"")]}
+            at = log.end_offset
+            await log.append(batch(*(value(at + n) for n in range(100)), headers=headers))
+    await logs[0].commit_offset("billing", CommittedOffset(logs[0].end_offset, "all", NOW))
+    if killed:
+        for log in logs:
+            await log._writer.drain()
+        copied = data.with_name(f"{data.name}.killed")
+        copier = await asyncio.create_subprocess_exec("cp", "-r", data, copied)
+        assert await copier.wait() == 0
+    await engine.close()
+    if killed:
+        shutil.rmtree(data)
+        copied.rename(data)
+
+
+async def content(data: Path) -> Content:
+    """All records of a folder, which a broker's engine must start on; its files are checked."""
+    engine = sqlite_engine(data, lambda _: None)
+    await engine.open()
+    try:
+        return {
+            name: [await read_all(log) for log in topic.partitions] for name, topic in engine.topics.items()
+        }
+    finally:
+        await engine.close()
+        check_files(data)
+
+
+async def incarnations(data: Path, topic: str = TOPIC) -> list[str]:
+    engine = sqlite_engine(data, lambda _: None)
+    await engine.open()
+    found = [log.incarnation_id for log in engine.topics[topic].partitions]
+    await engine.close()
+    return found
+
+
+def file(data: Path, partition: int = 0, topic: str = TOPIC) -> Path:
+    return data / "topics" / topic / f"{partition}.db"
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one bit of a closed file."""
+    with path.open("r+b") as changed:
+        changed.seek(at)
+        byte = changed.read(1)[0]
+        changed.seek(at)
+        changed.write(bytes([byte ^ 4]))
+
+
+def page_of(path: Path, content: bytes) -> int:
+    """Where the page begins that holds these bytes."""
+    return path.read_bytes().index(content) // PAGE * PAGE
+
+
+def flip_value(path: Path, number: int) -> None:
+    """Change one bit in a record's value. (The first place may be a former one of its, no longer in use.)"""
+    flip(path, path.read_bytes().rindex(b"%d %d %d " % (number, number, number)))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run in a forked process; how it ended (minus the signal)."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

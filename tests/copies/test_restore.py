@@ -1,0 +1,300 @@
+"""`takhin restore` puts back what was there, whole or not at all, and lets nothing hostile in."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from blackbox.broker_process import Broker, command
+from copies.folders import TOPIC, content, file, fill, flip_value, given, in_child, incarnations, tree
+from storage.support import check_files
+from takhin.copies.backup import backup
+from takhin.copies.restore import Wanted, restore
+from takhin.copies.verify import verify
+from takhin.errors import CopyError, StartupError
+
+REPLACE = Wanted(replace=True)
+
+
+@pytest.fixture
+def copy(data: Path, tmp_path: Path) -> Path:
+    """A backup of `data`."""
+    backup(data, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+async def test_a_backup(data, copy, tmp_path):
+    """Every record, header and committed offset comes back, under new incarnation ids."""
+    before = await content(data)
+    (restored,) = restore(copy, tmp_path / "again")
+    assert await content(tmp_path / "again") == before
+    old, new = await incarnations(data), await incarnations(tmp_path / "again")
+    assert [log.incarnation_id for log in restored.logs] == new
+    assert not set(old) & set(new)
+    assert restored.aside is None
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "gz", "prefix"])
+async def test_a_copy_with_write_ahead_logs(kind, killed, tmp_path):
+    """As a folder or an archive, with or without a folder around it; the source stays as it was."""
+    source = killed
+    if kind != "folder":
+        source = tmp_path / "data.archive"
+        with tarfile.open(source, "w:gz" if kind == "gz" else "w") as tar:
+            tar.add(killed, "backups/monday" if kind == "prefix" else ".")
+    before = tree(tmp_path)
+    restore(source, tmp_path / "again")
+    assert {at: of for at, of in tree(tmp_path).items() if not at.startswith("again")} == before
+    assert sorted(path.name for path in file(tmp_path / "again").parent.iterdir()) == ["0.db", "1.db"]
+    assert await content(tmp_path / "again") == await content(killed)
+
+
+async def test_an_older_schema(tmp_path):
+    """A folder of schema version 1, in a .tar.xz archive, is brought up to date on the way."""
+    restore(Path(__file__).parents[1] / "fixtures" / "schema-1.tar.xz", tmp_path / "again")
+    assert [len(rows) for rows in (await content(tmp_path / "again"))["orders"]] == [2_904, 10, 0]
+
+
+async def test_an_older_log_takes_the_place_of_a_newer(data, copy, tmp_path):
+    """Only with --replace; then a broker starts on it, and what was there is aside, whole."""
+    older = await content(data)
+    await fill(data, records=100)
+    newer = await content(data)
+    before = tree(data / "topics")
+    with pytest.raises(CopyError, match=f"{TOPIC} is there already: --replace"):
+        restore(copy, data)
+    assert tree(data / "topics") == before
+    (restored,) = restore(copy, data, REPLACE)
+    assert await content(data) == older
+    assert restored.aside.parents[1] == data / "aside"
+    assert tree(restored.aside) == tree_of(before, TOPIC)
+    await fill(data, records=100)
+    assert await content(data) == newer
+
+
+def tree_of(files: dict[str, bytes], folder: str) -> dict[str, bytes]:
+    return {at.removeprefix(f"{folder}/"): of for at, of in files.items() if at.startswith(f"{folder}/")}
+
+
+async def test_one_partition(data, copy):
+    """It alone goes back, though its successor was damaged; the other stays as it is."""
+    older = await content(data)
+    await fill(data, records=100)
+    newer = await content(data)
+    flip_value(file(data, 1), 650)
+    damaged, other = file(data, 1).read_bytes(), file(data).read_bytes()
+    wanted = Wanted(topic=TOPIC, partition=1, replace=True)
+    with pytest.raises(CopyError, match="is there already"):
+        restore(copy, data, Wanted(topic=TOPIC, partition=1))
+    (restored,) = restore(copy, data, wanted)
+    assert (restored.aside / "1.db").read_bytes() == damaged
+    assert file(data).read_bytes() == other
+    assert await content(data) == {TOPIC: [newer[TOPIC][0], older[TOPIC][1]]}
+    file(data, 1).unlink()  # nothing is in the way then
+    assert restore(copy, data, Wanted(topic=TOPIC, partition=1))[0].aside is None
+
+
+async def test_a_partition_over_one_with_a_write_ahead_log(killed, tmp_path):
+    """Nothing of the old log is played into the new file, which begins as the old one did."""
+    backup(killed, tmp_path / "copy")
+    older = await content(given(killed, tmp_path / "older"))
+    grown = tmp_path / "grown"
+    given(killed, grown)
+    await fill(grown, records=200, killed=True)
+    assert file(grown, 1).with_name("1.db-wal").stat().st_size
+    restore(tmp_path / "copy", grown, Wanted(topic=TOPIC, partition=1, replace=True))
+    assert not file(grown, 1).with_name("1.db-wal").exists()
+    assert (await content(grown))[TOPIC][1] == older[TOPIC][1]
+
+
+async def test_a_partition_of_another_topic(data, killed, tmp_path):
+    """Its name is the same, its id is not: it is refused."""
+    backup(data, tmp_path / "copy")
+    with pytest.raises(CopyError, match="belongs to another topic"):
+        restore(tmp_path / "copy", killed, Wanted(topic=TOPIC, partition=1, replace=True))
+    assert len((await content(killed))[TOPIC][1]) == 600
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda copy: flip_value(file(copy, 1), 300), "1.db is not put back: a page does not match"),
+        (lambda copy: file(copy, 1).unlink(), "is not whole"),
+        (lambda copy: (copy / "backup.json").write_text("{}"), "is no manifest"),
+        (lambda copy: file(copy).rename(file(copy, 7)), "misplaced"),
+        (lambda copy: file(copy).with_name("x").touch(), "'x' does not belong"),
+        (lambda copy: file(copy).rename(copy / "0") and file(copy).symlink_to(copy / "0"), "'0.db' does"),
+        (lambda copy: (copy / "topics" / "other").symlink_to(copy / "topics" / TOPIC), "is no folder"),
+        (lambda copy: (copy / "topics" / TOPIC).rename(copy / "topics" / "a b"), "invalid topic name"),
+        (
+            lambda copy: (copy / "topics").rename(copy / "t") and (copy / "topics").symlink_to("t"),
+            "is a link",
+        ),
+    ],
+)
+def test_a_bad_source_changes_nothing(damage, sentence, data, copy):
+    """It is refused by name before the catalogue is touched."""
+    before = tree(data / "topics")
+    damage(copy)
+    with pytest.raises(CopyError, match=sentence):
+        restore(copy, data, REPLACE)
+    assert tree(data / "topics") == before
+
+
+async def test_a_copy_without_its_write_ahead_logs(killed, tmp_path):
+    """SQLite finds nothing wrong with it; the witness that was copied along does."""
+    file(killed, 1).with_name("1.db-wal").unlink()
+    with pytest.raises(CopyError, match="it is short: the acknowledged offsets 0 to 599 are missing"):
+        restore(killed, tmp_path / "again")
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        member("../topics/orders/0.db", size=4),
+        member("data/../../topics/orders/0.db", size=4),
+        member("/topics/orders/0.db", size=4),
+        member("topics/orders/0.db", tarfile.SYMTYPE, linkname="/etc/passwd"),
+        member("topics/orders/0.db", tarfile.LNKTYPE, linkname="../../../secret"),
+        member("topics/orders", tarfile.SYMTYPE, linkname=".."),
+        member("topics/orders/0.db", tarfile.FIFOTYPE),
+        member("topics/orders/0.db", tarfile.CHRTYPE, devmajor=1, devminor=3),
+        member("topics/orders/0.db-journal", size=4),
+        member("topics/orders/00.db", size=4),
+        member("topics/__orders/0.db", size=4),
+        member("topics/or\nders/0.db", size=4),
+        member("topics\\orders\\0.db", size=4),
+        member("other/topics/orders/9.db", size=4),
+        member("somewhere/else", tarfile.SYMTYPE, linkname="/"),
+    ],
+    ids=lambda info: f"{info.name!r} {info.type!r}",
+)
+def test_a_hostile_archive(hostile, data, tmp_path):
+    """Refused in one sentence; nothing is outside the data folder, or in its catalogue."""
+    archive = tmp_path / "hostile.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(data, ".")
+        tar.addfile(hostile, io.BytesIO(b"evil") if hostile.size else None)
+    before = tree(tmp_path)
+    with pytest.raises(CopyError, match=r"hostile\.tar (is refused|holds more than one)") as refused:
+        restore(archive, tmp_path / "new")
+    assert "\n" not in str(refused.value)
+    assert list((tmp_path / "new" / "topics").iterdir()) == []
+    assert {at: of for at, of in tree(tmp_path).items() if not at.startswith("new/")} == before
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk" * 1000, bytes.fromhex("fd377a585a00") + b"x" * 100])
+def test_no_archive(junk, tmp_path):
+    """A file that is none, or is cut short, is refused."""
+    (tmp_path / "junk").write_bytes(junk)
+    with pytest.raises(CopyError, match=r"no tar archive|holds no data folder"):
+        restore(tmp_path / "junk", tmp_path / "new")
+
+
+STEPS = {
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "shutil.copyfile",
+    "shutil.rmtree",
+    "ctypes.dlopen",
+}
+
+
+@pytest.mark.parametrize("partition", [None, 1], ids=["topic", "partition"])
+async def test_killed_at_every_step(partition, data, copy, tmp_path):
+    """Whenever it is killed, a broker starts afterwards on the old or the new, and another try succeeds."""
+    older = await content(data)
+    await fill(data, records=100)
+    newer = await content(data)
+    changed = [older[TOPIC][0] if partition is None else newer[TOPIC][0], older[TOPIC][1]]
+    wanted = Wanted(topic=TOPIC, partition=partition, replace=True)
+    outcomes = []
+    for step in range(1, 100):
+        folder = given(data, tmp_path / f"try{step}")
+
+        def work(folder: Path = folder, step: int = step) -> None:
+            seen = 0
+
+            def kill(event: str, args: tuple[object, ...]) -> None:
+                nonlocal seen
+                directory = event == "open" and isinstance(args[2], int) and args[2] & os.O_DIRECTORY
+                if event in STEPS or directory:
+                    seen += 1
+                    if seen == step:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(kill)
+            restore(copy, folder, wanted)
+
+        ended = in_child(work)
+        found = (await content(folder))[TOPIC]
+        assert found in (newer[TOPIC], changed)
+        outcomes.append(found == changed)
+        if ended == 0:
+            break
+        assert ended == -signal.SIGKILL
+        if step % 8 == 0:
+            restore(copy, folder, wanted)
+            assert (await content(folder))[TOPIC] == changed
+    assert outcomes[-1]
+    assert outcomes == sorted(outcomes)
+    assert outcomes.count(True) > 1  # it was killed after it was done, too
+    assert len(outcomes) > 10
+
+
+def test_refusals(data, copy, tmp_path):
+    """Sources that are none, a data folder in use, a partition without its topic."""
+    for source, sentence in (
+        (tmp_path / "nosuch", "there is no"),
+        (data, "is part of the data folder"),
+        (data / "topics", "is part of the data folder"),
+        (tmp_path, "or holds it"),
+    ):
+        with pytest.raises(CopyError, match=sentence):
+            restore(source, data, REPLACE)
+    with pytest.raises(CopyError, match="there is no topic 'nosuch' in"):
+        restore(copy, data, Wanted(topic="nosuch"))
+    with pytest.raises(CopyError, match="to put a partition into"):
+        restore(copy, tmp_path / "new", Wanted(topic=TOPIC, partition=1))
+    with Broker(data):
+        with pytest.raises(StartupError, match="is in use by another broker"):
+            restore(copy, data, REPLACE)
+        with pytest.raises(CopyError, match=f"a broker runs on {data}"):
+            restore(data, tmp_path / "new")
+
+
+def test_the_command(data, copy):
+    """What it says, and where it asks for more."""
+
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        line = command("restore", copy, "--data-dir", data, *args)
+        return subprocess.run(line, capture_output=True, text=True, check=False)
+
+    done = run("--partition", 1)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "takhin: --partition needs --topic (see takhin restore --help)\n",
+    )
+    done = run("--topic", TOPIC, "--replace")
+    pattern = rf"restored topic orders, 2 partitions; what was there is in {data}/aside/\S+/orders\n"
+    assert re.fullmatch(pattern, done.stdout), done
+    check_files(data)
+    assert verify(data).ok

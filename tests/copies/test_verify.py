@@ -1,0 +1,146 @@
+"""`takhin verify` finds what is wrong, says where, and finds nothing where nothing is."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from blackbox.broker_process import Broker, command
+from blackbox.clients import connected, create_topic, produce
+from copies.folders import PAGE, TOPIC, file, flip, flip_value
+from storage.support import alter
+from takhin.copies.backup import backup
+from takhin.copies.verify import verify
+from takhin.errors import CopyError
+
+
+def test_nothing_where_nothing_is(data, killed, tmp_path):
+    """A stopped broker's folder, a killed one's, a copy of it, and a backup are all well."""
+    backup(data, tmp_path / "copy")
+    for folder, kind in ((data, "data"), (killed, "data"), (tmp_path / "copy", "backup")):
+        report = verify(folder)
+        assert report.ok, report
+        assert report.kind == kind
+        assert [(found.start_offset, found.end_offset) for found in report.partitions] == [(0, 600)] * 2
+
+
+def test_beside_a_running_broker(tmp_path):
+    """While records come in, also into files that are not open."""
+    data = tmp_path / "data"
+    with Broker(data, storage_open_partitions_max=2) as broker, connected(broker.address) as stub:
+        create_topic(stub, TOPIC, 4)
+        for n in range(10):
+            for partition in range(4):
+                produce(stub, TOPIC, [b"x"] * 100, partition=partition)
+            report = verify(data)
+            assert report.ok, report
+            assert [found.end_offset for found in report.partitions] == [(n + 1) * 100] * 4
+
+
+FAULTS = {
+    "a flipped bit": (
+        lambda data: flip_value(file(data), 300),
+        r"a page does not match its checksum; 1 of \d+ pages do not match their checksums: \d+",
+    ),
+    "in the header": (lambda data: flip(file(data), 20), "its header says that its pages have no checksums"),
+    "another schema": (
+        lambda data: alter(file(data), "DROP TABLE committed_offsets"),
+        "no such table: committed_offsets",
+    ),
+    "a record too few": (
+        lambda data: alter(file(data), "DELETE FROM records WHERE offset = 77"),
+        "records do not lie densely from 0 to 599: there are 599 from 0 to 599",
+    ),
+    "none at the end": (
+        lambda data: alter(file(data), "UPDATE log SET end_offset = 601, commits = commits + 1"),
+        "records do not lie densely from 0 to 600: there are 600 from 0 to 599",
+    ),
+    "a header alone": (
+        lambda data: alter(file(data), "INSERT INTO headers VALUES (600, 0, 'key', x'00')"),
+        "there is a header of offset 600, which has no record",
+    ),
+    "committed too far": (
+        lambda data: alter(file(data), "UPDATE committed_offsets SET offset = 601"),
+        "group 'billing' has committed offset 601, and the log ends at 600",
+    ),
+    "misplaced": (
+        lambda data: file(data, 1).rename(file(data)) and shutil.copy(file(data), file(data, 1)),
+        "it is misplaced: it holds partition 1 of topic 'orders', not partition 0 of topic 'orders'",
+    ),
+    "no Takhin file": (lambda data: file(data).write_bytes(b"text" * 100), "file is not a database"),
+    "cut short": (
+        lambda data: file(data).write_bytes(file(data).read_bytes()[: -2 * PAGE]),
+        r"is cut short: it has \d+ bytes, and its header says \d+",
+    ),
+    "older than the witness": (
+        lambda data: alter(file(data), "UPDATE log SET commits = commits - 2"),
+        "it is short: its last 2 acknowledged changes are missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found(name, data):
+    """Each kind, in the partition it is in, and in no other."""
+    do, sentence = FAULTS[name]
+    do(data)
+    report = verify(data)
+    assert re.search(sentence, "; ".join(report.partitions[0].faults)), report
+    assert report.partitions[1].ok
+    assert not report.ok
+
+
+def test_a_lost_write_ahead_log(killed):
+    """SQLite sees nothing wrong with a file whose -wal is gone; the witness knows what is missing."""
+    file(killed, 1).with_name("1.db-wal").unlink()
+    report = verify(killed)
+    assert report.partitions[0].ok
+    assert "it is short: the acknowledged offsets 0 to 599 are missing" in report.partitions[1].faults[0]
+
+
+def test_files_that_do_not_fit_together(data):
+    """A partition that is missing, one too many, and names that have no place there."""
+    shutil.copy(file(data, 1), file(data, 3))
+    file(data, 1).unlink()
+    file(data).with_name("notes").touch()
+    (data / "topics" / "a b").mkdir()
+    faults = "\n".join(verify(data).faults)
+    for sentence in ("1.db is missing", "3.db is one too many", "'notes' does not belong", "'a b'"):
+        assert sentence in faults
+
+
+def test_a_backup_and_its_manifest(data, tmp_path):
+    """A file that is not the one that was copied, and one that is gone."""
+    copy = tmp_path / "copy"
+    backup(data, copy)
+    alter(file(copy), "DELETE FROM records WHERE offset = 599", "UPDATE log SET end_offset = 599")
+    file(copy, 1).unlink()
+    report = verify(copy)
+    assert "it is not the one that was copied" in " ".join(report.partitions[0].faults)
+    assert f"topics/{TOPIC}/1.db is missing: backup.json says that it was copied" in report.faults
+
+
+def test_the_command(data, tmp_path):
+    """Exit code, lines, JSON, and what cannot be read apart from what is wrong."""
+
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command("verify", *args), capture_output=True, text=True, check=False)
+
+    done = run(data)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.match(r"orders/0: ok, offsets 0 to 600, [0-9.]+ kB\n", done.stdout)
+    alter(file(data), "DELETE FROM records WHERE offset = 77")
+    alter(file(data, 1), "PRAGMA user_version = 99")
+    done = run(data, "--json")
+    document = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert done.stderr == (f"takhin: {data}: 1 fault, in 1 of 2 partitions; 1 partition could not be read\n")
+    first, second = document["partitions"]
+    assert (document["ok"], first["ok"], len(first["faults"]), first["unreadable"]) == (False, False, 1, None)
+    assert (second["faults"], "schema version 99" in second["unreadable"]) == ([], True)
+    with pytest.raises(CopyError, match="is no data folder and no backup"):
+        verify(tmp_path)
