@@ -12,10 +12,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 
 import apsw
 
@@ -34,6 +36,8 @@ STEP_PAGES = 1_000
 """Pages copied between two looks at the progress: 16 MB. Fewer or more are no faster."""
 CACHE_KIB = 256
 """Of both sides: what was copied is not needed again. 507 MB/s, with 20 MB 468, with 200 MB 189."""
+THREADS = 2
+"""Files copied at one time: while one is synced, or waits for the disk, the other goes on (15 to 25 % faster)."""
 MANIFEST_SECONDS = 1.0
 """The manifest is written after a partition if it has not been for so long, and at the end."""
 
@@ -66,8 +70,10 @@ class _Backup:
         self._progress = progress
         self._manifest = _begun(data, destination)
         self._written = 0.0
-        self._done = 0
+        self._done: dict[Path, int] = {}
+        """Bytes of each source file that are copied."""
         self._total = 0
+        self._lock = Lock()  # over the manifest and the progress, while files are copied on threads
 
     def run(self, names: list[str]) -> Manifest:
         manifest = self._manifest
@@ -115,19 +121,28 @@ class _Backup:
             if copied is not None and copied.topic_id != log.topic_id:  # another topic of that name
                 self._drop(name)
             folder.mkdir(exist_ok=True)
-            for partition in range(count):
-                place = Place(name, partition, source / f"{partition}.db")
-                if not self._has(place, folder):
-                    self._copy(place, folder / f"{partition}.db", log.topic_id)
-                self._done += place.path.stat().st_size
-                self._progress(min(self._done, self._total), self._total)
+            places = [Place(name, partition, source / f"{partition}.db") for partition in range(count)]
+            with ThreadPoolExecutor(THREADS) as pool:
+                copying = [pool.submit(self._copy_missing, place, folder, log.topic_id) for place in places]
+                try:
+                    for each in copying:
+                        each.result()
+                finally:
+                    pool.shutdown(cancel_futures=True)
         sync_folder(folder)
         self._manifest.topics[name] = count
 
-    def _has(self, place: Place, folder: Path) -> bool:
+    def _copy_missing(self, place: Place, folder: Path, topic_id: str) -> None:
         copied = self._manifest.partitions.get(str(place))
-        path = folder / f"{place.partition}.db"
-        return copied is not None and path.exists() and path.stat().st_size == copied["bytes"]
+        to = folder / f"{place.partition}.db"
+        if copied is None or _size(to) != copied["bytes"]:
+            self._copy(place, to, topic_id)
+        self._advance(place, _size(place.path))
+
+    def _advance(self, place: Place, size_bytes: int) -> None:
+        with self._lock:
+            self._done[place.path] = size_bytes
+            self._progress(min(sum(self._done.values()), self._total), self._total)
 
     def _copy(self, place: Place, to: Path, topic_id: str) -> None:
         unfinished = to.with_name(f"{to.name}.part")
@@ -146,10 +161,11 @@ class _Backup:
             unfinished.unlink(missing_ok=True)
             raise
         sync_folder(to.parent)
-        self._manifest.add(log, to.stat().st_size)
-        if time.monotonic() - self._written > MANIFEST_SECONDS:
-            self._manifest.write(self._destination)
-            self._written = time.monotonic()
+        with self._lock:
+            self._manifest.add(log, to.stat().st_size)
+            if time.monotonic() - self._written > MANIFEST_SECONDS:
+                self._manifest.write(self._destination)
+                self._written = time.monotonic()
 
     def _copy_file(self, source: apsw.Connection, place: Place, to: Path) -> Log:
         log, faults = log_of(source, place.topic, place.partition)
@@ -167,8 +183,7 @@ class _Backup:
                 while not copy.done:
                     copy.step(STEP_PAGES)
                     share = (copy.page_count - copy.remaining) / max(1, copy.page_count)
-                    done = self._done + int(share * place.path.stat().st_size)
-                    self._progress(min(done, self._total), self._total)
+                    self._advance(place, int(share * _size(place.path)))
         finally:
             target.close()
         return log

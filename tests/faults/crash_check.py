@@ -1,0 +1,115 @@
+"""What must be found after a crash of crash_workload.py: its notes say what was asked and acknowledged."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import apsw
+
+from faults.crash_workload import BRIEF_PARTITIONS, KEPT, KEPT_PARTITIONS, SERIAL_BASE, value
+from storage.check_files import FAULTS
+from storage.support import batch, read_all, sqlite_engine
+from takhin.errors import StartupError, TakhinError
+
+Log = tuple[str, int, int]
+"""Topic, serial number of its creation, partition."""
+
+
+@dataclass
+class Facts:
+    """What was asked of the engine so far and what it has acknowledged."""
+
+    ends: dict[Log, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0]))
+    """Where each log may end: the first is the acknowledged one."""
+    commits: dict[Log, list[int | None]] = field(default_factory=lambda: defaultdict(lambda: [None]))
+    starts: dict[Log, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0]))
+    topics: dict[str, list[int | None]] = field(default_factory=lambda: defaultdict(lambda: [None]))
+    """The serial numbers that each name may have, None if it may be absent; the first is the acknowledged."""
+    acked: int = 0
+    """Records acknowledged."""
+
+    def after(self, what: tuple) -> None:
+        """One more note."""
+        kind, of, at = what
+        match kind:
+            case "append" | "commit" | "trim":
+                self._of(kind)[of].append(at)
+            case "appended" | "committed" | "trimmed":
+                self._of(kind)[of] = [at]
+                self.acked += kind == "appended"
+            case "create":
+                self.topics[of].append(at)
+            case "delete":
+                self.topics[of].append(None)
+            case "created":
+                self.topics[of] = [at]
+            case "deleted":
+                self.topics[of] = [None]
+
+    def _of(self, kind: str):
+        if kind.startswith("append"):
+            return self.ends
+        return self.commits if kind.startswith("commit") else self.starts
+
+
+async def faults_of(data: Path, facts: Facts) -> list[str]:
+    """Start an engine on what a crash left. A sentence for each broken promise; none if all is well."""
+    engine = sqlite_engine(data, lambda _: None, ballast_bytes=0, free_bytes_low=0)
+    try:
+        await engine.open()
+    except StartupError as error:
+        return [f"refused: {error}"]
+    faults = []
+    try:
+        for name, serials in facts.topics.items():
+            topic = engine.topics.get(name)
+            serial = topic.config.max_message_bytes - SERIAL_BASE if topic else None
+            if serial not in serials:
+                faults.append(f"topic {name}: {serial} is there instead of {serials}")
+            elif topic is not None:
+                if len(topic.partitions) != (KEPT_PARTITIONS if name == KEPT else BRIEF_PARTITIONS):
+                    faults.append(f"topic {name} has {len(topic.partitions)} partitions")
+                for log in topic.partitions:
+                    faults += await _faults_of_log(log, serial, facts)
+        faults += [f"topic {name} out of nowhere" for name in engine.topics if name not in facts.topics]
+    except TakhinError as error:
+        faults.append(f"cannot be used: {error}")
+    finally:
+        await engine.close()
+    return faults + _faults_of_files(data)
+
+
+async def _faults_of_log(log, serial: int, facts: Facts) -> list[str]:
+    of: Log = (log.topic, serial, log.partition)
+    faults = []
+    if log.end_offset not in facts.ends[of]:
+        faults.append(f"{of} ends at {log.end_offset} instead of {facts.ends[of]}")
+    if log.start_offset not in facts.starts[of] and log.start_offset != max(facts.starts[of]):
+        faults.append(f"{of} starts at {log.start_offset} instead of {facts.starts[of]}")
+    found = [(row[0], row[3]) for row in await read_all(log)]
+    if found != [(offset, value(*of, offset)) for offset in range(log.start_offset, log.end_offset)]:
+        faults.append(f"{of} holds something else than was sent")
+    committed = await log.committed_offset("group")
+    if (committed and committed.offset) not in facts.commits[of]:
+        faults.append(f"{of} committed {committed} instead of {facts.commits[of]}")
+    if committed and committed.offset > log.end_offset:
+        faults.append(f"{of} committed {committed.offset} behind its end {log.end_offset}")
+    if (appended := await log.append(batch(b"next"))).offset != log.end_offset - 1:
+        faults.append(f"{of} goes on at {appended.offset}")
+    return faults
+
+
+def _faults_of_files(data: Path) -> list[str]:
+    """What check_files.py would say, in this process, for here only apsw opens the files."""
+    faults = [f"{path} was left" for path in data.glob("topics/*/*") if path.suffix != ".db"]
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    for path in sorted(data.glob("topics/*/*.db")):
+        names = {"topic": path.parent.name, "partition": int(path.stem)}
+        with closing(apsw.Connection(f"{path.as_uri()}?immutable=1", flags=flags)) as db:
+            for fault, query in FAULTS.items():
+                if rows := db.execute(query, names if ":" in query else {}).fetchall():
+                    faults.append(f"{path}: {fault}: {rows[:3]}")
+    return faults

@@ -1,0 +1,129 @@
+"""An engine at work while all that it does to its folder is recorded.
+
+    python crash_workload.py DATA SEED SYNCHRONOUS OUT     (tests/ on the path)
+
+Writes the events, pickled, to OUT. SYNCHRONOUS is SQLite's: 2 is the broker's own, 1 and 0 are the controls'.
+With `names` in its place the broker syncs no folder, another control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import random
+import sys
+from functools import cache
+from pathlib import Path
+
+from faults.recorder import Event, Recorder
+from storage.support import NOW, batch, spec, sqlite_engine
+from takhin.model import CommittedOffset, TopicConfig
+from takhin.storage import connection, layout
+
+SETTINGS = {"open_partitions_max": 2, "checkpoint_pages": 6, "ballast_bytes": 0, "free_bytes_low": 0}
+"""Fewer files open than are in use, so that files are closed and opened all the time."""
+
+KEPT, BRIEF = "kept", ("one", "two")
+KEPT_PARTITIONS, BRIEF_PARTITIONS = 3, 2
+SERIAL_BASE = 1 << 20
+"""A topic's max.message.bytes above this is the serial number of its creation: names are used again."""
+BATCHES = 25
+RECORDS_MAX, RECORD_BYTES_MAX = 5, 6_000
+
+
+@cache
+def value(name: str, serial: int, partition: int, offset: int) -> bytes:
+    """What is at an offset, of any length: it can be known without having been kept."""
+    label = b"%s %d %d %d " % (name.encode(), serial, partition, offset)
+    chance = random.Random(label)
+    return label + chance.randbytes(chance.randrange(RECORD_BYTES_MAX))
+
+
+class Workload:
+    def __init__(self, engine, recorder: Recorder, seed: int) -> None:
+        self._engine = engine
+        self._note = recorder.note
+        self._chance = random.Random(seed)
+
+    async def run(self) -> None:
+        logs = await self._create(KEPT, 0, KEPT_PARTITIONS)
+        await asyncio.gather(*(self._use(log, 0) for log in logs), self._catalogue())
+
+    async def _catalogue(self) -> None:
+        """Topics made, used and removed, under names that come again."""
+        for serial in range(1, 9):
+            name = self._chance.choice(BRIEF)
+            logs = await self._create(name, serial, BRIEF_PARTITIONS)
+            for log in logs:
+                await self._append(log, serial)
+            self._note("delete", name, serial)
+            await self._engine.delete_topic(name)
+            self._note("deleted", name, serial)
+
+    async def _create(self, name: str, serial: int, partitions: int):
+        self._note("create", name, serial)
+        topic = await self._engine.create_topic(spec(name, partitions, TopicConfig(SERIAL_BASE + serial)))
+        self._note("created", name, serial)
+        return topic.partitions
+
+    async def _use(self, log, serial: int) -> None:
+        for _ in range(BATCHES):
+            await self._append(log, serial)
+            what = self._chance.random()
+            if what < 0.3:
+                await self._commit_offset(log, serial)
+            elif what < 0.4:
+                await self._trim(log, serial)
+
+    async def _append(self, log, serial: int) -> None:
+        of = (log.topic, serial, log.partition)
+        first = log.end_offset
+        end = first + self._chance.randint(1, RECORDS_MAX)
+        self._note("append", of, end)
+        await log.append(batch(*(value(*of, offset) for offset in range(first, end))))
+        self._note("appended", of, end)
+
+    async def _commit_offset(self, log, serial: int) -> None:
+        of = (log.topic, serial, log.partition)
+        offset = log.end_offset - self._chance.randint(0, 1)
+        self._note("commit", of, offset)
+        await log.commit_offset("group", CommittedOffset(offset, "", NOW))
+        self._note("committed", of, offset)
+
+    async def _trim(self, log, serial: int) -> None:
+        of = (log.topic, serial, log.partition)
+        offset = self._chance.randint(log.start_offset, log.end_offset)
+        self._note("trim", of, offset)
+        await log.trim(offset)
+        self._note("trimmed", of, offset)
+
+
+def weaken(synchronous: int) -> None:
+    """Let every writing connection sync less than the broker's own do."""
+    open_writer = connection.open_writer
+
+    def careless(path):
+        opened = open_writer(path)
+        opened.pragma("synchronous", synchronous)
+        return opened
+
+    connection.open_writer = careless
+
+
+async def main(data: Path, seed: int) -> list[Event]:
+    recorder = Recorder(data)
+    recorder.start()
+    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    await engine.open()
+    await Workload(engine, recorder, seed).run()
+    await engine.close()
+    return recorder.events
+
+
+if __name__ == "__main__":
+    if sys.argv[3] == "names":
+        layout.sync_folder = lambda path: None
+    elif sys.argv[3] != "2":
+        weaken(int(sys.argv[3]))
+    recorded = asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+    Path(sys.argv[4]).write_bytes(pickle.dumps(recorded))

@@ -1,0 +1,149 @@
+"""A data folder as SIGKILL left it, ways to damage it, and what an engine makes of that.
+
+python damage.py DATA SEED      (tests/ on the path) makes the folder and ends without closing it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import NoReturn
+
+from storage.support import NOW, batch, read_all, spec, sqlite_engine
+from takhin.errors import PartitionUnavailableError, StartupError
+from takhin.model import CommittedOffset, Header
+
+SETTINGS = {"checkpoint_pages": 40, "ballast_bytes": 0, "free_bytes_low": 0}
+TOPIC, PARTITIONS, BATCHES, RECORDS = "t", 2, 60, 50
+GROUPS = 5
+"""Every so many batches of a partition its consumer commits."""
+
+
+def sent(partition: int, number: int):
+    """The batch of that number: the same each time it is asked for."""
+    chance = random.Random(f"{partition} {number}")
+    values = [chance.randbytes(chance.randrange(360)) for _ in range(RECORDS)]
+    keys = [b"key %d" % chance.randrange(9) for _ in values]
+    return batch(*values, keys=keys, headers={0: [Header("h", chance.randbytes(20))]})
+
+
+async def fill(data: Path) -> NoReturn:
+    """A part of it is in the `.db` files, the last of it in the write-ahead logs."""
+    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    await engine.open()
+    topic = await engine.create_topic(spec(TOPIC, PARTITIONS))
+    for number in range(BATCHES):
+        for log in topic.partitions:
+            await log.append(sent(log.partition, number))
+            if number % GROUPS == 0:
+                await log.commit_offset("group", CommittedOffset(log.end_offset, "", NOW))
+        if number == BATCHES - 8:  # what comes now stays in the WAL
+            for log in topic.partitions:
+                await log._writer.pause()
+                log._writer._checkpoints.stop()
+    os._exit(0)
+
+
+class Outcome(StrEnum):
+    """What starting on a damaged folder, and reading all of it, came to."""
+
+    INTACT = "intact"
+    REFUSED = "refused"
+    ERROR = "an error on reading"
+    SILENT = "silently short or wrong"
+
+
+async def outcome(data: Path) -> tuple[Outcome, str]:
+    """Start an engine and read everything. Another error than the contract has is raised."""
+    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    try:
+        await engine.open()
+    except StartupError as error:
+        return Outcome.REFUSED, str(error)
+    worst = Outcome.INTACT, ""
+    try:
+        for log in engine.topics[TOPIC].partitions:
+            try:
+                different = await differs(log)
+            except PartitionUnavailableError as error:
+                worst = Outcome.ERROR, str(error)
+            else:
+                if different:
+                    return Outcome.SILENT, different
+    finally:
+        await engine.close()
+    return worst
+
+
+async def differs(log) -> str:
+    """How the log differs from what was acknowledged; empty if it does not."""
+    if (log.start_offset, log.end_offset) != (0, BATCHES * RECORDS):
+        return f"partition {log.partition} reaches from {log.start_offset} to {log.end_offset}"
+    committed = await log.committed_offset("group")
+    if committed is None or committed.offset != (BATCHES - GROUPS) * RECORDS + RECORDS:
+        return f"partition {log.partition} has committed {committed}"
+    found = await read_all(log, max_records=7)
+    if found != expected(log.partition):
+        return f"partition {log.partition} holds something else than was sent"
+    return ""
+
+
+def expected(partition: int):
+    rows = []
+    for number in range(BATCHES):
+        of = sent(partition, number)
+        for n, value in enumerate(of.values):
+            headers = tuple(map(tuple, of.headers.get(n, ())))
+            rows.append((len(rows), NOW, of.keys[n], value, headers))
+    return rows
+
+
+def flip_in_db(folder: Path, chance: random.Random) -> str:
+    return _flip(folder / "0.db", chance)
+
+
+def flip_in_wal(folder: Path, chance: random.Random) -> str:
+    return _flip(folder / "0.db-wal", chance)
+
+
+def cut_db(folder: Path, chance: random.Random) -> str:
+    return _cut(folder / "0.db", chance)
+
+
+def cut_wal(folder: Path, chance: random.Random) -> str:
+    return _cut(folder / "0.db-wal", chance)
+
+
+def remove_wal(folder: Path, chance: random.Random) -> str:
+    path = folder / f"{chance.randrange(PARTITIONS)}.db-wal"
+    path.unlink()
+    return f"{path.name} removed"
+
+
+DAMAGES: list[Callable[[Path, random.Random], str]] = [flip_in_db, flip_in_wal, cut_db, cut_wal, remove_wal]
+
+
+def _flip(path: Path, chance: random.Random) -> str:
+    content = bytearray(path.read_bytes())
+    at, bit = chance.randrange(len(content)), chance.randrange(8)
+    content[at] ^= 1 << bit
+    path.write_bytes(content)
+    return f"{path.name}: bit {bit} of byte {at}"
+
+
+def _cut(path: Path, chance: random.Random) -> str:
+    """Anywhere, or at the end of a page, a frame or a file system's block."""
+    size = path.stat().st_size
+    grain = chance.choice([1, 512, 4_096, 16 << 10])
+    cut = chance.randrange(size) // grain * grain
+    os.truncate(path, cut)
+    return f"{path.name}: cut from {size} to {cut}"
+
+
+if __name__ == "__main__":
+    asyncio.run(fill(Path(sys.argv[1])))

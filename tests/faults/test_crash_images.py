@@ -1,0 +1,113 @@
+"""Crash images: whatever a power cut may leave of the storage's writes, nothing acknowledged is missing.
+
+The events of an engine at work are recorded in a child process (recorder.py, crash_workload.py), the states
+that a cut may leave are made from them (crash_images.py), and an engine is started on each (crash_check.py).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from faults.crash_check import Facts, faults_of
+from faults.crash_images import Disk, write_image
+
+WORKLOAD = Path(__file__).with_name("crash_workload.py")
+IMAGES = 200
+IMAGES_SOAK, IMAGES_OF_A_WORKLOAD = 50_000, 1_000
+CONTROL_IMAGES = 50
+SOAK_S_MAX = 900
+"""After which the full count ends, and says how far it came."""
+
+
+@pytest.fixture
+def memory():
+    """A folder in memory, where there is one: images are many and need not last."""
+    shm = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shm if os.access(shm, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+def recorded(memory: Path, seed: int, synchronous: str = "2"):
+    """The events of one workload."""
+    data, out = memory / "recorded", memory / "events"
+    subprocess.run(
+        [sys.executable, WORKLOAD, data, str(seed), synchronous, out], env=environment(), check=True
+    )
+    events = pickle.loads(out.read_bytes())
+    shutil.rmtree(data)
+    out.unlink()
+    return events
+
+
+def environment():
+    tests = WORKLOAD.parents[1]
+    return os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+
+
+async def faults_of_images(memory: Path, events, count: int, seed: int):
+    """(events before the cut, faults) of each image that has any."""
+    chance = random.Random(seed)
+    cuts = sorted(chance.randrange(len(events) + 1) for _ in range(count))
+    disk, facts, at, found = Disk(), Facts(), 0, []
+    for number, cut in enumerate(cuts):
+        for event in events[at:cut]:
+            if event.kind == "note":
+                facts.after(event.data)
+            disk.after(event)
+        at = cut
+        image = memory / f"image-{number}"
+        write_image(disk, image, chance)
+        faults = await faults_of(image, facts)
+        if faults:
+            found.append((cut, faults))
+        shutil.rmtree(image)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("images", "of_a_workload"),
+    [
+        (IMAGES, IMAGES),
+        pytest.param(
+            IMAGES_SOAK, IMAGES_OF_A_WORKLOAD, marks=[pytest.mark.soak, pytest.mark.timeout(2 * SOAK_S_MAX)]
+        ),
+    ],
+)
+async def test_no_image_lacks_what_was_acknowledged(memory, images, of_a_workload):
+    """Acknowledged is there, whole batches, topics whole or not there, and no start is refused."""
+    seed = int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
+    began, done, events_in_all = time.monotonic(), 0, 0
+    while done < images and time.monotonic() - began < SOAK_S_MAX:
+        print(f"CRASH_SEED={seed}")
+        events = recorded(memory, seed)
+        assert await faults_of_images(memory, events, of_a_workload, seed) == []
+        done += of_a_workload
+        events_in_all += len(events)
+        seed += 1
+    took = time.monotonic() - began
+    print(f"crash images: {done} images of {events_in_all} events, 0 with anything lost, {took:.0f} s")
+
+
+@pytest.mark.parametrize("weakness", ["1", "0", "names"])
+async def test_a_weaker_sync_is_seen(memory, weakness):
+    """Controls: synchronous NORMAL or OFF, or folders never synced, and images lack what was acknowledged."""
+    events = recorded(memory, 1, weakness)
+    found = await faults_of_images(memory, events, CONTROL_IMAGES, 1)
+    kinds = Counter(kind_of(faults[0]) for _, faults in found)
+    print(f"crash images, control {weakness}: {len(found)} of {CONTROL_IMAGES} bad: {dict(kinds)}")
+    assert len(found) > CONTROL_IMAGES // 20
+
+
+def kind_of(fault: str) -> str:
+    return "refused" if fault.startswith("refused") else "lost"
