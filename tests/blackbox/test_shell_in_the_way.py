@@ -189,7 +189,7 @@ def test_a_shell_keeps_a_file_locked(data_dir, times, seconds):
                     while time.monotonic() < until:
                         began = time.monotonic()
                         assert_unavailable(stub, "topic", "keeps the file")
-                        assert time.monotonic() - began < busy_s + 1
+                        assert time.monotonic() - began < busy_s + 2
                         refused += 1
                 ratios.append(neighbours.p99_ms(since) / before)
             assert produce(stub, "topic", [b"again"]) == taken
