@@ -81,6 +81,14 @@ async def test_of_a_killed_broker(killed, tmp_path):
     assert await content(tmp_path / "again") == await content(data)
 
 
+async def test_pages_out_of_a_write_ahead_log_get_checksums(data, tmp_path):
+    """They have none in the log; there are more pages than are written at once, so the first is not first."""
+    await fill(data, records=100, killed=True)
+    backup(data, tmp_path / "copy")
+    report = verify(tmp_path / "copy")
+    assert report.ok, report
+
+
 def test_a_stopped_broker_s_folder_is_left_as_it_was(data, tmp_path):
     """Neither backup nor verify leave a file behind."""
     before = tree(data)
