@@ -62,6 +62,10 @@ def backup(data: Path, destination: Path, *, progress: Progress = lambda _done, 
         return _Backup(data, destination, progress).run(names)
 
 
+class _StoppedError(Exception):
+    """Another file could not be copied, or somebody interrupts: this one is given up, too."""
+
+
 class _Backup:
     """One run."""
 
@@ -74,6 +78,7 @@ class _Backup:
         self._done: dict[Path, int] = {}
         """Bytes of each source file that are copied."""
         self._total = 0
+        self._stopped = False
         self._lock = Lock()  # over the manifest and the progress, while files are copied on threads
 
     def run(self, names: list[str]) -> Manifest:
@@ -87,6 +92,7 @@ class _Backup:
         (self._destination / "topics").mkdir(exist_ok=True)
         try:
             for name in names:
+                self._stopped = False
                 try:
                     self._copy_topic(name)
                 except _GoneError:
@@ -128,6 +134,9 @@ class _Backup:
                 try:
                     for each in copying:
                         each.result()
+                except BaseException:
+                    self._stopped = True
+                    raise
                 finally:
                     pool.shutdown(cancel_futures=True)
         sync_folder(folder)
@@ -141,6 +150,8 @@ class _Backup:
         self._advance(place, _size(place.path))
 
     def _advance(self, place: Place, size_bytes: int) -> None:
+        if self._stopped:
+            raise _StoppedError
         with self._lock:
             self._done[place.path] = size_bytes
             self._progress(min(sum(self._done.values()), self._total), self._total)

@@ -35,7 +35,7 @@ from takhin.copies.replace import Catalogue, close_alone, put_file
 from takhin.errors import CopyError, StartupError
 from takhin.storage import schema
 from takhin.storage.connection import open_writer
-from takhin.storage.faults import sentence
+from takhin.storage.faults import is_damage, sentence
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes there are."""
@@ -203,7 +203,8 @@ class _Stager:
         except StartupError as error:
             raise CopyError(str(error).replace(str(path), str(place.path))) from error
         except apsw.Error as error:
-            raise CopyError(f"{place.path} is damaged: {sentence(error)}") from error
+            what = "is damaged" if is_damage(error) else "cannot be put back"
+            raise CopyError(f"{place.path} {what}: {sentence(error)}") from error
         close_alone(path)
         return log, facts
 
