@@ -17,7 +17,7 @@ from storage.support import ALL, NOW, batch, check_files, read_all, spec, sqlite
 from takhin.errors import OutcomeUnknownError, PartitionUnavailableError, StartupError
 from takhin.model import CommittedOffset
 
-SETTINGS = {"checkpoint_pages": 6, "ballast_bytes": 0, "free_bytes_low": 0, "recover_wait_ms": 200}
+SETTINGS = {"checkpoint_pages": 6, "ballast_bytes": 0, "free_bytes_low": 0, "recover_wait_ms": 100}
 COME_BACK_S_MAX = 5.0
 APPENDS_MAX = 400
 """After which the planned call should have come."""
@@ -180,6 +180,10 @@ class Trial:
     async def faults_after_a_crash(self) -> list[str]:
         """What an engine lacks that is started on what a power cut would leave now."""
         copy = next(self._copies)
+        # No checkpoint may run: a copy, unlike a power cut, takes time. The loop, and with it all that
+        # begins anew, stands still meanwhile.
+        while busy := [client.log for client in self.clients if not client.log._writer.idle]:
+            await busy[0]._writer.pause()
         self._disk.crash(self._data, copy, self._chance)
         engine = sqlite_engine(copy, lambda _: None, **SETTINGS)
         try:
@@ -225,7 +229,7 @@ async def faults_of(client: Client, log) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "count", [16, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
+    "count", [8, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
 async def test_a_failing_disk(tmp_path, count):
     """EIO once and for good, at the N-th call: no ack, nothing that vanishes, back when the cause is gone."""

@@ -1,0 +1,146 @@
+"""SIGKILL at each system call of making and of removing a topic: it is there as a whole, or not at all."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from faults.killed_calls import KEPT, PARTITIONS, RECORDS, SETTINGS, TOPIC
+from storage.support import check_files, numbered, read_all, spec, sqlite_engine
+from takhin.errors import StartupError
+
+PROGRAM = Path(__file__).with_name("killed_calls.py")
+
+CALLS = (
+    "openat,creat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,rmdir,write,pwrite64,writev,"
+    "ftruncate,fallocate,fsync,fdatasync,sendfile,copy_file_range,fchmod,chmod,link,linkat,symlink,exit_group"
+)
+"""All that change anything on the disk: between two of them it makes no difference where the kill comes."""
+
+
+@pytest.fixture
+def killer(tmp_path):
+    """Kills at a given call; skipped without strace, or where it may not attach."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed: scripts/install-packages tests")
+    tests = PROGRAM.parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    command = [sys.executable, PROGRAM, tmp_path]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
+    ) as process:
+        yield Killer(process, tmp_path)
+        process.stdin.close()
+
+
+class Killer:
+    def __init__(self, process, folder: Path) -> None:
+        self._process = process
+        self._folder = folder
+        self._numbers = itertools.count()
+
+    def calls(self, change: str) -> list[str]:
+        """The names of all calls that the change takes, in order."""
+        trace = self._folder / "trace"
+        _, code = self._run(change, "-o", str(trace))
+        assert code == 0
+        return [line.partition("(")[0] for line in trace.read_text().splitlines() if "(" in line]
+
+    def kill_at(self, change: str, call: str, number: int) -> tuple[Path, int]:
+        """Kill it at the `number`-th call of that name.
+
+        (the data folder that it left, its exit code: -9 if it was killed, 0 if it was done before)
+        """
+        return self._run(change, "-o", "/dev/null", "-e", f"inject={call}:signal=KILL:when={number}")
+
+    def _run(self, change: str, *options: str) -> tuple[Path, int]:
+        folder = str(next(self._numbers))
+        self._say(f"{folder} {change}")
+        pid = self._process.stdout.readline().strip()
+        command = ["strace", "-p", pid, "-e", f"trace={CALLS}", *options]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+            said = strace.stderr.readline()
+            if "attached" not in said:
+                pytest.skip(f"strace cannot be used here: {said.strip()}")
+            self._say("go")
+            code = int(self._process.stdout.readline())
+        return self._folder / folder, code
+
+    def _say(self, line: str) -> None:
+        print(line, file=self._process.stdin)
+
+
+async def faults_of(data: Path, change: str, *, done: bool = False) -> list[str]:
+    """What an engine finds amiss that is started on the folder, or has lost: a sentence each."""
+    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    try:
+        await engine.open()
+    except StartupError as error:
+        return [f"refused: {error}"]
+    faults = []
+    if len(await read_all(engine.topics[KEPT].partitions[0])) != RECORDS:
+        faults.append(f"{KEPT} is not what it was")
+    topic, records = engine.topics.get(TOPIC), RECORDS if change.endswith("delete") else 0
+    if done and (topic is None) != change.endswith("delete"):
+        faults.append(f"{change} was acknowledged and is not to be seen")
+    if topic is not None and len(topic.partitions) != PARTITIONS:
+        faults.append(f"{len(topic.partitions)} partitions are there")
+    for log in topic.partitions if topic else ():
+        if (log.end_offset, len(await read_all(log))) != (records, records):
+            faults.append(f"partition {log.partition} ends at {log.end_offset}")
+        await log.append(numbered(1))
+    if topic is None:
+        await engine.create_topic(spec(TOPIC, PARTITIONS))
+    if left := [path.name for path in (data / "tmp").iterdir() if path.name != "template.db"]:
+        faults.append(f"left behind: {left}")
+    await engine.close()
+    check_files(data)
+    return faults
+
+
+async def kill_at_each(killer: Killer, change: str, step: int):
+    """Kill at every `step`-th call and at the last; yields (call, faults)."""
+    calls = killer.calls(change)
+    for at in sorted({*range(0, len(calls), step), len(calls) - 1}):
+        data, code = killer.kill_at(change, calls[at], calls[: at + 1].count(calls[at]))
+        assert code == -9
+        yield f"{at + 1} of {len(calls)}, {calls[at]}", await faults_of(data, change)
+        shutil.rmtree(data)
+    data, code = killer.kill_at(change, calls[0], len(calls))
+    assert code == 0
+    yield "none", await faults_of(data, change, done=True)
+
+
+EVERY_CALL = [pytest.mark.soak, pytest.mark.timeout(1_200)]
+
+
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        ("create", 10),
+        ("delete", 5),
+        pytest.param("create", 1, marks=EVERY_CALL),
+        pytest.param("delete", 1, marks=EVERY_CALL),
+    ],
+)
+async def test_all_or_nothing(killer, change, step):
+    """A topic that was being made or removed is whole, or gone, and can be used, or made; nothing is left."""
+    kills = 0
+    async for call, faults in kill_at_each(killer, change, step):
+        assert faults == [], f"killed at call {call}"
+        kills += call != "none"
+    print(f"SIGKILL within {change}: {kills} kills, every {step}. of its calls, 0 halves")
+
+
+@pytest.mark.parametrize(("change", "step"), [("careless create", 12), ("careless delete", 2)])
+async def test_a_change_in_the_open_is_seen(killer, change, step):
+    """Control: made or removed in the catalogue itself, a topic is found in half."""
+    halves = [call async for call, faults in kill_at_each(killer, change, step) if faults]
+    print(f"SIGKILL within {change}, control: halves at {halves}")
+    assert halves
