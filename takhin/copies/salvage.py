@@ -146,6 +146,7 @@ def take_in_wal(path: Path) -> None:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
         connection.pragma("checksum_verification", 0)
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # which finds the log
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     finally:
         connection.close()

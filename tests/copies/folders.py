@@ -59,8 +59,8 @@ async def fill(
         copied.rename(data)
 
 
-async def content(data: Path) -> Content:
-    """All records of a folder, which a broker's engine must start on; its files are checked."""
+async def content(data: Path, *, checked: bool = True) -> Content:
+    """All records of a folder, which a broker's engine must start on; its files are checked afterwards."""
     engine = sqlite_engine(data, lambda _: None)
     await engine.open()
     try:
@@ -69,7 +69,8 @@ async def content(data: Path) -> Content:
         }
     finally:
         await engine.close()
-        check_files(data)
+        if checked:
+            check_files(data)
 
 
 async def incarnations(data: Path, topic: str = TOPIC) -> list[str]:
