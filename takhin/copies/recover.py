@@ -31,7 +31,7 @@ from takhin.copies.salvage import (
 from takhin.copies.verify import Found, look_at
 from takhin.errors import CopyError, StartupError
 from takhin.storage import schema
-from takhin.storage.connection import open_writer
+from takhin.storage.connection import close_whole, open_writer
 from takhin.storage.faults import sentence
 
 Progress = Callable[[int, int], None]
@@ -151,7 +151,7 @@ class _Recovery:
                 expected = self._expected(log).log
                 log = self._catalogue.renewed(log, connection)
             finally:
-                connection.close()
+                close_whole(connection)
         except (apsw.Error, StartupError):
             return None
         return self._put(old, log, expected)

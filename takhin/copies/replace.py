@@ -25,7 +25,7 @@ import apsw
 from takhin.copies.folders import BESIDE
 from takhin.copies.reading import Log, shm_of, wal_of
 from takhin.errors import CopyError, StartupError
-from takhin.storage.connection import open_writer
+from takhin.storage.connection import close_whole, open_writer
 from takhin.storage.layout import DataFolder, sync_folder
 from takhin.storage.witness import Mark, Witness
 
@@ -140,7 +140,7 @@ def put_file(new: Path, path: Path) -> None:
         try:
             old.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         finally:
-            old.close()
+            close_whole(old)
     wal_of(path).unlink(missing_ok=True)
     shm_of(path).unlink(missing_ok=True)
     sync_folder(path.parent)

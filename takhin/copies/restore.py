@@ -34,7 +34,7 @@ from takhin.copies.reading import Log, num_partitions, read, read_log, wal_of
 from takhin.copies.replace import Catalogue, close_alone, put_file
 from takhin.errors import CopyError, StartupError
 from takhin.storage import schema
-from takhin.storage.connection import open_writer
+from takhin.storage.connection import close_whole, open_writer
 from takhin.storage.faults import is_damage, sentence
 
 Progress = Callable[[int, int], None]
@@ -199,7 +199,7 @@ class _Stager:
                 log = self._catalogue.renewed(log, connection)
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             finally:
-                connection.close()
+                close_whole(connection)
         except StartupError as error:
             raise CopyError(str(error).replace(str(path), str(place.path))) from error
         except apsw.Error as error:

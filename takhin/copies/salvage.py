@@ -15,14 +15,21 @@ from typing import NamedTuple
 
 import apsw
 
-from takhin.copies.reading import PAGE_BYTES, DamagedError, Log, damaged_pages, num_partitions, read_log
+from takhin.copies.reading import (
+    PAGE_BYTES,
+    DamagedError,
+    Log,
+    damaged_pages,
+    num_partitions,
+    read_log,
+)
 from takhin.limits import config_values
 from takhin.model import TopicConfig
 from takhin.schema import APPLICATION_ID, VERSION
 from takhin.schema.checksums import RESERVED_BYTES, load
 from takhin.settings import TopicSettings
 from takhin.storage import schema
-from takhin.storage.connection import file_header, open_writer
+from takhin.storage.connection import close_whole, file_header, open_writer
 
 CHUNK = 4_096
 """Offsets that are tried at once."""
@@ -219,7 +226,7 @@ class Salvage:
             self.readable = False
 
     def close(self) -> None:
-        self._db.close()
+        close_whole(self._db)
 
     def longest_run(self, start: int, end: int) -> Run:
         """The longest run of whole records in [start, end); an empty one at `end` if there is none."""

@@ -46,6 +46,9 @@ def open_writer(path: Path) -> apsw.Connection:
     """A connection for the writer, or for a checkpoint. It never waits for a lock: the writer does that."""
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    # Whoever closes the last connection of a file that cannot be opened must not touch the WAL: it may be
+    # damaged, and whole copies of it are what the rest can be had from. See `close_whole`.
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     _set(connection, "journal_mode", "wal")
     # A page that is not what was written is refused when it is read.
     _set(connection, "checksum_verification", "1")
@@ -59,6 +62,12 @@ def open_writer(path: Path) -> apsw.Connection:
     _set(connection, "temp_store", 2)  # in memory
     _set(connection, "trusted_schema", 0)  # a schema that someone altered runs no functions of ours
     return connection
+
+
+def close_whole(connection: apsw.Connection) -> None:
+    """Close a writer; if no other connection is left, all of the WAL is copied into the file and removed."""
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+    connection.close()
 
 
 def open_reader(path: Path) -> apsw.Connection:

@@ -18,13 +18,13 @@ from takhin.errors import (
 CLEAN = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError)
 
 
-def is_clean(error: Exception) -> bool:
+def is_clean(error: Exception, *, committing: bool = False) -> bool:
     """Whether a rolled-back transaction has certainly left nothing behind.
 
     After anything else (a failed fsync above all) a crash may bring the transaction back, so the partition
-    fails closed.
+    fails closed. In COMMIT that goes for a -shm without room as well: it grows after the WAL is synced.
     """
-    return isinstance(error, CLEAN) or is_full(error)
+    return isinstance(error, CLEAN) or (is_full(error) and not committing)
 
 
 def is_full(error: Exception) -> bool:

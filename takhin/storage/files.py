@@ -84,7 +84,7 @@ class OpenFiles:
     def wake(self) -> None:
         """Let those who wait try again while there is room."""
         for _ in range(len(self._waiting)):  # whoever finds no room after all waits again
-            if not self.has_room:
+            if not self._waiting or not self.has_room:  # one that was called may have called this again
                 return
             self._waiting.popleft()()
 
@@ -122,8 +122,9 @@ class PartitionFile:
             self._files.used(self)
             return
         if self.wal_bytes():  # left by a crash: copied when the file is needed, or at the broker's end
-            writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        writer.close()
+            writer.close()
+        else:
+            connection.close_whole(writer)
 
     @property
     def held(self) -> bool:
@@ -222,16 +223,16 @@ class PartitionFile:
             self._writer = connection.open_writer(self.path)
         if self._writer is None:
             return
+        writer, self._writer = self._writer, None
+        if self.held:
+            writer.close()
+            return
         try:
-            if self.held:
-                self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-                return
             # A full disk, or a shell that reads, can be in the way: then the WAL stays for the next start.
             with suppress(*CLEAN):
-                self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         finally:
-            self._writer.close()  # last, because the last connection takes the WAL away
-            self._writer = None
+            connection.close_whole(writer)  # last, because the last connection takes the WAL away
 
     @property
     def _wal(self) -> Path:

@@ -62,7 +62,10 @@ class Hold:
     async def watch(self) -> None:
         """Look for `hold` and answer, until cancelled."""
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # the next look may do better, and there must be one
+                log.exception("hold_failed", asked=str(self._asked))
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:

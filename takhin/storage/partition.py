@@ -195,6 +195,8 @@ class SqlitePartition:
 
     async def restart_wal(self) -> None:
         """Make sure that the WAL is not begun anew while its `.db` file is held. Raises TimeoutError."""
+        if self._writer.failed:  # it is not written at all, once an attempt to recover is over
+            await self._writer.pause()
         if not self._file.wal_bytes():
             return
         try:
@@ -211,8 +213,12 @@ class SqlitePartition:
 
     async def cut_wal(self, room: Callable[[], int]) -> None:
         """Give the room of the WAL back, where that lengthens the `.db` file by no more than `room` says."""
-        await self._writer.pause()
-        if self._file.is_open and self._file.wal_bytes() and self._file.growth_bytes() <= room():
+        if (
+            self._writer.idle
+            and self._file.is_open
+            and self._file.wal_bytes()
+            and self._file.growth_bytes() <= room()
+        ):
             await self._writer.cut_wal()
 
     def held_no_longer(self) -> None:

@@ -1,9 +1,9 @@
 """A partition whose file has failed comes back by itself once the file can be written again.
 
 After a failed sync nobody knows what a crash would bring back. So the partition takes no writes until a
-commit and a checkpoint of all of the WAL have gone through: then both files are synced, what failed is
-overwritten, and everything acknowledged is there. A damaged page does not heal: such a partition waits for
-people.
+checkpoint (of all of the WAL, unless a program reads it) and a commit have gone through: then both files are
+synced, what failed is overwritten, and everything acknowledged is there. A damaged page does not heal: such a
+partition waits for people.
 """
 
 from __future__ import annotations
@@ -72,14 +72,17 @@ class Recovery:
             self._thread.submit(self._try, self._tried)
 
     def _try(self) -> None:  # on a committer thread
+        if self._file.held:
+            raise TimeoutError("not while it is held")
         if self._file.writer.in_transaction:
             self._file.writer.execute(sql.ROLLBACK)
         fresh = connection.open_writer(self._file.path)
         try:
-            row: Any = fresh.execute(sql.COUNT_COMMIT).fetchall()[0]
-            self._found = Mark(*row)
             with suppress(*CLEAN):  # a shell may read it
                 fresh.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            # Last, so that an attempt that fails has counted nothing. It overwrites what failed.
+            row: Any = fresh.execute(sql.COUNT_COMMIT).fetchall()[0]
+            self._found = Mark(*row)
         finally:
             fresh.close()
 

@@ -52,6 +52,7 @@ class DiskSpace:
         self._low_bytes = settings.free_bytes_low
         self._troubles = troubles
         self.full = False
+        self._closed = False
 
     def check(self) -> None:
         """Raises StorageFullError while the disk is full."""
@@ -73,7 +74,10 @@ class DiskSpace:
     async def watch(self) -> None:
         """Keep the ballast and tell of changes, until cancelled."""
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # the next look may do better, and there must be one
+                log.exception("space_failed", folder=str(self._folder))
             await asyncio.sleep(WATCH_SECONDS)
 
     async def look(self) -> None:
@@ -102,6 +106,7 @@ class DiskSpace:
 
     def close(self) -> None:
         """Remove the ballast, so that no copy of a stopped broker's folder has it."""
+        self._closed = True
         self._ballast.unlink(missing_ok=True)
 
     def _fill(self) -> None:  # on a worker thread
@@ -110,6 +115,8 @@ class DiskSpace:
         try:
             os.posix_fallocate(descriptor, 0, self._ballast_bytes)
             unfinished.rename(self._ballast)
+            if self._closed:
+                self._ballast.unlink(missing_ok=True)
         except OSError:
             unfinished.unlink()
             raise

@@ -10,7 +10,7 @@ import asyncio
 import errno
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,6 +95,8 @@ class SqliteEngine:
         except OSError as error:
             self._folder.close()
             raise StartupError(f"cannot use {self._folder.path / 'witness'}: {error.strerror}") from error
+        if not self._witness.is_copy:  # a copy is one until all of its logs have a new incarnation
+            self._witness.hold(0)
         loop = asyncio.get_running_loop()
         self._committer = Committer(loop, name="commit", threads=self._settings.commit_threads)
         self._checkpointer = Committer(loop, name="checkpoint", threads=1)
@@ -115,7 +117,7 @@ class SqliteEngine:
             self._files.held = self._hold.asked
             for name in self._folder.topic_names():
                 self._topics[name] = await self._open_topic(name)
-            self._witness.hold(0)  # a copy is a copy until each of its logs has got a new incarnation
+            self._witness.settle(self._folder.lock_changed() if self._files.held else 0)
             await self._space.look()
         except BaseException:
             await self.close()
@@ -132,10 +134,10 @@ class SqliteEngine:
         if self._changes:
             await asyncio.wait(self._changes)
         self._hold.end()
+        self._space.close()  # trims that wait for its room, and the last checkpoints, have it now
         for topic in self._topics.values():
             await _close(topic.partitions)
         self._topics = {}
-        self._space.close()
         self._committer.close()
         self._checkpointer.close()
         self._witness.close()
@@ -150,7 +152,8 @@ class SqliteEngine:
         logs = [log for topic in self._topics.values() for log in topic.partitions]
         for log in sorted(logs, key=lambda log: log.wal_bytes_left):
             if not log.closed:
-                await log.cut_wal(room)
+                with suppress(apsw.Error, OSError):  # a failed disk, or a damaged file, which others report
+                    await log.cut_wal(room)
 
     async def _quiet(self) -> None:
         """Return when the checkpoint thread has done what it was given until now."""
@@ -225,7 +228,7 @@ class SqliteEngine:
                     write.execute(sql.PUT_NUM_PARTITIONS, (spec.num_partitions,))
                     write.executemany(sql.PUT_CONFIG, config_values(spec.config).items())
         finally:
-            write.close()
+            connection.close_whole(write)
 
     async def _delete(self, name: str) -> None:
         async with self._catalogue:

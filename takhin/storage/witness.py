@@ -121,3 +121,9 @@ class Witness:
     def hold(self, lock_changed: int) -> None:
         """Say whose the notes are, by the change time of LOCK (ns), while copies are made; 0 ends that."""
         os.pwrite(self._descriptor, HEAD.pack(MAGIC, lock_changed), 0)
+        os.fsync(self._descriptor)  # LOCK's own time may be on disk: the two must not disagree
+
+    def settle(self, lock_changed: int) -> None:
+        """All logs are open, those of a copy under new incarnations. lock_changed: as for `hold`."""
+        self.is_copy = False
+        self.hold(lock_changed)

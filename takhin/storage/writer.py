@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import apsw
@@ -37,6 +38,7 @@ from takhin.storage.witness import Mark, Slot
 log = structlog.get_logger()
 
 BUSY_RETRY_SECONDS = 0.005
+CUT_SECONDS_MAX = 1.0
 ROOM_RETRY_SECONDS = 0.1
 """How long a trim waits for the room that is about to be made."""
 
@@ -96,7 +98,7 @@ class Writer:
             file,
             thread=checkpointer,
             pages_max=settings.checkpoint_pages,
-            paused=lambda: file.held or space.full,
+            paused=lambda: file.held or space.full or self.failed,
             begun=self._idle.clear,
             finish=self._ask_to_finish,
             ended=self._checkpoint_ended,
@@ -123,6 +125,8 @@ class Writer:
         """Return when everything queued has been committed or has failed, and nothing begins by itself."""
         self._checkpoints.stop()
         self._recovery.stop()
+        for trouble in ("partition_failed", "wal_large"):
+            self._troubles.end(f"{trouble} {self._name}")
         if self._waiting is not None:
             self._waiting.cancel()
             self._next()
@@ -155,7 +159,8 @@ class Writer:
         """Copy all of the WAL into the `.db` file and give its room back, if that is possible now."""
         if self._failed is None:
             self._checkpoints.cut()
-            await self.pause()
+            with suppress(TimeoutError):  # it goes on, and others need not wait for it
+                await asyncio.wait_for(self.pause(), CUT_SECONDS_MAX)
 
     def opened(self, opened: apsw.Connection) -> None:
         """The file is open again. Raises StartupError if it is not as it was when it was closed."""
@@ -207,6 +212,9 @@ class Writer:
 
     def _begin(self) -> None:
         """Open a transaction, write the group into it, and hand its COMMIT to a thread."""
+        if self._finish_due:  # before another commit: it may be the last one before a hold
+            self._finish_checkpoint()
+            return
         if self._space.full:
             self._refuse_appends()
         if not self._open():
@@ -322,18 +330,19 @@ class Writer:
     def _fail_group(self, group: Group, error: Exception, *, committing: bool = False) -> None:
         """The group is not acknowledged: undo it, tell everyone, and go on where that is safe."""
         self._queue.remove(group.queued_bytes)
-        wait_seconds = 0.0
-        if is_full(error) and self._space.ran_out() and group.changes:
-            self._changes.extendleft(reversed(group.changes))
-            group = Group(group.appends, (), group.queued_bytes)
-            wait_seconds = ROOM_RETRY_SECONDS
         errors = [error]
         try:
             if self._file.writer.in_transaction:
                 self._file.writer.execute(sql.ROLLBACK)
         except apsw.Error as rollback_error:
             errors.append(rollback_error)
-        unclean = [each for each in errors if isinstance(each, apsw.Error) and not is_clean(each)]
+        of_sqlite = [each for each in errors if isinstance(each, apsw.Error)]
+        unclean = [each for each in of_sqlite if not is_clean(each, committing=committing)]
+        wait_seconds = 0.0
+        if is_full(error) and self._space.ran_out() and not unclean and group.changes:
+            self._changes.extendleft(reversed(group.changes))
+            group = Group(group.appends, (), group.queued_bytes)
+            wait_seconds = ROOM_RETRY_SECONDS
         if unclean and committing:
             group.fail(outcome_unknown(unclean[0], self.tail.topic, self.tail.partition))
         elif isinstance(error, apsw.Error):

@@ -23,9 +23,9 @@ from faults.crash_check import Facts, faults_of
 from faults.crash_images import Disk, write_image
 
 WORKLOAD = Path(__file__).with_name("crash_workload.py")
-IMAGES = 200
+IMAGES = 150
 IMAGES_SOAK, IMAGES_OF_A_WORKLOAD = 50_000, 1_000
-CONTROL_IMAGES = 50
+CONTROL_IMAGES = 30
 SOAK_S_MAX = 900
 """After which the full count ends, and says how far it came."""
 
@@ -106,7 +106,7 @@ async def test_a_weaker_sync_is_seen(memory, weakness):
     found = await faults_of_images(memory, events, CONTROL_IMAGES, 1)
     kinds = Counter(kind_of(faults[0]) for _, faults in found)
     print(f"crash images, control {weakness}: {len(found)} of {CONTROL_IMAGES} bad: {dict(kinds)}")
-    assert len(found) > CONTROL_IMAGES // 20
+    assert len(found) > 1
 
 
 def kind_of(fault: str) -> str:

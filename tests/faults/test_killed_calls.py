@@ -123,8 +123,8 @@ EVERY_CALL = [pytest.mark.soak, pytest.mark.timeout(1_200)]
 @pytest.mark.parametrize(
     ("change", "step"),
     [
-        ("create", 10),
-        ("delete", 5),
+        ("create", 14),
+        ("delete", 7),
         pytest.param("create", 1, marks=EVERY_CALL),
         pytest.param("delete", 1, marks=EVERY_CALL),
     ],
@@ -138,7 +138,7 @@ async def test_all_or_nothing(killer, change, step):
     print(f"SIGKILL within {change}: {kills} kills, every {step}. of its calls, 0 halves")
 
 
-@pytest.mark.parametrize(("change", "step"), [("careless create", 12), ("careless delete", 2)])
+@pytest.mark.parametrize(("change", "step"), [("careless create", 20), ("careless delete", 2)])
 async def test_a_change_in_the_open_is_seen(killer, change, step):
     """Control: made or removed in the catalogue itself, a topic is found in half."""
     halves = [call async for call, faults in kill_at_each(killer, change, step) if faults]
