@@ -1,8 +1,9 @@
 """Checksums of pages, by SQLite's own cksumvfs (sqlite.org/cksumvfs.html), which apsw carries along.
 
-The last 8 bytes of every page hold a checksum of the others; a page of the file that does not match is refused
-when it is read. (Write-ahead logs have SQLite's own checksums, which are looked at when a log is recovered.) Other programs read such files as any others. What they
-write carries no checksum, and is refused here: see docs/durability.md.
+The last 8 bytes of every page hold a checksum of the others; a page of the file that does not match is
+refused when it is read. (Write-ahead logs have SQLite's own checksums, looked at when one is recovered.)
+Other programs read such files as any others. What they write carries no checksum, and is refused here: see
+docs/durability.md.
 """
 
 from functools import cache

@@ -70,6 +70,15 @@ def close_whole(connection: apsw.Connection) -> None:
     connection.close()
 
 
+def close_untouched(connection: apsw.Connection, path: Path) -> None:
+    """Close a writer: what was in the file and its WAL stays so, and no trace is left where no WAL was."""
+    wal = path.with_name(f"{path.name}-wal")
+    if wal.exists() and wal.stat().st_size:
+        connection.close()
+    else:
+        close_whole(connection)
+
+
 def open_reader(path: Path) -> apsw.Connection:
     """A read-only connection, for scans of one statement."""
     load_checksums()

@@ -121,10 +121,8 @@ class PartitionFile:
             self._writer = writer
             self._files.used(self)
             return
-        if self.wal_bytes():  # left by a crash: copied when the file is needed, or at the broker's end
-            writer.close()
-        else:
-            connection.close_whole(writer)
+        # A WAL left by a crash is copied when the file is needed, or at the broker's end.
+        connection.close_untouched(writer, self.path)
 
     @property
     def held(self) -> bool:
@@ -148,7 +146,7 @@ class PartitionFile:
             try:
                 self._opened(writer)
             except BaseException:
-                writer.close()
+                connection.close_untouched(writer, self.path)
                 raise
             self._writer = writer
         if not self._kept:

@@ -86,7 +86,7 @@ class SqlitePartition:
             self.topic_facts = topic_facts(write)
             """(partition count, config) of the topic; None in all partitions but the first."""
         except BaseException:
-            write.close()
+            connection.close_untouched(write, path)
             raise
         self._durable_start = self._start_offset
         self._file.keep(write)

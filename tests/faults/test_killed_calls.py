@@ -123,8 +123,8 @@ EVERY_CALL = [pytest.mark.soak, pytest.mark.timeout(1_200)]
 @pytest.mark.parametrize(
     ("change", "step"),
     [
-        ("create", 14),
-        ("delete", 7),
+        ("create", 40),
+        ("delete", 20),
         pytest.param("create", 1, marks=EVERY_CALL),
         pytest.param("delete", 1, marks=EVERY_CALL),
     ],

@@ -90,7 +90,7 @@ async def test_a_dropped_table_fails_that_partition_by_name(engine, tmp_path):
     for _ in range(2):
         with pytest.raises(
             PartitionUnavailableError,
-            match="another program has changed the tables in the file.*no such table: records",
+            match=r"another program has changed the tables in the file.*no such table: records",
         ):
             await broken.append(batch(b"a"))
     assert (await sound.append(batch(b"b"))).offset == 0

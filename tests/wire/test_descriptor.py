@@ -79,7 +79,8 @@ MESSAGES = {
         string topic = 1; int32 partition = 2; int64 beginning_offset = 3; int64 end_offset = 4;
         string error = 5""",
     "HealthCheckRequest": "",
-    "HealthCheckResponse": "string status = 1; string version = 2; int64 uptime_seconds = 3; repeated string reasons = 4",
+    "HealthCheckResponse": """
+        string status = 1; string version = 2; int64 uptime_seconds = 3; repeated string reasons = 4""",
 }
 
 
