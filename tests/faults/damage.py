@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
-from storage.support import NOW, batch, read_all, spec, sqlite_engine
+from storage.support import ALL, NOW, as_stored, batch, spec, sqlite_engine
 from takhin.errors import PartitionUnavailableError, StartupError
 from takhin.model import CommittedOffset, Header
 
@@ -87,9 +87,13 @@ async def differs(log) -> str:
     committed = await log.committed_offset("group")
     if committed is None or committed.offset != (BATCHES - GROUPS) * RECORDS + RECORDS:
         return f"partition {log.partition} has committed {committed}"
-    found = await read_all(log, max_records=7)
-    if found != expected(log.partition):
-        return f"partition {log.partition} holds something else than was sent"
+    wanted = expected(log.partition)
+    offset = 0
+    while offset < log.end_offset:
+        page = as_stored(await log.read(offset, **(ALL | {"max_records": 7})))
+        if not page or page != wanted[offset : offset + len(page)]:
+            return f"partition {log.partition} holds something else at {offset} than was sent: {page[:1]}"
+        offset += len(page)
     return ""
 
 
