@@ -11,6 +11,8 @@ from functools import cache
 import apsw
 import apsw.sqlite_extra
 
+SINCE_VERSION = 2
+"""The schema version that first had checksums, and counted commits."""
 RESERVED_BYTES = 8
 """Bytes at the end of each page; the file's header says how many there are (sqlite.org/fileformat2.html)."""
 

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,12 +23,13 @@ import apsw
 
 from takhin.copies import manifest as manifests
 from takhin.copies.checking import log_of
-from takhin.copies.folders import Place, checked_topic, topic_names
+from takhin.copies.folders import Place, Progress, checked_topic, topic_names
 from takhin.copies.manifest import Manifest
-from takhin.copies.reading import COUNTED_SINCE, PAGE_BYTES, DamagedError, Log, num_partitions, read, read_log
+from takhin.copies.reading import DamagedError, Log, num_partitions, read, read_log
+from takhin.copies.replace import sync_file
 from takhin.errors import CopyError
-from takhin.schema import VERSION
-from takhin.schema.checksums import RESERVED_BYTES
+from takhin.schema import PAGE_BYTES, VERSION
+from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION
 from takhin.storage.connection import library_version
 from takhin.storage.faults import is_damage, is_full, sentence
 from takhin.storage.layout import sync_folder
@@ -41,9 +42,6 @@ THREADS = 2
 """Files copied at one time: while one is synced, the other goes on, which takes 15 to 25 % off."""
 MANIFEST_SECONDS = 1.0
 """The manifest is written after a partition if it has not been for so long, and at the end."""
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes there are."""
 
 
 class _GoneError(Exception):
@@ -164,7 +162,7 @@ class _Backup:
                 raise DamagedError(
                     f"{place.path} is of another topic ({log.topic_id}) than partition 0 ({topic_id})"
                 )
-            _sync(unfinished)
+            sync_file(unfinished)
             unfinished.rename(to)
         except apsw.Error as error:
             unfinished.unlink(missing_ok=True)
@@ -194,7 +192,7 @@ class _Backup:
             # Pages that come out of a write-ahead log have no checksums. They get them when they are written,
             # if it is known by then that the file has any: so a first page, which is replaced, says it.
             target.pragma("page_size", PAGE_BYTES)
-            if int(source.pragma("user_version")) >= COUNTED_SINCE:
+            if int(source.pragma("user_version")) >= SINCE_VERSION:
                 target.reserve_bytes("main", RESERVED_BYTES)
             target.execute("CREATE TABLE first (page)")
             with target.backup("main", source, "main") as copy:
@@ -224,14 +222,6 @@ def _begun(data: Path, destination: Path) -> Manifest:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -73,10 +73,7 @@ def _content(connection: apsw.Connection, log: Log) -> Iterator[str]:
 
 def witness_fault(log: Log, noted: Mark | None) -> str | None:
     """What the witness knows of that the log has lost."""
-    if noted is None or log.commits >= noted.commits:
+    lost = None if noted is None else Mark(log.commits, log.end_offset).missing(noted)
+    if lost is None:
         return None
-    if log.end_offset < noted.end_offset:
-        lost = f"the acknowledged offsets {log.end_offset} to {noted.end_offset - 1} are missing"
-    else:
-        lost = f"its last {noted.commits - log.commits} acknowledged changes are missing"
     return f"it is short: {lost} (its write-ahead log was damaged or removed, or this is an older copy)"

@@ -9,18 +9,21 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
 from takhin.errors import CopyError, InvalidTopicNameError
 from takhin.limits import check_topic_name, shown
-from takhin.storage.witness import HEAD, MAGIC, SLOT, SLOT_BYTES, Mark
+from takhin.storage.witness import Mark, noted_in, told_by
 
 PARTITION_FILE = re.compile(r"(0|[1-9][0-9]{0,9})\.db")
 BESIDE = re.compile(r"(0|[1-9][0-9]{0,9})\.db-(wal|shm)")
+
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is: bytes, or partitions."""
 
 
 class Place(NamedTuple):
@@ -91,14 +94,8 @@ class Marks:
             content = (root / "witness").read_bytes()
         except FileNotFoundError:
             return
-        magic, held = HEAD.unpack(content[: HEAD.size].ljust(HEAD.size, b"\0"))
-        if magic != MAGIC or held not in (0, _lock_changed(root)):
-            return
-        for at in range(SLOT_BYTES, len(content) - SLOT.size + 1, SLOT_BYTES):
-            slot = content[at : at + SLOT.size]
-            crc, topic_id, partition, commits, end_offset = SLOT.unpack(slot)
-            if crc == zlib.crc32(slot[4:]):  # else it is being written, or not to be believed
-                self._marks[topic_id, partition] = Mark(commits, end_offset)
+        if told_by(content, _lock_changed(root)):
+            self._marks = dict(noted for _, noted in noted_in(content) if noted is not None)
 
     def of(self, topic_id: str, partition: int) -> Mark | None:
         """The note of a log, if there is one."""

@@ -16,21 +16,19 @@ from urllib.parse import quote
 import apsw
 
 from takhin.errors import CopyError
-from takhin.schema import APPLICATION_ID, VERSION
-from takhin.schema.checksums import RESERVED_BYTES, load
-from takhin.storage.connection import file_header
+from takhin.schema import APPLICATION_ID, PAGE_BYTES, VERSION
+from takhin.schema.checksums import SINCE_VERSION, load
+from takhin.storage.connection import file_header, wal_of
 from takhin.storage.faults import is_damage
+from takhin.storage.schema import visible_loss
 
 T = TypeVar("T")
 
-PAGE_BYTES = 16_384
 BUSY_MS_MAX = 5_000
 CACHE_KIB = 1_024
 """A page is read once: a larger cache costs time instead of saving it."""
 
 READ_LOG = "SELECT * FROM log WHERE id = 0"
-COUNTED_SINCE = 2
-"""Schema version that first had checksums, and commits counted."""
 
 
 class DamagedError(CopyError):
@@ -48,10 +46,6 @@ class Log:
     start_offset: int
     end_offset: int
     commits: int
-
-
-def wal_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}-wal")
 
 
 def shm_of(path: Path) -> Path:
@@ -96,7 +90,7 @@ def _work(path: Path, mode: str, version: int, work: Callable[[apsw.Connection],
         connection.pragma("cache_size", -CACHE_KIB)
         connection.execute("BEGIN")
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # from here on it is one state
-        if version >= COUNTED_SINCE and str(connection.pragma("checksum_verification")) != "1":
+        if version >= SINCE_VERSION and str(connection.pragma("checksum_verification")) != "1":
             raise DamagedError(f"{path} is damaged: its pages are not read with their checksums")
         return work(connection)
     finally:
@@ -108,7 +102,6 @@ def check_header(path: Path) -> int:
 
     Raises DamagedError, CopyError, OSError as `read` does.
     """
-    size_bytes = path.stat().st_size
     try:
         header = file_header(path)
     except ValueError as error:
@@ -122,13 +115,8 @@ def check_header(path: Path) -> int:
         raise CopyError(
             f"{path} has schema version {header.user_version}, this Takhin knows versions up to {VERSION}"
         )
-    if header.user_version >= COUNTED_SINCE and header.reserved_bytes != RESERVED_BYTES:
-        raise DamagedError(f"{path} is damaged: its header says that its pages have no checksums")
-    wal = wal_of(path)  # where there is one, the rest of the file may be in there
-    if size_bytes < header.size_bytes and not (wal.exists() and wal.stat().st_size):
-        raise DamagedError(
-            f"{path} is cut short: it has {size_bytes} bytes, and its header says {header.size_bytes}"
-        )
+    if (loss := visible_loss(path, header)) is not None:
+        raise DamagedError(f"{path} {loss}")
     return header.user_version
 
 

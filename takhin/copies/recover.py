@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +16,8 @@ from pathlib import Path
 import apsw
 
 from takhin.copies.checking import content_faults, log_of
-from takhin.copies.folders import Place, checked_topic, partition_files, topic_names
-from takhin.copies.reading import Log, read, read_log, wal_of
+from takhin.copies.folders import Place, Progress, checked_topic, partition_files, topic_names
+from takhin.copies.reading import Log, read, read_log
 from takhin.copies.replace import Catalogue, close_alone, put_file
 from takhin.copies.salvage import (
     Expected,
@@ -31,11 +31,8 @@ from takhin.copies.salvage import (
 from takhin.copies.verify import Found, look_at
 from takhin.errors import CopyError, StartupError
 from takhin.storage import schema
-from takhin.storage.connection import close_whole, open_writer
+from takhin.storage.connection import close_whole, open_writer, wal_of
 from takhin.storage.faults import sentence
-
-Progress = Callable[[int, int], None]
-"""Called with the partitions done and the partitions there are."""
 
 
 @dataclass(slots=True)

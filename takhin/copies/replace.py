@@ -23,9 +23,9 @@ from typing import Self
 import apsw
 
 from takhin.copies.folders import BESIDE
-from takhin.copies.reading import Log, shm_of, wal_of
+from takhin.copies.reading import Log, shm_of
 from takhin.errors import CopyError, StartupError
-from takhin.storage.connection import close_whole, open_writer
+from takhin.storage.connection import close_whole, open_writer, wal_bytes, wal_of
 from takhin.storage.layout import DataFolder, sync_folder
 from takhin.storage.witness import Mark, Witness
 
@@ -46,9 +46,6 @@ class Catalogue:
         except OSError:
             self.folder.close()
             raise
-        if not self._witness.is_copy:
-            # A broker that was killed while held named LOCK's time, which has changed now: these are ours.
-            self._witness.hold(0)
         self._aside: Path | None = None
         self._lock = Lock()
 
@@ -150,8 +147,7 @@ def put_file(new: Path, path: Path) -> None:
 
 def close_alone(path: Path) -> None:
     """Sync a file that SQLite has closed, and see that all of it is in the file itself."""
-    wal = wal_of(path)
-    if wal.exists() and wal.stat().st_size:
+    if wal_bytes(path):
         raise CopyError(f"{path} cannot take in its write-ahead log")
     for beside in path.parent.iterdir():
         if BESIDE.fullmatch(beside.name) and beside.name.startswith(f"{path.name}-"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from takhin.copies.checking import content_faults, log_of, witness_fault
 from takhin.copies.folders import (
     Marks,
     Place,
+    Progress,
     checked_topic,
     in_use,
     partition_files,
@@ -30,15 +31,12 @@ from takhin.copies.folders import (
     topic_names,
 )
 from takhin.copies.manifest import Manifest
-from takhin.copies.reading import Log, num_partitions, read, read_log, wal_of
+from takhin.copies.reading import Log, num_partitions, read, read_log
 from takhin.copies.replace import Catalogue, close_alone, put_file
 from takhin.errors import CopyError, StartupError
 from takhin.storage import schema
-from takhin.storage.connection import close_whole, open_writer
+from takhin.storage.connection import close_whole, open_writer, wal_of
 from takhin.storage.faults import is_damage, sentence
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes there are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,10 @@ from typing import NamedTuple
 
 import apsw
 
-from takhin.copies.reading import (
-    PAGE_BYTES,
-    DamagedError,
-    Log,
-    damaged_pages,
-    num_partitions,
-    read_log,
-)
+from takhin.copies.reading import DamagedError, Log, damaged_pages, num_partitions, read_log
 from takhin.limits import config_values
 from takhin.model import TopicConfig
-from takhin.schema import APPLICATION_ID, VERSION
+from takhin.schema import APPLICATION_ID, PAGE_BYTES, VERSION
 from takhin.schema.checksums import RESERVED_BYTES, load
 from takhin.settings import TopicSettings
 from takhin.storage import schema

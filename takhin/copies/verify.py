@@ -20,29 +20,21 @@ from takhin.copies.checking import content_faults, log_of, witness_fault
 from takhin.copies.folders import (
     Marks,
     Place,
+    Progress,
     checked_topic,
     partition_files,
     strangers,
     topic_names,
 )
 from takhin.copies.manifest import Manifest
-from takhin.copies.reading import (
-    PAGE_BYTES,
-    DamagedError,
-    Log,
-    damaged_pages,
-    num_partitions,
-    read,
-    wal_of,
-)
+from takhin.copies.reading import DamagedError, Log, damaged_pages, num_partitions, read
 from takhin.errors import CopyError
+from takhin.schema import PAGE_BYTES
+from takhin.storage.connection import wal_of
 from takhin.storage.faults import is_damage, sentence
 from takhin.storage.witness import Mark
 
 THREADS_MAX = 8
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes there are."""
 
 
 @dataclass(slots=True)

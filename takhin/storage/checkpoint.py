@@ -18,11 +18,11 @@ from collections.abc import Callable
 import apsw
 
 from takhin.errors import StartupError
+from takhin.schema import PAGE_BYTES
 from takhin.storage import connection
 from takhin.storage.committer import Committer
 from takhin.storage.files import PartitionFile
 
-PAGE_BYTES = 16 << 10  # as schema/migrations.py sets it
 LAST_BIT_PAGES_MAX = 128
 PASSES_MAX = 8
 """After as many passes that did not catch up, the writer waits for one: else the WAL grows for ever."""
@@ -73,7 +73,7 @@ class Checkpoints:
     @property
     def bytes_left(self) -> int:
         """How much of the WAL is not yet copied."""
-        return self._pages * PAGE_BYTES
+        return int(self._pages * PAGE_BYTES)
 
     def committed(self, pages: int) -> None:
         """A commit has added `pages` to the WAL, or none, but checkpoints may begin again."""

@@ -64,6 +64,19 @@ def open_writer(path: Path) -> apsw.Connection:
     return connection
 
 
+def wal_of(path: Path) -> Path:
+    """The write-ahead log beside a file, whether there is one or not."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def wal_bytes(path: Path) -> int:
+    """The size of the write-ahead log beside a file; 0 where there is none."""
+    try:
+        return wal_of(path).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def close_whole(connection: apsw.Connection) -> None:
     """Close a writer; if no other connection is left, all of the WAL is copied into the file and removed."""
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
@@ -72,8 +85,7 @@ def close_whole(connection: apsw.Connection) -> None:
 
 def close_untouched(connection: apsw.Connection, path: Path) -> None:
     """Close a writer: what was in the file and its WAL stays so, and no trace is left where no WAL was."""
-    wal = path.with_name(f"{path.name}-wal")
-    if wal.exists() and wal.stat().st_size:
+    if wal_bytes(path):
         connection.close()
     else:
         close_whole(connection)
@@ -129,5 +141,6 @@ def _set(connection: apsw.Connection, name: str, value: Any) -> None:
     if got is None:
         got = connection.pragma(name)
     if got != value:
+        path = connection.filename
         connection.close()
-        raise StartupError(f"PRAGMA {name} of {connection.filename!r} is {got!r} and cannot be {value!r}")
+        raise StartupError(f"PRAGMA {name} of {path!r} is {got!r} and cannot be {value!r}")

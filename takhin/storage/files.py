@@ -14,6 +14,7 @@ from pathlib import Path
 import apsw
 import structlog
 
+from takhin.schema import PAGE_BYTES
 from takhin.storage import connection
 from takhin.storage.committer import Committer
 from takhin.storage.faults import CLEAN
@@ -217,7 +218,7 @@ class PartitionFile:
             self._reader.close()
             self._reader = None
         # The WAL of a closed file is left of a crash, or of a shell that looked in.
-        if self._writer is None and self._wal.exists() and not self.held:
+        if self._writer is None and connection.wal_of(self.path).exists() and not self.held:
             self._writer = connection.open_writer(self.path)
         if self._writer is None:
             return
@@ -232,18 +233,10 @@ class PartitionFile:
         finally:
             connection.close_whole(writer)  # last, because the last connection takes the WAL away
 
-    @property
-    def _wal(self) -> Path:
-        return self.path.with_name(f"{self.path.name}-wal")
-
     def growth_bytes(self) -> int:
         """By how much the `.db` file grows when all of its WAL is copied into it. The file must be idle."""
-        size_bytes = self.writer.pragma("page_count") * self.writer.pragma("page_size")
-        return int(size_bytes) - self.path.stat().st_size
+        return int(self.writer.pragma("page_count") * PAGE_BYTES) - self.path.stat().st_size
 
     def wal_bytes(self) -> int:
         """The size of the write-ahead log beside the file; 0 where there is none."""
-        try:
-            return self._wal.stat().st_size
-        except FileNotFoundError:
-            return 0
+        return connection.wal_bytes(self.path)

@@ -18,7 +18,6 @@ from takhin.storage.troubles import Troubles
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 0.1
 OLD = "hold_old"
 
 
@@ -58,15 +57,6 @@ class Hold:
     def end(self) -> None:
         """The broker stops: nobody answers for the files any more."""
         self._held.unlink(missing_ok=True)
-
-    async def watch(self) -> None:
-        """Look for `hold` and answer, until cancelled."""
-        while True:
-            try:
-                await self.look()
-            except Exception:  # the next look may do better, and there must be one
-                log.exception("hold_failed", asked=str(self._asked))
-            await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
         """See whether `hold` has come or gone, or has been there for long, and act on it."""

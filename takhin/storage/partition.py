@@ -288,16 +288,12 @@ def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) ->
 
 def _check_whole(path: Path, topic: str, partition: int, found: Mark, noted: Mark) -> None:
     """Refuse a log that has lost commits that the witness knows of."""
-    if found.commits >= noted.commits:
+    if (lost := found.missing(noted)) is None:
         return
-    if found.end_offset < noted.end_offset:
-        lost = f"the acknowledged offsets {found.end_offset} to {noted.end_offset - 1} are missing from it"
-    else:
-        lost = f"its last {noted.commits - found.commits} acknowledged changes are missing from it"
     raise StartupError(
-        f"{path} is short: {lost}. Its write-ahead log was damaged or removed, or an older copy was put in "
-        "its place. Put the whole file back, with its -wal, or restore a backup, or go on without what is "
-        f"missing: takhin recover --topic {topic} --partition {partition}"
+        f"{path} is short: {lost} from it. Its write-ahead log was damaged or removed, or an older copy was "
+        "put in its place. Put the whole file back, with its -wal, or restore a backup, or go on without "
+        f"what is missing: takhin recover --topic {topic} --partition {partition}"
     )
 
 

@@ -16,8 +16,8 @@ import apsw
 
 from takhin.errors import StartupError
 from takhin.schema import APPLICATION_ID, VERSION
-from takhin.schema.checksums import RESERVED_BYTES
-from takhin.storage.connection import FileHeader, file_header
+from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION
+from takhin.storage.connection import FileHeader, file_header, wal_bytes
 
 
 def build(*paths: Path) -> None:
@@ -57,8 +57,8 @@ def check(paths: Sequence[Path]) -> None:
             )
         if header.user_version < VERSION:
             older.append(path)
-        else:
-            _check_whole(path, header)
+        elif (loss := visible_loss(path, header)) is not None:
+            raise StartupError(f"{path} {loss}")
     if older:
         try:
             build(*older)
@@ -66,13 +66,11 @@ def check(paths: Sequence[Path]) -> None:
             raise StartupError(f"cannot migrate to schema version {VERSION}: {error}") from error
 
 
-def _check_whole(path: Path, header: FileHeader) -> None:
-    """Refuse a file that has visibly lost something. (What has not is told by checksums, when it is read.)"""
-    if header.reserved_bytes != RESERVED_BYTES:
-        raise StartupError(f"{path} is damaged: its header says that its pages have no checksums")
-    wal = path.with_name(f"{path.name}-wal")  # where there is one, the rest of the file may be in there
+def visible_loss(path: Path, header: FileHeader) -> str | None:
+    """What a file has visibly lost, to be said after its name. (The rest is told by checksums, when read.)"""
+    if header.user_version >= SINCE_VERSION and header.reserved_bytes != RESERVED_BYTES:
+        return "is damaged: its header says that its pages have no checksums"
     size_bytes = path.stat().st_size
-    if size_bytes < header.size_bytes and not (wal.exists() and wal.stat().st_size):
-        raise StartupError(
-            f"{path} is cut short: it has {size_bytes} bytes, and its header says {header.size_bytes}"
-        )
+    if size_bytes < header.size_bytes and not wal_bytes(path):  # else the rest may be in there
+        return f"is cut short: it has {size_bytes} bytes, and its header says {header.size_bytes}"
+    return None

@@ -22,7 +22,6 @@ from takhin.storage.troubles import Troubles
 
 log = structlog.get_logger()
 
-WATCH_SECONDS = 0.5
 SPENT_BYTES = 1 << 20
 """Less is as good as nothing: an open file's -shm alone takes 32 KiB."""
 FULL = "disk_full"
@@ -71,15 +70,6 @@ class DiskSpace:
         self._troubles.begin(FULL, f"the disk of {self._folder} is full: no records are taken")
         return self._ballast.exists()
 
-    async def watch(self) -> None:
-        """Keep the ballast and tell of changes, until cancelled."""
-        while True:
-            try:
-                await self.look()
-            except Exception:  # the next look may do better, and there must be one
-                log.exception("space_failed", folder=str(self._folder))
-            await asyncio.sleep(WATCH_SECONDS)
-
     async def look(self) -> None:
         """See how much is free, and act on it."""
         if self.full:
@@ -126,7 +116,7 @@ class DiskSpace:
     @property
     def _wanted_bytes(self) -> int:
         """Free bytes at which there is room for the ballast and as much again, for records."""
-        return max(2 * self._ballast_bytes, 1 << 20)
+        return max(2 * self._ballast_bytes, SPENT_BYTES)
 
     def _free_bytes(self) -> int:
         system = os.statvfs(self._folder)

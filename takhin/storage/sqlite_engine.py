@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,9 @@ from takhin.storage.witness import Witness
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+WATCH_SPACE_SECONDS = 0.5
+WATCH_HOLD_SECONDS = 0.1
 
 HOLD_AT_A_TIME = 64
 """Partitions that get their last commit before a hold, at one time."""
@@ -95,8 +98,6 @@ class SqliteEngine:
         except OSError as error:
             self._folder.close()
             raise StartupError(f"cannot use {self._folder.path / 'witness'}: {error.strerror}") from error
-        if not self._witness.is_copy:  # a copy is one until all of its logs have a new incarnation
-            self._witness.hold(0)
         loop = asyncio.get_running_loop()
         self._committer = Committer(loop, name="commit", threads=self._settings.commit_threads)
         self._checkpointer = Committer(loop, name="checkpoint", threads=1)
@@ -122,10 +123,10 @@ class SqliteEngine:
         except BaseException:
             await self.close()
             raise
-        for watch in (self._space.watch(), self._hold.watch()):
-            task = loop.create_task(watch)
-            task.add_done_callback(_watch_ended)
-            self._watches.append(task)
+        self._watches = [
+            loop.create_task(_watch(self._space.look, WATCH_SPACE_SECONDS)),
+            loop.create_task(_watch(self._hold.look, WATCH_HOLD_SECONDS)),
+        ]
 
     async def close(self) -> None:
         for watch in self._watches:
@@ -300,9 +301,14 @@ async def _close(partitions: Iterable[SqlitePartition]) -> None:
         await log.close()
 
 
-def _watch_ended(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        log.error("watch_failed", exc_info=task.exception())
+async def _watch(look: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Look again and again, until cancelled."""
+    while True:
+        try:
+            await look()
+        except Exception:  # the next look may do better, and there must be one
+            log.exception("watch_failed", look=look.__qualname__)
+        await asyncio.sleep(seconds)
 
 
 @contextmanager

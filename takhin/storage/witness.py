@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -41,6 +42,31 @@ class Mark:
 
     commits: int
     end_offset: int
+
+    def missing(self, noted: Mark) -> str | None:
+        """What a log that has come so far has lost, if the witness has noted `noted`."""
+        if self.commits >= noted.commits:
+            return None
+        if self.end_offset < noted.end_offset:
+            return f"the acknowledged offsets {self.end_offset} to {noted.end_offset - 1} are missing"
+        return f"its last {noted.commits - self.commits} acknowledged changes are missing"
+
+
+def told_by(head: bytes, lock_changed: int) -> bool | None:
+    """Whether a witness is that of its own folder, whose LOCK was changed then (ns), or of the one it was
+    copied from while that was held. None for what is no witness.
+    """
+    magic, held = HEAD.unpack(head[: HEAD.size].ljust(HEAD.size, b"\0"))
+    return None if magic != MAGIC else held in (0, lock_changed)
+
+
+def noted_in(content: bytes) -> Iterator[tuple[int, tuple[Key, Mark] | None]]:
+    """Position and note of each slot; None where it is empty, or not to be believed."""
+    for at in range(SLOT_BYTES, len(content) // SLOT_BYTES * SLOT_BYTES, SLOT_BYTES):
+        slot = content[at : at + SLOT.size]
+        crc, topic_id, partition, commits, end_offset = SLOT.unpack(slot)
+        believed = crc == zlib.crc32(slot[4:])
+        yield at, ((topic_id, partition), Mark(commits, end_offset)) if believed else None
 
 
 @dataclass(slots=True)
@@ -69,28 +95,22 @@ class Witness:
         """
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
-        magic, held = HEAD.unpack(content[: HEAD.size].ljust(HEAD.size, b"\0"))
-        self.is_copy = magic == MAGIC and held not in (0, lock_changed_before)
+        self.is_copy = told_by(content, lock_changed_before) is False
         """Whether this folder was copied from another while that one was held."""
         self._marks: dict[Key, tuple[int, Mark]] = {}
         self._free: list[int] = []
         self._end = max(SLOT_BYTES, len(content) // SLOT_BYTES * SLOT_BYTES)
-        for at in range(SLOT_BYTES, self._end, SLOT_BYTES):
-            self._load(at, content[at : at + SLOT.size])
-        if self.is_copy:
-            self._marks, self._free = {}, list(range(SLOT_BYTES, self._end, SLOT_BYTES))
+        for at, noted in noted_in(content):
+            if noted is not None and not self.is_copy:
+                self._marks[noted[0]] = at, noted[1]
+                continue
+            if noted is None and any(content[at : at + SLOT.size]):
+                log.warning("witness_unreadable", position=at, reason="its checksum is wrong; not believed")
+            self._free.append(at)
+        if self.is_copy:  # it is one until all of its logs have a new incarnation: see `settle`
             os.pwrite(self._descriptor, bytes(self._end - SLOT_BYTES), SLOT_BYTES)
-        if magic != MAGIC:
+        else:  # LOCK has changed, so a time of it that is noted no longer says that the notes are ours
             self.hold(0)
-
-    def _load(self, at: int, content: bytes) -> None:
-        crc, topic_id, partition, commits, end_offset = SLOT.unpack(content)
-        if crc == zlib.crc32(content[4:]):
-            self._marks[topic_id, partition] = at, Mark(commits, end_offset)
-            return
-        if any(content):
-            log.warning("witness_unreadable", position=at, reason="its checksum does not match; not believed")
-        self._free.append(at)
 
     def close(self) -> None:
         os.close(self._descriptor)

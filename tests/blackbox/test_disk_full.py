@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import time
+from contextlib import contextmanager
 
 import grpc
 import pytest
@@ -209,13 +210,20 @@ def test_a_start_on_a_full_disk(disk):
             resumed(stub, [b"first"])
 
 
-def test_the_catalogue_and_hold_when_full(disk):
-    """On a full disk a topic is created or refused by name; a hold asked for then is answered later on."""
+@contextmanager
+def served(disk):
+    """The data folder on the small disk and a stub of a broker on it; looked over at the end."""
     with (
         looked_over(disk / "data") as folder,
         Broker(folder, **SETTINGS) as broker,
         connected(broker.address) as stub,
     ):
+        yield folder, stub
+
+
+def test_the_catalogue_and_hold_when_full(disk):
+    """On a full disk a topic is created or refused by name; a hold asked for then is answered later on."""
+    with served(disk) as (folder, stub):
         create_topic(stub, "kept")
         filling = Filling(stub, "filling")
         with filler(disk, FILLER_BYTES):
@@ -235,11 +243,7 @@ def test_the_catalogue_and_hold_when_full(disk):
 
 def test_full_under_hold(disk):
     """The disk fills up under hold: no `.db` file changes for room's sake; writes come back after both."""
-    with (
-        looked_over(disk / "data") as folder,
-        Broker(folder, **SETTINGS) as broker,
-        connected(broker.address) as stub,
-    ):
+    with served(disk) as (folder, stub):
         create_topic(stub, "kept")
         filling = Filling(stub, "filling")
         with filler(disk, FILLER_BYTES):
