@@ -135,6 +135,8 @@ class SqliteEngine:
         if self._changes:
             await asyncio.wait(self._changes)
         self._hold.end()
+        if self._files.held and not self._hold.asked:  # removed since the last look
+            self._release_hold()
         self._space.close()  # trims that wait for its room, and the last checkpoints, have it now
         for topic in self._topics.values():
             await _close(topic.partitions)

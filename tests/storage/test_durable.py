@@ -199,3 +199,18 @@ async def test_a_shell_can_look_in(store: Store):
     assert path.with_name("0.db-wal").exists()
     await store.crash()
     assert store.log("orders").end_offset == 5
+
+
+async def test_a_stop_right_after_a_hold_leaves_database_files_alone(store: Store):
+    """A hold that was removed unseen, just before, no longer keeps write-ahead logs from their files."""
+    log = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    await log.append(numbered(5))
+    (store.data_dir / "hold").touch()
+    await store.engine._hold.look()
+    assert (store.data_dir / "held").exists()
+    await log.append(numbered(5, 5))
+    (store.data_dir / "hold").unlink()
+    await store.close()
+    assert [path.name for path in (store.data_dir / "topics/orders").iterdir()] == ["0.db"]
+    await store.open()
+    assert store.log("orders").end_offset == 10
