@@ -54,14 +54,10 @@ async def consume(
                 if not await signals.wait(log, settings.consume.heartbeat_ms / 1_000):
                     yield Chunk(Records((), {}), log.end_offset)
                 continue
-            end = log.end_offset
             max_records = min(left, stop - position, settings.consume.response_records_max)
             records = await _read(
                 log, position, request, signals, reads, max_bytes=max_bytes, max_records=max_records
             )
-            if not records.rows:  # someone deleted the rest by hand
-                position = end
-                continue
             position = records.rows[-1][0] + 1
             left -= len(records.rows)
             yield Chunk(records, log.end_offset)

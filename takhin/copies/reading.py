@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -18,7 +19,8 @@ import apsw
 from takhin.errors import CopyError
 from takhin.schema import APPLICATION_ID, PAGE_BYTES, VERSION
 from takhin.schema.checksums import SINCE_VERSION, load
-from takhin.storage.connection import file_header, wal_of
+from takhin.storage import wal
+from takhin.storage.connection import file_header, wal_bytes, wal_of
 from takhin.storage.faults import is_damage
 from takhin.storage.schema import visible_loss
 
@@ -73,6 +75,13 @@ def read(path: Path, work: Callable[[apsw.Connection], T]) -> T:
     return _work(path, "mode=ro", version, work)
 
 
+def _connection(path: Path, mode: str) -> apsw.Connection:
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    connection = apsw.Connection(f"file:{quote(str(path.absolute()))}?{mode}", flags=flags)
+    connection.set_busy_timeout(BUSY_MS_MAX)
+    return connection
+
+
 def _still(path: Path) -> tuple[int, int, int] | None:
     """What a write to the file would change; None while it has a -wal, so is in use or was killed."""
     if wal_of(path).exists():
@@ -82,10 +91,8 @@ def _still(path: Path) -> tuple[int, int, int] | None:
 
 
 def _work(path: Path, mode: str, version: int, work: Callable[[apsw.Connection], T]) -> T:
-    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-    connection = apsw.Connection(f"file:{quote(str(path.absolute()))}?{mode}", flags=flags)
+    connection = _connection(path, mode)
     try:
-        connection.set_busy_timeout(BUSY_MS_MAX)
         connection.pragma("trusted_schema", 0)
         connection.pragma("cache_size", -CACHE_KIB)
         connection.execute("BEGIN")
@@ -138,6 +145,33 @@ def num_partitions(connection: apsw.Connection) -> int | None:
     """How many partitions the topic has; None in all files but partition 0's."""
     found: int | None = connection.execute("SELECT num_partitions FROM topic WHERE id = 0").get
     return found
+
+
+def wal_faults(path: Path) -> list[str]:
+    """Damage in the write-ahead log of a file in use, of which SQLite notices none while it is in use.
+
+    Raises apsw.Error.
+    """
+    if not wal_bytes(path):
+        return []
+    connection = _connection(path, "mode=ro")
+    try:
+        in_use, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+    finally:
+        connection.close()
+    found = _damaged_frames(path, in_use)
+    if found:  # twice, as a frame may be written anew while it is read
+        found = [frame for frame in found if frame in _damaged_frames(path, in_use)]
+    return [
+        f"frame {number} of {wal_of(path).name} does not match its checksum (page {page})"
+        for number, page in found[:3]
+    ]
+
+
+def _damaged_frames(path: Path, in_use: int) -> list[tuple[int, int]]:
+    """(number of the frame, number of its page) of those that do not match, the first frame being 1."""
+    numbered = enumerate(islice(wal.frames(wal_of(path)), max(0, in_use)), 1)
+    return [(number, frame.page) for number, frame in numbered if not frame.whole]
 
 
 def damaged_pages(path: Path) -> list[int]:

@@ -36,6 +36,9 @@ HEADER = {
 }
 """What every file of today's schema says in its first bytes."""
 
+NO_PAGE = b"\xff" * PAGE_BYTES
+"""Stands for a page that is gone: no checksum matches it, which zeros would."""
+
 INTERIOR = (0x02, 0x05)
 """First byte of a page that holds no rows, only the way to them (sqlite.org/fileformat2.html)."""
 
@@ -99,8 +102,10 @@ def mend_header(path: Path, template: Path | None = None) -> bool:
         file.seek(0)
         file.write(page)
         said_bytes = int.from_bytes(page[28:32], "big") * PAGE_BYTES
-        if matching and size_bytes < said_bytes:
-            file.truncate(said_bytes)  # SQLite reads no file that is cut short
+        if matching and size_bytes < said_bytes:  # SQLite reads no file that is cut short
+            file.seek(size_bytes)
+            for at in range(size_bytes, said_bytes, PAGE_BYTES):
+                file.write(NO_PAGE[: said_bytes - at])
     return bool(matching)
 
 

@@ -27,7 +27,7 @@ from takhin.copies.folders import (
     topic_names,
 )
 from takhin.copies.manifest import Manifest
-from takhin.copies.reading import DamagedError, Log, damaged_pages, num_partitions, read
+from takhin.copies.reading import DamagedError, Log, damaged_pages, num_partitions, read, wal_faults
 from takhin.errors import CopyError
 from takhin.schema import PAGE_BYTES
 from takhin.storage.connection import wal_of
@@ -144,6 +144,7 @@ def look_at(place: Place, noted: Callable[[str, int], Mark | None] = lambda _id,
 
     try:
         read(place.path, work)
+        found.faults += wal_faults(place.path)
         if any("checksum" in fault for fault in found.faults):
             found.faults += _extent(place.path)
     except DamagedError as error:

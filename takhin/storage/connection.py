@@ -18,6 +18,7 @@ FIXED_IN = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 
 
 HEADER_BYTES = 100
+PAGE_BYTES_MIN = 512
 
 WAL_BYTES_KEPT = 64 << 20
 """A WAL that is larger gives the rest back when it begins anew."""
@@ -106,8 +107,8 @@ class FileHeader(NamedTuple):
 
     application_id: int
     user_version: int
-    size_bytes: int
-    """Pages times their size."""
+    pages: int
+    page_bytes: int
     reserved_bytes: int
     """At the end of each page."""
 
@@ -128,10 +129,15 @@ def file_header(path: Path) -> FileHeader:
     if not header.startswith(b"SQLite format 3\0"):
         raise ValueError("file is not a database")
     page_bytes = int.from_bytes(header[16:18], "big")
+    if page_bytes == 1:  # what 16 bits cannot say
+        page_bytes = 1 << 16
+    if page_bytes < PAGE_BYTES_MIN or page_bytes & (page_bytes - 1):
+        raise ValueError(f"its header says that a page has {page_bytes} bytes")
     return FileHeader(
         application_id=int.from_bytes(header[68:72], "big"),
         user_version=int.from_bytes(header[60:64], "big"),
-        size_bytes=int.from_bytes(header[28:32], "big") * (page_bytes if page_bytes != 1 else 1 << 16),
+        pages=int.from_bytes(header[28:32], "big"),
+        page_bytes=page_bytes,
         reserved_bytes=header[20],
     )
 

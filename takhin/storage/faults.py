@@ -83,6 +83,16 @@ def unavailable(error: Exception, topic: str, partition: int) -> UnavailableErro
     )
 
 
+def lost(offset: int, topic: str, partition: int) -> PartitionUnavailableError:
+    """The error for a record that the log should have and its file has not."""
+    return PartitionUnavailableError(
+        f"the file of topic {topic!r} partition {partition} has no record {offset}: another program deleted "
+        "it, or the file is damaged; `takhin verify` shows what is missing, and reading goes on after it",
+        topic=topic,
+        partition=partition,
+    )
+
+
 def outcome_unknown(error: apsw.Error, topic: str, partition: int) -> OutcomeUnknownError:
     """The error for a group whose COMMIT failed in a way that a crash may turn into success."""
     return OutcomeUnknownError(

@@ -29,7 +29,7 @@ from takhin.storage import statements as sql
 from takhin.storage.commit_group import Tail
 from takhin.storage.committer import Committer
 from takhin.storage.engine import EndMoved
-from takhin.storage.faults import translated
+from takhin.storage.faults import lost, translated
 from takhin.storage.files import OpenFiles, PartitionFile
 from takhin.storage.queue import QueueBytes
 from takhin.storage.readers import Reader, topic_facts
@@ -122,7 +122,10 @@ class SqlitePartition:
             start, end = self._start_offset, self._tail.end_offset
             if not start <= offset <= end:
                 raise OffsetOutOfRangeError(self.topic, self.partition, offset, start, end)
-            return self._reader.read(offset, end, max_bytes=max_bytes, max_records=max_records)
+            records = self._reader.read(offset, end, max_bytes=max_bytes, max_records=max_records)
+        if not records.rows and offset < end:
+            raise lost(offset, self.topic, self.partition)
+        return records
 
     async def offset_for_time(self, timestamp: int) -> int:
         with translated(self.topic, self.partition):

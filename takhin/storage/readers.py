@@ -33,7 +33,10 @@ class Reader:
         self._file = file
 
     def read(self, offset: int, end: int, *, max_bytes: int, max_records: int) -> Records:
-        """Records of [offset, end) within both limits, at least one if there is any."""
+        """Records from offset on, below end, within both limits: at least one, unless that offset has none.
+
+        What lies behind a gap is not read: it would be taken for the log's next record.
+        """
         rows: list[Row] = []
         total = 0
         cursor = self._file.reader.execute(sql.READ, (offset, end, max_records))
@@ -43,6 +46,8 @@ class Reader:
                 cursor.close()  # else the statement, and with it a snapshot, stays open
                 break
             rows.append(row)
+        if rows and rows[-1][0] - offset != len(rows) - 1:
+            del rows[next(at for at, row in enumerate(rows) if row[0] != offset + at) :]
         return self._with_headers(rows, max_bytes) if rows else Records((), {})
 
     def _with_headers(self, rows: list[Row], max_bytes: int) -> Records:

@@ -17,7 +17,11 @@ import apsw
 from takhin.errors import StartupError
 from takhin.schema import APPLICATION_ID, VERSION
 from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION
-from takhin.storage.connection import FileHeader, file_header, wal_bytes
+from takhin.storage import wal
+from takhin.storage.connection import FileHeader, file_header, wal_bytes, wal_of
+
+LOCK_BYTE = 1 << 30
+"""The page it lies in is used for locks and never written (sqlite.org/fileformat2.html)."""
 
 
 def build(*paths: Path) -> None:
@@ -43,6 +47,7 @@ def check(paths: Sequence[Path]) -> None:
     for path in paths:
         try:
             header = file_header(path)
+            loss = visible_loss(path, header)
         except (apsw.Error, ValueError) as error:
             raise StartupError(f"{path} cannot be opened as a Takhin partition: {error}") from error
         if header.application_id != APPLICATION_ID:
@@ -55,10 +60,10 @@ def check(paths: Sequence[Path]) -> None:
                 f"{path} has schema version {header.user_version}, this Takhin knows versions up to "
                 f"{VERSION}: use the newer Takhin that wrote it"
             )
+        if loss is not None:
+            raise StartupError(f"{path} {loss}")
         if header.user_version < VERSION:
             older.append(path)
-        elif (loss := visible_loss(path, header)) is not None:
-            raise StartupError(f"{path} {loss}")
     if older:
         try:
             build(*older)
@@ -67,10 +72,24 @@ def check(paths: Sequence[Path]) -> None:
 
 
 def visible_loss(path: Path, header: FileHeader) -> str | None:
-    """What a file has visibly lost, to be said after its name. (The rest is told by checksums, when read.)"""
+    """What a file has visibly lost, to be said after its name. (The rest is told by checksums, when read.)
+
+    A crash within a checkpoint leaves a file too short, and all that it lacks in the write-ahead log. What
+    neither has, SQLite would take for zeros. Raises apsw.Error.
+    """
     if header.user_version >= SINCE_VERSION and header.reserved_bytes != RESERVED_BYTES:
         return "is damaged: its header says that its pages have no checksums"
     size_bytes = path.stat().st_size
-    if size_bytes < header.size_bytes and not wal_bytes(path):  # else the rest may be in there
-        return f"is cut short: it has {size_bytes} bytes, and its header says {header.size_bytes}"
-    return None
+    if size_bytes >= header.pages * header.page_bytes and size_bytes % header.page_bytes == 0:
+        return None
+    in_wal, pages = wal.committed(wal_of(path)) if wal_bytes(path) else (set(), 0)
+    wanted = range(size_bytes // header.page_bytes + 1, (pages or header.pages) + 1)
+    never_written = LOCK_BYTE // header.page_bytes + 1
+    lost = next((page for page in wanted if page not in in_wal and page != never_written), None)
+    if lost is None or path.stat().st_size != size_bytes:  # a broker has copied it meanwhile
+        return None
+    beside = f", and page {lost} is not in its write-ahead log either" if wal_bytes(path) else ""
+    return (
+        f"is cut short: it has {size_bytes} bytes, and its header says "
+        f"{header.pages * header.page_bytes}{beside}"
+    )

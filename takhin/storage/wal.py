@@ -1,0 +1,93 @@
+"""The frames of a write-ahead log, and which of them are whole (sqlite.org/walformat.html). Knows no SQL.
+
+SQLite compares a frame with its checksum only when it recovers a log that a crash left, and then takes the
+first one that does not match for the end. Here the frames after it are looked at, too. It is read through
+SQLite's own VFS, by page numbers and checksums alone; in Python, 0.3 ms a frame: for `takhin verify`, and for
+a start on a file that is visibly incomplete.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+
+HEAD = struct.Struct(">8I")
+"""Magic, version, page size, number of the checkpoint, two salts, two sums."""
+FRAME_HEAD = struct.Struct(">6I")
+"""Page, pages of the file after a commit or 0, two salts, two sums."""
+MAGIC = 0x377F0682
+"""The last bit says how the words of a checksum are read: 1 for big-endian."""
+
+Sums = tuple[int, int]
+
+
+class Frame(NamedTuple):
+    """One page as a transaction left it."""
+
+    page: int
+    pages_after: int
+    """How many the file has after this commit; 0 in all frames but a transaction's last."""
+    whole: bool
+    """Whether its checksum is right."""
+
+
+def frames(path: Path) -> Iterator[Frame]:
+    """The frames that were written since the log was last begun anew, damaged ones included.
+
+    path: of the `-wal`. What comes after a damaged frame is checked against the sums that this one carries.
+    Raises apsw.Error.
+    """
+    file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY, 0])
+    try:
+        size = file.xFileSize()
+        if size < HEAD.size:
+            return
+        head = file.xRead(HEAD.size, 0)
+        magic, _, page_bytes, _, *salts, sum_1, sum_2 = HEAD.unpack(head)
+        order = ">" if magic & 1 else "<"
+        if magic & ~1 != MAGIC or _sums(head[:24], (0, 0), order) != (sum_1, sum_2):
+            return  # nothing of it is taken in
+        sums = sum_1, sum_2
+        for at in range(HEAD.size, size - FRAME_HEAD.size - page_bytes + 1, FRAME_HEAD.size + page_bytes):
+            frame = file.xRead(FRAME_HEAD.size + page_bytes, at)
+            page, pages_after, *of_frame, sum_1, sum_2 = FRAME_HEAD.unpack(frame[: FRAME_HEAD.size])
+            if of_frame != salts:
+                return  # of an earlier round
+            sums = _sums(frame[FRAME_HEAD.size :], _sums(frame[:8], sums, order), order)
+            yield Frame(page, pages_after, whole=sums == (sum_1, sum_2))
+            sums = sum_1, sum_2
+    finally:
+        file.xClose()
+
+
+def committed(path: Path) -> tuple[set[int], int]:
+    """The pages that SQLite takes from a log it recovers, and how many the file has then (0: none are).
+
+    path: of the `-wal`. Raises apsw.Error.
+    """
+    taken: set[int] = set()
+    pages_after = 0
+    since_commit: set[int] = set()
+    for frame in frames(path):
+        if not frame.whole:
+            break
+        since_commit.add(frame.page)
+        if frame.pages_after:
+            taken |= since_commit
+            pages_after = frame.pages_after
+            since_commit.clear()
+    return taken, pages_after
+
+
+def _sums(content: bytes, before: Sums, order: str) -> Sums:
+    """SQLite's checksum of content (a multiple of 8 bytes), which follows on what has sums `before`."""
+    sum_1, sum_2 = before
+    words = iter(struct.unpack(f"{order}{len(content) // 4}I", content))
+    for word in words:
+        sum_1 = (sum_1 + word + sum_2) & 0xFFFF_FFFF
+        sum_2 = (sum_2 + next(words) + sum_1) & 0xFFFF_FFFF
+    return sum_1, sum_2
