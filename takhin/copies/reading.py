@@ -8,6 +8,7 @@ has opened it meanwhile shows in them, and then it is read once more, as a file 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from takhin.storage.connection import file_header, wal_bytes, wal_of
 from takhin.storage.faults import is_damage
 from takhin.storage.schema import visible_loss
 
+AHEAD_BYTES = 1 << 20
 T = TypeVar("T")
 
 BUSY_MS_MAX = 5_000
@@ -80,6 +82,23 @@ def _connection(path: Path, mode: str) -> apsw.Connection:
     connection = apsw.Connection(f"file:{quote(str(path.absolute()))}?{mode}", flags=flags)
     connection.set_busy_timeout(BUSY_MS_MAX)
     return connection
+
+
+def read_ahead(path: Path, bytes_max: int) -> None:
+    """Have the system read a file of at most that size from front to back, and keep what it read.
+
+    SQLite then reads page after page in the order of its trees, without waiting for the disk each time. What
+    cannot be read, for it is damaged or was trimmed meanwhile, is left to that.
+    """
+    with suppress(apsw.Error):
+        file = apsw.VFSFile("unix", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+        try:
+            size = file.xFileSize()
+            if size <= bytes_max:
+                for at in range(0, size, AHEAD_BYTES):
+                    file.xRead(min(AHEAD_BYTES, size - at), at)
+        finally:
+            file.xClose()
 
 
 def _still(path: Path) -> tuple[int, int, int] | None:
@@ -156,6 +175,7 @@ def wal_faults(path: Path) -> list[str]:
         return []
     connection = _connection(path, "mode=ro")
     try:
+        connection.pragma("user_version")  # without having read, it would not know
         in_use, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
     finally:
         connection.close()

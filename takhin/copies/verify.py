@@ -27,14 +27,24 @@ from takhin.copies.folders import (
     topic_names,
 )
 from takhin.copies.manifest import Manifest
-from takhin.copies.reading import DamagedError, Log, damaged_pages, num_partitions, read, wal_faults
+from takhin.copies.reading import (
+    DamagedError,
+    Log,
+    damaged_pages,
+    num_partitions,
+    read,
+    read_ahead,
+    wal_faults,
+)
 from takhin.errors import CopyError
 from takhin.schema import PAGE_BYTES
 from takhin.storage.connection import wal_of
 from takhin.storage.faults import is_damage, sentence
 from takhin.storage.witness import Mark
 
-THREADS_MAX = 8
+THREADS = min(8, os.cpu_count() or 1)
+AHEAD_BYTES_MAX = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 * THREADS)
+"""Of a larger file the beginning would be out of memory again before it is looked at."""
 
 
 @dataclass(slots=True)
@@ -121,8 +131,7 @@ def _look_over(places: Sequence[Place], marks: Marks, progress: Progress) -> lis
             progress(done, total)
         return found
 
-    threads = min(THREADS_MAX, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         # The large ones first, so that no thread is left alone with one at the end.
         largest = sorted(places, key=lambda place: -sizes[place])
         found = dict(zip(largest, pool.map(look, largest), strict=True))
@@ -143,6 +152,7 @@ def look_at(place: Place, noted: Callable[[str, int], Mark | None] = lambda _id,
                 found.faults.append(fault)
 
     try:
+        read_ahead(place.path, AHEAD_BYTES_MAX)
         read(place.path, work)
         found.faults += wal_faults(place.path)
         if any("checksum" in fault for fault in found.faults):

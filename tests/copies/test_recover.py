@@ -121,6 +121,21 @@ async def test_committed_offsets_come_along(data):
     assert 300 < recovered.end_offset < 600 or recovered.end_offset <= 300
 
 
+async def test_a_file_that_is_cut_short_beside_its_log(data):
+    """A broker refuses it; what the two still have of a run is kept, and nothing made up for the rest."""
+    before = (await content(data))[TOPIC]
+    await fill(data, records=100, killed=True)
+    path = file(data, 1)
+    path.write_bytes(path.read_bytes()[: page_of(path, value(400))])
+    with pytest.raises(StartupError, match=r"1\.db is cut short: .* is not in its write-ahead log either"):
+        await content(data)
+    (recovered,) = recover(data)
+    rows = (await content(data))[TOPIC][1]
+    assert (rows[0][0], len(rows) > 300) == (0, True)
+    assert rows == before[1][: len(rows)]
+    assert recovered.lost == [(len(rows), 700)]
+
+
 async def test_a_file_that_is_cut_short(data):
     """The records in the rest are kept."""
     before = await content(data)

@@ -11,11 +11,12 @@ import pytest
 
 from blackbox.broker_process import Broker, command
 from blackbox.clients import connected, create_topic, produce
-from copies.folders import PAGE, TOPIC, file, flip, flip_value
+from copies.folders import PAGE, TOPIC, file, flip, flip_value, value
 from storage.support import alter
 from takhin.copies.backup import backup
 from takhin.copies.verify import verify
 from takhin.errors import CopyError
+from takhin.storage.connection import wal_of
 
 
 def test_nothing_where_nothing_is(data, killed, tmp_path):
@@ -39,6 +40,24 @@ def test_beside_a_running_broker(tmp_path):
             report = verify(data)
             assert report.ok, report
             assert [found.end_offset for found in report.partitions] == [(n + 1) * 100] * 4
+
+
+def test_a_flipped_bit_in_a_log_in_use(tmp_path):
+    """SQLite compares its frames when it recovers a log, and the broker has it open: verify sees it now."""
+    data = tmp_path / "data"
+    with Broker(data, storage_checkpoint_pages=10_000) as broker, connected(broker.address) as stub:
+        create_topic(stub, TOPIC, 2)
+        for number in range(20):
+            for partition in range(2):
+                produce(stub, TOPIC, [value(number)] * 20, partition=partition)
+        assert verify(data).ok
+        flip_value(wal_of(file(data)), 7)
+        first, second = verify(data).partitions
+        assert second.ok
+        sentence = (
+            r"frame \d+ of 0\.db-wal does not match its checksum \(page \d+\); the damage is in 0\.db-wal"
+        )
+        assert re.fullmatch(sentence, "; ".join(first.faults))
 
 
 FAULTS = {

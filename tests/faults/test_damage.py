@@ -11,9 +11,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from takhin.schema import PAGE_BYTES
 
 from faults.damage import DAMAGES, PARTITIONS, TOPIC, Outcome, outcome
-from takhin.storage import connection
+from takhin.storage import connection, wal
 
 PROGRAM = Path(__file__).with_name("damage.py")
 CONTROL_TRIALS = 25
@@ -81,6 +82,41 @@ async def test_no_false_alarm(killed, tmp_path):
             os.truncate(data / "witness", 32 * number)
         assert await outcome(data) == (Outcome.INTACT, "")
         assert await outcome(data) == (Outcome.INTACT, "")
+
+
+async def test_a_short_file_beside_its_log(killed, tmp_path):
+    """Its log does not have all that is gone; SQLite would read zeros, whose checksum matches."""
+    pages = (killed / "topics" / TOPIC / "0.db").stat().st_size // PAGE_BYTES
+    for left in (0, 1, 2, pages // 2):
+        data = tmp_path / str(left)
+        shutil.copytree(killed, data)
+        os.truncate(data / "topics" / TOPIC / "0.db", left * PAGE_BYTES + (left % 2) * 512)
+        came, told = await outcome(data)
+        assert came == Outcome.REFUSED
+        assert "is cut short" in told or left == 0, told
+
+
+async def test_a_crash_within_a_checkpoint(killed, tmp_path):
+    """The file's first page says how long it will be, and the others are in the log still: no damage."""
+    path = killed / "topics" / TOPIC / "0.db"
+    first_page, pages = newest_first_page(path.with_name("0.db-wal"))
+    assert pages * PAGE_BYTES > path.stat().st_size
+    data = tmp_path / "data"
+    shutil.copytree(killed, data)
+    with (data / "topics" / TOPIC / "0.db").open("r+b") as file:
+        file.write(first_page)
+    assert await outcome(data) == (Outcome.INTACT, "")
+
+
+def newest_first_page(path):
+    """What the last transaction of a write-ahead log has for page 1, and how many pages it makes."""
+    content = path.read_bytes()
+    starts = range(wal.HEAD.size, len(content), wal.FRAME_HEAD.size + PAGE_BYTES)
+    heads = [(wal.FRAME_HEAD.unpack_from(content, at), at + wal.FRAME_HEAD.size) for at in starts]
+    salts = wal.HEAD.unpack_from(content)[4:6]
+    heads = [head for head in heads if head[0][2:4] == salts]  # the others are of an earlier round
+    at = [at for (page, *_), at in heads if page == 1][-1]
+    return content[at : at + PAGE_BYTES], heads[-1][0][1]
 
 
 async def test_without_checksums_and_witness_it_is_silent(killed, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.support import ALL, as_stored
 from takhin.clock import system_clock
 from takhin.errors import OverloadedError, PartitionUnavailableError
 from takhin.limits import size_bytes
@@ -94,6 +95,19 @@ async def test_a_dropped_table_fails_that_partition_by_name(engine, tmp_path):
         ):
             await broken.append(batch(b"a"))
     assert (await sound.append(batch(b"b"))).offset == 0
+
+
+async def test_records_deleted_by_hand_are_missed(engine, tmp_path):
+    """A hole in the log is not passed over: a read ends before it, and one that begins in it is an error."""
+    log = engine.topics["t"].partitions[0]
+    await log.append(batch(*(b"%d" % number for number in range(10))))
+    with beside(tmp_path / "data/topics/t/0.db", "DELETE FROM records WHERE offset BETWEEN 4 AND 6"):
+        pass
+    assert [row[0] for row in as_stored(await log.read(0, **ALL))] == [0, 1, 2, 3]
+    for offset in (4, 6):
+        with pytest.raises(PartitionUnavailableError, match=f"'t' partition 0 has no record {offset}: "):
+            await log.read(offset, **ALL)
+    assert [row[0] for row in as_stored(await log.read(7, **ALL))] == [7, 8, 9]
 
 
 async def test_the_queue_lets_producers_in_one_by_one():
