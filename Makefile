@@ -60,9 +60,15 @@ bench-peers: $(PEERS) ## measure Takhin beside Redis Streams and NATS JetStream 
 	$(say)
 	@$(BIN)/python -m bench.peers $(ARGS)
 
-soak: $(DEV) ## run the long tests: full counts, one line of figures each
+# Two processes, as most of these tests wait for disks and brokers; what compares times runs alone before.
+# pytest ends with 5 where nothing was selected.
+soak: $(DEV) ## run the long tests: full counts, the controls, and a table of their figures
 	$(say)
-	@$(BIN)/python -m pytest -m soak -s $(ARGS)
+	@failed=0; \
+	$(BIN)/python -m pytest -m 'soak and timed' $(ARGS) || [ $$? = 5 ] || failed=1; \
+	$(BIN)/python -m pytest -m '(soak or control) and not timed' -n 2 --dist worksteal $(ARGS) \
+		|| [ $$? = 5 ] || failed=1; \
+	exit $$failed
 
 # venv --without-pip, because Debian ships ensurepip apart; the machine's pip fills it from outside.
 $(BIN)/python:

@@ -112,7 +112,7 @@ async def copy_under_load(tmp_path, number, copies, *, hold):
 
 
 @rounds((3, 300))
-async def test_cp_under_held_is_whole(tmp_path, copies):
+async def test_cp_under_held_is_whole(tmp_path, copies, figures):
     """`touch hold`, wait for held, `cp -r`, `rm hold`, under the load of sixteen: every copy is whole."""
     began, bad, waits = time.monotonic(), 0, []
     for number, first in enumerate(range(0, copies, ROUND)):
@@ -120,19 +120,19 @@ async def test_cp_under_held_is_whole(tmp_path, copies):
         bad += await asyncio.to_thread(counted, made)
         waits += waited
     took, wait = time.monotonic() - began, max(waits)
-    print(f"cp -r under held: {copies} copies, {bad} bad, held after {wait:.2f} s at most, {took:.0f} s")
+    figures(f"cp -r under held: {copies} copies, {bad} bad, held after {wait:.2f} s at most, {took:.0f} s")
     assert bad == 0
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-async def test_cp_without_hold_is_not(tmp_path):
+async def test_cp_without_hold_is_not(tmp_path, figures):
     """Control: the same without a hold, some copies are damaged or short."""
     bad = 0
     for number in range(4):
         made, _ = await copy_under_load(tmp_path, number, ROUND, hold=False)
         bad += await asyncio.to_thread(counted, made)
-    print(f"cp -r without hold (control): {bad} of {4 * ROUND} bad")
+    figures(f"cp -r without hold (control): {bad} of {4 * ROUND} bad")
     assert bad > 0
 
 
@@ -193,28 +193,29 @@ def prefix_faults(copy, before, all_values):
 
 
 @rounds((2, 100))
-async def test_a_slow_copy_under_held_is_whole(tmp_path, copies):
+async def test_a_slow_copy_under_held_is_whole(tmp_path, copies, figures):
     """A copier that pauses inside each WAL, right after a full checkpoint, while commits go on."""
     began, bad = time.monotonic(), 0
     for number, first in enumerate(range(0, copies, ROUND)):
         bad += await slow_copies(tmp_path, number, min(ROUND, copies - first), hold="held")
-    print(f"slow copies under held: {copies} copies, {bad} bad, {time.monotonic() - began:.0f} s")
+    figures(f"slow copies under held: {copies} copies, {bad} bad, {time.monotonic() - began:.0f} s")
     assert bad == 0
 
 
+@pytest.mark.control
 @rounds((1, 10))
-async def test_a_slow_copy_without_hold_is_not(tmp_path, copies):
+async def test_a_slow_copy_without_hold_is_not(tmp_path, copies, figures):
     """Control: without a hold the same copier brings home less than was acknowledged."""
     bad = await slow_copies(tmp_path, 0, copies, hold="no")
-    print(f"slow copies without hold (control): {bad} of {copies} bad")
+    figures(f"slow copies without hold (control): {bad} of {copies} bad")
     assert bad == copies
 
 
 @pytest.mark.soak
-async def test_a_slow_copy_that_does_not_wait_is_not(tmp_path):
+async def test_a_slow_copy_that_does_not_wait_is_not(tmp_path, figures):
     """Control: a copier that asks, but does not wait for held, brings home bad copies too."""
     bad = await slow_copies(tmp_path, 0, ROUND, hold="asked")
-    print(f"slow copies without waiting for held (control): {bad} of {ROUND} bad")
+    figures(f"slow copies without waiting for held (control): {bad} of {ROUND} bad")
     assert bad > 0
 
 

@@ -145,7 +145,7 @@ def troubles(broker, event):
 
 
 @pytest.mark.parametrize("cycles", CYCLES)
-def test_filled_and_emptied(disk, cycles):
+def test_filled_and_emptied(disk, cycles, figures):
     """Filled, a file beside it removed, filled, a topic deleted: one broker, nothing lost, back in time."""
     kept, waits, records = [], [], 0
     with looked_over(disk / "data") as folder:
@@ -169,7 +169,7 @@ def test_filled_and_emptied(disk, cycles):
             assert "disk_low" in began
         with Broker(folder, **SETTINGS) as broker, connected(broker.address) as stub:
             assert [record.value for record in read_all(stub, "kept")] == kept
-    print(
+    figures(
         f"disk full: {cycles} cycles, {records} acked, 0 lost, writes again after {max(waits):.1f} s at most"
     )
 

@@ -160,7 +160,7 @@ def allowed(name):
 @pytest.mark.parametrize(
     "examples", [200, pytest.param(5_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
 )
-def test_hostile_topic_names(surroundings, examples):
+def test_hostile_topic_names(surroundings, examples, figures):
     """CreateTopic follows the rule to the letter, and its folders are the only ones there are."""
     topics = surroundings / "topics"
 
@@ -185,7 +185,7 @@ def test_hostile_topic_names(surroundings, examples):
     with Broker(surroundings) as broker, connected(broker.address) as stub:
         create()
     assert min(counts.values()) >= 20
-    print(f"hostile topic names: {counts}, nothing outside the data folder")
+    figures(f"hostile topic names: {counts}, nothing outside the data folder")
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def stop_under_load(data_dir, number, acked):
 @pytest.mark.parametrize(
     "rounds", [10, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
-def test_a_signal_ends_it_cleanly_under_open_streams(data_dir, rounds):
+def test_a_signal_ends_it_cleanly_under_open_streams(data_dir, rounds, figures):
     """Exit 0 within grace + 2 s, only .db files left, and the next start has all that was acknowledged."""
     acked: dict[int, bytes] = {}
     for number in range(rounds):
@@ -132,7 +132,7 @@ def test_a_signal_ends_it_cleanly_under_open_streams(data_dir, rounds):
         assert [record.offset for record in records] == list(range(len(records)))
         assert {r.offset: r.value for r in records}.items() >= acked.items()
         assert broker.stop() == 0
-    print(f"stop under load: {rounds} rounds, {len(acked)} records acknowledged, {len(records)} found")
+    figures(f"stop under load: {rounds} rounds, {len(acked)} records acknowledged, {len(records)} found")
 
 
 def test_a_tail_is_told_that_the_broker_is_shutting_down(broker, stub):

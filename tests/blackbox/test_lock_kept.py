@@ -76,7 +76,7 @@ KILLED_EVERY = 10
 @pytest.mark.parametrize(
     "rounds", [5, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
-def test_the_lock_is_kept(data_dir, rounds):
+def test_the_lock_is_kept(data_dir, rounds, figures):
     """After each doing a shell opens and closes every file; then SIGKILL; all acknowledged is there."""
     began, acked, doings = time.monotonic(), [[] for _ in range(PARTITIONS)], itertools.cycle(DOINGS)
     for first in range(0, rounds, KILLED_EVERY):
@@ -96,7 +96,7 @@ def test_the_lock_is_kept(data_dir, rounds):
                 found = [r.value for r in read_all(stub, TOPIC, partition) if not r.value.startswith(b"\0")]
                 assert found == values
     took = time.monotonic() - began
-    print(f"lock kept: {rounds} doings and {rounds * PARTITIONS} looks, 0 locks or WALs gone, {took:.0f} s")
+    figures(f"lock kept: {rounds} doings and {rounds * PARTITIONS} looks, 0 locks or WALs gone, {took:.0f} s")
 
 
 def note(stub, acked, value):

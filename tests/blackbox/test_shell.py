@@ -98,7 +98,7 @@ def look(broker, partition):
     return count
 
 
-async def test_a_shell_looks_in_under_load_and_nothing_is_lost(data_dir):
+async def test_a_shell_looks_in_under_load_and_nothing_is_lost(data_dir, figures):
     """Records and views are there while sixteen producers write; then SIGKILL; all acknowledged is there."""
     journal = Journal.new()
     seen = {partition: [] for partition in range(PARTITIONS)}
@@ -120,7 +120,7 @@ async def test_a_shell_looks_in_under_load_and_nothing_is_lost(data_dir):
     for counts in seen.values():
         assert counts == sorted(counts)
         assert counts[0] < counts[-1]
-    print(f"shell: {LOOKS * PARTITIONS} looks under load, {journal.acked_records()} acked, 0 lost")
+    figures(f"shell: {LOOKS * PARTITIONS} looks under load, {journal.acked_records()} acked, 0 lost")
 
 
 def test_a_serving_broker_has_one_sqlite(broker, stub):
@@ -172,6 +172,7 @@ sys.stdin.readline()
 """A program that commits durably, looks at its own file in the way the broker never must, and commits on."""
 
 
+@pytest.mark.control
 @pytest.mark.parametrize(("manner", "kept"), [("allowed", 20), ("forbidden", 10)])
 def test_opening_its_own_file_would_lose_rows(tmp_path, manner, kept):
     """Control: after the forbidden open, a shell that only looks costs acknowledged rows; else none."""

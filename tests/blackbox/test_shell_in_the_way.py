@@ -33,7 +33,7 @@ WAL_BYTES_KEPT = 64 << 20
 """A WAL that has grown beyond goes back to this much at most (reliability.md, number 9)."""
 SHRUNK_S_MAX = 30.0
 
-soak = [pytest.mark.soak, pytest.mark.timeout(3_600)]
+soak = [pytest.mark.soak, pytest.mark.timed, pytest.mark.timeout(3_600)]
 
 READER = """
 import sqlite3, sys
@@ -124,7 +124,7 @@ SNAPSHOTS = [
 
 
 @pytest.mark.parametrize(("load", "seconds"), SNAPSHOTS)
-def test_a_snapshot_kept_open_under_load(data_dir, load, seconds):
+def test_a_snapshot_kept_open_under_load(data_dir, load, seconds, figures):
     """The WAL grows, an alarm names the cause, nobody meets an error; the WAL shrinks when it is gone."""
     pause_s = 0.05 if seconds >= 60 else 0.0  # else the disk is full before the time is up
     settings = {"storage_checkpoint_pages": 50, "storage_wal_bytes_max": WAL_BYTES_MAX}
@@ -152,7 +152,7 @@ def test_a_snapshot_kept_open_under_load(data_dir, load, seconds):
         assert grown > max(WAL_BYTES_MAX, other)
         assert [end_offset(stub, "topic", n) for n in (0, 1)] == [work.acked[0] + 1, work.acked[1]]
     acked = sum(work.acked.values())
-    print(
+    figures(
         f"snapshot kept open for {seconds} s, load {load}: {acked} acked, 0 errors, WAL grew to "
         f"{grown >> 20} MiB (the other's to {other >> 20}), in bounds {took:.1f} s after"
     )
@@ -173,7 +173,7 @@ def test_a_wal_beyond_what_is_kept_is_cut(data_dir, load):
 
 
 @pytest.mark.parametrize(("times", "seconds"), [(1, 1), pytest.param(10, 30, marks=soak)])
-def test_a_shell_keeps_a_file_locked(data_dir, times, seconds):
+def test_a_shell_keeps_a_file_locked(data_dir, times, seconds, figures):
     """BEGIN IMMEDIATE: a named error in bounded time; the neighbours are as fast as before."""
     busy_s = 0.5
     refused, ratios = 0, []
@@ -201,7 +201,7 @@ def test_a_shell_keeps_a_file_locked(data_dir, times, seconds):
             taken += 1
     ratios.sort()
     median = ratios[len(ratios) // 2]
-    print(f"BEGIN IMMEDIATE: {times} x {seconds} s, {refused} refused by name, others' p99 x{median:.2f}")
+    figures(f"BEGIN IMMEDIATE: {times} x {seconds} s, {refused} refused by name, others' p99 x{median:.2f}")
     assert median <= (2 if times > 1 else 5)
 
 

@@ -26,7 +26,7 @@ SERIES = [0, *(pytest.param(n, marks=[pytest.mark.soak, pytest.mark.timeout(600)
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("series", SERIES)
-async def test_nothing_acknowledged_is_lost(data_dir, series):
+async def test_nothing_acknowledged_is_lost(data_dir, series, figures):
     """Sixteen producers, a SIGKILL at a random moment, restart, everything read back: twenty times."""
     journal = Journal.new()
     chance = random.Random(journal.seed)
@@ -46,7 +46,7 @@ async def test_nothing_acknowledged_is_lost(data_dir, series):
     acked, found = journal.acked_records(), sum(map(len, logs.values()))
     assert acked > 1_000
     took = time.monotonic() - began
-    print(f"SIGKILL series {series}: {ROUNDS} rounds, {acked} acked, {found} found, 0 lost, {took:.0f} s")
+    figures(f"SIGKILL series {series}: {ROUNDS} rounds, {acked} acked, {found} found, 0 lost, {took:.0f} s")
 
 
 def cut_a_checkpoint_short(path):
@@ -95,6 +95,7 @@ def test_the_wal_of_killed_brokers_does_not_add_up(data_dir):
         assert end_offset(stub, TOPIC) == 800
 
 
+@pytest.mark.control
 async def test_a_folder_that_was_put_back_is_seen(data_dir, tmp_path):
     """Control: with an older copy of the folder in its place, the same check reports losses."""
     journal = Journal.new()
@@ -188,6 +189,7 @@ DAMAGES = [
 ]
 
 
+@pytest.mark.control
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_each_kind_of_damage_is_seen(damage):
     """Control: the check reports damage of each kind, and none where there is none."""

@@ -57,11 +57,11 @@ async def backups(tmp_path, number, count):
 @pytest.mark.parametrize(
     "count", [2, pytest.param(300, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])]
 )
-async def test_every_backup_is_whole(tmp_path, count):
+async def test_every_backup_is_whole(tmp_path, count, figures):
     """It holds all that was acknowledged before it began, in order, and nothing that was not sent."""
     began, bad = time.monotonic(), 0
     for number, first in enumerate(range(0, count, ROUND)):
         made = await backups(tmp_path, number, min(ROUND, count - first))
         bad += await asyncio.to_thread(counted, made)
-    print(f"takhin backup under load: {count} backups, {bad} bad, {time.monotonic() - began:.0f} s")
+    figures(f"takhin backup under load: {count} backups, {bad} bad, {time.monotonic() - began:.0f} s")
     assert bad == 0

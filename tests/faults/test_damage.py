@@ -14,7 +14,7 @@ import pytest
 from takhin.schema import PAGE_BYTES
 
 from faults.damage import DAMAGES, PARTITIONS, TOPIC, Outcome, outcome
-from takhin.storage import connection, wal
+from takhin.storage import connection
 
 PROGRAM = Path(__file__).with_name("damage.py")
 CONTROL_TRIALS = 25
@@ -56,7 +56,7 @@ async def outcomes(killed, folder, count, seed, *, forget_witness=False):
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(500, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
-async def test_damage_is_never_silent(killed, tmp_path, count):
+async def test_damage_is_never_silent(killed, tmp_path, count, figures):
     """A damaged folder is refused, or serves what was acknowledged, or says on reading what is damaged."""
     seed = int(os.environ.get("FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     print(f"FAULT_SEED={seed}")
@@ -68,7 +68,7 @@ async def test_damage_is_never_silent(killed, tmp_path, count):
             assert "\n" not in told
         counted[came] += 1
     assert counted[Outcome.REFUSED] > count // 5
-    print(f"damage: {count} times, 0 silent; " + ", ".join(f"{n} {came}" for came, n in counted.items()))
+    figures(f"damage: {count} times, 0 silent; " + ", ".join(f"{n} {came}" for came, n in counted.items()))
 
 
 async def test_no_false_alarm(killed, tmp_path):
@@ -96,37 +96,15 @@ async def test_a_short_file_beside_its_log(killed, tmp_path):
         assert "is cut short" in told or left == 0, told
 
 
-async def test_a_crash_within_a_checkpoint(killed, tmp_path):
-    """The file's first page says how long it will be, and the others are in the log still: no damage."""
-    path = killed / "topics" / TOPIC / "0.db"
-    first_page, pages = newest_first_page(path.with_name("0.db-wal"))
-    assert pages * PAGE_BYTES > path.stat().st_size
-    data = tmp_path / "data"
-    shutil.copytree(killed, data)
-    with (data / "topics" / TOPIC / "0.db").open("r+b") as file:
-        file.write(first_page)
-    assert await outcome(data) == (Outcome.INTACT, "")
-
-
-def newest_first_page(path):
-    """What the last transaction of a write-ahead log has for page 1, and how many pages it makes."""
-    content = path.read_bytes()
-    starts = range(wal.HEAD.size, len(content), wal.FRAME_HEAD.size + PAGE_BYTES)
-    heads = [(wal.FRAME_HEAD.unpack_from(content, at), at + wal.FRAME_HEAD.size) for at in starts]
-    salts = wal.HEAD.unpack_from(content)[4:6]
-    heads = [head for head in heads if head[0][2:4] == salts]  # the others are of an earlier round
-    at = [at for (page, *_), at in heads if page == 1][-1]
-    return content[at : at + PAGE_BYTES], heads[-1][0][1]
-
-
-async def test_without_checksums_and_witness_it_is_silent(killed, tmp_path, monkeypatch):
+@pytest.mark.control
+async def test_without_checksums_and_witness_it_is_silent(killed, tmp_path, monkeypatch, figures):
     """Control: with neither, damage of the same kinds goes unnoticed, and the test sees it."""
     monkeypatch.setattr(connection, "open_writer", unchecked(connection.open_writer))
     monkeypatch.setattr(connection, "open_reader", unchecked(connection.open_reader))
     silent = Counter()
     async for _, damage, came, _ in outcomes(killed, tmp_path, CONTROL_TRIALS, 1, forget_witness=True):
         silent[damage] += came == Outcome.SILENT
-    print(f"damage, control: silent in {silent.total()} of {CONTROL_TRIALS}: {dict(silent)}")
+    figures(f"damage, control: silent in {silent.total()} of {CONTROL_TRIALS}: {dict(silent)}")
     assert silent["remove_wal"] == CONTROL_TRIALS // len(DAMAGES)
     assert silent["flip_in_wal"] > 0
     assert silent["flip_in_db"] > 0

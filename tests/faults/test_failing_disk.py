@@ -231,7 +231,7 @@ async def faults_of(client: Client, log) -> list[str]:
 @pytest.mark.parametrize(
     "count", [8, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
-async def test_a_failing_disk(tmp_path, count):
+async def test_a_failing_disk(tmp_path, count, figures):
     """EIO once and for good, at the N-th call: no ack, nothing that vanishes, back when the cause is gone."""
     seed = int(os.environ.get("FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     print(f"FAULT_SEED={seed}")
@@ -245,12 +245,13 @@ async def test_a_failing_disk(tmp_path, count):
             waits.append(await trial.run(for_good=for_good))
         acked += sum(len(values) for client in trial.clients for values in client.told.acked.values())
         unknown += len(trial.victim.told.unknown)
-    print(
+    figures(
         f"EIO: {count} failures, {acked} acked, 0 lost, {unknown} outcomes unknown, "
         f"back after {max(waits):.1f} s at most"
     )
 
 
+@pytest.mark.control
 async def test_an_acknowledgement_in_spite_of_it_is_seen(tmp_path):
     """Control: a sync that fails without telling, so that its group is acknowledged; the check reports it."""
     seen = 0

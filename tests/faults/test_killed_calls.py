@@ -129,18 +129,19 @@ EVERY_CALL = [pytest.mark.soak, pytest.mark.timeout(1_200)]
         pytest.param("delete", 1, marks=EVERY_CALL),
     ],
 )
-async def test_all_or_nothing(killer, change, step):
+async def test_all_or_nothing(killer, change, step, figures):
     """A topic that was being made or removed is whole, or gone, and can be used, or made; nothing is left."""
     kills = 0
     async for call, faults in kill_at_each(killer, change, step):
         assert faults == [], f"killed at call {call}"
         kills += call != "none"
-    print(f"SIGKILL within {change}: {kills} kills, every {step}. of its calls, 0 halves")
+    figures(f"SIGKILL within {change}: {kills} kills, every {step}. of its calls, 0 halves")
 
 
+@pytest.mark.control
 @pytest.mark.parametrize(("change", "step"), [("careless create", 20), ("careless delete", 2)])
-async def test_a_change_in_the_open_is_seen(killer, change, step):
+async def test_a_change_in_the_open_is_seen(killer, change, step, figures):
     """Control: made or removed in the catalogue itself, a topic is found in half."""
     halves = [call async for call, faults in kill_at_each(killer, change, step) if faults]
-    print(f"SIGKILL within {change}, control: halves at {halves}")
+    figures(f"SIGKILL within {change}, control: halves at {halves}")
     assert halves

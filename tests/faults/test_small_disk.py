@@ -62,7 +62,7 @@ async def resumed(engine, log, sent):
 @pytest.mark.parametrize(
     "cycles", [2, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
-async def test_a_trim_makes_room(disk, cycles):
+async def test_a_trim_makes_room(disk, cycles, figures):
     """On a full disk nearly everything is trimmed: no error, what is left is whole, writes come back."""
     engine = sqlite_engine(disk / "data", lambda _: None, **SETTINGS)
     await engine.open()
@@ -89,7 +89,7 @@ async def test_a_trim_makes_room(disk, cycles):
     assert [row[3] for row in await read_all(kept)] == [b"%d" % n for n in range(cycles)]
     assert [await read_all(log) for log in logs] == last
     await engine.close()
-    print(
+    figures(
         f"disk full, trimmed: {cycles} cycles, trims of {max(trims):.1f} s at most, "
         f"writes again {max(waits):.1f} s after them at most"
     )

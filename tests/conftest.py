@@ -1,0 +1,29 @@
+"""What a test found out in figures, gathered into one table at the end of a run."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def figures(record_property):
+    """Call it with a line of what was done and found; `make soak` shows it beside the test's outcome."""
+
+    def say(line):
+        record_property("figures", line)
+
+    return say
+
+
+def pytest_terminal_summary(terminalreporter):
+    lines = [
+        f"{report.outcome:6} {report.duration:6.0f} s  {line}"
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, line in getattr(report, "user_properties", ())
+        if name == "figures" and report.when == "call"
+    ]
+    if lines:
+        terminalreporter.section("figures")
+        for line in sorted(lines, key=lambda line: line[18:]):
+            terminalreporter.write_line(line)
