@@ -19,6 +19,7 @@ from takhin.storage.troubles import Troubles
 log = structlog.get_logger()
 
 OLD = "hold_old"
+FAILED = "hold_failed"
 
 
 class Hold:
@@ -67,6 +68,7 @@ class Hold:
                 self._held.unlink(missing_ok=True)
                 self._release()
                 self._troubles.end(OLD)
+                self._troubles.end(FAILED)
                 log.info("hold_ended")
             return
         if self._since is None:
@@ -76,9 +78,10 @@ class Hold:
             try:
                 await self._take()
                 self._held.touch()
+                self._troubles.end(FAILED)
                 log.info("held")
-            except (OSError, TimeoutError) as error:
-                log.warning("hold_failed", error=str(error))
+            except OSError as error:
+                self._troubles.begin(FAILED, f"{self._asked} cannot be answered yet: {error}")
         if (now - self._since) * 1_000 > self._age_ms_max:
             self._troubles.begin(
                 OLD,

@@ -37,6 +37,7 @@ from blackbox.copies import (
     wal_bytes_in_use,
     wholly_copied,
 )
+from blackbox.foreign_lock import ForeignLock
 from blackbox.load import PARTITIONS, TOPIC, Journal, losses, producing, read_back
 from takhin.v1 import takhin_pb2 as pb
 
@@ -339,3 +340,22 @@ def test_an_old_hold_is_told(data_dir):
         (data_dir / "hold").unlink()
         eventually(lambda: health() == ("healthy", []))
         assert [len(events("trouble_began")), len(events("trouble_ended"))] == [1, 1]
+
+
+def test_a_hold_that_cannot_be_answered_is_told(data_dir):
+    """Another program's lock keeps `held` away, the health says so once, and it comes when the lock goes."""
+    settings = {"storage_busy_wait_ms_max": 200}
+    with Broker(data_dir, **settings) as broker, connected(broker.address) as stub:
+        create_topic(stub, TOPIC)
+        produce(stub, TOPIC, [b"in the write-ahead log"])
+        with ForeignLock(broker.partition_file(TOPIC)):
+            (data_dir / "hold").touch()
+            eventually(lambda: "hold_failed" in broker.log())
+            health = stub.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_S_MAX)
+            assert "hold cannot be answered yet: another process keeps the file" in health.reasons[0]
+            assert not (data_dir / "held").exists()
+        eventually((data_dir / "held").exists)
+        assert stub.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_S_MAX).status == "healthy"
+        assert broker.log().count('"trouble": "hold_failed", "reason"') == 1
+        (data_dir / "hold").unlink()
+        eventually(lambda: not (data_dir / "held").exists())
