@@ -21,6 +21,10 @@ class Takhin:
     def __call__(self, *args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         return self.run(command(*args), stdin)
 
+    def to(self, broker: Broker) -> Takhin:
+        """The same command, pointed at another broker."""
+        return Takhin(broker.address)
+
     def run(self, line: list[str], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
         """Any command line, with the same environment."""
         return subprocess.run(
