@@ -112,9 +112,10 @@ class _Query:
         begin = await offset_at(broker, self.topic, of, self.asked.begin)
         if self.follow:
             return Span(begin)
-        if self.asked.stop is None:
+        stop = self.asked.stop
+        if stop is None or (stop.base is Base.ZERO and stop.number > of.end_offset):
             return Span(begin, of.end_offset)
-        return Span(begin, min(await offset_at(broker, self.topic, of, self.asked.stop), of.end_offset))
+        return Span(begin, max(begin, await offset_at(broker, self.topic, of, stop)))
 
 
 class _FullError(Exception):

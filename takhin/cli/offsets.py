@@ -12,7 +12,7 @@ from takhin.cli.connection import admin, partition_option, run, server_option
 from takhin.cli.output import counted, json_option, print_json, print_table
 from takhin.cli.positions import FORMS, Base, Position, parse
 from takhin.client import Admin, PartitionDescription
-from takhin.errors import UnknownPartitionError
+from takhin.errors import OffsetOutOfRangeError, UnknownPartitionError
 
 
 @click.group(no_args_is_help=False)
@@ -97,7 +97,10 @@ def chosen_partitions(
 
 
 async def offset_at(broker: Admin, topic: str, of: PartitionDescription, at: Position) -> int:
-    """Which offset a place is in a partition as it was described."""
+    """Which offset a place is in a partition as it was described. Raises OffsetOutOfRangeError."""
     if at.base is Base.TIME:
         return min(await broker.offset_for_time(topic, of.partition, at.number), of.end_offset)
-    return at.offset(of.beginning_offset, of.end_offset)
+    offset = at.offset(of.beginning_offset, of.end_offset)
+    if not of.beginning_offset <= offset <= of.end_offset:
+        raise OffsetOutOfRangeError(topic, of.partition, offset, of.beginning_offset, of.end_offset)
+    return offset
