@@ -9,7 +9,7 @@ from click.shell_completion import get_completion_class
 @click.command(short_help="Complete commands in your shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion of this command for SHELL.
+    r"""Print the completion of this command for SHELL.
 
     \b
     bash: eval "$(takhin completion bash)"       in ~/.bashrc

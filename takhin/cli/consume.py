@@ -39,7 +39,9 @@ VALUES = r"%v\n"
 @click.option("--follow", is_flag=True, help="Go on with new records instead of stopping at the end.")
 @click.option("-n", "--max-records", type=click.IntRange(1, INT64_MAX), metavar="N", help="Stop after N.")
 @click.option("--json", "as_json", is_flag=True, help="Print each record as a line of JSON.")
-@click.option("-f", "--format", "template", metavar="TEMPLATE", help=r"Print each by a template.  [default: %v\n]")
+@click.option(
+    "-f", "--format", "template", metavar="TEMPLATE", help=r"Print each by a template.  [default: %v\n]"
+)
 @server_option
 def consume(
     topic: str,
@@ -63,8 +65,8 @@ def consume(
     -o: start, end, an offset, +N (N after the start), -N (N before the end), @TIME, @-1h (that long ago);
     A:B goes from A up to, without, B.
 
-    -f: %t topic, %p partition, %o offset, %d timestamp in ms, %d{iso}, %k key, %v value, %h headers, %K and %V
-    bytes of key and value, -1 where there is none, %H number of headers, %%; %k{hex}, %k{base64}, so %v
+    -f: %t topic, %p partition, %o offset, %d timestamp in ms, %d{iso}, %k key, %v value, %h headers; %K and
+    %V bytes of key and value, -1 where there is none; %H number of headers; %%; %k{hex}, %k{base64}, so %v
     and %h; escapes \n \t \r \0 \\ \xHH.
 
     --json: topic, partition, offset, timestamp (ms since 1970), key, value and headers. Keys and values

@@ -48,7 +48,15 @@ def describe(group: str, *, as_json: bool, server: str) -> None:
         print_json(found._asdict() | {"offsets": [of._asdict() for of in found.offsets]})
         return
     rows = [
-        (of.topic, of.partition, of.committed_offset, of.end_offset, of.lag, _when(of.committed_at), of.metadata)
+        (
+            of.topic,
+            of.partition,
+            of.committed_offset,
+            of.end_offset,
+            of.lag,
+            _when(of.committed_at),
+            of.metadata,
+        )
         for of in found.offsets
     ]
     print_table(["topic", "partition", "committed", "end", "lag", "committed at", "metadata"], rows)

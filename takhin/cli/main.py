@@ -39,7 +39,7 @@ COMPLETION_VARIABLE = "_TAKHIN_COMPLETE"
 
 
 class _Commands(click.Group):
-    """Imports a command when it is asked for: gRPC and rich take longer to import than most commands to run."""
+    """Imports a command when it is asked for: importing gRPC takes longer than most commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -35,7 +35,13 @@ def _position(_context: click.Context, _parameter: click.Parameter, text: str) -
 @click.argument("topic")
 @partition_option
 @click.option(
-    "-o", "--offset", "at", default="end", callback=_position, metavar="PLACE", help=f"{FORMS}.  [default: end]"
+    "-o",
+    "--offset",
+    "at",
+    default="end",
+    callback=_position,
+    metavar="PLACE",
+    help=f"{FORMS}.  [default: end]",
 )
 @json_option
 @server_option

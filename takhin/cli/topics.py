@@ -8,7 +8,7 @@ import click
 
 from takhin.cli.connection import admin, run, server_option
 from takhin.cli.output import counted, json_option, print_json, print_table
-from takhin.client import TopicDescription
+from takhin.client import PartitionDescription, TopicDescription
 from takhin.settings import INT32_MAX
 
 
@@ -99,7 +99,7 @@ def _show(topic: TopicDescription) -> None:
     )
 
 
-def _records(of: Any) -> int:
+def _records(of: PartitionDescription) -> int:
     """How many records a partition has, whose offsets are dense."""
     return of.end_offset - of.beginning_offset
 

@@ -71,7 +71,7 @@ def test_values(takhin, broker, topic):
 
 
 def test_where_it_begins(takhin, broker, topic):
-    """The start by default, the end, an offset, counted from either end, and times with and without a zone."""
+    """The start by default, the end, offsets, counts from either end, times with and without a zone."""
     put(broker, topic, *[pb.Record(value=b"%d" % n, timestamp=NOON_MS + n) for n in range(5)])
     everything = [b"0", b"1", b"2", b"3", b"4"]
     local = datetime.fromtimestamp((NOON_MS + 3) / 1_000).isoformat(timespec="milliseconds")  # noqa: DTZ006
@@ -104,7 +104,12 @@ def test_where_it_begins(takhin, broker, topic):
 def test_all_partitions(takhin, broker, wide_topic):
     """One after the other unless one is named; an offset needs one to be named."""
     for partition in (2, 0, 3):
-        put(broker, wide_topic, *[pb.Record(value=b"%d-%d" % (partition, n)) for n in (0, 1)], partition=partition)
+        put(
+            broker,
+            wide_topic,
+            *[pb.Record(value=b"%d-%d" % (partition, n)) for n in (0, 1)],
+            partition=partition,
+        )
     assert values(takhin, wide_topic) == [b"0-0", b"0-1", b"2-0", b"2-1", b"3-0", b"3-1"]
     assert values(takhin, wide_topic, "--max-records", 3) == [b"0-0", b"0-1", b"2-0"]
     assert values(takhin, wide_topic, "-p", 2, "-o", 1) == [b"2-1"]

@@ -29,7 +29,12 @@ def rows(takhin, *args) -> list[list[str]]:
 def test_offsets(takhin, filled):
     """Both ends of each partition, and where a place is between them."""
     assert rows(takhin, "offsets", "list", filled) == [[str(n), "0", str(n), str(n)] for n in range(4)]
-    for place, expected in [("start", "0000"), ("+1", "0111"), ("-1", "0012"), ("@2026-01-01T12:00:01Z", "0111")]:
+    for place, expected in [
+        ("start", "0000"),
+        ("+1", "0111"),
+        ("-1", "0012"),
+        ("@2026-01-01T12:00:01Z", "0111"),
+    ]:
         found = json.loads(takhin.output("offsets", "list", filled, "-o", place, "--json"))
         assert "".join(str(of["offset"]) for of in found) == expected, place
     assert rows(takhin, "offsets", "list", filled, "-p", 3, "-o", 2) == [["3", "0", "3", "2"]]
