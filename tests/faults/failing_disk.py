@@ -60,15 +60,20 @@ class Plan:
 
 @dataclass
 class Gate:
-    """The next call of a kind on a file waits, on its thread, until it is let through."""
+    """The `number`-th call of a kind on a file waits, on its thread, until it is let through."""
 
     kind: str
     path: Path
+    number: int = 1
+    calls: int = 0
     reached: threading.Event = field(default_factory=threading.Event)
     opened: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, kind: str, path: str) -> None:
-        if (kind, path) == (self.kind, str(self.path)) and not self.reached.is_set():
+        if (kind, path) != (self.kind, str(self.path)):
+            return
+        self.calls += 1
+        if self.calls == self.number:
             self.reached.set()
             if not self.opened.wait(GATE_S_MAX):
                 raise TimeoutError(f"{kind} of {path} was not let through")

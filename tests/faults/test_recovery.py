@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import apsw
 import pytest
 
-from faults.failing_disk import Gate, failing_disk
+from blackbox.clients import eventually
+from faults.failing_disk import GATE_S_MAX, Gate, failing_disk
 from faults.test_failing_disk import Trial
 from takhin.errors import OutcomeUnknownError
-from takhin.settings import StorageSettings
 from takhin.storage.checkpoint import AGAIN_SECONDS
+from takhin.storage.connection import wal_of
 
 CHECKPOINT_PAGES = 1_000
-"""More than a test writes: no checkpoint runs but that of an attempt to recover."""
+"""More than a test writes: no checkpoint begins by itself but in an attempt to recover."""
 ATTEMPT_SYNCS = ["old log", "file", "new log's header", "commit", "log when closed", "file when closed"]
 """All of an attempt, in order."""
+COMMIT_SYNC = 3
+"""Among those of the log."""
 
 
 @pytest.fixture
@@ -24,18 +29,26 @@ def disk():
 
 
 async def test_the_last_bit_of_a_checkpoint(tmp_path, disk):
-    """It would be tried again at the very moment of the attempt to recover; the two do not meet."""
-    wait_ms = StorageSettings().recover_wait_ms
-    assert wait_ms == AGAIN_SECONDS * 1_000
-    trial = Trial(tmp_path, disk, 1, recover_wait_ms=wait_ms)
+    """It would be tried again in the midst of the attempt to recover: the two do not meet.
+
+    By default both come due together; here the attempt begins first, and takes long.
+    """
+    wait_ms = AGAIN_SECONDS * 1_000 // 2
+    trial = Trial(tmp_path, disk, 1, recover_wait_ms=wait_ms, checkpoint_pages=CHECKPOINT_PAGES)
     await trial.open()
-    disk.gate = gate = Gate("sync", trial.path)
-    while not gate.reached.is_set():
-        await trial.victim.turn()
-    await trial.victim.turn()  # so that the pass leaves something for the last bit
-    trial.plan("sync", wal=False, first=2, for_good=False, landed=False)
+    trial.plan("sync", wal=False, first=1, for_good=False, landed=False)
+    writer = trial.victim.log._writer
+    await writer.cut_wal()
+    disk.gate = gate = Gate("sync", wal_of(trial.path), COMMIT_SYNC)
+    await trial.is_failed()
+    await asyncio.to_thread(gate.reached.wait, GATE_S_MAX)
+    await asyncio.to_thread(eventually, lambda: writer._checkpoints._again is None)
+    await trial.engine._quiet()  # what a checkpoint's pass would have done is done
     gate.opened.set()
-    await trial.run(for_good=False)
+    disk.plan = None
+    await trial.comes_back()
+    assert await trial.faults_after_a_crash() == []
+    await trial.close()
 
 
 @pytest.mark.parametrize("first", range(1, len(ATTEMPT_SYNCS) + 1), ids=ATTEMPT_SYNCS)
