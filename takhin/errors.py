@@ -15,7 +15,9 @@
     │   ├── UnknownGroupError
     │   ├── TopicExistsError
     │   ├── GroupNotEmptyError
-    │   └── OffsetOutOfRangeError
+    │   ├── OffsetOutOfRangeError
+    │   ├── EndOffsetMismatchError
+    │   └── OutOfSequenceError
     ├── UnavailableError         the broker cannot do it now; the same request may succeed later
     │   ├── OverloadedError
     │   ├── StorageFullError
@@ -150,6 +152,28 @@ class OffsetOutOfRangeError(RefusedError):
             beginning_offset=start,
             end_offset=end,
         )
+
+
+class EndOffsetMismatchError(RefusedError):
+    """The log does not end where an append expected it to; `details` say where it does."""
+
+    def __init__(self, topic: str, partition: int, expected: int, end: int) -> None:
+        super().__init__(
+            f"the log of topic {topic!r} partition {partition} ends at {end}, not at the expected {expected}",
+            topic=topic,
+            partition=partition,
+            expected_offset=expected,
+            end_offset=end,
+        )
+
+    @property
+    def end_offset(self) -> int:
+        """Where the log ends."""
+        return int(self.details["end_offset"])
+
+
+class OutOfSequenceError(RefusedError):
+    """A producer's batch that is neither its next one nor one that the log remembers."""
 
 
 class OverloadedError(UnavailableError):

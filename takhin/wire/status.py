@@ -51,6 +51,8 @@ TABLE: dict[type[errors.TakhinError], Row] = {
     errors.TopicExistsError: Row(pb.ERROR_CODE_TOPIC_EXISTS, Status.ALREADY_EXISTS),
     errors.GroupNotEmptyError: Row(pb.ERROR_CODE_GROUP_NOT_EMPTY, Status.FAILED_PRECONDITION),
     errors.OffsetOutOfRangeError: Row(pb.ERROR_CODE_OFFSET_OUT_OF_RANGE, Status.OUT_OF_RANGE),
+    errors.EndOffsetMismatchError: Row(pb.ERROR_CODE_END_OFFSET_MISMATCH, Status.FAILED_PRECONDITION),
+    errors.OutOfSequenceError: Row(pb.ERROR_CODE_OUT_OF_SEQUENCE, Status.FAILED_PRECONDITION),
     errors.OutcomeUnknownError: Row(pb.ERROR_CODE_OUTCOME_UNKNOWN, Status.DEADLINE_EXCEEDED),
     errors.OverloadedError: Row(
         pb.ERROR_CODE_OVERLOADED, Status.RESOURCE_EXHAUSTED, in_band=False, retry_ms=500
