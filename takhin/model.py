@@ -82,12 +82,14 @@ class Appended(NamedTuple):
 
     offset: of its first record; -1 if it is only queued (required_acks=0).
     timestamp: of its first record, ms.
+    duplicate: it had been stored before: offset and timestamp are those of then.
     """
 
     partition: int
     offset: int
     timestamp: int
     record_count: int
+    duplicate: bool = False
 
 
 class CommittedOffset(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from takhin import limits
-from takhin.errors import InvalidBatchError
+from takhin.errors import EndOffsetMismatchError, InvalidBatchError, TakhinError
 from takhin.model import (
     Appended,
     Batch,
@@ -57,6 +57,7 @@ def produced(topic: str, appended: Appended) -> pb.ProduceMessageResponse:
         offset=appended.offset,
         timestamp=appended.timestamp,
         record_count=appended.record_count,
+        duplicate=appended.duplicate,
     )
 
 
@@ -137,15 +138,17 @@ def group(described: Group) -> pb.DescribeConsumerGroupResponse:
     return response
 
 
-def refusal(response: R, request: Any, sentence: str, code: int) -> R:
+def refusal(response: R, request: Any, error: TakhinError, code: int) -> R:
     """Fill a response that has an error field: the sentence, the code, and what it is about.
 
     What the request named (topic, partition, group) is repeated; an offset is -1, never a valid one.
     """
     filled: Any = response
     fields = filled.DESCRIPTOR.fields_by_name
-    filled.error = sentence
+    filled.error = str(error)
     filled.error_code = code
+    if isinstance(error, EndOffsetMismatchError):
+        filled.end_offset = error.end_offset
     for name in ("topic", "partition", "group_id"):
         if name in fields and fields[name].message_type is None:
             value = getattr(request, name)

@@ -9,12 +9,13 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from faults.failing_disk import Plan, failing_disk
 from storage.support import ALL, NOW, batch, check_files, read_all, spec, sqlite_engine
-from takhin.errors import OutcomeUnknownError, PartitionUnavailableError, StartupError
+from takhin.errors import OutcomeUnknownError, PartitionUnavailableError, StartupError, StorageFullError
 from takhin.model import CommittedOffset
 
 SETTINGS = {"checkpoint_pages": 6, "ballast_bytes": 0, "free_bytes_low": 0, "recover_wait_ms": 100}
@@ -118,14 +119,16 @@ class Client:
 class Trial:
     """One engine with a failing file and two neighbours."""
 
-    def __init__(self, folder, disk, seed: int) -> None:
+    def __init__(self, folder, disk, seed: int, **settings: int) -> None:
+        """settings: where they are not SETTINGS."""
         self._data = folder / "data"
+        self._settings = SETTINGS | settings
         self._copies = (folder / f"copy-{n}" for n in itertools.count())
         self._disk = disk
         self._chance = random.Random(seed)
 
     async def open(self) -> None:
-        self.engine = sqlite_engine(self._data, lambda _: None, **SETTINGS)
+        self.engine = sqlite_engine(self._data, lambda _: None, **self._settings)
         await self.engine.open()
         logs = (await self.engine.create_topic(spec("t", 3))).partitions
         self.clients = [Client(log, self._chance) for log in logs]
@@ -133,9 +136,13 @@ class Trial:
         for client in self.clients:
             await client.turn()
 
-    def plan(self, kind: str, *, for_good: bool, landed: bool, first: int, told: bool = True) -> None:
-        path = self._data / "topics/t/0.db"
-        self._disk.plan = Plan(kind, path, first, for_good, landed, told)
+    @property
+    def path(self) -> Path:
+        """The victim's file."""
+        return self._data / "topics/t/0.db"
+
+    def plan(self, kind: str, *, for_good: bool, landed: bool, first: int, **more) -> None:
+        self._disk.plan = Plan(kind, self.path, first, for_good, landed, **more)
 
     async def until_it_fails(self) -> None:
         """All produce until the victim's disk has failed and it says so."""
@@ -168,7 +175,7 @@ class Trial:
         while True:
             try:
                 await self.victim.turn()
-            except PartitionUnavailableError:
+            except (PartitionUnavailableError, StorageFullError):
                 assert time.monotonic() - began < COME_BACK_S_MAX, self.engine.troubles
                 await asyncio.sleep(0.02)
             else:
