@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 ANSWER_MS_MAX = 60_000
 """Whoever waits at a prompt wants to know."""
+COMPLETION_MS_MAX = 2_000
 
 
 def _checked_address(_context: click.Context, _parameter: click.Parameter, address: str) -> str:
@@ -42,6 +44,34 @@ server_option = click.option(
 partition_option = click.option(
     "-p", "--partition", type=click.IntRange(0, INT32_MAX), metavar="N", help="This partition only."
 )
+
+
+def _offered(names: Callable[[Admin], Awaitable[Iterable[str]]]) -> Callable[..., list[str]]:
+    """Completes a word by names that the broker knows; without one there are none."""
+
+    def complete(context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+        server = context.params.get("server") or os.environ.get(SERVER_VARIABLE) or Settings().listen
+
+        async def asked() -> Iterable[str]:
+            async with Admin(server, timeout_ms=COMPLETION_MS_MAX, retry=Retry(attempts_max=1)) as broker:
+                return await names(broker)
+
+        try:
+            return [name for name in asyncio.run(asked()) if name.startswith(begun)]
+        except TakhinError:
+            return []
+
+    return complete
+
+
+async def _groups(broker: Admin) -> list[str]:
+    return [group.group_id for group in await broker.list_groups()]
+
+
+topics_offered = _offered(Admin.list_topics)
+groups_offered = _offered(_groups)
+topic_argument = click.argument("topic", shell_complete=topics_offered)
+group_argument = click.argument("group", shell_complete=groups_offered)
 
 
 def admin(server: str) -> Admin:

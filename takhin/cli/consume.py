@@ -6,17 +6,17 @@ Reads the partitions one after the other up to their ends, or follows all of the
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import IO
 
 import click
 
 from takhin.cli import json_lines, templates
-from takhin.cli.connection import admin, partition_option, run, server_option
+from takhin.cli.connection import admin, partition_option, run, server_option, topic_argument
 from takhin.cli.offsets import chosen_partitions, offset_at
-from takhin.cli.positions import FORMS, Base, Range, parse
+from takhin.cli.positions import FORMS, parse
 from takhin.client import Admin, Consumer, PartitionDescription, Record, Span
 from takhin.limits import INT64_MAX
 
@@ -25,7 +25,7 @@ VALUES = r"%v\n"
 
 
 @click.command(short_help="Print records.")
-@click.argument("topic")
+@topic_argument
 @partition_option
 @click.option(
     "-o",
@@ -76,7 +76,7 @@ def consume(
     if as_json and template is not None:
         raise click.UsageError("--json and --format exclude each other", click.get_current_context())
     try:
-        asked = parse(where, time.time_ns() // 1_000_000)
+        asked = parse(where, datetime.now(UTC))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--offset") from None
     if follow and asked.stop is not None:
@@ -95,15 +95,14 @@ class _Query:
 
     topic: str
     partition: int | None
-    asked: Range
+    asked: Span
     follow: bool
 
     async def spans(self, broker: Admin) -> dict[tuple[str, int], Span]:
         """What to read of each partition. A stop at the end, or none, is the end as it is now."""
         described = await broker.describe_topic(self.topic)
         chosen = chosen_partitions(self.topic, described.partitions, self.partition)
-        places = (self.asked.begin, self.asked.stop)
-        if len(chosen) > 1 and any(place is not None and place.base is Base.ZERO for place in places):
+        if len(chosen) > 1 and any(isinstance(place, int) for place in self.asked):
             raise click.BadParameter(
                 f"an offset belongs to one partition: give --partition, 0 to {len(chosen) - 1}",
                 param_hint="--offset",
@@ -111,11 +110,11 @@ class _Query:
         return {(self.topic, of.partition): await self._span(broker, of) for of in chosen}
 
     async def _span(self, broker: Admin, of: PartitionDescription) -> Span:
-        begin = await offset_at(broker, self.topic, of, self.asked.begin)
+        begin = await offset_at(broker, self.topic, of, self.asked.start)
         if self.follow:
             return Span(begin)
         stop = self.asked.stop
-        if stop is None or (stop.base is Base.ZERO and stop.number > of.end_offset):
+        if stop is None or (isinstance(stop, int) and stop > of.end_offset):
             return Span(begin, of.end_offset)
         return Span(begin, max(begin, await offset_at(broker, self.topic, of, stop)))
 

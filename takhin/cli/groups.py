@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from takhin.cli.connection import admin, run, server_option
+from takhin.cli.connection import admin, group_argument, run, server_option
 from takhin.cli.output import json_option, print_json, print_table
 from takhin.client import GroupDescription, GroupListing
 from takhin.client.model import time_of
@@ -33,7 +33,7 @@ def list_(*, as_json: bool, server: str) -> None:
 
 
 @groups.command()
-@click.argument("group")
+@group_argument
 @json_option
 @server_option
 def describe(group: str, *, as_json: bool, server: str) -> None:
@@ -67,7 +67,7 @@ def _when(timestamp: int) -> str:
 
 
 @groups.command()
-@click.argument("group")
+@group_argument
 @json_option
 @server_option
 def delete(group: str, *, as_json: bool, server: str) -> None:

@@ -28,6 +28,7 @@ COMMANDS = (
     "consume",
     "groups",
     "offsets",
+    "bench",
     "backup",
     "verify",
     "restore",

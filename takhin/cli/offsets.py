@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from takhin.cli.connection import admin, partition_option, run, server_option
+from takhin.cli.connection import admin, group_argument, partition_option, run, server_option, topic_argument
 from takhin.cli.output import counted, json_option, print_json, print_table
-from takhin.cli.positions import FORMS, Base, Position, parse
-from takhin.client import Admin, PartitionDescription
+from takhin.cli.positions import FORMS, parse
+from takhin.client import START, Admin, PartitionDescription, Position
 from takhin.errors import OffsetOutOfRangeError, UnknownPartitionError
 
 
@@ -23,16 +23,16 @@ def offsets() -> None:
 def _position(_context: click.Context, _parameter: click.Parameter, text: str) -> Position:
     """Of -o, where one place is wanted, no range."""
     try:
-        found = parse(text, time.time_ns() // 1_000_000)
+        found = parse(text, datetime.now(UTC))
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
     if found.stop is not None:
         raise click.BadParameter(f"{text!r} is a range; one place is wanted here")
-    return found.begin
+    return found.start
 
 
 @offsets.command("list")
-@click.argument("topic")
+@topic_argument
 @partition_option
 @click.option(
     "-o",
@@ -57,8 +57,8 @@ def list_(topic: str, *, partition: int | None, at: Position, as_json: bool, ser
 
 
 @offsets.command("set")
-@click.argument("group")
-@click.argument("topic")
+@group_argument
+@topic_argument
 @partition_option
 @click.option("-o", "--offset", "at", required=True, callback=_position, metavar="PLACE", help=f"{FORMS}.")
 @json_option
@@ -104,9 +104,13 @@ def chosen_partitions(
 
 async def offset_at(broker: Admin, topic: str, of: PartitionDescription, at: Position) -> int:
     """Which offset a place is in a partition as it was described. Raises OffsetOutOfRangeError."""
-    if at.base is Base.TIME:
-        return min(await broker.offset_for_time(topic, of.partition, at.number), of.end_offset)
-    offset = at.offset(of.beginning_offset, of.end_offset)
+    if isinstance(at, datetime):
+        return min(await broker.offset_for_time(topic, of.partition, at), of.end_offset)
+    if isinstance(at, int):
+        offset = at
+    else:
+        near = of.beginning_offset if at.name == START.name else of.end_offset
+        offset = min(max(near + at.records, of.beginning_offset), of.end_offset)
     if not of.beginning_offset <= offset <= of.end_offset:
         raise OffsetOutOfRangeError(topic, of.partition, offset, of.beginning_offset, of.end_offset)
     return offset

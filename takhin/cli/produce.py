@@ -11,14 +11,14 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import click
 
 from takhin.cli import json_lines
-from takhin.cli.connection import ANSWER_MS_MAX, explained, partition_option, server_option
+from takhin.cli.connection import ANSWER_MS_MAX, explained, partition_option, server_option, topic_argument
 from takhin.cli.output import Progress, counted, progress_bar
 from takhin.client import Header, NewRecord, Retry
 from takhin.client.sync import Admin, Delivery, Producer
@@ -33,7 +33,7 @@ Parse = Callable[[bytes], tuple[NewRecord, int | None]]
 
 
 @click.command(short_help="Produce lines as records.")
-@click.argument("topic")
+@topic_argument
 @click.argument("source", metavar="[FILE]", type=click.Path(), default="-")
 @partition_option
 @click.option("-k", "--key", metavar="KEY", help="The key of all records.")
@@ -95,7 +95,7 @@ def produce(
             raise UnknownPartitionError(topic, partition, partitions)
         producer = Producer(server, delivery_timeout_ms=timeout * 1_000)
         with progress_bar("produce") as progress:
-            _Production(producer, topic, partition, parse).run(_lines(descriptor, progress))
+            _Production(producer, topic, partition, parse).run(_lines(_reads(descriptor, progress)))
 
 
 def _opened(source: str) -> int:
@@ -140,12 +140,19 @@ def _line_parser(key: str | None, key_separator: str | None, headers: tuple[str,
     return parse
 
 
-def _lines(descriptor: int, progress: Progress) -> Iterator[list[bytes]]:
-    """The whole lines that each read brings, without their newlines; the last line may lack its own."""
+def _reads(descriptor: int, progress: Progress) -> Iterator[bytes]:
+    """What each read brings, until the end."""
     size_bytes, done = os.fstat(descriptor).st_size, 0  # 0 for a pipe
-    begun: list[bytes] = []  # pieces of a line whose newline has not come yet
     while chunk := os.read(descriptor, READ_BYTES):
+        yield chunk
         done += len(chunk)
+        progress(done, max(done, size_bytes))
+
+
+def _lines(reads: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The whole lines that each read brings, without their newlines; the last line may lack its own."""
+    begun: list[bytes] = []  # pieces of a line whose newline has not come yet
+    for chunk in reads:
         head, newline, tail = chunk.rpartition(b"\n")
         if newline:
             yield b"".join([*begun, head]).split(b"\n")
@@ -153,7 +160,6 @@ def _lines(descriptor: int, progress: Progress) -> Iterator[list[bytes]]:
         begun.append(tail)
         if sum(map(len, begun)) > LINE_BYTES_MAX:
             raise click.ClickException(f"a line is longer than {LINE_BYTES_MAX} bytes")
-        progress(done, max(done, size_bytes))
     if last := b"".join(begun):
         yield [last]
 
@@ -171,7 +177,7 @@ class _Production:
     acknowledged: int = 0
     unknown: int = 0
 
-    def run(self, reads: Iterator[list[bytes]]) -> None:
+    def run(self, reads: Iterable[list[bytes]]) -> None:
         """Send everything and say how many records are durable, also when it fails."""
         began = time.monotonic()
         try:
@@ -191,7 +197,7 @@ class _Production:
         count, seconds = counted(self.acknowledged, "record"), time.monotonic() - began
         click.echo(f"produced {count} to {self.topic} ({seconds:.2f} s)", err=True)
 
-    def _send(self, reads: Iterator[list[bytes]]) -> None:
+    def _send(self, reads: Iterable[list[bytes]]) -> None:
         number = 0
         for lines in reads:
             for line in lines:

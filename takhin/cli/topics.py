@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from takhin.cli.connection import admin, run, server_option
+from takhin.cli.connection import admin, run, server_option, topics_offered
 from takhin.cli.output import counted, json_option, print_json, print_table
 from takhin.client import PartitionDescription, TopicDescription
 from takhin.settings import INT32_MAX
@@ -67,7 +67,7 @@ def list_(*, as_json: bool, server: str) -> None:
 
 
 @topics.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=topics_offered)
 @json_option
 @server_option
 def describe(names: tuple[str, ...], *, as_json: bool, server: str) -> None:
@@ -112,7 +112,7 @@ def _document(topic: TopicDescription) -> dict[str, Any]:
 
 
 @topics.command()
-@click.argument("name")
+@click.argument("name", shell_complete=topics_offered)
 @json_option
 @server_option
 def delete(name: str, *, as_json: bool, server: str) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from datetime import datetime
 from functools import wraps
 from types import TracebackType
@@ -56,12 +57,18 @@ class Blocking(Generic[C]):
             future.cancel()
             raise
 
-    def close(self) -> None:
-        """As the client's own `close`. May be called again."""
+    def close(self, timeout_s: float | None = None) -> None:
+        """As the client's own `close`, which is cancelled after timeout_s. May be called again."""
         if not self._thread.is_alive():
             return
+
+        async def closed() -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._core.close()
+
         try:
-            self._run(self._core.close())
+            self._run(closed())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()

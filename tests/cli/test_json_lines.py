@@ -7,9 +7,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from takhin.client import Header, NewRecord, Record
 
 from takhin.cli.json_lines import NoRecordError, line, parse
+from takhin.client import Header, NewRecord, Record
 
 RAW = st.one_of(st.binary(max_size=20), st.text(max_size=20).map(str.encode))
 

@@ -1,82 +1,77 @@
-"""The offset language: what each form means, in a log that goes from 100 to 200."""
+"""The offset language: what each form means, and what is none."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from takhin.cli.positions import Base, Position, Range, parse
+from takhin.cli.positions import parse
+from takhin.client import END, START, Span
+from takhin.client.model import EPOCH, time_of
 
-NOW = 1_800_000_000_000
-HOUR = 3_600_000
+NOW = time_of(1_800_000_000_000)
+HOUR = timedelta(hours=1)
 
 
-def ms(*moment: int) -> int:
-    return int(datetime(*moment).astimezone().timestamp() * 1_000)
+def local(*moment: int) -> datetime:
+    return datetime(*moment).astimezone()
 
 
 POSITIONS = {
-    "start": 100,
-    "end": 200,
-    "+10": 110,
-    "+0": 100,
-    "-10": 190,
-    "-0": 200,
-    "+1000": 200,
-    "-1000": 100,
+    "start": START,
+    "end": END,
+    "+10": START + 10,
+    "+0": START,
+    "-10": END - 10,
+    "-0": END,
     "5": 5,
-    "150": 150,
     "9223372036854775807": 2**63 - 1,
 }
 
 
 @pytest.mark.parametrize("text", POSITIONS)
 def test_a_position(text):
-    """Relative ones stay within the log; an offset that was named is the broker's to judge."""
-    found = parse(text, NOW)
-    assert found.stop is None
-    assert found.begin.offset(100, 200) == POSITIONS[text]
+    """Counted from either end, or an offset."""
+    assert parse(text, NOW) == Span(POSITIONS[text])
 
 
 TIMES = {
     "@-1h": NOW - HOUR,
-    "@-1h30m": NOW - HOUR - 30 * 60_000,
-    "@-250ms": NOW - 250,
+    "@-1h30m": NOW - HOUR - timedelta(minutes=30),
+    "@-250ms": NOW - timedelta(milliseconds=250),
     "@-2d": NOW - 48 * HOUR,
-    "@1700000000": 1_700_000_000_000,
-    "@1700000000123": 1_700_000_000_123,
-    "@2026-01-01T00:00": ms(2026, 1, 1),
-    "@2026-01-01": ms(2026, 1, 1),
-    "@2026-01-01T00:00:01.5Z": int(datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC).timestamp() * 1_000) + 500,
-    "@2026-01-01T00:00:00.0001Z": int(datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1_000) + 1,
-    "@1960-01-01": 0,
+    "@1700000000": time_of(1_700_000_000_000),
+    "@1700000000123": time_of(1_700_000_000_123),
+    "@2026-01-01T00:00": local(2026, 1, 1),
+    "@2026-01-01": local(2026, 1, 1),
+    "@2026-01-01T00:00:01.5Z": datetime(2026, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC),
+    "@2026-01-01T00:00:00.0001Z": datetime(2026, 1, 1, 0, 0, 0, 100, tzinfo=UTC),
+    "@1960-01-01": EPOCH,
+    "@-999999999999d": EPOCH,
 }
 
 
 @pytest.mark.parametrize("text", TIMES)
 def test_a_time(text):
-    """Ago, since 1970, or ISO 8601, local unless it says its zone; rounded up to a millisecond."""
-    assert parse(text, NOW) == Range(Position(Base.TIME, TIMES[text]))
+    """Ago, since 1970, or ISO 8601, local unless it says its zone; no record is older than 1970."""
+    assert parse(text, NOW) == Span(TIMES[text])
 
 
-START, END = Position(Base.START), Position(Base.END)
 RANGES = {
-    "5:20": Range(Position(Base.ZERO, 5), Position(Base.ZERO, 20)),
-    "start:end": Range(START, END),
-    ":": Range(START, END),
-    ":20": Range(START, Position(Base.ZERO, 20)),
-    "-10:": Range(Position(Base.END, -10), END),
-    "+5:-5": Range(Position(Base.START, 5), Position(Base.END, -5)),
-    "@-1h:": Range(Position(Base.TIME, NOW - HOUR), END),
-    "@-2h:-1h": Range(Position(Base.TIME, NOW - 2 * HOUR), Position(Base.TIME, NOW - HOUR)),
-    "@-2h:@-1h": Range(Position(Base.TIME, NOW - 2 * HOUR), Position(Base.TIME, NOW - HOUR)),
-    "@-2h:end": Range(Position(Base.TIME, NOW - 2 * HOUR), END),
-    "@2026-01-01T00:00:": Range(Position(Base.TIME, ms(2026, 1, 1)), END),
-    "@2026-01-01T00:00:2026-01-02T12:30": Range(
-        Position(Base.TIME, ms(2026, 1, 1)), Position(Base.TIME, ms(2026, 1, 2, 12, 30))
-    ),
-    "start:@-1h": Range(START, Position(Base.TIME, NOW - HOUR)),
+    "5:20": Span(5, 20),
+    "start:end": Span(START, END),
+    ":": Span(START, END),
+    ":20": Span(START, 20),
+    "-10:": Span(END - 10, END),
+    "+5:-5": Span(START + 5, END - 5),
+    "@-1h:": Span(NOW - HOUR, END),
+    "@-2h:-1h": Span(NOW - 2 * HOUR, NOW - HOUR),
+    "@-2h:@-1h": Span(NOW - 2 * HOUR, NOW - HOUR),
+    "@-2h:end": Span(NOW - 2 * HOUR, END),
+    "@2026-01-01T00:00:": Span(local(2026, 1, 1), END),
+    "@2026-01-01T00:00:2026-01-02T12:30": Span(local(2026, 1, 1), local(2026, 1, 2, 12, 30)),
+    "start:@-1h": Span(START, NOW - HOUR),
 }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from takhin.client import Header, Record
 
 from takhin.cli.templates import compiled
+from takhin.client import Header, Record
 
 HEADERS = [Header("a", b"1"), Header("a", b"\xfe")]
 RECORD = Record("orders", 3, 7, 1_767_225_600_001, b"k\xff", b"v v", HEADERS)
