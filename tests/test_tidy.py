@@ -61,7 +61,7 @@ LAYERS = {
     "takhin.logs": Layer(VOCABULARY, ("structlog",)),
     "takhin.server": Layer(("takhin.*",), ("structlog",)),
     "takhin.__main__": Layer(("takhin.cli.*",)),
-    "takhin.cli": Layer(("takhin.*",), (*GRPC, "click", "structlog", "uvloop")),
+    "takhin.cli": Layer(("takhin.*",), (*GRPC, "click", "rich", "structlog", "uvloop")),
 }
 
 INSTEAD = {
