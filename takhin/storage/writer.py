@@ -77,9 +77,11 @@ class Writer:
         self._name = f"{tail.topic}/{tail.partition}"
         self._recovery = Recovery(
             file,
+            tail,
             thread=committer,
             wait_ms=settings.recover_wait_ms,
             begin=self._begin_recovery,
+            counted=self._note,
             ended=self._recovery_ended,
         )
         self._settings = settings
@@ -373,16 +375,12 @@ class Writer:
         self._idle.clear()
         return True
 
-    def _recovery_ended(self, found: Mark | None) -> None:
-        """An attempt is over; `found` is what the file says if it can be written again."""
-        expected = Mark(self.tail.mark.commits + 1, self.tail.end_offset)
-        if found == expected:
-            self.tail.mark = expected
-            self._note(expected)
+    def _recovery_ended(self, error: Exception | None) -> None:
+        if error is None:
             self._failed = None
             self._troubles.end(f"partition_failed {self._name}")
-        elif found is not None:
-            self._failed = StartupError(f"{self._file.path} came back with {found} instead of {expected}")
+        elif isinstance(error, StartupError):  # it is another log than it was
+            self._failed = error
         self._next()
 
     def _refuse_appends(self) -> None:
