@@ -50,6 +50,7 @@ def test_the_ready_line_says_what_is_served(data_dir):
         assert broker.ready["topics"] == "2"
 
 
+@pytest.mark.timed
 def test_a_second_broker_on_the_folder_is_refused(broker, stub):
     """It names the folder and the holder's pid within 2 s; the holder does not notice."""
     create_topic(stub, "topic")
@@ -62,6 +63,7 @@ def test_a_second_broker_on_the_folder_is_refused(broker, stub):
     assert len(read_all(stub, "topic")) == 3
 
 
+@pytest.mark.timed
 def test_a_second_broker_on_the_port_is_refused(broker, tmp_path):
     """It names the address within 2 s; no two brokers share a port silently."""
     for number in range(3):
