@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blackbox.broker_process import Broker, command
-from blackbox.clients import connected
+from blackbox.clients import connected, create_topic
 from takhin.cli import produce
 from takhin.cli.consume import EPOCH, Start, parse_start
 from takhin.cli.produce import _Form, _Producer
@@ -220,9 +220,10 @@ def test_old_connections_are_no_end(takhin, tmp_path, monkeypatch):
     """Through several connections that the broker closes by age, every record arrives once and in order."""
     monkeypatch.setattr(produce, "STREAM_SECONDS_MAX", 0.2)
     ages = {"rpc_connection_age_ms": 500, "rpc_connection_age_grace_ms": 500, "consume_heartbeat_ms": 50}
+    with Broker(tmp_path / "data") as broker, connected(broker.address) as stub:
+        create_topic(stub, "t")  # may take longer than such a connection lasts
     with Broker(tmp_path / "data", **ages) as broker:
         takhin = type(takhin)(broker.address)
-        takhin.output("topics", "create", "t")
         with takhin.start("consume", "t", "--follow", "--format", "value", "--max-records", 300) as reader:
 
             def reads():
