@@ -18,9 +18,10 @@ from takhin.cli.produce import produce
 from takhin.cli.recover import recover
 from takhin.cli.restore import restore
 from takhin.cli.serve import serve
+from takhin.cli.sql import sql
 from takhin.cli.topics import topics
 from takhin.cli.verify import verify
-from takhin.errors import CopyError, StartupError
+from takhin.errors import CopyError, QueryError, StartupError
 
 CANNOT_START = 2
 FAILED = 1
@@ -30,7 +31,7 @@ INTERRUPTED = 130
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[serve, topics, produce, consume, backup, verify, restore, recover],
+    commands=[serve, topics, produce, consume, sql, backup, verify, restore, recover],
     no_args_is_help=False,
 )
 @click.version_option(package_name="takhin", message="%(prog)s %(version)s")
@@ -64,7 +65,7 @@ def _run(arguments: Sequence[str]) -> int:
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "takhin"
         return _complain(f"{error.format_message()} (see {path} --help)", failed)
-    except (click.ClickException, CopyError, StartupError) as error:
+    except (click.ClickException, CopyError, QueryError, StartupError) as error:
         return _complain(str(error), failed)
     except OSError as error:
         return _complain(f"cannot write the output: {error.strerror}", failed)
