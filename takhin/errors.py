@@ -26,10 +26,11 @@
     │   └── ShuttingDownError
     ├── InternalError            a fault of the broker's own, logged under an id
     ├── CopyError                a copy cannot be made, put back or repaired
+    ├── QueryError               a query over a topic's files cannot be answered
     └── StartupError             the broker cannot start: data folder, files, address or config
 
-All but CopyError, StartupError and the inner nodes stand in the table of `takhin.wire.status`, which gives
-them their place on the wire; a test holds the two together. Those two never reach a client.
+All but CopyError, QueryError, StartupError and the inner nodes stand in the table of `takhin.wire.status`,
+which gives them their place on the wire; a test holds the two together. Those three never reach a client.
 """
 
 from __future__ import annotations
@@ -75,6 +76,10 @@ class StartupError(TakhinError):
 
 class CopyError(TakhinError):
     """A backup, a restore or a recovery cannot go on. The programs print the sentence."""
+
+
+class QueryError(TakhinError):
+    """A query over a topic's files cannot be answered. The programs print the sentence."""
 
 
 class InternalError(TakhinError):

@@ -53,6 +53,7 @@ LAYERS = {
     "takhin.storage": Layer(_STORAGE, ("apsw", "structlog")),
     # Programs of their own, on closed files or as readers beside a broker: never in its process.
     "takhin.copies": Layer((*_STORAGE, "takhin.copies.*"), ("apsw",)),
+    "takhin.query": Layer((*_STORAGE, "takhin.copies.*", "takhin.query.*"), ("apsw",)),
     **dict.fromkeys(BROKER, Layer(_BROKER)),
     "takhin.wire": Layer(_WIRE, GRPC),
     "takhin.rpc": Layer(_RPC, (*GRPC, "structlog")),

@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 import click
 
 from takhin.cli.connection import admin, run, server_option
-from takhin.cli.output import Progress, json_option, print_json, print_table, progress_bar, sized
+from takhin.cli.output import Progress, json_option, print_json, progress_bar, sized
+from takhin.cli.rows import print_table
 from takhin.client import Consumer, Producer
 from takhin.limits import INT64_MAX
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from takhin.cli.connection import admin, group_argument, run, server_option
-from takhin.cli.output import json_option, print_json, print_table
+from takhin.cli.output import json_option, print_json
+from takhin.cli.rows import print_table
 from takhin.client import GroupDescription, GroupListing
 from takhin.client.model import time_of
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 from click.shell_completion import shell_complete
 
-from takhin.errors import CopyError, StartupError
+from takhin.errors import CopyError, QueryError, StartupError
 
 CANNOT_START = 2
 FAILED = 1
@@ -28,6 +28,7 @@ COMMANDS = (
     "consume",
     "groups",
     "offsets",
+    "sql",
     "bench",
     "backup",
     "verify",
@@ -91,7 +92,7 @@ def _run(arguments: Sequence[str]) -> int:
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "takhin"
         return _complain(f"{error.format_message()} (see {path} --help)", failed)
-    except (click.ClickException, CopyError, StartupError) as error:
+    except (click.ClickException, CopyError, QueryError, StartupError) as error:
         return _complain(str(error), failed)
     except OSError as error:
         return _complain(f"cannot write the output: {error.strerror}", failed)

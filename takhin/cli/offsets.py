@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from takhin.cli.connection import admin, group_argument, partition_option, run, server_option, topic_argument
-from takhin.cli.output import counted, json_option, print_json, print_table
+from takhin.cli.output import counted, json_option, print_json
 from takhin.cli.positions import FORMS, parse
+from takhin.cli.rows import print_table
 from takhin.client import START, Admin, PartitionDescription, Position
 from takhin.errors import OffsetOutOfRangeError, UnknownPartitionError
 

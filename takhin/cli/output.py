@@ -1,10 +1,10 @@
-"""How results look: tables for people, JSON for programs, bars for those who wait, and words with numbers."""
+"""How results look: JSON for programs, bars for those who wait, words with numbers. Tables: see rows.py."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,19 +20,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON
 
 def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=1, ensure_ascii=False))
-
-
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
-    """Columns, numbers to the right. No cell is shortened, so that `awk` may read it too."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
-    numbers = [bool(rows) and all(isinstance(row[at], int) for row in rows) for at in range(len(titles))]
-    for row in [[title.upper() for title in titles], *cells]:
-        aligned = [
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(row, widths, numbers, strict=True)
-        ]
-        click.echo("  ".join(aligned).rstrip())
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from takhin.cli.connection import admin, run, server_option, topics_offered
-from takhin.cli.output import counted, json_option, print_json, print_table
+from takhin.cli.output import counted, json_option, print_json
+from takhin.cli.rows import print_table
 from takhin.client import PartitionDescription, TopicDescription
 from takhin.settings import INT32_MAX
 

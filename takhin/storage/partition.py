@@ -144,8 +144,8 @@ class SqlitePartition:
             trimmed.add_done_callback(partial(self._trimmed, step))
             await asyncio.shield(trimmed)  # goes on also if the one who asked has gone
         with suppress(StorageFullError):  # which needs room itself; what is trimmed is trimmed
-            while await asyncio.shield(self._give_back()):
-                self._check_open()
+            while not self.closed and await asyncio.shield(self._give_back()):
+                pass
 
     async def _give_back(self) -> bool:
         """Give pages that became free back to the file system. True if there are more."""

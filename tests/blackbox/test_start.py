@@ -55,6 +55,7 @@ ROUNDS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.timed
 @ROUNDS
 def test_a_second_broker_on_the_folder_is_refused(broker, stub, rounds, figures):
     """It names the folder and the holder's pid within 2 s; the holder does not notice."""
@@ -71,6 +72,7 @@ def test_a_second_broker_on_the_folder_is_refused(broker, stub, rounds, figures)
     figures(f"second broker on the folder: {rounds} refused by name, after {longest:.2f} s at most")
 
 
+@pytest.mark.timed
 @ROUNDS
 def test_a_second_broker_on_the_port_is_refused(broker, tmp_path, rounds, figures):
     """It names the address within 2 s; no two brokers share a port silently."""

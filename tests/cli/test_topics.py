@@ -16,7 +16,7 @@ def test_create_list_delete(takhin):
     assert takhin.output("topics", "create", "a", "--partitions", 3) == b"created topic a with 3 partitions\n"
     listed = takhin.output("topics", "list").decode().splitlines()
     assert [line.split() for line in listed] == [
-        ["TOPIC", "PARTITIONS", "RECORDS"],
+        ["topic", "partitions", "records"],
         ["a", "3", "0"],
         ["b", "1", "0"],
     ]
@@ -31,7 +31,7 @@ def test_describe(takhin, broker, wide_topic):
     put(broker, wide_topic, pb.Record(value=b"a"), pb.Record(value=b"b"), partition=2)
     head, columns, *rows = takhin.output("topics", "describe", wide_topic).decode().splitlines()
     assert head.startswith(f"{wide_topic}  partitions=4  id=")
-    assert columns.split() == ["PARTITION", "BEGINNING", "END", "RECORDS"]
+    assert columns.split() == ["partition", "beginning", "end", "records"]
     assert [row.split() for row in rows] == [
         ["0", "0", "0", "0"],
         ["1", "0", "0", "0"],

@@ -120,12 +120,14 @@ class Disk:
         of = self.unsynced.get(path, {})
         self.unsynced[path] = {offset: write for offset, write in of.items() if offset < size}
 
-    def crash(self, data: Path, copy: Path, chance: random.Random) -> None:
-        """Copy the folder as a power cut would leave it. A child copies, for the files are in use."""
+    def crash(self, data: Path, copy: Path, chance: random.Random, share: float) -> None:
+        """Copy the folder as a power cut would leave it. A child copies, for the files are in use.
+
+        share: of the writes that the disk may not have, how many it has not, about.
+        """
         subprocess.run(["cp", "-r", data, copy], check=True)
         for path in copy.glob("topics/*/*-shm"):
             path.unlink()
-        share = chance.choice([0, 0.5, 1])
         for name, writes in self.unsynced.items():
             if not Path(name).is_relative_to(data):  # of a copy that was looked at
                 continue

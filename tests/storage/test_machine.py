@@ -187,7 +187,6 @@ TestEnginesAgree = pytest.mark.timeout(600)(EnginesAgree.TestCase)
 TestEnginesAgree.settings = settings(
     max_examples=15,
     stateful_step_count=30,
-    deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -15,7 +15,7 @@ def leaves():
     """Every error that can reach a client: the leaves of the tree but those of programs."""
     found = [cls for _, cls in inspect.getmembers(errors, inspect.isclass)]
     inner = {base for cls in found for base in cls.__mro__[1:]}
-    of_programs = {errors.CopyError, errors.StartupError}
+    of_programs = {errors.CopyError, errors.QueryError, errors.StartupError}
     return {cls for cls in found if issubclass(cls, errors.TakhinError)} - inner - of_programs
 
 

@@ -1,0 +1,111 @@
+"""Rows on stdout: a table for people, CSV or JSON lines for programs. Holds 1,000 at a time."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Literal
+
+import click
+
+Row = Sequence[Any]
+
+TABLE_ROWS = 1_000
+"""Of one table; those after them have titles and widths of their own."""
+
+GAP = 2
+"""Between columns."""
+CELL_WIDTH_MIN = 8
+"""No column is made narrower."""
+
+ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
+    ord("\n"): "\\n",
+    ord("\r"): "\\r",
+    ord("\t"): "\\t",
+}
+"""Control characters, which a terminal would obey."""
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Columns under their names, numbers to the right. A terminal's width cuts long cells, a pipe none."""
+    # rich takes a tenth of a second to import
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    room = Console().width if sys.stdout.isatty() else None
+    left = iter(rows)
+    page = list(islice(left, TABLE_ROWS))
+    while True:
+        titles = [Text(_cell(name)) for name in columns]
+        cells = [[Text("NULL", "dim") if cell is None else Text(_cell(cell)) for cell in row] for row in page]
+        widths = _widths([[text.cell_len for text in row] for row in (titles, *cells)], room)
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+        for at, title in enumerate(titles):
+            justify: Literal["left", "right"] = "right" if _all_numbers(page, at) else "left"
+            table.add_column(title, justify=justify, width=widths[at], no_wrap=True)
+        for row in cells:
+            table.add_row(*row)
+        console = Console(width=sum(widths) + GAP * len(widths))
+        with console.capture() as captured:
+            console.print(table)
+        for line in captured.get().splitlines():
+            click.echo(line.rstrip())
+        page = list(islice(left, TABLE_ROWS))
+        if not page:
+            return
+        click.echo()
+
+
+def _widths(widths: Sequence[Sequence[int]], room: int | None) -> list[int]:
+    """Of each column, by those of its cells; the widest ones give way where there is not enough room."""
+    found = [max(column) for column in zip(*widths, strict=True)]
+    if room is None:
+        return found
+    room -= GAP * (len(found) - 1)
+    caps = range(room, CELL_WIDTH_MIN, -1)
+    cap = next((cap for cap in caps if sum(min(width, cap) for width in found) <= room), CELL_WIDTH_MIN)
+    return [min(width, cap) for width in found]
+
+
+def print_csv(columns: Sequence[str], rows: Iterator[Row]) -> None:
+    """As RFC 4180, with the names in the first line; NULL is empty, a BLOB as in the table."""
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    out.writerow(columns)
+    out.writerows([_literal(cell) if isinstance(cell, bytes) else cell for cell in row] for row in rows)
+
+
+def print_json_lines(columns: Sequence[str], rows: Iterator[Row]) -> None:
+    """An object a line; a BLOB is {"base64": …}, an infinite number the string "Infinity"."""
+    for name in columns:
+        if columns.count(name) > 1:
+            raise click.ClickException(f"two columns are named {name!r}: name one of them with AS")
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False).encode
+    for row in rows:
+        print(encode(dict(zip(columns, map(_json, row), strict=True))))
+
+
+def _all_numbers(rows: Sequence[Row], at: int) -> bool:
+    return bool(rows) and all(isinstance(row[at], int | float | None) for row in rows)
+
+
+def _cell(cell: Any) -> str:
+    return _literal(cell) if isinstance(cell, bytes) else str(cell).translate(ESCAPED)
+
+
+def _literal(blob: bytes) -> str:
+    """A BLOB as SQL writes it."""
+    return f"x'{blob.hex()}'"
+
+
+def _json(cell: Any) -> Any:
+    if isinstance(cell, bytes):
+        return {"base64": base64.b64encode(cell).decode()}
+    if isinstance(cell, float) and math.isinf(cell):
+        return "Infinity" if cell > 0 else "-Infinity"
+    return cell

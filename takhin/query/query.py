@@ -1,0 +1,99 @@
+"""One query over a topic: what it may do, how long it may take, and what its errors mean.
+
+It runs in a database in memory whose tables are virtual, so that it can reach nothing but the topic.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import apsw
+from apsw.ext import query_info
+
+from takhin.errors import QueryError
+from takhin.limits import shown
+from takhin.query.tables import TABLES
+from takhin.query.topic import Topic
+from takhin.query.virtual import Module
+from takhin.storage.faults import sentence
+
+READING = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION, apsw.SQLITE_RECURSIVE})
+"""What a query may do (sqlite.org/c3ref/c_alter_table.html)."""
+
+ONLY_READS = "a query only reads: it is a SELECT, WITH, VALUES or EXPLAIN"
+
+STEPS_BETWEEN_LOOKS = 100_000
+"""Of SQLite's machine: some milliseconds."""
+CACHE_KIB = 32_768
+"""Beyond that, what is sorted or grouped goes to a temporary file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """columns: their names. rows: read as they are taken; taking them may raise QueryError."""
+
+    columns: Sequence[str]
+    rows: Iterator[tuple[Any, ...]]
+
+
+def run(topic: Topic, sql: str, *, timeout_s: float | None = None) -> Result:
+    """Run one SELECT. timeout_s: how long it may take, counted from now. Raises QueryError."""
+    connection = _connection(topic)
+    if timeout_s is not None:
+        connection.set_progress_handler(_past(time.monotonic() + timeout_s), STEPS_BETWEEN_LOOKS)
+    else:  # it lets Ctrl-C in, which waits for Python to run
+        connection.set_progress_handler(lambda: False, STEPS_BETWEEN_LOOKS)
+    with _explained(sql, timeout_s):
+        details = query_info(connection, sql)
+    if not details.has_vdbe:
+        raise QueryError("the query is empty")
+    if not details.description:
+        raise QueryError(ONLY_READS)
+    if details.query_remaining:
+        raise QueryError(
+            f"there must be one query, and nothing after it: {details.query_remaining.strip()!r}"
+        )
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        with _explained(sql, timeout_s):
+            yield from connection.execute(sql)
+
+    return Result([str(name) for name, _ in details.description], rows())
+
+
+def _connection(topic: Topic) -> apsw.Connection:
+    connection = apsw.Connection(":memory:")
+    connection.pragma("temp_store", 1)  # in files, so that memory is bounded
+    connection.pragma("cache_size", -CACHE_KIB)
+    for table in TABLES:
+        module = cast("apsw.VTModule", Module(table, topic))  # its protocol asks for optional methods, too
+        connection.create_module(
+            table.name, module, use_bestindex_object=True, eponymous_only=True, read_only=True
+        )
+        connection.execute(f"SELECT 1 FROM {table.name} LIMIT 0")  # declares it, which is not for queries
+    connection.authorizer = lambda action, *_: apsw.SQLITE_OK if action in READING else apsw.SQLITE_DENY
+    return connection
+
+
+def _past(deadline: float) -> Callable[[], bool]:
+    return lambda: time.monotonic() > deadline
+
+
+@contextmanager
+def _explained(sql: str, timeout_s: float | None) -> Iterator[None]:
+    """Turns SQLite's errors into a QueryError; those of reading files are that already."""
+    try:
+        yield
+    except apsw.AuthError as error:
+        raise QueryError(ONLY_READS) from error
+    except apsw.InterruptError as error:
+        raise QueryError(f"the query was given up after {timeout_s:g} s") from error
+    except apsw.Error as error:
+        at = getattr(error, "error_offset", -1)
+        rest = sql.encode()[at:].decode(errors="replace") if at >= 0 else ""
+        where = f", at {shown(rest)}" if rest else ""
+        raise QueryError(f"{sentence(error)}{where}") from error

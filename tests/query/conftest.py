@@ -1,0 +1,48 @@
+"""A data folder that all queries read, since they leave no trace."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from copies.folders import in_child
+from storage.support import NOW, Store, batch, spec
+from takhin.model import CommittedOffset, Header
+
+VALUES = (b'{"a": 1}', b"gr\xc3\xb6\xc3\x9fer", b"\x80", b"nul\0nul", b"", None)
+KEYS = (b"user-1", b"user-2", b"\xff", None, b"", b"user-1")
+HEADERS = {0: [Header("trace", b"1"), Header("trace", b"\xff")], 4: [Header("only", b"")]}
+
+
+async def fill(data_dir: Path) -> None:
+    """Every kind of value in partition 0, numbers in 1 of which the first 100 are trimmed, nothing in 2."""
+    store = Store(data_dir)
+    await store.open()
+    logs = (await store.engine.create_topic(spec("orders", 3))).partitions
+    times = range(NOW, NOW + len(VALUES))
+    await logs[0].append(batch(*VALUES, keys=KEYS, timestamps=times, headers=HEADERS))
+    await logs[0].commit_offset("billing", CommittedOffset(2, "so far", NOW))
+    for first in range(0, 3_000, 500):
+        values = [b"%d" % n for n in range(first, first + 500)]
+        await logs[1].append(batch(*values, timestamps=[NOW + n for n in range(first, first + 500)]))
+    await logs[1].trim(100)
+    await store.close()
+
+
+@pytest.fixture(scope="session")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of a stopped broker, with the topic "orders" of `fill`."""
+    folder = tmp_path_factory.mktemp("stopped")
+    assert in_child(lambda: asyncio.run(fill(folder))) == 0
+    return folder
+
+
+@pytest.fixture
+async def store(tmp_path: Path):
+    """An engine at work on a data folder of the test's own."""
+    opened = Store(tmp_path / "data")
+    await opened.open()
+    yield opened
+    await opened.close()
