@@ -34,7 +34,7 @@ endef
 say = @sed -n 's/^$@:.*\#\# /$@: /p' Makefile
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check proto bench bench-peers soak
+.PHONY: help serve test check proto docs bench bench-peers soak
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -60,6 +60,10 @@ proto: $(DEV) ## write takhin/v1 anew from proto/takhin/v1/takhin.proto
 	$(say)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=. \
 		--grpc_python_out=. --mypy_out=. --mypy_grpc_out=. proto/takhin/v1/takhin.proto
+
+docs: $(DEV) ## write a reference of the Python API into docs/api, from the docstrings
+	$(say)
+	@$(BIN)/python -W ignore -m pdoc --no-show-source --docformat restructuredtext -o docs/api takhin.client takhin.client.sync takhin.errors
 
 bench: $(DEV) ## time the pieces (append, read, convert), then the service in process and over loopback
 	$(say)

@@ -21,6 +21,7 @@ from blackbox.broker_process import Broker, environment
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
+    "README.md",
     "docs/commands.md",
     "docs/consume.md",
     "docs/export.md",
@@ -44,9 +45,8 @@ class Example(NamedTuple):
 
 
 def examples(page: str, server: str) -> Iterator[Example]:
-    for block in BLOCKS.finditer(page):
-        if block["python"]:
-            text = block["python"].replace(SERVER, server)
+    for block in BLOCKS.finditer(page.replace(SERVER, server)):
+        if text := block["python"]:
             yield Example([sys.executable, "-c", text], text, None)
             continue
         session = re.sub(r"^ {4}", "", block["session"], flags=re.MULTILINE).strip("\n")
@@ -68,10 +68,12 @@ def command_and_output(text: str) -> tuple[str, str]:
 def test_examples(name, tmp_path):
     """Every example of a page runs, and prints what the page says, on stdout or stderr."""
     page = (ROOT / name).read_text()
-    if "jq " in page and shutil.which("jq") is None:
-        pytest.skip("there is no jq: scripts/install-packages tests")
+    for tool in ("jq", "sqlite3"):
+        if re.search(rf"(\$|\|) {tool} ", page) and shutil.which(tool) is None:
+            pytest.skip(f"there is no {tool}: scripts/install-packages tests")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     ran = 0
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     with Broker(tmp_path / "data") as broker:
         for example in examples(page, broker.address):
             done = subprocess.run(
