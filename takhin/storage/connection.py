@@ -125,7 +125,8 @@ def file_header(path: Path) -> FileHeader:
 
     Read from the file's header (sqlite.org/fileformat2.html) through SQLite's own VFS, as a connection
     would trip over a file whose last checkpoint was cut short, and a foreign file is not to be touched.
-    All but the size is written before a file goes into service, so it is never in a WAL only.
+    All but the size is written before a file goes into service, so it is never in a WAL only; the version
+    may be there after an upgrade, and what is told here is then that of before.
     Raises ValueError for what is no database, apsw.Error for what cannot be read.
     """
     file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])

@@ -24,7 +24,7 @@ from takhin.errors import (
 )
 from takhin.model import Appended, Batch, CommittedOffset, Records
 from takhin.settings import StorageSettings
-from takhin.storage import connection
+from takhin.storage import connection, schema
 from takhin.storage import statements as sql
 from takhin.storage.commit_group import Tail
 from takhin.storage.committer import Committer
@@ -81,7 +81,8 @@ class SqlitePartition:
             if witness.is_copy:
                 self.incarnation_id = str(uuid.uuid4())
                 write.execute(sql.SET_INCARNATION, (self.incarnation_id,))
-            self._tail = Tail(topic, partition, mark, *_times(write))
+            schema.upgrade(write)
+            self._tail = Tail(topic, partition, mark, *_times(write), write.execute(sql.COUNT_PRODUCERS).get)
             self._has_groups = bool(write.execute(sql.HAS_GROUPS).get)
             self.topic_facts = topic_facts(write)
             """(partition count, config) of the topic; None in all partitions but the first."""

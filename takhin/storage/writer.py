@@ -232,7 +232,7 @@ class Writer:
         self._locked_since = None
         group = self._take()
         try:
-            written = group.write(self.tail, self._file.writer)
+            written = group.write(self.tail, self._file.writer, producers_max=self._settings.producers_max)
         except Exception as error:  # noqa: BLE001  a fault in one group must not stop the partition
             self._fail_group(group, error)
             return
@@ -274,9 +274,9 @@ class Writer:
     def _committed(self, group: Group, written: Written) -> None:
         """The group is durable: move the end and answer everyone, in one turn of the loop."""
         self._queue.remove(group.queued_bytes)
-        self.tail.move(written)
+        moved = self.tail.move(written)
         group.answer(written)
-        if written.answers:
+        if moved:
             self._on_committed()
         pages = self._file.writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
         self._checkpoints.committed(pages)

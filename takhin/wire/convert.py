@@ -14,6 +14,7 @@ from takhin.model import (
     Appended,
     Batch,
     CommittedOffset,
+    Condition,
     ConsumeRequest,
     Group,
     GroupState,
@@ -38,16 +39,31 @@ def batch(request: pb.ProduceMessageRequest) -> Batch:
     if request.HasField("record"):
         if request.records:
             raise InvalidBatchError("the request has both record and records; set one of them")
-        return _batch_of_one(request.record)
+        return _batch_of_one(request.record, _condition(request))
     if not request.records:
         raise InvalidBatchError("the request has neither record nor records; set one of them")
     columns = Columns(request)
-    return Batch(columns.keys, columns.values, columns.timestamps, columns.headers, columns.size_bytes)
+    return Batch(
+        columns.keys,
+        columns.values,
+        columns.timestamps,
+        columns.headers,
+        columns.size_bytes,
+        _condition(request),
+    )
 
 
-def _batch_of_one(record: pb.Record) -> Batch:
+def _batch_of_one(record: pb.Record, condition: Condition | None) -> Batch:
     headers = {0: headers_of(record)} if record.headers else {}
-    return Batch((key_of(record),), (value_of(record),), (record.timestamp,), headers, record.ByteSize())
+    key, value, timestamp = key_of(record), value_of(record), record.timestamp
+    return Batch((key,), (value,), (timestamp,), headers, record.ByteSize(), condition)
+
+
+def _condition(request: pb.ProduceMessageRequest) -> Condition | None:
+    expected = request.expected_offset if request.HasField("expected_offset") else None
+    if expected is None and not request.producer_id and not request.sequence:
+        return None
+    return Condition(request.producer_id, request.sequence, expected)
 
 
 def produced(topic: str, appended: Appended) -> pb.ProduceMessageResponse:

@@ -6,10 +6,11 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from takhin.limits import size_bytes
-from takhin.model import Batch, Header, Records, TopicConfig, TopicSpec
+from takhin.model import Batch, Condition, Header, Records, TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
 from takhin.storage.engine import EndMoved, PartitionLog
 from takhin.storage.sqlite_engine import SqliteEngine
@@ -47,6 +48,15 @@ def numbered(count: int, first: int = 0) -> Batch:
 def timed(*timestamps: int) -> Batch:
     """A batch of records with these timestamps."""
     return batch(*[b""] * len(timestamps), timestamps=timestamps)
+
+
+def under(
+    sent: Batch, producer_id: bytes = b"", sequence: int = 0, *, expected_offset: int | None = None
+) -> Batch:
+    """The batch under a condition. A short producer_id is filled up."""
+    return replace(
+        sent, condition=Condition(producer_id and producer_id.ljust(16), sequence, expected_offset)
+    )
 
 
 def spec(name: str, num_partitions: int = 1, config: TopicConfig | None = None) -> TopicSpec:
