@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -41,7 +42,7 @@ class Blocking(Generic[C]):
     def _begin(self, core: C) -> None:
         self._core = core
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"takhin {core}", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="takhin.client", daemon=True)
         self._thread.start()
         self._run(core.open())
 
@@ -49,7 +50,7 @@ class Blocking(Generic[C]):
         """What a coroutine gives that runs on the client's thread. It is cancelled if waiting ends early."""
         if not self._thread.is_alive():
             work.close()
-            raise ClosedError(f"{self._core} is closed")
+            raise ClosedError(f"this {type(self._core).__name__} is closed")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(seconds_max)
@@ -74,6 +75,12 @@ class Blocking(Generic[C]):
             self._thread.join()
             self._loop.close()
 
+    def __del__(self) -> None:
+        thread = getattr(self, "_thread", None)  # absent where __init__ raised
+        if thread is not None and thread.is_alive():
+            name = type(self._core).__name__
+            warnings.warn(f"a sync.{name} was not closed; use it in `with`", ResourceWarning, 2, self)
+
     def __enter__(self) -> Self:
         return self
 
@@ -90,6 +97,7 @@ def _opening(make: Callable[P, C]) -> Callable[[Callable[..., None]], Callable[C
     """An __init__ with the arguments of a client, which it makes and opens."""
 
     def decorated(_init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
+        @wraps(make.__init__)
         def __init__(self: Blocking[C], /, *args: P.args, **kwargs: P.kwargs) -> None:  # noqa: N807
             self._begin(make(*args, **kwargs))
 
