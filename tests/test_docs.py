@@ -17,6 +17,7 @@ from blackbox.broker_process import Broker, environment
 
 DOCS = Path(__file__).parents[1] / "docs"
 SESSIONS = ["sql.md"]
+pytest_plugins = ["pytester"]
 TIMES = re.compile(r"\b\d{13}\b|\b\d+\.\d\d s\b|\b\d{4}-\d\d-\d\dT[\d:.]+Z")
 
 
@@ -58,3 +59,18 @@ def test_sessions(name, tmp_path):
                 check=False,
             )
             assert TIMES.sub("…", done.stdout.strip("\n")) == TIMES.sub("…", expected), command
+
+
+def test_testing_page(pytester):
+    """The files on docs/testing.md are a test suite that passes, without a warning."""
+    page = (DOCS / "testing.md").read_text()
+    blocks = re.findall(r"(?:^ {4}.*\n|^\n(?=\n* {4}))+", page, re.MULTILINE)
+    text = "\n".join(re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in blocks)
+    files = re.split(r"^# (\w+\.py)$", text, flags=re.MULTILINE)[1:]
+    for name, content in zip(files[::2], files[1::2], strict=True):
+        (pytester.path / name).write_text(content)
+    pytester.makeini(
+        "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error"
+    )
+    done = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    done.assert_outcomes(passed=4)
