@@ -63,7 +63,7 @@ proto: $(DEV) ## write takhin/v1 anew from proto/takhin/v1/takhin.proto
 
 docs: $(DEV) ## write a reference of the Python API into docs/api, from the docstrings
 	$(say)
-	@$(BIN)/python -W ignore -m pdoc --no-show-source --docformat restructuredtext -o docs/api takhin.client takhin.client.sync takhin.errors
+	@$(BIN)/python -W ignore -m pdoc --no-show-source --docformat restructuredtext -o docs/api takhin.client takhin.client.sync takhin.errors takhin.testing
 
 bench: $(DEV) ## time the pieces (append, read, convert), then the service in process and over loopback
 	$(say)

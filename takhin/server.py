@@ -21,6 +21,7 @@ from takhin.settings import Settings
 from takhin.signals import Signals
 from takhin.storage.connection import library_version
 from takhin.storage.engine import Engine
+from takhin.storage.memory_engine import MemoryEngine
 from takhin.storage.sqlite_engine import SqliteEngine
 
 FORCED_EXIT_CODE = 130
@@ -34,13 +35,18 @@ class Server:
     address: str
     """HOST:PORT, once started."""
 
-    def __init__(self, settings: Settings, *, clock: Clock = system_clock) -> None:
+    def __init__(self, settings: Settings, *, clock: Clock = system_clock, in_memory: bool = False) -> None:
+        """in_memory: for tests of programs; there is no data folder, and everything is forgotten."""
         self.settings = settings
         self.version = importlib.metadata.version("takhin")
         signals = Signals()
-        self.engine: Engine = SqliteEngine(
-            Path(settings.data_dir), settings.storage, clock=clock, end_moved=signals.notify
-        )
+        self.engine: Engine
+        if in_memory:
+            self.engine = MemoryEngine(clock=clock, end_moved=signals.notify)
+        else:
+            self.engine = SqliteEngine(
+                Path(settings.data_dir), settings.storage, clock=clock, end_moved=signals.notify
+            )
         self._broker = Broker(self.engine, settings, clock=clock, signals=signals)
         service = TakhinService(self._broker, settings.produce, version=self.version)
         self._listener = Listener(service, settings.rpc)

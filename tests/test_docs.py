@@ -32,6 +32,7 @@ PAGES = [
 BLOCKS = re.compile(
     r"^```python\n(?P<python>.*?)^```$|(?P<session>(?:^ {4}[^\n]*\n|^\n(?= {4}))+)", re.DOTALL | re.MULTILINE
 )
+pytest_plugins = ["pytester"]
 TIMES = re.compile(r"\b\d{13}\b|\b\d+\.\d\d s\b|\b\d{4}-\d\d-\d\dT[\d:.]+Z")
 SERVER = "127.0.0.1:9092"
 
@@ -93,3 +94,18 @@ def test_examples(name, tmp_path):
                 assert said == TIMES.sub("…", example.printed), example.text
             ran += 1
     assert ran > 0
+
+
+def test_testing_page(pytester):
+    """The files on docs/testing.md are a test suite that passes, without a warning."""
+    page = (ROOT / "docs" / "testing.md").read_text()
+    blocks = re.findall(r"(?:^ {4}.*\n|^\n(?=\n* {4}))+", page, re.MULTILINE)
+    text = "\n".join(re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in blocks)
+    files = re.split(r"^# (\w+\.py)$", text, flags=re.MULTILINE)[1:]
+    for name, content in zip(files[::2], files[1::2], strict=True):
+        (pytester.path / name).write_text(content)
+    pytester.makeini(
+        "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error"
+    )
+    done = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    done.assert_outcomes(passed=4)

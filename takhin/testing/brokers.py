@@ -1,0 +1,196 @@
+"""Brokers that a test starts and stops. Importing it loads neither gRPC nor SQLite.
+
+A broker with files runs in a process of its own, for two reasons: it can be killed, and a test that looks
+into the files with Python's sqlite3 would drop the locks of a broker in the same process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from takhin.config import OPTIONS, VARIABLE_PREFIX, load
+from takhin.settings import Settings
+
+START_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 15.0
+READY = " ready on "
+"""Stands before the address in the line that `takhin serve` prints."""
+
+SettingValues = Mapping[str, int | str]
+"""By the keys of the README's table: {"consume.heartbeat_ms": 100}."""
+
+
+class LocalBroker(ABC):
+    """A broker on a free port of 127.0.0.1. It serves within `with` or `async with`."""
+
+    address: str
+    """HOST:PORT, once started; it stays the same if the broker is started again."""
+
+    def __init__(self, settings: SettingValues) -> None:
+        for key in settings:
+            if key not in OPTIONS:
+                raise ValueError(f"there is no setting {key!r}")
+        self._settings: dict[str, int | str] = {"listen": "127.0.0.1:0", "shutdown_grace_ms": 1_000}
+        self._settings.update(settings)
+
+    @abstractmethod
+    def start(self) -> None:
+        """Return when it serves. Raises StartupError, RuntimeError."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it as SIGTERM does: calls under way are answered, streams end with UNAVAILABLE."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+
+class MemoryBroker(LocalBroker):
+    """A broker that keeps everything in memory and forgets it when it stops.
+
+    It runs in a thread of this process, with an event loop of its own, and starts within some milliseconds.
+    """
+
+    def __init__(self, settings: SettingValues | None = None) -> None:
+        super().__init__(settings or {})
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        values = load(self._settings, environ={}, file=None).settings
+        started: Future[str] = Future()
+        serve = self._serve(values, started)
+        thread = threading.Thread(target=asyncio.run, args=(serve,), name="takhin broker", daemon=True)
+        thread.start()
+        self.address = self._settings["listen"] = started.result(START_SECONDS_MAX)
+        self._thread = thread
+
+    def stop(self) -> None:
+        if self._thread is None:
+            return
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(STOP_SECONDS_MAX)
+        if self._thread.is_alive():
+            raise RuntimeError(f"the broker at {self.address} did not stop in {STOP_SECONDS_MAX:g} s")
+        self._thread = None
+
+    async def _serve(self, values: Settings, started: Future[str]) -> None:  # on the thread
+        from takhin.server import Server  # noqa: PLC0415
+
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        try:
+            server = Server(values, in_memory=True)
+            await server.start()
+        except BaseException as error:  # noqa: BLE001  it is raised by start()
+            started.set_exception(error)
+            return
+        started.set_result(server.address)
+        await self._stopping.wait()
+        await server.stop()
+
+
+class DiskBroker(LocalBroker):
+    """A broker with a data folder, in a process of its own, which can be killed and started again.
+
+    data_dir: made if it is missing. What the broker logs is in the file of that name with ".log" at its end.
+    """
+
+    def __init__(self, data_dir: Path, settings: SettingValues | None = None) -> None:
+        super().__init__(settings or {})
+        self.data_dir = data_dir
+        self.log_path = data_dir.with_name(f"{data_dir.name}.log")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        flags = [f"{OPTIONS[key].flag}={value}" for key, value in self._settings.items()]
+        environ = {key: value for key, value in os.environ.items() if not key.startswith(VARIABLE_PREFIX)}
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603  our own interpreter on our own module
+                [sys.executable, "-m", "takhin", "serve", "--data-dir", str(self.data_dir), *flags],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environ,
+            )
+        assert self._process.stdout is not None  # noqa: S101  see above
+        try:
+            line = _line(self._process.stdout, START_SECONDS_MAX)
+            if READY not in line:
+                raise RuntimeError(f"the broker did not start: {self.log_path.read_text()}")
+        except BaseException:
+            self.kill()
+            raise
+        self.address = self._settings["listen"] = line.partition(READY)[2].partition(",")[0]
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        with process:
+            process.terminate()
+            try:
+                code = process.wait(STOP_SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise RuntimeError(
+                    f"the broker at {self.address} did not stop: see {self.log_path}"
+                ) from None
+        if code:
+            raise RuntimeError(f"the broker ended with exit code {code}: see {self.log_path}")
+
+    def kill(self) -> None:
+        """End it with SIGKILL: nothing of its own runs any more. What it acknowledged is in the folder."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        with process:
+            process.kill()
+
+    def restart(self) -> None:
+        """Stop it, if it runs, and start it at the same address on the same folder."""
+        self.stop()
+        self.start()
+
+
+def _line(pipe: IO[bytes], seconds_max: float) -> str:
+    """The first line out of a pipe, or what there is of it when it is closed or the time is over."""
+    deadline = time.monotonic() + seconds_max
+    line = b""
+    while not line.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if (
+            left <= 0
+            or not select.select([pipe], [], [], left)[0]
+            or not (more := os.read(pipe.fileno(), 4_096))
+        ):
+            break
+        line += more
+    return line.decode()

@@ -1,0 +1,70 @@
+"""The JavaScript example: a client with grpc-js and the .proto alone, against a real broker."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from blackbox.broker_process import Broker, environment
+from blackbox.clients import CALL_S_MAX, connected
+from takhin.v1 import takhin_pb2 as pb
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "javascript"
+NODE = shutil.which("node")
+MODULES = [EXAMPLE / "node_modules" / "@grpc" / name for name in ("grpc-js", "proto-loader")]
+
+pytestmark = [
+    pytest.mark.skipif(NODE is None, reason="node is not installed (scripts/install-packages tests)"),
+    pytest.mark.skipif(
+        not all(path.is_dir() for path in MODULES),
+        reason="the modules are not installed (npm install --prefix examples/javascript)",
+    ),
+]
+
+
+def run_example(address):
+    return subprocess.run(
+        [NODE, EXAMPLE / "orders.js"],
+        env=environment(server=address),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def session(first):
+    """What the example prints if its first record lands at that offset."""
+    items = ["tea", "jam", "größer"]
+    lines = [
+        f'{first + n} customer-{n} {{"item":"{item}"}} source=javascript' for n, item in enumerate(items)
+    ]
+    begin, end = f"produced 3 records at offset {first}", f"group javascript goes on at offset {first + 3}"
+    return "\n".join([begin, *lines, end, ""])
+
+
+def test_the_example(tmp_path):
+    """It makes the topic, or takes it as it is, and reads back what it produced; Python sees the same."""
+    with Broker(tmp_path / "data") as broker:
+        for first in (0, 3):
+            done = run_example(broker.address)
+            assert (done.stderr, done.stdout, done.returncode) == ("", session(first), 0)
+        with connected(broker.address) as stub:
+            request = pb.ConsumeMessagesRequest(topic="orders", offset=5, stop_offset=6)
+            (record,) = (
+                r for response in stub.ConsumeMessages(request, timeout=CALL_S_MAX) for r in response.records
+            )
+            committed = stub.GetCommittedOffsets(pb.GetCommittedOffsetsRequest(group_id="javascript"))
+    assert (record.key, record.value) == (b"customer-2", '{"item":"größer"}'.encode())
+    assert [(header.key, header.value) for header in record.headers] == [("source", b"javascript")]
+    assert [offset.offset for offset in committed.offsets] == [6]
+
+
+def test_a_broker_that_does_not_answer():
+    """It fails, and says so, instead of waiting for ever."""
+    done = run_example("127.0.0.1:1")
+    assert done.returncode != 0
+    assert "UNAVAILABLE" in done.stderr
