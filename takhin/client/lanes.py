@@ -138,8 +138,8 @@ class Outbox:
 class Lane:
     """The batches for one partition, in order; the last one grows while it waits.
 
-    producer_id, sequence: as whom they are sent, and the number of the next record under that id. An empty
-    id: the broker does not look for repeats.
+    producer_id, sequence: as whom they are sent, and the number of the next record under that id. Without
+    idempotence they stay empty and 0, and the broker does not look for repeats.
     """
 
     def __init__(self, outbox: Outbox, topic: str, partition: int) -> None:
@@ -278,7 +278,8 @@ class Lane:
         except BaseException:
             self._begin_anew()  # a number is never used for other records than it may have been used for
             raise
-        self._sequence += stop - start
+        if self._limits.idempotent:
+            self._sequence += stop - start
         return offset
 
     async def _attempts(self, batch: Batch, records: list[bytes]) -> int:
