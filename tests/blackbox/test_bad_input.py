@@ -156,6 +156,26 @@ UNKNOWN_TOPIC = {
     for kind, name in (BAD_NAMES | {"unknown": "nowhere"}).items()
 }
 
+ID = bytes(range(16))
+CONDITIONS = {
+    "producer-short": (produce_request(producer_id=ID[1:]), "INVALID_ARGUMENT", "15"),
+    "producer-long": (produce_request(producer_id=ID + b"x"), "INVALID_ARGUMENT", "17"),
+    "producer-anywhere": (produce_request(producer_id=ID, partition=-1), "INVALID_ARGUMENT", "-1"),
+    "producer-elsewhere": (produce_request(producer_id=ID, partition=3), "UNKNOWN_PARTITION", "3"),
+    "producer-gap": (produce_request(producer_id=ID, sequence=5), "OUT_OF_SEQUENCE", "5"),
+    "sequence-negative": (produce_request(producer_id=ID, sequence=-5), "INVALID_ARGUMENT", "-5"),
+    "sequence-of-nobody": (produce_request(sequence=5), "INVALID_ARGUMENT", "5"),
+    "sequence-beyond": (
+        produce_request(producer_id=ID, sequence=(1 << 63) - 1),
+        "INVALID_ARGUMENT",
+        str((1 << 63) - 1),
+    ),
+    "expected-negative": (produce_request(expected_offset=-5), "INVALID_ARGUMENT", "-5"),
+    "expected-anywhere": (produce_request(expected_offset=0, partition=-1), "INVALID_ARGUMENT", "-1"),
+    "expected-earlier": (produce_request(expected_offset=2), "END_OFFSET_MISMATCH", "2"),
+    "expected-later": (produce_request(expected_offset=4), "END_OFFSET_MISMATCH", "4"),
+}
+
 PRODUCE = {
     "topic-unknown": (produce_request("nowhere"), "UNKNOWN_TOPIC", "nowhere"),
     "topic-empty": (produce_request(""), {"UNKNOWN_TOPIC", "INVALID_TOPIC_NAME"}, "''"),
@@ -238,7 +258,7 @@ def cases(table):
 
 @pytest.mark.usefixtures("undisturbed")
 @pytest.mark.parametrize(
-    ("request_", "names", "value"), cases(CREATE | UNKNOWN_TOPIC | PRODUCE | GROUPS | OTHER)
+    ("request_", "names", "value"), cases(CREATE | UNKNOWN_TOPIC | PRODUCE | CONDITIONS | GROUPS | OTHER)
 )
 def test_the_error_in_the_response_is_named(victim, request_, names, value):
     """Where the response has an error field: status OK, an error code, the value in the sentence."""
