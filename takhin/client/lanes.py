@@ -321,8 +321,7 @@ class Lane:
             expected_offset=batch.expected_offset,
         )
         async with self._outbox.slots:
-            connection = self._outbox.connection
-            response = await connection.attempt(connection.produce, request, batch.deadline)
+            response = await self._outbox.connection.attempt("ProduceMessage", request, batch.deadline)
         return int(response.offset)
 
     def _begin_anew(self) -> None:
