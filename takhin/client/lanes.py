@@ -18,8 +18,9 @@ from itertools import count
 
 from takhin.client.batches import RECORD_COST_BYTES, Batch, Delivery
 from takhin.client.connection import Connection
-from takhin.client.errors import ClosedError, NoAnswerError
+from takhin.client.errors import CallFailedError, ClosedError, NoAnswerError
 from takhin.errors import (
+    InternalError,
     InvalidArgumentError,
     InvalidBatchError,
     InvalidRecordError,
@@ -38,7 +39,7 @@ from takhin.wire import requests
 PRODUCER_ID_BYTES = 16
 FAILURES_KEPT_MAX = 1_000
 
-MAYBE_STORED = (NoAnswerError, OutcomeUnknownError, PartitionUnavailableError)
+MAYBE_STORED = (NoAnswerError, OutcomeUnknownError, PartitionUnavailableError, InternalError)
 """After these a batch may be in the log, or come to be."""
 OF_ONE_RECORD = (InvalidArgumentError, InvalidBatchError, InvalidRecordError, RecordTooLargeError)
 """Refusals that part of a batch may escape: its neighbours do not suffer for one record."""
@@ -284,7 +285,7 @@ class Lane:
 
     async def _attempts(self, batch: Batch, records: list[bytes]) -> int:
         """As many as it takes and the batch's deadline allows."""
-        connection = self._outbox.connection
+        pause = self._outbox.connection.pause
         maybe_stored = False
         for failures in count(1):
             try:
@@ -300,13 +301,13 @@ class Lane:
                 if self._sequence == 0:
                     raise
                 self._begin_anew()
-            except UnavailableError as error:
+            except (UnavailableError, InternalError, CallFailedError) as error:
                 maybe_stored = maybe_stored or isinstance(error, MAYBE_STORED)
-                if await connection.pause(failures, error, batch.deadline):
+                if isinstance(error, UnavailableError) and await pause(failures, error, batch.deadline):
                     continue
                 if maybe_stored:
                     raise OutcomeUnknownError(
-                        f"not acknowledged in time; whether the records were stored is unknown ({error})"
+                        f"not acknowledged; whether the records were stored is unknown ({error})"
                     ) from error
                 raise
         raise AssertionError  # count has no end
