@@ -139,6 +139,7 @@ class Outbox:
 class Lane:
     """The batches for one partition, in order; the last one grows while it waits.
 
+    taken: the batch that was taken out last.
     producer_id, sequence: as whom they are sent, and the number of the next record under that id. Without
     idempotence they stay empty and 0, and the broker does not look for repeats.
     """
@@ -151,7 +152,7 @@ class Lane:
         self._limits = outbox.limits
         self._growing: Batch | None = None
         self._ready: deque[Batch] = deque()
-        self._sending: Batch | None = None
+        self.taken: Batch | None = None
         self._busy = False
         self._begin_anew()
 
@@ -190,11 +191,6 @@ class Lane:
         self._outbox.wake(self)
         return batch
 
-    @property
-    def taken(self) -> Batch | None:
-        """The batch that was taken out last."""
-        return self._sending
-
     def _cut(self) -> None:
         """Let the growing batch grow no more, and whoever lingers over it go on."""
         if self._growing is not None:
@@ -209,7 +205,7 @@ class Lane:
         """End the growing batch; gives the one after which all that was put in is settled."""
         with self._outbox.lock:
             self._cut()
-            return self._ready[-1] if self._ready else self._sending
+            return self._ready[-1] if self._ready else self.taken
 
     def take(self) -> Batch | None:
         """The next batch to send, which grows no more; None: there is none, and the next record wakes."""
@@ -219,8 +215,8 @@ class Lane:
             self._busy = bool(self._ready)
             if not self._busy:
                 return None
-            self._sending = self._ready.popleft()
-            return self._sending
+            self.taken = self._ready.popleft()
+            return self.taken
 
     async def send_all(self) -> None:
         """Send until nothing is left."""

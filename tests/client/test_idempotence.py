@@ -8,8 +8,8 @@ import pytest
 
 from blackbox.broker_process import Broker
 from client.relay import Relay
-from client.support import produce, values
-from takhin.client import Admin, Producer, Retry
+from client.support import values
+from takhin.client import Admin, Producer, Retry, Span
 from takhin.errors import EndOffsetMismatchError, InvalidArgumentError, OutcomeUnknownError
 
 QUICK = Retry(wait_ms_max=50)
@@ -66,31 +66,24 @@ async def test_a_repeat_is_answered_with_the_original(server, admin, topic, expe
     assert await values(server, topic) == [b"first", b"once", b"next"]
 
 
-async def test_a_forgotten_producer_goes_on(data_dir):
-    """A log that no longer knows a producer is told a new id: nothing is lost or refused."""
-    with Broker(data_dir, storage_producers_max=1) as broker:
-        async with Admin(broker.address) as admin:
-            await admin.create_topic("t")
-        async with Producer(broker.address) as one, Producer(broker.address) as other:
-            for number in range(5):
-                assert await (await one.send("t", b"one")) == ("t", 0, 2 * number)
-                assert await (await other.send("t", b"other")) == ("t", 0, 2 * number + 1)
-
-
-async def test_what_cannot_be_known_is_said(data_dir):
-    """An answer was lost and the log has forgotten the producer: OutcomeUnknownError."""
+async def test_a_log_that_has_forgotten_a_producer(data_dir):
+    """It is told a new id, so that nothing is lost or refused; what cannot be known then is said to be so."""
     with Broker(data_dir, storage_producers_max=1) as broker:
         async with (
             Admin(broker.address) as admin,
             Relay(broker.address) as relay,
-            Producer(relay.address, retry=QUICK) as producer,
+            Producer(relay.address, retry=QUICK) as one,
+            Producer(broker.address) as other,
         ):
             await admin.create_topic("t")
-            await (await producer.send("t", b"first"))
-            sent = await stored_unheard(relay, admin, "t", await producer.send("t", b"maybe"))
-            await produce(broker.address, "t", [b"of another"])
+            for number in range(5):
+                assert await (await one.send("t", b"one")) == ("t", 0, 2 * number)
+                assert await (await other.send("t", b"other")) == ("t", 0, 2 * number + 1)
+            await (await one.send("t", b"last"))
+            maybe = await stored_unheard(relay, admin, "t", await one.send("t", b"maybe"))
+            assert (await (await other.send("t", b"other"))).offset == 12
             relay.cut()
             with pytest.raises(OutcomeUnknownError, match="forgotten"):
-                await sent
-            assert (await (await producer.send("t", b"next"))).offset == 3
-        assert await values(broker.address, "t") == [b"first", b"maybe", b"of another", b"next"]
+                await maybe
+            assert (await (await one.send("t", b"next"))).offset == 13
+        assert await values(broker.address, "t", Span(10, 14)) == [b"last", b"maybe", b"other", b"next"]
