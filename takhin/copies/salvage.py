@@ -71,7 +71,7 @@ COPY_PRODUCERS = (
     "SELECT producer_id, slot, sequence, record_count, offset, timestamp FROM old.producer_batches "
     "WHERE offset + record_count <= ?"
 )
-"""What was lost may be sent again."""
+"""What was lost, if only in part, may be sent again."""
 COPY_CONFIGS = "INSERT INTO topic_configs SELECT key, value FROM old.topic_configs"
 PUT_CONFIG = "INSERT INTO topic_configs (key, value) VALUES (?, ?)"
 PUT_TOPIC = "INSERT INTO topic (id, num_partitions) VALUES (0, ?)"

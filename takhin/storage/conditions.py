@@ -1,4 +1,4 @@
-"""Whether a batch may be appended that is so only under a condition. Pure: both engines judge by it.
+"""Whether a batch that is sent under a condition may be appended. Pure: both engines judge by it.
 
 A producer numbers its records, for each partition from 0. A log remembers the last batches of each producer,
 so that one that is sent again, as its answer was lost, is told apart from the next one: it is answered as the
@@ -87,11 +87,11 @@ def _out_of_sequence(
         why = f"there is a gap: the producer's next record is {expected}"
     elif sequence < min(remembered).sequence:
         why = (
-            f"the producer is at {expected} already, and what is sent again is known by the last "
-            f"{BATCHES_REMEMBERED} batches, from {min(remembered).sequence}"
+            f"it is too old a repeat: the producer is at {expected} already, and only its last "
+            f"{BATCHES_REMEMBERED} batches, from {min(remembered).sequence} on, are remembered"
         )
     else:
-        why = f"the producer is at {expected} already, and had sent other batches than this one"
+        why = f"the producer is at {expected} already, and this is none of its batches"
     return OutOfSequenceError(
         f"{record_count} records from sequence {sequence} on are not appended to topic {topic!r} partition "
         f"{partition}: {why}",

@@ -101,7 +101,7 @@ def test_out_of_sequence(stub, topic, kind):
     )
     for refused, why in (
         (unknown, "knows nothing of this producer"),
-        (other, "other batches than this"),
+        (other, "none of its batches"),
         (gap, "there is a gap: the producer's next record is 2"),
     ):
         assert error_name(refused) == "OUT_OF_SEQUENCE"

@@ -26,6 +26,7 @@ from copies.folders import (
     tree,
     value,
 )
+from storage.support import batch, check_files, sqlite_engine, under
 from takhin.copies.recover import recover
 from takhin.copies.salvage import checksum
 from takhin.errors import CopyError, StartupError
@@ -134,6 +135,32 @@ async def test_committed_offsets_come_along(data):
     (recovered,) = recover(data)
     await content(data)  # which checks it
     assert 300 < recovered.end_offset < 600 or recovered.end_offset <= 300
+
+
+async def test_what_producers_sent_comes_along(data):
+    """A repeat of what was kept is known; what was lost may be sent again, and lands behind it."""
+    engine = sqlite_engine(data, lambda _: None)
+    await engine.open()
+    for n in range(5):
+        sent = under(batch(*(value(600 + 15 * n + i) for i in range(15))), b"p", 15 * n)
+        await engine.topics[TOPIC].partitions[0].append(sent)
+    await engine.close()
+    flip_value(file(data), 655)
+    (recovered,) = recover(data)
+    assert recovered.lost_besides == []
+    end = recovered.end_offset
+    assert 615 < end <= 655
+    engine = sqlite_engine(data, lambda _: None)
+    await engine.open()
+    log = engine.topics[TOPIC].partitions[0]
+    told = [await log.append(under(batch(*[b""] * 15), b"p", 15 * n)) for n in range(5)]
+    kept_whole = (end - 600) // 15
+    assert [(each.offset, each.duplicate) for each in told] == [
+        *((600 + 15 * n, True) for n in range(kept_whole)),
+        *((end + 15 * n, False) for n in range(5 - kept_whole)),
+    ]
+    await engine.close()
+    check_files(data)
 
 
 async def test_a_file_that_is_cut_short_beside_its_log(data):

@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import apsw
 import pytest
 
 from faults.failing_disk import Plan, failing_disk
@@ -264,6 +265,30 @@ async def test_a_failing_disk(tmp_path, count, figures):
         f"EIO: {count} failures, {acked} acked, 0 lost, {unknown} outcomes unknown, "
         f"back after {max(waits):.1f} s at most"
     )
+
+
+async def test_a_failed_group_leaves_nothing_in_mind(tmp_path):
+    """Producers that begin in a group that fails take nobody's place, and begin anew as if they never had."""
+    with failing_disk() as disk:
+        engine = sqlite_engine(tmp_path / "data", lambda _: None, **SETTINGS, producers_max=3)
+        await engine.open()
+        log = (await engine.create_topic(spec("t"))).partitions[0]
+        path = tmp_path / "data/topics/t/0.db"
+        await log.append(under(batch(b"v"), b"a"))
+        for number in range(5):
+            disk.plan = Plan("write", path, 1, for_good=False, wal=True, code=apsw.SQLITE_FULL)
+            group = [under(batch(b"lost"), b"a", 1), under(batch(b"lost"), b"a", 1)]
+            group += [under(batch(b"lost"), b"%d" % number), under(batch(b"lost"), expected_offset=9)]
+            told = await asyncio.gather(*map(log.append, group), return_exceptions=True)
+            assert [type(each) for each in told] == [StorageFullError] * 4
+            disk.plan = None
+            await engine._space.look()
+        landed = [await log.append(under(batch(b"v"), producer_id)) for producer_id in (b"0", b"1")]
+        assert [(each.offset, each.duplicate) for each in landed] == [(1, False), (2, False)]
+        assert (await log.append(under(batch(b"v"), b"a"))).duplicate
+        assert [row[3] for row in await read_all(log)] == [b"v"] * 3
+        await engine.close()
+        check_files(tmp_path / "data")
 
 
 @pytest.mark.control

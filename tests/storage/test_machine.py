@@ -83,9 +83,10 @@ class Send(NamedTuple):
 
 
 mostly_none = st.sampled_from([0, 0, 0, 0, 1, -1])
+producers = (b"p", b"q", b"r", b"s", b"t")
 sends = st.builds(
     Send,
-    st.sampled_from([b"", b"p", b"q", b"r", b"s", b"t"]),
+    st.sampled_from([b"", *producers]),
     st.integers(1, 3),
     st.sampled_from([0, 0, 0, 1, 2, 5, 6]),
     mostly_none,
@@ -134,7 +135,9 @@ class EnginesAgree(RuleBasedStateMachine):
 
     def ask_log(self, pick: int, question: Callable[[PartitionLog], Awaitable[object]]) -> object:
         """The answer of both engines' logs of one partition, any of those there are."""
-        log = self.picked(pick)
+        return self.ask_of(self.picked(pick), question)
+
+    def ask_of(self, log: MemoryLog, question: Callable[[PartitionLog], Awaitable[object]]) -> object:
         return self.ask(lambda engine: question(engine.topics[log.topic].partitions[log.partition]))
 
     def picked(self, pick: int) -> MemoryLog:
@@ -143,10 +146,18 @@ class EnginesAgree(RuleBasedStateMachine):
         return logs[pick % len(logs)]
 
     def compare_logs(self) -> None:
-        """Every record, committed offset and range of every log."""
+        """Every record, committed offset, range and remembered batch of every log."""
         for topic in self.memory.topics.values():
             for log in topic.partitions:
                 self.ask(partial(everything, topic.name, log.partition))
+                self.compare_remembered(log)
+
+    def compare_remembered(self, log: MemoryLog) -> None:
+        """All that is remembered is a duplicate when it is sent again, and who is forgotten is so by both."""
+        for producer_id in producers:
+            known = log._producers.get(producer_id.ljust(16), ())
+            batches = [under(numbered(each.record_count), producer_id, each.sequence) for each in known]
+            self.ask_of(log, partial(append, batches or [under(numbered(1), producer_id, 1)]))
 
     @invariant()
     def same_catalogue(self) -> None:
@@ -178,10 +189,6 @@ class EnginesAgree(RuleBasedStateMachine):
     @precondition(lambda self: self.topic_ids)
     @rule(pick=picks, sent=st.lists(sends, min_size=1, max_size=6), together=st.booleans())
     def append_under_conditions(self, pick: int, sent: Sequence[Send], *, together: bool) -> None:
-        async def append(batches: Sequence[Batch], log: PartitionLog) -> object:
-            answers = await asyncio.gather(*map(log.append, batches), return_exceptions=True)
-            return [str(answer) if isinstance(answer, RefusedError) else answer for answer in answers]
-
         if together:
             batches, ahead = [], 0
             for send in sent:
@@ -201,15 +208,16 @@ class EnginesAgree(RuleBasedStateMachine):
         path = self.store.data_dir / "topics" / picked.topic / f"{picked.partition}.db"
         self.disk.plan = Plan("write", path, 1, for_good=False, wal=True, code=apsw.SQLITE_FULL)
 
-        async def append() -> list[object]:
+        async def fail() -> list[object]:
             log = self.store.log(picked.topic, picked.partition)
             answers = await asyncio.gather(*map(log.append, batches), return_exceptions=True)
             await self.store.engine._space.look()
             return answers
 
-        answers = self.runner.run(append())
+        answers = self.runner.run(fail())
         assert {type(answer) for answer in answers} == {StorageFullError}
         self.disk.plan = None
+        self.compare_remembered(picked)
 
     @precondition(lambda self: self.topic_ids)
     @rule(pick=picks, at=places, max_bytes=st.integers(0, 3_000), max_records=st.integers(1, 40))
@@ -247,6 +255,12 @@ class EnginesAgree(RuleBasedStateMachine):
     def reopen(self, *, crashed: bool) -> None:
         self.runner.run(self.store.crash() if crashed else self.store.reopen())
         self.compare_logs()
+
+
+async def append(batches: Sequence[Batch], log: PartitionLog) -> object:
+    """The answers to batches that are sent at once, refusals as something that compares."""
+    answers = await asyncio.gather(*map(log.append, batches), return_exceptions=True)
+    return [str(answer) if isinstance(answer, RefusedError) else answer for answer in answers]
 
 
 def summary(topic: Topic) -> object:
