@@ -148,7 +148,7 @@ class Admin(Client):
         async def attempt() -> None:
             nonlocal maybe_done
             try:
-                await self._connection.attempt(getattr(self._connection.stub, name), request, deadline)
+                await self._connection.attempt(name, request, deadline)
             except NoAnswerError:
                 maybe_done = True
                 raise

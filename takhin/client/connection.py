@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.rpc import status_pb2
@@ -27,11 +27,7 @@ from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 from takhin.wire.status import error_of_code, error_of_status
 
-if TYPE_CHECKING:  # it is there for type checkers only
-    from takhin.v1.takhin_pb2_grpc import TakhinServiceAsyncStub
-
 T = TypeVar("T")
-Call = Callable[..., Awaitable[Any]]
 
 ATTEMPT_SECONDS_MAX = 30.0
 """A call that is not answered by then is taken for lost, and repeated if there is time left."""
@@ -98,6 +94,7 @@ class Connection:
         self._tls = tls
         self._metadata = None if token is None else (("authorization", f"Bearer {token}"),)
         self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
         self._closed = False
 
     def open(self) -> None:
@@ -106,10 +103,12 @@ class Connection:
             raise ClosedError(f"this client of {self.server} is closed")
         if self._channel is None:
             self._channel = _channel(self.server, self._tls)
-            self.stub: TakhinServiceAsyncStub = TakhinServiceStub(self._channel)
+            self._stub = TakhinServiceStub(self._channel)
             # These two carry bytes: wire/requests.py and wire/columns.py do what the stub would do.
-            self.produce: Call = self._channel.unary_unary(f"/{SERVICE}/ProduceMessage", None, _produced)
-            self.consume: Any = self._channel.unary_stream(
+            self._stub.ProduceMessage = self._channel.unary_unary(
+                f"/{SERVICE}/ProduceMessage", None, pb.ProduceMessageResponse.FromString
+            )
+            self._stub.ConsumeMessages = self._channel.unary_stream(
                 f"/{SERVICE}/ConsumeMessages", pb.ConsumeMessagesRequest.SerializeToString, None
             )
 
@@ -128,7 +127,7 @@ class Connection:
 
         deadline: of time.monotonic(). Raises the TakhinError that the last attempt raised.
         """
-        return await self.retried(lambda: self.attempt(self._method(name), request, deadline), deadline)
+        return await self.retried(lambda: self.attempt(name, request, deadline), deadline)
 
     async def retried(self, attempt: Callable[[], Awaitable[T]], deadline: float) -> T:
         for failures in count(1):
@@ -147,14 +146,17 @@ class Connection:
         await asyncio.sleep(wait_s)
         return True
 
-    async def attempt(self, method: Call, request: Any, deadline: float) -> Any:
-        """One call, and every way in which it can fail as a TakhinError."""
+    async def attempt(self, name: str, request: Any, deadline: float) -> Any:
+        """One unary call, and every way in which it can fail as a TakhinError.
+
+        name: of the RPC. request: its message; for ProduceMessage as bytes.
+        """
         await self.connect(deadline)
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise UnreachableError(f"there was no time left to call {self.server}", server=self.server)
         try:
-            response = await method(
+            response = await getattr(self._stub, name)(
                 request, timeout=min(left_s, ATTEMPT_SECONDS_MAX), metadata=self._metadata
             )
         except grpc.aio.AioRpcError as error:
@@ -183,7 +185,7 @@ class Connection:
 
     def stream(self, request: pb.ConsumeMessagesRequest, *, seconds_max: float | None = None) -> Any:
         """A consume call, whose responses are bytes. Its errors are for `error_of`."""
-        return self.consume(request, timeout=seconds_max, metadata=self._metadata)
+        return self._stub.ConsumeMessages(request, timeout=seconds_max, metadata=self._metadata)
 
     def error_of(self, error: grpc.aio.AioRpcError) -> TakhinError:
         """The broker's error if it said one, else one of ours that says what became of the call."""
@@ -200,12 +202,6 @@ class Connection:
             return TransportLimitError(f"{self.server} did not take the call: {sentence}", **about)
         return CallFailedError(f"the call to {self.server} failed with {code.name}: {sentence}", **about)
 
-    def _method(self, name: str) -> Call:
-        if not self.is_open:
-            raise ClosedError(f"this client of {self.server} is not open")
-        method: Call = getattr(self.stub, name)
-        return method
-
 
 def _channel(server: str, tls: Tls | grpc.ChannelCredentials | None) -> grpc.aio.Channel:
     if tls is None:
@@ -215,19 +211,10 @@ def _channel(server: str, tls: Tls | grpc.ChannelCredentials | None) -> grpc.aio
     return grpc.aio.secure_channel(server, tls, OPTIONS)
 
 
-def _produced(raw: bytes) -> pb.ProduceMessageResponse:
-    return pb.ProduceMessageResponse.FromString(raw)
-
-
 def _details(response: Any) -> dict[str, str]:
     """What a refusal in band says besides the sentence."""
-    names = ("topic", "partition", "group_id", "end_offset")
-    fields = response.DESCRIPTOR.fields_by_name
-    return {
-        name: str(getattr(response, name))
-        for name in names
-        if name in fields and fields[name].message_type is None
-    }
+    names = {"topic", "partition", "group_id", "end_offset"} & set(response.DESCRIPTOR.fields_by_name)
+    return {name: str(getattr(response, name)) for name in names}
 
 
 def _checked_host(server: str) -> str:

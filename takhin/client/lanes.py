@@ -18,8 +18,9 @@ from itertools import count
 
 from takhin.client.batches import RECORD_COST_BYTES, Batch, Delivery
 from takhin.client.connection import Connection
-from takhin.client.errors import ClosedError, NoAnswerError
+from takhin.client.errors import CallFailedError, ClosedError, NoAnswerError
 from takhin.errors import (
+    InternalError,
     InvalidArgumentError,
     InvalidBatchError,
     InvalidRecordError,
@@ -38,7 +39,7 @@ from takhin.wire import requests
 PRODUCER_ID_BYTES = 16
 FAILURES_KEPT_MAX = 1_000
 
-MAYBE_STORED = (NoAnswerError, OutcomeUnknownError, PartitionUnavailableError)
+MAYBE_STORED = (NoAnswerError, OutcomeUnknownError, PartitionUnavailableError, InternalError)
 """After these a batch may be in the log, or come to be."""
 OF_ONE_RECORD = (InvalidArgumentError, InvalidBatchError, InvalidRecordError, RecordTooLargeError)
 """Refusals that part of a batch may escape: its neighbours do not suffer for one record."""
@@ -138,8 +139,9 @@ class Outbox:
 class Lane:
     """The batches for one partition, in order; the last one grows while it waits.
 
-    producer_id, sequence: as whom they are sent, and the number of the next record under that id. An empty
-    id: the broker does not look for repeats.
+    taken: the batch that was taken out last.
+    producer_id, sequence: as whom they are sent, and the number of the next record under that id. Without
+    idempotence they stay empty and 0, and the broker does not look for repeats.
     """
 
     def __init__(self, outbox: Outbox, topic: str, partition: int) -> None:
@@ -150,7 +152,7 @@ class Lane:
         self._limits = outbox.limits
         self._growing: Batch | None = None
         self._ready: deque[Batch] = deque()
-        self._sending: Batch | None = None
+        self.taken: Batch | None = None
         self._busy = False
         self._begin_anew()
 
@@ -189,11 +191,6 @@ class Lane:
         self._outbox.wake(self)
         return batch
 
-    @property
-    def taken(self) -> Batch | None:
-        """The batch that was taken out last."""
-        return self._sending
-
     def _cut(self) -> None:
         """Let the growing batch grow no more, and whoever lingers over it go on."""
         if self._growing is not None:
@@ -208,7 +205,7 @@ class Lane:
         """End the growing batch; gives the one after which all that was put in is settled."""
         with self._outbox.lock:
             self._cut()
-            return self._ready[-1] if self._ready else self._sending
+            return self._ready[-1] if self._ready else self.taken
 
     def take(self) -> Batch | None:
         """The next batch to send, which grows no more; None: there is none, and the next record wakes."""
@@ -218,8 +215,8 @@ class Lane:
             self._busy = bool(self._ready)
             if not self._busy:
                 return None
-            self._sending = self._ready.popleft()
-            return self._sending
+            self.taken = self._ready.popleft()
+            return self.taken
 
     async def send_all(self) -> None:
         """Send until nothing is left."""
@@ -278,12 +275,13 @@ class Lane:
         except BaseException:
             self._begin_anew()  # a number is never used for other records than it may have been used for
             raise
-        self._sequence += stop - start
+        if self._limits.idempotent:
+            self._sequence += stop - start
         return offset
 
     async def _attempts(self, batch: Batch, records: list[bytes]) -> int:
         """As many as it takes and the batch's deadline allows."""
-        connection = self._outbox.connection
+        pause = self._outbox.connection.pause
         maybe_stored = False
         for failures in count(1):
             try:
@@ -299,13 +297,13 @@ class Lane:
                 if self._sequence == 0:
                     raise
                 self._begin_anew()
-            except UnavailableError as error:
+            except (UnavailableError, InternalError, CallFailedError) as error:
                 maybe_stored = maybe_stored or isinstance(error, MAYBE_STORED)
-                if await connection.pause(failures, error, batch.deadline):
+                if isinstance(error, UnavailableError) and await pause(failures, error, batch.deadline):
                     continue
                 if maybe_stored:
                     raise OutcomeUnknownError(
-                        f"not acknowledged in time; whether the records were stored is unknown ({error})"
+                        f"not acknowledged; whether the records were stored is unknown ({error})"
                     ) from error
                 raise
         raise AssertionError  # count has no end
@@ -320,8 +318,7 @@ class Lane:
             expected_offset=batch.expected_offset,
         )
         async with self._outbox.slots:
-            connection = self._outbox.connection
-            response = await connection.attempt(connection.produce, request, batch.deadline)
+            response = await self._outbox.connection.attempt("ProduceMessage", request, batch.deadline)
         return int(response.offset)
 
     def _begin_anew(self) -> None:

@@ -155,7 +155,7 @@ async def offset_for_time(
     async def attempt() -> int:
         # The end comes first: a record that is stored between the two questions is then not passed over.
         asked = pb.GetPartitionOffsetsRequest(topic=topic, partition=partition)
-        response = await connection.attempt(connection.stub.GetPartitionOffsets, asked, deadline)
+        response = await connection.attempt("GetPartitionOffsets", asked, deadline)
         first = pb.ConsumeMessagesRequest(
             topic=topic, partition=partition, start_timestamp=timestamp, max_records=1, stop_at_end=True
         )

@@ -39,7 +39,8 @@ class Producer(Client):
     buffer_bytes_max: of records that are not acknowledged yet, in all; above it `send` waits.
     in_flight_max: requests under way, one for each partition.
     delivery_timeout_ms: from `send` until a record is acknowledged, or its delivery fails.
-    idempotent: let the broker recognise what is sent again. Without it a retry may store records twice.
+    idempotent: let the broker recognise what is sent again. Without it a retry may store records twice, or
+    find the end moved that an `append` expects, by itself.
     """
 
     def __init__(

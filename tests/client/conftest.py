@@ -1,4 +1,4 @@
-"""A broker that the tests of a file share, and a topic of each test's own."""
+"""A broker that all of these tests share, and a topic of each test's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blackbox.broker_process import Broker, looked_over
 from takhin.client import Admin
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory) -> Iterator[Broker]:
     """Streams that are quiet say so every 100 ms."""
     with (
@@ -43,7 +43,7 @@ async def admin(server):
 @pytest.fixture
 def name(request) -> str:
     """What a test may call its topic, its group."""
-    return re.sub("[^a-zA-Z0-9._-]", "-", request.node.name)
+    return re.sub("[^a-zA-Z0-9._-]", "-", f"{request.module.__name__}-{request.node.name}")
 
 
 @pytest.fixture

@@ -95,8 +95,9 @@ async def test_a_call_ends_in_time_without_a_broker():
 async def test_life():
     """Before `open` and after `close` there is a ClosedError; one that is leaked warns."""
     admin = Admin("127.0.0.1:1")
-    with pytest.raises(ClosedError):
-        await admin.health()
+    for call in (admin.health(), admin.create_topic("t")):
+        with pytest.raises(ClosedError):
+            await call
     await admin.open()
     await admin.close()
     await admin.close()

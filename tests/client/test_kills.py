@@ -31,8 +31,14 @@ class Run:
 
     sent: dict[bytes, Delivery] = field(default_factory=dict)
     read: dict[int, list[Record]] = field(default_factory=lambda: {at: [] for at in range(PARTITIONS)})
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
     held: int = 0
     seconds: float = 0.0
+
+    async def acknowledged(self) -> None:
+        """Return when the producer has reached the broker."""
+        await self.begun.wait()
+        await next(reversed(self.sent.values()))
 
     def faults(self) -> list[str]:
         """Deliveries that tell another place than the record's, and records that are not there just once."""
@@ -70,7 +76,8 @@ async def killed(data_dir, kills, *, idempotent=True):
         reading = asyncio.create_task(read(consumer, run))
         for number in range(kills):
             with Broker(data_dir, listen=address) as broker:
-                await asyncio.sleep(chance.uniform(0.1, 0.3))  # to be killed at any moment
+                await run.acknowledged()
+                await asyncio.sleep(chance.uniform(0, 0.2))  # to be killed at any moment
                 if number % 2 == 0:
                     await hold_an_answer(relay, admin, run)
                     run.held += 1
@@ -104,6 +111,7 @@ async def send(producer, run, stopping):
     while not stopping.is_set():
         value = b"%d" % number
         run.sent[value] = await producer.send(TOPIC, value, partition=number % PARTITIONS)
+        run.begun.set()
         number += 1
         if number % PAUSE_RECORDS == 0:
             await asyncio.sleep(0.001)

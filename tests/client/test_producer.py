@@ -114,30 +114,26 @@ async def test_a_send_that_has_room_does_not_suspend(server, topic):
         assert isinstance(returned.value.value, Delivery)
 
 
-async def test_a_full_buffer_makes_send_wait(data_dir):
+async def test_a_full_buffer_makes_send_wait(shared, server, topic):
     """A bounded amount is under way while the broker does not answer; when it does, all goes on."""
-    with Broker(data_dir) as broker:
-        async with Admin(broker.address) as admin:
-            await admin.create_topic("full")
-        sent = 0
-        async with Producer(broker.address, buffer_bytes_max=100_000) as producer:
+    sent = 0
+    async with Producer(server, buffer_bytes_max=100_000) as producer:
 
-            async def send_all():
-                nonlocal sent
-                for _ in range(1_000):
-                    await producer.send("full", bytes(936))  # 1,000 with what it costs to keep it
-                    sent += 1
+        async def send_all():
+            nonlocal sent
+            for _ in range(1_000):
+                await producer.send(topic, bytes(936))  # 1,000 with what it costs to keep it
+                sent += 1
 
-            await producer.send("full", b"")
-            await producer.flush()
-            broker.send_signal(SIGSTOP)
-            sending = asyncio.create_task(send_all())
-            done, _ = await asyncio.wait({sending}, timeout=0.3)
-            assert not done
-            assert sent == 100
-            broker.send_signal(SIGCONT)
-            await sending
-        assert len(await values(broker.address, "full")) == 1_001
+        await (await producer.send(topic, b""))
+        shared.send_signal(SIGSTOP)
+        sending = asyncio.create_task(send_all())
+        done, _ = await asyncio.wait({sending}, timeout=0.2)
+        assert not done
+        assert sent == 100
+        shared.send_signal(SIGCONT)
+        await sending
+    assert len(await values(server, topic)) == 1_001
 
 
 async def test_a_lingering_batch_gathers(server, topic):
@@ -223,22 +219,19 @@ async def test_close_drains_and_then_refuses(server, topic):
         await producer.send(topic, b"late")
 
 
-async def test_a_cancelled_close_tells_all(data_dir):
+async def test_a_cancelled_close_tells_all(shared, server, topic):
     """What is under way has an unknown outcome, what waits was not sent; nobody is left waiting."""
-    with Broker(data_dir) as broker:
-        async with Admin(broker.address) as admin:
-            await admin.create_topic("t")
-        producer = await Producer(broker.address, batch_records_max=1).open()
-        await (await producer.send("t", b""))
-        broker.send_signal(SIGSTOP)
-        under_way, waiting = [await producer.send("t", b"") for _ in range(2)]
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(producer.close(), 0.2)
-        with pytest.raises(OutcomeUnknownError):
-            await under_way
-        with pytest.raises(ClosedError):
-            await waiting
-        broker.send_signal(SIGCONT)
+    producer = await Producer(server, batch_records_max=1).open()
+    await (await producer.send(topic, b""))
+    shared.send_signal(SIGSTOP)
+    under_way, waiting = [await producer.send(topic, b"") for _ in range(2)]
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(producer.close(), 0.1)
+    with pytest.raises(OutcomeUnknownError):
+        await under_way
+    with pytest.raises(ClosedError):
+        await waiting
+    shared.send_signal(SIGCONT)
 
 
 async def test_without_a_broker_send_says_so_in_time(name):

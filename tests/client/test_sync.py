@@ -9,7 +9,6 @@ from signal import SIGCONT, SIGSTOP
 
 import pytest
 
-from blackbox.broker_process import Broker
 from takhin import client
 from takhin.client import END, START, Span, sync
 from takhin.client.errors import ClosedError
@@ -98,19 +97,16 @@ def test_errors_are_raised_where_one_waits(server, topic):
             producer.flush()
 
 
-def test_waiting_has_an_end(data_dir):
+def test_waiting_has_an_end(shared, server, topic):
     """`result` takes a timeout, after which the record may still be stored."""
-    with Broker(data_dir) as broker:
-        with sync.Admin(broker.address) as admin:
-            admin.create_topic("t")
-        with sync.Producer(broker.address) as producer:
-            producer.send("t", b"").result(20)
-            broker.send_signal(SIGSTOP)
-            delivery = producer.send("t", b"")
-            with pytest.raises(TimeoutError):
-                delivery.result(0.1)
-            broker.send_signal(SIGCONT)
-            assert delivery.result(20).offset == 1
+    with sync.Producer(server) as producer:
+        producer.send(topic, b"", partition=0).result(20)
+        shared.send_signal(SIGSTOP)
+        delivery = producer.send(topic, b"", partition=0)
+        with pytest.raises(TimeoutError):
+            delivery.result(0.1)
+        shared.send_signal(SIGCONT)
+        assert delivery.result(20).offset == 1
 
 
 def test_life(server):
