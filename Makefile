@@ -4,6 +4,9 @@
 PYTHON ?= python3
 ARGS ?=
 
+# Sources are compiled once, not by each of the many processes that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 RUNTIME := .venv/runtime.stamp
 DEV := .venv/dev.stamp
@@ -19,11 +22,19 @@ define check_python
 	and "the pip of $(PYTHON) is " + pip.__version__ + "; 22.3 is the first that can fill .venv")'
 endef
 
+# $(call run_tests,MARKS) runs the tests of these marks: what compares times alone, then the others in two
+# processes, as most wait for disks and brokers. pytest ends with 5 where nothing was selected.
+define run_tests
+@$(BIN)/python -m pytest -m '$(1) and timed' $(ARGS); alone=$$?; \
+	$(BIN)/python -m pytest -m '$(1) and not timed' -n 2 --dist worksteal $(ARGS); beside=$$?; \
+	case "$$alone $$beside" in '0 0' | '0 5' | '5 0') ;; *) exit 1 ;; esac
+endef
+
 # A target says what it does with the line that `make help` shows for it.
 say = @sed -n 's/^$@:.*\#\# /$@: /p' Makefile
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check proto bench bench-peers soak
+.PHONY: help serve test check proto docs bench bench-peers soak
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -36,7 +47,7 @@ serve: $(RUNTIME) ## run a broker on 127.0.0.1:9092 with its data in ./data; Ctr
 
 test: $(DEV) ## run all tests but the long ones of `make soak`
 	$(say)
-	@$(BIN)/python -m pytest -m 'not soak' $(ARGS)
+	$(call run_tests,not soak)
 
 check: $(DEV) ## lint, formatting, types, and the tidy test of the code's own rules
 	$(say)
@@ -50,6 +61,10 @@ proto: $(DEV) ## write takhin/v1 anew from proto/takhin/v1/takhin.proto
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=. \
 		--grpc_python_out=. --mypy_out=. --mypy_grpc_out=. proto/takhin/v1/takhin.proto
 
+docs: $(DEV) ## write a reference of the Python API into docs/api, from the docstrings
+	$(say)
+	@$(BIN)/python -W ignore -m pdoc --no-show-source --docformat restructuredtext -o docs/api takhin.client takhin.client.sync takhin.errors takhin.testing
+
 bench: $(DEV) ## time the pieces (append, read, convert), then the service in process and over loopback
 	$(say)
 	@$(BIN)/python -m pytest bench --benchmark-columns=min,median,max,rounds --benchmark-sort=name
@@ -60,15 +75,9 @@ bench-peers: $(PEERS) ## measure Takhin beside Redis Streams and NATS JetStream 
 	$(say)
 	@$(BIN)/python -m bench.peers $(ARGS)
 
-# Two processes, as most of these tests wait for disks and brokers; what compares times runs alone before.
-# pytest ends with 5 where nothing was selected.
 soak: $(DEV) ## run the long tests: full counts, the controls, and a table of their figures
 	$(say)
-	@failed=0; \
-	$(BIN)/python -m pytest -m 'soak and timed' $(ARGS) || [ $$? = 5 ] || failed=1; \
-	$(BIN)/python -m pytest -m '(soak or control) and not timed' -n 2 --dist worksteal $(ARGS) \
-		|| [ $$? = 5 ] || failed=1; \
-	exit $$failed
+	$(call run_tests,(soak or control))
 
 # venv --without-pip, because Debian ships ensurepip apart; the machine's pip fills it from outside.
 $(BIN)/python:

@@ -8,7 +8,7 @@ locks), so they run in a child process: `python -m takhin.schema FILE...`.
 APPLICATION_ID = 0x54414B48
 """PRAGMA application_id of every Takhin file: "TAKH"."""
 
-VERSION = 2
+VERSION = 3
 """PRAGMA user_version of a file with every migration applied."""
 
 PAGE_BYTES = 16_384

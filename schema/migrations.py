@@ -1,5 +1,7 @@
 """The migrations of a partition's file, oldest first. A released one is never edited: add the next.
 
+They make new files and bring those of version 1 up to date; later ones have upgrades.py.
+
 Nothing in the schema needs an SQLite newer than 3.37 (STRICT tables), so that every shell can look in.
 """
 
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 from takhin.schema import APPLICATION_ID, PAGE_BYTES
+from takhin.schema.upgrades import UPGRADES
 from takhin.schema.views import LAG, RECORDS_TEXT
 
 if TYPE_CHECKING:
@@ -82,6 +85,12 @@ def m0001_log_and_records(db: "Database") -> None:
 def m0002_commits(db: "Database") -> None:
     """How many commits the log has seen: what a file that lost some of them is told by."""
     db.execute("ALTER TABLE log ADD COLUMN commits INTEGER NOT NULL DEFAULT 0")
+
+
+@migrations()
+def m0003_producer_batches(db: "Database") -> None:
+    """What producers have sent last. Files of version 2 get it when they are opened: see upgrades.py."""
+    db.execute(UPGRADES[3])
 
 
 def migrate(path: str) -> None:

@@ -136,12 +136,14 @@ class Broker:
 
         Batches of one caller for one partition land in the order of the calls. Timestamps of 0 become
         the broker's clock. Raises a RefusedError or an UnavailableError at once for what cannot be
-        queued.
+        queued. What a batch's condition comes to is told by the future.
         """
         if self._draining:
             raise ShuttingDownError
         found = self._topic(topic)
         now = self._clock()
+        if batch.condition is not None:
+            limits.check_condition(batch, batch.condition, partition)
         stamped = _stamped(batch, found.config, now)
         limits.check_batch(
             stamped,
@@ -280,7 +282,7 @@ def _stamped(batch: Batch, config: TopicConfig, now: int) -> Batch:
         timestamps = [timestamp or now for timestamp in batch.timestamps]
     else:
         return batch
-    return Batch(batch.keys, batch.values, timestamps, batch.headers, batch.size_bytes)
+    return Batch(batch.keys, batch.values, timestamps, batch.headers, batch.size_bytes, batch.condition)
 
 
 async def _all_durable(futures: Sequence[asyncio.Future[None]]) -> None:

@@ -15,7 +15,9 @@
     │   ├── UnknownGroupError
     │   ├── TopicExistsError
     │   ├── GroupNotEmptyError
-    │   └── OffsetOutOfRangeError
+    │   ├── OffsetOutOfRangeError
+    │   ├── EndOffsetMismatchError
+    │   └── OutOfSequenceError
     ├── UnavailableError         the broker cannot do it now; the same request may succeed later
     │   ├── OverloadedError
     │   ├── StorageFullError
@@ -33,6 +35,8 @@ which gives them their place on the wire; a test holds the two together. Those t
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class TakhinError(Exception):
     """Base of all. `str(error)` is a sentence for a person; `details` are its values for a program.
@@ -41,9 +45,16 @@ class TakhinError(Exception):
     google.rpc.ErrorInfo.
     """
 
-    def __init__(self, sentence: str, **details: object) -> None:
+    def __init__(self, sentence: str, /, **details: object) -> None:
         super().__init__(sentence)
         self.details: dict[str, str] = {name: str(value) for name, value in details.items()}
+
+    @classmethod
+    def as_sent(cls, sentence: str, details: dict[str, str]) -> Self:
+        """The error as it was before it went over the wire, whatever the __init__ of its kind takes."""
+        error = cls.__new__(cls)
+        TakhinError.__init__(error, sentence, **details)
+        return error
 
 
 class RefusedError(TakhinError):
@@ -51,7 +62,12 @@ class RefusedError(TakhinError):
 
 
 class UnavailableError(TakhinError):
-    """The broker cannot do it now. Except for OutcomeUnknownError, nothing was written."""
+    """The broker cannot do it now. Except for OutcomeUnknownError, nothing was written.
+
+    retry_ms: how long the broker asks to wait before the next attempt; 0 where it asks for nothing.
+    """
+
+    retry_ms: int = 0
 
 
 class StartupError(TakhinError):
@@ -145,6 +161,16 @@ class GroupNotEmptyError(RefusedError):
 class OffsetOutOfRangeError(RefusedError):
     """An offset outside the log's range, both ends of which are in `details`."""
 
+    @property
+    def beginning_offset(self) -> int:
+        """The first offset there is; -1 where only the sentence came over the wire (a refused commit)."""
+        return int(self.details.get("beginning_offset", -1))
+
+    @property
+    def end_offset(self) -> int:
+        """The offset after the last one there is; -1 as above."""
+        return int(self.details.get("end_offset", -1))
+
     def __init__(self, topic: str, partition: int, offset: int, start: int, end: int) -> None:
         super().__init__(
             f"offset {offset} is outside the log of topic {topic!r} partition {partition}, "
@@ -155,6 +181,28 @@ class OffsetOutOfRangeError(RefusedError):
             beginning_offset=start,
             end_offset=end,
         )
+
+
+class EndOffsetMismatchError(RefusedError):
+    """The log does not end where an append expected it to; `details` say where it does."""
+
+    def __init__(self, topic: str, partition: int, expected: int, end: int) -> None:
+        super().__init__(
+            f"the log of topic {topic!r} partition {partition} ends at {end}, not at the expected {expected}",
+            topic=topic,
+            partition=partition,
+            expected_offset=expected,
+            end_offset=end,
+        )
+
+    @property
+    def end_offset(self) -> int:
+        """Where the log ends."""
+        return int(self.details["end_offset"])
+
+
+class OutOfSequenceError(RefusedError):
+    """A producer's batch that is neither its next one nor one that the log remembers."""
 
 
 class OverloadedError(UnavailableError):

@@ -22,6 +22,7 @@ from takhin.model import (
     HEADER_OVERHEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
     Batch,
+    Condition,
     Header,
     Records,
     TimestampType,
@@ -30,6 +31,7 @@ from takhin.model import (
 
 TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 GROUP_ID_BYTES_MAX = 255
+PRODUCER_ID_BYTES = 16
 METADATA_BYTES_MAX = 4_096
 SHOWN_CHARS_MAX = 80
 INT64_MAX = (1 << 63) - 1
@@ -167,6 +169,30 @@ def response_bytes(records: Records) -> int:
     """What records take in a response, rounded up."""
     keys, values = (row[2] for row in records.rows), (row[3] for row in records.rows)
     return RECORD_OVERHEAD_BYTES * len(records.rows) + size_bytes(keys, values, records.headers.values())
+
+
+def check_condition(batch: Batch, condition: Condition, partition: int) -> None:
+    """What an append under a condition must say. partition: as the request names it."""
+    size = len(condition.producer_id)
+    if size not in (0, PRODUCER_ID_BYTES):
+        raise InvalidArgumentError(
+            f"producer_id must have {PRODUCER_ID_BYTES} bytes, not {size}", field="producer_id", value=size
+        )
+    if condition.sequence and not size:
+        raise InvalidArgumentError(
+            f"sequence {condition.sequence} needs a producer_id whose it is",
+            field="sequence",
+            value=condition.sequence,
+        )
+    check_range("sequence", condition.sequence, 0, INT64_MAX - len(batch))
+    if condition.expected_offset is not None:
+        check_range("expected_offset", condition.expected_offset, 0)
+    if partition < 0:
+        raise InvalidArgumentError(
+            f"a batch with a producer_id or an expected_offset must name its partition, not {partition}",
+            field="partition",
+            value=partition,
+        )
 
 
 def check_batch(batch: Batch, *, max_message_bytes: int, now: int, ahead_ms_max: int) -> Batch:

@@ -41,6 +41,20 @@ Row = tuple[int, int, bytes | None, bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """What must hold for a batch to be appended; judged where it gets its offsets.
+
+    producer_id: 16 bytes, or none. A batch that this producer has sent before is not stored again.
+    sequence: number of the first record among those this producer sent to the partition, from 0, dense.
+    expected_offset: where the log must end; None: anywhere.
+    """
+
+    producer_id: bytes = b""
+    sequence: int = 0
+    expected_offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Records of one request for one partition, as columns of equal length (at least one record).
 
@@ -48,6 +62,7 @@ class Batch:
     timestamps: ms since 1970. The broker has put its clock in place of zeros.
     headers: by position in the batch; records without headers have no entry.
     size_bytes: at least what keys, values and headers weigh together.
+    condition: None: it is appended in any case.
     """
 
     keys: Sequence[bytes | None]
@@ -55,6 +70,7 @@ class Batch:
     timestamps: Sequence[int]
     headers: Mapping[int, Sequence[Header]]
     size_bytes: int
+    condition: Condition | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -82,12 +98,14 @@ class Appended(NamedTuple):
 
     offset: of its first record; -1 if it is only queued (required_acks=0).
     timestamp: of its first record, ms.
+    duplicate: it had been stored before: offset and timestamp are those of then.
     """
 
     partition: int
     offset: int
     timestamp: int
     record_count: int
+    duplicate: bool = False
 
 
 class CommittedOffset(NamedTuple):

@@ -93,6 +93,11 @@ class StorageSettings:
         32 << 20, "disk space kept for trims and deletions on a full disk; 0 keeps none", most=INT64_MAX
     )
     free_bytes_low: int = setting(512 << 20, "free disk space below which the broker warns", most=INT64_MAX)
+    producers_max: int = setting(
+        1_000,
+        "producers whose last batches a partition remembers; then the longest silent tenth is forgotten",
+        least=1,
+    )
     recover_wait_ms: int = setting(
         1_000, "how long a partition whose file failed waits before it is tried again", least=1
     )

@@ -1,8 +1,12 @@
-"""What a test found out in figures, gathered into one table at the end of a run."""
+"""Settings of Hypothesis, and what tests found out in figures: one table at the end of a run."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("takhin", deadline=None)  # it would measure what else the machine is doing
+settings.load_profile("takhin")
 
 
 @pytest.fixture

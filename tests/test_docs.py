@@ -1,34 +1,59 @@
-"""The sessions in the documentation: each command is run as it stands, and prints what stands below it.
+"""The documentation's examples: each is run as it stands, page by page, against a broker of its own.
 
-A session is an indented block with lines that begin with `$ `. Times are not compared.
+A session is an indented block with lines that begin with `$ `; what stands below a command is what it prints.
+Times are not compared. A block of Python runs to its end without an error.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from blackbox.broker_process import Broker, environment
 
-DOCS = Path(__file__).parents[1] / "docs"
-SESSIONS = ["sql.md"]
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    "README.md",
+    "docs/commands.md",
+    "docs/consume.md",
+    "docs/export.md",
+    "docs/groups.md",
+    "docs/produce.md",
+    "docs/sql.md",
+]
+BLOCKS = re.compile(
+    r"^```python\n(?P<python>.*?)^```$|(?P<session>(?:^ {4}[^\n]*\n|^\n(?= {4}))+)", re.DOTALL | re.MULTILINE
+)
 pytest_plugins = ["pytester"]
 TIMES = re.compile(r"\b\d{13}\b|\b\d+\.\d\d s\b|\b\d{4}-\d\d-\d\dT[\d:.]+Z")
+SERVER = "127.0.0.1:9092"
 
 
-def session(page: str) -> list[tuple[str, str]]:
-    """(command, what it prints) of a page, in order."""
-    blocks = re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", page, re.MULTILINE)
-    found: list[tuple[str, str]] = []
-    for block in blocks:
-        text = re.sub(r"^ {4}", "", block, flags=re.MULTILINE).strip("\n")
-        found += map(command_and_output, re.split(r"^\$ ", text, flags=re.MULTILINE)[1:])
-    return found
+class Example(NamedTuple):
+    """A command line and what it prints, or None for whatever it prints."""
+
+    command: list[str]
+    text: str
+    printed: str | None
+
+
+def examples(page: str, server: str) -> Iterator[Example]:
+    for block in BLOCKS.finditer(page.replace(SERVER, server)):
+        if text := block["python"]:
+            yield Example([sys.executable, "-c", text], text, None)
+            continue
+        session = re.sub(r"^ {4}", "", block["session"], flags=re.MULTILINE).strip("\n")
+        for text in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
+            command, printed = command_and_output(text)
+            yield Example(["bash", "-c", command], command, printed)
 
 
 def command_and_output(text: str) -> tuple[str, str]:
@@ -40,16 +65,20 @@ def command_and_output(text: str) -> tuple[str, str]:
     return "\n".join(lines[:end]), "\n".join(lines[end:]).strip("\n")
 
 
-@pytest.mark.parametrize("name", SESSIONS)
-def test_sessions(name, tmp_path):
-    """Every command of a page prints what the page says, on stdout or stderr."""
-    commands = session((DOCS / name).read_text())
-    assert len(commands) > 3
+@pytest.mark.parametrize("name", PAGES)
+def test_examples(name, tmp_path):
+    """Every example of a page runs, and prints what the page says, on stdout or stderr."""
+    page = (ROOT / name).read_text()
+    for tool in ("jq", "sqlite3"):
+        if re.search(rf"(\$|\|) {tool} ", page) and shutil.which(tool) is None:
+            pytest.skip(f"there is no {tool}: scripts/install-packages tests")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ran = 0
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     with Broker(tmp_path / "data") as broker:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        for command, expected in commands:
+        for example in examples(page, broker.address):
             done = subprocess.run(
-                ["bash", "-c", command],
+                example.command,
                 cwd=tmp_path,
                 env=environment(server=broker.address) | {"PATH": path},
                 stdout=subprocess.PIPE,
@@ -58,12 +87,18 @@ def test_sessions(name, tmp_path):
                 timeout=60,
                 check=False,
             )
-            assert TIMES.sub("…", done.stdout.strip("\n")) == TIMES.sub("…", expected), command
+            if example.printed is None:
+                assert done.returncode == 0, f"{example.text}\n{done.stdout}"
+            else:
+                said = TIMES.sub("…", done.stdout.strip("\n"))
+                assert said == TIMES.sub("…", example.printed), example.text
+            ran += 1
+    assert ran > 0
 
 
 def test_testing_page(pytester):
     """The files on docs/testing.md are a test suite that passes, without a warning."""
-    page = (DOCS / "testing.md").read_text()
+    page = (ROOT / "docs" / "testing.md").read_text()
     blocks = re.findall(r"(?:^ {4}.*\n|^\n(?=\n* {4}))+", page, re.MULTILINE)
     text = "\n".join(re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in blocks)
     files = re.split(r"^# (\w+\.py)$", text, flags=re.MULTILINE)[1:]

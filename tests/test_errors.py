@@ -9,6 +9,7 @@ import pytest
 
 from takhin import errors
 from takhin.errors import (
+    EndOffsetMismatchError,
     OffsetOutOfRangeError,
     RefusedError,
     ShuttingDownError,
@@ -68,6 +69,11 @@ def test_details_are_text():
             OffsetOutOfRangeError("a", 1, 9, 2, 5),
             "offset 9 is outside the log of topic 'a' partition 1, which reaches from 2 to 5",
             {"topic": "a", "partition": "1", "offset": "9", "beginning_offset": "2", "end_offset": "5"},
+        ),
+        (
+            EndOffsetMismatchError("a", 1, 9, 5),
+            "the log of topic 'a' partition 1 ends at 5, not at the expected 9",
+            {"topic": "a", "partition": "1", "expected_offset": "9", "end_offset": "5"},
         ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

@@ -38,7 +38,8 @@ class Layer:
     libraries: tuple[str, ...] = ()
 
 
-_STORAGE = (*VOCABULARY, "takhin.schema", "takhin.schema.checksums", "takhin.storage.*")
+_SCHEMA = ("takhin.schema.checksums", "takhin.schema.upgrades")
+_STORAGE = (*VOCABULARY, "takhin.schema", *_SCHEMA, "takhin.storage.*")
 _BROKER = (*VOCABULARY, "takhin.storage.engine", *BROKER)
 _WIRE = (*VOCABULARY, "takhin.v1.*", "takhin.wire.*")
 _RPC = (*_BROKER, *_WIRE, "takhin.rpc.*")
@@ -47,6 +48,7 @@ LAYERS = {
     "takhin.__init__": Layer(),
     "takhin.v1": Layer(),
     "takhin.schema.checksums": Layer((), ("apsw",)),
+    "takhin.schema.upgrades": Layer(),
     # Run on closed files in a child process. Its root holds two numbers, which storage may see.
     "takhin.schema": Layer(("takhin.schema.*",), SQLITE_OF_PYTHON),
     **dict.fromkeys(VOCABULARY, Layer(VOCABULARY)),

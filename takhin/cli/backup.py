@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from takhin.cli.connection import counted
-from takhin.cli.folders import data_dir_option, json_option, print_json, progress_bar, sized
+from takhin.cli.folders import data_dir_option
+from takhin.cli.output import counted, json_option, print_json, progress_bar, sized
 
 
 @click.command(short_help="Copy a data folder, also of a running broker.")

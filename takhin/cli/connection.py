@@ -1,35 +1,26 @@
-"""How the client commands reach a broker, and what they say when that fails.
-
-Knows gRPC's client side and the generated code; knows no command.
-"""
+"""How the client commands reach a broker, and what they say when that fails. Knows no command."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, cast
+from typing import Any, TypeVar
 
 import click
-import grpc
 
+from takhin.client import Admin, Retry
+from takhin.client.errors import UnreachableError
 from takhin.config import SERVER_VARIABLE
-from takhin.settings import Settings, split_address
-from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
+from takhin.errors import TakhinError
+from takhin.settings import INT32_MAX, Settings, split_address
 
-CALL_SECONDS_MAX = 60
-STATUS_DETAILS = "grpc-status-details-bin"
-"""Metadata that only the broker sends, with every status of its own."""
+T = TypeVar("T")
 
-CHANNEL_OPTIONS = [
-    ("grpc.enable_http_proxy", 0),
-    # A record may be as large as the broker's limit, which the client need not know.
-    ("grpc.max_receive_message_length", -1),
-    # A broker that vanished without a word is noticed; the broker allows a ping every 10 s.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    # How long connecting may take: gRPC's own 20 s are long for one who waits at a prompt.
-    ("grpc.min_reconnect_backoff_ms", 5_000),
-]
+ANSWER_MS_MAX = 60_000
+"""Whoever waits at a prompt wants to know."""
+COMPLETION_MS_MAX = 2_000
 
 
 def _checked_address(_context: click.Context, _parameter: click.Parameter, address: str) -> str:
@@ -50,55 +41,62 @@ server_option = click.option(
     callback=_checked_address,
     help=f"The broker's address.  [default: {Settings().listen}; variable: {SERVER_VARIABLE}]",
 )
+partition_option = click.option(
+    "-p", "--partition", type=click.IntRange(0, INT32_MAX), metavar="N", help="This partition only."
+)
+
+
+def _offered(names: Callable[[Admin], Awaitable[Iterable[str]]]) -> Callable[..., list[str]]:
+    """Completes a word by names that the broker knows; without one there are none."""
+
+    def complete(context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+        server = context.params.get("server") or os.environ.get(SERVER_VARIABLE) or Settings().listen
+
+        async def asked() -> Iterable[str]:
+            async with Admin(server, timeout_ms=COMPLETION_MS_MAX, retry=Retry(attempts_max=1)) as broker:
+                return await names(broker)
+
+        try:
+            return [name for name in asyncio.run(asked()) if name.startswith(begun)]
+        except TakhinError:
+            return []
+
+    return complete
+
+
+async def _groups(broker: Admin) -> list[str]:
+    return [group.group_id for group in await broker.list_groups()]
+
+
+topics_offered = _offered(Admin.list_topics)
+groups_offered = _offered(_groups)
+topic_argument = click.argument("topic", shell_complete=topics_offered)
+group_argument = click.argument("group", shell_complete=groups_offered)
+
+
+def admin(server: str) -> Admin:
+    """One that says at once what is wrong instead of trying again."""
+    return Admin(server, timeout_ms=ANSWER_MS_MAX, retry=Retry(attempts_max=1))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """What it returns; what goes wrong for a client is raised as one sentence."""
+    with explained():
+        return asyncio.run(work)
 
 
 @contextmanager
-def connected(server: str) -> Iterator[TakhinServiceStub]:
-    """A stub for the broker; what goes wrong in the block is raised as one sentence."""
-    with explained(server), grpc.insecure_channel(server, CHANNEL_OPTIONS) as channel:
-        yield TakhinServiceStub(channel)
-
-
-@contextmanager
-def explained(server: str) -> Iterator[None]:
-    """Turns errors of gRPC and of reading and writing into a ClickException with a sentence."""
+def explained() -> Iterator[None]:
+    """Turns a client's errors, and those of reading and writing, into a ClickException with a sentence."""
     try:
         yield
-    except grpc.RpcError as error:
-        raise click.ClickException(sentence(error, server)) from error
+    except UnreachableError as error:
+        raise click.ClickException(
+            f"{error}; start one with `takhin serve`, or name another with --server or {SERVER_VARIABLE}"
+        ) from error
+    except TakhinError as error:
+        raise click.ClickException(str(error)) from error
     except BrokenPipeError:  # main() knows that this is no error
         raise
     except OSError as error:
         raise click.ClickException(f"cannot read the input or write the output: {error.strerror}") from error
-
-
-def sentence(error: grpc.RpcError, server: str) -> str:
-    """What a failed call means to the one who typed the command."""
-    code, details = error.code(), error.details()
-    metadata = cast("Iterable[tuple[str, object]]", error.trailing_metadata() or ())
-    if any(key == STATUS_DETAILS for key, _ in metadata):
-        return str(details)  # the broker's own words
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return (
-            f"no broker answers at {server}; start one with `takhin serve`, "
-            f"or name another with --server or {SERVER_VARIABLE} ({details})"
-        )
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"the broker at {server} did not answer within {CALL_SECONDS_MAX} s"
-    return f"the call to {server} failed with {code.name}: {details}"
-
-
-def check(response: _Refusable) -> None:
-    """Raise the sentence of a response that says the broker refused the request."""
-    if response.error:
-        raise click.ClickException(response.error)
-
-
-def counted(number: int, noun: str) -> str:
-    """1 record, 2 records."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-class _Refusable(Protocol):
-    @property
-    def error(self) -> str: ...

@@ -1,111 +1,92 @@
-"""`takhin consume`: records to stdout, as JSON lines or as bare values.
+r"""`takhin consume`: records to stdout, as values, as JSON lines, or by a template.
 
-Reads the partitions one after the other up to their ends, or follows all of them at once. A call that
-a broker ends because its connection grew old is taken up again where it stopped.
+Reads the partitions one after the other up to their ends, or follows all of them at once.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import json
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import IO, TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import IO
 
 import click
-import grpc
 
-from takhin.cli.connection import (
-    CALL_SECONDS_MAX,
-    CHANNEL_OPTIONS,
-    check,
-    explained,
-    server_option,
-)
-from takhin.errors import UnknownPartitionError
+from takhin.cli import json_lines, templates
+from takhin.cli.connection import admin, partition_option, run, server_option, topic_argument
+from takhin.cli.offsets import chosen_partitions, offset_at
+from takhin.cli.positions import FORMS, parse
+from takhin.client import Admin, Consumer, PartitionDescription, Record, Span
 from takhin.limits import INT64_MAX
-from takhin.model import EARLIEST
-from takhin.settings import INT32_MAX
-from takhin.v1 import takhin_pb2 as pb
-from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
-if TYPE_CHECKING:  # it is there for type checkers only
-    from takhin.v1.takhin_pb2_grpc import TakhinServiceAsyncStub
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PREFETCH_BYTES_MAX = 4 << 20
+VALUES = r"%v\n"
 
 
 @click.command(short_help="Print records.")
-@click.argument("topic")
-@click.option("--partition", type=click.IntRange(0, INT32_MAX), metavar="N", help="[default: all]")
+@topic_argument
+@partition_option
 @click.option(
-    "--from",
-    "start",
-    default="earliest",
-    metavar="earliest|latest|OFFSET|TIME",
-    help="Where to begin; TIME as in 2026-01-31T12:00, local unless it says its zone.  [default: earliest]",
+    "-o",
+    "--offset",
+    "where",
+    default="start",
+    metavar="PLACE[:PLACE]",
+    help=f"Where to begin, and where to stop: {FORMS}. Times as in 2026-01-31T12:00, local unless they "
+    "say their zone.  [default: start]",
 )
 @click.option("--follow", is_flag=True, help="Go on with new records instead of stopping at the end.")
-@click.option("--max-records", type=click.IntRange(1, INT64_MAX), metavar="N", help="Stop after N records.")
+@click.option("-n", "--max-records", type=click.IntRange(1, INT64_MAX), metavar="N", help="Stop after N.")
+@click.option("--json", "as_json", is_flag=True, help="Print each record as a line of JSON.")
 @click.option(
-    "--format", "form", type=click.Choice(["json", "value"]), default="json", help="[default: json]"
+    "-f", "--format", "template", metavar="TEMPLATE", help=r"Print each by a template.  [default: %v\n]"
 )
 @server_option
 def consume(
     topic: str,
     *,
     partition: int | None,
-    start: str,
+    where: str,
     follow: bool,
     max_records: int | None,
-    form: str,
+    as_json: bool,
+    template: str | None,
     server: str,
 ) -> None:
-    """Print the records of TOPIC that are there now, one a line.
+    r"""Print the records of TOPIC, the value of each on a line, up to the end as it is now.
 
-    json: topic, partition, offset, timestamp (ms since 1970), key, value and headers. Keys and values
-    are text where they are UTF-8, {"base64": …} where they are not, null where there is none.
-    value: the bytes of the value and a newline.
+    \b
+    takhin consume orders -o -10              the last ten of each partition
+    takhin consume orders -o @-1h: --json     what came in the last hour, as JSON
+    takhin consume orders -o 5:20 -p 0        offsets 5 to 19
+    takhin consume orders -o end --follow -f '%o %k %v\n'
+
+    -o: start, end, an offset, +N (N after the start), -N (N before the end), @TIME, @-1h (that long ago);
+    A:B goes from A up to, without, B.
+
+    -f: %t topic, %p partition, %o offset, %d timestamp in ms, %d{iso}, %k key, %v value, %h headers; %K and
+    %V bytes of key and value, -1 where there is none; %H number of headers; %%; %k{hex}, %k{base64}, so %v
+    and %h; escapes \n \t \r \0 \\ \xHH.
+
+    --json: topic, partition, offset, timestamp (ms since 1970), key, value and headers. Keys and values
+    are text where they are UTF-8, {"base64": …} where they are not, null where there is none; `takhin produce
+    --json` takes them in again.
     """
-    begin = parse_start(start)
-    out = _Output(sys.stdout.buffer, _json_line if form == "json" else _value_line, max_records)
-    with explained(server):
-        asyncio.run(_consume(server, _Query(topic, partition, begin, follow=follow), out))
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Where to begin: an offset (EARLIEST for the first one), the end as of now, or a time in ms."""
-
-    offset: int | None = None
-    time: int | None = None
-
-    @property
-    def at_end(self) -> bool:
-        return self.offset is None and self.time is None
-
-
-def parse_start(text: str) -> Start:
-    """The value of --from; digits alone are an offset."""
-    if text == "latest":
-        return Start()
-    if text == "earliest":
-        return Start(offset=EARLIEST)
-    if re.fullmatch(r"[0-9]{1,19}", text) and int(text) <= INT64_MAX:
-        return Start(offset=int(text))
+    if as_json and template is not None:
+        raise click.UsageError("--json and --format exclude each other", click.get_current_context())
     try:
-        moment = datetime.fromisoformat(text).astimezone()  # without a zone it is local time
-    except (ValueError, OverflowError):
-        raise click.BadParameter(
-            f"{text!r} is neither earliest, latest, an offset nor a time such as 2026-01-31T12:00",
-            param_hint="--from",
-        ) from None
-    # Rounded up, since the first record at or after it is wanted; none is older than 1970.
-    return Start(time=max(0, -((EPOCH - moment) // timedelta(milliseconds=1))))
+        asked = parse(where, datetime.now(UTC))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--offset") from None
+    if follow and asked.stop is not None:
+        raise click.BadParameter(f"{where!r} says where to stop; --follow never does", param_hint="--offset")
+    try:
+        line = json_lines.line if as_json else templates.compiled(VALUES if template is None else template)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--format") from None
+    out = _Output(sys.stdout.buffer, line, max_records)
+    run(_consume(server, _Query(topic, partition, asked, follow=follow), out))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,31 +95,28 @@ class _Query:
 
     topic: str
     partition: int | None
-    start: Start
+    asked: Span
     follow: bool
 
-    def requests(self, info: pb.TopicInfo) -> list[pb.ConsumeMessagesRequest]:
-        """A call for each partition, bounded by its end as it is in `info` unless it follows."""
-        chosen = sorted(info.partitions) if self.partition is None else [self.partition]
-        if self.partition is not None and self.partition not in info.partitions:
-            unknown = UnknownPartitionError(self.topic, self.partition, info.num_partitions)
-            raise click.ClickException(str(unknown))
-        if len(chosen) > 1 and self.start.offset not in {None, EARLIEST}:
+    async def spans(self, broker: Admin) -> dict[tuple[str, int], Span]:
+        """What to read of each partition. A stop at the end, or none, is the end as it is now."""
+        described = await broker.describe_topic(self.topic)
+        chosen = chosen_partitions(self.topic, described.partitions, self.partition)
+        if len(chosen) > 1 and any(isinstance(place, int) for place in self.asked):
             raise click.BadParameter(
                 f"an offset belongs to one partition: give --partition, 0 to {len(chosen) - 1}",
-                param_hint="--from",
+                param_hint="--offset",
             )
-        return [self._request(info.partitions[number]) for number in chosen]
+        return {(self.topic, of.partition): await self._span(broker, of) for of in chosen}
 
-    def _request(self, of: pb.PartitionInfo) -> pb.ConsumeMessagesRequest:
-        return pb.ConsumeMessagesRequest(
-            topic=self.topic,
-            partition=of.partition_id,
-            # The end is asked for by its number, so that a call taken up again misses nothing.
-            offset=of.end_offset if self.start.at_end else self.start.offset or 0,
-            start_timestamp=self.start.time,
-            stop_offset=None if self.follow else of.end_offset,
-        )
+    async def _span(self, broker: Admin, of: PartitionDescription) -> Span:
+        begin = await offset_at(broker, self.topic, of, self.asked.start)
+        if self.follow:
+            return Span(begin)
+        stop = self.asked.stop
+        if stop is None or (isinstance(stop, int) and stop > of.end_offset):
+            return Span(begin, of.end_offset)
+        return Span(begin, max(begin, await offset_at(broker, self.topic, of, stop)))
 
 
 class _FullError(Exception):
@@ -150,85 +128,29 @@ class _Output:
     """Where records go. left: how many more may be printed; None for any number."""
 
     stream: IO[bytes]
-    line: Callable[[pb.ConsumeMessagesResponse, pb.Record], bytes]
+    line: templates.Piece
     left: int | None
 
-    def write(self, response: pb.ConsumeMessagesResponse) -> None:
-        """Print the records of a response at once; raises _FullError after the last that is wanted."""
-        records = response.records[: self.left]
-        self.stream.write(b"".join([self.line(response, record) for record in records]))
+    def write(self, records: Iterable[Record]) -> None:
+        """Print records at once; raises _FullError after the last that is wanted."""
+        wanted = list(records)[: self.left]
+        self.stream.write(b"".join([self.line(record) for record in wanted]))
         self.stream.flush()
         if self.left is not None:
-            self.left -= len(records)
+            self.left -= len(wanted)
             if self.left == 0:
                 raise _FullError
 
 
 async def _consume(server: str, query: _Query, out: _Output) -> None:
-    async with grpc.aio.insecure_channel(server, CHANNEL_OPTIONS) as channel:
-        stub = TakhinServiceStub(channel)
-        found = await stub.GetTopic(pb.GetTopicRequest(name=query.topic), timeout=CALL_SECONDS_MAX)
-        check(found)
-        requests = query.requests(found.topic)
+    async with admin(server) as broker:
+        spans = await query.spans(broker)
+    async with Consumer(server, prefetch_bytes_max=PREFETCH_BYTES_MAX) as consumer:
+        rounds = [spans] if query.follow else [{at: span} for at, span in spans.items()]
         try:
-            if query.follow:
-                await _all_at_once(stub, requests, out)
-            else:
-                for request in requests:
-                    await _print(stub, request, out)
+            for assigned in rounds:
+                await consumer.assign(assigned)
+                async for batch in consumer.batches():
+                    out.write(batch.records)
         except _FullError:
             pass
-
-
-async def _all_at_once(
-    stub: TakhinServiceAsyncStub, requests: Sequence[pb.ConsumeMessagesRequest], out: _Output
-) -> None:
-    try:
-        async with asyncio.TaskGroup() as group:
-            for request in requests:
-                group.create_task(_print(stub, request, out))
-    except ExceptionGroup as failures:  # what the first one says is enough
-        raise failures.exceptions[0] from None
-
-
-async def _print(stub: TakhinServiceAsyncStub, request: pb.ConsumeMessagesRequest, out: _Output) -> None:
-    while True:
-        request.max_records = out.left or 0
-        heard = False
-        try:
-            async for response in stub.ConsumeMessages(request):
-                heard = True
-                if response.records:
-                    out.write(response)
-                    request.offset = response.records[-1].offset + 1
-                    request.ClearField("start_timestamp")
-        except grpc.RpcError as error:
-            # A connection that grew old, if the broker can be reached again.
-            if error.code() is grpc.StatusCode.UNAVAILABLE and heard:
-                continue
-            raise
-        return
-
-
-def _json_line(response: pb.ConsumeMessagesResponse, record: pb.Record) -> bytes:
-    document = {
-        "topic": response.topic,
-        "partition": response.partition,
-        "offset": record.offset,
-        "timestamp": record.timestamp,
-        "key": _text(record.key) if record.HasField("key") else None,
-        "value": _text(record.value) if record.HasField("value") else None,
-        "headers": [{"key": header.key, "value": _text(header.value)} for header in record.headers],
-    }
-    return json.dumps(document, ensure_ascii=False).encode() + b"\n"
-
-
-def _value_line(_response: pb.ConsumeMessagesResponse, record: pb.Record) -> bytes:
-    return record.value + b"\n"
-
-
-def _text(raw: bytes) -> str | dict[str, str]:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(raw).decode()}

@@ -6,21 +6,14 @@ Owns the rule that every error is one line on stderr: exit code 2 where the brok
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import shell_complete
 
-from takhin.cli.backup import backup
-from takhin.cli.consume import consume
-from takhin.cli.produce import produce
-from takhin.cli.recover import recover
-from takhin.cli.restore import restore
-from takhin.cli.serve import serve
-from takhin.cli.sql import sql
-from takhin.cli.topics import topics
-from takhin.cli.verify import verify
 from takhin.errors import CopyError, QueryError, StartupError
 
 CANNOT_START = 2
@@ -28,11 +21,43 @@ FAILED = 1
 INTERRUPTED = 130
 """What a shell reports for a program that ended by SIGINT."""
 
+COMMANDS = (
+    "serve",
+    "topics",
+    "produce",
+    "consume",
+    "groups",
+    "offsets",
+    "sql",
+    "bench",
+    "backup",
+    "verify",
+    "restore",
+    "recover",
+    "completion",
+)
+"""In the order of --help; each is in the module of its name, which is imported when it is needed."""
+COMPLETION_VARIABLE = "_TAKHIN_COMPLETE"
 
-@click.group(
+
+class _Commands(click.Group):
+    """Imports a command when it is asked for: importing gRPC takes longer than most commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found = getattr(importlib.import_module(f"takhin.cli.{cmd_name}"), cmd_name)
+        return found if isinstance(found, click.Command) else None
+
+
+@click.command(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[serve, topics, produce, consume, sql, backup, verify, restore, recover],
     no_args_is_help=False,
+    epilog="Exit codes: 0 done, 1 failed or refused, 2 the broker cannot start, 130 interrupted.",
 )
 @click.version_option(package_name="takhin", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -41,6 +66,8 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command (by default that of the process) and return its exit code."""
+    if COMPLETION_VARIABLE in os.environ:  # a shell asks what could be typed; see completion.py
+        return shell_complete(cli, {}, "takhin", COMPLETION_VARIABLE, os.environ[COMPLETION_VARIABLE])
     code = _run(sys.argv[1:] if arguments is None else arguments)
     # An error's traceback keeps gRPC's call in a cycle. Python's exit would collect it after it has stopped
     # gRPC's threads wherever they were, and its __del__ wait for ever for a lock that one of them holds.

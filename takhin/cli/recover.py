@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from takhin.cli.folders import (
-    check_chosen,
-    data_dir_option,
-    partition_option,
-    progress_bar,
-    topic_option,
-)
+from takhin.cli.folders import check_chosen, data_dir_option, partition_option, topic_option
+from takhin.cli.output import json_option, print_json, progress_bar
 
 
 @click.command(short_help="Go on without what is lost.")
@@ -25,7 +21,10 @@ from takhin.cli.folders import (
     help="Keep pages that do not match their checksums, if the file is sound otherwise: for files that "
     "another program, as you know, has changed.",
 )
-def recover(*, data_dir: Path, topic: str | None, partition: int | None, trust_changes: bool) -> None:
+@json_option
+def recover(
+    *, data_dir: Path, topic: str | None, partition: int | None, trust_changes: bool, as_json: bool
+) -> None:
     """Make logs that are short or damaged startable, in a data folder that no broker runs on.
 
     The old files are kept in DATA/aside. A short log is accepted as it is; of a damaged one the longest run
@@ -39,6 +38,9 @@ def recover(*, data_dir: Path, topic: str | None, partition: int | None, trust_c
 
     with progress_bar("recover") as progress:
         recovered = make_startable(data_dir, topic, partition, changed=trust_changes, progress=progress)
+    if as_json:
+        print_json([asdict(of) for of in recovered])
+        return
     if not recovered:
         click.echo("nothing to recover: no log is short or damaged")
     for of in recovered:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from takhin.cli.connection import counted
-from takhin.cli.folders import (
-    check_chosen,
-    data_dir_option,
-    partition_option,
-    progress_bar,
-    topic_option,
-)
+from takhin.cli.folders import check_chosen, data_dir_option, partition_option, topic_option
+from takhin.cli.output import counted, json_option, print_json, progress_bar
 
 
 @click.command(short_help="Put a backup back.")
@@ -24,7 +19,10 @@ from takhin.cli.folders import (
 @click.option(
     "--replace", is_flag=True, help="Put what is there aside, in DATA/aside, and the copy in its place."
 )
-def restore(source: Path, *, data_dir: Path, topic: str | None, partition: int | None, replace: bool) -> None:
+@json_option
+def restore(
+    source: Path, *, data_dir: Path, topic: str | None, partition: int | None, replace: bool, as_json: bool
+) -> None:
     """Put SRC into a data folder that no broker runs on.
 
     SRC is a backup, a copied data folder (with its -wal files), or a .tar, .tar.gz or .tar.xz archive of one.
@@ -37,6 +35,9 @@ def restore(source: Path, *, data_dir: Path, topic: str | None, partition: int |
 
     with progress_bar("restore") as progress:
         restored = put_back(source, data_dir, Wanted(topic, partition, replace), progress=progress)
+    if as_json:
+        print_json([{**asdict(of), "aside": str(of.aside) if of.aside else None} for of in restored])
+        return
     for of in restored:
         what = counted(len(of.logs), "partition") if partition is None else f"partition {partition}"
         aside = f"; what was there is in {of.aside}" if of.aside is not None else ""

@@ -1,4 +1,4 @@
-"""Rows of a query on stdout: a table for people, CSV or JSON lines for programs. Holds 1,000 at a time."""
+"""Rows on stdout: a table for people, CSV or JSON lines for programs. Holds 1,000 at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))
 """Control characters, which a terminal would obey."""
 
 
-def print_table(columns: Sequence[str], rows: Iterator[Row]) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Row]) -> None:
     """Columns under their names, numbers to the right. A terminal's width cuts long cells, a pipe none."""
     # rich takes a tenth of a second to import
     from rich.console import Console  # noqa: PLC0415
@@ -39,7 +39,8 @@ def print_table(columns: Sequence[str], rows: Iterator[Row]) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     room = Console().width if sys.stdout.isatty() else None
-    page = list(islice(rows, TABLE_ROWS))
+    left = iter(rows)
+    page = list(islice(left, TABLE_ROWS))
     while True:
         titles = [Text(_cell(name)) for name in columns]
         cells = [[Text("NULL", "dim") if cell is None else Text(_cell(cell)) for cell in row] for row in page]
@@ -55,7 +56,7 @@ def print_table(columns: Sequence[str], rows: Iterator[Row]) -> None:
             console.print(table)
         for line in captured.get().splitlines():
             click.echo(line.rstrip())
-        page = list(islice(rows, TABLE_ROWS))
+        page = list(islice(left, TABLE_ROWS))
         if not page:
             return
         click.echo()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from takhin.cli.connection import counted
 from takhin.cli.folders import data_dir_option
+from takhin.cli.output import counted
 from takhin.cli.rows import print_csv, print_json_lines, print_table
 
 if TYPE_CHECKING:

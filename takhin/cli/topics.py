@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from takhin.cli.connection import CALL_SECONDS_MAX, check, connected, counted, server_option
+from takhin.cli.connection import admin, run, server_option, topics_offered
+from takhin.cli.output import counted, json_option, print_json
+from takhin.cli.rows import print_table
+from takhin.client import PartitionDescription, TopicDescription
 from takhin.settings import INT32_MAX
-from takhin.v1 import takhin_pb2 as pb
 
 
 @click.group(no_args_is_help=False)
@@ -18,13 +22,22 @@ def topics() -> None:
 @click.argument("name")
 @click.option("--partitions", type=click.IntRange(1, INT32_MAX), default=1, metavar="N", help="[default: 1]")
 @click.option("--config", "configs", multiple=True, metavar="KEY=VALUE", help="A config; may be repeated.")
+@json_option
 @server_option
-def create(name: str, *, partitions: int, configs: tuple[str, ...], server: str) -> None:
+def create(name: str, *, partitions: int, configs: tuple[str, ...], as_json: bool, server: str) -> None:
     """Create topic NAME."""
-    request = pb.CreateTopicRequest(name=name, num_partitions=partitions, configs=_pairs(configs))
-    with connected(server) as stub:
-        check(stub.CreateTopic(request, timeout=CALL_SECONDS_MAX))
-    click.echo(f"created topic {name} with {counted(partitions, 'partition')}")
+    pairs = _pairs(configs)
+
+    async def created() -> TopicDescription:
+        async with admin(server) as broker:
+            await broker.create_topic(name, partitions=partitions, configs=pairs)
+            return await broker.describe_topic(name)
+
+    topic = run(created())
+    if as_json:
+        print_json(_document(topic))
+    else:
+        click.echo(f"created topic {name} with {counted(partitions, 'partition')}")
 
 
 def _pairs(configs: tuple[str, ...]) -> dict[str, str]:
@@ -40,47 +53,78 @@ def _pairs(configs: tuple[str, ...]) -> dict[str, str]:
 
 
 @topics.command("list")
+@json_option
 @server_option
-def list_(*, server: str) -> None:
-    """List the names of all topics."""
-    with connected(server) as stub:
-        for name in stub.ListTopics(pb.ListTopicsRequest(), timeout=CALL_SECONDS_MAX).topics:
-            click.echo(name)
+def list_(*, as_json: bool, server: str) -> None:
+    """List all topics, with how many partitions and records each has."""
+    found = run(_described(server, ()))
+    if as_json:
+        print_json([_document(topic) for topic in found])
+    else:
+        print_table(
+            ["topic", "partitions", "records"],
+            [(topic.name, len(topic.partitions), sum(map(_records, topic.partitions))) for topic in found],
+        )
 
 
 @topics.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=topics_offered)
+@json_option
 @server_option
-def describe(names: tuple[str, ...], *, server: str) -> None:
+def describe(names: tuple[str, ...], *, as_json: bool, server: str) -> None:
     """Describe the topics of these NAMEs, or all: configs and the offsets of every partition."""
-    with connected(server) as stub:
-        asked = names or stub.ListTopics(pb.ListTopicsRequest(), timeout=CALL_SECONDS_MAX).topics
-        request = pb.DescribeTopicsRequest(topics=asked)
-        found = stub.DescribeTopics(request, timeout=CALL_SECONDS_MAX).topics
+    found = run(_described(server, names))
+    if as_json:
+        print_json([_document(topic) for topic in found])
+    else:
         for topic in found:
-            click.echo("\n".join(_lines(topic)))
+            _show(topic)
     # A topic that was listed and is gone by now is no error; one that was asked for by name is.
     unknown = sorted(set(names) - {topic.name for topic in found})
     if unknown:
         raise click.ClickException(f"there is no topic {', '.join(map(repr, unknown))}")
 
 
-def _lines(topic: pb.TopicInfo) -> list[str]:
+async def _described(server: str, names: tuple[str, ...]) -> list[TopicDescription]:
+    """Those of `names` that are there, or all if none is given."""
+    async with admin(server) as broker:
+        return await broker.describe_topics(names or await broker.list_topics())
+
+
+def _show(topic: TopicDescription) -> None:
     configs = "  ".join(f"{key}={value}" for key, value in sorted(topic.configs.items()))
-    lines = [
-        f"{topic.name}  partitions={topic.num_partitions}  id={topic.topic_id}  {configs}",
-        f"  {'partition':>9}  {'beginning':>19}  {'end':>19}",
-    ]
-    for number, of in sorted(topic.partitions.items()):
-        lines.append(f"  {number:>9}  {of.beginning_offset:>19}  {of.end_offset:>19}")
-    return lines
+    click.echo(f"{topic.name}  partitions={len(topic.partitions)}  id={topic.topic_id}  {configs}")
+    print_table(
+        ["partition", "beginning", "end", "records"],
+        [(of.partition, of.beginning_offset, of.end_offset, _records(of)) for of in topic.partitions],
+    )
+
+
+def _records(of: PartitionDescription) -> int:
+    """How many records a partition has, whose offsets are dense."""
+    return of.end_offset - of.beginning_offset
+
+
+def _document(topic: TopicDescription) -> dict[str, Any]:
+    return topic._asdict() | {
+        "configs": dict(topic.configs),
+        "partitions": [of._asdict() for of in topic.partitions],
+    }
 
 
 @topics.command()
-@click.argument("name")
+@click.argument("name", shell_complete=topics_offered)
+@json_option
 @server_option
-def delete(name: str, *, server: str) -> None:
+def delete(name: str, *, as_json: bool, server: str) -> None:
     """Delete topic NAME with all its records."""
-    with connected(server) as stub:
-        check(stub.DeleteTopic(pb.DeleteTopicRequest(name=name), timeout=CALL_SECONDS_MAX))
-    click.echo(f"deleted topic {name}")
+
+    async def deleted() -> None:
+        async with admin(server) as broker:
+            await broker.delete_topic(name)
+
+    run(deleted())
+    if as_json:
+        print_json({"deleted": name})
+    else:
+        click.echo(f"deleted topic {name}")

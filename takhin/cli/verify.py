@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from takhin.cli.connection import counted
-from takhin.cli.folders import json_option, print_json, progress_bar, sized
+from takhin.cli.output import counted, json_option, print_json, progress_bar, sized
 
 if TYPE_CHECKING:
     from takhin.copies.verify import Found, Report

@@ -27,6 +27,12 @@ STRAY_HEADER = (
 BAD_COMMITTED = (
     "SELECT group_id, offset FROM committed_offsets WHERE offset NOT BETWEEN 0 AND :end ORDER BY group_id"
 )
+BAD_PRODUCER = (
+    "SELECT lower(hex(producer_id)), offset + record_count FROM producer_batches "
+    "WHERE offset < 0 OR record_count < 1 OR offset + record_count > :end ORDER BY offset DESC LIMIT 3"
+)
+PRODUCERS_SINCE = 3
+"""The schema version that first had producer_batches."""
 
 
 def log_of(connection: apsw.Connection, topic: str, partition: int) -> tuple[Log | None, list[str]]:
@@ -69,6 +75,12 @@ def _content(connection: apsw.Connection, log: Log) -> Iterator[str]:
         yield f"there is a header of offset {offset}, which has no record"
     for group_id, offset in connection.execute(BAD_COMMITTED, {"end": log.end_offset}):
         yield f"group {group_id!r} has committed offset {offset}, and the log ends at {log.end_offset}"
+    if connection.pragma("user_version") >= PRODUCERS_SINCE:
+        for producer_id, end in connection.execute(BAD_PRODUCER, {"end": log.end_offset}):
+            yield (
+                f"producer {producer_id} is said to have sent records up to {end - 1}, and the log ends at "
+                f"{log.end_offset}"
+            )
 
 
 def witness_fault(log: Log, noted: Mark | None) -> str | None:

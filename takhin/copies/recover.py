@@ -23,6 +23,7 @@ from takhin.copies.salvage import (
     Expected,
     Run,
     Salvage,
+    lend_first_page,
     mend_header,
     said_of_itself,
     take_in_wal,
@@ -122,10 +123,15 @@ class _Recovery:
             shutil.copyfile(aside, old)
             if wal_of(aside).exists():
                 shutil.copyfile(wal_of(aside), wal_of(old))
-            if not mend_header(old):
-                schema.build(work / "template.db")
-                mend_header(old, work / "template.db")
-            recovered = self._whole(old) or self._rebuilt(old, new)
+            template = work / "template.db"
+            if not (mended := mend_header(old)):
+                schema.build(template)
+                mended = mend_header(old, template)
+            recovered = self._whole(old)
+            if recovered is None:
+                if not mended:
+                    lend_first_page(old, template)
+                recovered = self._rebuilt(old, new)
             recovered.aside = str(aside)
             return recovered
         finally:

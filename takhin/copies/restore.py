@@ -193,6 +193,7 @@ class _Stager:
             connection = open_writer(path)
             try:
                 log = self._looked_over(connection, place)
+                schema.upgrade(connection)
                 facts = num_partitions(connection)
                 log = self._catalogue.renewed(log, connection)
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import apsw
 
+from takhin.copies.checking import PRODUCERS_SINCE
 from takhin.copies.reading import DamagedError, Log, damaged_pages, num_partitions, read_log
 from takhin.limits import config_values
 from takhin.model import TopicConfig
 from takhin.schema import APPLICATION_ID, PAGE_BYTES, VERSION
-from takhin.schema.checksums import RESERVED_BYTES, load
+from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION, load
 from takhin.settings import TopicSettings
 from takhin.storage import schema
 from takhin.storage.connection import close_whole, file_header, open_writer
@@ -31,10 +32,14 @@ PROBES = 64
 
 HEADER = {
     0: b"SQLite format 3\0" + PAGE_BYTES.to_bytes(2, "big") + b"\2\2" + bytes([RESERVED_BYTES, 64, 32, 32]),
-    56: (1).to_bytes(4, "big") + VERSION.to_bytes(4, "big"),  # UTF-8; user_version
+    56: (1).to_bytes(4, "big"),  # UTF-8
     68: APPLICATION_ID.to_bytes(4, "big"),
 }
-"""What every file of today's schema says in its first bytes."""
+"""What every file with checksums says in its first bytes."""
+VERSION_AT = slice(60, 64)
+"""Where it says its user_version."""
+OF_ITS_OWN = (slice(24, 40), slice(92, 100), slice(-RESERVED_BYTES, None))
+"""What differs from file to file: counters, sizes, free pages, and the checksum."""
 
 NO_PAGE = b"\xff" * PAGE_BYTES
 """Stands for a page that is gone: no checksum matches it, which zeros would."""
@@ -61,6 +66,12 @@ COPY_COMMITTED = (
     "INSERT INTO committed_offsets SELECT group_id, max(?1, min(?2, offset)), metadata, committed_at "
     "FROM old.committed_offsets"
 )
+COPY_PRODUCERS = (
+    "INSERT INTO producer_batches (producer_id, slot, sequence, record_count, offset, timestamp) "
+    "SELECT producer_id, slot, sequence, record_count, offset, timestamp FROM old.producer_batches "
+    "WHERE offset + record_count <= ?"
+)
+"""What was lost may be sent again."""
 COPY_CONFIGS = "INSERT INTO topic_configs SELECT key, value FROM old.topic_configs"
 PUT_CONFIG = "INSERT INTO topic_configs (key, value) VALUES (?, ?)"
 PUT_TOPIC = "INSERT INTO topic (id, num_partitions) VALUES (0, ?)"
@@ -109,26 +120,41 @@ def mend_header(path: Path, template: Path | None = None) -> bool:
     return bool(matching)
 
 
+def lend_first_page(path: Path, template: Path) -> None:
+    """Give a closed copy the template's first page in place of one that is beyond mending.
+
+    Files of several versions differ in it, but each table is at the same page in all: so the pages of the
+    records are found, which have checksums of their own.
+    """
+    with path.open("r+b") as file:
+        page = _of_template(template, file.read(PAGE_BYTES))
+        file.seek(0)
+        file.write(page[:-RESERVED_BYTES] + checksum(page[:-RESERVED_BYTES]))
+
+
 def _first_pages(found: bytes, size_bytes: int, template: Path | None) -> Iterator[bytes]:
     """What the first page may have been, the likeliest first, with the checksum that was found on it."""
-    page = bytearray(found)
-    for start, said in HEADER.items():
-        page[start : start + len(said)] = said
-    yield bytes(page)
-    pages = [page]
+    pages = []
+    for version in sorted(range(SINCE_VERSION, VERSION + 1), key=lambda version: version != found[63]):
+        page = bytearray(found)
+        for start, said in HEADER.items():
+            page[start : start + len(said)] = said
+        page[VERSION_AT] = version.to_bytes(4, "big")
+        pages.append(page)
     if template is not None:
-        with template.open("rb") as file:
-            pages.append(bytearray(file.read(PAGE_BYTES)))
-        for at in (
-            slice(24, 40),
-            slice(92, 100),
-            slice(-RESERVED_BYTES, None),
-        ):  # what differs from file to file
-            pages[1][at] = page[at]
-        yield bytes(pages[1])
-    for each in pages:
-        each[28:32] = (size_bytes // PAGE_BYTES).to_bytes(4, "big")
-        yield bytes(each)
+        pages.append(_of_template(template, found))
+    yield from map(bytes, pages)
+    for page in pages:
+        page[28:32] = (size_bytes // PAGE_BYTES).to_bytes(4, "big")
+        yield bytes(page)
+
+
+def _of_template(template: Path, found: bytes) -> bytearray:
+    with template.open("rb") as file:
+        page = bytearray(file.read(PAGE_BYTES))
+    for at in OF_ITS_OWN:
+        page[at] = found[at]
+    return page
 
 
 def _matches(page: bytes) -> bool:
@@ -213,8 +239,10 @@ class Salvage:
         self._db = open_writer(new)
         self.notes: list[str] = []
         """What was lost besides records, as sentences."""
+        self._version = VERSION
         try:
             header = file_header(old)
+            self._version = header.user_version
             if header.user_version > 1 and header.reserved_bytes != RESERVED_BYTES:
                 raise DamagedError(f"{old} would be read without its checksums")
             self._db.execute("ATTACH ? AS old", (str(old),))
@@ -288,6 +316,8 @@ class Salvage:
                     self._db.execute(statement, run)
             self._try_copy(COPY_TIMES, run, None)
             self._try_copy(COPY_COMMITTED, run, "the groups' committed offsets")
+            if self._version >= PRODUCERS_SINCE:
+                self._try_copy(COPY_PRODUCERS, (run.end,), "what its producers have sent last")
             self._db.execute(
                 PUT_LOG,
                 (log.topic, log.partition, log.topic_id, log.incarnation_id, *run, log.commits),

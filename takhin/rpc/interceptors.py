@@ -115,7 +115,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 error = known(raised, method)
                 row = TABLE[type(error)]
                 if row.in_band and response_class is not None:
-                    return convert.refusal(response_class(), request, str(error), row.code)
+                    return convert.refusal(response_class(), request, error, row.code)
                 return await abort(context, error)
 
         return grpc.unary_unary_rpc_method_handler(call, _parser(handler), handler.response_serializer)

@@ -196,8 +196,7 @@ class TakhinService(takhin_pb2_grpc.TakhinServiceServicer):
             appended = await self._broker.durable(queued.outcome, queued.deadline)
         except Exception as raised:  # noqa: BLE001  a refused request never ends the stream
             error = known(raised, "ProduceMessageStream")
-            code = TABLE[type(error)].code
-            return convert.refusal(pb.ProduceMessageResponse(), queued, str(error), code)
+            return convert.refusal(pb.ProduceMessageResponse(), queued, error, TABLE[type(error)].code)
         return convert.produced(queued.topic, appended)
 
     def _batch(self, request: pb.ProduceMessageRequest) -> Batch:

@@ -14,9 +14,11 @@ from typing import Any
 
 import apsw
 
+from takhin.errors import RefusedError
 from takhin.model import Appended, Batch
 from takhin.settings import StorageSettings
 from takhin.storage import statements as sql
+from takhin.storage.producers import Producers
 from takhin.storage.witness import Mark
 
 TIME_INDEX_RECORDS = 1_024
@@ -37,6 +39,8 @@ class Tail:
     """Of all records below the end, or higher; -1 where there have been none."""
     indexed_offset: int
     """Of the last row of the time index; 0 where there is none."""
+    producers: int
+    """How many the file remembers."""
 
     @property
     def end_offset(self) -> int:
@@ -46,21 +50,25 @@ class Tail:
         """True when as many records have come since the last row of the time index as one row is for."""
         return self.end_offset - self.indexed_offset >= TIME_INDEX_RECORDS
 
-    def move(self, written: Written) -> None:
-        """A group has become durable."""
+    def move(self, written: Written) -> bool:
+        """A group has become durable. True if that has moved the end."""
+        moved = written.mark.end_offset > self.end_offset
         self.mark = written.mark
         self.highest_timestamp = written.highest_timestamp
         self.indexed_offset = written.indexed_offset
+        self.producers = written.producers
+        return moved
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
     """What a group's COMMIT makes true. answers: one for each append, in order."""
 
-    answers: Sequence[Appended]
+    answers: Sequence[Appended | RefusedError]
     mark: Mark
     highest_timestamp: int
     indexed_offset: int
+    producers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +103,23 @@ class Group:
         changes.clear()
         return group
 
-    def write(self, tail: Tail, db: apsw.Connection) -> Written:
-        """Write all of it into the open transaction, behind `tail`, which stays as it is."""
+    def write(self, tail: Tail, db: apsw.Connection, *, producers_max: int) -> Written:
+        """Write all of it into the open transaction, behind `tail`, which stays as it is.
+
+        producers_max: how many producers the file may remember.
+        """
         first = end = tail.end_offset
         highest, indexed = tail.highest_timestamp, tail.indexed_offset
         columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
         headers: list[tuple[int, int, str, bytes]] = []
-        answers = []
+        answers: list[Appended | RefusedError] = []
+        producers = Producers(db, tail.topic, tail.partition, count=tail.producers, count_max=producers_max)
         for batch, _ in self.appends:
+            if batch.condition is not None:
+                answer = producers.answer(batch, batch.condition, end)
+                if answer is not None:
+                    answers.append(answer)
+                    continue
             columns[0].extend(batch.timestamps)
             columns[1].extend(batch.keys)
             columns[2].extend(batch.values)
@@ -122,12 +139,16 @@ class Group:
             change(db)
         mark = Mark(tail.mark.commits + 1, end)
         db.execute(sql.SET_END, (mark.end_offset, mark.commits))
-        return Written(answers, mark, highest, indexed)
+        return Written(answers, mark, highest, indexed, producers.count)
 
     def answer(self, written: Written) -> None:
         """Tell everyone that the group is durable."""
         for (_, appended), answer in zip(self.appends, written.answers, strict=True):
-            if not appended.done():  # the one who waited may have gone
+            if appended.done():  # the one who waited may have gone
+                continue
+            if isinstance(answer, RefusedError):
+                _refuse(appended, answer)
+            else:
                 appended.set_result(answer)
         for _, changed in self.changes:
             if not changed.done():
@@ -137,8 +158,12 @@ class Group:
         """Tell everyone that it is not."""
         for _, future in chain[tuple[Any, asyncio.Future[Any]]](self.appends, self.changes):
             if not future.done():  # the one who waited may have gone
-                future.set_exception(error)
-                future.exception()  # nobody may be waiting any more: not worth a warning
+                _refuse(future, error)
+
+
+def _refuse(future: asyncio.Future[Any], error: Exception) -> None:
+    future.set_exception(error)
+    future.exception()  # nobody may be waiting any more: not worth a warning
 
 
 def _insert(

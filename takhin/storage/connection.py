@@ -43,13 +43,20 @@ def check_library(version: str = "") -> None:
         )
 
 
-def open_writer(path: Path) -> apsw.Connection:
-    """A connection for the writer, or for a checkpoint. It never waits for a lock: the writer does that."""
+def open_writer(path: Path, *, alone: bool = False) -> apsw.Connection:
+    """A connection for the writer, or for a checkpoint. It never waits for a lock: the writer does that.
+
+    alone: no other connection has the file, of this process or another, else apsw.BusyError. What is in the
+    WAL is then told by the WAL itself, and nothing of it counts as copied.
+    """
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     # Whoever closes the last connection of a file that cannot be opened must not touch the WAL: it may be
     # damaged, and whole copies of it are what the rest can be had from. See `close_whole`.
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    if alone:
+        # Before the WAL is first looked at: its index is made anew, in memory (sqlite.org/wal.html#noshm).
+        _set(connection, "locking_mode", "exclusive")
     _set(connection, "journal_mode", "wal")
     # A page that is not what was written is refused when it is read.
     _set(connection, "checksum_verification", "1")
@@ -118,7 +125,8 @@ def file_header(path: Path) -> FileHeader:
 
     Read from the file's header (sqlite.org/fileformat2.html) through SQLite's own VFS, as a connection
     would trip over a file whose last checkpoint was cut short, and a foreign file is not to be touched.
-    All but the size is written before a file goes into service, so it is never in a WAL only.
+    All but the size is written before a file goes into service, so it is never in a WAL only; the version
+    may be there after an upgrade, and what is told here is then that of before.
     Raises ValueError for what is no database, apsw.Error for what cannot be read.
     """
     file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])

@@ -46,8 +46,12 @@ class PartitionLog(Protocol):
         """Queue a batch; the future resolves when it is durable, all of it or nothing.
 
         Batches of one log land in the order of the calls. The batch has been validated: after this
-        only the disk, a lock or a shutdown can fail it. A cancelled future does not undo the append.
-        Errors in the future: StorageFullError, PartitionUnavailableError.
+        only the disk, a lock, a shutdown or its own condition can fail it. A cancelled future does not undo
+        the append. A batch with a condition is judged when those before it have landed or failed, and what
+        it is remembered by becomes durable together with its records; it resolves, also as a duplicate or
+        refused, when all that it was judged by is durable.
+        Errors in the future: StorageFullError, PartitionUnavailableError, OutcomeUnknownError,
+        OutOfSequenceError, EndOffsetMismatchError.
         Raises UnknownTopicError at once if the log is closed, PartitionUnavailableError if it has failed.
         """
 

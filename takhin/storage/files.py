@@ -188,10 +188,30 @@ class PartitionFile:
         self._files.forget(self)
         self._files.wake()
 
-    def recovered(self, closed: Retry) -> None:
-        """It is certain again: both connections are closed, to be opened anew; then `closed` is called."""
-        self._kept = False
-        self.close(closed)
+    def let_go(self, work: Callable[[], None], ended: Callable[[Exception | None], None]) -> None:
+        """Close both connections, leaving all as it is, and run `work` on the closer's thread.
+
+        `ended` is called with its error; the file is opened anew when it is needed. Without an error it is
+        certain again what is on disk.
+        """
+
+        def alone() -> None:
+            self._close_reader()
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            work()
+
+        def over(error: Exception | None) -> None:
+            self._kept = error is not None
+            waiting, self._closing = self._closing or [], None
+            ended(error)
+            for closed in waiting:
+                closed()
+            self._files.wake()
+
+        self._closing = []
+        self._files.closer.submit(alone, over)
 
     def close(self, closed: Retry) -> None:
         """Copy the WAL into the file and let go of both, then call `closed`. The file must be idle.
@@ -214,24 +234,29 @@ class PartitionFile:
         self._files.wake()
 
     def _close(self) -> None:  # on the closer's thread
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        self._close_reader()
         # The WAL of a closed file is left of a crash, or of a shell that looked in.
         if self._writer is None and connection.wal_of(self.path).exists() and not self.held:
             self._writer = connection.open_writer(self.path)
         if self._writer is None:
             return
         writer, self._writer = self._writer, None
-        if self.held:
+        if self.held or self._kept:  # kept: its index may take for copied what no disk has
             writer.close()
             return
         try:
             # A full disk, or a shell that reads, can be in the way: then the WAL stays for the next start.
             with suppress(*CLEAN):
                 writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        finally:
-            connection.close_whole(writer)  # last, because the last connection takes the WAL away
+        except BaseException:
+            writer.close()
+            raise
+        connection.close_whole(writer)  # last, because the last connection takes the WAL away
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def growth_bytes(self) -> int:
         """By how much the `.db` file grows when all of its WAL is copied into it. The file must be idle."""

@@ -8,33 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from takhin.clock import Clock
-from takhin.errors import OffsetOutOfRangeError, TopicExistsError, UnknownTopicError
+from takhin.errors import OffsetOutOfRangeError, RefusedError, TopicExistsError, UnknownTopicError
 from takhin.limits import size_bytes
 from takhin.model import (
     RECORD_OVERHEAD_BYTES,
     Appended,
     Batch,
     CommittedOffset,
+    Condition,
     Header,
     Records,
     Row,
     TopicConfig,
     TopicSpec,
 )
+from takhin.settings import StorageSettings
+from takhin.storage.conditions import BATCHES_REMEMBERED, Remembered, judge, to_forget, to_remember
 from takhin.storage.engine import EndMoved, Topic
 
 T = TypeVar("T")
+
+PRODUCERS_MAX = StorageSettings().producers_max
 
 
 class MemoryLog:
     """A `PartitionLog`: records and headers by offset, committed offsets by group."""
 
-    def __init__(self, topic: str, partition: int, end_moved: EndMoved) -> None:
+    def __init__(self, topic: str, partition: int, end_moved: EndMoved, producers_max: int) -> None:
         self.topic = topic
         self.partition = partition
         self.incarnation_id = uuid.uuid4().hex
@@ -44,10 +50,19 @@ class MemoryLog:
         self._rows: dict[int, Row] = {}
         self._headers: dict[int, Sequence[Header]] = {}
         self._committed: dict[str, CommittedOffset] = {}
+        self._producers: dict[bytes, deque[Remembered]] = {}  # the one silent for longest first
+        self._producers_max = producers_max
         self._end_moved = end_moved
 
     def append(self, batch: Batch) -> asyncio.Future[Appended]:
         self._check_open()
+        if batch.condition is not None:
+            try:
+                stored = self._judge(batch, batch.condition)
+            except RefusedError as refused:
+                return _refused(refused)
+            if stored is not None:
+                return _done(stored)
         first = self.end_offset
         end = first + len(batch)
         rows = zip(range(first, end), batch.timestamps, batch.keys, batch.values, strict=True)
@@ -56,6 +71,21 @@ class MemoryLog:
         self.end_offset = end
         self._end_moved(self)
         return _done(Appended(self.partition, first, batch.timestamps[0], len(batch)))
+
+    def _judge(self, batch: Batch, condition: Condition) -> Appended | None:
+        """The answer to a repeat; None if the batch is to be appended, which is remembered."""
+        producer_id, end = condition.producer_id, self.end_offset
+        remembered = self._producers.get(producer_id, deque(maxlen=BATCHES_REMEMBERED))
+        stored = judge(condition, len(batch), remembered, topic=self.topic, partition=self.partition, end=end)
+        if stored is None and producer_id:
+            if not remembered:
+                silent = list(self._producers)[: to_forget(len(self._producers), self._producers_max)]
+                for forgotten in silent:
+                    del self._producers[forgotten]
+            remembered.append(to_remember(batch, condition.sequence, remembered, end))
+            self._producers.pop(producer_id, None)
+            self._producers[producer_id] = remembered
+        return stored
 
     async def read(self, offset: int, *, max_bytes: int, max_records: int) -> Records:
         self._check_open()
@@ -135,11 +165,13 @@ class MemoryEngine:
 
     clock: taken so that engines are made alike, and not asked: nothing here is stamped.
     end_moved: see `takhin.storage.engine.EndMoved`; called before append returns.
+    producers_max: whose last batches a log remembers.
     """
 
-    def __init__(self, *, clock: Clock, end_moved: EndMoved) -> None:
+    def __init__(self, *, clock: Clock, end_moved: EndMoved, producers_max: int = PRODUCERS_MAX) -> None:
         del clock
         self._end_moved = end_moved
+        self._producers_max = producers_max
         self._topics: dict[str, MemoryTopic] = {}
 
     @property
@@ -163,7 +195,9 @@ class MemoryEngine:
     async def create_topic(self, spec: TopicSpec) -> Topic:
         if spec.name in self._topics:
             raise TopicExistsError(spec.name)
-        logs = tuple(MemoryLog(spec.name, n, self._end_moved) for n in range(spec.num_partitions))
+        logs = tuple(
+            MemoryLog(spec.name, n, self._end_moved, self._producers_max) for n in range(spec.num_partitions)
+        )
         topic = MemoryTopic(spec.name, uuid.uuid4().hex, spec.config, logs)
         self._topics = {**self._topics, spec.name: topic}
         return topic
@@ -184,4 +218,11 @@ def _close_logs(topic: MemoryTopic) -> None:
 def _done(result: T) -> asyncio.Future[T]:
     future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
     future.set_result(result)
+    return future
+
+
+def _refused(error: RefusedError) -> asyncio.Future[Appended]:
+    future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    future.exception()  # nobody may wait for it
     return future

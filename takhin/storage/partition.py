@@ -24,7 +24,7 @@ from takhin.errors import (
 )
 from takhin.model import Appended, Batch, CommittedOffset, Records
 from takhin.settings import StorageSettings
-from takhin.storage import connection
+from takhin.storage import connection, schema
 from takhin.storage import statements as sql
 from takhin.storage.commit_group import Tail
 from takhin.storage.committer import Committer
@@ -81,7 +81,8 @@ class SqlitePartition:
             if witness.is_copy:
                 self.incarnation_id = str(uuid.uuid4())
                 write.execute(sql.SET_INCARNATION, (self.incarnation_id,))
-            self._tail = Tail(topic, partition, mark, *_times(write))
+            schema.upgrade(write)
+            self._tail = Tail(topic, partition, mark, *_times(write), write.execute(sql.COUNT_PRODUCERS).get)
             self._has_groups = bool(write.execute(sql.HAS_GROUPS).get)
             self.topic_facts = topic_facts(write)
             """(partition count, config) of the topic; None in all partitions but the first."""
@@ -144,8 +145,8 @@ class SqlitePartition:
             trimmed.add_done_callback(partial(self._trimmed, step))
             await asyncio.shield(trimmed)  # goes on also if the one who asked has gone
         with suppress(StorageFullError):  # which needs room itself; what is trimmed is trimmed
-            while await asyncio.shield(self._give_back()):
-                self._check_open()
+            while not self.closed and await asyncio.shield(self._give_back()):
+                pass
 
     async def _give_back(self) -> bool:
         """Give pages that became free back to the file system. True if there are more."""

@@ -1,7 +1,7 @@
 """The schema's version: builds new files, brings old ones up to date, refuses foreign and newer ones.
 
 The migrations load the standard library's SQLite, so they run in a child process, on files that no
-connection of ours has open.
+connection of ours has open. Files that have checksums are upgraded by the connection that opens them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import apsw
 from takhin.errors import StartupError
 from takhin.schema import APPLICATION_ID, VERSION
 from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION
+from takhin.schema.upgrades import UPGRADES
 from takhin.storage import wal
 from takhin.storage.connection import FileHeader, file_header, wal_bytes, wal_of
 
@@ -39,7 +40,7 @@ def build(*paths: Path) -> None:
 
 
 def check(paths: Sequence[Path]) -> None:
-    """Refuse files that are not ours or of a later Takhin, untouched; bring older ones to VERSION.
+    """Refuse files that are not ours or of a later Takhin, untouched; bring those of version 1 to VERSION.
 
     Raises StartupError naming the file.
     """
@@ -62,13 +63,28 @@ def check(paths: Sequence[Path]) -> None:
             )
         if loss is not None:
             raise StartupError(f"{path} {loss}")
-        if header.user_version < VERSION:
+        if header.user_version < SINCE_VERSION:
             older.append(path)
     if older:
         try:
             build(*older)
         except OSError as error:
             raise StartupError(f"cannot migrate to schema version {VERSION}: {error}") from error
+
+
+def upgrade(connection: apsw.Connection) -> None:
+    """Bring a file that has checksums to VERSION, in one transaction, through the one connection it has.
+
+    Not before it is known that the log is whole: a damaged write-ahead log must not be written to.
+    Raises apsw.Error.
+    """
+    version = connection.pragma("user_version")
+    if version == VERSION:
+        return
+    with connection:
+        for each in range(version + 1, VERSION + 1):
+            connection.execute(UPGRADES[each])
+        connection.pragma("user_version", VERSION)
 
 
 def visible_loss(path: Path, header: FileHeader) -> str | None:

@@ -60,6 +60,19 @@ FORGET_GROUP = "DELETE FROM committed_offsets WHERE group_id = ?"
 HAS_GROUPS = "SELECT EXISTS (SELECT 1 FROM committed_offsets)"
 GROUP_IDS = "SELECT group_id FROM committed_offsets ORDER BY group_id"
 
+PRODUCER_BATCHES = (
+    "SELECT sequence, record_count, offset, timestamp, slot FROM producer_batches WHERE producer_id = ?"
+)
+PUT_PRODUCER_BATCH = (
+    "INSERT OR REPLACE INTO producer_batches "
+    "(producer_id, sequence, record_count, offset, timestamp, slot) VALUES (?,?,?,?,?,?)"
+)
+COUNT_PRODUCERS = "SELECT count(DISTINCT producer_id) FROM producer_batches"
+FORGET_PRODUCERS = (
+    "DELETE FROM producer_batches WHERE producer_id IN "
+    "(SELECT producer_id FROM producer_batches GROUP BY producer_id ORDER BY max(offset) LIMIT ?)"
+)
+
 GET_LOG = "SELECT topic, partition, topic_id, incarnation_id, start_offset FROM log WHERE id = 0"
 GET_END = "SELECT commits, end_offset FROM log WHERE id = 0"
 LAST_OFFSET = "SELECT max(offset) FROM records"

@@ -77,9 +77,11 @@ class Writer:
         self._name = f"{tail.topic}/{tail.partition}"
         self._recovery = Recovery(
             file,
+            tail,
             thread=committer,
             wait_ms=settings.recover_wait_ms,
             begin=self._begin_recovery,
+            counted=self._note,
             ended=self._recovery_ended,
         )
         self._settings = settings
@@ -230,7 +232,7 @@ class Writer:
         self._locked_since = None
         group = self._take()
         try:
-            written = group.write(self.tail, self._file.writer)
+            written = group.write(self.tail, self._file.writer, producers_max=self._settings.producers_max)
         except Exception as error:  # noqa: BLE001  a fault in one group must not stop the partition
             self._fail_group(group, error)
             return
@@ -272,9 +274,9 @@ class Writer:
     def _committed(self, group: Group, written: Written) -> None:
         """The group is durable: move the end and answer everyone, in one turn of the loop."""
         self._queue.remove(group.queued_bytes)
-        self.tail.move(written)
+        moved = self.tail.move(written)
         group.answer(written)
-        if written.answers:
+        if moved:
             self._on_committed()
         pages = self._file.writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
         self._checkpoints.committed(pages)
@@ -373,16 +375,12 @@ class Writer:
         self._idle.clear()
         return True
 
-    def _recovery_ended(self, found: Mark | None) -> None:
-        """An attempt is over; `found` is what the file says if it can be written again."""
-        expected = Mark(self.tail.mark.commits + 1, self.tail.end_offset)
-        if found == expected:
-            self.tail.mark = expected
-            self._note(expected)
+    def _recovery_ended(self, error: Exception | None) -> None:
+        if error is None:
             self._failed = None
             self._troubles.end(f"partition_failed {self._name}")
-        elif found is not None:
-            self._failed = StartupError(f"{self._file.path} came back with {found} instead of {expected}")
+        elif isinstance(error, StartupError):  # it is another log than it was
+            self._failed = error
         self._next()
 
     def _refuse_appends(self) -> None:

@@ -62,6 +62,10 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     ERROR_CODE_OUTCOME_UNKNOWN: _ErrorCode.ValueType  # 19
     """timeout_ms passed first: the records may or may not become durable"""
     ERROR_CODE_SHUTTING_DOWN: _ErrorCode.ValueType  # 20
+    ERROR_CODE_END_OFFSET_MISMATCH: _ErrorCode.ValueType  # 21
+    """the log does not end at expected_offset, but at end_offset"""
+    ERROR_CODE_OUT_OF_SEQUENCE: _ErrorCode.ValueType  # 22
+    """A gap, a producer that the log does not know, or a repeat that is too old to be remembered."""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """What went wrong, for programs; the sentence beside it is for people. The same names, without the
@@ -101,6 +105,10 @@ ERROR_CODE_PARTITION_UNAVAILABLE: ErrorCode.ValueType  # 18
 ERROR_CODE_OUTCOME_UNKNOWN: ErrorCode.ValueType  # 19
 """timeout_ms passed first: the records may or may not become durable"""
 ERROR_CODE_SHUTTING_DOWN: ErrorCode.ValueType  # 20
+ERROR_CODE_END_OFFSET_MISMATCH: ErrorCode.ValueType  # 21
+"""the log does not end at expected_offset, but at end_offset"""
+ERROR_CODE_OUT_OF_SEQUENCE: ErrorCode.ValueType  # 22
+"""A gap, a producer that the log does not know, or a repeat that is too old to be remembered."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final
@@ -551,6 +559,9 @@ class ProduceMessageRequest(_message.Message):
     REQUIRED_ACKS_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
+    PRODUCER_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    EXPECTED_OFFSET_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     """-1: the broker chooses, by key where there is one"""
@@ -558,6 +569,19 @@ class ProduceMessageRequest(_message.Message):
     """Absent, 1 and -1: answered when durable. 0: answered when queued, with offset -1."""
     timeout_ms: _builtins.int
     """how long to wait for durability; 0: the call's own deadline"""
+    producer_id: _builtins.bytes
+    """16 bytes, chosen at random by the client: what it sends again is stored once. Empty: none. A batch of such
+    a producer names its partition, and is sent again with the same records, sequence and partition.
+    """
+    sequence: _builtins.int
+    """The number of the batch's first record among those this producer sent to this partition: from 0, dense.
+    The next batch's is that of the last one stored, plus its record_count; else the answer is
+    OUT_OF_SEQUENCE, or, for one of the last five batches stored, a duplicate. A refused batch uses up none.
+    """
+    expected_offset: _builtins.int
+    """Append only if the log ends there, where the first record would land; else END_OFFSET_MISMATCH. Names its
+    partition too. Absent: append wherever the log ends.
+    """
     @_builtins.property
     def record(self) -> Global___Record: ...
     @_builtins.property
@@ -573,13 +597,21 @@ class ProduceMessageRequest(_message.Message):
         required_acks: _builtins.int | None = ...,
         timeout_ms: _builtins.int = ...,
         records: _abc.Iterable[Global___Record] | None = ...,
+        producer_id: _builtins.bytes = ...,
+        sequence: _builtins.int = ...,
+        expected_offset: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_required_acks", b"_required_acks", "record", b"record", "required_acks", b"required_acks"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "record", b"record", "required_acks", b"required_acks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_required_acks", b"_required_acks", "partition", b"partition", "record", b"record", "records", b"records", "required_acks", b"required_acks", "timeout_ms", b"timeout_ms", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "partition", b"partition", "producer_id", b"producer_id", "record", b"record", "records", b"records", "required_acks", b"required_acks", "sequence", b"sequence", "timeout_ms", b"timeout_ms", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_offset: _TypeAlias = _typing.Literal["expected_offset"]  # noqa: Y015
+    _WhichOneofArgType__expected_offset: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset"]  # noqa: Y015
     _WhichOneofReturnType__required_acks: _TypeAlias = _typing.Literal["required_acks"]  # noqa: Y015
     _WhichOneofArgType__required_acks: _TypeAlias = _typing.Literal["_required_acks", b"_required_acks"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_offset) -> _WhichOneofReturnType__expected_offset | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__required_acks) -> _WhichOneofReturnType__required_acks | None: ...
 
 Global___ProduceMessageRequest: _TypeAlias = ProduceMessageRequest  # noqa: Y015
@@ -595,6 +627,8 @@ class ProduceMessageResponse(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     ERROR_CODE_FIELD_NUMBER: _builtins.int
     RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    END_OFFSET_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     offset: _builtins.int
@@ -604,6 +638,10 @@ class ProduceMessageResponse(_message.Message):
     error: _builtins.str
     error_code: Global___ErrorCode.ValueType
     record_count: _builtins.int
+    end_offset: _builtins.int
+    """with END_OFFSET_MISMATCH: where the log ends"""
+    duplicate: _builtins.bool
+    """this batch was stored before: offset and timestamp are those of then"""
     def __init__(
         self,
         *,
@@ -614,10 +652,12 @@ class ProduceMessageResponse(_message.Message):
         error: _builtins.str = ...,
         error_code: Global___ErrorCode.ValueType = ...,
         record_count: _builtins.int = ...,
+        end_offset: _builtins.int = ...,
+        duplicate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_code", b"error_code", "offset", b"offset", "partition", b"partition", "record_count", b"record_count", "timestamp", b"timestamp", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "end_offset", b"end_offset", "error", b"error", "error_code", b"error_code", "offset", b"offset", "partition", b"partition", "record_count", b"record_count", "timestamp", b"timestamp", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

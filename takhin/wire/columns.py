@@ -1,4 +1,4 @@
-"""A produce request's records as columns, cut out by protobuf's own parser.
+"""The records of a produce request or a consume response as columns, cut out by protobuf's own parser.
 
 A message object for each record, asked for its fields one by one, takes 0.5 to 0.9 µs a record and leaves
 the garbage collector a thousand objects a request. Protobuf offers a way without any: where a message
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import Message
 
 from takhin.model import Header
 from takhin.v1 import takhin_pb2 as pb
@@ -23,60 +24,96 @@ T = TypeVar("T")
 Field = descriptor_pb2.FieldDescriptorProto
 
 
-def _columns_class() -> Any:
-    """The class of a ProduceMessageRequest that is read for the columns of its records."""
+def _columns_class(of: type[Message], columns: Sequence[str], numbers: Sequence[str] = ()) -> Any:
+    """The class of a message that is read for some columns of its records, and for numbers of its own."""
     file = descriptor_pb2.FileDescriptorProto(name="takhin/columns.proto", package="takhin", syntax="proto3")
-    columns = file.message_type.add(name="Columns")
-    for name in ("key", "value", "headers", "timestamp"):
+    record = file.message_type.add(name="Columns")
+    for name in columns:
         of_record = pb.Record.DESCRIPTOR.fields_by_name[name]
         # A header's bytes are left as they are: whether there are any is all that is asked.
         kind = Field.TYPE_BYTES if name == "headers" else of_record.type
-        columns.field.add(name=name, number=of_record.number, type=kind, label=Field.LABEL_REPEATED)
-    request = file.message_type.add(name="Request")
-    number = pb.ProduceMessageRequest.DESCRIPTOR.fields_by_name["records"].number
-    request.field.add(
+        record.field.add(name=name, number=of_record.number, type=kind, label=Field.LABEL_REPEATED)
+    message = file.message_type.add(name="Message")
+    fields = of.DESCRIPTOR.fields_by_name
+    for name in numbers:
+        message.field.add(
+            name=name, number=fields[name].number, type=fields[name].type, label=Field.LABEL_OPTIONAL
+        )
+    message.field.add(
         name="records",
-        number=number,
+        number=fields["records"].number,
         type=Field.TYPE_MESSAGE,
         label=Field.LABEL_OPTIONAL,
         type_name=".takhin.Columns",
     )
     pool = descriptor_pool.DescriptorPool()  # of its own: nobody finds it by reflection
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("takhin.Request"))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("takhin.Message"))
 
 
-ColumnsRequest = _columns_class()
+ColumnsRequest = _columns_class(pb.ProduceMessageRequest, ("key", "value", "headers", "timestamp"))
+ColumnsResponse = _columns_class(
+    pb.ConsumeMessagesResponse, ("key", "value", "headers", "timestamp", "offset"), ("high_watermark",)
+)
 
 
 class Columns:
     """The columns of a request's `records`, each as long as there are records."""
 
     def __init__(self, request: pb.ProduceMessageRequest) -> None:
-        self._records = request.records
-        self._count = len(request.records)
         # Not the bytes as they came: written anew, a field that was sent twice in one record is there
         # once, so that a column of the right length has one entry of each record. And what the generated
         # code takes for an unknown field (a timestamp in packed form) would be a known one here.
         request.DiscardUnknownFields()
         wire = request.SerializeToString()
         found = ColumnsRequest.FromString(wire).records
+        records = request.records
         self.size_bytes = len(wire)
-        self.keys = self._column(found.key, None, key_of)
-        self.values = self._column(found.value, None, value_of)
-        self.timestamps = self._column(found.timestamp, 0, _timestamp_of)
-        self.headers = self._headers() if found.headers else {}
+        self.keys = _column(found.key, records, None, key_of)
+        self.values = _column(found.value, records, None, value_of)
+        self.timestamps = _column(found.timestamp, records, 0, _timestamp_of)
+        self.headers = _headers(records) if found.headers else {}
 
-    def _column(self, found: Sequence[T], absent: T | None, of: Callable[[pb.Record], T | None]) -> Any:
-        """`found` if every record has the field, nothing but `absent` if none has; else ask each one."""
-        if len(found) == self._count:
-            return found[:]
-        if not found:
-            return [absent] * self._count
-        return [of(record) for record in self._records]
 
-    def _headers(self) -> dict[int, list[Header]]:
-        return {i: headers_of(record) for i, record in enumerate(self._records) if record.headers}
+class ResponseColumns:
+    """The columns of a consume response's records, and the end offset beside them.
+
+    wire: as a broker wrote it, which gives every record its offset and timestamp and no field twice.
+    """
+
+    def __init__(self, wire: bytes) -> None:
+        found = ColumnsResponse.FromString(wire)
+        self.end_offset: int = found.high_watermark
+        columns = found.records
+        count = len(columns.offset)
+        even = {len(columns.timestamp), len(columns.key), len(columns.value)} <= {0, count}
+        # For what is uneven the generated code is asked, a message for each record.
+        records = range(count) if even and not columns.headers else _records(wire)
+        self.offsets: Sequence[int] = _column(columns.offset, records, 0, _offset_of)
+        self.timestamps: Sequence[int] = _column(columns.timestamp, records, 0, _timestamp_of)
+        self.keys: Sequence[bytes | None] = _column(columns.key, records, None, key_of)
+        self.values: Sequence[bytes | None] = _column(columns.value, records, None, value_of)
+        self.headers = _headers(records) if columns.headers else {}
+
+
+def _column(
+    found: Sequence[T], records: Sequence[Any], absent: T | None, of: Callable[[Any], T | None]
+) -> Any:
+    """`found` if every record has the field, nothing but `absent` if none has; else ask each one."""
+    if len(found) == len(records):
+        return found[:]
+    if not found:
+        return [absent] * len(records)
+    return [of(record) for record in records]
+
+
+def _records(wire: bytes) -> Sequence[pb.Record]:
+    return pb.ConsumeMessagesResponse.FromString(wire).records
+
+
+def _headers(records: Sequence[Any]) -> dict[int, list[Header]]:
+    """By position, of those that have any."""
+    return {i: headers_of(record) for i, record in enumerate(records) if record.headers}
 
 
 def key_of(record: pb.Record) -> bytes | None:
@@ -93,3 +130,7 @@ def headers_of(record: pb.Record) -> list[Header]:
 
 def _timestamp_of(record: pb.Record) -> int:
     return record.timestamp
+
+
+def _offset_of(record: pb.Record) -> int:
+    return record.offset

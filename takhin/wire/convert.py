@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from takhin import limits
-from takhin.errors import InvalidBatchError
+from takhin.errors import EndOffsetMismatchError, InvalidBatchError, TakhinError
 from takhin.model import (
     Appended,
     Batch,
     CommittedOffset,
+    Condition,
     ConsumeRequest,
     Group,
     GroupState,
@@ -38,16 +39,31 @@ def batch(request: pb.ProduceMessageRequest) -> Batch:
     if request.HasField("record"):
         if request.records:
             raise InvalidBatchError("the request has both record and records; set one of them")
-        return _batch_of_one(request.record)
+        return _batch_of_one(request.record, _condition(request))
     if not request.records:
         raise InvalidBatchError("the request has neither record nor records; set one of them")
     columns = Columns(request)
-    return Batch(columns.keys, columns.values, columns.timestamps, columns.headers, columns.size_bytes)
+    return Batch(
+        columns.keys,
+        columns.values,
+        columns.timestamps,
+        columns.headers,
+        columns.size_bytes,
+        _condition(request),
+    )
 
 
-def _batch_of_one(record: pb.Record) -> Batch:
+def _batch_of_one(record: pb.Record, condition: Condition | None) -> Batch:
     headers = {0: headers_of(record)} if record.headers else {}
-    return Batch((key_of(record),), (value_of(record),), (record.timestamp,), headers, record.ByteSize())
+    key, value, timestamp = key_of(record), value_of(record), record.timestamp
+    return Batch((key,), (value,), (timestamp,), headers, record.ByteSize(), condition)
+
+
+def _condition(request: pb.ProduceMessageRequest) -> Condition | None:
+    expected = request.expected_offset if request.HasField("expected_offset") else None
+    if expected is None and not request.producer_id and not request.sequence:
+        return None
+    return Condition(request.producer_id, request.sequence, expected)
 
 
 def produced(topic: str, appended: Appended) -> pb.ProduceMessageResponse:
@@ -57,6 +73,7 @@ def produced(topic: str, appended: Appended) -> pb.ProduceMessageResponse:
         offset=appended.offset,
         timestamp=appended.timestamp,
         record_count=appended.record_count,
+        duplicate=appended.duplicate,
     )
 
 
@@ -137,15 +154,17 @@ def group(described: Group) -> pb.DescribeConsumerGroupResponse:
     return response
 
 
-def refusal(response: R, request: Any, sentence: str, code: int) -> R:
+def refusal(response: R, request: Any, error: TakhinError, code: int) -> R:
     """Fill a response that has an error field: the sentence, the code, and what it is about.
 
     What the request named (topic, partition, group) is repeated; an offset is -1, never a valid one.
     """
     filled: Any = response
     fields = filled.DESCRIPTOR.fields_by_name
-    filled.error = sentence
+    filled.error = str(error)
     filled.error_code = code
+    if isinstance(error, EndOffsetMismatchError):
+        filled.end_offset = error.end_offset
     for name in ("topic", "partition", "group_id"):
         if name in fields and fields[name].message_type is None:
             value = getattr(request, name)

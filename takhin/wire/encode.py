@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from takhin.model import Header, Records
+from takhin.model import Records
 from takhin.v1 import takhin_pb2 as pb
 
 KEY, VALUE, TIMESTAMP, OFFSET, PARTITION = b"\x0a", b"\x12", b"\x20", b"\x28", b"\x30"
@@ -71,7 +71,7 @@ def encoded(partition: int, records: Records) -> bytes:
         rest = tail
         size = fixed + len(key_head) + len(key_body) + len(value_head) + len(value_body)
         if headers and offset in headers:
-            of_record = _headers(headers[offset])
+            of_record = headers_bytes(headers[offset])
             rest += of_record
             size += len(of_record)
         head = RECORD_HEADS[size] if size < SIZES_PREPARED else RECORD + varint(size)
@@ -79,8 +79,8 @@ def encoded(partition: int, records: Records) -> bytes:
     return b"".join(out)
 
 
-def _headers(headers: Sequence[Header]) -> bytes:
-    """The headers alone: fields of a message may come in any order."""
+def headers_bytes(headers: Sequence[tuple[str, bytes]]) -> bytes:
+    """The headers alone, as a piece of a record: fields of a message may come in any order."""
     record = pb.Record()
     for key, value in headers:
         record.headers.add(key=key, value=value)

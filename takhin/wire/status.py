@@ -1,4 +1,7 @@
-"""The one table from error to error code and gRPC status. A test holds it against the error tree."""
+"""The one table from error to error code and gRPC status, both ways. A test holds it against the error tree.
+
+The broker puts errors on the wire with it, in band or as a status; clients make the same errors of either.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,8 @@ TABLE: dict[type[errors.TakhinError], Row] = {
     errors.TopicExistsError: Row(pb.ERROR_CODE_TOPIC_EXISTS, Status.ALREADY_EXISTS),
     errors.GroupNotEmptyError: Row(pb.ERROR_CODE_GROUP_NOT_EMPTY, Status.FAILED_PRECONDITION),
     errors.OffsetOutOfRangeError: Row(pb.ERROR_CODE_OFFSET_OUT_OF_RANGE, Status.OUT_OF_RANGE),
+    errors.EndOffsetMismatchError: Row(pb.ERROR_CODE_END_OFFSET_MISMATCH, Status.FAILED_PRECONDITION),
+    errors.OutOfSequenceError: Row(pb.ERROR_CODE_OUT_OF_SEQUENCE, Status.FAILED_PRECONDITION),
     errors.OutcomeUnknownError: Row(pb.ERROR_CODE_OUTCOME_UNKNOWN, Status.DEADLINE_EXCEEDED),
     errors.OverloadedError: Row(
         pb.ERROR_CODE_OVERLOADED, Status.RESOURCE_EXHAUSTED, in_band=False, retry_ms=500
@@ -66,6 +71,10 @@ TABLE: dict[type[errors.TakhinError], Row] = {
     ),
     errors.InternalError: Row(pb.ERROR_CODE_INTERNAL, Status.INTERNAL, in_band=False),
 }
+
+ERRORS = {row.code: error for error, row in TABLE.items()}
+CODES = {row.reason: row.code for row in TABLE.values()}
+"""The way back."""
 
 NUMBERS = {status: code_pb2.Code.Value(status.name) for status in Status}
 
@@ -91,3 +100,26 @@ def rich_status(error: errors.TakhinError) -> status_pb2.Status:
         wrapped.Pack(detail)
         packed.append(wrapped)
     return status_pb2.Status(code=NUMBERS[row.status], message=str(error), details=packed)
+
+
+def error_of_code(code: int, sentence: str, details: dict[str, str]) -> errors.TakhinError:
+    """The error that the broker raised. A code that only a newer broker knows makes a RefusedError."""
+    kind = ERRORS.get(pb.ErrorCode.ValueType(code), errors.RefusedError)
+    error = kind.as_sent(sentence, details)
+    if isinstance(error, errors.UnavailableError):
+        error.retry_ms = TABLE[kind].retry_ms
+    return error
+
+
+def error_of_status(status: status_pb2.Status) -> errors.TakhinError | None:
+    """The error that the broker put into a gRPC status; None if it is a status of somebody else's."""
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    for detail in status.details:
+        detail.Unpack(info)  # each takes what is of its own kind
+        detail.Unpack(retry)
+    if info.domain != DOMAIN:
+        return None
+    error = error_of_code(CODES.get(info.reason, -1), status.message, dict(info.metadata))
+    if isinstance(error, errors.UnavailableError) and retry.HasField("retry_delay"):
+        error.retry_ms = retry.retry_delay.ToMilliseconds()
+    return error

@@ -47,6 +47,8 @@ CHECKPOINT_PAGES = 8
 ROUND = 5
 """Copies of one broker's life, which are checked after it; few, so that its logs stay short."""
 
+CONTROL_COPIES_MAX = 100
+
 
 def rounds(copies):
     """The numbers of the short form and of the full count, which `make soak` runs."""
@@ -129,12 +131,13 @@ async def test_cp_under_held_is_whole(tmp_path, copies, figures):
 @pytest.mark.timeout(600)
 async def test_cp_without_hold_is_not(tmp_path, figures):
     """Control: the same without a hold, some copies are damaged or short."""
-    bad = 0
-    for number in range(4):
-        made, _ = await copy_under_load(tmp_path, number, ROUND, hold=False)
+    copies = bad = 0
+    while not bad:  # one in two on a quiet machine, one in ten where others use it, too
+        assert copies < CONTROL_COPIES_MAX
+        made, _ = await copy_under_load(tmp_path, copies, ROUND, hold=False)
         bad += await asyncio.to_thread(counted, made)
-    figures(f"cp -r without hold (control): {bad} of {4 * ROUND} bad")
-    assert bad > 0
+        copies += ROUND
+    figures(f"cp -r without hold (control): {bad} of {copies} bad")
 
 
 def values(first, count):

@@ -118,7 +118,6 @@ def hostile(examples):
             test = seed(int(os.environ["BLACKBOX_SEED"]))(test)
         return settings(
             max_examples=examples,
-            deadline=None,
             database=None,
             print_blob=True,
             phases=[Phase.explicit, Phase.generate],  # to shrink would be to create the topics again

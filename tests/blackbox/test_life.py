@@ -197,6 +197,7 @@ def test_what_was_queued_is_committed_and_answered(slow):
         assert [record.value for record in read_all(stub, "topic")] == [b"first", b"queued"]
 
 
+@pytest.mark.timed
 def test_a_second_signal_forces_the_end(slow):
     """Whoever cannot wait sends the signal again: it ends at once, not with 0, and loses nothing acked."""
     with connected(slow.address) as stub, ForeignLock(slow.partition_file("topic")):

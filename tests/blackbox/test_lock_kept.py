@@ -12,7 +12,7 @@ from subprocess import run
 
 import pytest
 
-from blackbox.broker_process import Broker
+from blackbox.broker_process import Broker, command
 from blackbox.clients import CALL_S_MAX, connected, consume, create_topic, eventually, produce, read_all
 from blackbox.test_shell import SHELL, every_other_call, holds_lock, shell, wal_inode
 from takhin.v1 import takhin_pb2 as pb
@@ -45,6 +45,14 @@ def hold(broker, stub):
     eventually(lambda: not (folder / "held").exists())
 
 
+def backup(broker, stub):
+    """`takhin backup` copies the folder, in a process that reads the files beside the broker."""
+    made = broker.data_dir.with_name("backup")
+    done = run(command("backup", made, "--data-dir", broker.data_dir), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    run(["rm", "-r", made], check=True)
+
+
 def checkpoint(broker, stub):
     """So many records that checkpoints run and write-ahead logs are begun anew."""
     for partition in range(PARTITIONS):
@@ -68,13 +76,13 @@ def short_lived_topics(broker, stub):
     assert not stub.CreateTopic(pb.CreateTopicRequest(name=TOPIC), timeout=CALL_S_MAX).success
 
 
-DOINGS = [calls, hold, checkpoint, metrics, short_lived_topics]
+DOINGS = [calls, hold, backup, checkpoint, metrics, short_lived_topics]
 
 KILLED_EVERY = 10
 
 
 @pytest.mark.parametrize(
-    "rounds", [5, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
+    "rounds", [6, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
 def test_the_lock_is_kept(data_dir, rounds, figures):
     """After each doing a shell opens and closes every file; then SIGKILL; all acknowledged is there."""

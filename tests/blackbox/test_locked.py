@@ -38,6 +38,7 @@ def stub(broker):
         yield stub
 
 
+@pytest.mark.timed
 def test_past_timeout_ms_the_outcome_is_unknown(broker, stub):
     """timeout_ms bounds the wait; the answer says that the records may still become durable."""
     with ForeignLock(broker.partition_file("topic")):
@@ -71,6 +72,7 @@ def test_a_locked_partition_is_unavailable_by_name(broker, stub):
     assert [record.value for record in read_all(stub, "topic")] == [b"first", b"second"]
 
 
+@pytest.mark.timed
 def test_other_partitions_do_not_wait(broker, stub):
     """While one partition waits for its file, the others of the broker are as fast as ever."""
     with ForeignLock(broker.partition_file("topic")) as lock:

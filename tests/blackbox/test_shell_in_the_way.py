@@ -172,6 +172,7 @@ def test_a_wal_beyond_what_is_kept_is_cut(data_dir, load):
         eventually(lambda: wal_bytes(broker) <= WAL_BYTES_KEPT, seconds_max=SHRUNK_S_MAX)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(("times", "seconds"), [(1, 1), pytest.param(10, 30, marks=soak)])
 def test_a_shell_keeps_a_file_locked(data_dir, times, seconds, figures):
     """BEGIN IMMEDIATE: a named error in bounded time; the neighbours are as fast as before."""

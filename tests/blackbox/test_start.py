@@ -50,37 +50,54 @@ def test_the_ready_line_says_what_is_served(data_dir):
         assert broker.ready["topics"] == "2"
 
 
-def test_a_second_broker_on_the_folder_is_refused(broker, stub):
+ROUNDS = pytest.mark.parametrize(
+    "rounds", [3, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
+)
+
+
+@pytest.mark.timed
+@ROUNDS
+def test_a_second_broker_on_the_folder_is_refused(broker, stub, rounds, figures):
     """It names the folder and the holder's pid within 2 s; the holder does not notice."""
     create_topic(stub, "topic")
-    for _ in range(3):
+    longest = 0.0
+    for _ in range(rounds):
         line, took = refused("--data-dir", broker.data_dir, "--listen", "127.0.0.1:0")
         assert str(broker.pid) in line
         assert str(broker.data_dir) in line
         assert took < REFUSED_S_MAX
+        longest = max(longest, took)
         produce(stub, "topic", [b"v"])
-    assert len(read_all(stub, "topic")) == 3
+    assert len(read_all(stub, "topic")) == rounds
+    figures(f"second broker on the folder: {rounds} refused by name, after {longest:.2f} s at most")
 
 
-def test_a_second_broker_on_the_port_is_refused(broker, tmp_path):
+@pytest.mark.timed
+@ROUNDS
+def test_a_second_broker_on_the_port_is_refused(broker, tmp_path, rounds, figures):
     """It names the address within 2 s; no two brokers share a port silently."""
-    for number in range(3):
+    longest = 0.0
+    for number in range(rounds):
         line, took = refused("--data-dir", tmp_path / f"other-{number}", "--listen", broker.address)
         assert broker.address in line
         assert took < REFUSED_S_MAX
+        longest = max(longest, took)
+    figures(f"second broker on the port: {rounds} refused by name, after {longest:.2f} s at most")
 
 
-def test_the_folder_is_free_again_after_sigkill(data_dir):
+@ROUNDS
+def test_the_folder_is_free_again_after_sigkill(data_dir, rounds, figures):
     """What a killed broker leaves behind keeps nobody out, neither from the folder nor from the port."""
     address = "127.0.0.1:0"
-    for number in range(4):
+    for number in range(rounds + 1):
         with Broker(data_dir, listen=address) as broker, connected(broker.address) as stub:
             address = broker.address
             if number == 0:
                 create_topic(stub, "topic")
             assert produce(stub, "topic", [b"%d" % number]) == number
-            if number < 3:
+            if number < rounds:
                 broker.kill()
+    figures(f"folder and port after SIGKILL: {rounds} of {rounds} starts")
 
 
 def test_a_port_of_another_program_is_refused(data_dir):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 
 from blackbox.broker_process import Broker, command, environment
+from blackbox.clients import CALL_S_MAX, connected, create_topic
+from takhin.v1 import takhin_pb2 as pb
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,10 @@ class Takhin:
 
     def __call__(self, *args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         return self.run(command(*args), stdin)
+
+    def to(self, broker: Broker) -> Takhin:
+        """The same command, pointed at another broker."""
+        return Takhin(broker.address)
 
     def run(self, line: list[str], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
         """Any command line, with the same environment."""
@@ -70,19 +76,23 @@ def takhin(broker) -> Takhin:
 
 
 @pytest.fixture
-def topic(takhin, request) -> str:
+def topic(broker, request) -> Iterator[str]:
     """A topic of the test's own, with one partition."""
-    return make_topic(takhin, request)
+    with made_topic(broker, request) as name:
+        yield name
 
 
 @pytest.fixture
-def wide_topic(takhin, request) -> str:
+def wide_topic(broker, request) -> Iterator[str]:
     """The same with four partitions."""
-    return make_topic(takhin, request, "--partitions", 4)
+    with made_topic(broker, request, 4) as name:
+        yield name
 
 
-def make_topic(takhin: Callable, request, *options: object) -> str:
-    name = request.node.name.partition("[")[0]
-    takhin.output("topics", "create", name, *options)
-    request.addfinalizer(lambda: takhin.output("topics", "delete", name))
-    return name
+@contextmanager
+def made_topic(broker: Broker, request, partitions: int = 1) -> Iterator[str]:
+    """By calls, as each command takes a third of a second; test_topics.py has the commands."""
+    with connected(broker.address) as stub:
+        name = create_topic(stub, request.node.name.partition("[")[0], partitions)
+        yield name
+        assert stub.DeleteTopic(pb.DeleteTopicRequest(name=name), timeout=CALL_S_MAX).success

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import threading
-import time
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from queue import Queue
 
-import click
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from blackbox.broker_process import Broker, command
-from blackbox.clients import connected
-from takhin.cli import produce
-from takhin.cli.consume import EPOCH, Start, parse_start
-from takhin.cli.produce import _Form, _Producer
+from cli.records import fill, put
 from takhin.v1 import takhin_pb2 as pb
 
 NOON_MS = 1_767_268_800_000  # 2026-01-01T12:00Z
 
 
-def put(broker, topic, *records: pb.Record, partition: int = 0) -> None:
-    """Produce records as they are, which lines of text cannot be."""
-    with connected(broker.address) as stub:
-        request = pb.ProduceMessageRequest(topic=topic, partition=partition, records=records)
-        assert stub.ProduceMessage(request, timeout=10).error == ""
-
-
 def values(takhin, topic, *options) -> list[bytes]:
-    return takhin.output("consume", topic, "--format", "value", *options).split(b"\n")[:-1]
+    return takhin.output("consume", topic, *options).split(b"\n")[:-1]
 
 
 def test_json(takhin, broker, topic):
@@ -47,7 +32,7 @@ def test_json(takhin, broker, topic):
         pb.Record(key=b"", value=b"\xff", timestamp=NOON_MS + 1),
         pb.Record(timestamp=NOON_MS + 2),
     )
-    lines = takhin.output("consume", topic).splitlines()
+    lines = takhin.output("consume", topic, "--json").splitlines()
     assert [json.loads(line) for line in lines] == [
         {
             "topic": topic,
@@ -82,94 +67,108 @@ def test_json(takhin, broker, topic):
 def test_values(takhin, broker, topic):
     """The bytes as they are and a newline; a record without a value is an empty line."""
     put(broker, topic, pb.Record(value=b"\xff\r"), pb.Record(), pb.Record(value=b"a\nb"))
-    assert takhin.output("consume", topic, "--format", "value") == b"\xff\r\n\na\nb\n"
+    assert takhin.output("consume", topic) == b"\xff\r\n\na\nb\n"
 
 
 def test_where_it_begins(takhin, broker, topic):
-    """Earliest by default, latest, an offset, and times with and without a zone."""
+    """The start by default, the end, offsets, counts from either end, times with and without a zone."""
     put(broker, topic, *[pb.Record(value=b"%d" % n, timestamp=NOON_MS + n) for n in range(5)])
     everything = [b"0", b"1", b"2", b"3", b"4"]
     local = datetime.fromtimestamp((NOON_MS + 3) / 1_000).isoformat(timespec="milliseconds")  # noqa: DTZ006
     for start, expected in [
-        ("earliest", everything),
-        ("latest", []),
+        ("start", everything),
+        ("end", []),
+        ("+4", [b"4"]),
+        ("-2", [b"3", b"4"]),
+        ("-99", everything),
+        ("1:3", [b"1", b"2"]),
+        ("-2:-1", [b"3"]),
+        (":end", everything),
+        ("3:99", [b"3", b"4"]),
+        ("3:1", []),
         ("0", everything),
         ("3", [b"3", b"4"]),
         ("5", []),
-        ("2026-01-01T12:00:00.002Z", [b"2", b"3", b"4"]),
-        ("2026-01-01T13:00:00.002001+01:00", [b"3", b"4"]),
-        (local, [b"3", b"4"]),
-        ("1960-01-01", everything),
-        ("2100-01-01", []),
+        ("@2026-01-01T12:00:00.002Z", [b"2", b"3", b"4"]),
+        ("@2026-01-01T12:00:00.001Z:2026-01-01T12:00:00.003Z", [b"1", b"2"]),
+        (f"@{NOON_MS + 4}", [b"4"]),
+        ("@2026-01-01T13:00:00.002001+01:00", [b"3", b"4"]),
+        (f"@{local}", [b"3", b"4"]),
+        ("@1960-01-01", everything),
+        ("@2100-01-01", []),
     ]:
-        assert values(takhin, topic, "--from", start) == expected, start
+        assert values(takhin, topic, "-o", start) == expected, start
     assert values(takhin, topic) == everything
 
 
-def test_all_partitions(takhin, wide_topic):
+def test_all_partitions(takhin, broker, wide_topic):
     """One after the other unless one is named; an offset needs one to be named."""
     for partition in (2, 0, 3):
-        takhin.output(
-            "produce", wide_topic, "--partition", partition, stdin=b"%d-0\n%d-1\n" % (partition, partition)
+        put(
+            broker,
+            wide_topic,
+            *[pb.Record(value=b"%d-%d" % (partition, n)) for n in (0, 1)],
+            partition=partition,
         )
     assert values(takhin, wide_topic) == [b"0-0", b"0-1", b"2-0", b"2-1", b"3-0", b"3-1"]
     assert values(takhin, wide_topic, "--max-records", 3) == [b"0-0", b"0-1", b"2-0"]
-    assert values(takhin, wide_topic, "--partition", 2, "--from", 1) == [b"2-1"]
+    assert values(takhin, wide_topic, "-p", 2, "-o", 1) == [b"2-1"]
     assert values(takhin, wide_topic, "--partition", 1) == []
-    assert "give --partition, 0 to 3" in takhin.error("consume", wide_topic, "--from", 1)
+    assert "give --partition, 0 to 3" in takhin.error("consume", wide_topic, "-o", 1)
+    assert values(takhin, wide_topic, "-o", "-1") == [b"0-1", b"2-1", b"3-1"]
 
 
-def test_it_stops_at_the_end_as_of_the_start(takhin, topic):
+def test_it_stops_at_the_end_as_of_the_start(takhin, broker, topic):
     """Records that come while it prints are left for the next time."""
-    takhin.output("produce", topic, stdin=b"x" * 99 + (b"\n" + b"x" * 99) * 50_000)
-    with takhin.start("consume", topic, "--format", "value") as reader:
+    fill(broker, topic, 50_001)
+    with takhin.start("consume", topic) as reader:
         reader.stdout.read(1)  # it has begun, and the pipe is too small for it to have ended
-        takhin.output("produce", topic, stdin=b"late\n")
+        put(broker, topic, pb.Record(value=b"late"))
         rest = reader.stdout.read()
     assert reader.returncode == 0
     assert rest.count(b"\n") == 50_001
     assert b"late" not in rest
 
 
-def test_follow(takhin, wide_topic):
+def test_follow(takhin, broker, wide_topic):
     """What is there, then what comes, from all partitions; --max-records ends it."""
-    takhin.output("produce", wide_topic, "--partition", 0, stdin=b"old\n")
-    with takhin.start("consume", wide_topic, "--follow", "--max-records", 3, "--format", "value") as reader:
+    put(broker, wide_topic, pb.Record(value=b"old"))
+    with takhin.start("consume", wide_topic, "--follow", "--max-records", 3) as reader:
         assert reader.stdout.readline() == b"old\n"
         for partition in (3, 1):
-            takhin.output("produce", wide_topic, "--partition", partition, stdin=b"new-%d\n" % partition)
+            put(broker, wide_topic, pb.Record(value=b"new-%d" % partition), partition=partition)
             assert reader.stdout.readline() == b"new-%d\n" % partition
         rest, said = reader.communicate(timeout=20)
     assert (reader.returncode, rest, said) == (0, b"", b"")
 
 
-def test_follow_from_latest_skips_what_is_there(takhin, topic):
+def test_follow_from_the_end_skips_what_is_there(takhin, broker, topic):
     """Only records that come after the command are printed."""
-    takhin.output("produce", topic, stdin=b"old\n")
-    with takhin.start("consume", topic, "--follow", "--from", "latest", "--max-records", 1) as reader:
+    put(broker, topic, pb.Record(value=b"old"))
+    with takhin.start("consume", topic, "--follow", "-o", "end", "-n", 1, "--json") as reader:
         lines = Queue()
         threading.Thread(target=lambda: lines.put(reader.stdout.readline()), daemon=True).start()
         while lines.empty() and reader.poll() is None:  # it says nothing when it is ready
-            takhin.output("produce", topic, stdin=b"new\n")
+            put(broker, topic, pb.Record(value=b"new"))
         assert json.loads(lines.get(timeout=20))["value"] == "new"
         reader.communicate(timeout=20)
     assert reader.returncode == 0
 
 
-@pytest.mark.parametrize("form", ["json", "value"])
-def test_a_closed_pipe_ends_it_quietly(takhin, topic, form):
+@pytest.mark.parametrize("form", [["--json"], []])
+def test_a_closed_pipe_ends_it_quietly(takhin, broker, topic, form):
     """`takhin consume … | head -1` is no error, on either side."""
-    takhin.output("produce", topic, stdin=b"x" * 99 + (b"\n" + b"x" * 99) * 20_000)
-    with takhin.start("consume", topic, "--format", form) as reader:
+    fill(broker, topic, 20_001)
+    with takhin.start("consume", topic, *form) as reader:
         assert reader.stdout.readline()
         reader.stdout.close()
         assert reader.wait(20) == 0
         assert reader.stderr.read() == b""
 
 
-def test_output_that_cannot_be_written(takhin, topic):
+def test_output_that_cannot_be_written(takhin, broker, topic):
     """A full disk under stdout is one line and exit code 1."""
-    takhin.output("produce", topic, stdin=b"x\n")
+    put(broker, topic, pb.Record(value=b"x"))
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             command("consume", topic), stdout=full, stderr=subprocess.PIPE, env=takhin.environ(), check=False
@@ -182,12 +181,15 @@ def test_output_that_cannot_be_written(takhin, topic):
     ("options", "sentence"),
     [
         (["--partition", "7"], "has partitions 0 to 0, not 7"),
-        (["--from", "1"], "offset 1 is outside the log"),
-        (["--from", "99999999999999999999"], "is neither earliest, latest, an offset nor a time"),
-        (["--from", "yesterday"], "is neither earliest, latest, an offset nor a time"),
-        (["--from", ""], "is neither earliest, latest, an offset nor a time"),
+        (["-o", "1"], "offset 1 is outside the log"),
+        (["-o", "1", "--follow"], "offset 1 is outside the log"),
+        (["-o", "99999999999999999999"], "'99999999999999999999' is no place in a log: it may be start, end"),
+        (["-o", "yesterday"], "'yesterday' is no place in a log"),
+        (["-o", ""], "'' is no place in a log"),
+        (["-o", "0:1", "--follow"], "'0:1' says where to stop; --follow never does"),
+        (["--json", "-f", "%v"], "--json and --format exclude each other"),
         (["--max-records", "0"], "is not in the range"),
-        (["--format", "xml"], "'xml' is not one of"),
+        (["-f", "%x"], "there is no verb %x"),
     ],
 )
 def test_refusals(takhin, topic, options, sentence):
@@ -201,76 +203,34 @@ def test_an_unknown_topic(takhin):
         assert takhin.error("consume", "nosuch", *options) == "there is no topic 'nosuch'"
 
 
-def test_follow_ends_with_the_broker(takhin, tmp_path):
-    """When the broker stops, so does the follower: one line, exit code 1."""
-    with Broker(tmp_path / "data", consume_heartbeat_ms=100) as broker:
-        takhin = type(takhin)(broker.address)
+def test_follow_rides_out_a_restart(takhin, tmp_path):
+    """A broker that is killed and started again on the same address: no record is lost or printed twice."""
+    with Broker(tmp_path / "data") as broker, takhin.to(broker).start("consume", "t", "--follow") as early:
+        assert early.wait(20) == 1  # there is no such topic
+        takhin = takhin.to(broker)
         takhin.output("topics", "create", "t")
-        takhin.output("produce", "t", stdin=b"x\n")
-        with takhin.start("consume", "t", "--follow") as reader:
-            assert reader.stdout.readline()
-            assert broker.stop() == 0
-            _, said = reader.communicate(timeout=30)
-        assert reader.returncode == 1
-        (line,) = said.decode().splitlines()
-        assert broker.address in line or "shutting down" in line
+        put(broker, "t", pb.Record(value=b"1"))
+        with takhin.start("consume", "t", "--follow", "-n", 2) as reader:
+            assert reader.stdout.readline() == b"1\n"
+            broker.kill()
+            with Broker(tmp_path / "data", listen=broker.address) as again:
+                put(again, "t", pb.Record(value=b"2"))
+                assert reader.communicate(timeout=30) == (b"2\n", b"")
+        assert reader.returncode == 0
 
 
-def test_old_connections_are_no_end(takhin, tmp_path, monkeypatch):
+def test_old_connections_are_no_end(takhin, tmp_path):
     """Through several connections that the broker closes by age, every record arrives once and in order."""
-    monkeypatch.setattr(produce, "STREAM_SECONDS_MAX", 0.2)
     ages = {"rpc_connection_age_ms": 500, "rpc_connection_age_grace_ms": 500, "consume_heartbeat_ms": 50}
+    with Broker(tmp_path / "data") as broker:
+        takhin.to(broker).output("topics", "create", "t")  # may take longer than such a connection lasts
     with Broker(tmp_path / "data", **ages) as broker:
-        takhin = type(takhin)(broker.address)
-        takhin.output("topics", "create", "t")
-        with takhin.start("consume", "t", "--follow", "--format", "value", "--max-records", 300) as reader:
-
-            def reads():
-                pause = threading.Event()
-                for number in range(300):
-                    yield [b"%d" % number]
-                    pause.wait(0.01)
-
-            with connected(broker.address) as stub:
-                batches = _Form("t", None, None, 1).batches(reads())
-                _Producer(stub, "t", broker.address).run(batches)
+        takhin = takhin.to(broker)
+        with takhin.start("consume", "t", "--follow", "-n", 300) as reader:
+            pause = threading.Event()
+            for number in range(300):
+                put(broker, "t", pb.Record(value=b"%d" % number))
+                pause.wait(0.005)
             printed, said = reader.communicate(timeout=20)
     assert (reader.returncode, said) == (0, b"")
     assert printed == b"".join(b"%d\n" % number for number in range(300))
-
-
-@given(st.integers(0, 1 << 52))
-def test_a_time_is_rounded_up_to_the_millisecond(microseconds):
-    """The first record at or after the moment is wanted, and times of records are whole milliseconds."""
-    moment = EPOCH + timedelta(microseconds=microseconds)
-    assert parse_start(moment.isoformat()) == Start(time=-(-microseconds // 1_000))
-
-
-def test_a_time_without_zone_is_local(monkeypatch):
-    """It means what the clock on the wall shows."""
-    monkeypatch.setitem(os.environ, "TZ", "Asia/Tokyo")
-    time.tzset()
-    try:
-        assert parse_start("2026-01-01T21:00") == Start(time=NOON_MS)
-        assert parse_start("2026-01-01T12:00Z") == Start(time=NOON_MS)
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-
-
-@pytest.mark.parametrize("text", ["0001-01-01", "1969-12-31T23:59:59.9999Z", "9999-12-31T23:59:59"])
-def test_times_at_the_edge(text):
-    """Each is a time that a request can carry or a usage error, never another exception."""
-    try:
-        start = parse_start(text)
-    except click.BadParameter:
-        return
-    assert 0 <= start.time < 1 << 63
-
-
-@pytest.mark.parametrize("text", ["2026-13-01", "-1", "+1", "\u0661", "1\n", "EARLIEST"])
-def test_what_is_no_start(text):
-    """Refused, and shown as it was given."""
-    with pytest.raises(click.BadParameter) as caught:
-        parse_start(text)
-    assert repr(text) in caught.value.message

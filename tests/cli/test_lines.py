@@ -1,9 +1,8 @@
-"""How `takhin produce` turns bytes into batches, without a broker."""
+"""How `takhin produce` turns bytes into records, without a broker."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from itertools import chain
+from itertools import chain, repeat
 
 import click
 import pytest
@@ -11,18 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from takhin.cli import produce
-from takhin.cli.produce import BATCH_RECORDS_MAX, _Form, _lines
-from takhin.partitioner import partition_for_key
-
-
-def read_by(chunks):
-    """A read function that returns these chunks, then the end of the file."""
-    rest = iter([*chunks, b""])
-    return lambda: next(rest)
-
-
-def form(*, partition=None, separator=None, num_partitions=4) -> _Form:
-    return _Form("topic", partition, separator, num_partitions)
+from takhin.cli.produce import _line_parser, _lines
+from takhin.client import Header, NewRecord
 
 
 @given(st.lists(st.text("ab\n\r", min_size=1).map(str.encode), max_size=8))
@@ -32,13 +21,13 @@ def test_lines_do_not_depend_on_how_the_bytes_arrive(chunks):
     expected = text.split(b"\n")
     if not expected[-1]:  # what follows the last newline is no line
         expected.pop()
-    assert list(chain.from_iterable(_lines(read_by(chunks)))) == expected
+    assert list(chain.from_iterable(_lines(chunks))) == expected
 
 
 def test_a_line_is_passed_on_as_soon_as_it_is_whole():
     """Nothing is held back for the sake of a larger batch, except a line that has only begun."""
     chunks = iter([b"a\nb\nc", b"d", b"e\n"])
-    lines = _lines(lambda: next(chunks))
+    lines = _lines(chunks)
     assert next(lines) == [b"a", b"b"]
     assert next(lines) == [b"cde"]
 
@@ -46,64 +35,31 @@ def test_a_line_is_passed_on_as_soon_as_it_is_whole():
 def test_a_line_without_end_is_refused(monkeypatch):
     """/dev/zero does not fill the memory; the lines before it have been passed on."""
     monkeypatch.setattr(produce, "LINE_BYTES_MAX", 100)
-    lines = _lines(lambda: b"ok\n" + bytes(60))
+    lines = _lines(repeat(b"ok\n" + bytes(60)))
     assert next(lines) == [b"ok"]
-    lines = _lines(lambda: bytes(60))
+    lines = _lines(repeat(bytes(60)))
     with pytest.raises(click.ClickException, match="longer than 100 bytes"):
         next(lines)
 
 
-@given(st.lists(st.integers(0, 2_500), max_size=4))
-def test_batches_are_bounded_and_in_order(sizes):
-    """At most 1,000 records each, of one read each, and their line numbers add up."""
-    reads = [[b"x"] * size for size in sizes]
-    number = 1
-    for batch in form().batches(reads):
-        assert batch.line == number
-        assert 1 <= len(batch.request.records) <= BATCH_RECORDS_MAX
-        number += len(batch.request.records)
-    assert number == 1 + sum(sizes)
+@given(st.lists(st.tuples(st.sampled_from([b"", b"a", b"\xff"]), st.sampled_from([b"", b"1", b"=", b"a=b"]))))
+def test_keys_end_at_the_first_separator(records):
+    """What follows it is the value, further separators included."""
+    parse = _line_parser(None, "=", ())
+    assert [parse(key + b"=" + value)[0][:2] for key, value in records] == [
+        (value, key) for key, value in records
+    ]
 
 
-KEYED = st.tuples(
-    st.sampled_from([b"", b"a", b"b", b"key", b"\xff"]), st.sampled_from([b"", b"1", b"=", b"a=b"])
-)
+def test_without_a_separator_a_line_is_a_value():
+    """The key is absent, which differs from empty, or the one that was given; the value is the line."""
+    assert _line_parser(None, None, ())(b"a=1\r") == (NewRecord(b"a=1\r", None, []), None)
+    assert _line_parser("", None, ("h=a=b", "h="))(b"") == (
+        NewRecord(b"", b"", [Header("h", b"a=b"), Header("h", b"")]),
+        None,
+    )
 
 
-@given(st.lists(KEYED, max_size=50))
-def test_batches_with_keys_stay_in_one_partition_and_in_order(records):
-    """A batch's keys belong to one partition; the records of a key keep their order; none is lost."""
-    lines = [key + b"=" + value for key, value in records]
-    expected, sent = defaultdict(list), defaultdict(list)
-    for key, value in records:
-        expected[key].append(value)
-    for batch in form(separator=b"=").batches([lines]):
-        assert batch.request.partition == -1
-        assert len({partition_for_key(record.key, 4) for record in batch.request.records}) == 1
-        assert lines[batch.line - 1].startswith(batch.request.records[0].key)
-        for record in batch.request.records:
-            sent[record.key].append(record.value)
-    assert sent == expected
-
-
-def test_keys_do_not_split_a_batch_for_a_named_partition():
-    """With --partition all records go there, whatever their keys."""
-    (batch,) = form(partition=3, separator=b"=").batches([[b"a=1", b"b=2", b"c=3"]])
-    assert batch.request.partition == 3
-    assert [record.key for record in batch.request.records] == [b"a", b"b", b"c"]
-
-
-def test_records_without_keys_have_none():
-    """Without a separator the key is absent, which differs from empty; the value is the line."""
-    (batch,) = form().batches([[b"a=1\r", b""]])
-    assert [record.HasField("key") for record in batch.request.records] == [False, False]
-    assert [record.value for record in batch.request.records] == [b"a=1\r", b""]
-    assert all(record.HasField("value") for record in batch.request.records)
-
-
-def test_a_line_without_separator_is_named():
-    """The lines before it are sent, in batches as ever; the error says which line it is."""
-    batches = form(separator=b"::", num_partitions=1).batches([[b"a::1"], [b"b::2", b"c:3", b"d::4"]])
-    assert [record.value for _ in range(2) for record in next(batches).request.records] == [b"1", b"2"]
-    with pytest.raises(click.ClickException, match="line 3 has no '::'"):
-        next(batches)
+def test_a_line_without_separator():
+    with pytest.raises(ValueError, match="it has no '::'"):
+        _line_parser(None, "::", ())(b"c:3")

@@ -50,6 +50,7 @@ def test_version(entry):
     "args",
     [
         *[(), ("serve",), ("topics",), ("topics", "create"), ("produce",), ("consume",)],
+        *[("groups",), ("groups", "describe"), ("offsets",), ("offsets", "set"), ("bench",), ("completion",)],
         *[("backup",), ("verify",), ("restore",), ("recover",)],
     ],
     ids=" ".join,
@@ -81,7 +82,7 @@ def test_client_commands_load_nothing_of_the_server(takhin, topic):
         done = run(*args, environ=takhin.environ(), entry=("-c", WHAT_IS_LOADED))
         assert done.returncode == 0, done.stderr
         loaded = set(done.stdout.splitlines())
-        assert "takhin.cli.consume" in loaded
+        assert f"takhin.cli.{args[0]}" in loaded
         assert not loaded & SERVER_ONLY
 
 
@@ -96,7 +97,6 @@ def test_no_broker_there(args):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"takhin: no broker answers at {address}; start one with `takhin serve`")
-    assert "Connection refused" in line
 
 
 def test_something_else_is_there():
@@ -141,3 +141,25 @@ def test_a_closed_stdin_is_an_error(takhin, topic):
         check=False,
     )
     assert (shell.returncode, shell.stderr) == (1, b"takhin: stdin is closed\n")
+
+
+def completed(takhin, *words: str) -> list[str]:
+    """What bash would offer for the last of these words."""
+    asked = {"COMP_WORDS": " ".join(["takhin", *words]), "COMP_CWORD": str(len(words))}
+    done = run(environ=takhin.environ() | asked | {"_TAKHIN_COMPLETE": "bash_complete"})
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+
+
+def test_completion(takhin, topic):
+    """Commands, options, topics and groups; without a broker there is nothing to offer, and no complaint."""
+    assert completed(takhin, "pro") == ["produce"]
+    assert completed(takhin, "offsets", "") == ["list", "set"]
+    assert "--max-records" in completed(takhin, "consume", "x", "--")
+    assert topic in completed(takhin, "consume", "")
+    assert completed(takhin, "topics", "describe", topic[:-1]) == [topic]
+    run("offsets", "set", "billing", topic, "-o", "end", environ=takhin.environ())
+    assert completed(takhin, "groups", "describe", "bil") == ["billing"]
+    run("groups", "delete", "billing", environ=takhin.environ())
+    assert completed(type(takhin)("127.0.0.1:1"), "consume", "") == []
+    for shell in ("bash", "zsh", "fish"):
+        assert "_TAKHIN_COMPLETE" in run("completion", shell).stdout

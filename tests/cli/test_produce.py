@@ -9,12 +9,15 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from blackbox.broker_process import Broker
+from blackbox.clients import connected, end_offset
+from cli.records import put
 from takhin.partitioner import partition_for_key
+from takhin.v1 import takhin_pb2 as pb
 
 NOT_ANSWERED = "0 records produced, 2 more may or may not be"
 COUNTS = re.compile(r"; (\d+) records? produced(?:, (\d+) more may or may not be)?$")
@@ -22,13 +25,13 @@ COUNTS = re.compile(r"; (\d+) records? produced(?:, (\d+) more may or may not be
 
 def consumed(takhin, topic, *options):
     """The records of a topic as `takhin consume` tells them."""
-    return [json.loads(line) for line in takhin.output("consume", topic, *options).splitlines()]
+    return [json.loads(line) for line in takhin.output("consume", topic, "--json", *options).splitlines()]
 
 
 def record_count(takhin, topic) -> int:
-    """The end offsets of all partitions together."""
-    rows = takhin.output("topics", "describe", topic).decode().splitlines()[2:]
-    return sum(int(row.split()[2]) for row in rows)
+    """The end offset of a topic with one partition."""
+    with connected(takhin.address) as stub:
+        return end_offset(stub, topic)
 
 
 def counts(line: str) -> tuple[int, int]:
@@ -44,7 +47,7 @@ def test_bytes_are_kept(takhin, topic):
     done = takhin("produce", topic, stdin=text)
     assert re.fullmatch(rf"produced 6 records to {topic} \(\d+\.\d\d s\)\n", done.stderr.decode())
     assert (done.returncode, done.stdout) == (0, b"")
-    assert takhin.output("consume", topic, "--format", "value") == text + b"\n"
+    assert takhin.output("consume", topic) == text + b"\n"
     assert {record["key"] for record in consumed(takhin, topic)} == {None}
 
 
@@ -59,14 +62,14 @@ def test_many_lines(takhin, topic):
     text = b"".join(b"%d\n" % number for number in range(100_000))
     done = takhin("produce", topic, stdin=text)
     assert b"produced 100000 records" in done.stderr
-    assert takhin.output("consume", topic, "--format", "value") == text
+    assert takhin.output("consume", topic) == text
 
 
 def test_lines_larger_than_a_read(takhin, topic):
     """Records of 700 KB, more than one read brings, between small ones."""
     lines = [b"a" * 700_000, b"b", b"c" * 700_000, b"", b"d" * 700_000]
     takhin.output("produce", topic, stdin=b"\n".join(lines))
-    assert takhin.output("consume", topic, "--format", "value").split(b"\n")[:-1] == lines
+    assert takhin.output("consume", topic).split(b"\n")[:-1] == lines
 
 
 def test_keys_decide_the_partition(takhin, wide_topic):
@@ -95,30 +98,34 @@ def test_a_line_without_separator(takhin, topic):
     """It ends the input, is named, and what was said to be produced is there."""
     text = b"a:1\n" * 2_500 + b"oops\n" + b"a:1\n" * 2_500
     line = takhin.error("produce", topic, "--key-separator", ":", stdin=text)
-    assert line == "line 2501 has no ':'; 2500 records produced"
+    assert line == "line 2501: it has no ':'; 2500 records produced"
     assert record_count(takhin, topic) == 2_500
 
 
-def test_a_refused_batch(takhin):
-    """The error names the line the batch begins with, and the count is that of the broker."""
+def test_a_refused_record(takhin):
+    """The error names the line, and the count is that of the broker."""
     takhin.output("topics", "create", "small", "--config", "max.message.bytes=100")
     text = b"ok\n" * 1_500 + b"x" * 101 + b"\n" + b"ok\n" * 5_000
     line = takhin.error("produce", "small", stdin=text)
-    assert line.startswith(
-        "the batch of 1000 records that begins with line 1001 was refused: record 500 has 101 bytes"
-    )
+    assert line.startswith("line 1501: the record has 101 bytes")
     produced, unknown = counts(line)
     assert (produced, unknown) == (record_count(takhin, "small"), 0)
-    assert produced >= 1_000
+    assert produced == 1_500
     takhin.output("topics", "delete", "small")
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--partition", "1"], "has partitions 0 to 0, not 1; 0 records produced"),
+        (["--partition", "1"], "has partitions 0 to 0, not 1"),
         (["--partition", "-1"], "is not in the range"),
         (["--key-separator", ""], "must not be empty"),
+        (["--key", "a", "--key-separator", ":"], "--key and --key-separator exclude each other"),
+        (["--json", "--key", "a"], "--json brings keys and headers along"),
+        (["--keep-partitions"], "--keep-partitions goes with --json alone"),
+        (["-H", "a"], "'a' is not KEY=VALUE"),
+        (["-H", "=a"], "'=a' is not KEY=VALUE"),
+        (["--timeout", "0"], "is not in the range"),
     ],
 )
 def test_refusals(takhin, topic, options, sentence):
@@ -140,10 +147,11 @@ def test_a_refusal_leaves_no_call_behind(takhin, topic):
     assert (done.stdout, done.returncode) == (b"1\n[]\n", 0), done.stderr.decode()
 
 
+@pytest.mark.timed
 def test_a_lone_line_does_not_wait(takhin, topic):
     """A line from a slow pipe is on disk, and with a reader, in less than 50 ms (the best of ten)."""
     with (
-        takhin.start("consume", topic, "--follow", "--format", "value") as reader,
+        takhin.start("consume", topic, "--follow") as reader,
         takhin.start("produce", topic) as writer,
     ):
         waits = []
@@ -163,7 +171,7 @@ def test_a_lone_line_does_not_wait(takhin, topic):
 def test_ctrl_c_says_what_was_produced(takhin, topic):
     """SIGINT ends it with the shell's code and a count that is true: the answer may not have come yet."""
     with (
-        takhin.start("consume", topic, "--follow", "--format", "value") as reader,
+        takhin.start("consume", topic, "--follow") as reader,
         takhin.start("produce", topic) as writer,
     ):
         writer.stdin.write(b"one\ntwo\n")
@@ -189,11 +197,11 @@ def pour(descriptor: int) -> None:
 def test_a_killed_broker_leaves_an_honest_count(takhin, tmp_path):
     """After SIGKILL in full flow: acknowledged <= on disk <= acknowledged + unknown."""
     with Broker(tmp_path / "data") as broker:
-        takhin = type(takhin)(broker.address)
+        takhin = takhin.to(broker)
         takhin.output("topics", "create", "flow")
         with (
-            takhin.start("consume", "flow", "--follow", "--format", "value") as reader,
-            takhin.start("produce", "flow") as writer,
+            takhin.start("consume", "flow", "--follow") as reader,
+            takhin.start("produce", "flow", "--timeout", 2) as writer,
         ):
             source = threading.Thread(target=pour, args=[writer.stdin.fileno()], daemon=True)
             source.start()
@@ -205,5 +213,74 @@ def test_a_killed_broker_leaves_an_honest_count(takhin, tmp_path):
             source.join(20)
         produced, unknown = counts(line)
     with Broker(tmp_path / "data") as broker:
-        assert produced <= record_count(type(takhin)(broker.address), "flow") <= produced + unknown
+        assert produced <= record_count(takhin.to(broker), "flow") <= produced + unknown
     assert produced > 0
+
+
+def test_it_rides_out_restarts(takhin, tmp_path):
+    """A broker that is killed three times in full flow: every line is stored once, in order."""
+    lines = b"".join(b"%d\n" % number for number in range(300_000))
+    with ExitStack() as stack:
+        broker = stack.enter_context(Broker(tmp_path / "data"))
+        takhin, address = takhin.to(broker), broker.address
+        takhin.output("topics", "create", "t")
+        writer = stack.enter_context(takhin.start("produce", "t"))
+        source = threading.Thread(target=feed, args=[writer.stdin, lines], daemon=True)
+        source.start()
+        for number in range(1, 4):
+            takhin.output("consume", "t", "--follow", "-n", 50_000 * number)  # it is in full flow
+            broker.kill()
+            broker = stack.enter_context(Broker(tmp_path / "data", listen=address))
+        source.join(60)
+        said = writer.stderr.read().decode()
+        assert writer.wait(20) == 0, said
+        assert said.startswith("produced 300000 records to t")
+        assert takhin.output("consume", "t") == lines
+
+
+def feed(pipe, text: bytes) -> None:
+    with pipe:
+        pipe.write(text)
+
+
+def test_a_file(takhin, topic, tmp_path):
+    """It is named instead of stdin; one that is not there is named, too."""
+    (tmp_path / "lines").write_bytes(b"a\nb\n")
+    takhin.output("produce", topic, tmp_path / "lines", "-k", "key", "-H", "h=1", "-H", "h=2")
+    assert [(of["key"], of["value"], of["headers"]) for of in consumed(takhin, topic)] == [
+        ("key", value, [{"key": "h", "value": "1"}, {"key": "h", "value": "2"}]) for value in "ab"
+    ]
+    missing = tmp_path / "nosuch"
+    assert takhin.error("produce", topic, missing) == f"cannot read {missing}: No such file or directory"
+
+
+def test_a_topic_goes_out_and_in_again(takhin, broker, wide_topic):
+    """What --json printed, --json takes: keys, values, headers and timestamps, binary, empty and none."""
+    headers = [pb.RecordHeader(key="h", value=b"\xff"), pb.RecordHeader(key="h", value=b"")]
+    records = [
+        pb.Record(key=b"\xff", value="ü\n".encode(), headers=headers, timestamp=1),
+        pb.Record(key=b"", value=b"", timestamp=1_700_000_000_000),
+        pb.Record(timestamp=2),
+    ]
+    put(broker, wide_topic, *records, partition=2)
+    put(broker, wide_topic, pb.Record(value=b"x", timestamp=3), partition=0)
+    exported = takhin.output("consume", wide_topic, "--json")
+    topic = f"{wide_topic}-again"
+    takhin.output("topics", "create", topic)
+    takhin.output("produce", topic, "--json", stdin=exported)
+    fields = ("key", "value", "headers", "timestamp")
+    assert [[of[field] for field in fields] for of in consumed(takhin, topic)] == [
+        [of[field] for field in fields] for of in map(json.loads, exported.splitlines())
+    ]
+    takhin.output("topics", "delete", topic)
+    takhin.output("produce", wide_topic, "--json", "--keep-partitions", stdin=exported)
+    places = [(of["partition"], of["offset"]) for of in consumed(takhin, wide_topic)]
+    assert places == [(0, 0), (0, 1), *((2, offset) for offset in range(6))]
+
+
+def test_a_line_that_is_no_record(takhin, topic):
+    """It is named with what is wrong; those before it are produced."""
+    text = b'{"value": "v"}\n{"valeu": "v"}\n'
+    line = takhin.error("produce", topic, "--json", stdin=text)
+    assert line.startswith("line 2: it has a field 'valeu'; there are topic, partition")
+    assert counts(line) == (1, 0)

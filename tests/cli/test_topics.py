@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+
+from cli.records import put
+from takhin.v1 import takhin_pb2 as pb
 
 
 def test_create_list_delete(takhin):
     """A created topic is listed with the others, sorted, until it is deleted."""
     assert takhin.output("topics", "create", "b") == b"created topic b with 1 partition\n"
     assert takhin.output("topics", "create", "a", "--partitions", 3) == b"created topic a with 3 partitions\n"
-    assert takhin.output("topics", "list") == b"a\nb\n"
+    listed = takhin.output("topics", "list").decode().splitlines()
+    assert [line.split() for line in listed] == [
+        ["topic", "partitions", "records"],
+        ["a", "3", "0"],
+        ["b", "1", "0"],
+    ]
     assert takhin.output("topics", "delete", "a") == b"deleted topic a\n"
-    assert takhin.output("topics", "list") == b"b\n"
+    assert [of["name"] for of in json.loads(takhin.output("topics", "list", "--json"))] == ["b"]
     takhin.output("topics", "delete", "b")
 
 
-def test_describe(takhin, wide_topic):
+def test_describe(takhin, broker, wide_topic):
     """Configs, and a line for each partition with both ends of its log."""
     takhin.output("topics", "create", "small", "--config", "max.message.bytes=77")
-    takhin.output("produce", wide_topic, "--partition", 2, stdin=b"a\nb\n")
+    put(broker, wide_topic, pb.Record(value=b"a"), pb.Record(value=b"b"), partition=2)
     head, columns, *rows = takhin.output("topics", "describe", wide_topic).decode().splitlines()
     assert head.startswith(f"{wide_topic}  partitions=4  id=")
-    assert columns.split() == ["partition", "beginning", "end"]
+    assert columns.split() == ["partition", "beginning", "end", "records"]
     assert [row.split() for row in rows] == [
-        ["0", "0", "0"],
-        ["1", "0", "0"],
-        ["2", "0", "2"],
-        ["3", "0", "0"],
+        ["0", "0", "0", "0"],
+        ["1", "0", "0", "0"],
+        ["2", "0", "2", "2"],
+        ["3", "0", "0", "0"],
     ]
     assert b"max.message.bytes=77" in takhin.output("topics", "describe", "small")
     everything = takhin.output("topics", "describe").decode()
@@ -65,9 +75,21 @@ def test_describe_an_unknown_topic(takhin, topic):
 def test_refusals(takhin, args, sentence):
     """One line, exit code 1, and nothing is created."""
     assert sentence in takhin.error("topics", *args)
-    assert b"x" not in takhin.output("topics", "list").splitlines()
+    assert b"\nx" not in takhin.output("topics", "list")
 
 
 def test_a_topic_that_exists(takhin, topic):
     """Creating it again is an error that names it."""
     assert takhin.error("topics", "create", topic) == f"topic '{topic}' exists already"
+
+
+def test_json(takhin, request):
+    """Create, describe, list and delete say what they did in documents that agree with each other."""
+    name = request.node.name
+    created = json.loads(takhin.output("topics", "create", name, "--partitions", 2, "--json"))
+    assert created["name"] == name
+    assert [of["partition"] for of in created["partitions"]] == [0, 1]
+    assert created["configs"]["max.message.bytes"] == "1048576"
+    assert json.loads(takhin.output("topics", "describe", name, "--json")) == [created]
+    assert created in json.loads(takhin.output("topics", "list", "--json"))
+    assert json.loads(takhin.output("topics", "delete", name, "--json")) == {"deleted": name}

@@ -12,6 +12,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from takhin.schema import VERSION
 
 from blackbox.broker_process import Broker, command
 from copies.folders import TOPIC, content, file, fill, flip_value, given, in_child, incarnations, tree
@@ -20,6 +21,7 @@ from takhin.copies.backup import backup
 from takhin.copies.restore import Wanted, restore
 from takhin.copies.verify import verify
 from takhin.errors import CopyError, StartupError
+from takhin.storage.connection import file_header
 
 REPLACE = Wanted(replace=True)
 
@@ -57,9 +59,11 @@ async def test_a_copy_with_write_ahead_logs(kind, killed, tmp_path):
     assert await content(tmp_path / "again") == await content(killed)
 
 
-async def test_an_older_schema(tmp_path):
-    """A folder of schema version 1, in a .tar.xz archive, is brought up to date on the way."""
-    restore(Path(__file__).parents[1] / "fixtures" / "schema-1.tar.xz", tmp_path / "again")
+@pytest.mark.parametrize("version", range(1, VERSION))
+async def test_an_older_schema(version, tmp_path):
+    """A folder of an older schema, in a .tar.xz archive, is brought up to date on the way."""
+    restore(Path(__file__).parents[1] / f"fixtures/schema-{version}.tar.xz", tmp_path / "again")
+    assert file_header(file(tmp_path / "again")).user_version == VERSION
     assert [len(rows) for rows in (await content(tmp_path / "again"))["orders"]] == [2_904, 10, 0]
 
 

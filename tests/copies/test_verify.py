@@ -6,8 +6,11 @@ import json
 import re
 import shutil
 import subprocess
+import tarfile
+from pathlib import Path
 
 import pytest
+from takhin.schema import VERSION
 
 from blackbox.broker_process import Broker, command
 from blackbox.clients import connected, create_topic, produce
@@ -27,6 +30,16 @@ def test_nothing_where_nothing_is(data, killed, tmp_path):
         assert report.ok, report
         assert report.kind == kind
         assert [(found.start_offset, found.end_offset) for found in report.partitions] == [(0, 600)] * 2
+
+
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_an_older_schema(version, tmp_path):
+    """What an earlier version has left is well, though it lacks what came later."""
+    with tarfile.open(Path(__file__).parents[1] / f"fixtures/schema-{version}.tar.xz") as tar:
+        tar.extractall(tmp_path, filter="data")
+    report = verify(tmp_path)
+    assert report.ok, report
+    assert [found.end_offset for found in report.partitions] == [3_004, 10, 0]
 
 
 def test_beside_a_running_broker(tmp_path):
@@ -60,6 +73,8 @@ def test_a_flipped_bit_in_a_log_in_use(tmp_path):
         assert re.fullmatch(sentence, "; ".join(first.faults))
 
 
+PRODUCER = "x'00ff" + 14 * "70" + "'"
+
 FAULTS = {
     "a flipped bit": (
         lambda data: flip_value(file(data), 300),
@@ -85,6 +100,14 @@ FAULTS = {
     "committed too far": (
         lambda data: alter(file(data), "UPDATE committed_offsets SET offset = 601"),
         "group 'billing' has committed offset 601, and the log ends at 600",
+    ),
+    "sent too far": (
+        lambda data: alter(file(data), f"INSERT INTO producer_batches VALUES ({PRODUCER}, 0, 7, 2, 599, 0)"),
+        "producer 00ff(70){14} is said to have sent records up to 600, and the log ends at 600",
+    ),
+    "no memory of producers": (
+        lambda data: alter(file(data), "DROP TABLE producer_batches"),
+        "no such table: producer_batches",
     ),
     "misplaced": (
         lambda data: file(data, 1).rename(file(data)) and shutil.copy(file(data), file(data, 1)),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import apsw
 
-from faults.crash_workload import BRIEF_PARTITIONS, KEPT, KEPT_PARTITIONS, SERIAL_BASE, value
+from faults.crash_workload import BRIEF_PARTITIONS, KEPT, KEPT_PARTITIONS, SERIAL_BASE, sent, value
 from storage.check_files import FAULTS
 from storage.support import batch, read_all, sqlite_engine
 from takhin.errors import StartupError, TakhinError
@@ -24,6 +24,8 @@ class Facts:
 
     ends: dict[Log, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0]))
     """Where each log may end: the first is the acknowledged one."""
+    sent: dict[Log, tuple[int, int]] = field(default_factory=dict)
+    """The offsets [first, end) of the last batch that each log's producer has sent, or is sending."""
     commits: dict[Log, list[int | None]] = field(default_factory=lambda: defaultdict(lambda: [None]))
     starts: dict[Log, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0]))
     topics: dict[str, list[int | None]] = field(default_factory=lambda: defaultdict(lambda: [None]))
@@ -34,6 +36,8 @@ class Facts:
     def after(self, what: tuple) -> None:
         """One more note."""
         kind, of, at = what
+        if kind == "append":
+            self.sent[of] = (self.ends[of][0], at)
         match kind:
             case "append" | "commit" | "trim":
                 self._of(kind)[of].append(at)
@@ -97,9 +101,22 @@ async def _faults_of_log(log, serial: int, facts: Facts) -> list[str]:
         faults.append(f"{of} committed {committed} instead of {facts.commits[of]}")
     if committed and committed.offset > log.end_offset:
         faults.append(f"{of} committed {committed.offset} behind its end {log.end_offset}")
+    if of in facts.sent:
+        faults += await _faults_of_a_repeat(log, of, *facts.sent[of])
     if (appended := await log.append(batch(b"next"))).offset != log.end_offset - 1:
         faults.append(f"{of} goes on at {appended.offset}")
     return faults
+
+
+async def _faults_of_a_repeat(log, of: Log, first: int, end: int) -> list[str]:
+    """The last batch is sent again: whether or not it was stored before the crash, it must be there once."""
+    stored = log.end_offset >= end
+    again = await log.append(sent(of, first, end))
+    if (again.offset, again.duplicate, log.end_offset) != (first, stored, end):
+        return [f"{of}: {first} to {end} sent again {'after all' if stored else ''} is at {again.offset}"]
+    found = [(row[0], row[3]) for row in await read_all(log) if row[0] >= first]
+    expected = [(offset, value(*of, offset)) for offset in range(max(first, log.start_offset), end)]
+    return [] if found == expected else [f"{of}: what was sent again is not there once"]
 
 
 def _faults_of_files(data: Path) -> list[str]:

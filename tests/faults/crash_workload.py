@@ -3,7 +3,8 @@
     python crash_workload.py DATA SEED SYNCHRONOUS OUT     (tests/ on the path)
 
 Writes the events, pickled, to OUT. SYNCHRONOUS is SQLite's: 2 is the broker's own, 1 and 0 are the controls'.
-With `names` in its place the broker syncs no folder, another control.
+Other controls take its place: with `names` the broker syncs no folder, with `apart` it remembers what a
+producer has sent in a transaction of its own.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import asyncio
 import pickle
 import random
 import sys
+from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from faults.recorder import Event, Recorder
-from storage.support import NOW, batch, spec, sqlite_engine
-from takhin.model import CommittedOffset, TopicConfig
+from storage.support import NOW, batch, spec, sqlite_engine, under
+from takhin.model import Batch, CommittedOffset, TopicConfig
 from takhin.storage import connection, layout
+from takhin.storage import statements as sql
+from takhin.storage.conditions import BATCHES_REMEMBERED
 
 SETTINGS = {"open_partitions_max": 2, "checkpoint_pages": 6, "ballast_bytes": 0, "free_bytes_low": 0}
 """Fewer files open than are in use, so that files are closed and opened all the time."""
@@ -37,6 +42,14 @@ def value(name: str, serial: int, partition: int, offset: int) -> bytes:
     label = b"%s %d %d %d " % (name.encode(), serial, partition, offset)
     chance = random.Random(label)
     return label + chance.randbytes(chance.randrange(RECORD_BYTES_MAX))
+
+
+PRODUCER = b"of each log one."
+
+
+def sent(of: tuple[str, int, int], first: int, end: int) -> Batch:
+    """What a log's only producer sends to offsets [first, end), so that its sequence is the first one."""
+    return under(batch(*(value(*of, offset) for offset in range(first, end))), PRODUCER, first)
 
 
 class Workload:
@@ -80,8 +93,11 @@ class Workload:
         first = log.end_offset
         end = first + self._chance.randint(1, RECORDS_MAX)
         self._note("append", of, end)
-        await log.append(batch(*(value(*of, offset) for offset in range(first, end))))
+        await self._send(log, of, first, end)
         self._note("appended", of, end)
+
+    async def _send(self, log, of: tuple[str, int, int], first: int, end: int) -> None:
+        await log.append(sent(of, first, end))
 
     async def _commit_offset(self, log, serial: int) -> None:
         of = (log.topic, serial, log.partition)
@@ -98,6 +114,20 @@ class Workload:
         self._note("trimmed", of, offset)
 
 
+class Apart(Workload):
+    """A control: it appends, and remembers what was appended in the next transaction."""
+
+    def __init__(self, engine, recorder: Recorder, seed: int) -> None:
+        super().__init__(engine, recorder, seed)
+        self._batches = Counter()
+
+    async def _send(self, log, of: tuple[str, int, int], first: int, end: int) -> None:
+        await log.append(replace(sent(of, first, end), condition=None))
+        row = (PRODUCER, first, end - first, first, NOW, self._batches[of] % BATCHES_REMEMBERED)
+        self._batches[of] += 1
+        await log._writer.change(lambda db: db.execute(sql.PUT_PRODUCER_BATCH, row))
+
+
 def weaken(synchronous: int) -> None:
     """Let every writing connection sync less than the broker's own do."""
     open_writer = connection.open_writer
@@ -110,20 +140,23 @@ def weaken(synchronous: int) -> None:
     connection.open_writer = careless
 
 
-async def main(data: Path, seed: int) -> list[Event]:
+async def main(data: Path, seed: int, workload: type[Workload]) -> list[Event]:
     recorder = Recorder(data)
     recorder.start()
     engine = sqlite_engine(data, lambda _: None, **SETTINGS)
     await engine.open()
-    await Workload(engine, recorder, seed).run()
+    await workload(engine, recorder, seed).run()
     await engine.close()
     return recorder.events
 
 
 if __name__ == "__main__":
+    workload = Workload
     if sys.argv[3] == "names":
         layout.sync_folder = lambda path: None
+    elif sys.argv[3] == "apart":
+        workload = Apart
     elif sys.argv[3] != "2":
         weaken(int(sys.argv[3]))
-    recorded = asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+    recorded = asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), workload))
     Path(sys.argv[4]).write_bytes(pickle.dumps(recorded))

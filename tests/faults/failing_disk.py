@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from pathlib import Path
 
 import apsw
 from takhin.schema import checksums
+
+GATE_S_MAX = 20.0
+"""After which a call that nobody lets through fails."""
 
 EIO = {"sync": apsw.SQLITE_IOERR_FSYNC, "write": apsw.SQLITE_IOERR_WRITE}
 
@@ -26,6 +30,8 @@ class Plan:
     """Which calls fail: those of a kind, on a partition's files, from the `first`, one or all of them.
 
     landed: whether what fails was done all the same. told: whether the caller hears of it.
+    wal: whether on the write-ahead log alone, or on the `.db` file alone; on both if None.
+    code: what SQLite is told; EIO's if None.
     """
 
     kind: str
@@ -34,6 +40,8 @@ class Plan:
     for_good: bool
     landed: bool = False
     told: bool = True
+    wal: bool | None = None
+    code: int | None = None
     calls: int = 0
     failures: int = 0
 
@@ -41,11 +49,34 @@ class Plan:
         """Count a call, and say whether it is one that fails."""
         if kind != self.kind or path.removesuffix("-wal") != str(self.path):
             return False
+        if self.wal not in (None, path.endswith("-wal")):
+            return False
         self.calls += 1
         if self.calls < self.first or (self.failures and not self.for_good):
             return False
         self.failures += 1
         return True
+
+
+@dataclass
+class Gate:
+    """The `number`-th call of a kind on a file waits, on its thread, until it is let through."""
+
+    kind: str
+    path: Path
+    number: int = 1
+    calls: int = 0
+    reached: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self, kind: str, path: str) -> None:
+        if (kind, path) != (self.kind, str(self.path)):
+            return
+        self.calls += 1
+        if self.calls == self.number:
+            self.reached.set()
+            if not self.opened.wait(GATE_S_MAX):
+                raise TimeoutError(f"{kind} of {path} was not let through")
 
 
 @dataclass
@@ -63,10 +94,15 @@ class Disk:
     so that a second write to an offset covers the first."""
 
     plan: Plan | None = None
+    gate: Gate | None = None
     unsynced: dict[str, dict[int, Unsynced]] = field(default_factory=dict)
 
-    def fails(self, kind: str, path: str) -> bool:
-        return self.plan is not None and self.plan.fails(kind, path)
+    def failing(self, kind: str, path: str) -> Plan | None:
+        """The plan by which this call fails, if it does. Called on any thread."""
+        if self.gate is not None:
+            self.gate.wait(kind, path)
+        plan = self.plan
+        return plan if plan is not None and plan.fails(kind, path) else None
 
     def written(self, path: str, offset: int, before: bytes) -> None:
         known = self.unsynced.setdefault(path, {}).get(offset)
@@ -84,12 +120,14 @@ class Disk:
         of = self.unsynced.get(path, {})
         self.unsynced[path] = {offset: write for offset, write in of.items() if offset < size}
 
-    def crash(self, data: Path, copy: Path, chance: random.Random) -> None:
-        """Copy the folder as a power cut would leave it. A child copies, for the files are in use."""
+    def crash(self, data: Path, copy: Path, chance: random.Random, share: float) -> None:
+        """Copy the folder as a power cut would leave it. A child copies, for the files are in use.
+
+        share: of the writes that the disk may not have, how many it has not, about.
+        """
         subprocess.run(["cp", "-r", data, copy], check=True)
         for path in copy.glob("topics/*/*-shm"):
             path.unlink()
-        share = chance.choice([0, 0.5, 1])
         for name, writes in self.unsynced.items():
             if not Path(name).is_relative_to(data):  # of a copy that was looked at
                 continue
@@ -121,31 +159,30 @@ class FailingFile(apsw.VFSFile):
         self._path = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
         super().__init__("cksmvfs", name, flags)
 
-    def _fail(self, kind: str) -> None:
-        plan = self._disk.plan
-        if plan is not None and plan.told:
-            raise apsw.exception_for(EIO[kind])
+    def _fail(self, plan: Plan) -> None:
+        if plan.told:
+            raise apsw.exception_for(plan.code or EIO[plan.kind])
 
     def xWrite(self, data, offset):
-        failed = self._disk.fails("write", self._path)
-        if not failed or self._disk.plan.landed:
+        plan = self._disk.failing("write", self._path)
+        if plan is None or plan.landed:
             before = super().xRead(len(data), offset)
             super().xWrite(data, offset)
             self._disk.written(self._path, offset, before.ljust(len(data), b"\0"))
-        if failed:
-            self._fail("write")
+        if plan is not None:
+            self._fail(plan)
 
     def xTruncate(self, size):
         super().xTruncate(size)
         self._disk.truncated(self._path, size)
 
     def xSync(self, flags):
-        failed = self._disk.fails("sync", self._path)
-        if not failed or self._disk.plan.landed:
+        plan = self._disk.failing("sync", self._path)
+        if plan is None or plan.landed:
             super().xSync(flags)
-        self._disk.synced(self._path, failed=failed and not self._disk.plan.landed)
-        if failed:
-            self._fail("sync")
+        self._disk.synced(self._path, failed=plan is not None and not plan.landed)
+        if plan is not None:
+            self._fail(plan)
 
 
 @contextmanager

@@ -1,11 +1,16 @@
-"""Engines that make or remove a topic, each in a process that is to be killed on the way.
+"""Engines that make or remove a topic, and restores, each in a process that is to be killed on the way.
 
     python killed_calls.py FOLDER        (tests/ on the path)
 
 FOLDER/base is made at the start: a data folder with a topic `kept`. Then, for every line `NUMBER CHANGE` on
 stdin, a child copies it to FOLDER/NUMBER, opens it, and prints its pid; on the next line, `go`, it makes
-(`create`) or removes (`delete`) the topic `t`, and the parent prints how the child ended. `careless create`
-and `careless delete` are the controls: they work in the catalogue itself instead of beside it.
+(`create`) or removes (`delete`) the topic `t`, and the parent prints how the child ended.
+
+FOLDER/grown is a data folder of a killed broker, with the topic `t` and its write-ahead logs, FOLDER/backup
+an older backup of it, which `restore` and `restore-partition` put back into FOLDER/NUMBER.
+
+`careless create`, `careless delete` and `careless restore` are the controls: they work in the catalogue
+itself instead of beside it.
 
 In the children everything runs on one thread, so that strace can number its system calls.
 """
@@ -18,13 +23,22 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from storage.support import numbered, spec, sqlite_engine
+from takhin.copies import replace
+from takhin.copies import restore as restoring
+from takhin.copies.backup import backup
+from takhin.copies.restore import Wanted
 from takhin.storage import layout
 from takhin.storage.committer import Committer
 
 SETTINGS = {"ballast_bytes": 0, "free_bytes_low": 0}
 KEPT, TOPIC, PARTITIONS, RECORDS = "kept", "t", 2, 5
+RESTORES = {
+    "restore": Wanted(topic=TOPIC, replace=True),
+    "restore-partition": Wanted(topic=TOPIC, partition=1, replace=True),
+}
 
 
 def on_one_thread() -> None:
@@ -41,6 +55,22 @@ def on_one_thread() -> None:
 
     Committer.submit = submit
     asyncio.to_thread = to_thread
+    restoring.ThreadPoolExecutor = NoPool
+
+
+class NoPool:
+    """A pool of threads without one."""
+
+    def __init__(self, threads: int) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    map = staticmethod(map)
 
 
 def built_before(template: Path) -> None:
@@ -62,6 +92,12 @@ def careless() -> None:
     layout.DataFolder.publish = lambda self, stage, topic: None
     layout.DataFolder.retire = lambda self, topic: shutil.rmtree(self.topics / topic)
 
+    def put_topic(self, stage: Path, topic: str) -> None:
+        for path in sorted(stage.iterdir()):
+            replace.put_file(path, self.folder.topics / topic / path.name)
+
+    replace.Catalogue.put_topic = put_topic
+
 
 async def make_base(data: Path, template: Path) -> None:
     engine = sqlite_engine(data, lambda _: None, **SETTINGS)
@@ -70,6 +106,34 @@ async def make_base(data: Path, template: Path) -> None:
     await log.append(numbered(RECORDS))
     shutil.copyfile(data / "tmp" / "template.db", template)
     await engine.close()
+
+
+async def grow(data: Path, *, killed: bool) -> None:
+    """Make the topic, or add as many records to it; `killed`: and leave it as SIGKILL would."""
+    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    await engine.open()
+    topic = engine.topics.get(TOPIC) or await engine.create_topic(spec(TOPIC, PARTITIONS))
+    for log in topic.partitions:
+        await log.append(numbered(RECORDS, log.end_offset))
+    if killed:
+        os._exit(0)
+    await engine.close()
+
+
+def make_grown(base: Path, grown: Path, copy: Path) -> None:
+    shutil.copytree(base, grown)
+    asyncio.run(grow(grown, killed=False))
+    backup(grown, copy)
+    if (child := os.fork()) == 0:
+        asyncio.run(grow(grown, killed=True))
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError(f"{grown} could not be made")
+
+
+def put_back(data: Path, copy: Path, what: str, wait: Callable[[], object]) -> None:
+    wait()
+    restoring.restore(copy, data, RESTORES[what])
+    os._exit(0)
 
 
 async def change(data: Path, what: str, wait: Callable[[], object]) -> None:
@@ -89,11 +153,12 @@ async def change(data: Path, what: str, wait: Callable[[], object]) -> None:
 def main(folder: Path) -> None:
     template = folder / "template.db"
     asyncio.run(make_base(folder / "base", template))
+    make_grown(folder / "base", folder / "grown", folder / "backup")
     on_one_thread()
     built_before(template)
     for line in sys.stdin:
         number, *how, what = line.split()
-        shutil.copytree(folder / "base", folder / number)
+        shutil.copytree(folder / ("grown" if what in RESTORES else "base"), folder / number)
 
         def wait() -> None:
             print(os.getpid(), flush=True)
@@ -103,6 +168,8 @@ def main(folder: Path) -> None:
             try:
                 if how:
                     careless()
+                if what in RESTORES:
+                    put_back(folder / number, folder / "backup", what, wait)
                 asyncio.run(change(folder / number, what, wait))
             finally:
                 os._exit(1)

@@ -101,9 +101,9 @@ async def test_no_image_lacks_what_was_acknowledged(memory, images, of_a_workloa
 
 
 @pytest.mark.control
-@pytest.mark.parametrize("weakness", ["1", "0", "names"])
-async def test_a_weaker_sync_is_seen(memory, weakness, figures):
-    """Controls: synchronous NORMAL or OFF, or folders never synced, and images lack what was acknowledged."""
+@pytest.mark.parametrize("weakness", ["1", "0", "names", "apart"])
+async def test_a_weakness_is_seen(memory, weakness, figures):
+    """Controls: syncs are left out, or what a producer sent is remembered apart: images show it."""
     events = recorded(memory, 1, weakness)
     found = await faults_of_images(memory, events, CONTROL_IMAGES, 1)
     kinds = Counter(kind_of(faults[0]) for _, faults in found)
@@ -112,4 +112,6 @@ async def test_a_weaker_sync_is_seen(memory, weakness, figures):
 
 
 def kind_of(fault: str) -> str:
+    if "sent again" in fault:
+        return "doubled"
     return "refused" if fault.startswith("refused") else "lost"

@@ -1,4 +1,4 @@
-"""SIGKILL at each system call of making and of removing a topic: it is there as a whole, or not at all."""
+"""SIGKILL at each system call of making, removing and restoring a topic: it is there whole, or not at all."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from faults.killed_calls import KEPT, PARTITIONS, RECORDS, SETTINGS, TOPIC
+from faults.killed_calls import KEPT, PARTITIONS, RECORDS, RESTORES, SETTINGS, TOPIC
 from storage.support import check_files, numbered, read_all, spec, sqlite_engine
+from takhin.copies.restore import restore
 from takhin.errors import StartupError
 
 PROGRAM = Path(__file__).with_name("killed_calls.py")
@@ -104,17 +106,49 @@ async def faults_of(data: Path, change: str, *, done: bool = False) -> list[str]
     return faults
 
 
-async def kill_at_each(killer: Killer, change: str, step: int):
+async def faults_of_restored(data: Path, change: str, *, done: bool = False, look: bool = True) -> list[str]:
+    """The same for a restore: the old or the new must be there, and, after another try, the new.
+
+    look: whether an engine is started before that, too.
+    """
+    what = change.removeprefix("careless ")
+    faults = await neither_old_nor_new(data, what, done=done) if look else []
+    restore(data.parent / "backup", data, RESTORES[what])
+    return faults + [f"restored again: {fault}" for fault in await neither_old_nor_new(data, what, done=True)]
+
+
+async def neither_old_nor_new(data: Path, what: str, *, done: bool) -> list[str]:
+    """What else an engine finds in the topic that was, or is perhaps, restored."""
+    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    try:
+        await engine.open()
+    except StartupError as error:
+        return [f"refused: {error}"]
+    kept, *logs = (log for name in (KEPT, TOPIC) for log in engine.topics[name].partitions)
+    found = [[row[3] for row in await read_all(log)] for log in logs]
+    old, new = ([b"%d" % n for n in range(count)] for count in (2 * RECORDS, RECORDS))
+    changed = [new, new] if what == "restore" else [old, new]
+    faults = []
+    if found != changed and (done or found != [old, old]):
+        faults.append(f"{[len(values) for values in found]} records in the partitions")
+    if kept.end_offset != RECORDS:
+        faults.append(f"{KEPT} is not what it was")
+    await engine.close()
+    check_files(data)
+    return faults
+
+
+async def kill_at_each(killer: Killer, change: str, step: int, check=faults_of):
     """Kill at every `step`-th call and at the last; yields (call, faults)."""
     calls = killer.calls(change)
     for at in sorted({*range(0, len(calls), step), len(calls) - 1}):
         data, code = killer.kill_at(change, calls[at], calls[: at + 1].count(calls[at]))
         assert code == -9
-        yield f"{at + 1} of {len(calls)}, {calls[at]}", await faults_of(data, change)
+        yield f"{at + 1} of {len(calls)}, {calls[at]}", await check(data, change)
         shutil.rmtree(data)
     data, code = killer.kill_at(change, calls[0], len(calls))
     assert code == 0
-    yield "none", await faults_of(data, change, done=True)
+    yield "none", await check(data, change, done=True)
 
 
 EVERY_CALL = [pytest.mark.soak, pytest.mark.timeout(1_200)]
@@ -138,10 +172,35 @@ async def test_all_or_nothing(killer, change, step, figures):
     figures(f"SIGKILL within {change}: {kills} kills, every {step}. of its calls, 0 halves")
 
 
+@pytest.mark.parametrize(
+    ("change", "look", "step"),
+    [
+        ("restore", True, 60),
+        ("restore-partition", False, 75),
+        *(pytest.param(what, look, 1, marks=EVERY_CALL) for what in RESTORES for look in (True, False)),
+    ],
+)
+async def test_a_restore(killer, change, look, step, figures):
+    """An engine finds the old or the new, and another try succeeds, whether one was started before or not."""
+    kills, check = 0, partial(faults_of_restored, look=look)
+    async for call, faults in kill_at_each(killer, change, step, check):
+        assert faults == [], f"killed at call {call}"
+        kills += call != "none"
+    then = "a start and another try" if look else "another try at once"
+    figures(f"SIGKILL within {change}, then {then}: {kills} kills, every {step}. of its calls, 0 halves")
+
+
 @pytest.mark.control
-@pytest.mark.parametrize(("change", "step"), [("careless create", 20), ("careless delete", 2)])
-async def test_a_change_in_the_open_is_seen(killer, change, step, figures):
-    """Control: made or removed in the catalogue itself, a topic is found in half."""
-    halves = [call async for call, faults in kill_at_each(killer, change, step) if faults]
+@pytest.mark.parametrize(
+    ("change", "step", "check"),
+    [
+        ("careless create", 20, faults_of),
+        ("careless delete", 2, faults_of),
+        pytest.param("careless restore", 10, faults_of_restored, marks=pytest.mark.soak),
+    ],
+)
+async def test_a_change_in_the_open_is_seen(killer, change, step, check, figures):
+    """Control: made, removed or replaced in the catalogue itself, a topic is found in half."""
+    halves = [call async for call, faults in kill_at_each(killer, change, step, check) if faults]
     figures(f"SIGKILL within {change}, control: halves at {halves}")
     assert halves

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from storage.support import ALL, as_stored
+from blackbox.clients import eventually
+from blackbox.copies import until
+from blackbox.foreign_lock import ForeignLock
+from faults.failing_disk import Gate, failing_disk
+from storage.support import ALL, as_stored, check_files, spec, sqlite_engine
 from takhin.clock import system_clock
 from takhin.errors import OverloadedError, PartitionUnavailableError
 from takhin.limits import size_bytes
@@ -156,3 +160,39 @@ async def test_a_long_lock_fails_all_that_waits_at_once(tmp_path):
     assert all(isinstance(outcome, PartitionUnavailableError) for outcome in outcomes)
     assert (await log.append(batch(b"later"))).offset == 0
     await made.close()
+
+
+def head_of_wal(path):
+    """The header of a write-ahead log, which changes whenever it is begun anew."""
+    wal = path.with_name(f"{path.name}-wal")
+    return subprocess.run(["head", "-c", "32", wal], capture_output=True, check=True).stdout
+
+
+async def test_a_hold_asked_for_while_a_lock_delays_a_checkpoint(tmp_path):
+    """The checkpoint's last bit, due before, runs before the hold's own commit: the log only grows then."""
+    data = tmp_path / "data"
+    path = data / "topics/t/0.db"
+    with failing_disk() as disk:
+        made = sqlite_engine(data, lambda _: None, checkpoint_pages=6, busy_wait_ms_max=20_000)
+        await made.open()
+        log = (await made.create_topic(spec("t"))).partitions[0]
+        disk.gate = gate = Gate("write", path)
+        while not gate.reached.is_set():  # by a checkpoint's pass
+            await log.append(batch(bytes(5_000)))
+        with ForeignLock(path) as lock:
+            waiting = log.append(batch(b"locked out"))
+            gate.opened.set()
+            await made._quiet()  # the pass is over, and the last bit is due
+            (data / "hold").touch()
+            await asyncio.to_thread(eventually, lambda: log._writer._changes)  # the hold's own commit, too
+            lock.release()
+        await waiting
+        await until(data / "held", there=True)
+        before = head_of_wal(path)
+        for _ in range(10):
+            await log.append(batch(bytes(5_000)))
+        assert head_of_wal(path) == before
+        (data / "hold").unlink()
+        await until(data / "held", there=False)
+        await made.close()
+    check_files(data)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import time
+from contextlib import suppress
 
 import pytest
 
-from blackbox.small_disk import small_disk
-from storage.support import ALL, as_stored, batch, check_files, numbered, read_all, spec, sqlite_engine
+from blackbox.small_disk import filler, small_disk
+from storage.support import ALL, NOW, as_stored, batch, check_files, numbered, read_all, spec, sqlite_engine
 from takhin.errors import StorageFullError
+from takhin.model import CommittedOffset
 
 SETTINGS = {"ballast_bytes": 8 << 20, "free_bytes_low": 24 << 20}
 RESUME_S_MAX = 5.0
 FULL_S_MIN = 0.6
 """The engine looks for room every half second."""
+STOPS = 4
+STOP_S_MAX = 5.0
 LEFT = 10
 """Records that a trim leaves."""
 
@@ -93,3 +99,44 @@ async def test_a_trim_makes_room(disk, cycles, figures):
         f"disk full, trimmed: {cycles} cycles, trims of {max(trims):.1f} s at most, "
         f"writes again {max(waits):.1f} s after them at most"
     )
+
+
+async def test_a_stop_while_an_offset_waits_for_room(disk):
+    """The ballast goes at once, since nobody looks any more: the offset is kept, and the stop is quick."""
+    engine = sqlite_engine(disk / "data", lambda _: None, **SETTINGS)
+    await engine.open()
+    log = (await engine.create_topic(spec("t"))).partitions[0]
+    await log.append(numbered(LEFT))
+    committed = CommittedOffset(LEFT, "", NOW)
+    room = os.statvfs(disk)
+    with filler(disk, room.f_bavail * room.f_frsize):
+        waiting = log.commit_offset("group", committed)  # the first to meet the full disk
+        async with asyncio.timeout(STOP_S_MAX):
+            await engine.close()
+        await waiting
+    check_files(disk / "data")
+    engine = sqlite_engine(disk / "data", lambda _: None, **SETTINGS)
+    await engine.open()
+    log = engine.topics["t"].partitions[0]
+    assert len(await read_all(log)) == LEFT
+    assert await log.committed_offset("group") == committed
+    await engine.close()
+
+
+async def test_a_stop_while_a_trim_gives_pages_back(disk):
+    """What is trimmed is trimmed; the file that the stop has closed is not opened again for the pages."""
+    for number in range(STOPS):
+        engine = sqlite_engine(disk / f"data {number}", lambda _: None, **SETTINGS)
+        await engine.open()
+        log = (await engine.create_topic(spec("t"))).partitions[0]
+        await log.append(numbered(LEFT))
+        room = os.statvfs(disk)
+        with filler(disk, room.f_bavail * room.f_frsize):
+            trim = asyncio.ensure_future(log.trim(LEFT - 1))
+            await asyncio.sleep(0)
+            async with asyncio.timeout(STOP_S_MAX):
+                await engine.close()
+                with suppress(StorageFullError):  # the ballast may have come too late for it
+                    await trim
+        check_files(disk / f"data {number}")
+        shutil.rmtree(disk / f"data {number}")

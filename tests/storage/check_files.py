@@ -34,6 +34,14 @@ FAULTS = {
     "a committed offset lies outside 0 to end_offset": """
         SELECT group_id, offset, end_offset FROM committed_offsets, log
         WHERE offset NOT BETWEEN 0 AND end_offset""",
+    "a producer's batches are not in sequence, or outside the log": """
+        SELECT hex(producer_id), slot, sequence, record_count, offset, follows, begins, end_offset FROM (
+          SELECT *,
+            lag(sequence + record_count) OVER own AS follows, lag(offset + record_count) OVER own AS begins
+          FROM producer_batches, log WINDOW own AS (PARTITION BY producer_id ORDER BY sequence))
+        WHERE sequence != coalesce(follows, sequence) OR offset < coalesce(begins, 0)
+        OR record_count < 1 OR offset + record_count > end_offset
+        OR slot NOT BETWEEN 0 AND 4 OR length(producer_id) != 16""",
     "a search by time would miss a record": """
         SELECT offset, timestamp FROM records WHERE timestamp > (
           SELECT t.timestamp FROM time_index AS t WHERE t.offset > records.offset

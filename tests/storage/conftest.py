@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.support import Store, check_files, clock, spec, sqlite_engine
+from storage.support import Store, check_files, clock, lend_template, spec, sqlite_engine
 from takhin.storage.engine import Engine, PartitionLog
 from takhin.storage.memory_engine import MemoryEngine
+from takhin.storage.sqlite_engine import SqliteEngine
 
 
 @pytest.fixture
@@ -33,9 +34,11 @@ def unopened(request: pytest.FixtureRequest, tmp_path: Path, moved: list[Partiti
 
 
 @pytest.fixture
-async def engine(unopened: Engine) -> AsyncIterator[Engine]:
+async def engine(unopened: Engine, tmp_path: Path) -> AsyncIterator[Engine]:
     """Each engine in turn, open."""
     await unopened.open()
+    if isinstance(unopened, SqliteEngine):
+        lend_template(tmp_path / "data")
     yield unopened
     await unopened.close()
 

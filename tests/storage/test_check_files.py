@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.support import NOW, Store, alter, batch, check_files, numbered, spec, timed
+from storage.support import NOW, Store, alter, batch, check_files, numbered, spec, timed, under
 from takhin.model import CommittedOffset, Header
 from takhin.storage.commit_group import TIME_INDEX_RECORDS
 
@@ -28,6 +28,11 @@ DAMAGES = {
     "UPDATE headers SET position = 7 WHERE position = 1": "positions are not dense",
     "UPDATE committed_offsets SET offset = 9999": "committed offset",
     "UPDATE committed_offsets SET offset = -1": "committed offset",
+    "UPDATE producer_batches SET sequence = 4 WHERE slot = 1": "not in sequence",
+    "UPDATE producer_batches SET offset = 9999 WHERE slot = 1": "outside the log",
+    "UPDATE producer_batches SET offset = 0 WHERE slot = 1": "not in sequence",
+    "UPDATE producer_batches SET slot = 5 WHERE slot = 1": "not in sequence",
+    "UPDATE producer_batches SET producer_id = x'00'": "not in sequence",
     "INSERT INTO time_index VALUES (399, 4)": "miss a record",
     "UPDATE time_index SET timestamp = 5": "miss a record",
     "INSERT INTO time_index VALUES (9e15, 0)": "not ascending",
@@ -39,8 +44,9 @@ async def make(data_dir: Path) -> None:
     store = Store(data_dir)
     await store.open()
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
-    await log.append(timed(100, 200, 300))
-    await log.append(batch(b"v", headers={0: [Header("a", b"")] * 3}, timestamps=[400]))
+    await log.append(under(timed(100, 200, 300), b"p"))
+    one = batch(b"v", headers={0: [Header("a", b"")] * 3}, timestamps=[400])
+    await log.append(under(one, b"p", 3))
     await log.append(numbered(TIME_INDEX_RECORDS - 4))
     await log.append(numbered(1))  # the time index has a row now
     await log.commit_offset("billing", CommittedOffset(10, "", NOW))

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from pathlib import Path
 
 import pytest
 
-from storage.support import ALL, NOW, Store, as_expected, batch, numbered, read_all, run_sql, spec, timed
-from takhin.errors import OffsetOutOfRangeError, StorageFullError
+from storage.support import (
+    ALL,
+    NOW,
+    Store,
+    as_expected,
+    batch,
+    numbered,
+    read_all,
+    run_sql,
+    spec,
+    timed,
+    under,
+)
+from takhin.errors import OffsetOutOfRangeError, OutOfSequenceError, StorageFullError
 from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig
 from takhin.storage.commit_group import TIME_INDEX_RECORDS
+from takhin.storage.conditions import BATCHES_REMEMBERED
 
 EVERY = bytes(range(256))
 
@@ -90,6 +104,35 @@ async def test_committed_offsets_are_there_again(store: Store, reopened):
     await reopened(store)
     log = store.log("orders")
     assert {group_id: await log.committed_offset(group_id) for group_id in await log.group_ids()} == commits
+
+
+async def test_producers_are_remembered(store: Store, reopened):
+    """Their last batches are known again, as far back as before, and what comes next."""
+    await store.engine.create_topic(spec("orders"))
+    for n in range(BATCHES_REMEMBERED + 2):
+        sent = under(numbered(3), b"p", 3 * n)
+        landed = await store.log("orders").append(sent)
+        await reopened(store)
+        assert await store.log("orders").append(sent) == landed._replace(duplicate=True)
+    log = store.log("orders")
+    assert (await log.append(under(numbered(3), b"p", 6))).offset == 6
+    with pytest.raises(OutOfSequenceError, match="last 5 batches, from 6"):
+        await log.append(under(numbered(3), b"p", 3))
+    assert log.end_offset == 21
+
+
+async def test_as_many_producers_are_remembered_as_before(tmp_path: Path, reopened):
+    """How many there are is known again: of three, the one silent for longest gives way to a fourth."""
+    store = Store(tmp_path / "data", producers_max=3)
+    await store.open()
+    await store.engine.create_topic(spec("orders"))
+    for n, producer_id in enumerate((b"p", b"q", b"r", b"s")):
+        await reopened(store)
+        assert (await store.log("orders").append(under(numbered(1), producer_id))).offset == n
+    log = store.log("orders")
+    assert [(await log.append(under(numbered(1), p))).duplicate for p in (b"q", b"r", b"s")] == [True] * 3
+    assert not (await log.append(under(numbered(1), b"p"))).duplicate
+    await store.close()
 
 
 async def test_topics_are_there_again(store: Store, reopened):

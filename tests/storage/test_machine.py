@@ -1,7 +1,7 @@
 """The SQLite engine beside the memory engine: whatever is asked in whatever order, they agree.
 
-Hypothesis makes up the steps, some of which close the SQLite engine and open it again, or crash it. A
-failure prints the steps and a blob that repeats them (`@reproduce_failure`).
+Hypothesis makes up the steps, some of which close the SQLite engine and open it again, crash it, or fail its
+commits. A failure prints the steps and a blob that repeats them (`@reproduce_failure`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import apsw
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from storage.support import Store, as_stored, batch, clock, read_all, spec
-from takhin.errors import RefusedError
+from faults.failing_disk import Plan, failing_disk
+from storage.support import Store, as_stored, batch, clock, numbered, read_all, spec, under
+from takhin.errors import RefusedError, StorageFullError
 from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig
 from takhin.storage.engine import Engine, PartitionLog, Topic
-from takhin.storage.memory_engine import MemoryEngine
+from takhin.storage.memory_engine import MemoryEngine, MemoryLog
 
 names = st.sampled_from(["orders", "Orders", "o.r_d-s"])
 groups = st.sampled_from(["billing", "Billing", "it's\n🦆", "nul\x00"])
@@ -49,6 +52,47 @@ def batches(draw: st.DrawFn) -> Batch:
     return batch(*values, keys=keys, timestamps=timestamps, headers=some)
 
 
+PRODUCERS_MAX = 3
+"""Fewer than there are, so that some are forgotten all the time."""
+
+
+class Send(NamedTuple):
+    """A batch under a condition, relative to what its log knows by then."""
+
+    producer_id: bytes
+    records: int
+    back: int
+    """Which of the producer's last batches is sent again, 1 being the last; 0: it is the next one."""
+    off: int
+    """By how much the sequence is wrong."""
+    expected: int | None
+    """Beyond the end; None: no offset is expected."""
+
+    def batch(self, log: MemoryLog, ahead: int) -> Batch:
+        """ahead: how many records may have landed by then."""
+        known = sorted(log._producers.get(self.producer_id.ljust(16), ()))
+        sequence = known[-1].sequence + known[-1].record_count if known else 0
+        records = self.records
+        if 0 < self.back <= len(known):
+            sequence, records = known[-self.back][:2]
+        expected = None if self.expected is None else max(0, log.end_offset + ahead + self.expected)
+        sent = numbered(records)
+        if not self.producer_id:
+            return under(sent, expected_offset=expected)
+        return under(sent, self.producer_id, max(0, sequence + self.off), expected_offset=expected)
+
+
+mostly_none = st.sampled_from([0, 0, 0, 0, 1, -1])
+sends = st.builds(
+    Send,
+    st.sampled_from([b"", b"p", b"q", b"r", b"s", b"t"]),
+    st.integers(1, 3),
+    st.sampled_from([0, 0, 0, 1, 2, 5, 6]),
+    mostly_none,
+    st.none() | mostly_none,
+)
+
+
 async def outcome(question: Callable[[Engine], Awaitable[object]], engine: Engine) -> object:
     """An answer, or a refusal as something that compares."""
     try:
@@ -65,8 +109,10 @@ class EnginesAgree(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.folder = tempfile.mkdtemp(prefix="takhin-machine-")
         # Checkpoints every few pages, so that they happen within a test as short as this.
-        self.store = Store(Path(self.folder, "data"), checkpoint_pages=8)
-        self.memory = MemoryEngine(clock=clock, end_moved=lambda _: None)
+        self.disks = ExitStack()
+        self.disk = self.disks.enter_context(failing_disk())
+        self.store = Store(Path(self.folder, "data"), checkpoint_pages=8, producers_max=PRODUCERS_MAX)
+        self.memory = MemoryEngine(clock=clock, end_moved=lambda _: None, producers_max=PRODUCERS_MAX)
         self.topic_ids: dict[str, str] = {}
         self.runner.run(self.store.open())
         self.runner.run(self.memory.open())
@@ -75,6 +121,7 @@ class EnginesAgree(RuleBasedStateMachine):
         with ExitStack() as ending:
             ending.callback(shutil.rmtree, self.folder)
             ending.callback(self.runner.close)
+            ending.callback(self.disks.close)
             ending.callback(lambda: self.runner.run(self.store.close()))
             self.compare_logs()
 
@@ -87,11 +134,13 @@ class EnginesAgree(RuleBasedStateMachine):
 
     def ask_log(self, pick: int, question: Callable[[PartitionLog], Awaitable[object]]) -> object:
         """The answer of both engines' logs of one partition, any of those there are."""
-        logs = [
-            (log.topic, log.partition) for topic in self.memory.topics.values() for log in topic.partitions
-        ]
-        topic, partition = logs[pick % len(logs)]
-        return self.ask(lambda engine: question(engine.topics[topic].partitions[partition]))
+        log = self.picked(pick)
+        return self.ask(lambda engine: question(engine.topics[log.topic].partitions[log.partition]))
+
+    def picked(self, pick: int) -> MemoryLog:
+        """Any of the logs there are."""
+        logs = [log for topic in self.memory.topics.values() for log in topic.partitions]
+        return logs[pick % len(logs)]
 
     def compare_logs(self) -> None:
         """Every record, committed offset and range of every log."""
@@ -125,6 +174,42 @@ class EnginesAgree(RuleBasedStateMachine):
     @rule(pick=picks, sent=st.lists(batches(), min_size=1, max_size=4))
     def append(self, pick: int, sent: Sequence[Batch]) -> None:
         self.ask_log(pick, lambda log: asyncio.gather(*map(log.append, sent)))
+
+    @precondition(lambda self: self.topic_ids)
+    @rule(pick=picks, sent=st.lists(sends, min_size=1, max_size=6), together=st.booleans())
+    def append_under_conditions(self, pick: int, sent: Sequence[Send], *, together: bool) -> None:
+        async def append(batches: Sequence[Batch], log: PartitionLog) -> object:
+            answers = await asyncio.gather(*map(log.append, batches), return_exceptions=True)
+            return [str(answer) if isinstance(answer, RefusedError) else answer for answer in answers]
+
+        if together:
+            batches, ahead = [], 0
+            for send in sent:
+                batches.append(send.batch(self.picked(pick), ahead))
+                ahead += send.records
+            self.ask_log(pick, partial(append, batches))
+        else:
+            for send in sent:
+                self.ask_log(pick, partial(append, [send.batch(self.picked(pick), 0)]))
+
+    @precondition(lambda self: self.topic_ids)
+    @rule(pick=picks, sent=st.lists(sends, min_size=1, max_size=4))
+    def fail_to_append(self, pick: int, sent: Sequence[Send]) -> None:
+        """The disk has no room for the group: nothing of it is left, in the file or in mind."""
+        picked = self.picked(pick)
+        batches = [send.batch(picked, 0) for send in sent]
+        path = self.store.data_dir / "topics" / picked.topic / f"{picked.partition}.db"
+        self.disk.plan = Plan("write", path, 1, for_good=False, wal=True, code=apsw.SQLITE_FULL)
+
+        async def append() -> list[object]:
+            log = self.store.log(picked.topic, picked.partition)
+            answers = await asyncio.gather(*map(log.append, batches), return_exceptions=True)
+            await self.store.engine._space.look()
+            return answers
+
+        answers = self.runner.run(append())
+        assert {type(answer) for answer in answers} == {StorageFullError}
+        self.disk.plan = None
 
     @precondition(lambda self: self.topic_ids)
     @rule(pick=picks, at=places, max_bytes=st.integers(0, 3_000), max_records=st.integers(1, 40))
@@ -187,7 +272,6 @@ TestEnginesAgree = pytest.mark.timeout(600)(EnginesAgree.TestCase)
 TestEnginesAgree.settings = settings(
     max_examples=15,
     stateful_step_count=30,
-    deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -18,7 +18,8 @@ PARTITIONS = 20
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = Store(tmp_path / "data", open_partitions_max=OPEN_MAX)
+    # Every wait here ends by itself; on a slow disk it may take longer than the default allows.
+    opened = Store(tmp_path / "data", open_partitions_max=OPEN_MAX, busy_wait_ms_max=20_000)
     await opened.open()
     yield opened
     await opened.close()

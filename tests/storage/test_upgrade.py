@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from takhin.schema import APPLICATION_ID, VERSION
+from takhin.schema.checksums import SINCE_VERSION
 
 from storage.fixture import COMMITTED, TIMES, TOPIC, TRIMMED, kept
-from storage.support import Store, numbered, read_all, run_sql, spec
+from storage.support import Store, numbered, read_all, run_sql, spec, under
+from takhin.errors import StartupError
 from takhin.storage.connection import file_header
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("schema-*.tar.xz"))
@@ -147,3 +149,37 @@ async def test_an_upgrade_under_way_is_taken_up_again(old):
     for partition, rows in kept().items():
         assert await read_all(store.log(TOPIC, partition)) == rows
     await store.close()
+
+
+async def test_producers_are_remembered_from_now_on(old):
+    """What a producer sends after the upgrade is told apart from the next batch, also after a crash."""
+    store = Store(old)
+    await store.open()
+    for partition in kept():
+        log = store.log(TOPIC, partition)
+        landed = await log.append(under(numbered(5), b"p"))
+        await store.crash()
+        log = store.log(TOPIC, partition)
+        assert await log.append(under(numbered(5), b"p")) == landed._replace(duplicate=True)
+        assert log.end_offset == landed.offset + 5
+    await store.close()
+
+
+@pytest.mark.parametrize("version", range(SINCE_VERSION, VERSION))
+async def test_a_short_log_is_not_upgraded(version, tmp_path):
+    """The witness knows of more than the files have: they are refused, and left as they were."""
+    old = unpacked(FIXTURES[version - 1], tmp_path / "data")
+    folder = old / "topics" / TOPIC
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    store = Store(old)
+    await store.open()
+    for partition in kept():
+        await store.log(TOPIC, partition).append(numbered(1))
+    await store.close()
+    for path, content in before.items():
+        path.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(StartupError, match="acknowledged offsets 3004 to 3004 are missing"):
+            await Store(old).open()
+        left = {path: path.read_bytes() for path in folder.iterdir() if not path.name.endswith("-shm")}
+        assert left == before

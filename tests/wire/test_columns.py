@@ -3,9 +3,10 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from takhin.model import Header, Records
 from takhin.v1 import takhin_pb2 as pb
-from takhin.wire.columns import Columns
-from takhin.wire.encode import varint
+from takhin.wire.columns import Columns, ResponseColumns
+from takhin.wire.encode import consumed, encoded, varint
 
 BYTES = st.none() | st.binary(max_size=200)
 HEADERS = st.lists(
@@ -60,3 +61,24 @@ def test_columns_are_the_fields_of_the_records(records, topic):
     columns = Columns(request)
     assert (list(columns.keys), list(columns.values), list(columns.timestamps), columns.headers) == expected
     assert columns.size_bytes == request.ByteSize()
+
+
+ROW = st.tuples(st.integers(0, 1 << 40) | st.just(0), BYTES, BYTES)
+ALL_HEADERS = st.dictionaries(
+    st.integers(0, 11), st.lists(st.builds(Header, st.text(min_size=1), st.binary()), min_size=1, max_size=2)
+)
+
+
+@given(st.lists(ROW, max_size=12), ALL_HEADERS, st.integers(0, 1 << 40))
+@example([(5, b"k", b"v")] * 3, {}, 0)
+@example([(5, b"k", None), (5, None, b"v")], {}, 0)
+@example([(0, None, None)], {0: [Header("h", b"")]}, 1 << 20)
+def test_columns_of_a_response_are_what_the_broker_wrote(rows, headers, first):
+    """Offsets, timestamps, keys, values and headers come out as they went in, None and empty apart."""
+    numbered = [(first + i, *row) for i, row in enumerate(rows)]
+    of_rows = {i: of for i, of in headers.items() if i < len(rows)}
+    records = Records(numbered, {first + i: of for i, of in of_rows.items()})
+    columns = ResponseColumns(consumed("t", 0, 77, encoded(0, records)))
+    came = zip(columns.offsets, columns.timestamps, columns.keys, columns.values, strict=True)
+    assert list(came) == numbered
+    assert (columns.headers, columns.end_offset) == (of_rows, 77)

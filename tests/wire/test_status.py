@@ -4,11 +4,11 @@ import inspect
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from takhin import errors
 from takhin.v1 import takhin_pb2 as pb
-from takhin.wire.status import NUMBERS, PREFIX, TABLE, rich_status
+from takhin.wire.status import NUMBERS, PREFIX, TABLE, error_of_code, error_of_status, rich_status
 
 
 def leaves():
@@ -79,3 +79,27 @@ def test_overload_says_when_to_try_again(error):
     status = rich_status(error)
     assert status.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
     assert unpack(status, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() >= 100
+
+
+@pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.__name__)
+def test_an_error_comes_back_as_it_was(kind):
+    """In band or as a status, a client raises the error that the broker raised: kind, sentence, values."""
+    sent = kind.as_sent("a sentence", {"topic": "orders", "end_offset": "7"})
+    for came in (
+        error_of_status(rich_status(sent)),
+        error_of_code(TABLE[kind].code, str(sent), sent.details),
+    ):
+        assert (type(came), str(came), came.details) == (kind, "a sentence", sent.details)
+        assert getattr(came, "retry_ms", 0) == TABLE[kind].retry_ms
+
+
+def test_an_error_of_a_newer_broker_is_a_refusal():
+    """A code that this client does not know is refused all the same, in the broker's words."""
+    error = error_of_code(4_711, "not on Sundays", {})
+    assert (type(error), str(error)) == (errors.RefusedError, "not on Sundays")
+
+
+def test_a_status_of_somebody_else_is_no_error_of_ours():
+    """A proxy's status carries no ErrorInfo of the domain."""
+    assert error_of_status(rich_status(errors.ShuttingDownError())) is not None
+    assert error_of_status(status_pb2.Status(code=14, message="upstream connect error")) is None

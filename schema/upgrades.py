@@ -1,0 +1,21 @@
+"""What brings a file that has checksums from one version to the next, as plain SQL. Owns those statements.
+
+sqlite-utils would write pages without checksums, and giving all pages new ones would hide damage. So the
+broker runs these itself, on the connection that opens the file, once it knows that the log is whole.
+"""
+
+PRODUCER_BATCHES = """
+CREATE TABLE producer_batches (
+  -- The last batches of each producer that numbers what it sends: a repeat of one is not stored again.
+  producer_id BLOB NOT NULL,
+  slot INTEGER NOT NULL,              -- 0 to 4, used in turn: the sixth batch takes the place of the first
+  sequence INTEGER NOT NULL,          -- number of the first record among those of this producer, from 0
+  record_count INTEGER NOT NULL,
+  offset INTEGER NOT NULL,            -- of the first record; it may have been trimmed since
+  timestamp INTEGER NOT NULL,         -- of the first record, ms since 1970
+  PRIMARY KEY (producer_id, slot)
+) STRICT, WITHOUT ROWID
+"""
+
+UPGRADES = {3: PRODUCER_BATCHES}
+"""By the version that the file has afterwards."""

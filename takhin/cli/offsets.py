@@ -1,0 +1,117 @@
+"""`takhin offsets`: where logs begin and end, where a time is in them, and what a group is to read next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from takhin.cli.connection import admin, group_argument, partition_option, run, server_option, topic_argument
+from takhin.cli.output import counted, json_option, print_json
+from takhin.cli.positions import FORMS, parse
+from takhin.cli.rows import print_table
+from takhin.client import START, Admin, PartitionDescription, Position
+from takhin.errors import OffsetOutOfRangeError, UnknownPartitionError
+
+
+@click.group(no_args_is_help=False)
+def offsets() -> None:
+    """Show the offsets of a topic, and set those of a group."""
+
+
+def _position(_context: click.Context, _parameter: click.Parameter, text: str) -> Position:
+    """Of -o, where one place is wanted, no range."""
+    try:
+        found = parse(text, datetime.now(UTC))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if found.stop is not None:
+        raise click.BadParameter(f"{text!r} is a range; one place is wanted here")
+    return found.start
+
+
+@offsets.command("list")
+@topic_argument
+@partition_option
+@click.option(
+    "-o",
+    "--offset",
+    "at",
+    default="end",
+    callback=_position,
+    metavar="PLACE",
+    help=f"{FORMS}.  [default: end]",
+)
+@json_option
+@server_option
+def list_(topic: str, *, partition: int | None, at: Position, as_json: bool, server: str) -> None:
+    """Show where the partitions of TOPIC begin and end, and which offset PLACE is in each."""
+    found = run(_resolved(server, topic, partition, at))
+    rows = [(of.partition, of.beginning_offset, of.end_offset, offset) for of, offset in found]
+    titles = ["partition", "beginning", "end", "offset"]
+    if as_json:
+        print_json([dict(zip(titles, row, strict=True)) for row in rows])
+    else:
+        print_table(titles, rows)
+
+
+@offsets.command("set")
+@group_argument
+@topic_argument
+@partition_option
+@click.option("-o", "--offset", "at", required=True, callback=_position, metavar="PLACE", help=f"{FORMS}.")
+@json_option
+@server_option
+def set_(group: str, topic: str, *, partition: int | None, at: Position, as_json: bool, server: str) -> None:
+    """Let GROUP go on reading TOPIC at PLACE: commits that offset for each of its partitions."""
+
+    async def committed() -> list[tuple[PartitionDescription, int]]:
+        found = await _resolved(server, topic, partition, at)
+        async with admin(server) as broker:
+            await broker.commit_offsets(group, {(topic, of.partition): offset for of, offset in found})
+        return found
+
+    found = run(committed())
+    rows: list[dict[str, Any]] = [{"partition": of.partition, "offset": offset} for of, offset in found]
+    if as_json:
+        print_json({"group_id": group, "topic": topic, "partitions": rows})
+    else:
+        print_table(["partition", "offset"], [tuple(row.values()) for row in rows])
+        click.echo(f"group {group} goes on there in {counted(len(rows), 'partition')} of {topic}")
+
+
+async def _resolved(
+    server: str, topic: str, partition: int | None, at: Position
+) -> list[tuple[PartitionDescription, int]]:
+    """The partitions asked for, each with the offset that a place is in it."""
+    async with admin(server) as broker:
+        described = await broker.describe_topic(topic)
+        chosen = chosen_partitions(topic, described.partitions, partition)
+        return [(of, await offset_at(broker, topic, of, at)) for of in chosen]
+
+
+def chosen_partitions(
+    topic: str, partitions: Iterable[PartitionDescription], partition: int | None
+) -> list[PartitionDescription]:
+    """All, or the one asked for. Raises UnknownPartitionError."""
+    known = list(partitions)
+    chosen = [of for of in known if partition in (None, of.partition)]
+    if partition is not None and not chosen:
+        raise UnknownPartitionError(topic, partition, len(known))
+    return chosen
+
+
+async def offset_at(broker: Admin, topic: str, of: PartitionDescription, at: Position) -> int:
+    """Which offset a place is in a partition as it was described. Raises OffsetOutOfRangeError."""
+    if isinstance(at, datetime):
+        return min(await broker.offset_for_time(topic, of.partition, at), of.end_offset)
+    if isinstance(at, int):
+        offset = at
+    else:
+        near = of.beginning_offset if at.name == START.name else of.end_offset
+        offset = min(max(near + at.records, of.beginning_offset), of.end_offset)
+    if not of.beginning_offset <= offset <= of.end_offset:
+        raise OffsetOutOfRangeError(topic, of.partition, offset, of.beginning_offset, of.end_offset)
+    return offset

@@ -1,0 +1,77 @@
+"""How results look: JSON for programs, bars for those who wait, words with numbers. Tables: see rows.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+Progress = Callable[[int, int], None]
+"""Is told how much is done, and how much there is."""
+
+BAR_REFRESHES_PER_S = 4
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of lines.")
+
+
+def print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+@contextmanager
+def progress_bar(label: str, unit: str = "bytes") -> Iterator[Progress]:
+    """A bar with rate and time left on stderr, if that is a terminal. unit: "bytes" or what is counted."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _of: None
+        return
+    # rich takes a tenth of a second to import
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bar  # noqa: PLC0415
+
+    if unit == "bytes":
+        columns = [DownloadColumn(), TransferSpeedColumn()]
+    else:
+        columns = [MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+    with Bar(
+        TextColumn(label),
+        BarColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        refresh_per_second=BAR_REFRESHES_PER_S,
+        transient=True,
+    ) as bar:
+        task = bar.add_task(label, total=None, rate="")
+
+        def show(done: int, of: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=of, rate=f"{speed:,.0f} {unit}/s" if speed else "")
+
+        yield show
+
+
+def counted(number: int, noun: str) -> str:
+    """1 record, 2 records."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def sized(size_bytes: float) -> str:
+    """512 bytes, 1.5 GB."""
+    if size_bytes < 1_000:
+        return f"{size_bytes:.0f} bytes"
+    size, units = float(size_bytes), ["kB", "MB", "GB", "TB"]
+    while (size := size / 1_000) >= 1_000 and len(units) > 1:
+        del units[0]
+    return f"{size:.1f} {units[0]}"

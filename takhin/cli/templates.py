@@ -1,0 +1,89 @@
+r"""Output templates: `takhin consume -f '%o %k %v\n'`.
+
+    %t topic   %p partition   %o offset   %d timestamp, ms since 1970, or %d{iso} in UTC
+    %k key   %v value   %h headers as k=v,…   and %k{hex} %k{base64}, so %v and %h too
+    %K %V bytes of key and value, -1 where there is none   %H number of headers   %% a percent sign
+    \n \t \r \0 \\ \xHH bytes
+
+Everything else stands for itself; a newline is not added. Keys and values are written as the bytes they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable
+
+from takhin.client import Record
+
+Piece = Callable[[Record], bytes]
+Bytes = Callable[[bytes], bytes]
+
+ESCAPES = {"n": b"\n", "t": b"\t", "r": b"\r", "0": b"\0", "\\": b"\\"}
+FORMS: dict[str, Bytes] = {"hex": lambda raw: raw.hex().encode(), "base64": base64.b64encode}
+TOKEN = re.compile(
+    r"%(?P<verb>[a-zA-Z])(?:\{(?P<form>[^{}]*)\})?"
+    r"|(?P<percent>%%)"
+    r"|\\x(?P<hex>[0-9a-fA-F]{2})"
+    r"|\\(?P<escape>[ntr0\\])"
+    r"|(?P<plain>[^%\\]+)",
+    re.DOTALL,
+)
+
+
+def compiled(template: str) -> Piece:
+    """The function that prints a record by a template. Raises ValueError naming what it does not know."""
+    pieces: list[Piece] = []
+    at = 0
+    while at < len(template):
+        token = TOKEN.match(template, at)
+        if token is None:
+            raise ValueError(f"{template[at : at + 2]!r} at {at} is no verb and no escape; see --help")
+        pieces.append(_piece(token))
+        at = token.end()
+    return lambda record: b"".join([piece(record) for piece in pieces])
+
+
+def _piece(token: re.Match[str]) -> Piece:
+    if token["verb"]:
+        return _verb(token["verb"], token["form"])
+    if token["hex"]:
+        raw = bytes.fromhex(token["hex"])
+    elif token["escape"]:
+        raw = ESCAPES[token["escape"]]
+    else:
+        raw = b"%" if token["percent"] else token["plain"].encode()
+    return lambda _: raw
+
+
+NUMBERS: dict[str, Callable[[Record], int]] = {
+    "p": lambda record: record.partition,
+    "o": lambda record: record.offset,
+    "d": lambda record: record.timestamp,
+    "K": lambda record: -1 if record.key is None else len(record.key),
+    "V": lambda record: -1 if record.value is None else len(record.value),
+    "H": lambda record: len(record.headers),
+}
+RAW: dict[str, Callable[[Record, Bytes], bytes]] = {
+    "k": lambda record, form: form(record.key or b""),
+    "v": lambda record, form: form(record.value or b""),
+    "h": lambda record, form: b",".join([key.encode() + b"=" + form(value) for key, value in record.headers]),
+}
+
+
+def _verb(verb: str, form: str | None) -> Piece:
+    if verb == "t" and form is None:
+        return lambda record: record.topic.encode()
+    if verb in NUMBERS and form is None:
+        number = NUMBERS[verb]
+        return lambda record: b"%d" % number(record)
+    if verb == "d" and form == "iso":
+        return lambda record: record.time.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
+    if verb in RAW and (form is None or form in FORMS):
+        raw, shape = RAW[verb], FORMS.get(form or "", bytes)
+        return lambda record: raw(record, shape)
+    if form is not None and verb in {"t", *NUMBERS, *RAW}:
+        raise ValueError(f"%{verb} has no form {form!r}; %k, %v and %h have hex and base64, %d has iso")
+    raise ValueError(
+        f"there is no verb %{verb}; there are %t, {', '.join(f'%{v}' for v in (*NUMBERS, *RAW))}"
+    )

@@ -1,0 +1,72 @@
+"""Takhin's client: `Producer`, `Consumer` and `Admin` for asyncio. For blocking code: `takhin.client.sync`.
+
+    async with Producer("127.0.0.1:9092") as producer:
+        delivery = await producer.send("orders", b"one", key=b"k")
+        print((await delivery).offset)
+
+    async with Consumer("127.0.0.1:9092") as consumer:
+        await consumer.assign_topics("orders", start=START)
+        async for record in consumer:
+            print(record.offset, record.value)
+
+Errors: `takhin.client.errors` draws the tree. Importing this package loads no SQLite.
+"""
+
+from takhin.client.admin import Admin
+from takhin.client.batches import Delivery
+from takhin.client.connection import Tls
+from takhin.client.consumer import Consumer
+from takhin.client.model import (
+    COMMITTED,
+    END,
+    START,
+    Appended,
+    CommittedOffset,
+    GroupDescription,
+    GroupListing,
+    GroupOffset,
+    Health,
+    NewRecord,
+    PartitionDescription,
+    PartitionOffsets,
+    Place,
+    Position,
+    Record,
+    RecordBatch,
+    RecordMetadata,
+    Span,
+    TopicDescription,
+)
+from takhin.client.producer import Producer
+from takhin.client.retry import Retry
+from takhin.model import Header, TopicPartition
+
+__all__ = [
+    "COMMITTED",
+    "END",
+    "START",
+    "Admin",
+    "Appended",
+    "CommittedOffset",
+    "Consumer",
+    "Delivery",
+    "GroupDescription",
+    "GroupListing",
+    "GroupOffset",
+    "Header",
+    "Health",
+    "NewRecord",
+    "PartitionDescription",
+    "PartitionOffsets",
+    "Place",
+    "Position",
+    "Producer",
+    "Record",
+    "RecordBatch",
+    "RecordMetadata",
+    "Retry",
+    "Span",
+    "Tls",
+    "TopicDescription",
+    "TopicPartition",
+]

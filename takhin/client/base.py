@@ -1,0 +1,49 @@
+"""What producers, consumers and admins have in common: a connection, a life, and a warning when leaked."""
+
+from __future__ import annotations
+
+import warnings
+from types import TracebackType
+from typing import Self
+
+from takhin.client.connection import Connection
+
+
+class Client:
+    """Life: `open` (or `async with`), then calls, then `close`; all on one running event loop.
+
+    A client belongs to the process and the loop that opened it: after a fork, make another one.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def open(self) -> Self:
+        """Get ready. A broker need not be there yet. Raises ClosedError after `close`."""
+        self._connection.open()
+        return self
+
+    async def close(self) -> None:
+        """Give up the connection. May be called again."""
+        await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __del__(self) -> None:
+        connection = getattr(self, "_connection", None)  # absent where __init__ raised
+        if connection is not None and connection.is_open:
+            warnings.warn(
+                f"{type(self).__name__} of {connection.server} was not closed; use it in `async with`",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )

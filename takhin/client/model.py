@@ -1,0 +1,218 @@
+"""What a client gives and gets, all immutable. Knows neither the wire nor asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from takhin.errors import InvalidArgumentError
+from takhin.limits import check_range
+from takhin.model import Header
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class Record(NamedTuple):
+    """A record that was read. None and b"" differ in key and value.
+
+    timestamp: ms since 1970. headers: in the order they were given; keys may repeat.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[Header]
+
+    @property
+    def time(self) -> datetime:
+        """The timestamp in UTC."""
+        return time_of(self.timestamp)
+
+
+class NewRecord(NamedTuple):
+    """A record to be stored; the fields are the arguments of `Producer.send`."""
+
+    value: bytes | None
+    key: bytes | None = None
+    headers: Headers = ()
+    timestamp: datetime | int | None = None
+
+
+class RecordMetadata(NamedTuple):
+    """Where a record was stored."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Appended(NamedTuple):
+    """Where the records of one `append` were stored: at `offset` and the following ones."""
+
+    topic: str
+    partition: int
+    offset: int
+    record_count: int
+
+    @property
+    def end_offset(self) -> int:
+        """What a next `append` may expect if nobody else writes."""
+        return self.offset + self.record_count
+
+
+class RecordBatch(NamedTuple):
+    """Records of one partition in offset order, at least one.
+
+    end_offset: where the log ended when they were read, so that one can tell how far behind this is.
+    """
+
+    topic: str
+    partition: int
+    records: Sequence[Record]
+    end_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a log that is no number: START, END or COMMITTED, and so many records after or before it.
+
+    END - 10 is where the ten last records begin, START + 10 what comes after the first ten. Where there are
+    not so many records, a start is moved into the log.
+    """
+
+    name: str
+    records: int = 0
+
+    def __add__(self, records: int) -> Place:
+        return Place(self.name, self.records + records)
+
+    def __sub__(self, records: int) -> Place:
+        return self + -records
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.records:+}" if self.records else self.name
+
+
+START = Place("START")
+"""The first record there is."""
+END = Place("END")
+"""The end as it is when it is asked for."""
+COMMITTED = Place("COMMITTED")
+"""What the consumer's group committed last; where it committed nothing, `Consumer(uncommitted=…)` says."""
+
+Position = Place | int | datetime
+"""Where to begin: a place, an offset, or a time (aware): the first record at or after it."""
+
+
+class Span(NamedTuple):
+    """A part of a log: from `start` up to `stop`, exclusive. Without a stop it has no end.
+
+    stop: the same things as for `start`. END is the end as it is when assigned; END + 5 waits for five more.
+    """
+
+    start: Position = START
+    stop: Position | None = None
+
+
+class PartitionDescription(NamedTuple):
+    """A partition: its log is the half-open range [beginning_offset, end_offset).
+
+    incarnation_id: another one after an older copy of the log was put back.
+    """
+
+    partition: int
+    beginning_offset: int
+    end_offset: int
+    incarnation_id: str
+
+
+class PartitionOffsets(NamedTuple):
+    """Both ends of a log: the first offset, and the one after the last."""
+
+    beginning_offset: int
+    end_offset: int
+
+
+class TopicDescription(NamedTuple):
+    """A topic. topic_id: a new one for each creation. configs: every config with the value in force."""
+
+    name: str
+    topic_id: str
+    configs: Mapping[str, str]
+    partitions: Sequence[PartitionDescription]
+
+
+class CommittedOffset(NamedTuple):
+    """How far a group has come: `offset` is the next one to read."""
+
+    offset: int
+    metadata: str = ""
+
+
+class GroupOffset(NamedTuple):
+    """A committed offset beside the end of its log; lag = end_offset - committed_offset.
+
+    committed_at: ms since 1970.
+    """
+
+    topic: str
+    partition: int
+    committed_offset: int
+    end_offset: int
+    lag: int
+    metadata: str
+    committed_at: int
+
+
+class GroupListing(NamedTuple):
+    """A consumer group as it stands in a list. state: as in Kafka; "Empty" is a group without members."""
+
+    group_id: str
+    state: str
+    member_count: int
+
+
+class GroupDescription(NamedTuple):
+    """A consumer group and what it has committed."""
+
+    group_id: str
+    state: str
+    offsets: Sequence[GroupOffset]
+
+
+class Health(NamedTuple):
+    """How a broker is. status: "healthy", or "degraded" for the reasons given, a sentence each."""
+
+    status: str
+    version: str
+    uptime_seconds: int
+    reasons: Sequence[str]
+
+
+def time_of(timestamp: int) -> datetime:
+    """ms since 1970 as a datetime in UTC. Raises OverflowError beyond the year 9999."""
+    return EPOCH + timestamp * MILLISECOND
+
+
+def ms_of(time: datetime | int, *, up: bool = False) -> int:
+    """ms since 1970, as records carry it.
+
+    up: round what a datetime has below a millisecond up instead of down, for "at or after".
+    Raises InvalidArgumentError for a datetime without a zone and for what is before 1970.
+    """
+    if isinstance(time, datetime):
+        if time.utcoffset() is None:
+            raise InvalidArgumentError(f"the time {time} has no zone; give one, as in datetime.now(UTC)")
+        since = time - EPOCH
+        time = -(-since // MILLISECOND) if up else since // MILLISECOND
+    if not isinstance(time, int):
+        raise InvalidArgumentError(f"a time is a datetime or ms since 1970, not {time!r}")
+    return check_range("timestamp", time, 0)

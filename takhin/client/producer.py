@@ -1,0 +1,172 @@
+"""`Producer`: records in one by one, batches out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from datetime import datetime
+
+import grpc
+
+from takhin.client.base import Client
+from takhin.client.batches import Delivery
+from takhin.client.connection import Connection, Tls
+from takhin.client.errors import ClosedError
+from takhin.client.lanes import Limits, Outbox
+from takhin.client.model import Appended, Headers, NewRecord
+from takhin.client.retry import Retry
+from takhin.client.routing import Topic
+from takhin.limits import check_range
+from takhin.settings import INT32_MAX
+from takhin.v1 import takhin_pb2 as pb
+
+YIELD_RECORDS = 512
+"""After so many records, a task that sends in a loop lets others have a turn."""
+
+
+class Producer(Client):
+    """Sends records to one broker. For one event loop; any number of its tasks may send.
+
+    While a request for a partition is under way, the records that follow gather into the next one: batches
+    grow with the load by themselves, and a lone record goes at once. Records of one partition are stored
+    in the order of the calls. Every record is stored once, whatever happens to broker and connection, or
+    its delivery says that it was not, or that nobody knows (OutcomeUnknownError).
+
+    linger_ms: how long a batch waits for company even though nothing is under way; for many small streams.
+    batch_records_max, batch_bytes_max: of one request; a larger single record still goes. A request has to
+    be smaller than the broker's rpc.message_bytes_max.
+    buffer_bytes_max: of records that are not acknowledged yet, in all; above it `send` waits.
+    in_flight_max: requests under way, one for each partition.
+    delivery_timeout_ms: from `send` until a record is acknowledged, or its delivery fails.
+    idempotent: let the broker recognise what is sent again. Without it a retry may store records twice.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        linger_ms: int = 0,
+        batch_records_max: int = 4_000,
+        batch_bytes_max: int = 1 << 20,
+        buffer_bytes_max: int = 16 << 20,
+        in_flight_max: int = 8,
+        delivery_timeout_ms: int = 120_000,
+        idempotent: bool = True,
+        tls: Tls | grpc.ChannelCredentials | None = None,
+        token: str | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        check_range("delivery_timeout_ms", delivery_timeout_ms, 1)
+        super().__init__(Connection(server, tls=tls, token=token, retry=retry))
+        limits = Limits(
+            batch_records_max=check_range("batch_records_max", batch_records_max, 1),
+            batch_bytes_max=check_range("batch_bytes_max", batch_bytes_max, 1, INT32_MAX),
+            buffer_bytes_max=check_range("buffer_bytes_max", buffer_bytes_max, 1),
+            in_flight_max=check_range("in_flight_max", in_flight_max, 1),
+            linger_s=check_range("linger_ms", linger_ms, 0) / 1_000,
+            delivery_s_max=delivery_timeout_ms / 1_000,
+            idempotent=idempotent,
+        )
+        self._limits = limits
+        self._outbox = Outbox(self._connection, limits, self._doubt)
+        self._topics: dict[str, Topic] = {}
+        self._doubtful: dict[str, Topic] = {}
+        self._loading = asyncio.Lock()
+        self._closing = False
+        self._sent = 0
+
+    async def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        headers: Headers = (),
+        timestamp: datetime | int | None = None,
+        partition: int | None = None,
+    ) -> Delivery:
+        """Hand a record over. Waits for nothing but room in the buffer; await the Delivery for the outcome.
+
+        key: decides the partition, as Kafka's Java client does; without one they are filled in turn.
+        headers: pairs of str and bytes; keys may repeat, order is kept.
+        timestamp: an aware datetime or ms since 1970; None and 0: the broker's clock.
+        partition: instead of that choice.
+
+        Raises what can be refused at once (InvalidRecordError, RecordTooLargeError, UnknownTopicError,
+        UnknownPartitionError, InvalidArgumentError for a timestamp), ClosedError, and, for the first record
+        of a topic, UnavailableError after delivery_timeout_ms without a broker.
+        """
+        while (found := self._topics.get(topic)) is None or self._outbox.full:
+            await self._ready(topic)
+        delivery = found.put(value, key, headers, timestamp, partition)
+        self._sent += 1
+        if self._sent % YIELD_RECORDS == 0:
+            await asyncio.sleep(0)
+        return delivery
+
+    async def append(
+        self,
+        topic: str,
+        records: Iterable[NewRecord | bytes],
+        *,
+        partition: int,
+        expected_offset: int | None = None,
+    ) -> Appended:
+        """Store records as one batch, all or none, at consecutive offsets; returns when they are durable.
+
+        They come after what was sent to the partition before. expected_offset: store them only if the log
+        ends there; else EndOffsetMismatchError, whose `end_offset` says where it does. With it, of several
+        writers one wins, which is what event sourcing asks of a log.
+
+        Raises whatever `send` and a delivery raise, and InvalidBatchError where there are no records.
+        """
+        if expected_offset is not None:
+            check_range("expected_offset", expected_offset, 0)
+        while (found := self._topics.get(topic)) is None or self._outbox.full:
+            await self._ready(topic)
+        together = list(records)
+        batch = found.put_whole(together, partition, expected_offset)
+        await batch.wait()
+        return Appended(*batch.metadata(0), len(together))
+
+    async def flush(self) -> None:
+        """Return when every record sent before is acknowledged or has failed.
+
+        Raises the first failure that nobody was told by awaiting a delivery, if there is one.
+        """
+        await self._outbox.flush()
+
+    async def close(self) -> None:
+        """Flush, then give up the connection; takes delivery_timeout_ms at most. Raises as `flush` does.
+
+        Cancelled, it ends at once: what has no answer yet fails with OutcomeUnknownError, the rest with
+        ClosedError. May be called again.
+        """
+        self._closing = True
+        self._topics.clear()  # so that `send` asks
+        try:
+            await self._outbox.flush()
+        finally:
+            await self._outbox.cancel()
+            await super().close()
+
+    async def _ready(self, topic: str) -> None:
+        """Wait for room, and for the broker's word about a topic that nothing is known of."""
+        await self._outbox.room()
+        deadline = time.monotonic() + self._limits.delivery_s_max
+        async with self._loading:  # one asks for all
+            if self._closing:
+                raise ClosedError("the producer is closed")
+            if topic in self._topics:
+                return
+            response = await self._connection.call("GetTopic", pb.GetTopicRequest(name=topic), deadline)
+            known = self._doubtful.pop(topic, None)
+            if known is None or known.topic_id != response.topic.topic_id:
+                known = Topic(response.topic, self._outbox)
+            self._topics[topic] = known
+
+    def _doubt(self, name: str) -> None:
+        """The topic may be another one than it was: ask before the next record."""
+        if name in self._topics:
+            self._doubtful[name] = self._topics.pop(name)

@@ -1,0 +1,234 @@
+"""The same clients for blocking code: `Producer`, `Consumer` and `Admin`, each an asyncio one on a thread.
+
+    with Producer("127.0.0.1:9092") as producer:
+        delivery = producer.send("orders", b"one", key=b"k")
+        print(delivery.result().offset)
+
+    with Consumer("127.0.0.1:9092") as consumer:
+        consumer.assign_topics("orders")
+        for record in consumer:
+            print(record.offset, record.value)
+
+Arguments, results and errors are those of `takhin.client`, where they are described. A method waits on the
+calling thread for what runs on the client's own one, and may be interrupted there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import warnings
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from datetime import datetime
+from functools import wraps
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from takhin import client
+from takhin.client.base import Client
+from takhin.client.errors import ClosedError
+from takhin.client.lanes import Lane
+from takhin.client.model import Headers
+
+C = TypeVar("C", bound=Client)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Blocking(Generic[C]):
+    """A client on an event loop of its own, which a daemon thread runs until `close`."""
+
+    def _begin(self, core: C) -> None:
+        self._core = core
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="takhin.client", daemon=True)
+        self._thread.start()
+        self._run(core.open())
+
+    def _run(self, work: Coroutine[Any, Any, T], seconds_max: float | None = None) -> T:
+        """What a coroutine gives that runs on the client's thread. It is cancelled if waiting ends early."""
+        if not self._thread.is_alive():
+            work.close()
+            raise ClosedError(f"this {type(self._core).__name__} is closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(seconds_max)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """As the client's own `close`, which is cancelled after timeout_s. May be called again."""
+        if not self._thread.is_alive():
+            return
+
+        async def closed() -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._core.close()
+
+        try:
+            self._run(closed())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def __del__(self) -> None:
+        thread = getattr(self, "_thread", None)  # absent where __init__ raised
+        if thread is not None and thread.is_alive():
+            name = type(self._core).__name__
+            warnings.warn(f"a sync.{name} was not closed; use it in `with`", ResourceWarning, 2, self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _opening(make: Callable[P, C]) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
+    """An __init__ with the arguments of a client, which it makes and opens."""
+
+    def decorated(_init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
+        @wraps(make.__init__)
+        def __init__(self: Blocking[C], /, *args: P.args, **kwargs: P.kwargs) -> None:  # noqa: N807
+            self._begin(make(*args, **kwargs))
+
+        return __init__
+
+    return decorated
+
+
+def _waiting(
+    method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Blocking[C], P], T]:
+    """A client's coroutine method as one that waits; name, arguments and docstring stay."""
+
+    @wraps(method)
+    def wait(self: Blocking[C], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(method(self._core, *args, **kwargs))
+
+    return wait
+
+
+def _passed_on(method: Callable[Concatenate[C, P], T]) -> Callable[Concatenate[Blocking[C], P], T]:
+    """A client's plain method, called on its own thread."""
+
+    @wraps(method)
+    def call(self: Blocking[C], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        async def there() -> T:
+            return method(self._core, *args, **kwargs)
+
+        return self._run(there())
+
+    return call
+
+
+class Admin(Blocking[client.Admin]):
+    """`takhin.client.Admin`, blocking."""
+
+    @_opening(client.Admin)
+    def __init__(self) -> None: ...
+
+    create_topic = _waiting(client.Admin.create_topic)
+    list_topics = _waiting(client.Admin.list_topics)
+    describe_topic = _waiting(client.Admin.describe_topic)
+    describe_topics = _waiting(client.Admin.describe_topics)
+    delete_topic = _waiting(client.Admin.delete_topic)
+    partition_offsets = _waiting(client.Admin.partition_offsets)
+    offset_for_time = _waiting(client.Admin.offset_for_time)
+    list_groups = _waiting(client.Admin.list_groups)
+    describe_group = _waiting(client.Admin.describe_group)
+    delete_group = _waiting(client.Admin.delete_group)
+    committed_offsets = _waiting(client.Admin.committed_offsets)
+    commit_offsets = _waiting(client.Admin.commit_offsets)
+    health = _waiting(client.Admin.health)
+
+
+class Delivery:
+    """One record's outcome, to be waited for by any thread."""
+
+    __slots__ = ("_delivery", "_run")
+
+    def __init__(self, delivery: client.Delivery, run: Callable[..., Any]) -> None:
+        self._delivery = delivery
+        self._run = run
+
+    @property
+    def done(self) -> bool:
+        """Whether `result` would not wait."""
+        return self._delivery.done
+
+    def result(self, timeout_s: float | None = None) -> client.RecordMetadata:
+        """Where the record was stored. Raises why it was not, or TimeoutError."""
+        if not self._delivery.done:
+            self._run(self._delivery.wait(), timeout_s)
+        return self._delivery.result()
+
+
+class Producer(Blocking[client.Producer]):
+    """`takhin.client.Producer`, blocking. Any number of threads may send."""
+
+    @_opening(client.Producer)
+    def __init__(self) -> None: ...
+
+    def _begin(self, core: client.Producer) -> None:
+        super()._begin(core)
+        here, loop = core._outbox.wake, self._loop
+
+        def wake(lane: Lane) -> None:
+            loop.call_soon_threadsafe(here, lane)
+
+        core._outbox.wake = wake
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        headers: Headers = (),
+        timestamp: datetime | int | None = None,
+        partition: int | None = None,
+    ) -> Delivery:
+        """Hand a record over, as `takhin.client.Producer.send`; waits for nothing but room in the buffer."""
+        core = self._core
+        while (found := core._topics.get(topic)) is None or core._outbox.full:
+            self._run(core._ready(topic))
+        return Delivery(found.put(value, key, headers, timestamp, partition), self._run)
+
+    append = _waiting(client.Producer.append)
+    flush = _waiting(client.Producer.flush)
+
+
+class Consumer(Blocking[client.Consumer]):
+    """`takhin.client.Consumer`, blocking. For one thread at a time."""
+
+    @_opening(client.Consumer)
+    def __init__(self) -> None: ...
+
+    assign = _waiting(client.Consumer.assign)
+    assign_topics = _waiting(client.Consumer.assign_topics)
+    seek = _waiting(client.Consumer.seek)
+    commit = _waiting(client.Consumer.commit)
+    assignment = _passed_on(client.Consumer.assignment)
+    position = _passed_on(client.Consumer.position)
+    end_offset = _passed_on(client.Consumer.end_offset)
+    pause = _passed_on(client.Consumer.pause)
+    resume = _passed_on(client.Consumer.resume)
+
+    def __iter__(self) -> Iterator[client.Record]:
+        while (tail := self._run(self._core._next_tail())) is not None:
+            yield from tail.hand_out()
+
+    def batches(self) -> Iterator[client.RecordBatch]:
+        """As many records at once as came in a response."""
+        while (tail := self._run(self._core._next_tail())) is not None:
+            yield tail.take()

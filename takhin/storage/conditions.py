@@ -1,0 +1,102 @@
+"""Whether a batch may be appended that is so only under a condition. Pure: both engines judge by it.
+
+A producer numbers its records, for each partition from 0. A log remembers the last batches of each producer,
+so that one that is sent again, as its answer was lost, is told apart from the next one: it is answered as the
+first time and not stored again. (Kafka does the same, with as many batches: ProducerStateEntry in
+org.apache.kafka.storage.internals.log.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from takhin.errors import EndOffsetMismatchError, OutOfSequenceError
+from takhin.model import Appended, Batch, Condition
+
+BATCHES_REMEMBERED = 5
+"""Of each producer: how many it may have under way at once."""
+
+
+class Remembered(NamedTuple):
+    """A batch that was stored. offset and timestamp (ms) are those of its first record."""
+
+    sequence: int
+    record_count: int
+    offset: int
+    timestamp: int
+    slot: int
+    """Its place among those of its producer, 0 to BATCHES_REMEMBERED - 1, used in turn."""
+
+
+def judge(
+    condition: Condition,
+    record_count: int,
+    remembered: Sequence[Remembered],
+    *,
+    topic: str,
+    partition: int,
+    end: int,
+) -> Appended | None:
+    """The answer to a batch that was stored before; None for one that is to be appended at `end`.
+
+    remembered: what the log has of the batch's producer, in any order.
+    Raises OutOfSequenceError, EndOffsetMismatchError.
+    """
+    if condition.producer_id and condition.sequence != _next_sequence(remembered):
+        for stored in remembered:
+            if stored[:2] == (condition.sequence, record_count):
+                return Appended(partition, stored.offset, stored.timestamp, record_count, duplicate=True)
+        raise _out_of_sequence(condition.sequence, record_count, remembered, topic, partition)
+    expected = condition.expected_offset
+    if expected is not None and expected != end:
+        raise EndOffsetMismatchError(topic, partition, expected, end)
+    return None
+
+
+def to_remember(batch: Batch, sequence: int, remembered: Sequence[Remembered], offset: int) -> Remembered:
+    """What is to be known of a batch that lands at `offset`; it takes the place of the one in its slot."""
+    slot = (max(remembered).slot + 1) % BATCHES_REMEMBERED if remembered else 0
+    return Remembered(sequence, len(batch), offset, batch.timestamps[0], slot)
+
+
+def to_forget(producers: int, producers_max: int) -> int:
+    """How many of so many remembered producers give way to a new one, those silent for longest.
+
+    A tenth at a time, since to find them takes as long as to find one.
+    """
+    if producers < producers_max:
+        return 0
+    return producers + 1 - (producers_max - producers_max // 10)
+
+
+def _next_sequence(remembered: Sequence[Remembered]) -> int:
+    if not remembered:
+        return 0
+    newest = max(remembered)
+    return newest.sequence + newest.record_count
+
+
+def _out_of_sequence(
+    sequence: int, record_count: int, remembered: Sequence[Remembered], topic: str, partition: int
+) -> OutOfSequenceError:
+    expected = _next_sequence(remembered)
+    if not remembered:
+        why = "the log knows nothing of this producer (any more), which would have to begin at 0"
+    elif sequence > expected:
+        why = f"there is a gap: the producer's next record is {expected}"
+    elif sequence < min(remembered).sequence:
+        why = (
+            f"the producer is at {expected} already, and what is sent again is known by the last "
+            f"{BATCHES_REMEMBERED} batches, from {min(remembered).sequence}"
+        )
+    else:
+        why = f"the producer is at {expected} already, and had sent other batches than this one"
+    return OutOfSequenceError(
+        f"{record_count} records from sequence {sequence} on are not appended to topic {topic!r} partition "
+        f"{partition}: {why}",
+        topic=topic,
+        partition=partition,
+        sequence=sequence,
+        expected_sequence=expected,
+    )

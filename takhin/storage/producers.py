@@ -1,0 +1,62 @@
+"""What a partition's file remembers of producers, read and written inside a group's transaction.
+
+So a batch is judged by what its own transaction holds: the batches before it in the group count, and of a
+group that fails nothing is left. There is no other copy of it that could disagree.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apsw
+
+from takhin.errors import RefusedError
+from takhin.model import Appended, Batch, Condition
+from takhin.storage import statements as sql
+from takhin.storage.conditions import Remembered, judge, to_forget, to_remember
+
+
+class Producers:
+    """The producers of one log, while one transaction is open."""
+
+    def __init__(
+        self, db: apsw.Connection, topic: str, partition: int, *, count: int, count_max: int
+    ) -> None:
+        """count: how many the file remembers. count_max: how many it may."""
+        self.count = count
+        self._db = db
+        self._topic = topic
+        self._partition = partition
+        self._count_max = count_max
+
+    def answer(self, batch: Batch, condition: Condition, end: int) -> Appended | RefusedError | None:
+        """What a batch is answered that is not appended; None if it is, at `end`, and remembered."""
+        producer_id = condition.producer_id
+        remembered = self._remembered(producer_id) if producer_id else []
+        try:
+            stored = judge(
+                condition,
+                len(batch),
+                remembered,
+                topic=self._topic,
+                partition=self._partition,
+                end=end,
+            )
+        except RefusedError as refused:
+            return refused
+        if stored is None and producer_id:
+            if not remembered:
+                self._make_room()
+            new = to_remember(batch, condition.sequence, remembered, end)
+            self._db.execute(sql.PUT_PRODUCER_BATCH, (producer_id, *new))
+        return stored
+
+    def _remembered(self, producer_id: bytes) -> list[Remembered]:
+        rows: Any = self._db.execute(sql.PRODUCER_BATCHES, (producer_id,))
+        return [Remembered(*row) for row in rows]
+
+    def _make_room(self) -> None:
+        """For one more producer."""
+        if forgotten := to_forget(self.count, self._count_max):
+            self._db.execute(sql.FORGET_PRODUCERS, (forgotten,))
+        self.count += 1 - forgotten

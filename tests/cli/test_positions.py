@@ -1,0 +1,92 @@
+"""The offset language: what each form means, and what is none."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from takhin.cli.positions import parse
+from takhin.client import END, START, Span
+from takhin.client.model import EPOCH, time_of
+
+NOW = time_of(1_800_000_000_000)
+HOUR = timedelta(hours=1)
+
+
+def local(*moment: int) -> datetime:
+    return datetime(*moment).astimezone()
+
+
+POSITIONS = {
+    "start": START,
+    "end": END,
+    "+10": START + 10,
+    "+0": START,
+    "-10": END - 10,
+    "-0": END,
+    "5": 5,
+    "9223372036854775807": 2**63 - 1,
+}
+
+
+@pytest.mark.parametrize("text", POSITIONS)
+def test_a_position(text):
+    """Counted from either end, or an offset."""
+    assert parse(text, NOW) == Span(POSITIONS[text])
+
+
+TIMES = {
+    "@-1h": NOW - HOUR,
+    "@-1h30m": NOW - HOUR - timedelta(minutes=30),
+    "@-250ms": NOW - timedelta(milliseconds=250),
+    "@-2d": NOW - 48 * HOUR,
+    "@1700000000": time_of(1_700_000_000_000),
+    "@1700000000123": time_of(1_700_000_000_123),
+    "@2026-01-01T00:00": local(2026, 1, 1),
+    "@2026-01-01": local(2026, 1, 1),
+    "@2026-01-01T00:00:01.5Z": datetime(2026, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC),
+    "@2026-01-01T00:00:00.0001Z": datetime(2026, 1, 1, 0, 0, 0, 100, tzinfo=UTC),
+    "@1960-01-01": EPOCH,
+    "@-999999999999d": EPOCH,
+}
+
+
+@pytest.mark.parametrize("text", TIMES)
+def test_a_time(text):
+    """Ago, since 1970, or ISO 8601, local unless it says its zone; no record is older than 1970."""
+    assert parse(text, NOW) == Span(TIMES[text])
+
+
+RANGES = {
+    "5:20": Span(5, 20),
+    "start:end": Span(START, END),
+    ":": Span(START, END),
+    ":20": Span(START, 20),
+    "-10:": Span(END - 10, END),
+    "+5:-5": Span(START + 5, END - 5),
+    "@-1h:": Span(NOW - HOUR, END),
+    "@-2h:-1h": Span(NOW - 2 * HOUR, NOW - HOUR),
+    "@-2h:@-1h": Span(NOW - 2 * HOUR, NOW - HOUR),
+    "@-2h:end": Span(NOW - 2 * HOUR, END),
+    "@2026-01-01T00:00:": Span(local(2026, 1, 1), END),
+    "@2026-01-01T00:00:2026-01-02T12:30": Span(local(2026, 1, 1), local(2026, 1, 2, 12, 30)),
+    "start:@-1h": Span(START, NOW - HOUR),
+}
+
+
+@pytest.mark.parametrize("text", RANGES)
+def test_a_range(text):
+    """Two positions with a colon between, also where times have colons of their own."""
+    assert parse(text, NOW) == RANGES[text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "5:x", "1:2:3", "@", "@x", "@-1y", "@-h", "99999999999999999999", "5 ", "5\n", "@12", "++1"],
+)
+def test_what_is_neither(text):
+    """The sentence names what was given and what could have been."""
+    with pytest.raises(ValueError, match="is no place in a log: it may be start, end, an offset") as caught:
+        parse(text, NOW)
+    assert repr(text) in str(caught.value)

@@ -1,0 +1,75 @@
+"""A TCP relay between clients and a broker, which can keep the broker's answers to itself."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import suppress
+from typing import Self
+
+
+class Relay:
+    """Forwards both ways; a client whose broker cannot be reached is hung up on.
+
+    server: the broker's HOST:PORT. address: the relay's own, once it is entered.
+    tls: what the relay speaks to clients; to the broker it speaks plainly.
+    """
+
+    def __init__(self, server: str, *, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self._host, _, self._port = server.rpartition(":")
+        self._answers = asyncio.Event()
+        self._answers.set()
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self.address = "{}:{}".format(*self._listener.sockets[0].getsockname())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._listener.close()
+        self.cut()
+
+    def hold_answers(self) -> None:
+        """From now on nothing that the broker says is passed on."""
+        self._answers.clear()
+
+    def cut(self) -> None:
+        """Hang up on everybody, with what was held; who connects after that is forwarded as before."""
+        for connection in self._connections:
+            connection.cancel()
+        self._answers.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
+        try:
+            with suppress(OSError, asyncio.CancelledError):
+                await self._forward(reader, writer)
+        finally:
+            self._connections.discard(connection)
+            writer.close()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_broker, to_broker = await asyncio.open_connection(self._host, self._port)
+        asking = asyncio.create_task(self._pump(reader, to_broker, asyncio.Event(), held=False))
+        answering = asyncio.create_task(self._pump(from_broker, writer, self._answers, held=True))
+        try:
+            await asyncio.wait({asking, answering}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asking.cancel()
+            answering.cancel()
+            await asyncio.gather(asking, answering, return_exceptions=True)
+            to_broker.close()
+
+    @staticmethod
+    async def _pump(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event, *, held: bool
+    ) -> None:
+        while data := await reader.read(1 << 16):
+            if held:
+                await passing.wait()
+            writer.write(data)
+            await writer.drain()

@@ -1,0 +1,110 @@
+"""Topics, offsets, groups and health by `Admin`, as values."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from client.support import produce
+from takhin.client import (
+    Admin,
+    CommittedOffset,
+    GroupListing,
+    GroupOffset,
+    PartitionOffsets,
+    Retry,
+)
+from takhin.client.errors import ClosedError, UnreachableError
+from takhin.errors import (
+    InvalidConfigError,
+    OffsetOutOfRangeError,
+    TopicExistsError,
+    UnknownGroupError,
+    UnknownTopicError,
+)
+
+
+async def test_topics(admin, name):
+    """Made, listed, described with their configs and partitions, deleted; each refusal has its type."""
+    await admin.create_topic(name, partitions=2, configs={"max.message.bytes": "5000"})
+    assert name in await admin.list_topics()
+    described = await admin.describe_topic(name)
+    assert (described.name, described.configs["max.message.bytes"]) == (name, "5000")
+    assert [of[:3] for of in described.partitions] == [(0, 0, 0), (1, 0, 0)]
+    assert await admin.describe_topics([name, "nowhere"]) == [described]
+    with pytest.raises(TopicExistsError, match=name):
+        await admin.create_topic(name)
+    with pytest.raises(InvalidConfigError, match=r"no\.such"):
+        await admin.create_topic("other", configs={"no.such": "1"})
+    await admin.delete_topic(name)
+    with pytest.raises(UnknownTopicError, match=name):
+        await admin.delete_topic(name)
+    with pytest.raises(UnknownTopicError, match=name):
+        await admin.describe_topic(name)
+
+
+async def test_offsets(server, admin, topic):
+    """Both ends, and the offset for a time."""
+    await produce(server, topic, [b"a", b"b"], timestamp=1_000)
+    await produce(server, topic, [b"c"], timestamp=2_000)
+    assert await admin.partition_offsets(topic, 0) == PartitionOffsets(0, 3)
+    for time, offset in ((0, 0), (1_000, 0), (1_001, 2), (2_000, 2), (2_001, 3)):
+        assert await admin.offset_for_time(topic, 0, time) == offset
+    assert await admin.offset_for_time(topic, 0, datetime.fromtimestamp(1.5, UTC)) == 2
+
+
+async def test_groups(server, admin, wide, name):
+    """Committed, read back, listed, described with the lag, deleted; each refusal has its type."""
+    await produce(server, wide, [b"a", b"b", b"c"], partition=1)
+    await admin.commit_offsets(name, {(wide, 0): 0, (wide, 1): CommittedOffset(1, "half way")})
+    assert await admin.committed_offsets(name) == {(wide, 0): (0, ""), (wide, 1): (1, "half way")}
+    assert await admin.committed_offsets(name, [(wide, 1), (wide, 2)]) == {(wide, 1): (1, "half way")}
+    assert GroupListing(name, "Empty", 0) in await admin.list_groups()
+    described = await admin.describe_group(name)
+    assert (described.group_id, described.state) == (name, "Empty")
+    first, second = described.offsets
+    assert first[:5] == (wide, 0, 0, 0, 0)
+    assert second == GroupOffset(wide, 1, 1, 3, 2, "half way", second.committed_at)
+    with pytest.raises(OffsetOutOfRangeError):
+        await admin.commit_offsets(name, {(wide, 1): 4})
+    await admin.delete_group(name)
+    with pytest.raises(UnknownGroupError, match=name):
+        await admin.delete_group(name)
+    with pytest.raises(UnknownGroupError):
+        await admin.describe_group(name)
+
+
+async def test_health(admin):
+    """A broker that is well says so, with its version."""
+    health = await admin.health()
+    assert (health.status, health.reasons) == ("healthy", [])
+    assert health.version
+
+
+async def test_a_call_ends_in_time_without_a_broker():
+    """UnreachableError by timeout_ms, and with attempts_max after so many."""
+    async with Admin("127.0.0.1:1", timeout_ms=200) as admin:
+        with pytest.raises(UnreachableError):
+            await admin.health()
+    async with Admin("127.0.0.1:1", retry=Retry(attempts_max=1)) as admin:
+        with pytest.raises(UnreachableError):
+            await admin.list_topics()
+
+
+async def test_life():
+    """Before `open` and after `close` there is a ClosedError; one that is leaked warns."""
+    admin = Admin("127.0.0.1:1")
+    with pytest.raises(ClosedError):
+        await admin.health()
+    await admin.open()
+    await admin.close()
+    await admin.close()
+    with pytest.raises(ClosedError):
+        await admin.health()
+    with pytest.raises(ClosedError):
+        await admin.open()
+    leaked = await Admin("127.0.0.1:1").open()
+    with pytest.warns(ResourceWarning, match=r"Admin of 127\.0\.0\.1:1 was not closed"):
+        leaked.__del__()
+    await leaked.close()

@@ -1,0 +1,39 @@
+"""The one retry policy: how long it waits, and when it gives up."""
+
+import random
+
+import pytest
+
+from takhin.client import Retry
+from takhin.errors import OverloadedError
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    random.seed(7)
+
+
+@pytest.mark.parametrize(("failures", "most_ms"), [(1, 50), (2, 100), (3, 200), (6, 1_000), (10_000, 1_000)])
+def test_waits_grow_and_are_spread(failures, most_ms):
+    """Evenly over [0, min(wait_ms_max, first_wait_ms * 2**n)]."""
+    waits = [Retry().wait_s(failures, OverloadedError("")) * 1_000 for _ in range(2_000)]
+    assert 0 <= min(waits) < 0.02 * most_ms
+    assert 0.98 * most_ms < max(waits) <= most_ms
+    assert abs(sum(waits) / len(waits) - most_ms / 2) < 0.05 * most_ms
+
+
+def test_what_the_broker_asks_for_is_waited_besides():
+    error = OverloadedError("")
+    error.retry_ms = 500
+    waits = [Retry().wait_s(1, error) for _ in range(100)]
+    assert all(0.5 <= wait <= 0.55 for wait in waits)
+
+
+def test_attempts_have_a_limit():
+    """The wait after the last attempt is None; 0 is no limit."""
+    retry = Retry(attempts_max=3)
+    assert [retry.wait_s(failures, OverloadedError("")) is None for failures in (1, 2, 3)] == [
+        False,
+        False,
+        True,
+    ]

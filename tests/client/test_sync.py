@@ -1,0 +1,137 @@
+"""The blocking clients: the same code on a thread, called from others."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from datetime import UTC, datetime, timedelta
+from signal import SIGCONT, SIGSTOP
+
+import pytest
+
+from blackbox.broker_process import Broker
+from takhin import client
+from takhin.client import END, START, Span, sync
+from takhin.client.errors import ClosedError
+from takhin.errors import InvalidRecordError, UnknownTopicError
+
+ALL = Span(START, END)
+
+
+@pytest.fixture
+def topic(server, name):
+    with sync.Admin(server) as admin:
+        admin.create_topic(name, partitions=2)
+    return name
+
+
+def test_produce_and_consume(server, topic):
+    """Deliveries have results, records come back, positions and groups are there."""
+    with sync.Producer(server) as producer:
+        first = producer.send(topic, b"a", partition=0, headers=[("h", b"1")])
+        assert first.result(20) == (topic, 0, 0)
+        assert first.done
+        assert producer.append(topic, [b"b", b"c"], partition=1).end_offset == 2
+        producer.send(topic, b"d", partition=0)
+        producer.flush()
+    with sync.Consumer(server, group_id=topic) as consumer:
+        consumer.assign({(topic, 0): ALL})
+        assert [(record.value, record.offset) for record in consumer] == [(b"a", 0), (b"d", 1)]
+        assert (consumer.position(topic, 0), consumer.end_offset(topic, 0)) == (2, 2)
+        consumer.seek(topic, 0, 1)
+        consumer.pause((topic, 0))
+        consumer.resume((topic, 0))
+        for record in consumer:
+            assert record.value == b"d"
+            break
+        consumer.commit()
+        consumer.assign_topics(topic, start=ALL)
+        assert sorted(len(batch.records) for batch in consumer.batches()) == [2, 2]
+        assert consumer.assignment() == [(topic, 0), (topic, 1)]
+    with sync.Admin(server) as admin:
+        assert admin.committed_offsets(topic) == {(topic, 0): (2, "")}
+
+
+def test_threads_may_share_a_producer(server, topic):
+    """Eight threads send at once: every record is there once, each thread's in its order."""
+    with sync.Producer(server, buffer_bytes_max=200_000) as producer:
+
+        def send(thread):
+            for number in range(2_000):
+                producer.send(topic, b"%d %d" % (thread, number), partition=thread % 2)
+
+        threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    with sync.Consumer(server) as consumer:
+        consumer.assign_topics(topic, start=ALL)
+        found = [tuple(map(int, record.value.split())) for record in consumer]
+    for thread in range(8):
+        assert [number for of, number in found if of == thread] == list(range(2_000))
+    assert len(found) == 16_000
+
+
+def test_a_record_goes_without_another_call(server, topic):
+    """The client's own thread sends what was handed over, also while the caller does something else."""
+    with sync.Producer(server) as producer, sync.Consumer(server) as consumer:
+        consumer.assign_topics(topic)
+        producer.send(topic, b"alone")
+        assert next(iter(consumer)).value == b"alone"
+
+
+def test_errors_are_raised_where_one_waits(server, topic):
+    """At once what can be, by the delivery what cannot, and by flush what nobody was told."""
+    ahead = datetime.now(UTC) + timedelta(days=400)
+    with sync.Producer(server) as producer:
+        with pytest.raises(InvalidRecordError):
+            producer.send(topic, "text")
+        with pytest.raises(UnknownTopicError):
+            producer.send("nowhere", b"")
+        delivery = producer.send(topic, b"", timestamp=ahead)
+        for _ in range(2):
+            with pytest.raises(InvalidRecordError):
+                delivery.result(20)
+        producer.send(topic, b"", timestamp=ahead)
+        with pytest.raises(InvalidRecordError):
+            producer.flush()
+
+
+def test_waiting_has_an_end(data_dir):
+    """`result` takes a timeout, after which the record may still be stored."""
+    with Broker(data_dir) as broker:
+        with sync.Admin(broker.address) as admin:
+            admin.create_topic("t")
+        with sync.Producer(broker.address) as producer:
+            producer.send("t", b"").result(20)
+            broker.send_signal(SIGSTOP)
+            delivery = producer.send("t", b"")
+            with pytest.raises(TimeoutError):
+                delivery.result(0.1)
+            broker.send_signal(SIGCONT)
+            assert delivery.result(20).offset == 1
+
+
+def test_life(server):
+    """Closed twice is closed; a closed one says so; one that is leaked warns and its thread ends."""
+    admin = sync.Admin(server)
+    admin.close()
+    admin.close()
+    with pytest.raises(ClosedError):
+        admin.health()
+    leaked = sync.Admin(server)
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        leaked.__del__()
+    leaked.close()
+
+
+@pytest.mark.parametrize("kind", ["Admin", "Producer", "Consumer"])
+def test_nothing_is_missing(kind):
+    """Every public method of the asyncio client is there, with its docstring, and none waits for a loop."""
+    ours, theirs = getattr(sync, kind), getattr(client, kind)
+    assert inspect.signature(ours) == inspect.signature(theirs)
+    for name, method in vars(theirs).items():
+        if not name.startswith("_"):
+            assert not inspect.iscoroutinefunction(getattr(ours, name)), name
+            assert getattr(ours, name).__doc__ or not method.__doc__, name

@@ -1,0 +1,156 @@
+"""A partition whose disk fails at an awkward moment: it comes back, or its trouble goes with it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio.subprocess import PIPE
+from pathlib import Path
+
+import apsw
+import pytest
+
+from blackbox.clients import eventually
+from faults.failing_disk import GATE_S_MAX, Gate, failing_disk
+from faults.test_failing_disk import Trial
+from takhin.errors import OutcomeUnknownError
+from takhin.storage.checkpoint import AGAIN_SECONDS
+from takhin.storage.connection import wal_of
+
+HOLDER = Path(__file__).with_name("holder.py")
+CHECKPOINT_PAGES = 1_000
+"""More than a test writes: no checkpoint runs but that of an attempt to recover."""
+ATTEMPT_SYNCS = ["commit", "log", "file"]
+"""All of an attempt, in order."""
+
+
+@pytest.fixture
+def disk():
+    with failing_disk() as made:
+        yield made
+
+
+async def test_the_last_bit_of_a_checkpoint(tmp_path, disk):
+    """It would be tried again in the midst of the attempt to recover: the two do not meet.
+
+    By default both come due together; here the attempt begins first, and takes long.
+    """
+    wait_ms = AGAIN_SECONDS * 1_000 // 2
+    trial = Trial(tmp_path, disk, 1, recover_wait_ms=wait_ms, checkpoint_pages=CHECKPOINT_PAGES)
+    await trial.open()
+    trial.plan("sync", wal=False, first=1, for_good=False, landed=False)
+    writer = trial.victim.log._writer
+    await writer.cut_wal()
+    disk.gate = gate = Gate("sync", wal_of(trial.path))
+    await trial.is_failed()
+    await asyncio.to_thread(gate.reached.wait, GATE_S_MAX)
+    await asyncio.to_thread(eventually, lambda: writer._checkpoints._again is None)
+    await trial.engine._quiet()  # what a checkpoint's pass would have done is done
+    gate.opened.set()
+    disk.plan = None
+    await trial.comes_back()
+    assert await trial.faults_after_a_crash() == []
+    await trial.close()
+
+
+@pytest.mark.parametrize("first", range(1, len(ATTEMPT_SYNCS) + 1), ids=ATTEMPT_SYNCS)
+async def test_an_attempt_that_fails_half_way(tmp_path, disk, first):
+    """At each of its syncs: it has counted nothing if it has to be tried again, and that succeeds."""
+    trial = Trial(tmp_path, disk, first, checkpoint_pages=CHECKPOINT_PAGES)
+    await trial.open()
+    trial.plan("sync", wal=True, first=1, for_good=False, landed=False)
+    await trial.until_it_fails()
+    trial.plan("sync", first=first, for_good=False, landed=False)
+    attempt = disk.plan
+    await trial.comes_back()
+    assert attempt.failures == 1
+    assert await trial.faults_after_a_crash() == []
+    await trial.close()
+
+
+async def test_an_index_without_room_in_commit(tmp_path, disk):
+    """The -shm grows after the log is synced: told that the disk is full, one would send the batch again."""
+    trial = Trial(tmp_path, disk, 1)
+    await trial.open()
+    code = apsw.SQLITE_IOERR_SHMSIZE
+    trial.plan("sync", wal=True, first=1, for_good=False, landed=True, code=code)
+    with pytest.raises(OutcomeUnknownError, match="topic 't' partition 0"):
+        await trial.victim.turn()
+    assert await trial.faults_after_a_crash() == []
+    await trial.comes_back()
+    await trial.close()
+
+
+async def test_a_topic_that_is_deleted(tmp_path, disk):
+    """Its trouble goes with it, and its failing disk is in nobody's way."""
+    trial = Trial(tmp_path, disk, 1)
+    await trial.open()
+    trial.plan("sync", first=1, for_good=True, landed=False)
+    await trial.until_it_fails()
+    await trial.is_failed()
+    await trial.engine.delete_topic("t")
+    assert list(trial.engine.troubles) == []
+    assert not trial.path.exists()
+    await trial.engine.close()
+
+
+async def unsynced_pass(trial: Trial, disk) -> None:
+    """Fail the sync of a checkpoint's last bit, after a pass whose pages nobody has synced."""
+    await trial.open()
+    disk.gate = gate = Gate("write", trial.path)
+    while not gate.reached.is_set():  # by a pass, which syncs nothing if more is committed meanwhile
+        await trial.victim.turn()
+    await trial.victim.turn()
+    trial.plan("sync", wal=False, first=1, for_good=False, landed=False)
+    gate.opened.set()
+    await trial.until_it_fails()
+    disk.plan = None
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_what_was_copied_and_never_synced_is_copied_again(tmp_path, disk, seed):
+    """The kernel takes such pages for written: the log's index must not count them as copied."""
+    trial = Trial(tmp_path, disk, seed)
+    await unsynced_pass(trial, disk)
+    assert await trial.faults_after_a_crash() == []
+    await trial.comes_back()
+    for _ in range(3):
+        assert await trial.faults_after_a_crash() == []
+    await trial.close()
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_a_stop_after_a_failure(tmp_path, disk, seed):
+    """The log is left for the next start, which copies all of it."""
+    trial = Trial(tmp_path, disk, seed, recover_wait_ms=60_000)
+    await unsynced_pass(trial, disk)
+    await trial.engine.close()
+    for _ in range(3):
+        assert await trial.faults_after_a_crash() == []
+
+
+async def until_tried(trial: Trial, times: int) -> None:
+    """Each attempt begins with a commit of its own."""
+    tail = trial.victim.log._writer.tail
+    enough = tail.mark.commits + times
+    await asyncio.to_thread(eventually, lambda: tail.mark.commits >= enough)
+
+
+async def test_a_program_reads_while_it_fails(tmp_path, disk):
+    """It does not come back as long as somebody else has the file, and its index, open; reads go on."""
+    trial = Trial(tmp_path, disk, 1)
+    await trial.open()
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable, HOLDER, trial.path, "BEGIN", "SELECT * FROM log", stdin=PIPE, stdout=PIPE
+    )
+    assert await holder.stdout.readline() == b"ready\n"
+    trial.plan("sync", wal=True, first=1, for_good=False, landed=False)
+    await trial.until_it_fails()
+    disk.plan = None
+    await until_tried(trial, times=3)
+    await trial.is_failed()
+    assert await trial.faults_after_a_crash() == []
+    holder.stdin.close()
+    assert await holder.wait() == 0
+    await trial.comes_back()
+    await trial.close()

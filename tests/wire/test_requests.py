@@ -1,0 +1,45 @@
+"""Requests written by hand are what the generated code would have written."""
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from takhin.v1 import takhin_pb2 as pb
+from takhin.wire import requests
+
+INT64 = st.integers(0, (1 << 63) - 1)
+BYTES = (
+    st.none()
+    | st.binary(max_size=300)
+    | st.sampled_from([bytes(size) for size in (0, 125, 126, 127, 128, 4_092, 4_093, 4_095, 4_096, 20_000)])
+)
+HEADERS = st.lists(st.tuples(st.text(min_size=1, max_size=5), st.binary(max_size=5)), max_size=3)
+RECORD = st.tuples(BYTES, BYTES, HEADERS, INT64 | st.just(0))
+
+
+def by_generated_code(key, value, headers, timestamp):
+    record = pb.Record(key=key, value=value, timestamp=timestamp)
+    for name, content in headers:
+        record.headers.add(key=name, value=content)
+    return record
+
+
+@given(st.lists(RECORD, min_size=1, max_size=8), st.text(max_size=5), st.none() | INT64)
+@example([(None, bytes(4_095), (), 0), (b"", b"", (), 0)], "t", 0)
+def test_bytes_parse_to_the_message_of_the_generated_code(records, topic, expected_offset):
+    """Every field arrives: absent and empty apart, headers in order, what precedes the records too."""
+    wire = requests.produce(
+        topic,
+        3,
+        [requests.record(*record) for record in records],
+        producer_id=bytes(16),
+        sequence=7,
+        expected_offset=expected_offset,
+    )
+    assert pb.ProduceMessageRequest.FromString(wire) == pb.ProduceMessageRequest(
+        topic=topic,
+        partition=3,
+        records=[by_generated_code(*record) for record in records],
+        producer_id=bytes(16),
+        sequence=7,
+        expected_offset=expected_offset,
+    )
