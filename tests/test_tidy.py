@@ -63,7 +63,7 @@ LAYERS = {
     "takhin.config": Layer(VOCABULARY),
     "takhin.logs": Layer(VOCABULARY, ("structlog",)),
     "takhin.server": Layer(("takhin.*",), ("structlog",)),
-    "takhin.testing": Layer(("takhin.config", "takhin.settings", "takhin.server", "takhin.testing.*")),
+    "takhin.testing": Layer((*VOCABULARY, "takhin.config", "takhin.server", "takhin.testing.*")),
     "takhin.pytest_plugin": Layer(("takhin.testing.*",), ("pytest",)),
     "takhin.__main__": Layer(("takhin.cli.*",)),
     "takhin.cli": Layer(("takhin.*",), (*GRPC, "click", "rich", "structlog", "uvloop")),

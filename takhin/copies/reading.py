@@ -56,15 +56,17 @@ def shm_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-shm")
 
 
-def read(path: Path, work: Callable[[apsw.Connection], T]) -> T:
+def read(path: Path, work: Callable[[apsw.Connection], T], *, version: int | None = None) -> T:
     """What `work` makes of a connection with a read transaction, which sees one state of the file.
 
-    It may be called twice, see above. Raises DamagedError for a file that is no Takhin partition or visibly
-    incomplete, CopyError for one of a later Takhin, apsw.Error, OSError.
+    It may be called twice, see above. version: by a `check_header` before, which else is made now.
+    Raises DamagedError for a file that is no Takhin partition or visibly incomplete, CopyError for one of a
+    later Takhin, apsw.Error, OSError.
     """
     load()
     before = _still(path)
-    version = check_header(path)
+    if version is None:
+        version = check_header(path)
     if before is not None:
         try:
             done = _work(path, "immutable=1", version, work)

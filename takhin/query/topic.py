@@ -35,6 +35,7 @@ class Topic:
         self.name = name
         self.paths = [path for _, path in found]
         self._seen: dict[int, Log] = {}
+        self._versions: dict[int, int] = {}
         count = self.read(0, lambda connection, _: reading.num_partitions(connection)) if found else None
         if [number for number, _ in found] != list(range(count or 0)) or not found:
             raise QueryError(
@@ -48,7 +49,13 @@ class Topic:
         """
         path = self.paths[partition]
         try:
-            log, done = reading.read(path, lambda connection: self._work(partition, connection, work))
+            if partition not in self._versions:  # beside a checkpoint it takes longer than most reads
+                self._versions[partition] = reading.check_header(path)
+            log, done = reading.read(
+                path,
+                lambda connection: self._work(partition, connection, work),
+                version=self._versions[partition],
+            )
         except apsw.Error as error:
             raise QueryError(f"{path} cannot be read: {sentence(error)}") from error
         except FileNotFoundError as error:

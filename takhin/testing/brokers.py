@@ -7,6 +7,7 @@ into the files with Python's sqlite3 would drop the locks of a broker in the sam
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import select
 import subprocess
@@ -21,6 +22,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from takhin.config import OPTIONS, VARIABLE_PREFIX, load
+from takhin.errors import StartupError
 from takhin.settings import Settings
 
 START_SECONDS_MAX = 30.0
@@ -85,8 +87,7 @@ class MemoryBroker(LocalBroker):
     def start(self) -> None:
         values = load(self._settings, environ={}, file=None).settings
         started: Future[str] = Future()
-        serve = self._serve(values, started)
-        thread = threading.Thread(target=asyncio.run, args=(serve,), name="takhin broker", daemon=True)
+        thread = threading.Thread(target=self._run, args=(values, started), name="takhin broker", daemon=True)
         thread.start()
         self.address = self._settings["listen"] = started.result(START_SECONDS_MAX)
         self._thread = thread
@@ -100,6 +101,12 @@ class MemoryBroker(LocalBroker):
             raise RuntimeError(f"the broker at {self.address} did not stop in {STOP_SECONDS_MAX:g} s")
         self._thread = None
 
+    def _run(self, values: Settings, started: Future[str]) -> None:  # on the thread
+        asyncio.run(self._serve(values, started))
+        # What is left of the server is freed here. If that happens in a child that the test forks later, gRPC
+        # waits there for ever for a thread that is not there.
+        gc.collect()
+
     async def _serve(self, values: Settings, started: Future[str]) -> None:  # on the thread
         from takhin.server import Server  # noqa: PLC0415
 
@@ -108,6 +115,9 @@ class MemoryBroker(LocalBroker):
         try:
             server = Server(values, in_memory=True)
             await server.start()
+        except StartupError as error:
+            started.set_exception(StartupError(str(error)))  # without the frames, which hold the server
+            return
         except BaseException as error:  # noqa: BLE001  it is raised by start()
             started.set_exception(error)
             return

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from copies.folders import in_child
 from storage.support import NOW, Store, batch, spec
 from takhin.model import CommittedOffset, Header
 
@@ -33,9 +33,13 @@ async def fill(data_dir: Path) -> None:
 
 @pytest.fixture(scope="session")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data folder of a stopped broker, with the topic "orders" of `fill`."""
+    """The data folder of a stopped broker, with the topic "orders" of `fill`.
+
+    Made on a thread, as asyncio.run leaves its caller without an event loop.
+    """
     folder = tmp_path_factory.mktemp("stopped")
-    assert in_child(lambda: asyncio.run(fill(folder))) == 0
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, fill(folder)).result()
     return folder
 
 

@@ -145,7 +145,7 @@ def plain(topic):
 
 
 @given(WHERES, ORDERS, st.sampled_from(["", "LIMIT 3", "LIMIT 200 OFFSET 50"]))
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_skipping_changes_no_answer(topic, plain, where, order, limit):
     """Any condition and order gives the rows that an ordinary table gives, which skips nothing."""
     sql = f"SELECT * FROM records WHERE {where} ORDER BY {order} {limit}"

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
-from pathlib import Path
 from signal import SIGABRT
 
 import grpc
@@ -133,35 +132,54 @@ def test_a_broker_that_died_is_not_silent(tmp_path):
         broker.stop()
 
 
-def test_fixtures(pytester, monkeypatch):
-    """They are there without an import, each test has a broker of its own, and settings can be overridden."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+def test_each_test_has_a_broker_of_its_own(pytester):
+    """The fixture is there without an import; docs/testing.md, which runs as a test, has the others."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error")
     pytester.makepyfile(
         """
+        import grpc
         import pytest
-        from blackbox.clients import connected, create_topic
-
-        @pytest.fixture
-        def takhin_settings():
-            return {"topics.partitions_per_topic_max": 2}
+        from takhin.v1 import takhin_pb2 as pb
+        from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
         @pytest.mark.parametrize("run", [1, 2])
         def test_in_memory(takhin_broker, run):
-            with connected(takhin_broker.address) as stub:
-                create_topic(stub, "orders", 2)
-                with pytest.raises(AssertionError):
-                    create_topic(stub, "wide", 3)
-
-        def test_on_disk(takhin_disk_broker, tmp_path):
-            with connected(takhin_disk_broker.address) as stub:
-                create_topic(stub, "orders")
-            assert (tmp_path / "takhin/topics/orders/0.db").exists()
-            takhin_disk_broker.restart()
+            with grpc.insecure_channel(takhin_broker.address) as channel:
+                assert TakhinServiceStub(channel).CreateTopic(pb.CreateTopicRequest(name="orders")).success
         """
     )
-    done = pytester.runpytest_subprocess("-p", "no:cacheprovider")
-    done.assert_outcomes(passed=3)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
+
+
+FORKS = """
+import gc, os, signal
+import grpc
+from takhin.errors import StartupError
+from takhin.testing import MemoryBroker
+from takhin.v1 import takhin_pb2 as pb
+from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
+
+gc.disable()
+with MemoryBroker() as broker, grpc.insecure_channel(broker.address) as channel:
+    stub = TakhinServiceStub(channel)
+    stub.CreateTopic(pb.CreateTopicRequest(name="orders"))
+    stream = stub.ConsumeMessages(pb.ConsumeMessagesRequest(topic="orders"))
+    try:
+        MemoryBroker({"listen": broker.address}).start()
+    except StartupError as error:
+        kept = error
+if os.fork() == 0:
+    signal.alarm(5)
+    gc.collect()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_a_test_may_fork_afterwards():
+    """A broker that was stopped, or did not start, leaves nothing that a forked child would wait for."""
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=False)
+    assert done.stdout == "0\n", done.stderr
 
 
 def test_the_plugin_costs_other_tests_nothing():
