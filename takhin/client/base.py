@@ -42,7 +42,7 @@ class Client:
         connection = getattr(self, "_connection", None)  # absent where __init__ raised
         if connection is not None and connection.is_open:
             warnings.warn(
-                f"{type(self).__name__} of {connection.server} was not closed; use it in `async with`",
+                f"{type(self).__name__} of {connection.server} was not closed; use it in a `with` block",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 ATTEMPT_SECONDS_MAX = 30.0
 """A call that is not answered by then is taken for lost, and repeated if there is time left."""
+CANCEL_SECONDS_MAX = 1.0
 STATUS_DETAILS = "grpc-status-details-bin"
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"].full_name
 State = grpc.ChannelConnectivity
@@ -155,10 +157,14 @@ class Connection:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise UnreachableError(f"there was no time left to call {self.server}", server=self.server)
+        call = getattr(self._stub, name)(
+            request, timeout=min(left_s, ATTEMPT_SECONDS_MAX), metadata=self._metadata
+        )
         try:
-            response = await getattr(self._stub, name)(
-                request, timeout=min(left_s, ATTEMPT_SECONDS_MAX), metadata=self._metadata
-            )
+            response = await call
+        except asyncio.CancelledError:
+            await ended(call)
+            raise
         except grpc.aio.AioRpcError as error:
             raise self.error_of(error) from error
         if getattr(response, "error_code", 0):
@@ -201,6 +207,14 @@ class Connection:
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return TransportLimitError(f"{self.server} did not take the call: {sentence}", **about)
         return CallFailedError(f"the call to {self.server} failed with {code.name}: {sentence}", **about)
+
+
+async def ended(call: Any) -> None:
+    """Cancel a call and hear that it is over: what gRPC reports later could find its event loop closed."""
+    call.cancel()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CANCEL_SECONDS_MAX):
+            await call.code()
 
 
 def _channel(server: str, tls: Tls | grpc.ChannelCredentials | None) -> grpc.aio.Channel:

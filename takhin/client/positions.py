@@ -10,7 +10,7 @@ from datetime import datetime
 
 import grpc
 
-from takhin.client.connection import Connection
+from takhin.client.connection import Connection, ended
 from takhin.client.model import (
     COMMITTED,
     START,
@@ -167,7 +167,7 @@ async def offset_for_time(
         except grpc.aio.AioRpcError as error:
             raise connection.error_of(error) from error
         finally:
-            call.cancel()
+            await ended(call)
         return int(response.end_offset)
 
     return await connection.retried(attempt, deadline)

@@ -1,4 +1,4 @@
-"""The same clients for blocking code: `Producer`, `Consumer` and `Admin`, each an asyncio one on a thread.
+"""The same clients for blocking code: `Producer`, `Consumer` and `Admin`, asyncio ones on one thread for all.
 
     with Producer("127.0.0.1:9092") as producer:
         delivery = producer.send("orders", b"one", key=b"k")
@@ -10,24 +10,23 @@
             print(record.offset, record.value)
 
 Arguments, results and errors are those of `takhin.client`, where they are described. A method waits on the
-calling thread for what runs on the client's own one, and may be interrupted there.
+calling thread for what runs on that one, and may be interrupted there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import datetime
-from functools import wraps
+from functools import cache, wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from takhin import client
 from takhin.client.base import Client
-from takhin.client.errors import ClosedError
 from takhin.client.lanes import Lane
 from takhin.client.model import Headers
 
@@ -36,21 +35,27 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+@cache
+def _loop_of(pid: int) -> asyncio.AbstractEventLoop:
+    """The loop that all blocking clients of this process share, on a daemon thread of its own.
+
+    One for all, and never closed: gRPC hands what completes late to the loop that asked for it.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name=f"takhin clients of {pid}", daemon=True).start()
+    return loop
+
+
 class Blocking(Generic[C]):
-    """A client on an event loop of its own, which a daemon thread runs until `close`."""
+    """A client on the event loop of the blocking ones."""
 
     def _begin(self, core: C) -> None:
         self._core = core
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="takhin.client", daemon=True)
-        self._thread.start()
+        self._loop = _loop_of(os.getpid())
         self._run(core.open())
 
     def _run(self, work: Coroutine[Any, Any, T], seconds_max: float | None = None) -> T:
-        """What a coroutine gives that runs on the client's thread. It is cancelled if waiting ends early."""
-        if not self._thread.is_alive():
-            work.close()
-            raise ClosedError(f"this {type(self._core).__name__} is closed")
+        """What a coroutine gives that runs on the clients' thread. It is cancelled if waiting ends early."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(seconds_max)
@@ -60,26 +65,13 @@ class Blocking(Generic[C]):
 
     def close(self, timeout_s: float | None = None) -> None:
         """As the client's own `close`, which is cancelled after timeout_s. May be called again."""
-        if not self._thread.is_alive():
-            return
 
         async def closed() -> None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._core.close()
 
-        try:
-            self._run(closed())
-        finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-
-    def __del__(self) -> None:
-        thread = getattr(self, "_thread", None)  # absent where __init__ raised
-        if thread is not None and thread.is_alive():
-            name = type(self._core).__name__
-            warnings.warn(f"a sync.{name} was not closed; use it in `with`", ResourceWarning, 2, self)
+        self._run(closed())
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ from itertools import repeat
 
 import grpc
 
-from takhin.client.connection import Connection
+from takhin.client.connection import Connection, ended
 from takhin.client.errors import LogReplacedError, NoAnswerError
 from takhin.client.model import Record, RecordBatch
 from takhin.client.positions import Start, describe
@@ -148,7 +148,7 @@ class Tail:
                         columns = await self._read(call)
                     self._read_all = True
                 finally:
-                    call.cancel()
+                    await ended(call)
             except UnavailableError as error:
                 failures += 1
                 if not await self._connection.pause(failures, error, deadline):

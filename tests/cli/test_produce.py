@@ -183,7 +183,7 @@ def test_ctrl_c_says_what_was_produced(takhin, topic):
         ):
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=20)
-            assert process.returncode == 130
+            assert process.returncode == 130, said
             assert said.decode() in sentences
 
 
