@@ -22,6 +22,7 @@ from blackbox.broker_process import Broker, environment
 ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
+    "docs/client.md",
     "docs/commands.md",
     "docs/consume.md",
     "docs/export.md",
