@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import pytest
 
+from blackbox.clients import eventually
 from blackbox.small_disk import filler, small_disk
 from storage.support import ALL, NOW, as_stored, batch, check_files, numbered, read_all, spec, sqlite_engine
 from takhin.errors import StorageFullError
@@ -110,7 +111,8 @@ async def test_a_stop_while_an_offset_waits_for_room(disk):
     committed = CommittedOffset(LEFT, "", NOW)
     room = os.statvfs(disk)
     with filler(disk, room.f_bavail * room.f_frsize):
-        waiting = log.commit_offset("group", committed)  # the first to meet the full disk
+        waiting = log.commit_offset("group", committed)
+        await asyncio.to_thread(eventually, lambda: engine._space.full)  # it has met the full disk, and waits
         async with asyncio.timeout(STOP_S_MAX):
             await engine.close()
         await waiting
