@@ -23,6 +23,7 @@ from takhin.errors import (
     PartitionUnavailableError,
     StartupError,
     StorageFullError,
+    TakhinError,
     TopicExistsError,
     UnknownTopicError,
 )
@@ -192,7 +193,11 @@ class SqliteEngine:
         task = asyncio.ensure_future(change)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_unheard)
+            raise
 
     async def _create(self, spec: TopicSpec) -> SqliteTopic:
         async with self._catalogue:
@@ -327,3 +332,10 @@ def _full_disk(what: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise StorageFullError(f"{what}: {error.strerror}") from error
+
+
+def _unheard(change: asyncio.Task[Any]) -> None:
+    """A change whose caller has gone is over. That it was refused is nobody's error."""
+    error = None if change.cancelled() else change.exception()
+    if error is not None and not isinstance(error, TakhinError):
+        log.error("change_failed", exc_info=error)

@@ -47,6 +47,8 @@ def frames(path: Path) -> Iterator[Frame]:
         if size < HEAD.size:
             return
         head = file.xRead(HEAD.size, 0)
+        if len(head) < HEAD.size:
+            return
         magic, _, page_bytes, _, *salts, sum_1, sum_2 = HEAD.unpack(head)
         order = ">" if magic & 1 else "<"
         if magic & ~1 != MAGIC or _sums(head[:24], (0, 0), order) != (sum_1, sum_2):
@@ -54,6 +56,8 @@ def frames(path: Path) -> Iterator[Frame]:
         sums = sum_1, sum_2
         for at in range(HEAD.size, size - FRAME_HEAD.size - page_bytes + 1, FRAME_HEAD.size + page_bytes):
             frame = file.xRead(FRAME_HEAD.size + page_bytes, at)
+            if len(frame) < FRAME_HEAD.size + page_bytes:
+                return  # a broker has cut it meanwhile
             page, pages_after, *of_frame, sum_1, sum_2 = FRAME_HEAD.unpack(frame[: FRAME_HEAD.size])
             if of_frame != salts:
                 return  # of an earlier round

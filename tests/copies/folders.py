@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 from collections.abc import Callable
@@ -117,6 +118,7 @@ def in_child(work: Callable[[], None]) -> int:
     """Run in a forked process; how it ended (minus the signal)."""
     child = os.fork()
     if child == 0:
+        gc.disable()  # what gRPC has left behind would join threads that the child does not have
         code = 1
         try:
             work()

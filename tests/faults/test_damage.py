@@ -14,7 +14,7 @@ import pytest
 from takhin.schema import PAGE_BYTES
 
 from faults.damage import DAMAGES, PARTITIONS, TOPIC, Outcome, outcome
-from takhin.storage import connection
+from takhin.storage import connection, wal
 
 PROGRAM = Path(__file__).with_name("damage.py")
 CONTROL_TRIALS = 25
@@ -94,6 +94,20 @@ async def test_a_short_file_beside_its_log(killed, tmp_path):
         came, told = await outcome(data)
         assert came == Outcome.REFUSED
         assert "is cut short" in told or left == 0, told
+
+
+def test_a_log_that_is_cut_while_it_is_read(killed, tmp_path):
+    """A broker beside may begin it anew: what is gone is not read, and no error."""
+    path = tmp_path / "0.db-wal"
+    for name in ("0.db", "0.db-wal"):
+        shutil.copy(killed / "topics" / TOPIC / name, tmp_path)
+    for left in (100, 0):
+        found = wal.frames(path)
+        assert next(found).whole
+        os.truncate(path, wal.HEAD.size + wal.FRAME_HEAD.size + PAGE_BYTES + left)
+        assert list(found) == []
+    os.truncate(path, 10)
+    assert list(wal.frames(path)) == []
 
 
 @pytest.mark.control

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 from pathlib import Path
 
@@ -257,3 +258,21 @@ async def test_a_stop_right_after_a_hold_leaves_database_files_alone(store: Stor
     assert [path.name for path in (store.data_dir / "topics/orders").iterdir()] == ["0.db"]
     await store.open()
     assert store.log("orders").end_offset == 10
+
+
+async def test_a_refused_change_whose_caller_has_gone(store: Store):
+    """It is nobody's error: nothing is said of an exception that was never retrieved."""
+    said = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: said.append(context))
+    await store.engine.create_topic(spec("orders"))
+    before = asyncio.create_task(store.engine.create_topic(spec("before")))  # changes are made in turn
+    leaving = asyncio.create_task(store.engine.create_topic(spec("orders")))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait({leaving})
+    assert leaving.cancelled()
+    await before
+    await store.engine.create_topic(spec("after"))
+    del leaving
+    gc.collect()
+    assert said == []
