@@ -20,7 +20,8 @@ FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 400
 
 VOCABULARY = tuple(
-    f"takhin.{name}" for name in ("model", "errors", "clock", "limits", "settings", "partitioner")
+    f"takhin.{name}"
+    for name in ("model", "errors", "clock", "limits", "settings", "partitioner", "json_bytes")
 )
 BROKER = ("takhin.broker", "takhin.consumption", "takhin.shared_reads", "takhin.signals")
 GRPC = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google")

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from takhin.client import Header, NewRecord, Record
+from takhin.json_bytes import json_bytes
 from takhin.limits import INT64_MAX
 
 FIELDS = ("topic", "partition", "offset", "timestamp", "key", "value", "headers")
@@ -73,12 +74,7 @@ def parse(text: bytes) -> tuple[NewRecord, int | None]:
 
 
 def _shown(raw: bytes | None) -> str | dict[str, str] | None:
-    if raw is None:
-        return None
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(raw).decode()}
+    return None if raw is None else json_bytes(raw)
 
 
 def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from takhin.cli.connection import admin, group_argument, partition_option, run, 
 from takhin.cli.output import counted, json_option, print_json
 from takhin.cli.positions import FORMS, parse
 from takhin.cli.rows import print_table
-from takhin.client import START, Admin, PartitionDescription, Position
+from takhin.client import Admin, PartitionDescription, Position
 from takhin.errors import OffsetOutOfRangeError, UnknownPartitionError
 
 
@@ -48,7 +48,12 @@ def _position(_context: click.Context, _parameter: click.Parameter, text: str) -
 @server_option
 def list_(topic: str, *, partition: int | None, at: Position, as_json: bool, server: str) -> None:
     """Show where the partitions of TOPIC begin and end, and which offset PLACE is in each."""
-    found = run(_resolved(server, topic, partition, at))
+
+    async def listed() -> list[tuple[PartitionDescription, int]]:
+        async with admin(server) as broker:
+            return await _resolved(broker, topic, partition, at)
+
+    found = run(listed())
     rows = [(of.partition, of.beginning_offset, of.end_offset, offset) for of, offset in found]
     titles = ["partition", "beginning", "end", "offset"]
     if as_json:
@@ -68,10 +73,10 @@ def set_(group: str, topic: str, *, partition: int | None, at: Position, as_json
     """Let GROUP go on reading TOPIC at PLACE: commits that offset for each of its partitions."""
 
     async def committed() -> list[tuple[PartitionDescription, int]]:
-        found = await _resolved(server, topic, partition, at)
         async with admin(server) as broker:
+            found = await _resolved(broker, topic, partition, at)
             await broker.commit_offsets(group, {(topic, of.partition): offset for of, offset in found})
-        return found
+            return found
 
     found = run(committed())
     rows: list[dict[str, Any]] = [{"partition": of.partition, "offset": offset} for of, offset in found]
@@ -83,13 +88,12 @@ def set_(group: str, topic: str, *, partition: int | None, at: Position, as_json
 
 
 async def _resolved(
-    server: str, topic: str, partition: int | None, at: Position
+    broker: Admin, topic: str, partition: int | None, at: Position
 ) -> list[tuple[PartitionDescription, int]]:
     """The partitions asked for, each with the offset that a place is in it."""
-    async with admin(server) as broker:
-        described = await broker.describe_topic(topic)
-        chosen = chosen_partitions(topic, described.partitions, partition)
-        return [(of, await offset_at(broker, topic, of, at)) for of in chosen]
+    described = await broker.describe_topic(topic)
+    chosen = chosen_partitions(topic, described.partitions, partition)
+    return [(of, await offset_at(broker, topic, of, at)) for of in chosen]
 
 
 def chosen_partitions(
@@ -107,11 +111,7 @@ async def offset_at(broker: Admin, topic: str, of: PartitionDescription, at: Pos
     """Which offset a place is in a partition as it was described. Raises OffsetOutOfRangeError."""
     if isinstance(at, datetime):
         return min(await broker.offset_for_time(topic, of.partition, at), of.end_offset)
-    if isinstance(at, int):
-        offset = at
-    else:
-        near = of.beginning_offset if at.name == START.name else of.end_offset
-        offset = min(max(near + at.records, of.beginning_offset), of.end_offset)
+    offset = at if isinstance(at, int) else of.offset_of(at, most=of.end_offset)
     if not of.beginning_offset <= offset <= of.end_offset:
         raise OffsetOutOfRangeError(topic, of.partition, offset, of.beginning_offset, of.end_offset)
     return offset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import math
@@ -12,6 +11,8 @@ from itertools import islice
 from typing import Any, Literal
 
 import click
+
+from takhin.json_bytes import json_base64
 
 Row = Sequence[Any]
 
@@ -105,7 +106,7 @@ def _literal(blob: bytes) -> str:
 
 def _json(cell: Any) -> Any:
     if isinstance(cell, bytes):
-        return {"base64": base64.b64encode(cell).decode()}
+        return json_base64(cell)
     if isinstance(cell, float) and math.isinf(cell):
         return "Infinity" if cell > 0 else "-Infinity"
     return cell

@@ -133,6 +133,13 @@ class PartitionDescription(NamedTuple):
     end_offset: int
     incarnation_id: str
 
+    def offset_of(self, place: Place, *, most: int) -> int:
+        """Which offset START or END, so many records on, is here: not before the log, nor after `most`."""
+        near = self.beginning_offset if place.name == START.name else self.end_offset
+        return min(
+            max(near + place.records, self.beginning_offset), self.end_offset if most is None else most
+        )
+
 
 class PartitionOffsets(NamedTuple):
     """Both ends of a log: the first offset, and the one after the last."""

@@ -105,9 +105,7 @@ class Positions:
                 if at not in committed:
                     return await number(self._uncommitted, most)
                 return committed[at].offset + position.records
-            first = position.name == START.name
-            offset = (partition.beginning_offset if first else partition.end_offset) + position.records
-            return min(max(offset, partition.beginning_offset), most)
+            return partition.offset_of(position, most=most)
 
         position = await number(span.start, partition.end_offset)
         return Start(

@@ -6,7 +6,6 @@ tables.
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import apsw
 
 from takhin.copies.reading import Log
+from takhin.json_bytes import json_bytes
 from takhin.limits import INT64_MAX
 from takhin.query.topic import Topic
 
@@ -231,19 +231,11 @@ def text(content: bytes) -> str | bytes:
     return content
 
 
-def json_text(content: bytes) -> str | dict[str, str]:
-    """Bytes as JSON has them, as in the lines of `takhin consume`."""
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(content).decode()}
-
-
 def _headers(in_hex: str) -> str:
     """A JSON array of headers out of one of [key, value in hexadecimal]."""
     if in_hex == "[]":
         return in_hex
-    headers = [{"key": key, "value": json_text(bytes.fromhex(value))} for key, value in json.loads(in_hex)]
+    headers = [{"key": key, "value": json_bytes(bytes.fromhex(value))} for key, value in json.loads(in_hex)]
     return json.dumps(headers, ensure_ascii=False)
 
 

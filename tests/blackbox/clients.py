@@ -5,6 +5,7 @@ Knows the generated interface and public gRPC, none of the broker's code.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,6 +106,11 @@ def end_offset(stub: Any, topic: str, partition: int = 0) -> int:
     response = stub.GetPartitionOffsets(request, timeout=CALL_S_MAX)
     assert response.error == ""
     return response.end_offset
+
+
+def own_topic(stub: TakhinServiceStub, test: str, partitions: int = 1) -> str:
+    """A topic of a test's own, named after it."""
+    return create_topic(stub, re.sub("[^a-z0-9]+", "-", test), partitions)
 
 
 def eventually(condition: Callable[[], bool], *, seconds_max: float = 5.0) -> None:

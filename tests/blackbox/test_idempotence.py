@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 
 import grpc
 import pytest
@@ -18,6 +17,7 @@ from blackbox.clients import (
     create_topic,
     end_offset,
     error_name,
+    own_topic,
     produce,
     read_all,
 )
@@ -37,7 +37,7 @@ def stub(shared_broker):
 @pytest.fixture
 def topic(stub, request):
     """A topic of the test's own, named after it."""
-    return create_topic(stub, re.sub("[^a-z0-9]+", "-", request.node.name), 2)
+    return own_topic(stub, request.node.name, 2)
 
 
 def under(request, producer_id=b"", sequence=0, **fields):

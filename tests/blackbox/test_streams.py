@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import re
 import time
 
 import grpc
@@ -17,6 +16,7 @@ from blackbox.clients import (
     create_topic,
     end_offset,
     next_records,
+    own_topic,
     produce,
     read_all,
     refusal,
@@ -33,7 +33,7 @@ def stub(shared_broker):
 @pytest.fixture
 def topic(stub, request):
     """A topic of the test's own, named after it."""
-    return create_topic(stub, re.sub("[^a-z0-9]+", "-", request.node.name))
+    return own_topic(stub, request.node.name)
 
 
 def values(records):
