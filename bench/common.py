@@ -30,7 +30,7 @@ import apsw
 import google.protobuf
 import grpc
 
-from takhin.storage import connection, schema
+from takhin.disk import connection, versions
 
 Figures = dict[str, float]
 
@@ -169,7 +169,7 @@ def durability(folder: Path) -> str:
     """The settings of the broker's own writing connection, read back from one on a scratch file."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path = Path(scratch, "scratch.db")
-        schema.build(path)
+        versions.build(path)
         writer = connection.open_writer(path)
         try:
             mode, synchronous = writer.pragma("journal_mode"), writer.pragma("synchronous")

@@ -22,7 +22,7 @@ from takhin.clock import system_clock
 from takhin.rpc.service import TakhinService
 from takhin.settings import Settings
 from takhin.signals import Signals
-from takhin.storage.sqlite_engine import SqliteEngine
+from takhin.storage.sqlite.engine import SqliteEngine
 from takhin.v1 import takhin_pb2 as pb
 
 PARTITIONS = 4

@@ -21,7 +21,7 @@ from takhin.clock import system_clock
 from takhin.limits import size_bytes
 from takhin.model import Batch, TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
-from takhin.storage.sqlite_engine import SqliteEngine
+from takhin.storage.sqlite.engine import SqliteEngine
 
 COMMITS = 10_000
 SHOWN = {"p50_ms": 0.5, "p99_ms": 0.99, "p999_ms": 0.999, "max_ms": 1.0}

@@ -18,8 +18,8 @@ from takhin.limits import size_bytes
 from takhin.model import Batch, Chunk, TopicConfig, TopicSpec
 from takhin.partitioner import partition_for_key
 from takhin.settings import StorageSettings
-from takhin.storage.engine import PartitionLog
-from takhin.storage.sqlite_engine import SqliteEngine
+from takhin.storage.contract import PartitionLog
+from takhin.storage.sqlite.engine import SqliteEngine
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert, encode
 

@@ -43,7 +43,7 @@ from takhin.partitioner import partition_for_key
 from takhin.settings import Settings
 from takhin.shared_reads import SharedReads
 from takhin.signals import Signals
-from takhin.storage.engine import Engine, PartitionLog, Topic
+from takhin.storage.contract import Engine, PartitionLog, Topic
 
 
 class Broker:

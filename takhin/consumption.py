@@ -22,7 +22,7 @@ from takhin.model import (
 from takhin.settings import ConsumeSettings, Settings
 from takhin.shared_reads import SharedReads
 from takhin.signals import Signals
-from takhin.storage.engine import PartitionLog
+from takhin.storage.contract import PartitionLog
 
 UNBOUNDED = limits.INT64_MAX
 

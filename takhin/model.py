@@ -85,12 +85,14 @@ class Batch:
 class Records:
     """What a read returns: rows in offset order, and the headers of those that have any.
 
-    One read is no other: it can be told by identity that several consumers were given the same.
+    Compared by identity: rpc uses that to encode a read once for all consumers that share it.
     headers: by offset.
+    next_offset: where to go on. The log may have gaps, so it cannot be computed from the rows.
     """
 
     rows: Sequence[Row]
     headers: Mapping[int, Sequence[Header]]
+    next_offset: int
 
 
 class Appended(NamedTuple):
@@ -98,7 +100,7 @@ class Appended(NamedTuple):
 
     offset: of its first record; -1 if it is only queued (required_acks=0).
     timestamp: of its first record, ms.
-    duplicate: it had been stored before: offset and timestamp are those of then.
+    duplicate: it had been stored before; offset and timestamp are those of the first time.
     """
 
     partition: int

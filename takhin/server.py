@@ -14,15 +14,15 @@ import structlog
 
 from takhin.broker import Broker
 from takhin.clock import Clock, system_clock
+from takhin.disk.connection import library_version
 from takhin.logs import configure
 from takhin.rpc.listener import Listener
 from takhin.rpc.service import TakhinService
 from takhin.settings import Settings
 from takhin.signals import Signals
-from takhin.storage.connection import library_version
-from takhin.storage.engine import Engine
-from takhin.storage.memory_engine import MemoryEngine
-from takhin.storage.sqlite_engine import SqliteEngine
+from takhin.storage.contract import Engine
+from takhin.storage.memory import MemoryEngine
+from takhin.storage.sqlite.engine import SqliteEngine
 
 FORCED_EXIT_CODE = 130
 

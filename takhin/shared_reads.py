@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from takhin.limits import response_bytes
 from takhin.model import Records
-from takhin.storage.engine import PartitionLog
+from takhin.storage.contract import PartitionLog
 
 Key = tuple[PartitionLog, int, int, int]
 """The log, the offset and both limits of a read."""

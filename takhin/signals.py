@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from takhin.storage.engine import PartitionLog
+from takhin.storage.contract import PartitionLog
 
 
 class Signals:

@@ -40,8 +40,9 @@ class Layer:
 
 
 _SCHEMA = ("takhin.schema.checksums", "takhin.schema.upgrades")
-_STORAGE = (*VOCABULARY, "takhin.schema", *_SCHEMA, "takhin.storage.*")
-_BROKER = (*VOCABULARY, "takhin.storage.engine", *BROKER)
+_DISK = (*VOCABULARY, "takhin.schema", *_SCHEMA, "takhin.disk.*")
+_STORAGE = (*_DISK, "takhin.storage.*")
+_BROKER = (*VOCABULARY, "takhin.storage.contract", *BROKER)
 _WIRE = (*VOCABULARY, "takhin.v1.*", "takhin.wire.*")
 _RPC = (*_BROKER, *_WIRE, "takhin.rpc.*")
 
@@ -53,10 +54,11 @@ LAYERS = {
     # Run on closed files in a child process. Its root holds two numbers, which storage may see.
     "takhin.schema": Layer(("takhin.schema.*",), SQLITE_OF_PYTHON),
     **dict.fromkeys(VOCABULARY, Layer(VOCABULARY)),
+    "takhin.disk": Layer(_DISK, ("apsw", "structlog")),
     "takhin.storage": Layer(_STORAGE, ("apsw", "structlog")),
     # Programs of their own, on closed files or as readers beside a broker: never in its process.
-    "takhin.copies": Layer((*_STORAGE, "takhin.copies.*"), ("apsw",)),
-    "takhin.query": Layer((*_STORAGE, "takhin.copies.*", "takhin.query.*"), ("apsw",)),
+    "takhin.copies": Layer((*_DISK, "takhin.copies.*"), ("apsw",)),
+    "takhin.query": Layer((*_DISK, "takhin.query.*"), ("apsw",)),
     **dict.fromkeys(BROKER, Layer(_BROKER)),
     "takhin.wire": Layer(_WIRE, GRPC),
     "takhin.rpc": Layer(_RPC, (*GRPC, "structlog")),
@@ -71,7 +73,7 @@ LAYERS = {
 }
 
 INSTEAD = {
-    "apsw": "ask takhin.storage.engine for it; only takhin/storage speaks SQL",
+    "apsw": "ask takhin.storage.contract for it; only takhin/storage speaks SQL",
     "sqlite3": "use apsw in takhin/storage; closing a file with a second SQLite drops the locks of the first",
     "sqlite_utils": "change the schema in schema/, which runs in a child process on closed files",
     **dict.fromkeys(GRPC, "raise an error of takhin.errors; takhin/wire/status.py puts it on the wire"),
@@ -81,11 +83,11 @@ FILE_METHODS = {"open", "read_bytes", "read_text", "write_bytes", "write_text"}
 FILE_MODULES = {"shutil": {"rmtree", "disk_usage"}, "filecmp": set(), "tarfile": set(), "zipfile": set()}
 """Modules that open files, each with its functions that open none."""
 OPENS_WITH_REASON = {
-    ("takhin/storage/layout.py", "stage"): "copies the closed template before apsw ever opens the copy",
-    ("takhin/storage/layout.py", "sync_folder"): "a folder, which SQLite does not lock",
-    ("takhin/storage/layout.py", "_lock"): "the data folder's LOCK, which is no SQLite file",
-    ("takhin/storage/witness.py", "__init__"): "the witness, which is no SQLite file",
-    ("takhin/storage/space.py", "_fill"): "the ballast, which is no SQLite file",
+    ("takhin/disk/folder.py", "stage"): "copies the closed template before apsw ever opens the copy",
+    ("takhin/disk/folder.py", "sync_folder"): "a folder, which SQLite does not lock",
+    ("takhin/disk/folder.py", "_lock"): "the data folder's LOCK, which is no SQLite file",
+    ("takhin/disk/witness.py", "__init__"): "the witness, which is no SQLite file",
+    ("takhin/storage/sqlite/space.py", "_fill"): "the ballast, which is no SQLite file",
 }
 
 REGISTRY = re.compile(r"py[p]i\.org|pythonhoste[d]|npm[j]s\.|crates\.i[o]|golang\.or[g]|index-ur[l]")
@@ -168,7 +170,7 @@ def opens_file(call: ast.Call) -> bool:
 
 
 def open_faults(path: str, tree: ast.AST) -> Iterator[str]:
-    """Files opened under takhin/storage/ without a reason in the list."""
+    """Files opened under takhin/storage/ and takhin/disk/ without a reason in the list."""
     with_reason = {
         node
         for function in functions(tree)
@@ -226,8 +228,12 @@ def test_imports_follow_the_layers() -> None:
 
 
 def test_storage_opens_no_file_beside_sqlite() -> None:
-    """No file is opened under takhin/storage/ but where the list gives the reason."""
-    faults = [fault for path in python_files("takhin/storage") for fault in open_faults(*parsed(path))]
+    """No file is opened under takhin/storage/ and takhin/disk/ but where the list gives the reason."""
+    faults = [
+        fault
+        for path in python_files("takhin/storage", "takhin/disk")
+        for fault in open_faults(*parsed(path))
+    ]
     assert not faults, "\n".join(faults)
 
 
@@ -235,7 +241,7 @@ def test_the_list_of_opens_is_not_stale() -> None:
     """Each reason on the list belongs to a function that is there and opens a file."""
     opening = {
         (name, function.name)
-        for name, tree in map(parsed, python_files("takhin/storage"))
+        for name, tree in map(parsed, python_files("takhin/storage", "takhin/disk"))
         for function in functions(tree)
         if any(isinstance(call, ast.Call) and opens_file(call) for call in ast.walk(function))
     }
@@ -288,9 +294,9 @@ def test_imports_load_no_sqlite(packages: tuple[str, ...], unwanted: set[str]) -
         ("takhin.model", "import takhin.wire.convert"),
         ("takhin.model", "import structlog"),
         ("takhin.rpc.service", "def f():\n    import apsw"),
-        ("takhin.storage.writer", "import sqlite3"),
-        ("takhin.storage.schema", "from takhin.schema import migrations"),
-        ("takhin.storage.writer", "from . import readers"),
+        ("takhin.storage.sqlite.writer", "import sqlite3"),
+        ("takhin.disk.versions", "from takhin.schema import migrations"),
+        ("takhin.storage.sqlite.writer", "from . import readers"),
         ("takhin.client.producer", "from takhin.broker import Broker"),
         ("takhin.unheard_of", ""),
     ],

@@ -25,14 +25,14 @@ from takhin.copies import manifest as manifests
 from takhin.copies.checking import log_of
 from takhin.copies.folders import Place, Progress, checked_topic, topic_names
 from takhin.copies.manifest import Manifest
-from takhin.copies.reading import DamagedError, Log, num_partitions, read, read_log
 from takhin.copies.replace import sync_file
+from takhin.disk.beside import DamagedError, Log, num_partitions, read, read_log
+from takhin.disk.connection import library_version
+from takhin.disk.faults import is_damage, is_full, sentence
+from takhin.disk.folder import sync_folder
 from takhin.errors import CopyError
 from takhin.schema import PAGE_BYTES, VERSION
 from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION
-from takhin.storage.connection import library_version
-from takhin.storage.faults import is_damage, is_full, sentence
-from takhin.storage.layout import sync_folder
 
 STEP_PAGES = 1_000
 """Pages copied between two looks at the progress: 16 MB. Fewer or more are no faster."""

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import apsw
 
-from takhin.copies.reading import Log, read_log
-from takhin.storage.faults import sentence
-from takhin.storage.witness import Mark
+from takhin.disk.beside import Log, read_log
+from takhin.disk.faults import sentence
+from takhin.disk.witness import Mark
 
 INTEGRITY = "PRAGMA integrity_check(3)"
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from takhin.copies.reading import Log
+from takhin.disk.beside import Log
+from takhin.disk.folder import sync_folder
 from takhin.errors import CopyError
-from takhin.storage.layout import sync_folder
 
 NAME = "backup.json"
 FORMAT = 1

@@ -17,7 +17,6 @@ import apsw
 
 from takhin.copies.checking import content_faults, log_of
 from takhin.copies.folders import Place, Progress, checked_topic, partition_files, topic_names
-from takhin.copies.reading import Log, read, read_log
 from takhin.copies.replace import Catalogue, close_alone, put_file
 from takhin.copies.salvage import (
     Expected,
@@ -30,10 +29,12 @@ from takhin.copies.salvage import (
     trust_pages,
 )
 from takhin.copies.verify import Found, look_at
+from takhin.disk import versions
+from takhin.disk.beside import Log, read, read_log
+from takhin.disk.connection import close_whole, open_writer
+from takhin.disk.faults import sentence
+from takhin.disk.layout import wal_of
 from takhin.errors import CopyError, StartupError
-from takhin.storage import schema
-from takhin.storage.connection import close_whole, open_writer, wal_of
-from takhin.storage.faults import sentence
 
 
 @dataclass(slots=True)
@@ -125,7 +126,7 @@ class _Recovery:
                 shutil.copyfile(wal_of(aside), wal_of(old))
             template = work / "template.db"
             if not (mended := mend_header(old)):
-                schema.build(template)
+                versions.build(template)
                 mended = mend_header(old, template)
             recovered = self._whole(old)
             if recovered is None:

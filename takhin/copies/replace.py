@@ -23,11 +23,12 @@ from typing import Self
 import apsw
 
 from takhin.copies.folders import BESIDE
-from takhin.copies.reading import Log, shm_of
+from takhin.disk.beside import Log
+from takhin.disk.connection import close_whole, open_writer
+from takhin.disk.folder import DataFolder, sync_folder
+from takhin.disk.layout import shm_of, wal_bytes, wal_of
+from takhin.disk.witness import Mark, Witness
 from takhin.errors import CopyError, StartupError
-from takhin.storage.connection import close_whole, open_writer, wal_bytes, wal_of
-from takhin.storage.layout import DataFolder, sync_folder
-from takhin.storage.witness import Mark, Witness
 
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100

@@ -31,12 +31,13 @@ from takhin.copies.folders import (
     topic_names,
 )
 from takhin.copies.manifest import Manifest
-from takhin.copies.reading import Log, num_partitions, read, read_log
 from takhin.copies.replace import Catalogue, close_alone, put_file
+from takhin.disk import versions
+from takhin.disk.beside import Log, num_partitions, read, read_log
+from takhin.disk.connection import close_whole, open_writer
+from takhin.disk.faults import is_damage, sentence
+from takhin.disk.layout import wal_of
 from takhin.errors import CopyError, StartupError
-from takhin.storage import schema
-from takhin.storage.connection import close_whole, open_writer, wal_of
-from takhin.storage.faults import is_damage, sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +190,11 @@ class _Stager:
             if each.exists():
                 shutil.copyfile(each, folder / each.name)
         try:
-            schema.check([path])
+            versions.check([path])
             connection = open_writer(path)
             try:
                 log = self._looked_over(connection, place)
-                schema.upgrade(connection)
+                versions.upgrade(connection)
                 facts = num_partitions(connection)
                 log = self._catalogue.renewed(log, connection)
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)

@@ -16,14 +16,15 @@ from typing import NamedTuple
 import apsw
 
 from takhin.copies.checking import PRODUCERS_SINCE
-from takhin.copies.reading import DamagedError, Log, damaged_pages, num_partitions, read_log
+from takhin.disk import versions
+from takhin.disk.beside import DamagedError, Log, damaged_pages, num_partitions, read_log
+from takhin.disk.connection import close_whole, open_writer
+from takhin.disk.header import file_header
 from takhin.limits import config_values
 from takhin.model import TopicConfig
 from takhin.schema import APPLICATION_ID, PAGE_BYTES, VERSION
 from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION, load
 from takhin.settings import TopicSettings
-from takhin.storage import schema
-from takhin.storage.connection import close_whole, file_header, open_writer
 
 CHUNK = 4_096
 """Offsets that are tried at once."""
@@ -235,7 +236,7 @@ class Salvage:
 
         Raises OSError, apsw.Error.
         """
-        schema.build(new)
+        versions.build(new)
         self._db = open_writer(new)
         self.notes: list[str] = []
         """What was lost besides records, as sentences."""

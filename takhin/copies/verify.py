@@ -27,7 +27,7 @@ from takhin.copies.folders import (
     topic_names,
 )
 from takhin.copies.manifest import Manifest
-from takhin.copies.reading import (
+from takhin.disk.beside import (
     DamagedError,
     Log,
     damaged_pages,
@@ -36,11 +36,11 @@ from takhin.copies.reading import (
     read_ahead,
     wal_faults,
 )
+from takhin.disk.faults import is_damage, sentence
+from takhin.disk.layout import wal_of
+from takhin.disk.witness import Mark
 from takhin.errors import CopyError
 from takhin.schema import PAGE_BYTES
-from takhin.storage.connection import wal_of
-from takhin.storage.faults import is_damage, sentence
-from takhin.storage.witness import Mark
 
 THREADS = min(8, os.cpu_count() or 1)
 AHEAD_BYTES_MAX = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 * THREADS)

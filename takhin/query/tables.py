@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import apsw
 
-from takhin.copies.reading import Log
+from takhin.disk.beside import Log
 from takhin.json_bytes import json_bytes
 from takhin.limits import INT64_MAX
 from takhin.query.topic import Topic

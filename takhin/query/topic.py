@@ -12,11 +12,11 @@ from typing import TypeVar
 
 import apsw
 
-from takhin.copies import reading
 from takhin.copies.folders import checked_topic, partition_files, topic_names
-from takhin.copies.reading import Log
+from takhin.disk import beside
+from takhin.disk.beside import Log
+from takhin.disk.faults import sentence
 from takhin.errors import CopyError, QueryError
-from takhin.storage.faults import sentence
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Topic:
         self.paths = [path for _, path in found]
         self._seen: dict[int, Log] = {}
         self._versions: dict[int, int] = {}
-        count = self.read(0, lambda connection, _: reading.num_partitions(connection)) if found else None
+        count = self.read(0, lambda connection, _: beside.num_partitions(connection)) if found else None
         if [number for number, _ in found] != list(range(count or 0)) or not found:
             raise QueryError(
                 f"topic {name!r} has {count} partitions, but {root} has {len(found)} files of it"
@@ -50,8 +50,8 @@ class Topic:
         path = self.paths[partition]
         try:
             if partition not in self._versions:  # beside a checkpoint it takes longer than most reads
-                self._versions[partition] = reading.check_header(path)
-            log, done = reading.read(
+                self._versions[partition] = beside.check_header(path)
+            log, done = beside.read(
                 path,
                 lambda connection: self._work(partition, connection, work),
                 version=self._versions[partition],
@@ -72,7 +72,7 @@ class Topic:
     def _work(
         self, partition: int, connection: apsw.Connection, work: Callable[[apsw.Connection, Log], T]
     ) -> tuple[Log, T]:
-        log = reading.read_log(connection)
+        log = beside.read_log(connection)
         if log is None or (log.topic, log.partition) != (self.name, partition):
             raise QueryError(f"{self.paths[partition]} does not hold partition {partition} of {self.name!r}")
         seen = self._seen.get(partition, log)

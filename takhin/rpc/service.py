@@ -18,7 +18,7 @@ from takhin.errors import ShuttingDownError
 from takhin.model import Appended, Batch, GroupState, Records
 from takhin.rpc.interceptors import Context, Malformed, known
 from takhin.settings import ProduceSettings
-from takhin.storage.engine import Topic
+from takhin.storage.contract import Topic
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1 import takhin_pb2_grpc
 from takhin.wire import convert, encode

@@ -1,1 +1,1 @@
-"""Where records are kept. The only package that loads apsw, and so the only one with files open."""
+"""Where records are kept: the contract of an engine, the rules that all engines share, and the engines."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from takhin.errors import EndOffsetMismatchError, OutOfSequenceError
-from takhin.model import Appended, Batch, Condition
+from takhin.errors import EndOffsetMismatchError, InvalidArgumentError, OutOfSequenceError
+from takhin.model import Appended, Batch, Condition, TopicSpec
 
 BATCHES_REMEMBERED = 5
 """Of each producer: how many it may have under way at once."""
@@ -68,6 +68,16 @@ def to_forget(producers: int, producers_max: int) -> int:
     if producers < producers_max:
         return 0
     return producers + 1 - (producers_max - producers_max // 10)
+
+
+def fewer_partitions(spec: TopicSpec, present: int) -> InvalidArgumentError:
+    """The error for a change that would take partitions away."""
+    return InvalidArgumentError(
+        f"topic {spec.name!r} has {present} partitions, and their number only grows: it cannot become "
+        f"{spec.num_partitions}",
+        field="num_partitions",
+        value=spec.num_partitions,
+    )
 
 
 def _next_sequence(remembered: Sequence[Remembered]) -> int:

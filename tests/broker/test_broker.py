@@ -19,7 +19,7 @@ from takhin.model import Batch, ConsumeRequest, TopicPartition
 from takhin.partitioner import partition_for_key
 from takhin.settings import Settings, TopicSettings
 from takhin.signals import Signals
-from takhin.storage.memory_engine import MemoryEngine
+from takhin.storage.memory import MemoryEngine
 
 NOW = 1_700_000_000_000
 

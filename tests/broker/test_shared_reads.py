@@ -11,8 +11,8 @@ from storage.support import clock, numbered, spec
 from takhin.errors import OffsetOutOfRangeError, UnknownTopicError
 from takhin.limits import response_bytes
 from takhin.shared_reads import SharedReads
-from takhin.storage.engine import Engine, PartitionLog
-from takhin.storage.memory_engine import MemoryEngine
+from takhin.storage.contract import Engine, PartitionLog
+from takhin.storage.memory import MemoryEngine
 
 RECORDS_MAX = 10
 LIMITS = {"max_bytes": 1 << 20, "max_records": RECORDS_MAX}

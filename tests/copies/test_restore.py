@@ -20,8 +20,8 @@ from storage.support import check_files
 from takhin.copies.backup import backup
 from takhin.copies.restore import Wanted, restore
 from takhin.copies.verify import verify
+from takhin.disk.header import file_header
 from takhin.errors import CopyError, StartupError
-from takhin.storage.connection import file_header
 
 REPLACE = Wanted(replace=True)
 

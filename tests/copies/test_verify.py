@@ -18,8 +18,8 @@ from copies.folders import PAGE, TOPIC, file, flip, flip_value, value
 from storage.support import alter
 from takhin.copies.backup import backup
 from takhin.copies.verify import verify
+from takhin.disk.layout import wal_of
 from takhin.errors import CopyError
-from takhin.storage.connection import wal_of
 
 
 def test_nothing_where_nothing_is(data, killed, tmp_path):

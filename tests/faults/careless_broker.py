@@ -6,7 +6,7 @@ python careless_broker.py LEVEL ARGS…      LEVEL is SQLite's synchronous: 1 is
 import sys
 
 from takhin.cli.main import main
-from takhin.storage import connection
+from takhin.disk import connection
 
 open_writer = connection.open_writer
 level = int(sys.argv.pop(1))

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from faults.recorder import Event, Recorder
 from storage.support import NOW, batch, spec, sqlite_engine, under
+from takhin.disk import connection, folder
+from takhin.disk import statements as sql
 from takhin.model import Batch, CommittedOffset, TopicConfig
-from takhin.storage import connection, layout
-from takhin.storage import statements as sql
 from takhin.storage.conditions import BATCHES_REMEMBERED
 
 SETTINGS = {"open_partitions_max": 2, "checkpoint_pages": 6, "ballast_bytes": 0, "free_bytes_low": 0}
@@ -153,7 +153,7 @@ async def main(data: Path, seed: int, workload: type[Workload]) -> list[Event]:
 if __name__ == "__main__":
     workload = Workload
     if sys.argv[3] == "names":
-        layout.sync_folder = lambda path: None
+        folder.sync_folder = lambda path: None
     elif sys.argv[3] == "apart":
         workload = Apart
     elif sys.argv[3] != "2":

@@ -30,8 +30,8 @@ from takhin.copies import replace
 from takhin.copies import restore as restoring
 from takhin.copies.backup import backup
 from takhin.copies.restore import Wanted
-from takhin.storage import layout
-from takhin.storage.committer import Committer
+from takhin.disk import folder
+from takhin.storage.sqlite.threads import Committer
 
 SETTINGS = {"ballast_bytes": 0, "free_bytes_low": 0}
 KEPT, TOPIC, PARTITIONS, RECORDS = "kept", "t", 2, 5
@@ -75,7 +75,7 @@ class NoPool:
 
 def built_before(template: Path) -> None:
     """New files are copied from there, without a process of their own."""
-    layout.build = lambda *paths: [shutil.copyfile(template, path) for path in paths]
+    folder.build = lambda *paths: [shutil.copyfile(template, path) for path in paths]
 
 
 def careless() -> None:
@@ -88,9 +88,9 @@ def careless() -> None:
             shutil.copyfile(self._template(), folder / f"{partition}.db")
         return folder
 
-    layout.DataFolder.stage = stage
-    layout.DataFolder.publish = lambda self, stage, topic: None
-    layout.DataFolder.retire = lambda self, topic: shutil.rmtree(self.topics / topic)
+    folder.DataFolder.stage = stage
+    folder.DataFolder.publish = lambda self, stage, topic: None
+    folder.DataFolder.retire = lambda self, topic: shutil.rmtree(self.topics / topic)
 
     def put_topic(self, stage: Path, topic: str) -> None:
         for path in sorted(stage.iterdir()):

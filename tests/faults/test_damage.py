@@ -14,7 +14,7 @@ import pytest
 from takhin.schema import PAGE_BYTES
 
 from faults.damage import DAMAGES, PARTITIONS, TOPIC, Outcome, outcome
-from takhin.storage import connection, wal
+from takhin.disk import connection, wal
 
 PROGRAM = Path(__file__).with_name("damage.py")
 CONTROL_TRIALS = 25

@@ -19,8 +19,8 @@ from takhin.errors import OverloadedError, PartitionUnavailableError
 from takhin.limits import size_bytes
 from takhin.model import Batch, TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
-from takhin.storage.queue import QueueBytes
-from takhin.storage.sqlite_engine import SqliteEngine
+from takhin.storage.sqlite.admission import QueueBytes
+from takhin.storage.sqlite.engine import SqliteEngine
 
 HOLDER = Path(__file__).with_name("holder.py")
 

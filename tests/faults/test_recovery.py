@@ -13,9 +13,9 @@ import pytest
 from blackbox.clients import eventually
 from faults.failing_disk import GATE_S_MAX, Gate, failing_disk
 from faults.test_failing_disk import Trial
+from takhin.disk.layout import wal_of
 from takhin.errors import OutcomeUnknownError
-from takhin.storage.checkpoint import AGAIN_SECONDS
-from takhin.storage.connection import wal_of
+from takhin.storage.sqlite.checkpoint import AGAIN_SECONDS
 
 HOLDER = Path(__file__).with_name("holder.py")
 CHECKPOINT_PAGES = 1_000

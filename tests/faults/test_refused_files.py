@@ -12,11 +12,11 @@ from takhin.schema import APPLICATION_ID, VERSION
 
 from storage.support import alter
 from takhin.clock import system_clock
+from takhin.disk.connection import check_library
 from takhin.errors import StartupError
 from takhin.model import TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
-from takhin.storage.connection import check_library
-from takhin.storage.sqlite_engine import SqliteEngine
+from takhin.storage.sqlite.engine import SqliteEngine
 
 
 def engine(data):

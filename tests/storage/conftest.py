@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from storage.support import Store, check_files, clock, lend_template, spec, sqlite_engine
-from takhin.storage.engine import Engine, PartitionLog
-from takhin.storage.memory_engine import MemoryEngine
-from takhin.storage.sqlite_engine import SqliteEngine
+from takhin.storage.contract import Engine, PartitionLog
+from takhin.storage.memory import MemoryEngine
+from takhin.storage.sqlite.engine import SqliteEngine
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from takhin.disk.versions import build
 from takhin.limits import size_bytes
 from takhin.model import Batch, Condition, Header, Records, TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
-from takhin.storage.engine import EndMoved, PartitionLog
-from takhin.storage.schema import build
-from takhin.storage.sqlite_engine import SqliteEngine
+from takhin.storage.contract import EndMoved, PartitionLog
+from takhin.storage.sqlite.engine import SqliteEngine
 
 NOW = 1_700_000_000_000
 ALL = {"max_bytes": 1 << 30, "max_records": 1 << 30}

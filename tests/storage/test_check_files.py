@@ -11,7 +11,7 @@ import pytest
 
 from storage.support import NOW, Store, alter, batch, check_files, numbered, spec, timed, under
 from takhin.model import CommittedOffset, Header
-from takhin.storage.commit_group import TIME_INDEX_RECORDS
+from takhin.storage.sqlite.group import TIME_INDEX_RECORDS
 
 DAMAGES = {
     "DELETE FROM records WHERE offset = 3": "do not lie densely",

@@ -16,7 +16,7 @@ from storage.support import (
     spec,
 )
 from takhin.model import Appended, Batch, Header
-from takhin.storage.engine import Engine, PartitionLog
+from takhin.storage.contract import Engine, PartitionLog
 
 COUNTS = (1, 2, 999, 5_000)
 

@@ -12,8 +12,8 @@ from storage.support import batch, clock, numbered, read_all, spec, sqlite_engin
 from takhin.errors import EndOffsetMismatchError, OutOfSequenceError
 from takhin.model import Appended
 from takhin.storage.conditions import BATCHES_REMEMBERED
-from takhin.storage.engine import Engine, PartitionLog
-from takhin.storage.memory_engine import MemoryEngine
+from takhin.storage.contract import Engine, PartitionLog
+from takhin.storage.memory import MemoryEngine
 
 
 async def test_a_producers_batches_land_one_behind_the_other(log: PartitionLog):

@@ -8,7 +8,7 @@ import pytest
 
 from storage.support import NOW, numbered, spec
 from takhin.model import CommittedOffset
-from takhin.storage.engine import Engine, PartitionLog
+from takhin.storage.contract import Engine, PartitionLog
 
 ODD_GROUP_IDS = [
     "x",

@@ -7,7 +7,7 @@ import pytest
 from storage.support import ALL, as_expected, as_stored, batch, numbered, read_all, spec, timed
 from takhin.errors import OffsetOutOfRangeError
 from takhin.model import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, Header
-from takhin.storage.engine import Engine, PartitionLog
+from takhin.storage.contract import Engine, PartitionLog
 
 
 async def count_read(log: PartitionLog, offset: int = 0, **limits: int) -> int:

@@ -10,7 +10,7 @@ import pytest
 from storage.support import ALL, NOW, as_stored, numbered, read_all, spec
 from takhin.errors import TakhinError, TopicExistsError, UnknownTopicError
 from takhin.model import Appended, CommittedOffset, TimestampType, TopicConfig
-from takhin.storage.engine import Engine, PartitionLog, Topic
+from takhin.storage.contract import Engine, PartitionLog, Topic
 
 ODD_NAMES = ["a", "x" * 249, "...", ".hidden", "-rf", "0", "0.db", "LOCK", "topics", "tmp", "a-b_c.D", "_one"]
 

@@ -10,7 +10,7 @@ import pytest
 from storage.support import ALL, NOW, as_expected, as_stored, batch, numbered, read_all, spec
 from takhin.errors import OffsetOutOfRangeError, UnknownTopicError
 from takhin.model import CommittedOffset, Header
-from takhin.storage.engine import Engine, PartitionLog
+from takhin.storage.contract import Engine, PartitionLog
 
 
 async def test_trim_within_a_batch(log: PartitionLog):

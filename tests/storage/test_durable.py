@@ -24,8 +24,8 @@ from storage.support import (
 )
 from takhin.errors import OffsetOutOfRangeError, OutOfSequenceError, StorageFullError
 from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig
-from takhin.storage.commit_group import TIME_INDEX_RECORDS
 from takhin.storage.conditions import BATCHES_REMEMBERED
+from takhin.storage.sqlite.group import TIME_INDEX_RECORDS
 
 EVERY = bytes(range(256))
 

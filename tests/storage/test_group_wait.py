@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from storage.support import Store, batch, numbered, spec
-from takhin.storage.engine import PartitionLog
-from takhin.storage.writer import COMPANY_MIN, SMALL_GROUP_BYTES
+from takhin.storage.contract import PartitionLog
+from takhin.storage.sqlite.writer import COMPANY_MIN, SMALL_GROUP_BYTES
 
 
 @pytest.fixture

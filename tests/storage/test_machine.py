@@ -25,8 +25,8 @@ from faults.failing_disk import Plan, failing_disk
 from storage.support import Store, as_stored, batch, clock, numbered, read_all, spec, under
 from takhin.errors import RefusedError, StorageFullError
 from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig
-from takhin.storage.engine import Engine, PartitionLog, Topic
-from takhin.storage.memory_engine import MemoryEngine, MemoryLog
+from takhin.storage.contract import Engine, PartitionLog, Topic
+from takhin.storage.memory import MemoryEngine, MemoryLog
 
 names = st.sampled_from(["orders", "Orders", "o.r_d-s"])
 groups = st.sampled_from(["billing", "Billing", "it's\n🦆", "nul\x00"])

@@ -13,8 +13,8 @@ from takhin.schema.checksums import SINCE_VERSION
 
 from storage.fixture import COMMITTED, TIMES, TOPIC, TRIMMED, kept
 from storage.support import Store, numbered, read_all, run_sql, spec, under
+from takhin.disk.header import file_header
 from takhin.errors import StartupError
-from takhin.storage.connection import file_header
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("schema-*.tar.xz"))
 

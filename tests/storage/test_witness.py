@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from takhin.storage.witness import HEAD, MAGIC, SLOT_BYTES, Mark, Witness
+from takhin.disk.witness import HEAD, MAGIC, SLOT_BYTES, Mark, Witness
 
 LOCK_CHANGED = 1_700_000_000_123_456_789
 

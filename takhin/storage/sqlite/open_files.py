@@ -14,10 +14,10 @@ from pathlib import Path
 import apsw
 import structlog
 
+from takhin.disk import connection, layout
+from takhin.disk.faults import CLEAN
 from takhin.schema import PAGE_BYTES
-from takhin.storage import connection
-from takhin.storage.committer import Committer
-from takhin.storage.faults import CLEAN
+from takhin.storage.sqlite.threads import Committer
 
 log = structlog.get_logger()
 
@@ -236,7 +236,7 @@ class PartitionFile:
     def _close(self) -> None:  # on the closer's thread
         self._close_reader()
         # The WAL of a closed file is left of a crash, or of a shell that looked in.
-        if self._writer is None and connection.wal_of(self.path).exists() and not self.held:
+        if self._writer is None and layout.wal_of(self.path).exists() and not self.held:
             self._writer = connection.open_writer(self.path)
         if self._writer is None:
             return
@@ -264,4 +264,4 @@ class PartitionFile:
 
     def wal_bytes(self) -> int:
         """The size of the write-ahead log beside the file; 0 where there is none."""
-        return connection.wal_bytes(self.path)
+        return layout.wal_bytes(self.path)

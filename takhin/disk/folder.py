@@ -17,8 +17,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from takhin.disk.versions import build
 from takhin.errors import StartupError
-from takhin.storage.schema import build
 
 
 class DataFolder:

@@ -19,6 +19,11 @@ import apsw
 import structlog
 
 from takhin.clock import Clock
+from takhin.disk import connection, versions
+from takhin.disk import statements as sql
+from takhin.disk.faults import is_full, sentence
+from takhin.disk.folder import DataFolder
+from takhin.disk.witness import Witness
 from takhin.errors import (
     PartitionUnavailableError,
     StartupError,
@@ -30,19 +35,14 @@ from takhin.errors import (
 from takhin.limits import config_values
 from takhin.model import TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
-from takhin.storage import connection, schema
-from takhin.storage import statements as sql
-from takhin.storage.committer import Committer
-from takhin.storage.engine import EndMoved
-from takhin.storage.faults import is_full, sentence
-from takhin.storage.files import OpenFiles
-from takhin.storage.hold import Hold
-from takhin.storage.layout import DataFolder
-from takhin.storage.partition import SqlitePartition
-from takhin.storage.queue import QueueBytes
-from takhin.storage.space import DiskSpace
-from takhin.storage.troubles import Troubles
-from takhin.storage.witness import Witness
+from takhin.storage.contract import EndMoved
+from takhin.storage.sqlite.admission import QueueBytes
+from takhin.storage.sqlite.hold import Hold
+from takhin.storage.sqlite.open_files import OpenFiles
+from takhin.storage.sqlite.partition import SqlitePartition
+from takhin.storage.sqlite.space import DiskSpace
+from takhin.storage.sqlite.threads import Committer
+from takhin.storage.sqlite.troubles import Troubles
 
 log = structlog.get_logger()
 
@@ -263,7 +263,7 @@ class SqliteEngine:
         first = self._folder.file(name, 0)
         if not first.exists():
             raise StartupError(f"{first.parent} has no partition 0 (0.db), which describes the topic")
-        schema.check(self._folder.files(name))
+        versions.check(self._folder.files(name))
         partitions: list[SqlitePartition] = []
         try:
             partitions.append(self._open_partition(first, name, 0))

@@ -6,19 +6,17 @@ apsw runs a text of several statements lazily, so each PRAGMA is run on its own 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import apsw
 
+from takhin.disk.layout import wal_bytes
 from takhin.errors import StartupError
 from takhin.schema.checksums import load as load_checksums
 
 FIXED_IN = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 """First releases without the WAL-reset bug of 3.7.0 to 3.51.2 (sqlite.org/releaselog/3_51_3.html)."""
 
-
-HEADER_BYTES = 100
-PAGE_BYTES_MIN = 512
 
 WAL_BYTES_KEPT = 64 << 20
 """A WAL that is larger gives the rest back when it begins anew."""
@@ -72,19 +70,6 @@ def open_writer(path: Path, *, alone: bool = False) -> apsw.Connection:
     return connection
 
 
-def wal_of(path: Path) -> Path:
-    """The write-ahead log beside a file, whether there is one or not."""
-    return path.with_name(f"{path.name}-wal")
-
-
-def wal_bytes(path: Path) -> int:
-    """The size of the write-ahead log beside a file; 0 where there is none."""
-    try:
-        return wal_of(path).stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
 def close_whole(connection: apsw.Connection) -> None:
     """Close a writer; if no other connection is left, all of the WAL is copied into the file and removed."""
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
@@ -107,47 +92,6 @@ def open_reader(path: Path) -> apsw.Connection:
     _set(connection, "cache_size", -1_024)  # KiB: a scan reads each page once
     _set(connection, "trusted_schema", 0)
     return connection
-
-
-class FileHeader(NamedTuple):
-    """What the first page of a file says of it."""
-
-    application_id: int
-    user_version: int
-    pages: int
-    page_bytes: int
-    reserved_bytes: int
-    """At the end of each page."""
-
-
-def file_header(path: Path) -> FileHeader:
-    """The header of a file, read without a trace on the file or beside it.
-
-    Read from the file's header (sqlite.org/fileformat2.html) through SQLite's own VFS, as a connection
-    would trip over a file whose last checkpoint was cut short, and a foreign file is not to be touched.
-    All but the size is written before a file goes into service, so it is never in a WAL only; the version
-    may be there after an upgrade, and what is told here is then that of before.
-    Raises ValueError for what is no database, apsw.Error for what cannot be read.
-    """
-    file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
-    try:
-        header = file.xRead(HEADER_BYTES, 0) if file.xFileSize() >= HEADER_BYTES else b""
-    finally:
-        file.xClose()
-    if not header.startswith(b"SQLite format 3\0"):
-        raise ValueError("file is not a database")
-    page_bytes = int.from_bytes(header[16:18], "big")
-    if page_bytes == 1:  # what 16 bits cannot say
-        page_bytes = 1 << 16
-    if page_bytes < PAGE_BYTES_MIN or page_bytes & (page_bytes - 1):
-        raise ValueError(f"its header says that a page has {page_bytes} bytes")
-    return FileHeader(
-        application_id=int.from_bytes(header[68:72], "big"),
-        user_version=int.from_bytes(header[60:64], "big"),
-        pages=int.from_bytes(header[28:32], "big"),
-        page_bytes=page_bytes,
-        reserved_bytes=header[20],
-    )
 
 
 def _set(connection: apsw.Connection, name: str, value: Any) -> None:

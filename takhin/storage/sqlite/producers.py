@@ -10,9 +10,9 @@ from typing import Any
 
 import apsw
 
+from takhin.disk import statements as sql
 from takhin.errors import RefusedError
 from takhin.model import Appended, Batch, Condition
-from takhin.storage import statements as sql
 from takhin.storage.conditions import Remembered, judge, to_forget, to_remember
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import apsw
 
+from takhin.disk import statements as sql
 from takhin.limits import MAX_MESSAGE_BYTES, TIMESTAMP_TYPE, size_bytes
 from takhin.model import (
     HEADER_OVERHEAD_BYTES,
@@ -22,8 +23,7 @@ from takhin.model import (
     TimestampType,
     TopicConfig,
 )
-from takhin.storage import statements as sql
-from takhin.storage.files import PartitionFile
+from takhin.storage.sqlite.open_files import PartitionFile
 
 
 class Reader:

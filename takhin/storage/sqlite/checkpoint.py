@@ -17,11 +17,11 @@ from collections.abc import Callable
 
 import apsw
 
+from takhin.disk import connection
 from takhin.errors import StartupError
 from takhin.schema import PAGE_BYTES
-from takhin.storage import connection
-from takhin.storage.committer import Committer
-from takhin.storage.files import PartitionFile
+from takhin.storage.sqlite.open_files import PartitionFile
+from takhin.storage.sqlite.threads import Committer
 
 LAST_BIT_PAGES_MAX = 128
 PASSES_MAX = 8

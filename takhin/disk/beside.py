@@ -17,13 +17,13 @@ from urllib.parse import quote
 
 import apsw
 
+from takhin.disk import wal
+from takhin.disk.faults import is_damage
+from takhin.disk.header import file_header, visible_loss
+from takhin.disk.layout import wal_bytes, wal_of
 from takhin.errors import CopyError
 from takhin.schema import APPLICATION_ID, PAGE_BYTES, VERSION
 from takhin.schema.checksums import SINCE_VERSION, load
-from takhin.storage import wal
-from takhin.storage.connection import file_header, wal_bytes, wal_of
-from takhin.storage.faults import is_damage
-from takhin.storage.schema import visible_loss
 
 AHEAD_BYTES = 1 << 20
 T = TypeVar("T")
@@ -50,10 +50,6 @@ class Log:
     start_offset: int
     end_offset: int
     commits: int
-
-
-def shm_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}-shm")
 
 
 def read(path: Path, work: Callable[[apsw.Connection], T], *, version: int | None = None) -> T:

@@ -14,12 +14,12 @@ from typing import Any
 
 import apsw
 
+from takhin.disk import statements as sql
+from takhin.disk.witness import Mark
 from takhin.errors import RefusedError
 from takhin.model import Appended, Batch
 from takhin.settings import StorageSettings
-from takhin.storage import statements as sql
-from takhin.storage.producers import Producers
-from takhin.storage.witness import Mark
+from takhin.storage.sqlite.producers import Producers
 
 TIME_INDEX_RECORDS = 1_024
 """Records between two rows of the time index: a row in every commit would cost it a page more."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from takhin.storage.troubles import Troubles
+from takhin.storage.sqlite.troubles import Troubles
 
 log = structlog.get_logger()
 

@@ -13,8 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from takhin.clock import Clock
-from takhin.errors import OffsetOutOfRangeError, RefusedError, TopicExistsError, UnknownTopicError
+from takhin.errors import (
+    OffsetOutOfRangeError,
+    RefusedError,
+    TopicExistsError,
+    UnknownPartitionError,
+    UnknownTopicError,
+)
 from takhin.limits import size_bytes
 from takhin.model import (
     RECORD_OVERHEAD_BYTES,
@@ -26,11 +31,20 @@ from takhin.model import (
     Records,
     Row,
     TopicConfig,
+    TopicPartition,
     TopicSpec,
 )
 from takhin.settings import StorageSettings
-from takhin.storage.conditions import BATCHES_REMEMBERED, Remembered, judge, to_forget, to_remember
-from takhin.storage.engine import EndMoved, Topic
+from takhin.storage.conditions import (
+    BATCHES_REMEMBERED,
+    Remembered,
+    fewer_partitions,
+    judge,
+    to_forget,
+    to_remember,
+)
+from takhin.storage.contract import Capability
+from takhin.storage.growth import Growth
 
 T = TypeVar("T")
 
@@ -38,9 +52,9 @@ PRODUCERS_MAX = StorageSettings().producers_max
 
 
 class MemoryLog:
-    """A `PartitionLog`: records and headers by offset, committed offsets by group."""
+    """A `PartitionLog`: records and headers by offset."""
 
-    def __init__(self, topic: str, partition: int, end_moved: EndMoved, producers_max: int) -> None:
+    def __init__(self, topic: str, partition: int, producers_max: int) -> None:
         self.topic = topic
         self.partition = partition
         self.incarnation_id = uuid.uuid4().hex
@@ -49,10 +63,13 @@ class MemoryLog:
         self.closed = False
         self._rows: dict[int, Row] = {}
         self._headers: dict[int, Sequence[Header]] = {}
-        self._committed: dict[str, CommittedOffset] = {}
         self._producers: dict[bytes, deque[Remembered]] = {}  # the one silent for longest first
         self._producers_max = producers_max
-        self._end_moved = end_moved
+        self._growth = Growth()
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(self._size_bytes, self._rows))
 
     def append(self, batch: Batch) -> asyncio.Future[Appended]:
         self._check_open()
@@ -69,7 +86,7 @@ class MemoryLog:
         self._rows.update({row[0]: row for row in rows})
         self._headers.update({first + i: tuple(headers) for i, headers in batch.headers.items()})
         self.end_offset = end
-        self._end_moved(self)
+        self._growth.wake()
         return _done(Appended(self.partition, first, batch.timestamps[0], len(batch)))
 
     def _judge(self, batch: Batch, condition: Condition) -> Appended | None:
@@ -93,13 +110,19 @@ class MemoryLog:
             raise self._out_of_range(offset)
         rows: list[Row] = []
         room_bytes = max_bytes
-        for at in range(offset, min(offset + max_records, self.end_offset)):
+        next_offset = self.end_offset
+        for at in (at for at in range(offset, self.end_offset) if at in self._rows):
             room_bytes -= self._size_bytes(at)
-            if rows and room_bytes < 0:
+            if len(rows) == max_records or (rows and room_bytes < 0):
+                next_offset = at
                 break
             rows.append(self._rows[at])
         headers = {row[0]: self._headers[row[0]] for row in rows if row[0] in self._headers}
-        return Records(rows, headers)
+        return Records(rows, headers, next_offset)
+
+    async def grown(self, end: int) -> None:
+        while not self.closed and self.end_offset <= end:
+            await self._growth.wait()
 
     async def offset_for_time(self, timestamp: int) -> int:
         self._check_open()
@@ -112,31 +135,13 @@ class MemoryLog:
         if offset > self.end_offset:
             raise self._out_of_range(offset)
         for gone in range(self.start_offset, offset):
-            del self._rows[gone]
+            self._rows.pop(gone, None)
             self._headers.pop(gone, None)
         self.start_offset = max(self.start_offset, offset)
 
-    def commit_offset(self, group_id: str, committed: CommittedOffset) -> asyncio.Future[None]:
-        self._check_open()
-        self._committed[group_id] = committed
-        return _done(None)
-
-    def forget_group(self, group_id: str) -> asyncio.Future[None]:
-        self._check_open()
-        self._committed.pop(group_id, None)
-        return _done(None)
-
-    async def committed_offset(self, group_id: str) -> CommittedOffset | None:
-        self._check_open()
-        return self._committed.get(group_id)
-
-    async def group_ids(self) -> Sequence[str]:
-        self._check_open()
-        return sorted(self._committed)
-
     def close(self) -> None:
         self.closed = True
-        self._end_moved(self)
+        self._growth.wake()
 
     def _check_open(self) -> None:
         if self.closed:
@@ -160,54 +165,97 @@ class MemoryTopic:
     partitions: Sequence[MemoryLog]
 
 
+class MemoryOffsets:
+    """An `Offsets`: committed offsets by group, then by partition."""
+
+    def __init__(self) -> None:
+        self._committed: dict[str, dict[TopicPartition, CommittedOffset]] = {}
+        self._engine_topics: Mapping[str, MemoryTopic] = {}
+
+    async def commit(self, group_id: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        for topic, partition in offsets:
+            found = self._engine_topics.get(topic)
+            if found is None:
+                raise UnknownTopicError(topic)
+            if not 0 <= partition < len(found.partitions):
+                raise UnknownPartitionError(topic, partition, len(found.partitions))
+        self._committed.setdefault(group_id, {}).update(offsets)
+
+    def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
+        return dict(self._committed.get(group_id, {}))
+
+    def groups(self) -> Sequence[str]:
+        return sorted(group_id for group_id, offsets in self._committed.items() if offsets)
+
+    async def forget(self, group_id: str) -> None:
+        self._committed.pop(group_id, None)
+
+    def catalogue_changed(self, topics: Mapping[str, MemoryTopic]) -> None:
+        """Know these topics from now on, and nothing about others any more."""
+        self._engine_topics = topics
+        for offsets in self._committed.values():
+            for gone in [at for at in offsets if at.topic not in topics]:
+                del offsets[gone]
+
+
 class MemoryEngine:
     """An `Engine` that forgets everything when it is dropped.
 
-    clock: taken so that engines are made alike, and not asked: nothing here is stamped.
-    end_moved: see `takhin.storage.engine.EndMoved`; called before append returns.
     producers_max: whose last batches a log remembers.
     """
 
-    def __init__(self, *, clock: Clock, end_moved: EndMoved, producers_max: int = PRODUCERS_MAX) -> None:
-        del clock
-        self._end_moved = end_moved
+    capabilities = frozenset(Capability) - {Capability.DURABLE}
+    troubles: Sequence[str] = ()
+
+    def __init__(self, *, producers_max: int = PRODUCERS_MAX) -> None:
+        self.topics: Mapping[str, MemoryTopic] = {}
+        self.offsets = MemoryOffsets()
         self._producers_max = producers_max
-        self._topics: dict[str, MemoryTopic] = {}
 
-    @property
-    def topics(self) -> Mapping[str, MemoryTopic]:
-        return self._topics
-
-    @property
-    def troubles(self) -> Sequence[str]:
-        return ()
+    def stats(self) -> Mapping[str, int]:
+        logs = [log for topic in self.topics.values() for log in topic.partitions]
+        return {"partitions": len(logs), "queued_bytes": 0}
 
     async def open(self) -> None:
         """Nothing to load."""
 
     async def close(self) -> None:
-        for topic in self._topics.values():
+        for topic in self.topics.values():
             _close_logs(topic)
 
     async def room(self) -> None:
         """There is room at all times: nothing waits here."""
 
-    async def create_topic(self, spec: TopicSpec) -> Topic:
-        if spec.name in self._topics:
+    async def create_topic(self, spec: TopicSpec) -> MemoryTopic:
+        if spec.name in self.topics:
             raise TopicExistsError(spec.name)
-        logs = tuple(
-            MemoryLog(spec.name, n, self._end_moved, self._producers_max) for n in range(spec.num_partitions)
-        )
-        topic = MemoryTopic(spec.name, uuid.uuid4().hex, spec.config, logs)
-        self._topics = {**self._topics, spec.name: topic}
-        return topic
+        return self._put(spec, uuid.uuid4().hex, ())
+
+    async def alter_topic(self, spec: TopicSpec) -> MemoryTopic:
+        former = self._existing(spec.name)
+        if spec.num_partitions < len(former.partitions):
+            raise fewer_partitions(spec, len(former.partitions))
+        return self._put(spec, former.topic_id, former.partitions)
 
     async def delete_topic(self, name: str) -> None:
-        if name not in self._topics:
-            raise UnknownTopicError(name)
-        topic = self._topics[name]
-        self._topics = {of: other for of, other in self._topics.items() if of != name}
+        topic = self._existing(name)
+        self._change({of: other for of, other in self.topics.items() if of != name})
         _close_logs(topic)
+
+    def _existing(self, name: str) -> MemoryTopic:
+        if name not in self.topics:
+            raise UnknownTopicError(name)
+        return self.topics[name]
+
+    def _put(self, spec: TopicSpec, topic_id: str, logs: Sequence[MemoryLog]) -> MemoryTopic:
+        new = (MemoryLog(spec.name, n, self._producers_max) for n in range(len(logs), spec.num_partitions))
+        topic = MemoryTopic(spec.name, topic_id, spec.config, (*logs, *new))
+        self._change({**self.topics, spec.name: topic})
+        return topic
+
+    def _change(self, topics: Mapping[str, MemoryTopic]) -> None:
+        self.topics = topics
+        self.offsets.catalogue_changed(topics)
 
 
 def _close_logs(topic: MemoryTopic) -> None:

@@ -14,15 +14,11 @@ from pathlib import Path
 
 import apsw
 
+from takhin.disk.header import file_header, visible_loss
 from takhin.errors import StartupError
 from takhin.schema import APPLICATION_ID, VERSION
-from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION
+from takhin.schema.checksums import SINCE_VERSION
 from takhin.schema.upgrades import UPGRADES
-from takhin.storage import wal
-from takhin.storage.connection import FileHeader, file_header, wal_bytes, wal_of
-
-LOCK_BYTE = 1 << 30
-"""The page it lies in is used for locks and never written (sqlite.org/fileformat2.html)."""
 
 
 def build(*paths: Path) -> None:
@@ -85,27 +81,3 @@ def upgrade(connection: apsw.Connection) -> None:
         for each in range(version + 1, VERSION + 1):
             connection.execute(UPGRADES[each])
         connection.pragma("user_version", VERSION)
-
-
-def visible_loss(path: Path, header: FileHeader) -> str | None:
-    """What a file has visibly lost, to be said after its name. (The rest is told by checksums, when read.)
-
-    A crash within a checkpoint leaves a file too short, and all that it lacks in the write-ahead log. What
-    neither has, SQLite would take for zeros. Raises apsw.Error.
-    """
-    if header.user_version >= SINCE_VERSION and header.reserved_bytes != RESERVED_BYTES:
-        return "is damaged: its header says that its pages have no checksums"
-    size_bytes = path.stat().st_size
-    if size_bytes >= header.pages * header.page_bytes and size_bytes % header.page_bytes == 0:
-        return None
-    in_wal, pages = wal.committed(wal_of(path)) if wal_bytes(path) else (set(), 0)
-    wanted = range(size_bytes // header.page_bytes + 1, (pages or header.pages) + 1)
-    never_written = LOCK_BYTE // header.page_bytes + 1
-    lost = next((page for page in wanted if page not in in_wal and page != never_written), None)
-    if lost is None or path.stat().st_size != size_bytes:  # a broker has copied it meanwhile
-        return None
-    beside = f", and page {lost} is not in its write-ahead log either" if wal_bytes(path) else ""
-    return (
-        f"is cut short: it has {size_bytes} bytes, and its header says "
-        f"{header.pages * header.page_bytes}{beside}"
-    )

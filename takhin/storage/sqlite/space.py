@@ -18,7 +18,7 @@ import structlog
 
 from takhin.errors import StorageFullError
 from takhin.settings import StorageSettings
-from takhin.storage.troubles import Troubles
+from takhin.storage.sqlite.troubles import Troubles
 
 log = structlog.get_logger()
 

@@ -20,14 +20,14 @@ from typing import Any
 
 import apsw
 
+from takhin.disk import connection
+from takhin.disk import statements as sql
+from takhin.disk.faults import is_damage
+from takhin.disk.witness import Mark
 from takhin.errors import StartupError
-from takhin.storage import connection
-from takhin.storage import statements as sql
-from takhin.storage.commit_group import Tail
-from takhin.storage.committer import Committer
-from takhin.storage.faults import is_damage
-from takhin.storage.files import PartitionFile
-from takhin.storage.witness import Mark
+from takhin.storage.sqlite.group import Tail
+from takhin.storage.sqlite.open_files import PartitionFile
+from takhin.storage.sqlite.threads import Committer
 
 
 def may_recover(error: Exception) -> bool:

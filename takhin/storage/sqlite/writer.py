@@ -20,20 +20,20 @@ from functools import partial
 import apsw
 import structlog
 
+from takhin.disk import statements as sql
+from takhin.disk.faults import is_clean, is_full, outcome_unknown, unavailable
+from takhin.disk.witness import Mark, Slot
 from takhin.errors import StartupError
 from takhin.model import Appended, Batch
 from takhin.settings import StorageSettings
-from takhin.storage import statements as sql
-from takhin.storage.checkpoint import Checkpoints
-from takhin.storage.commit_group import Change, Group, Tail, Written
-from takhin.storage.committer import Committer
-from takhin.storage.faults import is_clean, is_full, outcome_unknown, unavailable
-from takhin.storage.files import PartitionFile
-from takhin.storage.queue import QueueBytes
-from takhin.storage.recovery import Recovery, may_recover
-from takhin.storage.space import DiskSpace
-from takhin.storage.troubles import Troubles
-from takhin.storage.witness import Mark, Slot
+from takhin.storage.sqlite.admission import QueueBytes
+from takhin.storage.sqlite.checkpoint import Checkpoints
+from takhin.storage.sqlite.group import Change, Group, Tail, Written
+from takhin.storage.sqlite.open_files import PartitionFile
+from takhin.storage.sqlite.recovery import Recovery, may_recover
+from takhin.storage.sqlite.space import DiskSpace
+from takhin.storage.sqlite.threads import Committer
+from takhin.storage.sqlite.troubles import Troubles
 
 log = structlog.get_logger()
 

@@ -14,6 +14,10 @@ from pathlib import Path
 
 import apsw
 
+from takhin.disk import connection, versions
+from takhin.disk import statements as sql
+from takhin.disk.faults import lost, translated
+from takhin.disk.witness import Mark, Witness
 from takhin.errors import (
     OffsetOutOfRangeError,
     PartitionUnavailableError,
@@ -24,19 +28,15 @@ from takhin.errors import (
 )
 from takhin.model import Appended, Batch, CommittedOffset, Records
 from takhin.settings import StorageSettings
-from takhin.storage import connection, schema
-from takhin.storage import statements as sql
-from takhin.storage.commit_group import Tail
-from takhin.storage.committer import Committer
-from takhin.storage.engine import EndMoved
-from takhin.storage.faults import lost, translated
-from takhin.storage.files import OpenFiles, PartitionFile
-from takhin.storage.queue import QueueBytes
-from takhin.storage.readers import Reader, topic_facts
-from takhin.storage.space import DiskSpace
-from takhin.storage.troubles import Troubles
-from takhin.storage.witness import Mark, Witness
-from takhin.storage.writer import Writer
+from takhin.storage.contract import EndMoved
+from takhin.storage.sqlite.admission import QueueBytes
+from takhin.storage.sqlite.group import Tail
+from takhin.storage.sqlite.open_files import OpenFiles, PartitionFile
+from takhin.storage.sqlite.reader import Reader, topic_facts
+from takhin.storage.sqlite.space import DiskSpace
+from takhin.storage.sqlite.threads import Committer
+from takhin.storage.sqlite.troubles import Troubles
+from takhin.storage.sqlite.writer import Writer
 
 TRIM_RECORDS_MAX = 2_000
 """Records of one step of a trim: their DELETE occupies the event loop."""
@@ -81,7 +81,7 @@ class SqlitePartition:
             if witness.is_copy:
                 self.incarnation_id = str(uuid.uuid4())
                 write.execute(sql.SET_INCARNATION, (self.incarnation_id,))
-            schema.upgrade(write)
+            versions.upgrade(write)
             self._tail = Tail(topic, partition, mark, *_times(write), write.execute(sql.COUNT_PRODUCERS).get)
             self._has_groups = bool(write.execute(sql.HAS_GROUPS).get)
             self.topic_facts = topic_facts(write)

@@ -1,0 +1,186 @@
+"""The storage contract: an engine keeps topics, a partition's log keeps records, `offsets` keeps how far groups are.
+
+Every engine passes the suite in `takhin.testing.contract`. The contract is bound to one asyncio event loop:
+all of it is called on that loop, and nothing in it blocks for longer than a short read. It has no word of
+SQLite, so that an engine over something else fits behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+from takhin.model import Appended, Batch, CommittedOffset, Records, TopicConfig, TopicPartition, TopicSpec
+
+
+class Capability(StrEnum):
+    """What an engine may lack. The suite leaves out its tests, and the broker refuses the requests by name."""
+
+    DURABLE = "durable"
+    """What was acknowledged survives the end of the process."""
+    SEQUENCES = "sequences"
+    """A producer's batch that is sent again is told apart by its sequence, and stored once."""
+    EXPECTED_OFFSET = "expected_offset"
+    """An append may name the offset at which the log must end."""
+    TRIM = "trim"
+    """A log's start can be moved up to any offset."""
+
+
+class PartitionLog(Protocol):
+    """One partition's log, the half-open offset range [start_offset, end_offset).
+
+    Once closed, every method raises UnknownTopicError. Offsets are given from 0, in append order and one after the
+    other, and never given twice, whatever is removed. A log may have gaps where records were removed.
+    """
+
+    @property
+    def topic(self) -> str: ...
+
+    @property
+    def partition(self) -> int: ...
+
+    @property
+    def incarnation_id(self) -> str:
+        """Changes when an older copy of the log is put back."""
+
+    @property
+    def start_offset(self) -> int: ...
+
+    @property
+    def end_offset(self) -> int:
+        """The next offset to be given. Everything below it is durable and readable."""
+
+    @property
+    def closed(self) -> bool:
+        """True once the topic is deleted or the engine closed."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The space that the log takes where the engine keeps it, now. Raises OSError where that fails."""
+
+    def append(self, batch: Batch) -> asyncio.Future[Appended]:
+        """Queue a batch; the future resolves when it is durable, all of it or nothing.
+
+        Batches of one log land in the order of the calls. The batch has been validated: after this
+        only the disk, a lock, a shutdown or its own condition can fail it. A cancelled future does not undo
+        the append. A batch with a condition is judged when those before it have landed or failed. The
+        producer's new sequence is committed with the records. The future resolves only after the commit that
+        decided it, so an answer "duplicate" or "refused" also survives a crash.
+        Errors in the future: StorageFullError, PartitionUnavailableError, OutcomeUnknownError,
+        OutOfSequenceError, EndOffsetMismatchError.
+        Raises UnknownTopicError at once if the log is closed, PartitionUnavailableError if it has failed.
+        """
+
+    async def read(self, offset: int, *, max_bytes: int, max_records: int) -> Records:
+        """Records at and above `offset`, below end_offset, in offset order; `next_offset` says where to go on.
+
+        Bounded by both limits, but at least one record if there is any; `max_bytes` counts keys,
+        values, headers and RECORD_OVERHEAD_BYTES each. `offset` must lie in [start_offset,
+        end_offset], else OffsetOutOfRangeError. May return fewer records than the limits allow, and none where
+        all that follow were removed. `next_offset` is above `offset` unless that is the end.
+        """
+
+    async def grown(self, end: int) -> None:
+        """Return when end_offset is above `end`, or the log is closed; at once if that is so already."""
+
+    async def offset_for_time(self, timestamp: int) -> int:
+        """The first offset whose record's timestamp (ms) is at or after `timestamp`, else end_offset."""
+
+    async def trim(self, offset: int) -> None:
+        """Move start_offset up to `offset` (at most end_offset) and drop the records below it.
+
+        It moves in steps, each durable, so that a large trim holds nobody up. A lower offset than
+        start_offset changes nothing. Raises OffsetOutOfRangeError past the end.
+        """
+
+
+class Topic(Protocol):
+    """A topic of the catalogue. `partitions[n]` is partition n."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def topic_id(self) -> str:
+        """A new one for each creation, also under a name that was used before."""
+
+    @property
+    def config(self) -> TopicConfig: ...
+
+    @property
+    def partitions(self) -> Sequence[PartitionLog]: ...
+
+
+class Offsets(Protocol):
+    """The offsets that consumer groups have committed, all topics together. Questions are answered from memory."""
+
+    async def commit(self, group_id: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        """Remember a group's offsets in place of its former ones; durable on return.
+
+        Everything is queued before the first wait, so commits of one caller land in the order of the calls. Across
+        partitions they are separate transactions: after an UnavailableError some may have been remembered.
+        Raises UnknownTopicError, UnknownPartitionError with nothing remembered.
+        """
+
+    def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
+        """All that is durably committed for a group; empty for a group that is unknown."""
+
+    def groups(self) -> Sequence[str]:
+        """The groups with a committed offset anywhere, sorted."""
+
+    async def forget(self, group_id: str) -> None:
+        """Drop all that the group has committed; durable on return."""
+
+
+class Engine(Protocol):
+    """Keeps topics. Life: `open`, use, `close`; an engine is not opened twice."""
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """The promises that this engine keeps."""
+
+    @property
+    def topics(self) -> Mapping[str, Topic]:
+        """The catalogue, by name. A snapshot: each change of the catalogue puts another one in its place."""
+
+    @property
+    def offsets(self) -> Offsets: ...
+
+    @property
+    def troubles(self) -> Sequence[str]:
+        """A sentence for each thing that is wrong now: a partition that takes no writes, a full disk."""
+
+    def stats(self) -> Mapping[str, int]:
+        """What the engine counts, by names with their unit (`queued_bytes`). Waits for nothing."""
+
+    async def open(self) -> None:
+        """Load the catalogue. Raises StartupError with a sentence for whatever stands in the way."""
+
+    async def close(self) -> None:
+        """Finish every queued write, then let go of all files."""
+
+    async def room(self) -> None:
+        """Return when queued appends leave room for more. Await it right before an append.
+
+        Raises OverloadedError if that takes too long, StorageFullError while the disk is full. An engine without
+        a queue has room at all times.
+        """
+
+    async def create_topic(self, spec: TopicSpec) -> Topic:
+        """Make a topic, durably and all at once. Raises TopicExistsError, StorageFullError."""
+
+    async def alter_topic(self, spec: TopicSpec) -> Topic:
+        """Give the topic `spec.name` another config and as many partitions, durably and all at once.
+
+        Its logs stay what they are, with all who wait for them; new ones are added behind them.
+        Raises UnknownTopicError, InvalidArgumentError for fewer partitions than there are, StorageFullError,
+        PartitionUnavailableError.
+        """
+
+    async def delete_topic(self, name: str) -> None:
+        """Remove a topic, durably and all at once; its logs become closed. Raises UnknownTopicError.
+
+        Raises PartitionUnavailableError while its files are being copied.
+        """

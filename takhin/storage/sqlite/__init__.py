@@ -1,0 +1,1 @@
+"""The engine over SQLite files. The only package whose code runs beside open partition files."""
