@@ -18,6 +18,14 @@ from takhin.errors import (
 CLEAN = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError)
 
 
+OF_VALUES = (
+    apsw.SQLITE_CONSTRAINT_CHECK,
+    apsw.SQLITE_CONSTRAINT_DATATYPE,
+    apsw.SQLITE_CONSTRAINT_NOTNULL,
+)
+"""Constraints that a value breaks by itself, whatever else is in the file."""
+
+
 def is_clean(error: Exception, *, committing: bool = False) -> bool:
     """Whether a rolled-back transaction has certainly left nothing behind.
 
@@ -25,6 +33,18 @@ def is_clean(error: Exception, *, committing: bool = False) -> bool:
     fails closed. In COMMIT that goes for a -shm without room as well: it grows after the WAL is synced.
     """
     return isinstance(error, CLEAN) or (is_full(error) and not committing)
+
+
+def blames_write(error: Exception) -> bool:
+    """Whether one write of a transaction is at fault, and not its file: rolled back, it leaves nothing behind.
+
+    A value that the tables do not take, or no value that SQLite could take at all.
+    """
+    if isinstance(error, apsw.ConstraintError):
+        return _extended(error) in OF_VALUES
+    return isinstance(error, apsw.TooBigError | apsw.MismatchError | apsw.RangeError) or not isinstance(
+        error, apsw.Error
+    )
 
 
 def is_full(error: Exception) -> bool:

@@ -21,6 +21,10 @@ class QueueBytes:
         self._waiters: deque[asyncio.Future[None]] = deque()
 
     @property
+    def queued_bytes(self) -> int:
+        return self._bytes
+
+    @property
     def has_room(self) -> bool:
         return self._bytes < self.bytes_max
 
