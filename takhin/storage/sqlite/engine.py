@@ -30,14 +30,16 @@ from takhin.errors import (
     StorageFullError,
     TakhinError,
     TopicExistsError,
+    UnknownPartitionError,
     UnknownTopicError,
 )
 from takhin.limits import config_values
-from takhin.model import TopicConfig, TopicSpec
+from takhin.model import CommittedOffset, TopicConfig, TopicPartition, TopicSpec
 from takhin.settings import StorageSettings
-from takhin.storage.contract import EndMoved
+from takhin.storage.contract import Capability
 from takhin.storage.sqlite.admission import QueueBytes
 from takhin.storage.sqlite.hold import Hold
+from takhin.storage.sqlite.offsets import OffsetIndex, all_durable
 from takhin.storage.sqlite.open_files import OpenFiles
 from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.space import DiskSpace
@@ -68,13 +70,11 @@ class SqliteTopic:
 class SqliteEngine:
     """Topics as folders, partitions as WAL-mode SQLite files."""
 
-    def __init__(
-        self, data_dir: Path, settings: StorageSettings, *, clock: Clock, end_moved: EndMoved
-    ) -> None:
+    def __init__(self, data_dir: Path, settings: StorageSettings, *, clock: Clock) -> None:
         self._data_dir = data_dir
         self._settings = settings
         self._clock = clock
-        self._end_moved = end_moved
+        self._index = OffsetIndex()
         self._topics: dict[str, SqliteTopic] = {}
         self._queue = QueueBytes(bytes_max=settings.queue_bytes_max, wait_ms_max=settings.queue_wait_ms_max)
         self._troubles = Troubles()
@@ -84,6 +84,41 @@ class SqliteEngine:
     @property
     def topics(self) -> Mapping[str, SqliteTopic]:
         return self._topics
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return frozenset(Capability)
+
+    @property
+    def offsets(self) -> SqliteEngine:
+        return self
+
+    async def commit(self, group_id: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        logs = [(self._log(at), committed) for at, committed in offsets.items()]
+        await all_durable([log.commit_offset(group_id, committed) for log, committed in logs])
+
+    async def forget(self, group_id: str) -> None:
+        await all_durable([self._log(at).forget_group(group_id) for at in self._index.of(group_id)])
+
+    def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
+        return self._index.of(group_id)
+
+    def groups(self) -> Sequence[str]:
+        return self._index.groups()
+
+    def _log(self, at: TopicPartition) -> SqlitePartition:
+        topic = self._topics.get(at.topic)
+        if topic is None:
+            raise UnknownTopicError(at.topic)
+        if not 0 <= at.partition < len(topic.partitions):
+            raise UnknownPartitionError(at.topic, at.partition, len(topic.partitions))
+        return topic.partitions[at.partition]
+
+    def stats(self) -> Mapping[str, int]:
+        return {"partitions": sum(len(topic.partitions) for topic in self._topics.values())}
+
+    async def alter_topic(self, spec: TopicSpec) -> SqliteTopic:
+        raise NotImplementedError
 
     @property
     def troubles(self) -> Sequence[str]:
@@ -251,6 +286,7 @@ class SqliteEngine:
             topic = self._topics[name]
             self._topics = {of: other for of, other in self._topics.items() if of != name}
             await _close(topic.partitions)
+            self._index.drop(name)
             try:
                 await asyncio.to_thread(self._folder.retire, name)
             except OSError:
@@ -299,7 +335,7 @@ class SqliteEngine:
             space=self._space,
             troubles=self._troubles,
             settings=self._settings,
-            end_moved=self._end_moved,
+            offsets=self._index,
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,12 @@ from takhin.errors import (
     UnavailableError,
     UnknownTopicError,
 )
-from takhin.model import Appended, Batch, CommittedOffset, Records
+from takhin.model import Appended, Batch, CommittedOffset, Records, TopicPartition
 from takhin.settings import StorageSettings
-from takhin.storage.contract import EndMoved
+from takhin.storage.growth import Growth
 from takhin.storage.sqlite.admission import QueueBytes
 from takhin.storage.sqlite.group import Tail
+from takhin.storage.sqlite.offsets import OffsetIndex
 from takhin.storage.sqlite.open_files import OpenFiles, PartitionFile
 from takhin.storage.sqlite.reader import Reader, topic_facts
 from takhin.storage.sqlite.space import DiskSpace
@@ -61,13 +62,14 @@ class SqlitePartition:
         space: DiskSpace,
         troubles: Troubles,
         settings: StorageSettings,
-        end_moved: EndMoved,
+        offsets: OffsetIndex,
     ) -> None:
         """Open the file. Raises StartupError if it is another's, or contradicts itself."""
         self.topic = topic
         self.partition = partition
         self.closed = False
-        self._end_moved = end_moved
+        self._growth = Growth()
+        self._offsets = offsets
         self._settings = settings
         self._file = PartitionFile(path, files, idle=lambda: self._writer.idle, opened=self._opened)
         write = connection.open_writer(path)
@@ -83,7 +85,7 @@ class SqlitePartition:
                 write.execute(sql.SET_INCARNATION, (self.incarnation_id,))
             versions.upgrade(write)
             self._tail = Tail(topic, partition, mark, *_times(write), write.execute(sql.COUNT_PRODUCERS).get)
-            self._has_groups = bool(write.execute(sql.HAS_GROUPS).get)
+            offsets.note(TopicPartition(topic, partition), _committed(write))
             self.topic_facts = topic_facts(write)
             """(partition count, config) of the topic; None in all partitions but the first."""
         except BaseException:
@@ -102,7 +104,7 @@ class SqlitePartition:
             space=space,
             troubles=troubles,
             settings=settings,
-            committed=lambda: end_moved(self),
+            committed=self._growth.wake,
         )
 
     @property
@@ -172,30 +174,31 @@ class SqlitePartition:
         else:
             self._start_offset = self._durable_start
 
+    async def grown(self, end: int) -> None:
+        while not self.closed and self.end_offset <= end:
+            await self._growth.wait()
+
+    @property
+    def size_bytes(self) -> int:
+        return self._file.path.stat().st_size + self._file.wal_bytes()
+
     def commit_offset(self, group_id: str, committed: CommittedOffset) -> asyncio.Future[None]:
+        """Remember a group's offset; resolves when durable."""
         self._check_open()
-        self._has_groups = True
-        return self._writer.change(lambda write: _run(write, sql.PUT_COMMITTED, (group_id, *committed)))
+        changed = self._writer.change(lambda write: _run(write, sql.PUT_COMMITTED, (group_id, *committed)))
+        changed.add_done_callback(partial(self._noted, group_id, committed))
+        return changed
 
     def forget_group(self, group_id: str) -> asyncio.Future[None]:
+        """Drop a group's offset; resolves when durable."""
         self._check_open()
-        return self._writer.change(lambda write: _run(write, sql.FORGET_GROUP, (group_id,)))
+        changed = self._writer.change(lambda write: _run(write, sql.FORGET_GROUP, (group_id,)))
+        changed.add_done_callback(partial(self._noted, group_id, None))
+        return changed
 
-    async def committed_offset(self, group_id: str) -> CommittedOffset | None:
-        if not self._has_groups:  # most partitions of many: they need not be opened to say so
-            self._check_open()
-            return None
-        with translated(self.topic, self.partition):
-            await self._ready()
-            return self._reader.committed_offset(group_id)
-
-    async def group_ids(self) -> Sequence[str]:
-        if not self._has_groups:
-            self._check_open()
-            return ()
-        with translated(self.topic, self.partition):
-            await self._ready()
-            return self._reader.group_ids()
+    def _noted(self, group_id: str, committed: CommittedOffset | None, done: asyncio.Future[None]) -> None:
+        if done.exception() is None:
+            self._offsets.note(TopicPartition(self.topic, self.partition), [(group_id, committed)])
 
     async def restart_wal(self) -> None:
         """Make sure that the WAL is not begun anew while its `.db` file is held. Raises TimeoutError."""
@@ -231,7 +234,7 @@ class SqlitePartition:
     async def close(self) -> None:
         """Refuse what is new, finish what is queued, copy the WAL into the file, let go of it."""
         self.closed = True
-        self._end_moved(self)
+        self._growth.wake()
         await self._writer.drain()
         closed = asyncio.get_running_loop().create_future()
         self._file.close(lambda: closed.set_result(None))
@@ -306,6 +309,12 @@ def _times(write: apsw.Connection) -> tuple[int, int]:
     highest, indexed = write.execute(sql.LAST_TIME).fetchone() or (-1, 0)
     of_rest = write.execute(sql.HIGHEST_TIME_FROM, (indexed,)).get
     return highest if of_rest is None else max(highest, of_rest), indexed
+
+
+def _committed(write: apsw.Connection) -> Iterator[tuple[str, CommittedOffset]]:
+    """(group, what it has committed) for all groups of a file."""
+    for group_id, *committed in write.execute(sql.ALL_COMMITTED):
+        yield group_id, CommittedOffset(*committed)
 
 
 def _run(write: apsw.Connection, statement: str, bindings: tuple[str | int, ...]) -> None:
