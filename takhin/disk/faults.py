@@ -15,6 +15,15 @@ from takhin.errors import (
     UnavailableError,
 )
 
+
+class FileChangedError(Exception):
+    """The file is no longer the log that it was when this broker last had it open."""
+
+
+class NotNowError(Exception):
+    """It cannot be done at the moment; trying again later is right."""
+
+
 CLEAN = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError)
 
 
@@ -94,7 +103,7 @@ def unavailable(error: Exception, topic: str, partition: int) -> UnavailableErro
             topic=topic,
             partition=partition,
         )
-    if isinstance(error, StartupError):
+    if isinstance(error, FileChangedError | StartupError):
         return PartitionUnavailableError(f"{where}: {error}", topic=topic, partition=partition)
     return PartitionUnavailableError(
         f"the file of {where} failed: {error} (SQLite result {_extended(error)})",
@@ -128,5 +137,5 @@ def translated(topic: str, partition: int) -> Iterator[None]:
     """Raise what SQLite, or opening a file again, raises inside as `unavailable` puts it."""
     try:
         yield
-    except (apsw.Error, StartupError) as error:
+    except (apsw.Error, FileChangedError, StartupError) as error:
         raise unavailable(error, topic, partition) from error
