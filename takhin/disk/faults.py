@@ -45,7 +45,7 @@ def is_clean(error: Exception, *, committing: bool = False) -> bool:
 
 
 def blames_write(error: Exception) -> bool:
-    """Whether one write of a transaction is at fault, and not its file: rolled back, it leaves nothing behind.
+    """Whether one write is at fault, and not its file: when it is rolled back, nothing of it is left.
 
     A value that the tables do not take, or no value that SQLite could take at all.
     """

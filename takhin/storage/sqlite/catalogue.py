@@ -35,7 +35,7 @@ from takhin.errors import (
 from takhin.limits import config_values
 from takhin.model import TopicConfig, TopicPartition, TopicSpec
 from takhin.storage.conditions import fewer_partitions
-from takhin.storage.sqlite.offsets import OffsetIndex
+from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.opening import Opened, open_partition
 from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.shared import Shared
@@ -106,7 +106,10 @@ class Catalogue:
         self._witness.hold(self._folder.lock_changed() if held else 0)
 
     def settle_witness(self) -> None:
-        """All logs are open, those of a copy under new incarnations: the witness is this folder's. Raises OSError."""
+        """All logs are open, those of a copy under new incarnations: the witness is this folder's.
+
+        Raises OSError.
+        """
         self._witness.settle(self._folder.lock_changed() if self._shared.files.held else 0)
 
     async def create(self, spec: TopicSpec) -> SqliteTopic:
@@ -182,7 +185,8 @@ class Catalogue:
                     if spec.num_partitions > present:
                         await asyncio.to_thread(self._build_more, spec, former)
                     for partition in range(present, spec.num_partitions):
-                        new.append(self._open_partition(spec.name, partition).log)
+                        opened = self._open_partition(spec.name, partition)
+                        new.append(opened.log)
                 await former.partitions[0].alter_topic(spec.num_partitions, config_values(spec.config))
             except BaseException:  # what was made stays outside the topic, and is replaced by the next change
                 await _close(new)
@@ -220,7 +224,8 @@ class Catalogue:
     def _check_not_held(self, name: str, what: str) -> None:
         if self._shared.files.held:
             raise PartitionUnavailableError(
-                f"topic {name!r} cannot {what} now: {self._folder.path / 'hold'} is there, so it is being copied",
+                f"topic {name!r} cannot {what} now: {self._folder.path / 'hold'} is there, so it is being "
+                "copied",
                 topic=name,
             )
 

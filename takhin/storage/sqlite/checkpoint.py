@@ -20,7 +20,7 @@ from takhin.schema import PAGE_BYTES
 LAST_BIT_PAGES_MAX = 128
 """A pass that has left at most as many pages was the last one. A property of the algorithm, not a setting."""
 PASSES_MAX = 8
-"""After as many passes that did not catch up, the commits wait for a last bit: else the WAL grows for ever."""
+"""After as many passes that did not catch up, the commits wait: else the WAL grows for ever."""
 AGAIN_SECONDS = 1
 """The wait after a checkpoint that could not copy everything, because a program reads or the disk is full."""
 
@@ -53,7 +53,7 @@ class Checkpoint:
     @property
     def bytes_left(self) -> int:
         """How much of the WAL is not yet copied."""
-        return self.pages * PAGE_BYTES
+        return int(self.pages * PAGE_BYTES)
 
     def reset_page_count(self, wal_bytes: int) -> None:
         """Call when the file has been opened. Assumes that no page of an existing WAL has been copied yet.

@@ -1,8 +1,8 @@
-"""The writes of one partition, from the queue to their answers: BEGIN and INSERT on the loop, COMMIT on a thread.
+"""The writes of one partition, from the queue to their answers: INSERT on the loop, COMMIT on a thread.
 
-What arrives during a COMMIT waits for the next group, which is how groups grow under load. Many small requests
-arrive faster than they are worth a COMMIT each: then the next group waits a moment for more of them. When a
-group may begin, and what a failed file means, is decided in life.py.
+What arrives during a COMMIT waits for the next group, which is how groups grow under load. Many small
+requests arrive faster than they are worth a COMMIT each: then the next group waits a moment for more of
+them. When a group may begin, and what a failed file means, is decided in life.py.
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ T = TypeVar("T")
 BUSY_RETRY_SECONDS = 0.005
 """How often BEGIN is tried while another process has the file locked."""
 AFTER_FAILURE_SECONDS = 0.001
-"""The pause after a group that failed. A full disk may fail one after the other, and others have their turn."""
+"""The pause after a group that failed.
+
+A full disk may fail one after the other, and others have their turn.
+"""
 ROOM_RETRY_SECONDS = 0.1
 """How long a trim waits for the space that is about to be made."""
 
 COMPANY_MIN = 4
 SMALL_GROUP_BYTES = 32 << 10
 """After a group of at least COMPANY_MIN batches and at most SMALL_GROUP_BYTES in all, the next one waits
-group_wait_ms for more: one COMMIT costs the processors as much as ten such batches, while a producer that waits alone,
-or sends large batches, would gain nothing by it."""
+group_wait_ms for more: one COMMIT costs the processors as much as ten such batches, while a producer that
+waits alone, or sends large batches, would gain nothing by it."""
 
 
 class Commits:
@@ -66,7 +69,10 @@ class Commits:
         return future
 
     async def group(self) -> tuple[Written | None, apsw.Error | None]:
-        """Commit the next group of an open file and answer it. Returns (what has landed, how the file failed)."""
+        """Commit the next group of an open file and answer it.
+
+        Returns (what has landed, how the file failed).
+        """
         if self._shared.space.full:
             self._drop(self._queue.take_appends(), self._shared.space.error())
         if not self._queue:
@@ -114,12 +120,10 @@ class Commits:
         if small and not self._shared.files.wanted:
             self.not_before = self._loop.time() + self._shared.settings.group_wait_ms / 1_000
 
-    def _failed(
-        self, group: CommitGroup, error: Exception, *, committing: bool = False
-    ) -> apsw.Error | None:
-        """Undo a group that is not acknowledged, and tell everyone. Returns an error that the file has failed with.
+    def _failed(self, group: CommitGroup, error: Exception, *, committing: bool = False) -> apsw.Error | None:
+        """Undo a group that is not acknowledged, and tell everyone.
 
-        That is one after which it is no longer certain what is on disk.
+        Returns the error by which the file has failed: after it nobody knows what is on disk.
         """
         self._state.start_offset = self._state.durable_start
         self.not_before = self._loop.time() + AFTER_FAILURE_SECONDS

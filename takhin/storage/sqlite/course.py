@@ -1,7 +1,7 @@
 """Runs a coroutine that waits for disk threads, without a task.
 
-A task would add a turn of the loop to every commit group. Here the coroutine is resumed inside the callback that
-brings a thread's outcome, so a group is committed and answered in one turn.
+A task would add a turn of the loop to every commit group. Here the coroutine is resumed inside the callback
+that brings a thread's outcome, so a group is committed and answered in one turn.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ Outcome = tuple[Any, Exception | None] | None
 
 @types.coroutine
 def on(threads: DiskThreads, work: Callable[[], T]) -> Generator[Request, Outcome, T]:
-    """Run `work` on one of the threads; return what it returns, raise what it raises. Inside a Course only."""
+    """Run `work` on one of the threads; return what it returns, raise what it raises.
+
+    Inside a Course only.
+    """
     outcome = yield threads, work
     assert outcome is not None  # noqa: S101  only `woken` is resumed without one
     result, error = outcome

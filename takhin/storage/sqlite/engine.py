@@ -20,7 +20,8 @@ from takhin.storage.contract import Capability
 from takhin.storage.sqlite.admission import QueueBytes
 from takhin.storage.sqlite.catalogue import Catalogue, SqliteTopic
 from takhin.storage.sqlite.hold import Hold
-from takhin.storage.sqlite.offsets import OffsetIndex, SqliteOffsets
+from takhin.storage.sqlite.offset_index import OffsetIndex
+from takhin.storage.sqlite.offsets import SqliteOffsets
 from takhin.storage.sqlite.open_files import OpenFiles
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.space import DiskSpace

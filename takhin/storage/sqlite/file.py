@@ -100,7 +100,8 @@ class LogFile:
     def close(self, detached: Connections, *, keep_wal: bool) -> None:  # on the checkpoint thread
         """Copy the WAL into the file and close both connections. keep_wal: close them only.
 
-        A closed file can have a WAL, from before a crash or from a shell that looked in: it is opened for that.
+        A closed file can have a WAL, from before a crash or from a shell that looked in: it is opened for
+        that.
         """
         detached.close_reader()
         writer = detached.writer
@@ -121,7 +122,10 @@ class LogFile:
         connection.close_whole(writer)  # at the end, because the last connection removes the WAL
 
     def copy_pages(self) -> int:  # on the checkpoint thread
-        """Copy what it can of the WAL, beside the commits, by a connection of its own. Returns the pages left."""
+        """Copy what it can of the WAL, beside the commits, by a connection of its own.
+
+        Returns the pages left.
+        """
         copier = connection.open_writer(self.path)
         try:
             in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
@@ -152,8 +156,9 @@ class LogFile:
     def copy_alone(self, detached: Connections, expected: Mark) -> None:  # on the checkpoint thread
         """Close both connections, then copy all of the WAL by one that has the file to itself.
 
-        The shared WAL index records pages as checkpointed even if the sync after that checkpoint failed. So the
-        index is discarded and rebuilt, by opening the file exclusively. Raises FileChangedError, apsw.Error.
+        The shared WAL index records pages as checkpointed even if the sync after that checkpoint failed. So
+        the index is discarded and rebuilt, by opening the file exclusively. Raises FileChangedError,
+        apsw.Error.
         """
         detached.close_reader()
         if detached.writer is not None:

@@ -23,7 +23,7 @@ from takhin.storage.sqlite.producers import Producers
 TIME_INDEX_RECORDS = 1_024
 """Records between two rows of the time index: a row in every commit would cost it a page more."""
 
-Answer = TypeVar("Answer", covariant=True)
+Answer_co = TypeVar("Answer_co", covariant=True)
 
 
 @dataclass(slots=True)
@@ -141,7 +141,7 @@ class Draft:
             column.clear()
 
 
-class Write(Protocol[Answer]):
+class Write(Protocol[Answer_co]):
     """A change of one partition's file; writes.py has them all."""
 
     @property
@@ -152,7 +152,7 @@ class Write(Protocol[Answer]):
     def queued_bytes(self) -> int:
         """What it weighs while it waits."""
 
-    def apply(self, draft: Draft) -> Answer:
+    def apply(self, draft: Draft) -> Answer_co:
         """Make the change in the open transaction. Raises RefusedError, as long as nothing was written."""
 
 

@@ -1,4 +1,4 @@
-"""The life of one partition's file: what is done with it, one step at a time. The only place that decides that.
+"""The life of one partition's file: what is done with it, one step at a time.
 
     REST ◄────── nothing is due. Left when woken: by a write, a reader, a timer, a slot, a hold that has ended
      │
@@ -9,15 +9,16 @@
      ├─► RECOVER     a file whose disk has failed is tried again (below)
      └─► END         the file is closed for good
 
-After each step `due` (steps.py) chooses the next one; it is pure. One coroutine runs them, so no two steps ever
-overlap. Beside a step go only reads, on the loop, whenever the file is open, and the passes of a
-checkpoint, on the checkpoint thread, by a connection of their own. While such a pass runs the file is not closed.
+After each step `due` (steps.py) chooses the next one; it is pure. One coroutine runs them, so no two steps
+ever overlap. Beside a step go only reads, on the loop, whenever the file is open, and the passes of a
+checkpoint, on the checkpoint thread, by a connection of their own. While such a pass runs the file is not
+closed.
 
-A file whose disk has failed takes no writes. After a failed sync nobody knows what a crash would bring back, and
-the next sync does not report it again: Linux marks what it could not write as clean (lwn.net/Articles/752063).
-It comes back by itself when a commit of its own has gone through, over what failed in the write-ahead log, and all
-of the log was then copied by a connection that has the file to itself (file.py, `copy_alone`). A damaged page
-does not heal: such a partition waits for people.
+A file whose disk has failed takes no writes. After a failed sync nobody knows what a crash would bring
+back, and the next sync does not report it again: Linux marks what it could not write as clean
+(lwn.net/Articles/752063). It comes back by itself when a commit of its own has gone through, over what
+failed in the write-ahead log, and all of the log was then copied by a connection that has the file to
+itself (file.py, `copy_alone`). A damaged page does not heal: such a partition waits for people.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from takhin.storage.sqlite.commits import Commits
 from takhin.storage.sqlite.course import Course, on, woken
 from takhin.storage.sqlite.file import LogFile, came_back_changed
 from takhin.storage.sqlite.group import LogState, Write, fail
-from takhin.storage.sqlite.offsets import OffsetIndex
+from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.steps import Facts, Step, due
 
@@ -110,7 +111,10 @@ class Life:
             connection.close_untouched(writer, self._file.path)
 
     def submit(self, write: Write[T]) -> asyncio.Future[T]:
-        """Queue a write; the future gets its answer when that is durable. Raises PartitionUnavailableError."""
+        """Queue a write; the future gets its answer when that is durable.
+
+        Raises PartitionUnavailableError.
+        """
         if self.failure is not None:
             raise self._unavailable(self.failure.error)
         future = self._commits.put(write)
@@ -355,7 +359,8 @@ class Life:
         held = self._shared.files.held
         cause = "DATA/hold is there" if held else "a program reads it in a transaction kept open"
         self._shared.troubles.begin(
-            name, f"{left} bytes of the write-ahead log of {self._file.path} cannot be copied into it: {cause}"
+            name,
+            f"{left} bytes of the write-ahead log of {self._file.path} cannot be copied into it: {cause}",
         )
 
     # RECOVER

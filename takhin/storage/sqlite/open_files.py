@@ -79,7 +79,10 @@ class OpenFiles:
             self._slots[tenant] = None
 
     def offer(self, tenant: Tenant) -> bool:
-        """True if the tenant is to close its file, as somebody waits. Call it between two groups, and at rest."""
+        """True if the tenant is to close its file, as somebody waits.
+
+        Call it between two groups, and at rest.
+        """
         if self.wanted and tenant in self._slots:
             self._giving_way.add(tenant)
         return tenant in self._giving_way

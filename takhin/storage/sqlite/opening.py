@@ -20,7 +20,7 @@ from takhin.model import CommittedOffset, TopicConfig, TopicPartition
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
 from takhin.storage.sqlite.life import Life
-from takhin.storage.sqlite.offsets import OffsetIndex
+from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.reader import topic_facts
 from takhin.storage.sqlite.shared import Shared

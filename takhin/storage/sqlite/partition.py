@@ -105,8 +105,9 @@ class SqlitePartition:
             step = Trim(min(offset, self.start_offset + TRIM_RECORDS_MAX))
             await asyncio.shield(self.life.submit(step))  # goes on also if the one who asked has gone
         with suppress(StorageFullError):  # which needs space itself; what is trimmed is trimmed
-            while not self.closed and await asyncio.shield(self.life.submit(GivePagesBack())):
-                pass
+            pages_left = 1
+            while pages_left and not self.closed:
+                pages_left = await asyncio.shield(self.life.submit(GivePagesBack()))
 
     # For the engine: group offsets, the topic's row, holds, space, the end
 
@@ -126,7 +127,7 @@ class SqlitePartition:
         return self.life.submit(AlterTopic(num_partitions, configs))
 
     async def commit_before_hold(self) -> None:
-        """Commit once more, so that SQLite restarts the WAL now and cannot do so under a copier (see hold.py).
+        """Commit once more, so that SQLite restarts the WAL now and not under a copier (see hold.py).
 
         Raises NotNowError.
         """

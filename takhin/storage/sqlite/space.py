@@ -1,10 +1,11 @@
 """Room on the disk: a warning before it is gone, and a way out when it is. Knows no SQL.
 
-On a full disk commits fail cleanly, but what would free space fails too: a trim writes before it deletes, and
-a checkpoint may have to lengthen the file. So a file of a known size, DATA/ballast, is kept for that. When a
-write meets a full disk, appends are refused, also those that wait in queues, and once everything under way
-has ended the ballast goes: trims and deletions use its space, and write-ahead logs are cut one after the other
-where there is space for that (upkeep.py). Once enough is free, the ballast is made again and appends are let in.
+On a full disk commits fail cleanly, but what would free space fails too: a trim writes before it deletes,
+and a checkpoint may have to lengthen the file. So a file of a known size, DATA/ballast, is kept for that.
+When a write meets a full disk, appends are refused, also those that wait in queues, and once everything
+under way has ended the ballast goes: trims and deletions use its space, and write-ahead logs are cut one
+after the other where there is space for that (upkeep.py). Once enough is free, the ballast is made again
+and appends are let in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which step of a partition's life comes next, as one pure choice. What the steps do, and a drawing, is in life.py."""
+"""Which step of a partition's life comes next, as one pure choice. The drawing of it is in life.py."""
 
 from __future__ import annotations
 
@@ -43,19 +43,24 @@ class Facts(NamedTuple):
 
 def due(facts: Facts) -> Step:
     """The next step."""
-    closable = facts.checkpoint is Phase.NONE
-    if (facts.reading or (facts.queued and facts.ready)) and not facts.is_open and facts.may_open:
+    wanted = facts.reading or (facts.queued and facts.ready)
+    if wanted and not facts.is_open and facts.may_open:
         return Step.OPEN
     if facts.failed:
-        if not closable:
-            return Step.REST
-        if facts.ending:
-            return Step.END
-        return Step.RECOVER if facts.recovers else Step.REST
+        return _due_when_failed(facts)
     if facts.checkpoint is Phase.LAST_BIT:  # before another group: it may be the last one before a hold
         return Step.LAST_BIT
-    if facts.gives_way and closable:
+    if facts.gives_way and facts.checkpoint is Phase.NONE:
         return Step.GIVE_WAY
     if facts.queued:
         return Step.GROUP if facts.ready and facts.is_open else Step.REST
-    return Step.END if facts.ending and closable else Step.REST
+    return Step.END if facts.ending and facts.checkpoint is Phase.NONE else Step.REST
+
+
+def _due_when_failed(facts: Facts) -> Step:
+    """A failed file is not written, and its queue is empty: it can only end, or come back."""
+    if facts.checkpoint is not Phase.NONE:
+        return Step.REST
+    if facts.ending:
+        return Step.END
+    return Step.RECOVER if facts.recovers else Step.REST

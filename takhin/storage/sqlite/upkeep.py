@@ -64,7 +64,9 @@ class Upkeep:
             space.give_ballast()
             for log in sorted(self._catalogue.logs(), key=lambda log: log.wal_bytes_left):
                 if not log.closed:
-                    with suppress(apsw.Error, OSError):  # a failed disk, or a damaged file, which others report
+                    with suppress(
+                        apsw.Error, OSError
+                    ):  # a failed disk, or a damaged file, which others report
                         await log.cut_wal(space.room_bytes())
         await space.look()
 

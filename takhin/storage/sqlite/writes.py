@@ -1,10 +1,10 @@
 """Every kind of write that a partition's file takes, as a value with an answer.
 
-A write is applied inside a commit group's transaction, on the loop. What it returns is its answer, given when the
-group is durable. It may refuse instead, by raising a RefusedError BEFORE it has written anything; a refusal
-is an answer like any other, given when what it was judged by is durable. So one write never fails its
-neighbours, and no savepoint is needed. To add a write: a class here, its twin in memory.py, its statements in
-takhin/disk/statements.py.
+A write is applied inside a commit group's transaction, on the loop. What it returns is its answer, given
+when the group is durable. It may refuse instead, by raising a RefusedError BEFORE it has written anything;
+a refusal is an answer like any other, given when what it was judged by is durable. So one write never fails
+its neighbours, and no savepoint is needed. To add a write: a class here, its twin in memory.py, its
+statements in takhin/disk/statements.py.
 """
 
 from __future__ import annotations
