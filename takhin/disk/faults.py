@@ -122,7 +122,7 @@ def lost(offset: int, topic: str, partition: int) -> PartitionUnavailableError:
     )
 
 
-def outcome_unknown(error: apsw.Error, topic: str, partition: int) -> OutcomeUnknownError:
+def outcome_unknown(error: Exception, topic: str, partition: int) -> OutcomeUnknownError:
     """The error for a group whose COMMIT failed in a way that a crash may turn into success."""
     return OutcomeUnknownError(
         f"the disk failed while the records were committed to topic {topic!r} partition {partition} "

@@ -8,7 +8,7 @@ from collections import deque
 from takhin.errors import OverloadedError
 
 
-class QueueBytes:
+class Admission:
     """Counts queued bytes and lets producers in, first come first served, while there is room.
 
     The bound is passed by at most one batch, so that a batch of any allowed size gets through.

@@ -68,7 +68,7 @@ class Commits:
         self._shared.admission.add(write.queued_bytes)
         return future
 
-    async def group(self) -> tuple[Written | None, apsw.Error | None]:
+    async def group(self) -> tuple[Written | None, Exception | None]:
         """Commit the next group of an open file and answer it.
 
         Returns (what has landed, how the file failed).
@@ -120,7 +120,7 @@ class Commits:
         if small and not self._shared.files.wanted:
             self.not_before = self._loop.time() + self._shared.settings.group_wait_ms / 1_000
 
-    def _failed(self, group: CommitGroup, error: Exception, *, committing: bool = False) -> apsw.Error | None:
+    def _failed(self, group: CommitGroup, error: Exception, *, committing: bool = False) -> Exception | None:
         """Undo a group that is not acknowledged, and tell everyone.
 
         Returns the error by which the file has failed: after it nobody knows what is on disk.
@@ -134,7 +134,7 @@ class Commits:
         except apsw.Error as rollback_error:
             errors.append(rollback_error)
         blamed = not committing and blames_write(error)
-        of_file = [each for each in errors[blamed:] if isinstance(each, apsw.Error)]
+        of_file = errors[1:] if blamed else errors
         unclean = next((each for each in of_file if not is_clean(each, committing=committing)), None)
         space_soon = is_full(error) and self._shared.space.ran_out()
         if blamed and unclean is None and len(group.writes) > 1:

@@ -17,7 +17,7 @@ from takhin.errors import StartupError
 from takhin.model import TopicSpec
 from takhin.settings import StorageSettings
 from takhin.storage.contract import Capability
-from takhin.storage.sqlite.admission import QueueBytes
+from takhin.storage.sqlite.admission import Admission
 from takhin.storage.sqlite.catalogue import Catalogue, SqliteTopic
 from takhin.storage.sqlite.hold import Hold
 from takhin.storage.sqlite.offset_index import OffsetIndex
@@ -100,7 +100,7 @@ class SqliteEngine:
             settings,
             Threads(DiskThreads("commit", settings.commit_threads), DiskThreads("checkpoint", 1)),
             OpenFiles(settings.open_partitions_max),
-            QueueBytes(bytes_max=settings.queue_bytes_max, wait_ms_max=settings.queue_wait_ms_max),
+            Admission(bytes_max=settings.queue_bytes_max, wait_ms_max=settings.queue_wait_ms_max),
             DiskSpace(folder.path, settings, troubles),
             troubles,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from takhin.settings import StorageSettings
-from takhin.storage.sqlite.admission import QueueBytes
+from takhin.storage.sqlite.admission import Admission
 from takhin.storage.sqlite.open_files import OpenFiles
 from takhin.storage.sqlite.space import DiskSpace
 from takhin.storage.sqlite.threads import Threads
@@ -19,6 +19,6 @@ class Shared:
     settings: StorageSettings
     threads: Threads
     files: OpenFiles
-    admission: QueueBytes
+    admission: Admission
     space: DiskSpace
     troubles: Troubles
