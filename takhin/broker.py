@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from itertools import count
 
-from takhin import limits
+from takhin import limits, topic_configs
 from takhin.clock import Clock
 from takhin.consumption import consume
 from takhin.errors import (
@@ -23,7 +23,6 @@ from takhin.errors import (
 )
 from takhin.model import (
     CHOOSE_PARTITION,
-    MESSAGE_ROOM_BYTES,
     Appended,
     Batch,
     Chunk,
@@ -80,11 +79,7 @@ class Broker:
         limits.check_replication(replication_factor)
         num_partitions = max(num_partitions, 1)
         limits.check_range("num_partitions", num_partitions, 1, topics.partitions_per_topic_max)
-        config = limits.topic_config(
-            configs,
-            default_bytes=topics.max_message_bytes,
-            bytes_max=self._settings.rpc.message_bytes_max - MESSAGE_ROOM_BYTES,
-        )
+        config = topic_configs.parse(configs, self._settings)
         there = sum(len(topic.partitions) for topic in self._engine.topics.values())
         if there + num_partitions > topics.partitions_max:
             raise InvalidArgumentError(

@@ -14,7 +14,6 @@ from takhin.errors import OffsetOutOfRangeError, UnknownTopicError
 from takhin.model import (
     EARLIEST,
     LATEST,
-    MESSAGE_ROOM_BYTES,
     Chunk,
     ConsumeRequest,
     Records,
@@ -22,6 +21,7 @@ from takhin.model import (
 from takhin.settings import ConsumeSettings, Settings
 from takhin.shared_reads import SharedReads
 from takhin.signals import Signals
+from takhin.sizes import MESSAGE_ROOM_BYTES, response_bytes
 from takhin.storage.engine import PartitionLog
 
 UNBOUNDED = limits.INT64_MAX
@@ -97,7 +97,7 @@ async def _read(
         # Not a shared one: what another has read may be less than there is.
         records = await log.read(position, max_bytes=max_bytes, max_records=max_records)
         full = len(records.rows) == max_records or position + len(records.rows) < end
-        if full or limits.response_bytes(records) >= request.min_bytes:
+        if full or response_bytes(records.rows, records.headers) >= request.min_bytes:
             return records
         if end == log.end_offset and not await signals.wait(log, deadline - loop.time()):
             return records

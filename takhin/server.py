@@ -8,12 +8,12 @@ import ipaddress
 import os
 import platform
 import signal
-from pathlib import Path
 
 import structlog
 
 from takhin.broker import Broker
 from takhin.clock import Clock, system_clock
+from takhin.kinds import FilePath
 from takhin.logs import configure
 from takhin.rpc.listener import Listener
 from takhin.rpc.service import TakhinService
@@ -45,7 +45,7 @@ class Server:
             self.engine = MemoryEngine(clock=clock, end_moved=signals.notify)
         else:
             self.engine = SqliteEngine(
-                Path(settings.data_dir), settings.storage, clock=clock, end_moved=signals.notify
+                settings.data_dir, settings.storage, clock=clock, end_moved=signals.notify
             )
         self._broker = Broker(self.engine, settings, clock=clock, signals=signals)
         service = TakhinService(self._broker, settings.produce, version=self.version)
@@ -99,8 +99,9 @@ async def run(settings: Settings) -> None:
 def _ready_line(server: Server) -> str:
     grpc_version = importlib.metadata.version("grpcio")
     versions = f"SQLite {library_version()}, gRPC {grpc_version}, Python {platform.python_version()}"
+    data_dir = FilePath().text(server.settings.data_dir)
     return (
-        f"takhin {server.version} ready on {server.address}, data in {server.settings.data_dir}, "
+        f"takhin {server.version} ready on {server.address}, data in {data_dir}, "
         f"{len(server.engine.topics)} topics ({versions})"
     )
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from uuid import UUID
 
 from takhin.errors import CopyError, InvalidTopicNameError
-from takhin.limits import check_topic_name, shown
+from takhin.limits import check_topic_name
+from takhin.sentences import shown
 from takhin.storage.witness import Mark, noted_in, told_by
 
 PARTITION_FILE = re.compile(r"(0|[1-9][0-9]{0,9})\.db")

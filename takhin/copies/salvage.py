@@ -15,13 +15,12 @@ from typing import NamedTuple
 
 import apsw
 
+from takhin import topic_configs
 from takhin.copies.checking import PRODUCERS_SINCE
 from takhin.copies.reading import DamagedError, Log, damaged_pages, num_partitions, read_log
-from takhin.limits import config_values
-from takhin.model import TopicConfig
 from takhin.schema import APPLICATION_ID, PAGE_BYTES, VERSION
 from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION, load
-from takhin.settings import TopicSettings
+from takhin.settings import Settings
 from takhin.storage import schema
 from takhin.storage.connection import close_whole, file_header, open_writer
 
@@ -326,8 +325,8 @@ class Salvage:
                 self._db.execute(PUT_TOPIC, (expected.num_partitions,))
                 self._try_copy(COPY_CONFIGS, (), "the topic's configs, which are the defaults now")
                 if not self._db.execute("SELECT count(*) FROM topic_configs").get:
-                    configs = config_values(TopicConfig(TopicSettings().max_message_bytes))
-                    self._db.executemany(PUT_CONFIG, configs.items())
+                    defaults = topic_configs.parse({}, Settings())
+                    self._db.executemany(PUT_CONFIG, topic_configs.to_stored(defaults))
 
     def _try_copy(self, statement: str, bindings: Sequence[int], what: str | None) -> None:
         """Copy a small table, all of it or nothing. what: what is lost with it, if that is worth saying."""

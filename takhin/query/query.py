@@ -15,10 +15,10 @@ import apsw
 from apsw.ext import query_info
 
 from takhin.errors import QueryError
-from takhin.limits import shown
 from takhin.query.tables import TABLES
 from takhin.query.topic import Topic
 from takhin.query.virtual import Module
+from takhin.sentences import shown
 from takhin.storage.faults import sentence
 
 READING = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION, apsw.SQLITE_RECURSIVE})

@@ -15,9 +15,7 @@ from typing import TypeVar
 
 from takhin.clock import Clock
 from takhin.errors import OffsetOutOfRangeError, RefusedError, TopicExistsError, UnknownTopicError
-from takhin.limits import size_bytes
 from takhin.model import (
-    RECORD_OVERHEAD_BYTES,
     Appended,
     Batch,
     CommittedOffset,
@@ -29,6 +27,7 @@ from takhin.model import (
     TopicSpec,
 )
 from takhin.settings import StorageSettings
+from takhin.sizes import RECORD_OVERHEAD_BYTES, size_bytes
 from takhin.storage.conditions import BATCHES_REMEMBERED, Remembered, judge, to_forget, to_remember
 from takhin.storage.engine import EndMoved, Topic
 

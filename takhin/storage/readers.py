@@ -11,17 +11,15 @@ from collections.abc import Sequence
 
 import apsw
 
-from takhin.limits import MAX_MESSAGE_BYTES, TIMESTAMP_TYPE, size_bytes
+from takhin import topic_configs
 from takhin.model import (
-    HEADER_OVERHEAD_BYTES,
-    RECORD_OVERHEAD_BYTES,
     CommittedOffset,
     Header,
     Records,
     Row,
-    TimestampType,
     TopicConfig,
 )
+from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, size_bytes
 from takhin.storage import statements as sql
 from takhin.storage.files import PartitionFile
 
@@ -100,9 +98,6 @@ class Reader:
 def topic_facts(connection: apsw.Connection) -> tuple[int, TopicConfig] | None:
     """(partition count, config) of the topic, which partition 0's file alone has."""
     num_partitions = connection.execute(sql.GET_NUM_PARTITIONS).get
-    configs = {str(key): str(value) for key, value in connection.execute(sql.GET_CONFIGS)}
     if num_partitions is None:
         return None
-    return num_partitions, TopicConfig(
-        int(configs[MAX_MESSAGE_BYTES]), TimestampType(configs[TIMESTAMP_TYPE])
-    )
+    return num_partitions, topic_configs.from_stored(connection.execute(sql.GET_CONFIGS))

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import apsw
 import structlog
 
+from takhin import topic_configs
 from takhin.clock import Clock
 from takhin.errors import (
     PartitionUnavailableError,
@@ -27,7 +28,6 @@ from takhin.errors import (
     TopicExistsError,
     UnknownTopicError,
 )
-from takhin.limits import config_values
 from takhin.model import TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
 from takhin.storage import connection, schema
@@ -234,7 +234,7 @@ class SqliteEngine:
                 write.execute(sql.PUT_LOG, identity)
                 if partition == 0:
                     write.execute(sql.PUT_NUM_PARTITIONS, (spec.num_partitions,))
-                    write.executemany(sql.PUT_CONFIG, config_values(spec.config).items())
+                    write.executemany(sql.PUT_CONFIG, topic_configs.to_stored(spec.config))
         finally:
             connection.close_whole(write)
 

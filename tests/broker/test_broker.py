@@ -14,11 +14,11 @@ from takhin.errors import (
     UnknownPartitionError,
     UnknownTopicError,
 )
-from takhin.limits import size_bytes
 from takhin.model import Batch, ConsumeRequest, TopicPartition
 from takhin.partitioner import partition_for_key
 from takhin.settings import Settings, TopicSettings
 from takhin.signals import Signals
+from takhin.sizes import size_bytes
 from takhin.storage.memory_engine import MemoryEngine
 
 NOW = 1_700_000_000_000

@@ -11,9 +11,9 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from takhin.limits import size_bytes
 from takhin.model import Batch, Condition, Header, Records, TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
+from takhin.sizes import size_bytes
 from takhin.storage.engine import EndMoved, PartitionLog
 from takhin.storage.schema import build
 from takhin.storage.sqlite_engine import SqliteEngine

@@ -6,7 +6,8 @@ import pytest
 
 from storage.support import ALL, as_expected, as_stored, batch, numbered, read_all, spec, timed
 from takhin.errors import OffsetOutOfRangeError
-from takhin.model import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, Header
+from takhin.model import Header
+from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES
 from takhin.storage.engine import Engine, PartitionLog
 
 
