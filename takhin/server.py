@@ -25,6 +25,7 @@ from takhin.storage.memory_engine import MemoryEngine
 from takhin.storage.sqlite_engine import SqliteEngine
 
 FORCED_EXIT_CODE = 130
+"""What a shell reports for a program that ended by SIGINT."""
 
 log = structlog.get_logger()
 

@@ -82,18 +82,18 @@ class StorageSettings:
     """How records reach the disk."""
 
     commit_group_records_max: int = setting(
-        4_096, "records of one transaction; a larger single batch still goes whole", least=1
+        4_096, "records in one transaction; a larger batch is still written whole", least=1
     )
     commit_group_bytes_max: int = setting(
-        8 << 20, "bytes of one transaction; a larger single batch still goes whole", least=1
+        8 << 20, "bytes in one transaction; a larger batch is still written whole", least=1
     )
     group_wait_ms: int = setting(
-        1, "how long a transaction waits for more where the last one held several small batches", least=0
+        1, "how long a transaction waits for more records if the last one held several small batches", least=0
     )
     commit_threads: int = setting(2, "threads that wait for the disk in COMMIT", least=1)
     queue_bytes_max: int = setting(
         64 << 20,
-        "bytes of records that wait for their commit, all partitions together",
+        "bytes of records that wait for their commit, in all partitions together",
         least=1,
         most=INT64_MAX,
     )
@@ -145,7 +145,7 @@ class TopicSettings:
 class ProduceSettings:
     """What a produce call may do."""
 
-    batch_records_max: int = setting(10_000, "records of one request", least=1)
+    batch_records_max: int = setting(10_000, "records in one request", least=1)
     timestamp_ahead_ms_max: int = setting(
         3_600_000, "how far a record's timestamp may be ahead of the broker's clock", most=INT64_MAX
     )
@@ -161,9 +161,9 @@ class ProduceSettings:
 class ConsumeSettings:
     """What a consume call may do."""
 
-    response_bytes: int = setting(1 << 20, "bytes of a response where the client names none", least=1)
+    response_bytes: int = setting(1 << 20, "bytes of a response if the client does not say", least=1)
     response_records_max: int = setting(
-        2_000, "records of a response, whose scan occupies the event loop for about 1 µs each", least=1
+        2_000, "records in a response; reading one occupies the event loop for about 1 µs", least=1
     )
     shared_bytes_max: int = setting(
         16 << 20, "bytes of recent reads kept for other consumers of the same partition", most=INT64_MAX
@@ -178,14 +178,16 @@ class ConsumeSettings:
 class GroupSettings:
     """What consumer groups may do."""
 
-    commit_offsets_max: int = setting(10_000, "offsets of one CommitOffset call", least=1)
+    commit_offsets_max: int = setting(10_000, "offsets in one CommitOffset call", least=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpcSettings:
     """Connections and calls."""
 
-    message_bytes_max: int = setting(10 << 20, "bytes of one gRPC message, either way", least=128 << 10)
+    message_bytes_max: int = setting(
+        10 << 20, "bytes of one gRPC message, in either direction", least=128 << 10
+    )
     calls_max: int = setting(2_000, "calls under way, streams included", least=1)
     connections_max: int = setting(1_000, "connections at one time", least=1)
     streams_per_connection_max: int = setting(1_000, "calls under way on one connection", least=1)
@@ -199,14 +201,18 @@ class RpcSettings:
     keepalive_timeout_ms: int = setting(
         60_000, "time to answer that ping before the connection is dropped", least=1
     )
-    ping_interval_ms_min: int = setting(10_000, "how often clients may ping, without calls too", least=1)
+    ping_interval_ms_min: int = setting(
+        10_000, "the shortest time between two pings of a client, also without calls", least=1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     """The broker's own log lines, on stderr."""
 
-    level: str = setting("info", "the least that is logged", choices=("debug", "info", "warning", "error"))
+    level: str = setting(
+        "info", "the lowest level that is logged", choices=("debug", "info", "warning", "error")
+    )
     format: str = setting(
         "auto", "auto is human on a terminal, json elsewhere", choices=("auto", "human", "json")
     )
