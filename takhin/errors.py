@@ -29,8 +29,8 @@
     ├── QueryError               a query over a topic's files cannot be answered
     └── StartupError             the broker cannot start: data folder, files, address or config
 
-The table of `takhin.wire.status` says how each error goes over the wire; a test keeps it complete. It has no row
-for the inner nodes, nor for CopyError, QueryError and StartupError, which never reach a client.
+The table of `takhin.wire.status` says how each error goes over the wire; a test keeps it complete. It has no
+row for the inner nodes, nor for CopyError, QueryError and StartupError, which never reach a client.
 """
 
 from __future__ import annotations
