@@ -16,9 +16,9 @@ from faults.failing_disk import Gate, failing_disk
 from storage.support import check_files, sqlite_engine
 from takhin.clock import system_clock
 from takhin.errors import OverloadedError, PartitionUnavailableError
-from takhin.limits import size_bytes
 from takhin.model import Batch, TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
+from takhin.sizes import size_bytes
 from takhin.storage.sqlite.admission import Admission
 from takhin.storage.sqlite.engine import SqliteEngine
 from takhin.testing.contract import ALL, as_stored, spec
