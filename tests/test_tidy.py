@@ -65,8 +65,13 @@ LAYERS = {
     "takhin.config": Layer(VOCABULARY),
     "takhin.logs": Layer(VOCABULARY, ("structlog",)),
     "takhin.server": Layer(("takhin.*",), ("structlog",)),
-    "takhin.testing": Layer((*VOCABULARY, "takhin.config", "takhin.server", "takhin.testing.*")),
-    "takhin.pytest_plugin": Layer(("takhin.testing.*",), ("pytest",)),
+    # For authors of engines: it knows the contract and what all engines share, and no engine.
+    "takhin.testing.contract": Layer(
+        (*VOCABULARY, "takhin.storage.contract", "takhin.storage.conditions", "takhin.testing.contract.*"),
+        ("pytest", "pytest_asyncio"),
+    ),
+    "takhin.testing": Layer((*VOCABULARY, "takhin.config", "takhin.server", "takhin.testing.brokers")),
+    "takhin.pytest_plugin": Layer(("takhin.testing.brokers",), ("pytest",)),
     "takhin.__main__": Layer(("takhin.cli.*",)),
     "takhin.cli": Layer(("takhin.*",), (*GRPC, "click", "rich", "structlog", "uvloop")),
 }
