@@ -291,7 +291,7 @@ def test_imports_load_no_sqlite(packages: tuple[str, ...], unwanted: set[str]) -
         ("takhin.storage.writer", "import sqlite3"),
         ("takhin.storage.schema", "from takhin.schema import migrations"),
         ("takhin.storage.writer", "from . import readers"),
-        ("takhin.client.producer", "from takhin.broker import Broker"),
+        ("takhin.client.producing.producer", "from takhin.broker import Broker"),
         ("takhin.unheard_of", ""),
     ],
 )

@@ -27,7 +27,6 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from takhin import client
 from takhin.client.base import Client
-from takhin.client.lanes import Lane
 from takhin.client.model import Headers
 
 C = TypeVar("C", bound=Client)
@@ -171,15 +170,6 @@ class Producer(Blocking[client.Producer]):
     @_opening(client.Producer)
     def __init__(self) -> None: ...
 
-    def _begin(self, core: client.Producer) -> None:
-        super()._begin(core)
-        here, loop = core._outbox.wake, self._loop
-
-        def wake(lane: Lane) -> None:
-            loop.call_soon_threadsafe(here, lane)
-
-        core._outbox.wake = wake
-
     def send(
         self,
         topic: str,
@@ -190,11 +180,11 @@ class Producer(Blocking[client.Producer]):
         timestamp: datetime | int | None = None,
         partition: int | None = None,
     ) -> Delivery:
-        """Hand a record over, as `takhin.client.Producer.send`; waits for nothing but room in the buffer."""
-        core = self._core
-        while (found := core._topics.get(topic)) is None or core._outbox.full:
-            self._run(core._ready(topic))
-        return Delivery(found.put(value, key, headers, timestamp, partition), self._run)
+        """Hand a record over, as `takhin.client.Producer.send` does. Waits only for room in the buffer."""
+        intake = self._core.intake
+        while (router := intake.router(topic)) is None:
+            self._run(intake.ready(topic))
+        return Delivery(router.put(value, key, headers, timestamp, partition), self._run)
 
     append = _waiting(client.Producer.append)
     flush = _waiting(client.Producer.flush)
@@ -217,10 +207,10 @@ class Consumer(Blocking[client.Consumer]):
     resume = _passed_on(client.Consumer.resume)
 
     def __iter__(self) -> Iterator[client.Record]:
-        while (tail := self._run(self._core._next_tail())) is not None:
-            yield from tail.hand_out()
+        while (loaded := self._run(self._core.assigned.next_loaded())) is not None:
+            yield from loaded.hand_out()
 
     def batches(self) -> Iterator[client.RecordBatch]:
-        """As many records at once as came in a response."""
-        while (tail := self._run(self._core._next_tail())) is not None:
-            yield tail.take()
+        """Like iterating over the consumer, but with all records of a response at once."""
+        while (loaded := self._run(self._core.assigned.next_loaded())) is not None:
+            yield loaded.take()
