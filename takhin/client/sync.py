@@ -1,4 +1,4 @@
-"""The same clients for blocking code: `Producer`, `Consumer` and `Admin`, asyncio ones on one thread for all.
+"""The clients for blocking code: `Producer`, `Consumer` and `Admin`.
 
     with Producer("127.0.0.1:9092") as producer:
         delivery = producer.send("orders", b"one", key=b"k")
@@ -9,8 +9,9 @@
         for record in consumer:
             print(record.offset, record.value)
 
-Arguments, results and errors are those of `takhin.client`, where they are described. A method waits on the
-calling thread for what runs on that one, and may be interrupted there.
+Arguments, results and errors are those of `takhin.client`, where they are described. Each class wraps
+the asynchronous one, which runs on an event loop that all blocking clients share, on a thread of its own. A
+method waits on the calling thread, and may be interrupted there.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ T = TypeVar("T")
 def _loop_of(pid: int) -> asyncio.AbstractEventLoop:
     """The loop that all blocking clients of this process share, on a daemon thread of its own.
 
-    One for all, and never closed: gRPC hands what completes late to the loop that asked for it.
+    It is never closed: when a call ends late, gRPC reports that to the loop on which it was made.
     """
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name=f"takhin clients of {pid}", daemon=True).start()
@@ -46,7 +47,7 @@ def _loop_of(pid: int) -> asyncio.AbstractEventLoop:
 
 
 class Blocking(Generic[C]):
-    """A client on the event loop of the blocking ones."""
+    """An asynchronous client, the core, on the loop of the blocking ones."""
 
     def _begin(self, core: C) -> None:
         self._core = core
@@ -54,7 +55,7 @@ class Blocking(Generic[C]):
         self._run(core.open())
 
     def _run(self, work: Coroutine[Any, Any, T], seconds_max: float | None = None) -> T:
-        """What a coroutine gives that runs on the clients' thread. It is cancelled if waiting ends early."""
+        """The result of a coroutine that runs on the clients' thread. Cancels it if waiting ends early."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(seconds_max)
@@ -63,7 +64,7 @@ class Blocking(Generic[C]):
             raise
 
     def close(self, timeout_s: float | None = None) -> None:
-        """As the client's own `close`, which is cancelled after timeout_s. May be called again."""
+        """Like the asynchronous client's `close`, but cancels it after timeout_s. May be called again."""
 
         async def closed() -> None:
             with suppress(TimeoutError):
@@ -85,7 +86,7 @@ class Blocking(Generic[C]):
 
 
 def _opening(make: Callable[P, C]) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
-    """An __init__ with the arguments of a client, which it makes and opens."""
+    """An __init__ with the arguments of an asynchronous client, which it makes and opens."""
 
     def decorated(_init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
         @wraps(make.__init__)
@@ -100,7 +101,7 @@ def _opening(make: Callable[P, C]) -> Callable[[Callable[..., None]], Callable[C
 def _waiting(
     method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Blocking[C], P], T]:
-    """A client's coroutine method as one that waits; name, arguments and docstring stay."""
+    """A coroutine method as one that waits for its result. Name, arguments and docstring stay."""
 
     @wraps(method)
     def wait(self: Blocking[C], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -110,7 +111,7 @@ def _waiting(
 
 
 def _passed_on(method: Callable[Concatenate[C, P], T]) -> Callable[Concatenate[Blocking[C], P], T]:
-    """A client's plain method, called on its own thread."""
+    """A plain method, called on the clients' thread. Name, arguments and docstring stay."""
 
     @wraps(method)
     def call(self: Blocking[C], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -144,7 +145,7 @@ class Admin(Blocking[client.Admin]):
 
 
 class Delivery:
-    """One record's outcome, to be waited for by any thread."""
+    """One record's outcome. Any thread may wait for it."""
 
     __slots__ = ("_delivery", "_run")
 
@@ -154,7 +155,7 @@ class Delivery:
 
     @property
     def done(self) -> bool:
-        """Whether `result` would not wait."""
+        """True if `result` would return or raise at once."""
         return self._delivery.done
 
     def result(self, timeout_s: float | None = None) -> client.RecordMetadata:

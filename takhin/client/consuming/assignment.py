@@ -21,7 +21,7 @@ from takhin.model import TopicPartition
 
 
 class Assignment:
-    """A fetcher for each partition. All methods run on the loop."""
+    """Fetchers, one for each partition, that hand out records in turn. All methods run on the loop."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls

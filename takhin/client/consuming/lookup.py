@@ -25,7 +25,10 @@ LOOKUPS_AT_ONCE_MAX = 16
 
 
 class Lookup:
-    """group_id: whose commits COMMITTED means. uncommitted: where to begin if it committed nothing."""
+    """Turns spans into offsets.
+
+    group_id: the group whose commits COMMITTED means. uncommitted: where to begin if it committed nothing.
+    """
 
     def __init__(self, calls: Calls, retry: Retry, group_id: str | None, uncommitted: Position) -> None:
         self._calls = calls
@@ -87,4 +90,5 @@ class Lookup:
 
 
 def raise_no_group() -> NoReturn:
+    """Raise InvalidArgumentError: a group id is needed, and the consumer has none."""
     raise InvalidArgumentError("committed offsets belong to a group; give group_id", field="group_id")

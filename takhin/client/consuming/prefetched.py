@@ -18,8 +18,9 @@ from takhin.wire.columns import ResponseColumns
 
 
 class Prefetched:
-    """position: where to begin. bytes_max: of responses that wait; one of them may pass it.
+    """Responses that wait to be taken, and the records of the one that is being handed out.
 
+    position: where to begin. bytes_max: of the responses that wait; the last one may pass it.
     end_offset: of the log, as the broker last told it.
     paused: while it is True, nothing is handed out.
     """

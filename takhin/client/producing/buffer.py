@@ -16,9 +16,10 @@ WAITING_RECORD_BYTES = 64
 
 
 class Buffer:
-    """Counts bytes. lock: held while records are put into any queue of the producer or taken out.
+    """A count of bytes, and a wait until it is below its bound.
 
-    bytes: of all records whose outcome is unknown. One record may pass bytes_max.
+    lock: held while records are put into any queue of the producer or taken out.
+    bytes: of all records without an outcome. The last record put in may pass bytes_max.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -38,6 +39,7 @@ class Buffer:
             await self._freed.wait()
 
     def give_back(self, size_bytes: int) -> None:
+        """Records of this size have their outcome."""
         with self.lock:
             self.bytes -= size_bytes
         self._freed.set()

@@ -23,7 +23,10 @@ from takhin.model import TopicPartition
 
 
 class Intake:
-    """Get a topic's `router`, on any thread. If that is None, await `ready` on the loop and try again."""
+    """A producer's way in: get the topic's `router`; if that is None, await `ready` and try again.
+
+    `router` may be called on any thread, the other methods on the loop.
+    """
 
     def __init__(self, calls: Calls, options: SendOptions) -> None:
         self._calls = calls

@@ -9,7 +9,7 @@ from takhin.client.retry import Retry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendOptions:
-    """`Producer` describes them. What it takes in ms is in seconds here (`_s`)."""
+    """The options, as `Producer` describes them. Times that it takes in ms are in seconds here (`_s`)."""
 
     batch_records_max: int
     batch_bytes_max: int

@@ -26,7 +26,7 @@ FAILURES_KEPT_MAX = 1_000
 
 
 class Outbox:
-    """What the workers of one producer share.
+    """Starts the workers of one producer, waits for them and stops them.
 
     doubt: called with the name of a topic that may have been deleted and created again.
     """
@@ -76,7 +76,7 @@ class Outbox:
         self.buffer.give_back(batch.size_bytes)
 
     def start(self, worker: Worker) -> bool:
-        """Start the worker's task; False if it runs already."""
+        """Start the worker's task. Returns False if it runs already."""
         if worker in self._working:
             return False
         self._working[worker] = asyncio.get_running_loop().create_task(worker.work())
@@ -99,7 +99,7 @@ class Worker:
         self._thread_id = threading.get_ident()
 
     def wake(self) -> None:
-        """Look into the queue soon. May be called on any thread; a blocking producer's records come so."""
+        """Send what is new in the queue. Runs on any thread, as blocking producers put records in."""
         if threading.get_ident() == self._thread_id:
             self._wake()
         else:
@@ -120,7 +120,7 @@ class Worker:
                     self._outbox.settle(batch)
                 await self._linger()
         finally:
-            self._outbox.ended(self)  # no await since the last look: the next record starts another task
+            self._outbox.ended(self)  # nothing was awaited since `take`, so no record is left behind
 
     async def _linger(self) -> None:
         """Wait until linger_ms after the growing batch's first record, or until it grows no more."""

@@ -15,8 +15,9 @@ from takhin.model import TopicPartition
 
 
 class PartitionQueue:
-    """wake: called, on any thread, when there is something new for the task that takes batches out.
+    """The batches of one partition that wait for their turn.
 
+    wake: called, on any thread, when the task that takes batches out has something new to look at.
     taken: the batch that was taken last.
     """
 
@@ -68,7 +69,7 @@ class PartitionQueue:
         return batch
 
     def _end_growing(self) -> None:
-        """Make the growing batch ready. Wakes a task that lingers over it."""
+        """Make the growing batch ready, and wake the task if it lingers over the batch."""
         if self._growing is not None:
             self._ready.append(self._growing)
             self._growing = None

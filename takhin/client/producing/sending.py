@@ -57,7 +57,7 @@ class Sender:
         self._doubt = doubt
 
     async def send(self, batch: PendingBatch) -> None:
-        """Fill the batch's outcomes. Takes until its deadline at most."""
+        """Fill the batch's outcomes. This takes no longer than its deadline."""
         try:
             await self._send(batch, 0, len(batch.records))
         except BaseException as error:
