@@ -26,7 +26,10 @@ class PartitionQueue:
     ) -> None:
         self.at = at
         self.taken: PendingBatch | None = None
-        self._options = options
+        self._batch_bytes_max = options.batch_bytes_max
+        self._batch_records_max = options.batch_records_max
+        self._delivery_s_max = options.delivery_s_max
+        self._linger_s = options.linger_s
         self._buffer = buffer
         self._wake = wake
         self._growing: PendingBatch | None = None
@@ -39,15 +42,15 @@ class PartitionQueue:
         """Add an encoded record to the growing batch."""
         size = len(record) + WAITING_RECORD_BYTES
         batch = self._growing
-        if batch is None or batch.size_bytes + size > self._options.batch_bytes_max:
+        if batch is None or batch.size_bytes + size > self._batch_bytes_max:
             self._end_growing()
-            self._growing = batch = PendingBatch(self.at, self._options.delivery_s_max)
+            self._growing = batch = PendingBatch(self.at, self._delivery_s_max)
         records = batch.records
         position = len(records)
         records.append(record)
         batch.size_bytes += size
         self._buffer.bytes += size
-        if position + 1 >= self._options.batch_records_max:
+        if position + 1 >= self._batch_records_max:
             self._end_growing()
         if not self._awake:
             self._awake = True
@@ -57,7 +60,7 @@ class PartitionQueue:
     def put_whole(self, records: list[bytes], expected_offset: int | None) -> PendingBatch:
         """Add a batch of exactly these records, after all that was put in before."""
         self._end_growing()
-        batch = PendingBatch(self.at, self._options.delivery_s_max)
+        batch = PendingBatch(self.at, self._delivery_s_max)
         batch.records = records
         batch.size_bytes = sum(map(len, records)) + WAITING_RECORD_BYTES * len(records)
         batch.whole = True
@@ -73,7 +76,7 @@ class PartitionQueue:
         if self._growing is not None:
             self._ready.append(self._growing)
             self._growing = None
-            if self._options.linger_s:
+            if self._linger_s:
                 self._wake()
 
     # Taking out: on the loop.
@@ -87,7 +90,7 @@ class PartitionQueue:
     def lingers_until(self) -> float | None:
         """When the growing batch, if there is one, has waited for linger_ms; of time.monotonic()."""
         batch = self._growing
-        return None if batch is None else batch.began + self._options.linger_s
+        return None if batch is None else batch.began + self._linger_s
 
     def take(self) -> PendingBatch | None:
         """The next batch to send, which grows no more. After None, the next record calls `wake`."""
