@@ -37,6 +37,8 @@ class Admin(Client):
     Every method may raise that. What else it raises is a RefusedError, named where it matters.
     """
 
+    _kind = "Admin"
+
     def __init__(
         self,
         server: str,

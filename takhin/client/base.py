@@ -19,6 +19,9 @@ class Client:
     A client belongs to the process and the loop that opened it: after a fork, make another one.
     """
 
+    _kind: str
+    """What a warning calls the client."""
+
     def __init__(
         self, server: str, tls: Tls | grpc.ChannelCredentials | None, token: str | None, retry: Retry | None
     ) -> None:
@@ -50,7 +53,7 @@ class Client:
         connection = getattr(self, "_connection", None)  # absent where __init__ raised
         if connection is not None and connection.is_open:
             warnings.warn(
-                f"{type(self).__name__} of {connection.server} was not closed; use it in a `with` block",
+                f"{self._kind} of {connection.server} was not closed; use it in a `with` block",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,

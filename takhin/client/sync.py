@@ -28,7 +28,9 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from takhin import client
 from takhin.client.base import Client
+from takhin.client.consuming.consumer import ThreadedConsumer
 from takhin.client.model import Headers
+from takhin.client.producing.producer import ThreadedProducer
 
 C = TypeVar("C", bound=Client)
 P = ParamSpec("P")
@@ -165,10 +167,10 @@ class Delivery:
         return self._delivery.result()
 
 
-class Producer(Blocking[client.Producer]):
+class Producer(Blocking[ThreadedProducer]):
     """`takhin.client.Producer`, blocking. Any number of threads may send."""
 
-    @_opening(client.Producer)
+    @_opening(ThreadedProducer)
     def __init__(self) -> None: ...
 
     def send(
@@ -187,25 +189,25 @@ class Producer(Blocking[client.Producer]):
             self._run(intake.ready(topic))
         return Delivery(router.put(value, key, headers, timestamp, partition), self._run)
 
-    append = _waiting(client.Producer.append)
-    flush = _waiting(client.Producer.flush)
+    append = _waiting(ThreadedProducer.append)
+    flush = _waiting(ThreadedProducer.flush)
 
 
-class Consumer(Blocking[client.Consumer]):
+class Consumer(Blocking[ThreadedConsumer]):
     """`takhin.client.Consumer`, blocking. For one thread at a time."""
 
-    @_opening(client.Consumer)
+    @_opening(ThreadedConsumer)
     def __init__(self) -> None: ...
 
-    assign = _waiting(client.Consumer.assign)
-    assign_topics = _waiting(client.Consumer.assign_topics)
-    seek = _waiting(client.Consumer.seek)
-    commit = _waiting(client.Consumer.commit)
-    assignment = _passed_on(client.Consumer.assignment)
-    position = _passed_on(client.Consumer.position)
-    end_offset = _passed_on(client.Consumer.end_offset)
-    pause = _passed_on(client.Consumer.pause)
-    resume = _passed_on(client.Consumer.resume)
+    assign = _waiting(ThreadedConsumer.assign)
+    assign_topics = _waiting(ThreadedConsumer.assign_topics)
+    seek = _waiting(ThreadedConsumer.seek)
+    commit = _waiting(ThreadedConsumer.commit)
+    assignment = _passed_on(ThreadedConsumer.assignment)
+    position = _passed_on(ThreadedConsumer.position)
+    end_offset = _passed_on(ThreadedConsumer.end_offset)
+    pause = _passed_on(ThreadedConsumer.pause)
+    resume = _passed_on(ThreadedConsumer.resume)
 
     def __iter__(self) -> Iterator[client.Record]:
         while (loaded := self._run(self._core.assigned.next_loaded())) is not None:

@@ -1,4 +1,4 @@
-"""What the storage tests share beside `takhin.testing.contract`: SQLite engines, their files, and a store that reopens."""
+"""What tests of the SQLite engine share: engines, a look into their files, and a store that reopens."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The partitions that a consumer reads, and whose turn it is to hand out records.
 
-The inner interface of `Consumer` for both its faces: takhin.client.sync awaits `next_loaded` on its loop and
-takes the records out on its user's thread. Knows nothing of positions that are not offsets.
+The inner interface of both faces: takhin.client.sync awaits `next_loaded` on its loop and takes the records
+out on its user's thread. Knows nothing of positions that are not offsets.
 """
 
 from __future__ import annotations

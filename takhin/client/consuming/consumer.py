@@ -33,6 +33,8 @@ class Consumer(Client):
     outage_timeout_ms: how long a partition's outage may last before iterating raises its error.
     """
 
+    _kind = "Consumer"
+
     def __init__(
         self,
         server: str,
@@ -52,7 +54,7 @@ class Consumer(Client):
         check_range("silence_ms_max", silence_ms_max, 1)
         check_range("outage_timeout_ms", outage_timeout_ms, 1)
         super().__init__(server, tls, token, retry)
-        self.assigned = Assignment(self._calls)  # not for users: takhin.client.sync shares it
+        self._assigned = Assignment(self._calls)
         self._lookup = Lookup(self._calls, self._retry, group_id, uncommitted)
         self._group_id = group_id
         self._prefetch_bytes_max = prefetch_bytes_max
@@ -72,7 +74,7 @@ class Consumer(Client):
         }
         ranges = await self._lookup.find(spans, self._deadline())
         self._committed.clear()
-        await self.assigned.replace_all(ranges, self._fetch_options(len(ranges)))
+        await self._assigned.replace_all(ranges, self._fetch_options(len(ranges)))
 
     async def assign_topics(self, *topics: str, start: Position | Span = START) -> None:
         """`assign` all partitions of these topics."""
@@ -81,7 +83,7 @@ class Consumer(Client):
 
     def assignment(self) -> list[TopicPartition]:
         """The partitions that are read."""
-        return self.assigned.partitions()
+        return self._assigned.partitions()
 
     def __aiter__(self) -> AsyncIterator[Record]:
         return self._records()
@@ -93,39 +95,39 @@ class Consumer(Client):
         OffsetOutOfRangeError (its values say both ends), LogReplacedError, UnknownTopicError and, after
         outage_timeout_ms, an UnavailableError. After any of them `seek` or just iterating again goes on.
         """
-        while (loaded := await self.assigned.next_loaded()) is not None:
+        while (loaded := await self._assigned.next_loaded()) is not None:
             for record in loaded.hand_out():
                 yield record
 
     async def batches(self) -> AsyncGenerator[RecordBatch, None]:
         """Like iterating over the consumer, but with all records of a response at once."""
-        while (loaded := await self.assigned.next_loaded()) is not None:
+        while (loaded := await self._assigned.next_loaded()) is not None:
             yield loaded.take()
 
     def position(self, topic: str, partition: int) -> int:
         """The offset of the next record that iterating gives of the partition."""
-        return self.assigned.prefetched(topic, partition).position
+        return self._assigned.prefetched(topic, partition).position
 
     def end_offset(self, topic: str, partition: int) -> int:
         """Where the partition's log ended when the broker last said; minus `position` it is the lag."""
-        return self.assigned.prefetched(topic, partition).end_offset
+        return self._assigned.prefetched(topic, partition).end_offset
 
     def pause(self, *partitions: tuple[str, int]) -> None:
         """Give no records of these partitions until `resume`; their positions stay."""
-        self.assigned.pause(partitions, paused=True)
+        self._assigned.pause(partitions, paused=True)
 
     def resume(self, *partitions: tuple[str, int]) -> None:
         """Give records of these partitions again."""
-        self.assigned.pause(partitions, paused=False)
+        self._assigned.pause(partitions, paused=False)
 
     async def seek(self, topic: str, partition: int, to: Position) -> None:
         """Go on at another position of an assigned partition, also in a log that was replaced.
 
         A span's stop stays. Raises as `assign` does.
         """
-        at = self.assigned.prefetched(topic, partition).at
+        at = self._assigned.prefetched(topic, partition).at
         ranges = await self._lookup.find({at: Span(to)}, self._deadline())
-        await self.assigned.move(at, ranges[at])
+        await self._assigned.move(at, ranges[at])
 
     async def commit(self, offsets: Mapping[tuple[str, int], int | CommittedOffset] | None = None) -> None:
         """Store for the group which records it has read; durable on return.
@@ -135,7 +137,7 @@ class Consumer(Client):
         """
         group_id = self._group_id or raise_no_group()
         if offsets is None:
-            now = self.assigned.positions()
+            now = self._assigned.positions()
             offsets = {at: offset for at, offset in now.items() if self._committed.get(at) != offset}
         await retried(self._retry, self._deadline(), self._calls.commit_offset, group_id, offsets)
         for at, commit in offsets.items():
@@ -144,7 +146,7 @@ class Consumer(Client):
 
     async def close(self) -> None:
         """Stop reading and give up the connection. Commits nothing by itself. May be called again."""
-        await self.assigned.close()
+        await self._assigned.close()
         await super().close()
 
     def _fetch_options(self, partitions: int) -> FetchOptions:
@@ -157,3 +159,11 @@ class Consumer(Client):
 
     def _deadline(self) -> float:
         return time.monotonic() + self._outage_s_max
+
+
+class ThreadedConsumer(Consumer):
+    """A consumer that shows its inner interface, for takhin.client.sync: its user is on another thread."""
+
+    @property
+    def assigned(self) -> Assignment:
+        return self._assigned

@@ -11,7 +11,7 @@ import threading
 WAITING_RECORD_BYTES = 64
 """Memory that a waiting record takes besides its bytes, so that empty records fill the buffer too.
 
-(`RECORD_OVERHEAD_BYTES` of takhin.model is another thing: what a record takes in a response.)
+(`RECORD_OVERHEAD_BYTES` of takhin.sizes is another thing: what a record takes in a response.)
 """
 
 

@@ -1,7 +1,7 @@
 """Where records enter a producer. Owns what it knows of topics; asks the broker about those it does not know.
 
-The inner interface of `Producer` for both its faces: takhin.client.sync gets its routers here, and uses them
-on its users' threads.
+The inner interface of both faces: takhin.client.sync gets its routers here, and uses them on its users'
+threads.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-from takhin import limits
 from takhin.client.calls import Calls
 from takhin.client.errors import ClosedError
 from takhin.client.model import TopicDescription
@@ -19,7 +18,9 @@ from takhin.client.producing.outbox import Outbox
 from takhin.client.producing.records import RecordEncoder
 from takhin.client.producing.routing import Router
 from takhin.client.retry import retried
+from takhin.limits import INT64_MAX
 from takhin.model import TopicPartition
+from takhin.topic_configs import MAX_MESSAGE_BYTES
 
 
 class Intake:
@@ -68,7 +69,7 @@ class Intake:
 
     def _router(self, topic: TopicDescription) -> Router:
         queues = [self.outbox.queue(TopicPartition(topic.name, of.partition)) for of in topic.partitions]
-        max_message_bytes = int(topic.configs.get(limits.MAX_MESSAGE_BYTES, limits.INT64_MAX))
+        max_message_bytes = int(topic.configs.get(MAX_MESSAGE_BYTES, INT64_MAX))
         encoder = RecordEncoder(topic.name, max_message_bytes)
         return Router(topic.topic_id, queues, encoder, self._buffer)
 

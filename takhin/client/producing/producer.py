@@ -41,6 +41,8 @@ class Producer(Client):
     a retried `append` may fail with EndOffsetMismatchError because its first attempt succeeded.
     """
 
+    _kind = "Producer"
+
     def __init__(
         self,
         server: str,
@@ -68,7 +70,7 @@ class Producer(Client):
             idempotent=idempotent,
             retry=self._retry,
         )
-        self.intake = Intake(self._calls, options)  # not for users: takhin.client.sync shares it
+        self._intake = Intake(self._calls, options)
         self._sent = 0
 
     async def send(
@@ -92,8 +94,8 @@ class Producer(Client):
         UnknownPartitionError, InvalidArgumentError for a timestamp), ClosedError, and, for the first record
         of a topic, UnavailableError after delivery_timeout_ms without a broker.
         """
-        while (router := self.intake.router(topic)) is None:
-            await self.intake.ready(topic)
+        while (router := self._intake.router(topic)) is None:
+            await self._intake.ready(topic)
         delivery = router.put(value, key, headers, timestamp, partition)
         self._sent += 1
         if self._sent % YIELD_RECORDS == 0:
@@ -119,8 +121,8 @@ class Producer(Client):
         if expected_offset is not None:
             check_range("expected_offset", expected_offset, 0)
         together = list(records)
-        while (router := self.intake.router(topic)) is None:
-            await self.intake.ready(topic)
+        while (router := self._intake.router(topic)) is None:
+            await self._intake.ready(topic)
         batch = router.put_whole(together, partition, expected_offset)
         await batch.wait()
         return Appended(*batch.metadata(0), len(together))
@@ -130,7 +132,7 @@ class Producer(Client):
 
         Raises the first failure that nobody has seen by awaiting a delivery, if there is one.
         """
-        await self.intake.outbox.flush()
+        await self._intake.outbox.flush()
 
     async def close(self) -> None:
         """Flush, then give up the connection; takes delivery_timeout_ms at most. Raises as `flush` does.
@@ -138,9 +140,17 @@ class Producer(Client):
         Cancelled, it ends at once: records whose request is under way fail with OutcomeUnknownError, the
         others with ClosedError. May be called again.
         """
-        self.intake.shut()
+        self._intake.shut()
         try:
-            await self.intake.outbox.flush()
+            await self._intake.outbox.flush()
         finally:
-            await self.intake.outbox.cancel()
+            await self._intake.outbox.cancel()
             await super().close()
+
+
+class ThreadedProducer(Producer):
+    """A producer that shows its inner interface, for takhin.client.sync: its users are on other threads."""
+
+    @property
+    def intake(self) -> Intake:
+        return self._intake

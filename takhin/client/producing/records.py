@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from takhin import limits
 from takhin.client.model import Headers, ms_of
 from takhin.errors import InvalidRecordError, RecordTooLargeError
-from takhin.limits import MAX_MESSAGE_BYTES
-from takhin.model import Header
+from takhin.sizes import size_bytes
+from takhin.topic_configs import MAX_MESSAGE_BYTES
 from takhin.wire.requests import record as encoded
 
 OPTIONAL_BYTES = (bytes, type(None))
@@ -43,7 +42,7 @@ class RecordEncoder:
         return record
 
     def _check_size(self, value: bytes | None, key: bytes | None, headers: Headers) -> None:
-        size = limits.size_bytes([key], [value], [[Header(*header) for header in headers]])
+        size = size_bytes([key], [value], [headers])
         if size > self._max_message_bytes:
             raise RecordTooLargeError(
                 f"the record has {size} bytes; the {MAX_MESSAGE_BYTES} of topic {self._topic!r} is "
