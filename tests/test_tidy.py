@@ -305,7 +305,7 @@ def test_imports_load_no_sqlite(packages: tuple[str, ...], unwanted: set[str]) -
         ("takhin.storage.sqlite.writer", "import sqlite3"),
         ("takhin.disk.versions", "from takhin.schema import migrations"),
         ("takhin.storage.sqlite.writer", "from . import readers"),
-        ("takhin.client.producer", "from takhin.broker.session import Session"),
+        ("takhin.client.producing.producer", "from takhin.broker.session import Session"),
         ("takhin.unheard_of", ""),
     ],
 )

@@ -77,7 +77,7 @@ group_argument = click.argument("group", shell_complete=groups_offered)
 
 
 def admin(server: str) -> Admin:
-    """One that says at once what is wrong instead of trying again."""
+    """An Admin that does not retry."""
     return Admin(server, timeout_ms=ANSWER_MS_MAX, retry=Retry(attempts_max=1))
 
 

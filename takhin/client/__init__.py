@@ -13,9 +13,8 @@ Errors: `takhin.client.errors` draws the tree. Importing this package loads no S
 """
 
 from takhin.client.admin import Admin
-from takhin.client.batches import Delivery
 from takhin.client.connection import Tls
-from takhin.client.consumer import Consumer
+from takhin.client.consuming.consumer import Consumer
 from takhin.client.model import (
     COMMITTED,
     END,
@@ -37,7 +36,8 @@ from takhin.client.model import (
     Span,
     TopicDescription,
 )
-from takhin.client.producer import Producer
+from takhin.client.producing.batches import Delivery
+from takhin.client.producing.producer import Producer
 from takhin.client.retry import Retry
 from takhin.model import Header, TopicPartition
 

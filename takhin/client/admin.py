@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Concatenate, ParamSpec, TypeVar
 
 import grpc
 
 from takhin.client.base import Client
-from takhin.client.connection import Connection, Tls
+from takhin.client.connection import Tls
 from takhin.client.errors import NoAnswerError
 from takhin.client.model import (
     CommittedOffset,
     GroupDescription,
     GroupListing,
-    GroupOffset,
     Health,
     PartitionOffsets,
     TopicDescription,
     ms_of,
 )
-from takhin.client.positions import (
-    commit_offsets,
-    committed_offsets,
-    describe,
-    description,
-    offset_for_time,
-)
-from takhin.client.retry import Retry
-from takhin.errors import TopicExistsError, UnknownGroupError, UnknownTopicError
+from takhin.client.retry import Retry, retried
+from takhin.errors import TakhinError, TopicExistsError, UnknownGroupError, UnknownTopicError
 from takhin.limits import check_range
 from takhin.model import TopicPartition
-from takhin.v1 import takhin_pb2 as pb
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Admin(Client):
     """Manages one broker. For one event loop.
 
-    timeout_ms: of each call here, with all its attempts; then it raises an UnavailableError. All may raise
-    that; what else they raise is a RefusedError, named where it matters.
+    timeout_ms: how long each method may take, with all its attempts; then it raises an UnavailableError.
+    Every method may raise that. What else it raises is a RefusedError, named where it matters.
     """
+
+    _kind = "Admin"
 
     def __init__(
         self,
@@ -53,7 +49,7 @@ class Admin(Client):
         retry: Retry | None = None,
     ) -> None:
         check_range("timeout_ms", timeout_ms, 1)
-        super().__init__(Connection(server, tls=tls, token=token, retry=retry))
+        super().__init__(server, tls, token, retry)
         self._timeout_s = timeout_ms / 1_000
 
     async def create_topic(
@@ -64,91 +60,92 @@ class Admin(Client):
         Raises TopicExistsError, unless an attempt of this call went unanswered and may have made it.
         """
         check_range("partitions", partitions, 1)
-        request = pb.CreateTopicRequest(name=name, num_partitions=partitions, configs=configs or {})
-        await self._change("CreateTopic", request, done=TopicExistsError)
+        await self._change(TopicExistsError, self._calls.create_topic, name, partitions, configs or {})
 
     async def list_topics(self) -> list[str]:
-        """Names, sorted."""
-        return list((await self._call("ListTopics", pb.ListTopicsRequest())).topics)
+        """The names of all topics, sorted."""
+        return await self._call(self._calls.list_topics)
 
     async def describe_topic(self, name: str) -> TopicDescription:
         """Raises UnknownTopicError."""
-        return await describe(self._connection, name, self._deadline())
+        return await self._call(self._calls.get_topic, name)
 
     async def describe_topics(self, names: Iterable[str]) -> list[TopicDescription]:
-        """Those of `names` that are there."""
-        response = await self._call("DescribeTopics", pb.DescribeTopicsRequest(topics=names))
-        return [description(info) for info in response.topics]
+        """Descriptions of those of `names` that exist."""
+        return await self._call(self._calls.describe_topics, list(names))
 
     async def delete_topic(self, name: str) -> None:
         """Remove a topic with its records and committed offsets; durable on return.
 
         Raises UnknownTopicError, unless an attempt of this call went unanswered and may have removed it.
         """
-        await self._change("DeleteTopic", pb.DeleteTopicRequest(name=name), done=UnknownTopicError)
+        await self._change(UnknownTopicError, self._calls.delete_topic, name)
 
     async def partition_offsets(self, topic: str, partition: int) -> PartitionOffsets:
         """Both ends of a log."""
-        request = pb.GetPartitionOffsetsRequest(topic=topic, partition=partition)
-        response = await self._call("GetPartitionOffsets", request)
-        return PartitionOffsets(response.beginning_offset, response.end_offset)
+        return await self._call(self._calls.get_partition_offsets, TopicPartition(topic, partition))
 
     async def offset_for_time(self, topic: str, partition: int, time: datetime | int) -> int:
         """The offset of the first record at or after a time (aware, or ms since 1970); the end if none is."""
-        return await offset_for_time(
-            self._connection, topic, partition, ms_of(time, up=True), self._deadline()
-        )
+        at, timestamp = TopicPartition(topic, partition), ms_of(time, up=True)
+        return await self._call(self._calls.offset_for_time, at, timestamp)
 
     async def list_groups(self) -> list[GroupListing]:
         """Every consumer group, sorted by id."""
-        response = await self._call("ListConsumerGroups", pb.ListConsumerGroupsRequest())
-        return [GroupListing(of.group_id, of.state, of.member_count) for of in response.groups]
+        return await self._call(self._calls.list_consumer_groups)
 
     async def describe_group(self, group_id: str) -> GroupDescription:
         """Raises UnknownGroupError."""
-        request = pb.DescribeConsumerGroupRequest(group_id=group_id)
-        response = await self._call("DescribeConsumerGroup", request)
-        offsets = [
-            GroupOffset(*(getattr(of, field) for field in GroupOffset._fields)) for of in response.offsets
-        ]
-        return GroupDescription(response.group_id, response.state, offsets)
+        return await self._call(self._calls.describe_consumer_group, group_id)
 
     async def delete_group(self, group_id: str) -> None:
         """Drop all that a group committed; durable on return.
 
         Raises GroupNotEmptyError, and UnknownGroupError as `delete_topic` does for topics.
         """
-        request = pb.DeleteConsumerGroupRequest(group_id=group_id)
-        await self._change("DeleteConsumerGroup", request, done=UnknownGroupError)
+        await self._change(UnknownGroupError, self._calls.delete_consumer_group, group_id)
 
     async def committed_offsets(
         self, group_id: str, partitions: Iterable[tuple[str, int]] = ()
     ) -> dict[TopicPartition, CommittedOffset]:
         """What a group committed, in these partitions or in all; where it committed nothing is left out."""
         asked = [TopicPartition(*at) for at in partitions]
-        return await committed_offsets(self._connection, group_id, asked, self._deadline())
+        return await self._call(self._calls.get_committed_offsets, group_id, asked)
 
     async def commit_offsets(
         self, group_id: str, offsets: Mapping[tuple[str, int], int | CommittedOffset]
     ) -> None:
         """Set what a group committed, the next offset to read for each partition; durable on return."""
-        await commit_offsets(self._connection, group_id, offsets, self._deadline())
+        await self._call(self._calls.commit_offset, group_id, offsets)
 
     async def health(self) -> Health:
-        response = await self._call("HealthCheck", pb.HealthCheckRequest())
-        return Health(response.status, response.version, response.uptime_seconds, list(response.reasons))
+        """How the broker is."""
+        return await self._call(self._calls.health_check)
 
-    async def _call(self, name: str, request: Any) -> Any:
-        return await self._connection.call(name, request, self._deadline())
+    async def _call(
+        self, rpc: Callable[Concatenate[float, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The answer of `rpc(deadline, …)`, with retries."""
+        deadline = time.monotonic() + self._timeout_s
+        return await retried(self._retry, deadline, rpc, *args, **kwargs)
 
-    async def _change(self, name: str, request: Any, *, done: type[Exception]) -> None:
-        """A call that changes something. done: what it raises where it has been done already."""
+    async def _change(
+        self,
+        done: type[TakhinError],
+        rpc: Callable[Concatenate[float, P], Awaitable[None]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Like `_call`, for a change. done: the error that says that the change was made before.
+
+        After an attempt without an answer, that is taken for success: the attempt may have made it.
+        """
         maybe_done = False
 
-        async def attempt() -> None:
+        async def attempt(deadline: float) -> None:
             nonlocal maybe_done
             try:
-                await self._connection.attempt(name, request, deadline)
+                await rpc(deadline, *args, **kwargs)
             except NoAnswerError:
                 maybe_done = True
                 raise
@@ -156,8 +153,4 @@ class Admin(Client):
                 if not maybe_done:
                     raise
 
-        deadline = self._deadline()
-        await self._connection.retried(attempt, deadline)
-
-    def _deadline(self) -> float:
-        return time.monotonic() + self._timeout_s
+        await self._call(attempt)

@@ -6,7 +6,11 @@ import warnings
 from types import TracebackType
 from typing import Self
 
-from takhin.client.connection import Connection
+import grpc
+
+from takhin.client.calls import Calls
+from takhin.client.connection import Connection, Tls
+from takhin.client.retry import Retry
 
 
 class Client:
@@ -15,8 +19,15 @@ class Client:
     A client belongs to the process and the loop that opened it: after a fork, make another one.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    _kind: str
+    """What a warning calls the client."""
+
+    def __init__(
+        self, server: str, tls: Tls | grpc.ChannelCredentials | None, token: str | None, retry: Retry | None
+    ) -> None:
+        self._connection = Connection(server, tls=tls, token=token)
+        self._calls = Calls(self._connection)
+        self._retry = retry or Retry()
 
     async def open(self) -> Self:
         """Get ready. A broker need not be there yet. Raises ClosedError after `close`."""
@@ -42,7 +53,7 @@ class Client:
         connection = getattr(self, "_connection", None)  # absent where __init__ raised
         if connection is not None and connection.is_open:
             warnings.warn(
-                f"{type(self).__name__} of {connection.server} was not closed; use it in a `with` block",
+                f"{self._kind} of {connection.server} was not closed; use it in a `with` block",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,

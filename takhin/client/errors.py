@@ -5,11 +5,11 @@
     │   └── …
     ├── UnavailableError         the same request may succeed later
     │   ├── UnreachableError     nothing was sent: no broker answers at the address
-    │   ├── NoAnswerError        sent, and then the connection was lost or the time was up
+    │   ├── NoAnswerError        sent; then the connection was lost, or the time was up
     │   ├── OverloadedError
     │   │   └── TransportLimitError
     │   └── …                    as in takhin.errors
-    ├── CallFailedError          a gRPC status that is not of the broker's making
+    ├── CallFailedError          a gRPC status that the broker itself did not give
     ├── ClosedError              the client is closed, or was never opened
     └── LogReplacedError         a log is another one than before: offsets may stand for other records
 
@@ -26,7 +26,7 @@ class UnreachableError(UnavailableError):
 
 
 class NoAnswerError(UnavailableError):
-    """A call was cut off before its answer came: what it asked for may or may not be done."""
+    """A call ended before its answer came: what it asked for may or may not have been done."""
 
 
 class TransportLimitError(OverloadedError):
@@ -34,7 +34,7 @@ class TransportLimitError(OverloadedError):
 
 
 class CallFailedError(TakhinError):
-    """A call ended with a gRPC status that is not of the broker's making; `details` has its name."""
+    """A call ended with a gRPC status that the broker itself did not give; `details` has its name."""
 
 
 class ClosedError(TakhinError):
@@ -42,7 +42,8 @@ class ClosedError(TakhinError):
 
 
 class LogReplacedError(TakhinError):
-    """The log is another one than before: an older copy was put back, or the topic was created anew.
+    """The log is another one than before: an older copy was put back, or the topic was created again.
 
-    Offsets that were read before may stand for other records now. `Consumer.seek` goes on in the new log.
+    Offsets below the consumer's position may stand for other records now. `Consumer.seek` goes on in the new
+    log.
     """

@@ -1,4 +1,4 @@
-"""What a client gives and gets, all immutable. Knows neither the wire nor asyncio."""
+"""The values of the client's interface, all immutable. Knows neither the wire nor asyncio."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ class Appended(NamedTuple):
 
     @property
     def end_offset(self) -> int:
-        """What a next `append` may expect if nobody else writes."""
+        """The expected_offset of the next `append`, if nobody else writes."""
         return self.offset + self.record_count
 
 
 class RecordBatch(NamedTuple):
     """Records of one partition in offset order, at least one.
 
-    end_offset: where the log ended when they were read, so that one can tell how far behind this is.
+    end_offset: where the log ended when they were read; it shows how far behind the reader is.
     """
 
     topic: str
@@ -82,10 +82,10 @@ class RecordBatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in a log that is no number: START, END or COMMITTED, and so many records after or before it.
+    """A place in a log: START, END or COMMITTED, plus or minus a number of records.
 
-    END - 10 is where the ten last records begin, START + 10 what comes after the first ten. Where there are
-    not so many records, a start is moved into the log.
+    END - 10 is where the last ten records begin, START + 10 the record after the first ten. If there are
+    fewer records than that, a start is moved into the log.
     """
 
     name: str
@@ -104,18 +104,18 @@ class Place:
 START = Place("START")
 """The first record there is."""
 END = Place("END")
-"""The end as it is when it is asked for."""
+"""The end of the log at the time of the lookup."""
 COMMITTED = Place("COMMITTED")
-"""What the consumer's group committed last; where it committed nothing, `Consumer(uncommitted=…)` says."""
+"""The offset that the consumer's group committed last; `Consumer(uncommitted=…)` if there is none."""
 
 Position = Place | int | datetime
-"""Where to begin: a place, an offset, or a time (aware): the first record at or after it."""
+"""Where to begin: a place, an offset, or a time (aware), which means the first record at or after it."""
 
 
 class Span(NamedTuple):
     """A part of a log: from `start` up to `stop`, exclusive. Without a stop it has no end.
 
-    stop: the same things as for `start`. END is the end as it is when assigned; END + 5 waits for five more.
+    stop: any position. END is the end at the time of `assign`; END + 5 waits for five more records.
     """
 
     start: Position = START
@@ -125,7 +125,7 @@ class Span(NamedTuple):
 class PartitionDescription(NamedTuple):
     """A partition: its log is the half-open range [beginning_offset, end_offset).
 
-    incarnation_id: another one after an older copy of the log was put back.
+    incarnation_id: changes when an older copy of the log is put back.
     """
 
     partition: int
@@ -134,11 +134,9 @@ class PartitionDescription(NamedTuple):
     incarnation_id: str
 
     def offset_of(self, place: Place, *, most: int) -> int:
-        """Which offset START or END, so many records on, is here: not before the log, nor after `most`."""
+        """The offset of START or END plus some records, moved to between beginning_offset and `most`."""
         near = self.beginning_offset if place.name == START.name else self.end_offset
-        return min(
-            max(near + place.records, self.beginning_offset), self.end_offset if most is None else most
-        )
+        return min(max(near + place.records, self.beginning_offset), most)
 
 
 class PartitionOffsets(NamedTuple):
@@ -158,7 +156,7 @@ class TopicDescription(NamedTuple):
 
 
 class CommittedOffset(NamedTuple):
-    """How far a group has come: `offset` is the next one to read."""
+    """How far a group has read: `offset` is the next one to read."""
 
     offset: int
     metadata: str = ""
@@ -180,7 +178,7 @@ class GroupOffset(NamedTuple):
 
 
 class GroupListing(NamedTuple):
-    """A consumer group as it stands in a list. state: as in Kafka; "Empty" is a group without members."""
+    """A consumer group in a list. state: as in Kafka; "Empty" is a group without members."""
 
     group_id: str
     state: str
@@ -196,7 +194,7 @@ class GroupDescription(NamedTuple):
 
 
 class Health(NamedTuple):
-    """How a broker is. status: "healthy", or "degraded" for the reasons given, a sentence each."""
+    """The state of a broker. status: "healthy", or "degraded" for the given reasons, a sentence each."""
 
     status: str
     version: str
@@ -212,8 +210,8 @@ def time_of(timestamp: int) -> datetime:
 def ms_of(time: datetime | int, *, up: bool = False) -> int:
     """ms since 1970, as records carry it.
 
-    up: round what a datetime has below a millisecond up instead of down, for "at or after".
-    Raises InvalidArgumentError for a datetime without a zone and for what is before 1970.
+    up: round fractions of a millisecond up instead of down, for "at or after".
+    Raises InvalidArgumentError for a datetime without a zone and for times before 1970.
     """
     if isinstance(time, datetime):
         if time.utcoffset() is None:

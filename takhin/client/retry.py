@@ -1,11 +1,22 @@
-"""When to try again: the one policy of all clients. Pure."""
+"""When to try again: the one policy of all clients, and the loop that follows it.
+
+Knows no RPC: an attempt is any coroutine function whose first argument is a deadline (of time.monotonic()).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import count
+from typing import Concatenate, ParamSpec, TypeVar
 
 from takhin.errors import UnavailableError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +25,7 @@ class Retry:
 
     Wait n is drawn evenly from [0, min(wait_ms_max, first_wait_ms * 2**n)], so that many clients of one
     broker do not come back all at once (aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter).
-    What a broker asks for (RetryInfo) is waited besides.
+    The wait that a broker asks for (RetryInfo) is added to it.
 
     attempts_max: how many attempts there are; 0 for any number.
     """
@@ -24,8 +35,37 @@ class Retry:
     attempts_max: int = 0
 
     def wait_s(self, failures: int, error: UnavailableError) -> float | None:
-        """Seconds to wait after so many failures, 1 or more; None: this was the last attempt."""
+        """Seconds to wait after `failures` failed attempts (at least 1); None after the last attempt."""
         if failures == self.attempts_max:
             return None
         most_ms = min(self.wait_ms_max, self.first_wait_ms << min(failures - 1, 30))
         return (error.retry_ms + random.uniform(0, most_ms)) / 1_000  # noqa: S311  nothing secret
+
+
+async def pause(retry: Retry, failures: int, error: UnavailableError, deadline: float) -> bool:
+    """Wait before the next attempt. Returns False, at once, if there is none before the deadline."""
+    wait_s = retry.wait_s(failures, error)
+    if wait_s is None or time.monotonic() + wait_s >= deadline:
+        return False
+    await asyncio.sleep(wait_s)
+    return True
+
+
+async def retried(
+    retry: Retry,
+    deadline: float,
+    attempt: Callable[Concatenate[float, P], Awaitable[T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """The result of `attempt(deadline, …)`, repeated after each UnavailableError while time is left.
+
+    Raises what the last attempt raised.
+    """
+    for failures in count(1):
+        try:
+            return await attempt(deadline, *args, **kwargs)
+        except UnavailableError as error:
+            if not await pause(retry, failures, error, deadline):
+                raise
+    raise AssertionError  # count has no end

@@ -1,4 +1,4 @@
-"""The same clients for blocking code: `Producer`, `Consumer` and `Admin`, asyncio ones on one thread for all.
+"""The clients for blocking code: `Producer`, `Consumer` and `Admin`.
 
     with Producer("127.0.0.1:9092") as producer:
         delivery = producer.send("orders", b"one", key=b"k")
@@ -9,8 +9,9 @@
         for record in consumer:
             print(record.offset, record.value)
 
-Arguments, results and errors are those of `takhin.client`, where they are described. A method waits on the
-calling thread for what runs on that one, and may be interrupted there.
+Arguments, results and errors are those of `takhin.client`, where they are described. Each class wraps
+the asynchronous one, which runs on an event loop that all blocking clients share, on a thread of its own. A
+method waits on the calling thread, and may be interrupted there.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from takhin import client
 from takhin.client.base import Client
-from takhin.client.lanes import Lane
+from takhin.client.consuming.consumer import ThreadedConsumer
 from takhin.client.model import Headers
+from takhin.client.producing.producer import ThreadedProducer
 
 C = TypeVar("C", bound=Client)
 P = ParamSpec("P")
@@ -39,7 +41,7 @@ T = TypeVar("T")
 def _loop_of(pid: int) -> asyncio.AbstractEventLoop:
     """The loop that all blocking clients of this process share, on a daemon thread of its own.
 
-    One for all, and never closed: gRPC hands what completes late to the loop that asked for it.
+    It is never closed: when a call ends late, gRPC reports that to the loop on which it was made.
     """
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name=f"takhin clients of {pid}", daemon=True).start()
@@ -47,7 +49,7 @@ def _loop_of(pid: int) -> asyncio.AbstractEventLoop:
 
 
 class Blocking(Generic[C]):
-    """A client on the event loop of the blocking ones."""
+    """An asynchronous client, the core, on the loop of the blocking ones."""
 
     def _begin(self, core: C) -> None:
         self._core = core
@@ -55,7 +57,7 @@ class Blocking(Generic[C]):
         self._run(core.open())
 
     def _run(self, work: Coroutine[Any, Any, T], seconds_max: float | None = None) -> T:
-        """What a coroutine gives that runs on the clients' thread. It is cancelled if waiting ends early."""
+        """The result of a coroutine that runs on the clients' thread. Cancels it if waiting ends early."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(seconds_max)
@@ -64,7 +66,7 @@ class Blocking(Generic[C]):
             raise
 
     def close(self, timeout_s: float | None = None) -> None:
-        """As the client's own `close`, which is cancelled after timeout_s. May be called again."""
+        """Like the asynchronous client's `close`, but cancels it after timeout_s. May be called again."""
 
         async def closed() -> None:
             with suppress(TimeoutError):
@@ -86,7 +88,7 @@ class Blocking(Generic[C]):
 
 
 def _opening(make: Callable[P, C]) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
-    """An __init__ with the arguments of a client, which it makes and opens."""
+    """An __init__ with the arguments of an asynchronous client, which it makes and opens."""
 
     def decorated(_init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
         @wraps(make.__init__)
@@ -101,7 +103,7 @@ def _opening(make: Callable[P, C]) -> Callable[[Callable[..., None]], Callable[C
 def _waiting(
     method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Blocking[C], P], T]:
-    """A client's coroutine method as one that waits; name, arguments and docstring stay."""
+    """A coroutine method as one that waits for its result. Name, arguments and docstring stay."""
 
     @wraps(method)
     def wait(self: Blocking[C], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -111,7 +113,7 @@ def _waiting(
 
 
 def _passed_on(method: Callable[Concatenate[C, P], T]) -> Callable[Concatenate[Blocking[C], P], T]:
-    """A client's plain method, called on its own thread."""
+    """A plain method, called on the clients' thread. Name, arguments and docstring stay."""
 
     @wraps(method)
     def call(self: Blocking[C], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -145,7 +147,7 @@ class Admin(Blocking[client.Admin]):
 
 
 class Delivery:
-    """One record's outcome, to be waited for by any thread."""
+    """One record's outcome. Any thread may wait for it."""
 
     __slots__ = ("_delivery", "_run")
 
@@ -155,7 +157,7 @@ class Delivery:
 
     @property
     def done(self) -> bool:
-        """Whether `result` would not wait."""
+        """True if `result` would return or raise at once."""
         return self._delivery.done
 
     def result(self, timeout_s: float | None = None) -> client.RecordMetadata:
@@ -165,20 +167,11 @@ class Delivery:
         return self._delivery.result()
 
 
-class Producer(Blocking[client.Producer]):
+class Producer(Blocking[ThreadedProducer]):
     """`takhin.client.Producer`, blocking. Any number of threads may send."""
 
-    @_opening(client.Producer)
+    @_opening(ThreadedProducer)
     def __init__(self) -> None: ...
-
-    def _begin(self, core: client.Producer) -> None:
-        super()._begin(core)
-        here, loop = core._outbox.wake, self._loop
-
-        def wake(lane: Lane) -> None:
-            loop.call_soon_threadsafe(here, lane)
-
-        core._outbox.wake = wake
 
     def send(
         self,
@@ -190,37 +183,37 @@ class Producer(Blocking[client.Producer]):
         timestamp: datetime | int | None = None,
         partition: int | None = None,
     ) -> Delivery:
-        """Hand a record over, as `takhin.client.Producer.send`; waits for nothing but room in the buffer."""
-        core = self._core
-        while (found := core._topics.get(topic)) is None or core._outbox.full:
-            self._run(core._ready(topic))
-        return Delivery(found.put(value, key, headers, timestamp, partition), self._run)
+        """Hand a record over, as `takhin.client.Producer.send` does. Waits only for room in the buffer."""
+        intake = self._core.intake
+        while (router := intake.router(topic)) is None:
+            self._run(intake.ready(topic))
+        return Delivery(router.put(value, key, headers, timestamp, partition), self._run)
 
-    append = _waiting(client.Producer.append)
-    flush = _waiting(client.Producer.flush)
+    append = _waiting(ThreadedProducer.append)
+    flush = _waiting(ThreadedProducer.flush)
 
 
-class Consumer(Blocking[client.Consumer]):
+class Consumer(Blocking[ThreadedConsumer]):
     """`takhin.client.Consumer`, blocking. For one thread at a time."""
 
-    @_opening(client.Consumer)
+    @_opening(ThreadedConsumer)
     def __init__(self) -> None: ...
 
-    assign = _waiting(client.Consumer.assign)
-    assign_topics = _waiting(client.Consumer.assign_topics)
-    seek = _waiting(client.Consumer.seek)
-    commit = _waiting(client.Consumer.commit)
-    assignment = _passed_on(client.Consumer.assignment)
-    position = _passed_on(client.Consumer.position)
-    end_offset = _passed_on(client.Consumer.end_offset)
-    pause = _passed_on(client.Consumer.pause)
-    resume = _passed_on(client.Consumer.resume)
+    assign = _waiting(ThreadedConsumer.assign)
+    assign_topics = _waiting(ThreadedConsumer.assign_topics)
+    seek = _waiting(ThreadedConsumer.seek)
+    commit = _waiting(ThreadedConsumer.commit)
+    assignment = _passed_on(ThreadedConsumer.assignment)
+    position = _passed_on(ThreadedConsumer.position)
+    end_offset = _passed_on(ThreadedConsumer.end_offset)
+    pause = _passed_on(ThreadedConsumer.pause)
+    resume = _passed_on(ThreadedConsumer.resume)
 
     def __iter__(self) -> Iterator[client.Record]:
-        while (tail := self._run(self._core._next_tail())) is not None:
-            yield from tail.hand_out()
+        while (loaded := self._run(self._core.assigned.next_loaded())) is not None:
+            yield from loaded.hand_out()
 
     def batches(self) -> Iterator[client.RecordBatch]:
-        """As many records at once as came in a response."""
-        while (tail := self._run(self._core._next_tail())) is not None:
-            yield tail.take()
+        """Like iterating over the consumer, but with all records of a response at once."""
+        while (loaded := self._run(self._core.assigned.next_loaded())) is not None:
+            yield loaded.take()

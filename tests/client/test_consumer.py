@@ -306,7 +306,7 @@ async def test_connections_that_age_out_go_unnoticed(data_dir):
     assert len(seen) == 5_000
 
 
-async def test_a_silent_stream_is_taken_up_anew(shared, server, topic):
+async def test_a_silent_stream_is_reopened(shared, server, topic):
     """A broker that says nothing for longer than silence_ms_max, then comes back: nothing is lost."""
     async with Consumer(server, silence_ms_max=200) as consumer:
         await consumer.assign_topics(topic)
@@ -323,7 +323,7 @@ async def test_a_silent_stream_is_taken_up_anew(shared, server, topic):
 
 
 async def test_another_log_is_noticed(data_dir):
-    """A topic that was made anew behind a consumer's back raises LogReplacedError; a seek goes on in it."""
+    """A topic created again behind a consumer's back raises LogReplacedError; a seek goes on in it."""
     with Broker(data_dir) as broker:
         address = broker.address
         async with Admin(address) as admin:

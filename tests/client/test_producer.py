@@ -257,7 +257,7 @@ async def test_a_delivery_fails_in_time_when_the_broker_has_gone(data_dir):
                     await delivery
 
 
-async def test_a_topic_that_was_made_anew_is_found(server, admin, topic):
+async def test_a_topic_that_was_created_again_is_found(server, admin, topic):
     """Deleted and made again with more partitions: sends after the first failure go to the new one."""
     async with Producer(server) as producer:
         await (await producer.send(topic, b"old"))

@@ -1,6 +1,6 @@
-"""Records of one request, from the first one put in to the broker's answer, and what `send` gives for each.
+"""A batch on its way to the broker, and the delivery of each of its records.
 
-Knows neither gRPC nor retries. No object is made for a record but its Delivery: a batch and a number.
+Knows neither gRPC nor retries. The only object made for each record is its Delivery: a batch and a position.
 """
 
 from __future__ import annotations
@@ -13,40 +13,36 @@ from operator import itemgetter
 from typing import Any
 
 from takhin.client.model import RecordMetadata
-
-RECORD_COST_BYTES = 64
-"""What a record that waits takes besides its bytes, so that empty records fill a buffer, too."""
+from takhin.model import TopicPartition
 
 
-class Batch:
-    """Records for one partition, sent as one request.
+class PendingBatch:
+    """Records for one partition, from the first one put in until the outcome of all is known.
 
     records: encoded; given up when the batch is settled.
     began, deadline: of time.monotonic().
-    whole: stored as it is or not at all, at expected_offset if there is one: an `append`.
-    outcomes: (first position, offset or error) of each run of records with one fate, in order; one run,
-    but where the broker refused some of them.
-    told: somebody saw an error of it.
+    whole: an `append`: stored as it is or not at all, at expected_offset if there is one.
+    outcomes: (position of the first record, its offset or error) of each run of records with a common fate,
+    in order. There is one run unless the broker refused some of the records.
+    told: somebody has seen an error of it.
     """
 
     __slots__ = (
         "_settled",
+        "at",
         "began",
         "deadline",
         "done",
         "expected_offset",
         "outcomes",
-        "partition",
         "records",
         "size_bytes",
         "told",
-        "topic",
         "whole",
     )
 
-    def __init__(self, topic: str, partition: int, seconds_max: float) -> None:
-        self.topic = topic
-        self.partition = partition
+    def __init__(self, at: TopicPartition, seconds_max: float) -> None:
+        self.at = at
         self.began = time.monotonic()
         self.deadline = self.began + seconds_max
         self.records: list[bytes] = []
@@ -59,30 +55,31 @@ class Batch:
         self._settled: asyncio.Event | None = None
 
     def settle(self) -> None:
-        """All outcomes are there: let those go on who wait."""
+        """Release everybody who waits. Call when `outcomes` is complete."""
         self.records = []
         self.done = True
         if self._settled is not None:
             self._settled.set()
 
     async def wait(self) -> None:
-        """Return when it is settled."""
+        """Return when the batch is settled."""
         if not self.done:
             if self._settled is None:
                 self._settled = asyncio.Event()
             await self._settled.wait()
 
     def metadata(self, position: int) -> RecordMetadata:
-        """Where the record at `position` was stored; raises why it was not. For a settled batch."""
+        """Where the record at `position` was stored; raises why it was not. Call when it is settled."""
         start, outcome = self.outcomes[bisect_right(self.outcomes, position, key=itemgetter(0)) - 1]
         if isinstance(outcome, Exception):
             self.told = True
             raise outcome.with_traceback(None)
-        return RecordMetadata(self.topic, self.partition, outcome + position - start)
+        topic, partition = self.at
+        return RecordMetadata(topic, partition, outcome + position - start)
 
     @property
     def error(self) -> Exception | None:
-        """The first one."""
+        """The first error among the outcomes."""
         return next((outcome for _, outcome in self.outcomes if isinstance(outcome, Exception)), None)
 
 
@@ -95,13 +92,13 @@ class Delivery:
 
     __slots__ = ("_batch", "_position")
 
-    def __init__(self, batch: Batch, position: int) -> None:
+    def __init__(self, batch: PendingBatch, position: int) -> None:
         self._batch = batch
         self._position = position
 
     @property
     def done(self) -> bool:
-        """Whether awaiting it would not wait."""
+        """True if awaiting it would return or raise at once."""
         return self._batch.done
 
     async def wait(self) -> None:

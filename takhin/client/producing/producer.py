@@ -1,28 +1,25 @@
-"""`Producer`: records in one by one, batches out."""
+"""`Producer`: the face of `takhin.client.producing`. Owns the arguments and their checks, and no state."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable
 from datetime import datetime
 
 import grpc
 
 from takhin.client.base import Client
-from takhin.client.batches import Delivery
-from takhin.client.connection import Connection, Tls
-from takhin.client.errors import ClosedError
-from takhin.client.lanes import Limits, Outbox
+from takhin.client.connection import Tls
 from takhin.client.model import Appended, Headers, NewRecord
+from takhin.client.producing.batches import Delivery
+from takhin.client.producing.intake import Intake
+from takhin.client.producing.options import SendOptions
 from takhin.client.retry import Retry
-from takhin.client.routing import Topic
 from takhin.limits import check_range
 from takhin.settings import INT32_MAX
-from takhin.v1 import takhin_pb2 as pb
 
 YIELD_RECORDS = 512
-"""After so many records, a task that sends in a loop lets others have a turn."""
+"""After so many records, a task that sends in a loop gives the others a turn."""
 
 
 class Producer(Client):
@@ -33,15 +30,18 @@ class Producer(Client):
     in the order of the calls. Every record is stored once, whatever happens to broker and connection, or
     its delivery says that it was not, or that nobody knows (OutcomeUnknownError).
 
-    linger_ms: how long a batch waits for company even though nothing is under way; for many small streams.
+    linger_ms: how long a batch waits for more records even though nothing is under way; for many small
+    streams.
     batch_records_max, batch_bytes_max: of one request; a larger single record still goes. A request has to
     be smaller than the broker's rpc.message_bytes_max.
     buffer_bytes_max: of records that are not acknowledged yet, in all; above it `send` waits.
     in_flight_max: requests under way, one for each partition.
     delivery_timeout_ms: from `send` until a record is acknowledged, or its delivery fails.
-    idempotent: let the broker recognise what is sent again. Without it a retry may store records twice, or
-    find the end moved that an `append` expects, by itself.
+    idempotent: let the broker recognise what is sent again. Without it a retry may store records twice, and
+    a retried `append` may fail with EndOffsetMismatchError because its first attempt succeeded.
     """
+
+    _kind = "Producer"
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class Producer(Client):
         retry: Retry | None = None,
     ) -> None:
         check_range("delivery_timeout_ms", delivery_timeout_ms, 1)
-        super().__init__(Connection(server, tls=tls, token=token, retry=retry))
-        limits = Limits(
+        super().__init__(server, tls, token, retry)
+        options = SendOptions(
             batch_records_max=check_range("batch_records_max", batch_records_max, 1),
             batch_bytes_max=check_range("batch_bytes_max", batch_bytes_max, 1, INT32_MAX),
             buffer_bytes_max=check_range("buffer_bytes_max", buffer_bytes_max, 1),
@@ -68,13 +68,9 @@ class Producer(Client):
             linger_s=check_range("linger_ms", linger_ms, 0) / 1_000,
             delivery_s_max=delivery_timeout_ms / 1_000,
             idempotent=idempotent,
+            retry=self._retry,
         )
-        self._limits = limits
-        self._outbox = Outbox(self._connection, limits, self._doubt)
-        self._topics: dict[str, Topic] = {}
-        self._doubtful: dict[str, Topic] = {}
-        self._loading = asyncio.Lock()
-        self._closing = False
+        self._intake = Intake(self._calls, options)
         self._sent = 0
 
     async def send(
@@ -87,20 +83,20 @@ class Producer(Client):
         timestamp: datetime | int | None = None,
         partition: int | None = None,
     ) -> Delivery:
-        """Hand a record over. Waits for nothing but room in the buffer; await the Delivery for the outcome.
+        """Hand a record over. Waits only for room in the buffer; await the Delivery for the outcome.
 
-        key: decides the partition, as Kafka's Java client does; without one they are filled in turn.
+        key: decides the partition, as in Kafka's Java client; without keys, partitions are filled in turn.
         headers: pairs of str and bytes; keys may repeat, order is kept.
         timestamp: an aware datetime or ms since 1970; None and 0: the broker's clock.
-        partition: instead of that choice.
+        partition: the partition to use, instead of that choice.
 
         Raises what can be refused at once (InvalidRecordError, RecordTooLargeError, UnknownTopicError,
         UnknownPartitionError, InvalidArgumentError for a timestamp), ClosedError, and, for the first record
         of a topic, UnavailableError after delivery_timeout_ms without a broker.
         """
-        while (found := self._topics.get(topic)) is None or self._outbox.full:
-            await self._ready(topic)
-        delivery = found.put(value, key, headers, timestamp, partition)
+        while (router := self._intake.router(topic)) is None:
+            await self._intake.ready(topic)
+        delivery = router.put(value, key, headers, timestamp, partition)
         self._sent += 1
         if self._sent % YIELD_RECORDS == 0:
             await asyncio.sleep(0)
@@ -116,58 +112,45 @@ class Producer(Client):
     ) -> Appended:
         """Store records as one batch, all or none, at consecutive offsets; returns when they are durable.
 
-        They come after what was sent to the partition before. expected_offset: store them only if the log
-        ends there; else EndOffsetMismatchError, whose `end_offset` says where it does. With it, of several
+        They come after all that was sent to the partition before. expected_offset: store them only if the
+        log ends there; else EndOffsetMismatchError, whose `end_offset` says where it ends. So of several
         writers one wins, which is what event sourcing asks of a log.
 
         Raises whatever `send` and a delivery raise, and InvalidBatchError where there are no records.
         """
         if expected_offset is not None:
             check_range("expected_offset", expected_offset, 0)
-        while (found := self._topics.get(topic)) is None or self._outbox.full:
-            await self._ready(topic)
         together = list(records)
-        batch = found.put_whole(together, partition, expected_offset)
+        while (router := self._intake.router(topic)) is None:
+            await self._intake.ready(topic)
+        batch = router.put_whole(together, partition, expected_offset)
         await batch.wait()
         return Appended(*batch.metadata(0), len(together))
 
     async def flush(self) -> None:
         """Return when every record sent before is acknowledged or has failed.
 
-        Raises the first failure that nobody was told by awaiting a delivery, if there is one.
+        Raises the first failure that nobody has seen by awaiting a delivery, if there is one.
         """
-        await self._outbox.flush()
+        await self._intake.outbox.flush()
 
     async def close(self) -> None:
         """Flush, then give up the connection; takes delivery_timeout_ms at most. Raises as `flush` does.
 
-        Cancelled, it ends at once: what has no answer yet fails with OutcomeUnknownError, the rest with
-        ClosedError. May be called again.
+        Cancelled, it ends at once: records whose request is under way fail with OutcomeUnknownError, the
+        others with ClosedError. May be called again.
         """
-        self._closing = True
-        self._topics.clear()  # so that `send` asks
+        self._intake.shut()
         try:
-            await self._outbox.flush()
+            await self._intake.outbox.flush()
         finally:
-            await self._outbox.cancel()
+            await self._intake.outbox.cancel()
             await super().close()
 
-    async def _ready(self, topic: str) -> None:
-        """Wait for room, and for the broker's word about a topic that nothing is known of."""
-        await self._outbox.room()
-        deadline = time.monotonic() + self._limits.delivery_s_max
-        async with self._loading:  # one asks for all
-            if self._closing:
-                raise ClosedError("the producer is closed")
-            if topic in self._topics:
-                return
-            response = await self._connection.call("GetTopic", pb.GetTopicRequest(name=topic), deadline)
-            known = self._doubtful.pop(topic, None)
-            if known is None or known.topic_id != response.topic.topic_id:
-                known = Topic(response.topic, self._outbox)
-            self._topics[topic] = known
 
-    def _doubt(self, name: str) -> None:
-        """The topic may be another one than it was: ask before the next record."""
-        if name in self._topics:
-            self._doubtful[name] = self._topics.pop(name)
+class ThreadedProducer(Producer):
+    """A producer that shows its inner interface, for takhin.client.sync: its users are on other threads."""
+
+    @property
+    def intake(self) -> Intake:
+        return self._intake

@@ -1,0 +1,262 @@
+"""Every RPC of takhin.v1 that the client uses, once: our values in, our values and errors out.
+
+The only file of the client that sees messages and stubs. Each method is one attempt; `retry.retried` repeats
+it where its caller wants that. (ProduceMessageStream is missing: it saves a client like ours nothing.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import grpc
+
+from takhin.client.connection import Connection
+from takhin.client.errors import NoAnswerError
+from takhin.client.failures import error_of
+from takhin.client.model import (
+    CommittedOffset,
+    GroupDescription,
+    GroupListing,
+    GroupOffset,
+    Health,
+    PartitionDescription,
+    PartitionOffsets,
+    TopicDescription,
+)
+from takhin.model import TopicPartition
+from takhin.v1 import takhin_pb2 as pb
+from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
+from takhin.wire import requests
+from takhin.wire.columns import ResponseColumns
+
+if TYPE_CHECKING:
+    from takhin.v1.takhin_pb2_grpc import TakhinServiceAsyncStub  # only its stub file has it
+
+SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"].full_name
+
+ByteStream = grpc.aio.UnaryStreamCall[pb.ConsumeMessagesRequest, bytes]
+
+
+class Calls:
+    """The RPCs, in the order of takhin.proto and under its names.
+
+    deadline: of time.monotonic(); until then an attempt may take. Every method may raise an
+    UnavailableError, CallFailedError or ClosedError besides the errors that are named.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @property
+    def server(self) -> str:
+        """HOST:PORT, for error texts."""
+        return self._connection.server
+
+    async def create_topic(
+        self, deadline: float, name: str, partitions: int, configs: Mapping[str, str]
+    ) -> None:
+        """Raises TopicExistsError, InvalidTopicNameError, InvalidConfigError."""
+        request = pb.CreateTopicRequest(name=name, num_partitions=partitions, configs=configs)
+        await self._connection.unary(self._stub.CreateTopic, request, deadline)
+
+    async def delete_topic(self, deadline: float, name: str) -> None:
+        """Raises UnknownTopicError."""
+        request = pb.DeleteTopicRequest(name=name)
+        await self._connection.unary(self._stub.DeleteTopic, request, deadline)
+
+    async def list_topics(self, deadline: float) -> list[str]:
+        response = await self._connection.unary(self._stub.ListTopics, pb.ListTopicsRequest(), deadline)
+        return list(response.topics)
+
+    async def get_topic(self, deadline: float, name: str) -> TopicDescription:
+        """Raises UnknownTopicError."""
+        request = pb.GetTopicRequest(name=name)
+        response = await self._connection.unary(self._stub.GetTopic, request, deadline)
+        return _description(response.topic)
+
+    async def describe_topics(self, deadline: float, names: Iterable[str]) -> list[TopicDescription]:
+        """Unknown names are left out."""
+        request = pb.DescribeTopicsRequest(topics=names)
+        response = await self._connection.unary(self._stub.DescribeTopics, request, deadline)
+        return [_description(info) for info in response.topics]
+
+    async def produce_message(
+        self,
+        deadline: float,
+        at: TopicPartition,
+        records: Sequence[bytes],
+        *,
+        producer_id: bytes = b"",
+        sequence: int = 0,
+        expected_offset: int | None = None,
+    ) -> int:
+        """Store a batch and return its first offset. records: as `takhin.wire.requests.record` makes them."""
+        request = requests.produce(
+            at.topic,
+            at.partition,
+            records,
+            producer_id=producer_id,
+            sequence=sequence,
+            expected_offset=expected_offset,
+        )
+        return (await self._connection.unary(self._produce_message, request, deadline)).offset
+
+    @asynccontextmanager
+    async def consume_messages(
+        self,
+        deadline: float,
+        at: TopicPartition,
+        *,
+        offset: int,
+        stop_offset: int | None,
+        response_bytes_max: int,
+    ) -> AsyncIterator[ConsumeStream]:
+        """A stream of records from `offset` up to, without, `stop_offset`. deadline: for connecting."""
+        request = pb.ConsumeMessagesRequest(
+            topic=at.topic,
+            partition=at.partition,
+            offset=offset,
+            stop_offset=stop_offset,
+            max_bytes=response_bytes_max,
+        )
+        async with self._connection.stream(self._consume_messages, request, deadline) as call:
+            yield ConsumeStream(call, self.server)
+
+    async def get_partition_offsets(self, deadline: float, at: TopicPartition) -> PartitionOffsets:
+        request = pb.GetPartitionOffsetsRequest(topic=at.topic, partition=at.partition)
+        response = await self._connection.unary(self._stub.GetPartitionOffsets, request, deadline)
+        return PartitionOffsets(response.beginning_offset, response.end_offset)
+
+    async def offset_for_time(self, deadline: float, at: TopicPartition, timestamp: int) -> int:
+        """The offset of the first record at or after `timestamp` (ms since 1970); the end if none is.
+
+        The one method that takes two RPCs: GetPartitionOffsets and ConsumeMessages.
+        """
+        # The end comes first: a record that is stored between the two questions is then not passed over.
+        end_offset = (await self.get_partition_offsets(deadline, at)).end_offset
+        request = pb.ConsumeMessagesRequest(
+            topic=at.topic,
+            partition=at.partition,
+            start_timestamp=timestamp,
+            max_records=1,
+            stop_at_end=True,
+        )
+        left_s = deadline - time.monotonic()
+        async with self._connection.stream(
+            self._consume_messages, request, deadline, seconds_max=left_s
+        ) as call:
+            stream = ConsumeStream(call, self.server)
+            while (response := await stream.read()) is not None:
+                if response.columns.offsets:
+                    return response.columns.offsets[0]
+        return end_offset
+
+    async def commit_offset(
+        self, deadline: float, group_id: str, offsets: Mapping[tuple[str, int], int | CommittedOffset]
+    ) -> None:
+        """Raises OffsetOutOfRangeError for an offset beyond the end of its log; then nothing is written.
+
+        Without offsets there is no call.
+        """
+        request = pb.CommitOffsetRequest(group_id=group_id)
+        for (topic, partition), commit in offsets.items():
+            offset, metadata = commit if isinstance(commit, CommittedOffset) else (commit, "")
+            request.offsets.add(topic=topic, partition=partition, offset=offset, metadata=metadata)
+        if request.offsets:
+            await self._connection.unary(self._stub.CommitOffset, request, deadline)
+
+    async def get_committed_offsets(
+        self, deadline: float, group_id: str, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, CommittedOffset]:
+        """What the group committed in these partitions, or in all there are if none is named."""
+        asked = [pb.TopicPartition(topic=topic, partition=partition) for topic, partition in partitions]
+        request = pb.GetCommittedOffsetsRequest(group_id=group_id, partitions=asked)
+        response = await self._connection.unary(self._stub.GetCommittedOffsets, request, deadline)
+        return {
+            TopicPartition(of.topic, of.partition): CommittedOffset(of.offset, of.metadata)
+            for of in response.offsets
+            if of.offset >= 0
+        }
+
+    async def list_consumer_groups(self, deadline: float) -> list[GroupListing]:
+        request = pb.ListConsumerGroupsRequest()
+        response = await self._connection.unary(self._stub.ListConsumerGroups, request, deadline)
+        return [GroupListing(of.group_id, of.state, of.member_count) for of in response.groups]
+
+    async def describe_consumer_group(self, deadline: float, group_id: str) -> GroupDescription:
+        """Raises UnknownGroupError."""
+        request = pb.DescribeConsumerGroupRequest(group_id=group_id)
+        response = await self._connection.unary(self._stub.DescribeConsumerGroup, request, deadline)
+        offsets = [
+            GroupOffset(*(getattr(of, field) for field in GroupOffset._fields)) for of in response.offsets
+        ]
+        return GroupDescription(response.group_id, response.state, offsets)
+
+    async def delete_consumer_group(self, deadline: float, group_id: str) -> None:
+        """Raises GroupNotEmptyError, UnknownGroupError."""
+        request = pb.DeleteConsumerGroupRequest(group_id=group_id)
+        await self._connection.unary(self._stub.DeleteConsumerGroup, request, deadline)
+
+    async def health_check(self, deadline: float) -> Health:
+        response = await self._connection.unary(self._stub.HealthCheck, pb.HealthCheckRequest(), deadline)
+        return Health(response.status, response.version, response.uptime_seconds, list(response.reasons))
+
+    @cached_property
+    def _stub(self) -> TakhinServiceAsyncStub:
+        return TakhinServiceStub(self._connection.channel)
+
+    # These two carry bytes: wire/requests.py and wire/columns.py do what the stub would do, but faster.
+
+    @cached_property
+    def _produce_message(self) -> grpc.aio.UnaryUnaryMultiCallable[bytes, pb.ProduceMessageResponse]:
+        return self._connection.channel.unary_unary(
+            f"/{SERVICE}/ProduceMessage", None, pb.ProduceMessageResponse.FromString
+        )
+
+    @cached_property
+    def _consume_messages(self) -> grpc.aio.UnaryStreamMultiCallable[pb.ConsumeMessagesRequest, bytes]:
+        return self._connection.channel.unary_stream(
+            f"/{SERVICE}/ConsumeMessages", pb.ConsumeMessagesRequest.SerializeToString, None
+        )
+
+
+class ConsumeResponse(NamedTuple):
+    """One response of a consume stream. Without records it only says that the stream is alive."""
+
+    columns: ResponseColumns
+    size_bytes: int
+
+
+class ConsumeStream:
+    """The responses of one ConsumeMessages call."""
+
+    def __init__(self, call: ByteStream, server: str) -> None:
+        self._call = call
+        self._server = server
+
+    async def read(self, *, silence_s_max: float | None = None) -> ConsumeResponse | None:
+        """The next response; None when the broker has ended the stream.
+
+        Raises NoAnswerError after silence_s_max without a response, and the error that ended the stream.
+        """
+        try:
+            async with asyncio.timeout(silence_s_max):
+                raw = await self._call.read()
+        except TimeoutError:
+            raise NoAnswerError(f"{self._server} was silent for {silence_s_max} s") from None
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, self._server) from error
+        return ConsumeResponse(ResponseColumns(raw), len(raw)) if isinstance(raw, bytes) else None
+
+
+def _description(info: pb.TopicInfo) -> TopicDescription:
+    partitions = [
+        PartitionDescription(number, of.beginning_offset, of.end_offset, of.incarnation_id)
+        for number, of in sorted(info.partitions.items())
+    ]
+    return TopicDescription(info.name, info.topic_id, dict(info.configs), partitions)

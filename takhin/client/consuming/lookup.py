@@ -1,0 +1,94 @@
+"""Finds out where to read: asks the broker for what the rules of positions.py need. Keeps nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import NoReturn
+
+from takhin.client.calls import Calls
+from takhin.client.consuming.positions import (
+    ReadRange,
+    check_span,
+    check_uncommitted,
+    is_committed,
+    read_range,
+    times_of,
+    without_committed,
+)
+from takhin.client.model import CommittedOffset, PartitionDescription, Position, Span, TopicDescription
+from takhin.client.retry import Retry, retried
+from takhin.errors import InvalidArgumentError, UnknownPartitionError
+from takhin.model import TopicPartition
+
+LOOKUPS_AT_ONCE_MAX = 16
+
+
+class Lookup:
+    """Turns spans into offsets.
+
+    group_id: the group whose commits COMMITTED means. uncommitted: where to begin if it committed nothing.
+    """
+
+    def __init__(self, calls: Calls, retry: Retry, group_id: str | None, uncommitted: Position) -> None:
+        self._calls = calls
+        self._retry = retry
+        self._group_id = group_id
+        self._uncommitted = check_uncommitted(uncommitted)
+        self._slots = asyncio.Semaphore(LOOKUPS_AT_ONCE_MAX)
+
+    async def describe(self, topics: Iterable[str], deadline: float) -> list[TopicDescription]:
+        """Raises UnknownTopicError."""
+        return await asyncio.gather(
+            *(retried(self._retry, deadline, self._calls.get_topic, topic) for topic in topics)
+        )
+
+    async def find(
+        self, spans: Mapping[TopicPartition, Span], deadline: float
+    ) -> dict[TopicPartition, ReadRange]:
+        """Raises UnknownTopicError, UnknownPartitionError, and InvalidArgumentError for a bad position."""
+        for span in spans.values():
+            check_span(span)
+        partitions = await self._partitions(spans, deadline)
+        committed = await self._committed(spans, deadline)
+        spans = {
+            at: without_committed(span, committed[at].offset if at in committed else None, self._uncommitted)
+            for at, span in spans.items()
+        }
+        ranges = await asyncio.gather(
+            *(self._range(at, span, partitions[at], deadline) for at, span in spans.items())
+        )
+        return dict(zip(spans, ranges, strict=True))
+
+    async def _partitions(
+        self, asked: Iterable[TopicPartition], deadline: float
+    ) -> dict[TopicPartition, PartitionDescription]:
+        topics = list(dict.fromkeys(at.topic for at in asked))
+        found = {topic.name: topic.partitions for topic in await self.describe(topics, deadline)}
+        for topic, partition in asked:
+            if not 0 <= partition < len(found[topic]):
+                raise UnknownPartitionError(topic, partition, len(found[topic]))
+        return {at: found[at.topic][at.partition] for at in asked}
+
+    async def _committed(
+        self, spans: Mapping[TopicPartition, Span], deadline: float
+    ) -> Mapping[TopicPartition, CommittedOffset]:
+        asked = [at for at, span in spans.items() if any(map(is_committed, span))]
+        if not asked:
+            return {}
+        group_id = self._group_id or raise_no_group()
+        return await retried(self._retry, deadline, self._calls.get_committed_offsets, group_id, asked)
+
+    async def _range(
+        self, at: TopicPartition, span: Span, partition: PartitionDescription, deadline: float
+    ) -> ReadRange:
+        offsets_at = {}
+        for ms in times_of(span):
+            async with self._slots:
+                offsets_at[ms] = await retried(self._retry, deadline, self._calls.offset_for_time, at, ms)
+        return read_range(span, partition, offsets_at)
+
+
+def raise_no_group() -> NoReturn:
+    """Raise InvalidArgumentError: a group id is needed, and the consumer has none."""
+    raise InvalidArgumentError("committed offsets belong to a group; give group_id", field="group_id")

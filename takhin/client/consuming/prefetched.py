@@ -1,0 +1,101 @@
+"""One partition's records that were read and not yet handed out. Knows neither calls nor tasks.
+
+Two sides meet here: a fetcher puts responses in (`add`, then `room`), and whoever iterates takes records out
+(`load`, then `hand_out` or `take`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from itertools import repeat
+
+from takhin.client.calls import ConsumeResponse
+from takhin.client.model import Record, RecordBatch
+from takhin.model import TopicPartition
+from takhin.wire.columns import ResponseColumns
+
+
+class Prefetched:
+    """Responses that wait to be taken, and the records of the one that is being handed out.
+
+    position: where to begin. bytes_max: of the responses that wait; the last one may pass it.
+    end_offset: of the log, as the broker last told it.
+    paused: while it is True, nothing is handed out.
+    """
+
+    def __init__(self, at: TopicPartition, position: int, end_offset: int, bytes_max: int) -> None:
+        self.at = at
+        self.end_offset = end_offset
+        self.paused = False
+        self._records: deque[Record] = deque()
+        self._after_loaded = position
+        self._responses: deque[ConsumeResponse] = deque()
+        self._bytes = 0
+        self._bytes_max = bytes_max
+        self._taken = asyncio.Event()
+
+    def add(self, response: ConsumeResponse) -> None:
+        """Put in a response with records."""
+        self._responses.append(response)
+        self._bytes += response.size_bytes
+
+    async def room(self) -> None:
+        """Return when there is room for another response."""
+        while self._bytes >= self._bytes_max:
+            self._taken.clear()
+            await self._taken.wait()
+
+    def clear(self) -> None:
+        """Hand out nothing more."""
+        self._responses.clear()
+        self._records.clear()
+
+    @property
+    def position(self) -> int:
+        """The offset of the next record to hand out, or the one after the last."""
+        return self._records[0].offset if self._records else self._after_loaded
+
+    @property
+    def empty(self) -> bool:
+        return not self._responses and not self._records
+
+    def load(self) -> bool:
+        """Make the next response's records ready to hand out. False if there are none or it is paused."""
+        if self.paused:
+            return False
+        if not self._records and self._responses:
+            columns, size_bytes = self._responses.popleft()
+            self._bytes -= size_bytes
+            self._taken.set()
+            self._records.extend(_records(self.at, columns))
+            self._after_loaded = columns.offsets[-1] + 1
+        return bool(self._records)
+
+    def hand_out(self) -> Iterator[Record]:
+        """The loaded records one by one, until there are no more or it is paused."""
+        records = self._records
+        while records and not self.paused:
+            yield records.popleft()
+
+    def take(self) -> RecordBatch:
+        """The loaded records at once."""
+        records = list(self._records)
+        self._records.clear()
+        return RecordBatch(*self.at, records, self.end_offset)
+
+
+def _records(at: TopicPartition, columns: ResponseColumns) -> Iterator[Record]:
+    """The records of a response. No Python code runs for each of them."""
+    headers = columns.headers
+    fields = zip(
+        repeat(at.topic),
+        repeat(at.partition),
+        columns.offsets,
+        columns.timestamps,
+        columns.keys,
+        columns.values,
+        [headers.get(i, ()) for i in range(len(columns.offsets))] if headers else repeat(()),
+    )
+    return map(tuple.__new__, repeat(Record), fields)

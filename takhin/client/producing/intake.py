@@ -1,0 +1,79 @@
+"""Where records enter a producer. Owns what it knows of topics; asks the broker about those it does not know.
+
+The inner interface of both faces: takhin.client.sync gets its routers here, and uses them on its users'
+threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from takhin.client.calls import Calls
+from takhin.client.errors import ClosedError
+from takhin.client.model import TopicDescription
+from takhin.client.producing.buffer import Buffer
+from takhin.client.producing.options import SendOptions
+from takhin.client.producing.outbox import Outbox
+from takhin.client.producing.records import RecordEncoder
+from takhin.client.producing.routing import Router
+from takhin.client.retry import retried
+from takhin.limits import INT64_MAX
+from takhin.model import TopicPartition
+from takhin.topic_configs import MAX_MESSAGE_BYTES
+
+
+class Intake:
+    """A producer's way in: get the topic's `router`; if that is None, await `ready` and try again.
+
+    `router` may be called on any thread, the other methods on the loop.
+    """
+
+    def __init__(self, calls: Calls, options: SendOptions) -> None:
+        self._calls = calls
+        self._options = options
+        self._buffer = Buffer(options.buffer_bytes_max)
+        self.outbox = Outbox(calls, options, self._buffer, self._doubt)
+        self._routers: dict[str, Router] = {}
+        self._doubtful: dict[str, Router] = {}
+        self._asking = asyncio.Lock()
+        self._shut = False
+
+    def router(self, topic: str) -> Router | None:
+        """Takes in the topic's records. None while the topic is not known or the buffer is full."""
+        buffer = self._buffer
+        return None if buffer.bytes >= buffer.bytes_max else self._routers.get(topic)
+
+    async def ready(self, topic: str) -> None:
+        """Wait for room in the buffer, and ask the broker about the topic if it is not known.
+
+        Raises ClosedError after `shut`, UnknownTopicError, and UnavailableError after delivery_timeout_ms.
+        """
+        await self._buffer.room()
+        deadline = time.monotonic() + self._options.delivery_s_max
+        async with self._asking:  # one task asks, the others wait for its answer
+            if self._shut:
+                raise ClosedError("the producer is closed")
+            if topic in self._routers:
+                return
+            found = await retried(self._options.retry, deadline, self._calls.get_topic, topic)
+            router = self._doubtful.pop(topic, None)
+            if router is None or router.topic_id != found.topic_id:
+                router = self._router(found)
+            self._routers[topic] = router
+
+    def shut(self) -> None:
+        """Take in nothing more."""
+        self._shut = True
+        self._routers.clear()  # so that everybody has to ask `ready`
+
+    def _router(self, topic: TopicDescription) -> Router:
+        queues = [self.outbox.queue(TopicPartition(topic.name, of.partition)) for of in topic.partitions]
+        max_message_bytes = int(topic.configs.get(MAX_MESSAGE_BYTES, INT64_MAX))
+        encoder = RecordEncoder(topic.name, max_message_bytes)
+        return Router(topic.topic_id, queues, encoder, self._buffer)
+
+    def _doubt(self, topic: str) -> None:
+        """The topic may have been deleted and created again: ask before its next record."""
+        if topic in self._routers:
+            self._doubtful[topic] = self._routers.pop(topic)

@@ -1,0 +1,76 @@
+"""Which partition a record goes to. Knows nothing of how records are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import count
+
+from takhin.client.model import Headers, NewRecord
+from takhin.client.producing.batches import Delivery, PendingBatch
+from takhin.client.producing.buffer import Buffer
+from takhin.client.producing.queue import PartitionQueue
+from takhin.client.producing.records import RecordEncoder
+from takhin.errors import InvalidBatchError, UnknownPartitionError
+from takhin.partitioner import partition_for_key
+
+
+class Router:
+    """Puts the records of one topic into the queues of its partitions. All methods may run on any thread.
+
+    topic_id: of the topic that the queues belong to; a topic created again under the name has another one.
+    queues: one for each partition, in order.
+    """
+
+    def __init__(
+        self, topic_id: str, queues: Sequence[PartitionQueue], encoder: RecordEncoder, buffer: Buffer
+    ) -> None:
+        self.topic_id = topic_id
+        self._queues = queues
+        self._encode = encoder.encode
+        self._lock = buffer.lock
+        self._turn = count(1)
+        self._sticky = queues[0]
+        self._sticky_taken: PendingBatch | None = None
+
+    def put(
+        self,
+        value: bytes | None,
+        key: bytes | None,
+        headers: Headers,
+        timestamp: datetime | int | None,
+        partition: int | None,
+    ) -> Delivery:
+        """Add a record to its partition's queue. Raises what is wrong with it."""
+        record = self._encode(value, key, headers, timestamp)
+        with self._lock:
+            return self._queue(key, partition).put(record)
+
+    def put_whole(
+        self, records: Sequence[NewRecord | bytes], partition: int, expected_offset: int | None
+    ) -> PendingBatch:
+        """Add a batch of exactly these records to a queue. Raises what is wrong with any of them."""
+        if not records:
+            raise InvalidBatchError("a batch has at least one record")
+        encoded = [
+            self._encode(record) if isinstance(record, bytes) else self._encode(*record) for record in records
+        ]
+        with self._lock:
+            return self._queue(None, partition).put_whole(encoded, expected_offset)
+
+    def _queue(self, key: bytes | None, partition: int | None) -> PartitionQueue:
+        """The queue of the partition that is named, else the key's, else the one whose turn it is."""
+        queues = self._queues
+        if partition is not None:
+            if not 0 <= partition < len(queues):
+                raise UnknownPartitionError(queues[0].at.topic, partition, len(queues))
+            return queues[partition]
+        if len(queues) == 1:
+            return queues[0]
+        if key is not None:
+            return queues[partition_for_key(key, len(queues))]
+        # A turn lasts until the queue's batch is taken, so that records without a key make batches too.
+        if self._sticky.taken is not self._sticky_taken:
+            self._sticky = queues[next(self._turn) % len(queues)]
+            self._sticky_taken = self._sticky.taken
+        return self._sticky

@@ -1,0 +1,140 @@
+"""The delivery policy: how often a batch is sent, when it is split, and when its outcome is unknown.
+
+Knows neither queues nor tasks: it is given one batch at a time. The waits between attempts are those of
+`takhin.client.retry`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import count
+
+from takhin.client.calls import Calls
+from takhin.client.errors import CallFailedError, NoAnswerError
+from takhin.client.producing.batches import PendingBatch
+from takhin.client.producing.identity import Identity
+from takhin.client.producing.options import SendOptions
+from takhin.client.retry import pause
+from takhin.errors import (
+    InternalError,
+    InvalidArgumentError,
+    InvalidBatchError,
+    InvalidRecordError,
+    OutcomeUnknownError,
+    OutOfSequenceError,
+    PartitionUnavailableError,
+    RecordTooLargeError,
+    RefusedError,
+    TakhinError,
+    UnavailableError,
+    UnknownPartitionError,
+    UnknownTopicError,
+)
+
+MAYBE_STORED = (NoAnswerError, OutcomeUnknownError, PartitionUnavailableError, InternalError)
+"""After these errors the batch may be in the log, or may still get there."""
+OF_ONE_RECORD = (InvalidArgumentError, InvalidBatchError, InvalidRecordError, RecordTooLargeError)
+"""One bad record causes these. The batch is split in halves and sent again, so the others get through."""
+ANOTHER_TOPIC = (UnknownTopicError, UnknownPartitionError, OutOfSequenceError)
+"""These may mean that the topic was deleted and created again."""
+
+
+class Sender:
+    """Sends the batches of one partition, one after the other.
+
+    slots: shared by a producer's senders; bounds the requests under way.
+    doubt: called with the name of a topic that may have been deleted and created again.
+    """
+
+    def __init__(
+        self, calls: Calls, options: SendOptions, slots: asyncio.Semaphore, doubt: Callable[[str], None]
+    ) -> None:
+        self._calls = calls
+        self._retry = options.retry
+        self._identity = Identity(idempotent=options.idempotent)
+        self._slots = slots
+        self._doubt = doubt
+
+    async def send(self, batch: PendingBatch) -> None:
+        """Fill the batch's outcomes. This takes no longer than its deadline."""
+        try:
+            await self._send(batch, 0, len(batch.records))
+        except BaseException as error:
+            reason = f"sending was interrupted by {type(error).__name__}"
+            batch.outcomes.append((0, OutcomeUnknownError(reason)))
+            raise
+
+    async def _send(self, batch: PendingBatch, start: int, stop: int) -> None:
+        """Add the outcomes of the batch's records from `start` up to `stop`."""
+        outcome: int | Exception
+        try:
+            outcome = await self._stored(batch, start, stop)
+        except OF_ONE_RECORD as error:
+            if stop - start > 1 and not batch.whole:
+                middle = (start + stop) // 2
+                await self._send(batch, start, middle)
+                await self._send(batch, middle, stop)
+                return
+            outcome = error
+        except TakhinError as error:
+            if isinstance(error, ANOTHER_TOPIC):
+                self._doubt(batch.at.topic)
+            outcome = error
+        batch.outcomes.append((start, outcome))
+
+    async def _stored(self, batch: PendingBatch, start: int, stop: int) -> int:
+        """The offset of the record at `start`. Keeps the identity in step with what the broker has seen."""
+        records = batch.records if stop - start == len(batch.records) else batch.records[start:stop]
+        try:
+            offset = await self._attempts(batch, records)
+        except RefusedError:  # uses up no sequence number
+            raise
+        except BaseException:
+            # The attempt may have used this sequence number, so take a new producer id rather than reuse it.
+            self._identity.renew()
+            raise
+        self._identity.advance(len(records))
+        return offset
+
+    async def _attempts(self, batch: PendingBatch, records: list[bytes]) -> int:
+        """Try until the records are stored, or until there is no time or no point in trying again."""
+        maybe_stored = False
+        for failures in count(1):
+            try:
+                return await self._attempt(batch, records)
+            except OutOfSequenceError as error:
+                # The log knows fewer of our batches than it has acknowledged: either it has forgotten this
+                # producer, or it is the log of another topic of that name.
+                self._doubt(batch.at.topic)
+                if maybe_stored:
+                    raise OutcomeUnknownError(
+                        "an attempt went unanswered, and the broker has since forgotten this producer: "
+                        "the records may have been stored"
+                    ) from error
+                if self._identity.is_new:
+                    raise
+                self._identity.renew()
+            except (UnavailableError, InternalError, CallFailedError) as error:
+                maybe_stored = maybe_stored or isinstance(error, MAYBE_STORED)
+                if isinstance(error, UnavailableError) and await pause(
+                    self._retry, failures, error, batch.deadline
+                ):
+                    continue
+                if maybe_stored:
+                    raise OutcomeUnknownError(
+                        f"not acknowledged; whether the records were stored is unknown ({error})"
+                    ) from error
+                raise
+        raise AssertionError  # count has no end
+
+    async def _attempt(self, batch: PendingBatch, records: list[bytes]) -> int:
+        async with self._slots:
+            return await self._calls.produce_message(
+                batch.deadline,
+                batch.at,
+                records,
+                producer_id=self._identity.producer_id,
+                sequence=self._identity.sequence,
+                expected_offset=batch.expected_offset,
+            )

@@ -1,0 +1,33 @@
+"""The one module with every RPC: none is missing, and nothing else in the client speaks protobuf."""
+
+import ast
+import re
+from pathlib import Path
+
+import takhin.client
+from takhin.client.calls import Calls
+from takhin.v1 import takhin_pb2 as pb
+
+NOT_USED = {"ProduceMessageStream"}
+
+
+def test_every_rpc_has_its_method():
+    """Under its own name, in the words of Python."""
+    rpcs = set(pb.DESCRIPTOR.services_by_name["TakhinService"].methods_by_name) - NOT_USED
+    methods = {re.sub(r"(?<!^)(?=[A-Z])", "_", rpc).lower() for rpc in rpcs}
+    assert {name for name in vars(Calls) if not name.startswith("_")} == methods | {
+        "server",
+        "offset_for_time",
+    }
+
+
+def test_nothing_else_sees_messages_and_stubs():
+    """takhin.v1 is imported by calls.py alone."""
+    folder = Path(takhin.client.__file__).parent
+    importing = {
+        path.name
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("takhin.v1")
+    }
+    assert importing == {"calls.py"}
