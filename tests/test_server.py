@@ -67,4 +67,4 @@ async def test_a_part_that_does_not_stop_holds_up_no_other():
 
 def test_every_engine_of_the_setting_is_there():
     """The choices of storage.engine and the server's table are the same."""
-    assert set(OPTIONS["storage.engine"].choices) == set(ENGINES)
+    assert set(OPTIONS["storage.engine"].kind.choices) == set(ENGINES)

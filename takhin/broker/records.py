@@ -6,7 +6,7 @@ Whatever can be refused is refused before anything is queued. How a consume call
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from itertools import count
 from typing import NamedTuple
 
@@ -76,9 +76,9 @@ class RecordVerbs:
         """Refuse produce requests from now on."""
         self._draining = True
 
-    async def room(self) -> None:
-        """Return when the queue has room for another batch. Raises OverloadedError, StorageFullError."""
-        await self._engine.room()
+    def room(self) -> Awaitable[None]:
+        """Wait until the queue has room for another batch. Raises OverloadedError, StorageFullError."""
+        return self._engine.room()
 
     def check_shape(self, *, has_record: bool, record_count: int) -> None:
         """Refuse a request that has both one record and a list of records, neither, or too many of them."""

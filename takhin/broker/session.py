@@ -6,7 +6,7 @@ into these methods, in front of the call. Today every caller may do everything.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 
 from takhin.broker.broker import Broker
 from takhin.broker.records import PendingProduce
@@ -66,9 +66,9 @@ class Session:
 
     # Records
 
-    async def room(self) -> None:
-        """Return when another batch may be queued: await it first of all. Raises OverloadedError."""
-        await self._broker.records.room()
+    def room(self) -> Awaitable[None]:
+        """Wait until another batch may be queued: await it first of all. Raises OverloadedError."""
+        return self._broker.records.room()
 
     def check_shape(self, *, has_record: bool, record_count: int) -> None:
         """Refuse a produce request that has both one record and a list of records, neither, or too many.
