@@ -43,7 +43,7 @@ def test_offsets(takhin, filled):
 def test_a_group(takhin, filled):
     """It is set, listed, described with its lag, set anew, read from, deleted."""
     said = takhin.output("offsets", "set", "billing", filled, "-o", "-1")
-    assert said.endswith(f"group billing goes on there in 4 partitions of {filled}\n".encode())
+    assert said.endswith(f"group billing continues there in 4 partitions of {filled}\n".encode())
     assert rows(takhin, "groups", "list") == [["billing", "Empty", "0"]]
     described = rows(takhin, "groups", "describe", "billing")
     assert [row[:5] for row in described] == [
@@ -71,8 +71,8 @@ def test_a_group(takhin, filled):
         (["groups", "delete", "nosuch"], "nosuch"),
         (["offsets", "list", "nosuch"], "there is no topic 'nosuch'"),
         (["offsets", "set", "g", "nosuch", "-o", "start"], "there is no topic 'nosuch'"),
-        (["offsets", "set", "g", "TOPIC", "-o", "0:1"], "'0:1' is a range; one place is wanted here"),
-        (["offsets", "set", "g", "TOPIC", "-o", "x"], "'x' is no place in a log"),
+        (["offsets", "set", "g", "TOPIC", "-o", "0:1"], "'0:1' is a range; give a single position here"),
+        (["offsets", "set", "g", "TOPIC", "-o", "x"], "'x' is not a position in a log"),
         (["offsets", "set", "g", "TOPIC", "-o", "99"], "99"),
         (["offsets", "set", "g", "TOPIC"], "Missing option '-o'"),
         (["offsets", "list", "TOPIC", "-p", "4"], "has partitions 0 to 3, not 4"),

@@ -87,6 +87,6 @@ def test_a_range(text):
 )
 def test_what_is_neither(text):
     """The sentence names what was given and what could have been."""
-    with pytest.raises(ValueError, match="is no place in a log: it may be start, end, an offset") as caught:
+    with pytest.raises(ValueError, match="is not a position in a log; give start, end, an offset") as caught:
         parse(text, NOW)
     assert repr(text) in str(caught.value)

@@ -120,9 +120,9 @@ def test_a_refused_record(takhin):
         (["--partition", "1"], "has partitions 0 to 0, not 1"),
         (["--partition", "-1"], "is not in the range"),
         (["--key-separator", ""], "must not be empty"),
-        (["--key", "a", "--key-separator", ":"], "--key and --key-separator exclude each other"),
-        (["--json", "--key", "a"], "--json brings keys and headers along"),
-        (["--keep-partitions"], "--keep-partitions goes with --json alone"),
+        (["--key", "a", "--key-separator", ":"], "use either --key or --key-separator, not both"),
+        (["--json", "--key", "a"], "with --json, keys and headers come from the lines"),
+        (["--keep-partitions"], "--keep-partitions needs --json, and no --partition"),
         (["-H", "a"], "'a' is not KEY=VALUE"),
         (["-H", "=a"], "'=a' is not KEY=VALUE"),
         (["--timeout", "0"], "is not in the range"),
@@ -282,5 +282,5 @@ def test_a_line_that_is_no_record(takhin, topic):
     """It is named with what is wrong; those before it are produced."""
     text = b'{"value": "v"}\n{"valeu": "v"}\n'
     line = takhin.error("produce", topic, "--json", stdin=text)
-    assert line.startswith("line 2: it has a field 'valeu'; there are topic, partition")
+    assert line.startswith("line 2: it has an unknown field 'valeu'; the fields are topic, partition")
     assert counts(line) == (1, 0)
