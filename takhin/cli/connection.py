@@ -49,7 +49,7 @@ partition_option = click.option(
 def _offered(names: Callable[[Admin], Awaitable[Iterable[str]]]) -> Callable[..., list[str]]:
     """A completer that offers names that the broker knows, or nothing if no broker answers."""
 
-    def complete(context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
         server = context.params.get("server") or os.environ.get(SERVER_VARIABLE) or Settings().listen
 
         async def asked() -> Iterable[str]:
@@ -57,7 +57,7 @@ def _offered(names: Callable[[Admin], Awaitable[Iterable[str]]]) -> Callable[...
                 return await names(broker)
 
         try:
-            return [name for name in asyncio.run(asked()) if name.startswith(begun)]
+            return [name for name in asyncio.run(asked()) if name.startswith(incomplete)]
         except TakhinError:
             return []
 

@@ -161,16 +161,16 @@ def _reads(descriptor: int, progress: Progress) -> Iterator[bytes]:
 
 def _lines(reads: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Yield the lines that each read completes, without newlines; the last line may have none."""
-    begun: list[bytes] = []  # pieces of a line whose newline has not come yet
+    pieces: list[bytes] = []  # of a line whose newline has not come yet
     for chunk in reads:
         head, newline, tail = chunk.rpartition(b"\n")
         if newline:
-            yield b"".join([*begun, head]).split(b"\n")
-            begun.clear()
-        begun.append(tail)
-        if sum(map(len, begun)) > LINE_BYTES_MAX:
+            yield b"".join([*pieces, head]).split(b"\n")
+            pieces.clear()
+        pieces.append(tail)
+        if sum(map(len, pieces)) > LINE_BYTES_MAX:
             raise click.ClickException(f"a line is longer than {LINE_BYTES_MAX} bytes")
-    if last := b"".join(begun):
+    if last := b"".join(pieces):
         yield [last]
 
 

@@ -69,7 +69,7 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """A gap in the sequence, a producer that the log does not know, or a repeat too old to be recognised."""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
-    """What went wrong, for programs; the sentence beside it is for people. The same names, without the
+    """What went wrong, for programs; the error text beside it is for people. The same names, without the
     prefix, are the reasons of google.rpc.ErrorInfo (domain "takhin") where an error is a gRPC status.
     """
 
@@ -576,7 +576,7 @@ class ProduceMessageRequest(_message.Message):
     """
     sequence: _builtins.int
     """A producer numbers the records that it sends to a partition from 0, without gaps; this is the number of
-    the batch's first record. The next batch goes on from the last one stored: its sequence plus its
+    the batch's first record. The next batch continues after the last one stored: its sequence plus its
     record_count. A repeat of one of the last five batches stored is answered as a duplicate, any other
     sequence is refused with OUT_OF_SEQUENCE. A refused batch uses up no numbers.
     """
@@ -794,7 +794,7 @@ class TopicPartitionOffset(_message.Message):
     topic: _builtins.str
     partition: _builtins.int
     offset: _builtins.int
-    """the next one to read; -1 where none is committed"""
+    """the next one to read; -1 if none is committed"""
     metadata: _builtins.str
     """at most 4,096 bytes, returned as given"""
     def __init__(

@@ -22,7 +22,7 @@ RAW = st.one_of(st.binary(max_size=20), st.text(max_size=20).map(str.encode))
     partition=st.integers(0, 2**31 - 1),
 )
 def test_round_trip(key, value, headers, timestamp, partition):
-    """Binary, text, empty and none; header keys that repeat; in one line."""
+    """Binary, text, empty and absent values and repeated header keys survive, in one line."""
     record = Record("orders", partition, 7, timestamp, key, value, [Header(*each) for each in headers])
     printed = line(record)
     assert printed.count(b"\n") == 1
@@ -33,7 +33,7 @@ def test_round_trip(key, value, headers, timestamp, partition):
 
 
 def test_what_it_looks_like():
-    """Text where it is UTF-8, base64 where not, null where there is none; letters as they are."""
+    """A value is text if it is UTF-8, base64 if not, null if there is none; letters are not escaped."""
     record = Record("orders", 1, 7, 5, "ü".encode(), b"\xff", [Header("h", b"")])
     assert line(record).decode() == (
         '{"topic": "orders", "partition": 1, "offset": 7, "timestamp": 5, "key": "ü", '
@@ -83,7 +83,7 @@ def test_only_the_value_is_needed():
     ],
 )
 def test_what_is_no_record(text, sentence):
-    """One sentence that names it, not all of it."""
+    """The error is one sentence that quotes the line, but not all of a long one."""
     with pytest.raises(NotARecordError) as refused:
         parse(text)
     assert sentence in str(refused.value)

@@ -1,4 +1,4 @@
-"""The .proto travels with the package, so that whoever has installed Takhin can generate a client."""
+"""The .proto travels with the package, so that anyone who has installed Takhin can generate a client."""
 
 import importlib.resources
 import shutil
