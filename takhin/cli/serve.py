@@ -1,4 +1,4 @@
-"""`takhin serve`: flags for every setting, made from the tree; the rest is `takhin.config` and the server."""
+"""`takhin serve`: flags for every setting, made from the tree. takhin.config and the server do the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from takhin import config
 
 
 def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """A flag for every setting. Values come as text, so that `config` checks them like all others."""
+    """Add a flag for every setting. Values stay text, so that takhin.config checks them like all others."""
     for option in reversed(config.OPTIONS.values()):
         kind = "N" if isinstance(option.default, int) else "TEXT"
         flag = click.option(
@@ -35,10 +35,10 @@ def _parameter(option: config.Option) -> str:
 @click.option("--print-config", is_flag=True, help="Print the settings and where each comes from, then exit.")
 @_setting_flags
 def serve(file: str | None, *, print_config: bool, **parameters: Any) -> None:
-    """Run a broker until SIGTERM or SIGINT, which let it finish what was begun; a second one forces it.
+    """Run a broker until SIGTERM or SIGINT. It finishes what it has begun; a second signal ends it at once.
 
     A setting is taken from its flag, else from its variable (--log-level: TAKHIN_LOG_LEVEL), else from
-    the TOML file (level in [log]), else it has its default.
+    the TOML file (level in [log]), else from its default.
     """
     given = {key: parameters[_parameter(option)] for key, option in config.OPTIONS.items()}
     flags = {key: value for key, value in given.items() if value is not None}
