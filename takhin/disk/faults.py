@@ -15,7 +15,24 @@ from takhin.errors import (
     UnavailableError,
 )
 
+
+class FileChangedError(Exception):
+    """The file is no longer the log that it was when this broker last had it open."""
+
+
+class NotNowError(Exception):
+    """It cannot be done at the moment; trying again later is right."""
+
+
 CLEAN = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError)
+
+
+OF_VALUES = (
+    apsw.SQLITE_CONSTRAINT_CHECK,
+    apsw.SQLITE_CONSTRAINT_DATATYPE,
+    apsw.SQLITE_CONSTRAINT_NOTNULL,
+)
+"""Constraints that a value breaks by itself, whatever else is in the file."""
 
 
 def is_clean(error: Exception, *, committing: bool = False) -> bool:
@@ -25,6 +42,18 @@ def is_clean(error: Exception, *, committing: bool = False) -> bool:
     fails closed. In COMMIT that goes for a -shm without room as well: it grows after the WAL is synced.
     """
     return isinstance(error, CLEAN) or (is_full(error) and not committing)
+
+
+def blames_write(error: Exception) -> bool:
+    """Whether one write is at fault, and not its file: when it is rolled back, nothing of it is left.
+
+    A value that the tables do not take, or no value that SQLite could take at all.
+    """
+    if isinstance(error, apsw.ConstraintError):
+        return _extended(error) in OF_VALUES
+    return isinstance(error, apsw.TooBigError | apsw.MismatchError | apsw.RangeError) or not isinstance(
+        error, apsw.Error
+    )
 
 
 def is_full(error: Exception) -> bool:
@@ -74,7 +103,7 @@ def unavailable(error: Exception, topic: str, partition: int) -> UnavailableErro
             topic=topic,
             partition=partition,
         )
-    if isinstance(error, StartupError):
+    if isinstance(error, FileChangedError | StartupError):
         return PartitionUnavailableError(f"{where}: {error}", topic=topic, partition=partition)
     return PartitionUnavailableError(
         f"the file of {where} failed: {error} (SQLite result {_extended(error)})",
@@ -93,7 +122,7 @@ def lost(offset: int, topic: str, partition: int) -> PartitionUnavailableError:
     )
 
 
-def outcome_unknown(error: apsw.Error, topic: str, partition: int) -> OutcomeUnknownError:
+def outcome_unknown(error: Exception, topic: str, partition: int) -> OutcomeUnknownError:
     """The error for a group whose COMMIT failed in a way that a crash may turn into success."""
     return OutcomeUnknownError(
         f"the disk failed while the records were committed to topic {topic!r} partition {partition} "
@@ -108,5 +137,5 @@ def translated(topic: str, partition: int) -> Iterator[None]:
     """Raise what SQLite, or opening a file again, raises inside as `unavailable` puts it."""
     try:
         yield
-    except (apsw.Error, StartupError) as error:
+    except (apsw.Error, FileChangedError, StartupError) as error:
         raise unavailable(error, topic, partition) from error

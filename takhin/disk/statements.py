@@ -55,10 +55,8 @@ PUT_COMMITTED = (
     "ON CONFLICT (group_id) DO UPDATE SET offset = excluded.offset, metadata = excluded.metadata, "
     "committed_at = excluded.committed_at"
 )
-GET_COMMITTED = "SELECT offset, metadata, committed_at FROM committed_offsets WHERE group_id = ?"
+ALL_COMMITTED = "SELECT group_id, offset, metadata, committed_at FROM committed_offsets"
 FORGET_GROUP = "DELETE FROM committed_offsets WHERE group_id = ?"
-HAS_GROUPS = "SELECT EXISTS (SELECT 1 FROM committed_offsets)"
-GROUP_IDS = "SELECT group_id FROM committed_offsets ORDER BY group_id"
 
 PRODUCER_BATCHES = (
     "SELECT sequence, record_count, offset, timestamp, slot FROM producer_batches WHERE producer_id = ?"
@@ -83,5 +81,7 @@ PUT_LOG = (
 )
 GET_NUM_PARTITIONS = "SELECT num_partitions FROM topic WHERE id = 0"
 PUT_NUM_PARTITIONS = "INSERT INTO topic (id, num_partitions) VALUES (0,?)"
+SET_NUM_PARTITIONS = "UPDATE topic SET num_partitions = ?"
 GET_CONFIGS = "SELECT key, value FROM topic_configs"
+DELETE_CONFIGS = "DELETE FROM topic_configs"
 PUT_CONFIG = "INSERT INTO topic_configs (key, value) VALUES (?,?)"

@@ -1,4 +1,4 @@
-"""The storage contract: an engine keeps topics, a partition's log keeps records, `offsets` keeps how far groups are.
+"""The storage contract: an engine keeps topics, records, and the offsets that groups commit.
 
 Every engine passes the suite in `takhin.testing.contract`. The contract is bound to one asyncio event loop:
 all of it is called on that loop, and nothing in it blocks for longer than a short read. It has no word of
@@ -16,7 +16,7 @@ from takhin.model import Appended, Batch, CommittedOffset, Records, TopicConfig,
 
 
 class Capability(StrEnum):
-    """What an engine may lack. The suite leaves out its tests, and the broker refuses the requests by name."""
+    """What an engine may lack: the suite then leaves out tests, and the broker refuses requests by name."""
 
     DURABLE = "durable"
     """What was acknowledged survives the end of the process."""
@@ -31,8 +31,8 @@ class Capability(StrEnum):
 class PartitionLog(Protocol):
     """One partition's log, the half-open offset range [start_offset, end_offset).
 
-    Once closed, every method raises UnknownTopicError. Offsets are given from 0, in append order and one after the
-    other, and never given twice, whatever is removed. A log may have gaps where records were removed.
+    Once closed, every method raises UnknownTopicError. Offsets are given from 0, in append order, one
+    after the other, and never twice, whatever is removed. A log has gaps where records were removed.
     """
 
     @property
@@ -74,12 +74,12 @@ class PartitionLog(Protocol):
         """
 
     async def read(self, offset: int, *, max_bytes: int, max_records: int) -> Records:
-        """Records at and above `offset`, below end_offset, in offset order; `next_offset` says where to go on.
+        """Records at and above `offset`, in offset order; their `next_offset` says where to go on.
 
         Bounded by both limits, but at least one record if there is any; `max_bytes` counts keys,
         values, headers and RECORD_OVERHEAD_BYTES each. `offset` must lie in [start_offset,
-        end_offset], else OffsetOutOfRangeError. May return fewer records than the limits allow, and none where
-        all that follow were removed. `next_offset` is above `offset` unless that is the end.
+        end_offset], else OffsetOutOfRangeError. May return fewer records than the limits allow, and
+        none where all that follow were removed. `next_offset` is above `offset` unless that is the end.
         """
 
     async def grown(self, end: int) -> None:
@@ -114,13 +114,13 @@ class Topic(Protocol):
 
 
 class Offsets(Protocol):
-    """The offsets that consumer groups have committed, all topics together. Questions are answered from memory."""
+    """The offsets that consumer groups have committed, in all topics. Questions are answered from memory."""
 
     async def commit(self, group_id: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Remember a group's offsets in place of its former ones; durable on return.
 
-        Everything is queued before the first wait, so commits of one caller land in the order of the calls. Across
-        partitions they are separate transactions: after an UnavailableError some may have been remembered.
+        Everything is queued before the first wait, so commits of one caller land in the order of the calls.
+        Across partitions they are separate transactions: after an UnavailableError some may have landed.
         Raises UnknownTopicError, UnknownPartitionError with nothing remembered.
         """
 
@@ -164,8 +164,8 @@ class Engine(Protocol):
     async def room(self) -> None:
         """Return when queued appends leave room for more. Await it right before an append.
 
-        Raises OverloadedError if that takes too long, StorageFullError while the disk is full. An engine without
-        a queue has room at all times.
+        Raises OverloadedError if that takes too long, StorageFullError while the disk is full. An engine
+        without a queue has room at all times.
         """
 
     async def create_topic(self, spec: TopicSpec) -> Topic:

@@ -12,7 +12,7 @@ class Growth:
         self._waiters: set[asyncio.Future[None]] = set()
 
     def wake(self) -> None:
-        """Call when the log has grown or was closed. Everyone who waits now goes on in the next turn of the loop."""
+        """Call when the log has grown or was closed. Those who wait go on in the next turn of the loop."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -7,7 +7,6 @@ beside a busy loop each row waits for the GIL (measured: 130 ms). The limits of 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 
 import apsw
 
@@ -16,20 +15,19 @@ from takhin.limits import MAX_MESSAGE_BYTES, TIMESTAMP_TYPE, size_bytes
 from takhin.model import (
     HEADER_OVERHEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
-    CommittedOffset,
     Header,
     Records,
     Row,
     TimestampType,
     TopicConfig,
 )
-from takhin.storage.sqlite.open_files import PartitionFile
+from takhin.storage.sqlite.file import LogFile
 
 
 class Reader:
     """Reads through a file's reading connection; the file must be open."""
 
-    def __init__(self, file: PartitionFile) -> None:
+    def __init__(self, file: LogFile) -> None:
         self._file = file
 
     def read(self, offset: int, end: int, *, max_bytes: int, max_records: int) -> Records:
@@ -48,7 +46,7 @@ class Reader:
             rows.append(row)
         if rows and rows[-1][0] - offset != len(rows) - 1:
             del rows[next(at for at, row in enumerate(rows) if row[0] != offset + at) :]
-        return self._with_headers(rows, max_bytes) if rows else Records((), {})
+        return self._with_headers(rows, max_bytes) if rows else Records((), {}, offset)
 
     def _with_headers(self, rows: list[Row], max_bytes: int) -> Records:
         """Add the rows' headers; where those take up the limit, the rows after them are left out."""
@@ -65,7 +63,7 @@ class Reader:
             headers.setdefault(offset, []).append(Header(key, value))
         if headers:
             self._cut(rows, headers, max_bytes)
-        return Records(rows, headers)
+        return Records(rows, headers, rows[-1][0] + 1)
 
     def _cut(self, rows: list[Row], headers: dict[int, list[Header]], max_bytes: int) -> None:
         """Leave out what does not fit with its headers."""
@@ -88,13 +86,6 @@ class Reader:
         bounds = (max(begin or 0, start), end, timestamp)
         found: int | None = self._file.reader.execute(sql.FIRST_AT_TIME, bounds).get
         return end if found is None else found
-
-    def committed_offset(self, group_id: str) -> CommittedOffset | None:
-        row = self._file.reader.execute(sql.GET_COMMITTED, (group_id,)).fetchone()
-        return None if row is None else CommittedOffset(*row)
-
-    def group_ids(self) -> Sequence[str]:
-        return [group_id for (group_id,) in self._file.reader.execute(sql.GROUP_IDS)]
 
 
 def topic_facts(connection: apsw.Connection) -> tuple[int, TopicConfig] | None:
