@@ -16,6 +16,7 @@ from click.shell_completion import shell_complete
 
 from takhin.errors import CopyError, QueryError, StartupError
 
+# Exit codes. Scripts rely on them: docs/commands.md lists them.
 CANNOT_START = 2
 FAILED = 1
 INTERRUPTED = 130
@@ -37,7 +38,9 @@ COMMANDS = (
     "completion",
 )
 """The commands in the order of --help; each is in the module of its name, imported when it is used."""
+
 COMPLETION_VARIABLE = "_TAKHIN_COMPLETE"
+"""The name that click derives from the program's."""
 
 
 class _Commands(click.Group):

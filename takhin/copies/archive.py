@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from takhin.copies.folders import BESIDE, PARTITION_FILE, checked_topic
 from takhin.copies.manifest import NAME
 from takhin.errors import CopyError
-from takhin.limits import shown
+from takhin.sentences import shown
 
 COPY_BYTES = 1 << 20
 

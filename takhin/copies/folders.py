@@ -16,7 +16,8 @@ from uuid import UUID
 
 from takhin.disk.witness import Mark, noted_in, told_by
 from takhin.errors import CopyError, InvalidTopicNameError
-from takhin.limits import check_topic_name, shown
+from takhin.limits import check_topic_name
+from takhin.sentences import shown
 
 PARTITION_FILE = re.compile(r"(0|[1-9][0-9]{0,9})\.db")
 BESIDE = re.compile(r"(0|[1-9][0-9]{0,9})\.db-(wal|shm)")

@@ -15,16 +15,15 @@ from typing import NamedTuple
 
 import apsw
 
+from takhin import topic_configs
 from takhin.copies.checking import PRODUCERS_SINCE
 from takhin.disk import versions
 from takhin.disk.beside import DamagedError, Log, damaged_pages, num_partitions, read_log
 from takhin.disk.connection import close_whole, open_writer
 from takhin.disk.header import file_header
-from takhin.limits import config_values
-from takhin.model import TopicConfig
 from takhin.schema import APPLICATION_ID, PAGE_BYTES, VERSION
 from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION, load
-from takhin.settings import TopicSettings
+from takhin.settings import Settings
 
 CHUNK = 4_096
 """Offsets that are tried at once."""
@@ -327,7 +326,7 @@ class Salvage:
                 self._db.execute(PUT_TOPIC, (expected.num_partitions,))
                 self._try_copy(COPY_CONFIGS, (), "the topic's configs, which are the defaults now")
                 if not self._db.execute("SELECT count(*) FROM topic_configs").get:
-                    configs = config_values(TopicConfig(TopicSettings().max_message_bytes))
+                    configs = topic_configs.to_stored(topic_configs.parse({}, Settings()))
                     self._db.executemany(PUT_CONFIG, configs.items())
 
     def _try_copy(self, statement: str, bindings: Sequence[int], what: str | None) -> None:

@@ -10,17 +10,15 @@ from bisect import bisect_left
 
 import apsw
 
+from takhin import topic_configs
 from takhin.disk import statements as sql
-from takhin.limits import MAX_MESSAGE_BYTES, TIMESTAMP_TYPE, size_bytes
 from takhin.model import (
-    HEADER_OVERHEAD_BYTES,
-    RECORD_OVERHEAD_BYTES,
     Header,
     Records,
     Row,
-    TimestampType,
     TopicConfig,
 )
+from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, size_bytes
 from takhin.storage.sqlite.file import LogFile
 
 
@@ -91,9 +89,6 @@ class Reader:
 def topic_facts(connection: apsw.Connection) -> tuple[int, TopicConfig] | None:
     """(partition count, config) of the topic, which partition 0's file alone has."""
     num_partitions = connection.execute(sql.GET_NUM_PARTITIONS).get
-    configs = {str(key): str(value) for key, value in connection.execute(sql.GET_CONFIGS)}
     if num_partitions is None:
         return None
-    return num_partitions, TopicConfig(
-        int(configs[MAX_MESSAGE_BYTES]), TimestampType(configs[TIMESTAMP_TYPE])
-    )
+    return num_partitions, topic_configs.from_stored(connection.execute(sql.GET_CONFIGS))
