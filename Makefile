@@ -49,14 +49,16 @@ test: $(DEV) ## run all tests but the long ones of `make soak`
 	$(say)
 	$(call run_tests,not soak)
 
-check: $(DEV) ## lint, formatting, types, and the tidy test of the code's own rules
+check: $(DEV) ## lint, formatting, types, the .proto's promise, and the tidy test of the code's own rules
 	$(say)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(BIN)/buf breaking --against proto/released.binpb
 	$(BIN)/python -m pytest -q tests/test_tidy.py $(ARGS)
 
-proto: $(DEV) ## write takhin/v1 anew from proto/takhin/v1/takhin.proto
+proto: $(DEV) ## generate the code in takhin/v1 from proto/takhin/v1/takhin.proto
 	$(say)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=. \
 		--grpc_python_out=. --mypy_out=. --mypy_grpc_out=. proto/takhin/v1/takhin.proto

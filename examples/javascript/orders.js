@@ -1,7 +1,7 @@
-// Makes a topic, produces a batch, consumes it and commits, with grpc-js and the .proto alone.
+// Creates a topic, produces a batch, consumes it and commits an offset, with nothing but grpc-js and the .proto.
 //
 //   npm install
-//   node orders.js [HOST:PORT]        (else TAKHIN_SERVER, else 127.0.0.1:9092)
+//   node orders.js [HOST:PORT]        (default: TAKHIN_SERVER, else 127.0.0.1:9092)
 
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
@@ -16,7 +16,7 @@ const proto = fileURLToPath(new URL("../../proto/takhin/v1/takhin.proto", import
 const { takhin } = grpc.loadPackageDefinition(
   protoLoader.loadSync(proto, {
     keepCase: true, // names as in the .proto
-    longs: String, // an offset may be larger than what a Number holds exactly
+    longs: String, // an offset may be larger than a Number can hold exactly
     enums: String,
     defaults: true, // an error that is not set is ""
     oneofs: true,
@@ -26,7 +26,7 @@ const { takhin } = grpc.loadPackageDefinition(
 const address = process.argv[2] ?? process.env.TAKHIN_SERVER ?? "127.0.0.1:9092";
 const client = new takhin.v1.TakhinService(address, grpc.credentials.createInsecure());
 
-/** One unary call. What the broker refuses stands in the response, for which this throws its sentence. */
+/** One unary call. If the broker refuses it, the response has an error, which this throws. */
 async function call(method, request) {
   const response = await promisify(client[method]).call(client, request, { deadline: Date.now() + 10_000 });
   if (response.error) {
@@ -43,7 +43,7 @@ async function createTopic(name) {
   }
 }
 
-/** The records of a partition from an offset up to another; the stream ends there by itself. */
+/** The records of a partition from one offset up to, but not including, another, where the stream ends. */
 async function* consume(topic, partition, offset, stop_offset) {
   for await (const response of client.ConsumeMessages({ topic, partition, offset, stop_offset })) {
     yield* response.records;
@@ -57,7 +57,7 @@ const records = ["tea", "jam", "größer"].map((item, number) => ({
   value: Buffer.from(JSON.stringify({ item })),
   headers: [{ key: "source", value: Buffer.from("javascript") }],
 }));
-// Once this is answered the records are on disk: all of them, at consecutive offsets.
+// The answer means that all records are on disk, at consecutive offsets.
 const produced = await call("ProduceMessage", { topic: TOPIC, partition: 0, records });
 console.log(`produced ${records.length} records at offset ${produced.offset}`);
 
@@ -68,5 +68,5 @@ for await (const record of consume(TOPIC, 0, produced.offset, end.toString())) {
 }
 
 await call("CommitOffset", { group_id: GROUP, offsets: [{ topic: TOPIC, partition: 0, offset: end.toString() }] });
-console.log(`group ${GROUP} goes on at offset ${end}`);
+console.log(`group ${GROUP} continues at offset ${end}`);
 client.close();

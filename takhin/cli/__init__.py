@@ -2,6 +2,6 @@
 
 import os
 
-# gRPC's core would write lines of its own to stderr, beside the one that says what failed. It looks once,
-# when grpc is imported, so this stands before every import of it.
+# Keep gRPC's core from writing its own lines to stderr, beside the one that says what failed. It reads the
+# variable once, when grpc is imported, so this stands before every import of grpc.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -1,4 +1,4 @@
-"""`takhin bench`: how fast a broker takes records and gives them back, here and through the client."""
+"""`takhin bench`: measures how fast a broker stores and returns records through the client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from takhin.client import Consumer, Producer
 from takhin.limits import INT64_MAX
 
 SHOW_RECORDS = 2_000
-"""Records after which the bar moves: often enough for the eye, too rarely to cost time."""
+"""Records between two updates of the progress bar: often enough for the eye, too rarely to cost time."""
 
 LATENCY_RECORDS = 200
 """Records sent one by one for the latencies: enough for a 99th percentile."""
@@ -41,16 +41,16 @@ LATENCIES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
     type=click.IntRange(0, 1 << 20),
     default=100,
     metavar="N",
-    help="Of a value.  [default: 100]",
+    help="Bytes of each value.  [default: 100]",
 )
 @click.option("--partitions", type=click.IntRange(1, 1_000), default=1, metavar="N", help="[default: 1]")
 @json_option
 @server_option
 def bench(*, records: int, size: int, partitions: int, as_json: bool, server: str) -> None:
-    """Produce records one by one, read them, and wait for single ones, in a topic that is deleted again.
+    """Measure producing, consuming and latency, in a topic that is deleted afterwards.
 
-    produce: from the first send until all are acknowledged, which is to say durable. consume: from the first
-    to the last, with all values looked at. latency: one record at a time, from send to acknowledgement.
+    produce: records sent one by one, from the first send until all are acknowledged, that is, durable.
+    consume: the same records read one by one. latency: one record at a time, from send to acknowledgement.
     """
     found = run(_measured(server, records, size, partitions))
     if as_json:
@@ -66,7 +66,7 @@ def bench(*, records: int, size: int, partitions: int, as_json: bool, server: st
 
 
 async def _measured(server: str, records: int, size: int, partitions: int) -> dict[str, float]:
-    """Seconds of producing and of consuming, and latencies in ms."""
+    """Seconds that producing and consuming took, and latencies in ms, by their names in the output."""
     value = os.urandom(size)
     async with _topic(server, partitions) as topic:
         with progress_bar("produce", "records") as progress:

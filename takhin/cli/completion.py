@@ -1,4 +1,4 @@
-"""`takhin completion`: what a shell needs to complete this command."""
+"""`takhin completion`: prints the script by which a shell completes takhin's commands."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import click
 from click.shell_completion import get_completion_class
 
 
-@click.command(short_help="Complete commands in your shell.")
+@click.command(short_help="Set up completion in your shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    r"""Print the completion of this command for SHELL.
+    """Print the script that completes takhin's commands in SHELL.
 
     \b
     bash: eval "$(takhin completion bash)"       in ~/.bashrc
@@ -17,7 +17,7 @@ def completion(shell: str) -> None:
     fish: takhin completion fish | source        in ~/.config/fish/config.fish
 
     Topics and groups are completed, too, if the broker answers.
-    """
+    """  # noqa: D301  click wants the character, to keep the lines that follow as they are
     from takhin.cli.main import COMPLETION_VARIABLE, cli  # noqa: PLC0415  it imports this module
 
     found = get_completion_class(shell)

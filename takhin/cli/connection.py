@@ -1,4 +1,4 @@
-"""How the client commands reach a broker, and what they say when that fails. Knows no command."""
+"""How the client commands reach a broker, and what they say when that fails. It knows no command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _checked_address(_context: click.Context, _parameter: click.Parameter, addre
     except ValueError as error:
         raise click.BadParameter(f"must be {error}, not {address!r}") from None
     if port == 0:
-        raise click.BadParameter("port 0 is for brokers; a client needs the one it was given")
+        raise click.BadParameter("port 0 is for brokers only; give the port that the broker took")
     return address
 
 
@@ -49,9 +49,9 @@ partition_option = click.option(
 
 
 def _offered(names: Callable[[Admin], Awaitable[Iterable[str]]]) -> Callable[..., list[str]]:
-    """Completes a word by names that the broker knows; without one there are none."""
+    """A completer that offers names that the broker knows, or nothing if no broker answers."""
 
-    def complete(context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
         server = context.params.get("server") or os.environ.get(SERVER_VARIABLE) or Settings().listen
 
         async def asked() -> Iterable[str]:
@@ -59,7 +59,7 @@ def _offered(names: Callable[[Admin], Awaitable[Iterable[str]]]) -> Callable[...
                 return await names(broker)
 
         try:
-            return [name for name in asyncio.run(asked()) if name.startswith(begun)]
+            return [name for name in asyncio.run(asked()) if name.startswith(incomplete)]
         except TakhinError:
             return []
 
@@ -82,14 +82,14 @@ def admin(server: str) -> Admin:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """What it returns; what goes wrong for a client is raised as one sentence."""
+    """Run `work` and return its result; errors are raised as by `explained`."""
     with explained():
         return asyncio.run(work)
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turns a client's errors, and those of reading and writing, into a ClickException with a sentence."""
+    """Turn the client's errors, and those of reading and writing, into a ClickException with a sentence."""
     try:
         yield
     except UnreachableError as error:
@@ -98,7 +98,7 @@ def explained() -> Iterator[None]:
         ) from error
     except TakhinError as error:
         raise click.ClickException(str(error)) from error
-    except BrokenPipeError:  # main() knows that this is no error
+    except BrokenPipeError:  # main() ends quietly on it
         raise
     except OSError as error:
         raise click.ClickException(f"cannot read the input or write the output: {error.strerror}") from error

@@ -1,6 +1,6 @@
-r"""`takhin consume`: records to stdout, as values, as JSON lines, or by a template.
+r"""`takhin consume`: prints records to stdout, as values, as JSON lines, or by a template.
 
-Reads the partitions one after the other up to their ends, or follows all of them at once.
+It reads the partitions one after the other up to their ends, or follows all of them at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 from takhin.cli import json_lines, templates
 from takhin.cli.connection import admin, partition_option, run, server_option, topic_argument
 from takhin.cli.offsets import chosen_partitions, offset_at
-from takhin.cli.positions import FORMS, parse
+from takhin.cli.positions import RANGE_FORMS, parse
 from takhin.client import Admin, Consumer, PartitionDescription, Record, Span
 from takhin.limits import INT64_MAX
 
@@ -34,15 +34,19 @@ VALUES = r"%v\n"
     "--offset",
     "where",
     default="start",
-    metavar="PLACE[:PLACE]",
-    help=f"Where to begin, and where to stop: {FORMS}. Times as in 2026-01-31T12:00, local unless they "
-    "say their zone.  [default: start]",
+    metavar="POSITION[:POSITION]",
+    help=f"Where to begin, and where to stop: {RANGE_FORMS}. A time like 2026-01-31T12:00 is local unless it "
+    "names a zone.  [default: start]",
 )
-@click.option("--follow", is_flag=True, help="Go on with new records instead of stopping at the end.")
+@click.option("--follow", is_flag=True, help="Keep printing new records instead of stopping at the end.")
 @click.option("-n", "--max-records", type=click.IntRange(1, INT64_MAX), metavar="N", help="Stop after N.")
 @click.option("--json", "as_json", is_flag=True, help="Print each record as a line of JSON.")
 @click.option(
-    "-f", "--format", "template", metavar="TEMPLATE", help=r"Print each by a template.  [default: %v\n]"
+    "-f",
+    "--format",
+    "template",
+    metavar="TEMPLATE",
+    help=r"Print each record by a template.  [default: %v\n]",
 )
 @server_option
 def consume(
@@ -56,33 +60,35 @@ def consume(
     template: str | None,
     server: str,
 ) -> None:
-    r"""Print the records of TOPIC, the value of each on a line, up to the end as it is now.
+    """Print the records of TOPIC, one value per line, up to where the topic ends now.
 
     \b
     takhin consume orders -o -10              the last ten of each partition
-    takhin consume orders -o @-1h: --json     what came in the last hour, as JSON
+    takhin consume orders -o @-1h: --json     the records of the last hour, as JSON
     takhin consume orders -o 5:20 -p 0        offsets 5 to 19
-    takhin consume orders -o end --follow -f '%o %k %v\n'
+    takhin consume orders -o end --follow -f '%o %k %v\\n'
 
-    -o: start, end, an offset, +N (N after the start), -N (N before the end), @TIME, @-1h (that long ago);
-    A:B goes from A up to, without, B.
+    -o: start, end, an offset, +N (N after the start), -N (N before the end), @TIME, @-1h (an hour ago);
+    A:B reads from A up to, but not including, B.
 
     -f: %t topic, %p partition, %o offset, %d timestamp in ms, %d{iso}, %k key, %v value, %h headers; %K and
-    %V bytes of key and value, -1 where there is none; %H number of headers; %%; %k{hex}, %k{base64}, so %v
-    and %h; escapes \n \t \r \0 \\ \xHH.
+    %V length of key and value in bytes, -1 if there is none; %H number of headers; %%; %k{hex}, %k{base64},
+    and the same of %v and %h; escapes \\n \\t \\r \\0 \\\\ \\xHH.
 
-    --json: topic, partition, offset, timestamp (ms since 1970), key, value and headers. Keys and values
-    are text where they are UTF-8, {"base64": …} where they are not, null where there is none; `takhin produce
-    --json` takes them in again.
-    """
+    --json: topic, partition, offset, timestamp (ms since 1970), key, value and headers. A key or value is
+    text if it is UTF-8, {"base64": …} if it is not, and null if there is none; `takhin produce --json` reads
+    these lines.
+    """  # noqa: D301  click wants the character, to keep the lines that follow as they are
     if as_json and template is not None:
-        raise click.UsageError("--json and --format exclude each other", click.get_current_context())
+        raise click.UsageError("use either --json or --format, not both", click.get_current_context())
     try:
         asked = parse(where, datetime.now(UTC))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--offset") from None
     if follow and asked.stop is not None:
-        raise click.BadParameter(f"{where!r} says where to stop; --follow never does", param_hint="--offset")
+        raise click.BadParameter(
+            f"{where!r} says where to stop, but --follow never stops", param_hint="--offset"
+        )
     try:
         line = json_lines.line if as_json else templates.compiled(VALUES if template is None else template)
     except ValueError as error:
@@ -93,7 +99,7 @@ def consume(
 
 @dataclass(frozen=True, slots=True)
 class _Query:
-    """What was asked for. partition: None for all."""
+    """What the command line asks for. partition: None for all."""
 
     topic: str
     partition: int | None
@@ -101,12 +107,12 @@ class _Query:
     follow: bool
 
     async def spans(self, broker: Admin) -> dict[tuple[str, int], Span]:
-        """What to read of each partition. A stop at the end, or none, is the end as it is now."""
+        """What to read of each partition: at most up to its end as of now, unless it is followed."""
         described = await broker.describe_topic(self.topic)
         chosen = chosen_partitions(self.topic, described.partitions, self.partition)
-        if len(chosen) > 1 and any(isinstance(place, int) for place in self.asked):
+        if len(chosen) > 1 and any(isinstance(position, int) for position in self.asked):
             raise click.BadParameter(
-                f"an offset belongs to one partition: give --partition, 0 to {len(chosen) - 1}",
+                f"an offset is a position in one partition: give --partition, 0 to {len(chosen) - 1}",
                 param_hint="--offset",
             )
         return {(self.topic, of.partition): await self._span(broker, of) for of in chosen}
@@ -122,19 +128,19 @@ class _Query:
 
 
 class _FullError(Exception):
-    """--max-records are printed."""
+    """Raised when --max-records have been printed."""
 
 
 @dataclass(slots=True)
 class _Output:
-    """Where records go. left: how many more may be printed; None for any number."""
+    """Prints records to `stream`. left: how many more may be printed; None for any number."""
 
     stream: IO[bytes]
     line: templates.Piece
     left: int | None
 
     def write(self, records: Iterable[Record]) -> None:
-        """Print records at once; raises _FullError after the last that is wanted."""
+        """Print records at once; raises _FullError after the last one wanted."""
         wanted = list(records)[: self.left]
         self.stream.write(b"".join([self.line(record) for record in wanted]))
         self.stream.flush()

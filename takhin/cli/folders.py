@@ -1,6 +1,6 @@
-"""What the commands on data folders share: the options that say which, and which part.
+"""What the commands on data folders share: the options that choose a folder, a topic and a partition.
 
-Loads no SQLite: each command imports takhin.copies only when it runs.
+It loads no SQLite: each command imports takhin.copies only when it runs.
 """
 
 from __future__ import annotations

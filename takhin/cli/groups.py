@@ -20,7 +20,7 @@ def groups() -> None:
 @json_option
 @server_option
 def list_(*, as_json: bool, server: str) -> None:
-    """List all groups that have members or have committed something."""
+    """List all groups that have members or have committed offsets."""
 
     async def listed() -> list[GroupListing]:
         async with admin(server) as broker:
@@ -38,7 +38,7 @@ def list_(*, as_json: bool, server: str) -> None:
 @json_option
 @server_option
 def describe(group: str, *, as_json: bool, server: str) -> None:
-    """Show what GROUP has committed, and its lag: how many records of a partition it has yet to read."""
+    """Show the offsets that GROUP has committed, and its lag: how many records it has yet to read."""
 
     async def described() -> GroupDescription:
         async with admin(server) as broker:
@@ -72,7 +72,7 @@ def _when(timestamp: int) -> str:
 @json_option
 @server_option
 def delete(group: str, *, as_json: bool, server: str) -> None:
-    """Forget all that GROUP has committed."""
+    """Delete GROUP and all offsets that it has committed."""
 
     async def deleted() -> None:
         async with admin(server) as broker:

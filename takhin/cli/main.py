@@ -1,6 +1,6 @@
-"""The `takhin` command: its subcommands, and what an error looks like to the one who typed it.
+"""The `takhin` command: its subcommands, and how it reports errors.
 
-Owns the rule that every error is one line on stderr: exit code 2 where the broker cannot start, else 1.
+It owns the rule that every error is one line on stderr, with exit code 2 if the broker cannot start, else 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from takhin.errors import CopyError, QueryError, StartupError
 CANNOT_START = 2
 FAILED = 1
 INTERRUPTED = 130
-"""What a shell reports for a program that ended by SIGINT."""
+"""The exit code that shells give a program which SIGINT has ended."""
 
 COMMANDS = (
     "serve",
@@ -37,14 +37,14 @@ COMMANDS = (
     "recover",
     "completion",
 )
-"""In the order of --help. Each is in the module of its name, which is imported when it is needed."""
+"""The commands in the order of --help; each is in the module of its name, imported when it is used."""
 
 COMPLETION_VARIABLE = "_TAKHIN_COMPLETE"
 """The name that click derives from the program's."""
 
 
 class _Commands(click.Group):
-    """Imports a command when it is asked for: importing gRPC takes longer than most commands."""
+    """Imports a command only when it is used, because importing gRPC takes longer than most commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -68,12 +68,12 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command (by default that of the process) and return its exit code."""
+    """Run the command that the arguments (by default those of the process) name; return its exit code."""
     if COMPLETION_VARIABLE in os.environ:  # a shell asks what could be typed; see completion.py
         return shell_complete(cli, {}, "takhin", COMPLETION_VARIABLE, os.environ[COMPLETION_VARIABLE])
     code = _run(sys.argv[1:] if arguments is None else arguments)
-    # An error's traceback keeps gRPC's call in a cycle. Python's exit would collect it after it has stopped
-    # gRPC's threads wherever they were, and its __del__ wait for ever for a lock that one of them holds.
+    # An error's traceback keeps gRPC's call in a reference cycle. Python would collect it at exit, after it
+    # has stopped gRPC's threads wherever they were, and __del__ would wait for ever for a lock of theirs.
     gc.collect()
     return code
 
@@ -82,13 +82,13 @@ def _run(arguments: Sequence[str]) -> int:
     failed = CANNOT_START if arguments[:1] == ["serve"] else FAILED
     try:
         _check_utf8(arguments)
-        # Not cli.main(), which has its own mind about closed pipes and the shape of errors.
+        # Not cli.main(), which handles closed pipes and prints errors in its own way.
         with cli.make_context("takhin", list(arguments)) as context:
             cli.invoke(context)
         print(end="", flush=True)
     except click.exceptions.Exit as done:  # --help and --version
         return done.exit_code
-    except BrokenPipeError:  # the reader, `head` perhaps, has had enough: that is no error
+    except BrokenPipeError:  # the reader, such as `head`, has had enough: not an error
         _discard_stdout()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -120,7 +120,7 @@ def _complain(sentence: str, code: int) -> int:
 
 
 def _discard_stdout() -> None:
-    # What is still buffered would raise again when Python flushes stdout on its way out.
+    # What is still buffered would raise again when Python flushes stdout at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

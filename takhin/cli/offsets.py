@@ -1,4 +1,4 @@
-"""`takhin offsets`: where logs begin and end, where a time is in them, and what a group is to read next."""
+"""`takhin offsets`: shows the offsets of logs and of times in them, and sets what a group reads next."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def offsets() -> None:
 
 
 def _position(_context: click.Context, _parameter: click.Parameter, text: str) -> Position:
-    """Of -o, where one place is wanted, no range."""
+    """Parse -o where a single position is wanted, not a range."""
     try:
         found = parse(text, datetime.now(UTC))
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
     if found.stop is not None:
-        raise click.BadParameter(f"{text!r} is a range; one place is wanted here")
+        raise click.BadParameter(f"{text!r} is a range; give a single position here")
     return found.start
 
 
@@ -41,13 +41,13 @@ def _position(_context: click.Context, _parameter: click.Parameter, text: str) -
     "at",
     default="end",
     callback=_position,
-    metavar="PLACE",
+    metavar="POSITION",
     help=f"{FORMS}.  [default: end]",
 )
 @json_option
 @server_option
 def list_(topic: str, *, partition: int | None, at: Position, as_json: bool, server: str) -> None:
-    """Show where the partitions of TOPIC begin and end, and which offset PLACE is in each."""
+    """Show where the partitions of TOPIC begin and end, and which offset POSITION has in each."""
 
     async def listed() -> list[tuple[PartitionDescription, int]]:
         async with admin(server) as broker:
@@ -66,11 +66,11 @@ def list_(topic: str, *, partition: int | None, at: Position, as_json: bool, ser
 @group_argument
 @topic_argument
 @partition_option
-@click.option("-o", "--offset", "at", required=True, callback=_position, metavar="PLACE", help=f"{FORMS}.")
+@click.option("-o", "--offset", "at", required=True, callback=_position, metavar="POSITION", help=f"{FORMS}.")
 @json_option
 @server_option
 def set_(group: str, topic: str, *, partition: int | None, at: Position, as_json: bool, server: str) -> None:
-    """Let GROUP go on reading TOPIC at PLACE: commits that offset for each of its partitions."""
+    """Let GROUP continue reading TOPIC at POSITION: commit its offset in each partition."""
 
     async def committed() -> list[tuple[PartitionDescription, int]]:
         async with admin(server) as broker:
@@ -84,13 +84,13 @@ def set_(group: str, topic: str, *, partition: int | None, at: Position, as_json
         print_json({"group_id": group, "topic": topic, "partitions": rows})
     else:
         print_table(["partition", "offset"], [tuple(row.values()) for row in rows])
-        click.echo(f"group {group} goes on there in {counted(len(rows), 'partition')} of {topic}")
+        click.echo(f"group {group} continues there in {counted(len(rows), 'partition')} of {topic}")
 
 
 async def _resolved(
     broker: Admin, topic: str, partition: int | None, at: Position
 ) -> list[tuple[PartitionDescription, int]]:
-    """The partitions asked for, each with the offset that a place is in it."""
+    """The partitions asked for, each with the offset that `at` has in it."""
     described = await broker.describe_topic(topic)
     chosen = chosen_partitions(topic, described.partitions, partition)
     return [(of, await offset_at(broker, topic, of, at)) for of in chosen]
@@ -99,7 +99,7 @@ async def _resolved(
 def chosen_partitions(
     topic: str, partitions: Iterable[PartitionDescription], partition: int | None
 ) -> list[PartitionDescription]:
-    """All, or the one asked for. Raises UnknownPartitionError."""
+    """All partitions, or the one asked for. Raises UnknownPartitionError."""
     known = list(partitions)
     chosen = [of for of in known if partition in (None, of.partition)]
     if partition is not None and not chosen:
@@ -108,7 +108,7 @@ def chosen_partitions(
 
 
 async def offset_at(broker: Admin, topic: str, of: PartitionDescription, at: Position) -> int:
-    """Which offset a place is in a partition as it was described. Raises OffsetOutOfRangeError."""
+    """The offset that a position has in a partition with this description. Raises OffsetOutOfRangeError."""
     if isinstance(at, datetime):
         return min(await broker.offset_for_time(topic, of.partition, at), of.end_offset)
     offset = at if isinstance(at, int) else of.offset_of(at, most=of.end_offset)

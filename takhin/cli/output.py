@@ -1,4 +1,4 @@
-"""How results look: JSON for programs, bars for those who wait, words with numbers. Tables: see rows.py."""
+"""What commands print in common: JSON documents, progress bars, counts and sizes. Tables are in rows.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 Progress = Callable[[int, int], None]
-"""Is told how much is done, and how much there is."""
+"""Called with how much is done, and how much there is in all."""
 
 BAR_REFRESHES_PER_S = 4
 """Refreshes of a progress bar: enough for the eye."""
@@ -25,7 +25,7 @@ def print_json(document: Any) -> None:
 
 @contextmanager
 def progress_bar(label: str, unit: str = "bytes") -> Iterator[Progress]:
-    """A bar with rate and time left on stderr, if that is a terminal. unit: "bytes" or what is counted."""
+    """Show a bar with rate and time left, if stderr is a terminal. unit: "bytes" or what is counted."""
     if not sys.stderr.isatty():
         yield lambda _done, _of: None
         return

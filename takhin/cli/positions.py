@@ -1,9 +1,9 @@
-"""The offset language of `takhin consume -o`: where to begin, and where to stop.
+"""The positions that -o takes: where to begin, and where to stop.
 
     start  end  +10  -10  5  @2026-01-31T12:00  @-1h  @1700000000000      a position
-    5:20  start:end  -10:  @-1h:  @2026-01-01T00:00:2026-01-02T00:00      from one up to, without, another
+    5:20  start:end  -10:  @-1h:  @2026-01-01T00:00:2026-01-02T00:00      a range, whose stop is exclusive
 
-Pure: knows no broker.
+It is pure, and knows no broker.
 """
 
 from __future__ import annotations
@@ -15,26 +15,24 @@ from takhin.client import END, START, Position, Span
 from takhin.client.model import EPOCH
 from takhin.limits import INT64_MAX
 
-PLACES = {"start": START, "end": END}
+ENDS = {"start": START, "end": END}
 UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 AGO = re.compile(r"-((?:[0-9]{1,12}(?:ms|s|m|h|d))+)")
 PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 
-FORMS = (
-    "start, end, an offset, +N (after the start), -N (before the end), @TIME or @-1h, "
-    "or two of them with a : between"
-)
+FORMS = "start, end, an offset, +N (after the start), -N (before the end), @TIME or @-1h"
+RANGE_FORMS = f"{FORMS}, or two of them with a : between"
 
 
 def parse(text: str, now: datetime) -> Span:
-    """A position, or two: from one up to the other. now: what `@-1h` counts from, aware.
+    """Parse a position or a range. now: an aware time, from which `@-1h` counts back.
 
     Raises ValueError with a sentence.
     """
     whole = _position(text, now)
     if whole is not None:
         return Span(whole)
-    for colon in (at for at, character in enumerate(text) if character == ":"):  # times hold some, too
+    for colon in (at for at, character in enumerate(text) if character == ":"):  # times contain colons, too
         left, right = text[:colon], text[colon + 1 :]
         start = _position(left, now) if left else START
         if right and left.startswith("@") and not right.startswith("@") and right not in ("start", "end"):
@@ -42,12 +40,12 @@ def parse(text: str, now: datetime) -> Span:
         stop = _position(right, now) if right else END
         if start is not None and stop is not None:
             return Span(start, stop)
-    raise ValueError(f"{text!r} is no place in a log: it may be {FORMS}")
+    raise ValueError(f"{text!r} is not a position in a log; give {RANGE_FORMS}")
 
 
 def _position(text: str, now: datetime) -> Position | None:
-    if text in PLACES:
-        return PLACES[text]
+    if text in ENDS:
+        return ENDS[text]
     if re.fullmatch(r"[+-]?[0-9]{1,19}", text) and abs(int(text)) <= INT64_MAX:
         number = int(text)
         return {"+": START + number, "-": END + number}.get(text[0], number)
@@ -57,7 +55,7 @@ def _position(text: str, now: datetime) -> Position | None:
 
 
 def _time(text: str, now: datetime) -> datetime | None:
-    """None if it is none. What is before 1970 is 1970, as no record is older."""
+    """Parse a time; None if it is not one. A time before 1970 counts as 1970, since no record is older."""
     try:
         if ago := AGO.fullmatch(text):
             ms = sum(int(count) * UNIT_MS[unit] for count, unit in PART.findall(ago[1]))
@@ -67,7 +65,7 @@ def _time(text: str, now: datetime) -> datetime | None:
         elif re.fullmatch(r"[0-9]{13}", text):  # milliseconds
             moment = EPOCH + timedelta(milliseconds=int(text))
         else:
-            moment = datetime.fromisoformat(text).astimezone()  # without a zone it is local time
+            moment = datetime.fromisoformat(text).astimezone()  # local time if it names no zone
     except OverflowError:
         return EPOCH if text.startswith("-") else None
     except ValueError:

@@ -1,8 +1,8 @@
-"""`takhin produce`: the lines of stdin or of a file become records.
+"""`takhin produce`: makes records of the lines of stdin or of a file.
 
-Nothing waits for a batch to fill: what one read brings is handed over, and while a request is under way the
-next batch grows. A lone line goes at once. The producer rides out a broker's restart, and nothing is stored
-twice; what became of each line is known by the end.
+Nothing waits for a batch to fill: whatever a read returns is passed to the producer, and while a request is
+under way the next batch grows. A single line is sent at once. The producer waits for a broker that restarts,
+and nothing is stored twice. At the end it is known what became of each line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TIMEOUT_S = 120
 """The default of --timeout."""
 
 Parse = Callable[[bytes], tuple[NewRecord, int | None]]
-"""A line's record, and the partition it wants."""
+"""Turns a line into its record and the partition that it names, if any."""
 
 
 @click.command(short_help="Produce lines as records.")
@@ -45,23 +45,28 @@ Parse = Callable[[bytes], tuple[NewRecord, int | None]]
 @partition_option
 @click.option("-k", "--key", metavar="KEY", help="The key of all records.")
 @click.option(
-    "-K", "--key-separator", metavar="SEP", help="What stands before the first SEP of a line is its key."
+    "-K", "--key-separator", metavar="SEP", help="The part of a line before the first SEP is its key."
 )
 @click.option(
-    "-H", "--header", "headers", metavar="KEY=VALUE", multiple=True, help="A header of all records."
+    "-H",
+    "--header",
+    "headers",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="A header of all records; may be repeated.",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Each line is a record as `takhin consume --json` prints it."
 )
 @click.option(
-    "--keep-partitions", is_flag=True, help="With --json: each record goes to the partition it names."
+    "--keep-partitions", is_flag=True, help="With --json: send each record to the partition it names."
 )
 @click.option(
     "--timeout",
     type=click.IntRange(1, 86_400),
     default=TIMEOUT_S,
     metavar="S",
-    help=f"How long a record may wait for a broker that is away, in seconds.  [default: {TIMEOUT_S}]",
+    help=f"How long a record may wait for a broker that does not answer, in seconds.  [default: {TIMEOUT_S}]",
 )
 @server_option
 def produce(
@@ -77,18 +82,23 @@ def produce(
     timeout: int,
     server: str,
 ) -> None:
-    """Produce every line of FILE, or of stdin, to TOPIC as a record, its bytes kept as they are.
+    """Produce every line of FILE, or of stdin, to TOPIC as a record, with its bytes unchanged.
 
-    Records of one key go to one partition, in order; those without one are spread. Ends when all records are
-    durable. A restart of the broker is waited for, and no line is lost or stored twice.
+    Records with the same key go to the same partition, in order; records without a key are spread. The
+    command ends when all records are durable. It waits for a broker that restarts, and no line is lost or
+    stored twice.
 
-    --json takes an object a line: "value", and if there are "key", "headers" and "timestamp" (ms since 1970).
-    Binary is {"base64": …}. The topic, the partition and the offset that a record had are not looked at.
+    --json takes one object per line: "value", and optionally "key", "headers" and "timestamp" (ms since
+    1970). Binary is {"base64": …}. The topic, partition and offset that a record had are ignored.
     """
     if as_json and (key is not None or key_separator is not None or headers):
-        raise click.UsageError("--json brings keys and headers along", click.get_current_context())
+        raise click.UsageError(
+            "with --json, keys and headers come from the lines", click.get_current_context()
+        )
     if keep_partitions and (not as_json or partition is not None):
-        raise click.UsageError("--keep-partitions goes with --json alone", click.get_current_context())
+        raise click.UsageError(
+            "--keep-partitions needs --json, and no --partition", click.get_current_context()
+        )
     parse: Parse
     if as_json:
         parse = json_lines.parse if keep_partitions else _without_partition
@@ -97,7 +107,7 @@ def produce(
     descriptor = _opened(source)
     with explained():
         with Admin(server, timeout_ms=ANSWER_MS_MAX, retry=Retry(attempts_max=1)) as admin:
-            partitions = len(admin.describe_topic(topic).partitions)  # at once if no broker answers
+            partitions = len(admin.describe_topic(topic).partitions)  # fails at once if no broker answers
         if partition is not None and partition >= partitions:
             raise UnknownPartitionError(topic, partition, partitions)
         producer = Producer(server, delivery_timeout_ms=timeout * 1_000)
@@ -106,7 +116,7 @@ def produce(
 
 
 def _opened(source: str) -> int:
-    """A descriptor of FILE, or of stdin."""
+    """Return a descriptor of FILE, or of stdin."""
     if source != "-":
         try:
             return os.open(source, os.O_RDONLY)
@@ -122,9 +132,9 @@ def _without_partition(line: bytes) -> tuple[NewRecord, None]:
 
 
 def _line_parser(key: str | None, key_separator: str | None, headers: tuple[str, ...]) -> Parse:
-    """For lines that are values, or keys and values."""
+    """A parser for lines that are values, or keys and values."""
     if key is not None and key_separator is not None:
-        raise click.UsageError("--key and --key-separator exclude each other", click.get_current_context())
+        raise click.UsageError("use either --key or --key-separator, not both", click.get_current_context())
     if key_separator == "":
         raise click.BadParameter("must not be empty", param_hint="--key-separator")
     pairs = [header.partition("=") for header in headers]
@@ -148,7 +158,7 @@ def _line_parser(key: str | None, key_separator: str | None, headers: tuple[str,
 
 
 def _reads(descriptor: int, progress: Progress) -> Iterator[bytes]:
-    """What each read brings, until the end."""
+    """Yield what each read returns, until the end."""
     size_bytes, done = os.fstat(descriptor).st_size, 0  # 0 for a pipe
     while chunk := os.read(descriptor, READ_BYTES):
         yield chunk
@@ -157,35 +167,35 @@ def _reads(descriptor: int, progress: Progress) -> Iterator[bytes]:
 
 
 def _lines(reads: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The whole lines that each read brings, without their newlines; the last line may lack its own."""
-    begun: list[bytes] = []  # pieces of a line whose newline has not come yet
+    """Yield the lines that each read completes, without newlines; the last line may have none."""
+    pieces: list[bytes] = []  # of a line whose newline has not come yet
     for chunk in reads:
         head, newline, tail = chunk.rpartition(b"\n")
         if newline:
-            yield b"".join([*begun, head]).split(b"\n")
-            begun.clear()
-        begun.append(tail)
-        if sum(map(len, begun)) > LINE_BYTES_MAX:
+            yield b"".join([*pieces, head]).split(b"\n")
+            pieces.clear()
+        pieces.append(tail)
+        if sum(map(len, pieces)) > LINE_BYTES_MAX:
             raise click.ClickException(f"a line is longer than {LINE_BYTES_MAX} bytes")
-    if last := b"".join(begun):
+    if last := b"".join(pieces):
         yield [last]
 
 
 @dataclass
 class _Production:
-    """Lines on their way, and what became of those that have arrived."""
+    """The lines that are being sent, and counts of what became of the others."""
 
     producer: Producer
     topic: str
     partition: int | None
     parse: Parse
     pending: deque[tuple[int, Delivery]] = field(default_factory=deque)
-    """The number of each line, from 1, with its delivery."""
+    """Numbers of lines, from 1, with their deliveries."""
     acknowledged: int = 0
     unknown: int = 0
 
     def run(self, reads: Iterable[list[bytes]]) -> None:
-        """Send everything and say how many records are durable, also when it fails."""
+        """Send everything and print how many records are durable, also after a failure."""
         began = time.monotonic()
         try:
             self._send(reads)
@@ -196,7 +206,7 @@ class _Production:
             click.echo(f"interrupted: {self._tally()}", err=True)
             raise
         except (TakhinError, click.ClickException) as error:
-            with suppress(TakhinError):  # of a record that is counted below
+            with suppress(TakhinError):  # raised for records that are counted below
                 self.producer.close()
             self._count_rest()
             raise click.ClickException(f"{error}; {self._tally()}") from error
@@ -225,7 +235,7 @@ class _Production:
             self._settle(wait=False)
 
     def _settle(self, *, wait: bool) -> None:
-        """Count what is acknowledged; raises what befell the first line that is not."""
+        """Count what is acknowledged; raises an error that names the first line that failed."""
         while self.pending and (wait or self.pending[0][1].done):
             number, delivery = self.pending[0]
             try:
@@ -236,14 +246,14 @@ class _Production:
             self.acknowledged += 1
 
     def _count_rest(self) -> None:
-        """After a failure, when the producer is closed."""
+        """Count the remaining deliveries after a failure, when the producer is closed."""
         for _, delivery in self.pending:
             try:
                 delivery.result()
             except OutcomeUnknownError:
                 self.unknown += 1
             except TakhinError:
-                pass  # it is not stored
+                pass  # certainly not stored
             else:
                 self.acknowledged += 1
 

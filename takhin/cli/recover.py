@@ -1,4 +1,4 @@
-"""`takhin recover`: flags and words; the work is takhin.copies.recover's."""
+"""`takhin recover`: its options and its output; takhin.copies.recover does the work."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from takhin.cli.folders import check_chosen, data_dir_option, partition_option, 
 from takhin.cli.output import json_option, print_json, progress_bar
 
 
-@click.command(short_help="Go on without what is lost.")
+@click.command(short_help="Make short or damaged logs startable.")
 @data_dir_option
 @topic_option
 @partition_option
 @click.option(
     "--trust-changes",
     is_flag=True,
-    help="Keep pages that do not match their checksums, if the file is sound otherwise: for files that "
-    "another program, as you know, has changed.",
+    help="Keep pages that do not match their checksums if the file is otherwise sound: for files that you "
+    "know another program has changed.",
 )
 @json_option
 def recover(
@@ -27,11 +27,11 @@ def recover(
 ) -> None:
     """Make logs that are short or damaged startable, in a data folder that no broker runs on.
 
-    The old files are kept in DATA/aside. A short log is accepted as it is; of a damaged one the longest run
-    of records that can be read is kept. Says which offsets are lost. The logs get new incarnation ids, and
-    go on at the end of what was kept. Logs that are well are not touched.
+    The old files are kept in DATA/aside. A short log is accepted as it is; of a damaged one, the longest run
+    of readable records is kept. The command prints which offsets are lost. The logs get new incarnation ids
+    and continue at the end of what was kept. Sound logs are not touched.
 
-    Restoring a backup may save more: see takhin restore.
+    A backup may save more: see takhin restore.
     """
     check_chosen(topic, partition)
     from takhin.copies.recover import recover as make_startable  # noqa: PLC0415  loads SQLite

@@ -1,4 +1,4 @@
-"""`takhin restore`: flags and words; the work is takhin.copies.restore's."""
+"""`takhin restore`: its options and its output; takhin.copies.restore does the work."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from takhin.cli.folders import check_chosen, data_dir_option, partition_option, 
 from takhin.cli.output import counted, json_option, print_json, progress_bar
 
 
-@click.command(short_help="Put a backup back.")
+@click.command(short_help="Restore a backup.")
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @data_dir_option
 @topic_option
 @partition_option
 @click.option(
-    "--replace", is_flag=True, help="Put what is there aside, in DATA/aside, and the copy in its place."
+    "--replace", is_flag=True, help="Move what is there to DATA/aside, and put the copy in its place."
 )
 @json_option
 def restore(
     source: Path, *, data_dir: Path, topic: str | None, partition: int | None, replace: bool, as_json: bool
 ) -> None:
-    """Put SRC into a data folder that no broker runs on.
+    """Restore SRC into a data folder that no broker runs on.
 
     SRC is a backup, a copied data folder (with its -wal files), or a .tar, .tar.gz or .tar.xz archive of one.
-    All of it is looked over first. A topic is put back whole or not at all, whatever happens, and its logs
-    get new incarnation ids, by which clients see that they went back in time.
+    All of it is checked first. A topic is restored whole or not at all, whatever happens. Its logs get new
+    incarnation ids, so that clients can tell that they went back in time.
     """
     check_chosen(topic, partition)
     from takhin.copies.restore import Wanted  # noqa: PLC0415  loads SQLite

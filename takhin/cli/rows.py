@@ -1,4 +1,4 @@
-"""Rows on stdout: a table for people, CSV or JSON lines for programs. Holds 1,000 at a time."""
+"""Prints rows: a table for people, CSV or JSON lines for programs. It holds 1,000 rows at a time."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))
     ord("\r"): "\\r",
     ord("\t"): "\\t",
 }
-"""Control characters, which a terminal would obey."""
+"""Escapes for control characters, which a terminal would obey."""
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Columns under their names, numbers to the right. A terminal's width cuts long cells, a pipe none."""
+    """Print columns under their names, numbers to the right. On a terminal, long cells are cut to fit."""
     # rich takes a tenth of a second to import
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    room = Console().width if sys.stdout.isatty() else None
+    line_width = Console().width if sys.stdout.isatty() else None
     left = iter(rows)
     page = list(islice(left, TABLE_ROWS))
     while True:
         titles = [Text(_cell(name)) for name in columns]
         cells = [[Text("NULL", "dim") if cell is None else Text(_cell(cell)) for cell in row] for row in page]
-        widths = _widths([[text.cell_len for text in row] for row in (titles, *cells)], room)
+        widths = _widths([[text.cell_len for text in row] for row in (titles, *cells)], line_width)
         table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
         for at, title in enumerate(titles):
             justify: Literal["left", "right"] = "right" if _all_numbers(page, at) else "left"
@@ -63,26 +63,29 @@ def print_table(columns: Sequence[str], rows: Iterable[Row]) -> None:
         click.echo()
 
 
-def _widths(widths: Sequence[Sequence[int]], room: int | None) -> list[int]:
-    """Of each column, by those of its cells; the widest ones give way where there is not enough room."""
+def _widths(widths: Sequence[Sequence[int]], line_width: int | None) -> list[int]:
+    """The width of each column, from those of its cells; the widest ones are cut if the line is too short.
+
+    line_width: None for any.
+    """
     found = [max(column) for column in zip(*widths, strict=True)]
-    if room is None:
+    if line_width is None:
         return found
-    room -= GAP * (len(found) - 1)
+    room = line_width - GAP * (len(found) - 1)
     caps = range(room, CELL_WIDTH_MIN, -1)
     cap = next((cap for cap in caps if sum(min(width, cap) for width in found) <= room), CELL_WIDTH_MIN)
     return [min(width, cap) for width in found]
 
 
 def print_csv(columns: Sequence[str], rows: Iterator[Row]) -> None:
-    """As RFC 4180, with the names in the first line; NULL is empty, a BLOB as in the table."""
+    """Print RFC 4180 with the names in the first line; NULL is empty, a BLOB is as in the table."""
     out = csv.writer(sys.stdout, lineterminator="\n")
     out.writerow(columns)
     out.writerows([_literal(cell) if isinstance(cell, bytes) else cell for cell in row] for row in rows)
 
 
 def print_json_lines(columns: Sequence[str], rows: Iterator[Row]) -> None:
-    """An object a line; a BLOB is {"base64": …}, an infinite number the string "Infinity"."""
+    """Print an object per line; a BLOB is {"base64": …}, an infinite number the string "Infinity"."""
     for name in columns:
         if columns.count(name) > 1:
             raise click.ClickException(f"two columns are named {name!r}: name one of them with AS")
@@ -100,7 +103,7 @@ def _cell(cell: Any) -> str:
 
 
 def _literal(blob: bytes) -> str:
-    """A BLOB as SQL writes it."""
+    """A BLOB as a literal of SQL."""
     return f"x'{blob.hex()}'"
 
 

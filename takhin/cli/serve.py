@@ -1,4 +1,4 @@
-"""`takhin serve`: flags for every setting, made from the tree; the rest is `takhin.config` and the server."""
+"""`takhin serve`: flags for every setting, made from the tree. takhin.config and the server do the rest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from takhin.kinds import Bool, ListOf
 
 
 def add_flags(command: Callable[..., None], options: dict[str, config.Option]) -> Callable[..., None]:
-    """The command with a flag for every option. Values stay text, which `config` checks like all others."""
+    """Add a flag for every option. Values stay text, so that takhin.config checks them like all others."""
     for option in reversed(options.values()):
         default = f"  [default: {option.shown_default}]" if option.shown_default else ""
         # A bool may stand alone, as in --x, or say which, as in --x=false.
@@ -56,10 +56,10 @@ def given_flags(parameters: Mapping[str, Any], options: dict[str, config.Option]
 @click.option("--print-config", is_flag=True, help="Print the settings and where each comes from, then exit.")
 @partial(add_flags, options=config.OPTIONS)
 def serve(file: str | None, *, print_config: bool, **parameters: Any) -> None:
-    """Run a broker until SIGTERM or SIGINT, which let it finish what was begun; a second one forces it.
+    """Run a broker until SIGTERM or SIGINT. It finishes what it has begun; a second signal ends it at once.
 
     A setting is taken from its flag, else from its variable (--log-level: TAKHIN_LOG_LEVEL), else from
-    the TOML file (level in [log]), else it has its default.
+    the TOML file (level in [log]), else from its default.
     """
     loaded = config.load(
         given_flags(parameters, config.OPTIONS), os.environ, Path(file) if file is not None else None

@@ -1,4 +1,4 @@
-"""`takhin sql`: flags and what is printed; the work is takhin.query's."""
+"""`takhin sql`: its options and its output; takhin.query does the work."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ EXAMPLE = "select partition, count(*), max(time) from records group by partition
 @click.argument("topic")
 @click.argument("query", required=False)
 @data_dir_option
-@click.option("--csv", "form", flag_value="csv", help="Print CSV with a line of names.")
-@click.option("--json", "form", flag_value="json", help="Print JSON lines, an object for each row.")
+@click.option("--csv", "form", flag_value="csv", help="Print CSV, with the names in the first line.")
+@click.option("--json", "form", flag_value="json", help="Print JSON lines, one object per row.")
 @click.option(
     "--timeout",
     "timeout_s",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="Give up after that time.  [default: never]",
+    help="Give up after this time.  [default: never]",
 )
 def sql(topic: str, query: str | None, *, data_dir: Path, form: str | None, timeout_s: float | None) -> None:
     """Answer QUERY, a SELECT of SQLite, over all partitions of TOPIC.
 
     The tables are records, headers, committed_offsets and partitions; without QUERY their columns are shown.
-    DATA is the data folder of a running or stopped broker, or a backup. It is only read, in short reads, and
-    nothing is held in between, so that the broker is not held up. A query sees no record that was appended
+    DATA is the data folder of a running or stopped broker, or a backup. It is only read, in short reads with
+    no file open between them, so that the broker is not held up. A query sees no record that was appended
     after it began.
     """
     from takhin.query.query import run  # noqa: PLC0415  loads SQLite

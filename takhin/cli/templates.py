@@ -1,11 +1,11 @@
 r"""Output templates: `takhin consume -f '%o %k %v\n'`.
 
     %t topic   %p partition   %o offset   %d timestamp, ms since 1970, or %d{iso} in UTC
-    %k key   %v value   %h headers as k=v,…   and %k{hex} %k{base64}, so %v and %h too
-    %K %V bytes of key and value, -1 where there is none   %H number of headers   %% a percent sign
+    %k key   %v value   %h headers as k=v,…   and %k{hex} %k{base64}, also of %v and %h
+    %K %V length of key and value in bytes, -1 if there is none   %H number of headers   %% a percent sign
     \n \t \r \0 \\ \xHH bytes
 
-Everything else stands for itself; a newline is not added. Keys and values are written as the bytes they are.
+All other text is printed as it is; no newline is added. Keys and values are printed as their bytes.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ TOKEN = re.compile(
 
 
 def compiled(template: str) -> Piece:
-    """The function that prints a record by a template. Raises ValueError naming what it does not know."""
+    """Return the function that formats a record by a template. Raises ValueError at what it does not know."""
     pieces: list[Piece] = []
     at = 0
     while at < len(template):
         token = TOKEN.match(template, at)
         if token is None:
-            raise ValueError(f"{template[at : at + 2]!r} at {at} is no verb and no escape; see --help")
+            raise ValueError(f"{template[at : at + 2]!r} at {at} is neither a verb nor an escape; see --help")
         pieces.append(_piece(token))
         at = token.end()
     return lambda record: b"".join([piece(record) for piece in pieces])
@@ -85,5 +85,5 @@ def _verb(verb: str, form: str | None) -> Piece:
     if form is not None and verb in {"t", *NUMBERS, *RAW}:
         raise ValueError(f"%{verb} has no form {form!r}; %k, %v and %h have hex and base64, %d has iso")
     raise ValueError(
-        f"there is no verb %{verb}; there are %t, {', '.join(f'%{v}' for v in (*NUMBERS, *RAW))}"
+        f"there is no verb %{verb}; the verbs are %t, {', '.join(f'%{v}' for v in (*NUMBERS, *RAW))}"
     )

@@ -1,4 +1,4 @@
-"""`takhin topics`: create, list, describe and delete."""
+"""`takhin topics`: creates, lists, describes and deletes topics."""
 
 from __future__ import annotations
 
@@ -72,21 +72,21 @@ def list_(*, as_json: bool, server: str) -> None:
 @json_option
 @server_option
 def describe(names: tuple[str, ...], *, as_json: bool, server: str) -> None:
-    """Describe the topics of these NAMEs, or all: configs and the offsets of every partition."""
+    """Describe the topics with these NAMEs, or all: configs, and the offsets of every partition."""
     found = run(_described(server, names))
     if as_json:
         print_json([_document(topic) for topic in found])
     else:
         for topic in found:
             _show(topic)
-    # A topic that was listed and is gone by now is no error; one that was asked for by name is.
+    # A topic that was listed but is gone by now is not an error; one that was asked for by name is.
     unknown = sorted(set(names) - {topic.name for topic in found})
     if unknown:
         raise click.ClickException(f"there is no topic {', '.join(map(repr, unknown))}")
 
 
 async def _described(server: str, names: tuple[str, ...]) -> list[TopicDescription]:
-    """Those of `names` that are there, or all if none is given."""
+    """Describe those of `names` that exist, or all topics if there are no names."""
     async with admin(server) as broker:
         return await broker.describe_topics(names or await broker.list_topics())
 
@@ -101,7 +101,7 @@ def _show(topic: TopicDescription) -> None:
 
 
 def _records(of: PartitionDescription) -> int:
-    """How many records a partition has, whose offsets are dense."""
+    """The number of records of a partition, whose offsets are dense."""
     return of.end_offset - of.beginning_offset
 
 
@@ -117,7 +117,7 @@ def _document(topic: TopicDescription) -> dict[str, Any]:
 @json_option
 @server_option
 def delete(name: str, *, as_json: bool, server: str) -> None:
-    """Delete topic NAME with all its records."""
+    """Delete topic NAME and all its records."""
 
     async def deleted() -> None:
         async with admin(server) as broker:

@@ -1,4 +1,4 @@
-"""`takhin verify`: flags, lines and JSON; the work is takhin.copies.verify's."""
+"""`takhin verify`: its options and its output; takhin.copies.verify does the work."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from takhin.copies.verify import Found, Report
 
 
-@click.command(short_help="Look over a data folder or a backup.")
+@click.command(short_help="Check a data folder or a backup.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @json_option
 def verify(folder: Path, *, as_json: bool) -> None:
-    """Look over DIR, the data folder of a running or stopped broker, or a backup. Nothing is changed.
+    """Check DIR, the data folder of a running or stopped broker, or a backup. Nothing is changed.
 
-    Reads every page of every file: checksums, structure, records dense from the first to the last, headers,
-    committed offsets, and what the witness (or the backup's manifest) knows. The exit code is 0 if all is
-    well, 1 if there is a fault, or something that could not be read.
+    Every page of every file is read, to check checksums, SQLite's structures, records without gaps from the
+    first to the last, headers, committed offsets, and what the witness (or the backup's manifest) says. The
+    exit code is 0 if all is well, 1 if there is a fault, or something that could not be read.
     """
     from takhin.copies.verify import verify as look_over  # noqa: PLC0415  loads SQLite
 

@@ -1,4 +1,4 @@
-"""grpc.health.v1 and reflection, so that grpcurl, `buf curl` and k8s probes work untaught."""
+"""grpc.health.v1 and server reflection, so that grpcurl, `buf curl`, ghz and Kubernetes probes just work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health(health.aio.HealthServicer):  # type: ignore[misc]  # no stub has List yet
-    """The library's servicer, with the call that it lacks, and watches that end with the broker."""
+    """The library's servicer, which here also answers List and ends its watches when the broker stops."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]  # no stub has Li
 
 
 class _Watcher:
-    """A watching client: NOT_SERVING of a broker that stops is the last it hears, then UNAVAILABLE."""
+    """One Watch call. When the broker stops it sends NOT_SERVING, then ends with UNAVAILABLE."""
 
     def __init__(self, servicer: Health, context: Context) -> None:
         self._servicer = servicer
@@ -51,6 +51,27 @@ class _Watcher:
             raise ShuttingDownError
 
 
+class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # the library has no stubs
+    """The library's servicer, which finds the files of methods, too.
+
+    ghz asks for the file of the method that it calls, `grpcurl describe` for that of any symbol. The library
+    looks in protobuf's descriptor pool, whose FindFileContainingSymbol finds all symbols but methods.
+    """
+
+    def _file_containing_symbol(self, request: Any, fully_qualified_name: str) -> Any:
+        symbol = _service_of(fully_qualified_name) or fully_qualified_name
+        return super()._file_containing_symbol(request, symbol)
+
+
+def _service_of(method: str) -> str | None:
+    """The full name of the service that has this method, or None if there is no such method."""
+    try:
+        found = descriptor_pool.Default().FindMethodByName(method)
+    except KeyError:
+        return None
+    return str(found.containing_service.full_name)
+
+
 async def add_health(server: grpc.aio.Server) -> Health:
     servicer = Health()
     await servicer.set(SERVICE.full_name, SERVING)
@@ -59,7 +80,7 @@ async def add_health(server: grpc.aio.Server) -> Health:
 
 
 def add_reflection(server: grpc.aio.Server) -> None:
-    """Reflection as v1alpha, which the library has, and as v1, which differs in nothing but its name."""
+    """Serve reflection as v1alpha, which the library has, and as v1, which is the same under another name."""
     _describe_reflection_v1()
     names = [
         SERVICE.full_name,
@@ -67,7 +88,7 @@ def add_reflection(server: grpc.aio.Server) -> None:
         REFLECTION_V1,
         reflection.SERVICE_NAME,
     ]
-    servicer = reflection.aio.ReflectionServicer(names)
+    servicer = Reflection(names)
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         reflection_pb2.ServerReflectionRequest.FromString,
@@ -79,7 +100,7 @@ def add_reflection(server: grpc.aio.Server) -> None:
 
 
 def _describe_reflection_v1() -> None:
-    """Put v1's description where reflection finds it: v1alpha's, renamed."""
+    """Add a description of v1, which is v1alpha's renamed, to the pool that reflection reads."""
     described = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(described)
     renamed = text_format.MessageToString(described).replace("v1alpha", "v1")

@@ -3,8 +3,9 @@
 isort:skip_file
 The interface of Takhin, a durable message-streaming broker for one machine.
 
-Names and numbers here never change: existing clients were generated from them. Everything new is
-additive. tests/wire/test_descriptor.py holds this file against the table it was published with.
+Names and numbers here never change, because existing clients were generated from them: things are only
+added. `make check` compares this file with the last released one (buf.yaml says how), and
+tests/wire/test_descriptor.py with the table it was first published with.
 """
 
 from collections import abc as _abc
@@ -32,13 +33,13 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     ERROR_CODE_UNSPECIFIED: _ErrorCode.ValueType  # 0
     """no error"""
     ERROR_CODE_INTERNAL: _ErrorCode.ValueType  # 1
-    """a fault of the broker's own, logged under the id in the sentence"""
+    """a fault in the broker, logged under the id that the error text gives"""
     ERROR_CODE_INVALID_ARGUMENT: _ErrorCode.ValueType  # 2
     """a field is out of its range"""
     ERROR_CODE_INVALID_TOPIC_NAME: _ErrorCode.ValueType  # 3
     ERROR_CODE_INVALID_GROUP_ID: _ErrorCode.ValueType  # 4
     ERROR_CODE_INVALID_CONFIG: _ErrorCode.ValueType  # 5
-    """an unknown topic config, or a value it does not take"""
+    """an unknown topic config, or a value that it does not allow"""
     ERROR_CODE_INVALID_RECORD: _ErrorCode.ValueType  # 6
     """a header without a key, a timestamp out of range"""
     ERROR_CODE_INVALID_BATCH: _ErrorCode.ValueType  # 7
@@ -54,34 +55,34 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     ERROR_CODE_GROUP_NOT_EMPTY: _ErrorCode.ValueType  # 14
     ERROR_CODE_OFFSET_OUT_OF_RANGE: _ErrorCode.ValueType  # 15
     ERROR_CODE_OVERLOADED: _ErrorCode.ValueType  # 16
-    """a limit of the broker is reached; try again after a pause"""
+    """the broker has reached a limit; try again after a pause"""
     ERROR_CODE_STORAGE_FULL: _ErrorCode.ValueType  # 17
-    """no room on the disk"""
+    """the disk is full"""
     ERROR_CODE_PARTITION_UNAVAILABLE: _ErrorCode.ValueType  # 18
-    """this partition's file cannot be written or read now"""
+    """this partition's file cannot be written or read at present"""
     ERROR_CODE_OUTCOME_UNKNOWN: _ErrorCode.ValueType  # 19
-    """timeout_ms passed first: the records may or may not become durable"""
+    """timeout_ms ran out: the records may or may not become durable"""
     ERROR_CODE_SHUTTING_DOWN: _ErrorCode.ValueType  # 20
     ERROR_CODE_END_OFFSET_MISMATCH: _ErrorCode.ValueType  # 21
-    """the log does not end at expected_offset, but at end_offset"""
+    """the log ends at end_offset, not at expected_offset"""
     ERROR_CODE_OUT_OF_SEQUENCE: _ErrorCode.ValueType  # 22
-    """A gap, a producer that the log does not know, or a repeat that is too old to be remembered."""
+    """A gap in the sequence, a producer that the log does not know, or a repeat too old to be recognised."""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
-    """What went wrong, for programs; the sentence beside it is for people. The same names, without the
+    """What went wrong, for programs; the error text beside it is for people. The same names, without the
     prefix, are the reasons of google.rpc.ErrorInfo (domain "takhin") where an error is a gRPC status.
     """
 
 ERROR_CODE_UNSPECIFIED: ErrorCode.ValueType  # 0
 """no error"""
 ERROR_CODE_INTERNAL: ErrorCode.ValueType  # 1
-"""a fault of the broker's own, logged under the id in the sentence"""
+"""a fault in the broker, logged under the id that the error text gives"""
 ERROR_CODE_INVALID_ARGUMENT: ErrorCode.ValueType  # 2
 """a field is out of its range"""
 ERROR_CODE_INVALID_TOPIC_NAME: ErrorCode.ValueType  # 3
 ERROR_CODE_INVALID_GROUP_ID: ErrorCode.ValueType  # 4
 ERROR_CODE_INVALID_CONFIG: ErrorCode.ValueType  # 5
-"""an unknown topic config, or a value it does not take"""
+"""an unknown topic config, or a value that it does not allow"""
 ERROR_CODE_INVALID_RECORD: ErrorCode.ValueType  # 6
 """a header without a key, a timestamp out of range"""
 ERROR_CODE_INVALID_BATCH: ErrorCode.ValueType  # 7
@@ -97,18 +98,18 @@ ERROR_CODE_TOPIC_EXISTS: ErrorCode.ValueType  # 13
 ERROR_CODE_GROUP_NOT_EMPTY: ErrorCode.ValueType  # 14
 ERROR_CODE_OFFSET_OUT_OF_RANGE: ErrorCode.ValueType  # 15
 ERROR_CODE_OVERLOADED: ErrorCode.ValueType  # 16
-"""a limit of the broker is reached; try again after a pause"""
+"""the broker has reached a limit; try again after a pause"""
 ERROR_CODE_STORAGE_FULL: ErrorCode.ValueType  # 17
-"""no room on the disk"""
+"""the disk is full"""
 ERROR_CODE_PARTITION_UNAVAILABLE: ErrorCode.ValueType  # 18
-"""this partition's file cannot be written or read now"""
+"""this partition's file cannot be written or read at present"""
 ERROR_CODE_OUTCOME_UNKNOWN: ErrorCode.ValueType  # 19
-"""timeout_ms passed first: the records may or may not become durable"""
+"""timeout_ms ran out: the records may or may not become durable"""
 ERROR_CODE_SHUTTING_DOWN: ErrorCode.ValueType  # 20
 ERROR_CODE_END_OFFSET_MISMATCH: ErrorCode.ValueType  # 21
-"""the log does not end at expected_offset, but at end_offset"""
+"""the log ends at end_offset, not at expected_offset"""
 ERROR_CODE_OUT_OF_SEQUENCE: ErrorCode.ValueType  # 22
-"""A gap, a producer that the log does not know, or a repeat that is too old to be remembered."""
+"""A gap in the sequence, a producer that the log does not know, or a repeat too old to be recognised."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final
@@ -144,18 +145,18 @@ class Record(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     PARTITION_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
-    """absent and empty differ"""
+    """absent and empty are different"""
     value: _builtins.bytes
-    """absent and empty differ"""
+    """absent and empty are different"""
     timestamp: _builtins.int
-    """ms since 1970-01-01T00:00Z; 0 when produced: the broker's clock"""
+    """ms since 1970-01-01T00:00Z; 0 in a request: the broker's clock"""
     offset: _builtins.int
     """set by the broker"""
     partition: _builtins.int
     """set by the broker"""
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordHeader]:
-        """order and repeats are kept"""
+        """order and duplicates are kept"""
 
     def __init__(
         self,
@@ -484,12 +485,12 @@ class TopicInfo(_message.Message):
     num_partitions: _builtins.int
     replication_factor: _builtins.int
     topic_id: _builtins.str
-    """a new one for each creation"""
+    """a new one each time a topic is created"""
     @_builtins.property
     def partitions(self) -> _containers.MessageMap[_builtins.int, Global___PartitionInfo]: ...
     @_builtins.property
     def configs(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """every config with the value in force"""
+        """every config with its current value"""
 
     def __init__(
         self,
@@ -525,7 +526,7 @@ class PartitionInfo(_message.Message):
     end_offset: _builtins.int
     leader: _builtins.int
     incarnation_id: _builtins.str
-    """changes when an older copy of the log is put back"""
+    """changes when an older copy of the log is restored"""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -564,29 +565,30 @@ class ProduceMessageRequest(_message.Message):
     EXPECTED_OFFSET_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
-    """-1: the broker chooses, by key where there is one"""
+    """-1: the broker chooses, by the key if there is one"""
     required_acks: _builtins.int
     """Absent, 1 and -1: answered when durable. 0: answered when queued, with offset -1."""
     timeout_ms: _builtins.int
-    """how long to wait for durability; 0: the call's own deadline"""
+    """how long to wait until the records are durable; 0: the call's own deadline"""
     producer_id: _builtins.bytes
-    """16 bytes, chosen at random by the client: what it sends again is stored once. Empty: none. A batch of such
-    a producer names its partition, and is sent again with the same records, sequence and partition.
+    """16 bytes that the client chooses at random, so that a batch sent twice is stored once. Empty: none.
+    A batch with a producer_id names its partition; its repeat has the same records, sequence and partition.
     """
     sequence: _builtins.int
-    """The number of the batch's first record among those this producer sent to this partition: from 0, dense.
-    The next batch's is that of the last one stored, plus its record_count; else the answer is
-    OUT_OF_SEQUENCE, or, for one of the last five batches stored, a duplicate. A refused batch uses up none.
+    """A producer numbers the records that it sends to a partition from 0, without gaps; this is the number of
+    the batch's first record. The next batch continues after the last one stored: its sequence plus its
+    record_count. A repeat of one of the last five batches stored is answered as a duplicate, any other
+    sequence is refused with OUT_OF_SEQUENCE. A refused batch uses up no numbers.
     """
     expected_offset: _builtins.int
-    """Append only if the log ends there, where the first record would land; else END_OFFSET_MISMATCH. Names its
-    partition too. Absent: append wherever the log ends.
+    """Append only if the log ends here, so that this is the first record's offset; else END_OFFSET_MISMATCH.
+    Such a batch names its partition, too. Absent: append wherever the log ends.
     """
     @_builtins.property
     def record(self) -> Global___Record: ...
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]:
-        """a batch: atomic, at consecutive offsets; instead of record"""
+        """instead of record: an atomic batch, at consecutive offsets"""
 
     def __init__(
         self,
@@ -641,7 +643,7 @@ class ProduceMessageResponse(_message.Message):
     end_offset: _builtins.int
     """with END_OFFSET_MISMATCH: where the log ends"""
     duplicate: _builtins.bool
-    """this batch was stored before: offset and timestamp are those of then"""
+    """this batch was stored before: offset and timestamp are those of the first time"""
     def __init__(
         self,
         *,
@@ -682,16 +684,16 @@ class ConsumeMessagesRequest(_message.Message):
     offset: _builtins.int
     """-1: earliest, -2: latest"""
     max_bytes: _builtins.int
-    """of a response; 0: 1 MiB; at least one record comes"""
+    """of one response; 0: 1 MiB; a larger record comes alone"""
     min_bytes: _builtins.int
-    """wait for as much, at most max_wait_ms"""
+    """wait until there are this many, at most max_wait_ms"""
     max_wait_ms: _builtins.int
     stop_at_end: _builtins.bool
-    """end the stream at the end offset as of now"""
+    """end the stream at the end offset that the log has now"""
     stop_offset: _builtins.int
     """end the stream before this offset"""
     max_records: _builtins.int
-    """end the stream after as many; 0: no bound"""
+    """end the stream after this many records; 0: no limit"""
     start_timestamp: _builtins.int
     """Start at the first record at or after this time (ms since 1970) instead of at offset."""
     def __init__(
@@ -740,7 +742,7 @@ class ConsumeMessagesResponse(_message.Message):
     """always empty: errors of this call are a gRPC status"""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]:
-        """none: the stream is idle and alive"""
+        """empty: nothing new, but the stream is alive"""
 
     def __init__(
         self,
@@ -792,9 +794,9 @@ class TopicPartitionOffset(_message.Message):
     topic: _builtins.str
     partition: _builtins.int
     offset: _builtins.int
-    """the next one to read; -1 where none is committed"""
+    """the next one to read; -1 if none is committed"""
     metadata: _builtins.str
-    """at most 4,096 bytes, comes back as given"""
+    """at most 4,096 bytes, returned as given"""
     def __init__(
         self,
         *,
@@ -869,7 +871,7 @@ class GetCommittedOffsetsRequest(_message.Message):
     group_id: _builtins.str
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicPartition]:
-        """none: all the group has committed"""
+        """empty: all that the group has committed"""
 
     def __init__(
         self,
@@ -1067,7 +1069,7 @@ Global___ConsumerGroupMember: _TypeAlias = ConsumerGroupMember  # noqa: Y015
 
 @_typing.final
 class GroupOffset(_message.Message):
-    """What a group committed in one partition, and how far it is behind."""
+    """What a group has committed in one partition, and how far behind it is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1230,12 +1232,12 @@ class HealthCheckResponse(_message.Message):
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     status: _builtins.str
-    """"healthy"; "degraded" while something is wrong that the broker goes on without"""
+    """"healthy", or "degraded": something is wrong, but the broker keeps serving"""
     version: _builtins.str
     uptime_seconds: _builtins.int
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """what is wrong, a sentence each"""
+        """what is wrong, one sentence each"""
 
     def __init__(
         self,

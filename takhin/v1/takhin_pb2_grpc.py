@@ -160,7 +160,7 @@ class TakhinServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ConsumeMessages(self, request, context):
-        """Goes on until the client cancels, or until a bound set in the request is reached.
+        """Runs until the client cancels, or until it reaches a bound set in the request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

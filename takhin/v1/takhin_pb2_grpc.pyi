@@ -3,8 +3,9 @@
 isort:skip_file
 The interface of Takhin, a durable message-streaming broker for one machine.
 
-Names and numbers here never change: existing clients were generated from them. Everything new is
-additive. tests/wire/test_descriptor.py holds this file against the table it was published with.
+Names and numbers here never change, because existing clients were generated from them: things are only
+added. `make check` compares this file with the last released one (buf.yaml says how), and
+tests/wire/test_descriptor.py with the table it was first published with.
 """
 
 from collections import abc as _abc
@@ -46,7 +47,7 @@ class TakhinServiceStub:
     ProduceMessageStream: _grpc.StreamStreamMultiCallable[_takhin_pb2.ProduceMessageRequest, _takhin_pb2.ProduceMessageResponse]
     """One response per request, in order; a refused request never ends the stream."""
     ConsumeMessages: _grpc.UnaryStreamMultiCallable[_takhin_pb2.ConsumeMessagesRequest, _takhin_pb2.ConsumeMessagesResponse]
-    """Goes on until the client cancels, or until a bound set in the request is reached."""
+    """Runs until the client cancels, or until it reaches a bound set in the request."""
     GetPartitionOffsets: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.GetPartitionOffsetsRequest, _takhin_pb2.GetPartitionOffsetsResponse]
     CommitOffset: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.CommitOffsetRequest, _takhin_pb2.CommitOffsetResponse]
     """Consumer groups."""
@@ -70,7 +71,7 @@ class TakhinServiceAsyncStub(TakhinServiceStub):
     ProduceMessageStream: _aio.StreamStreamMultiCallable[_takhin_pb2.ProduceMessageRequest, _takhin_pb2.ProduceMessageResponse]  # type: ignore[assignment]
     """One response per request, in order; a refused request never ends the stream."""
     ConsumeMessages: _aio.UnaryStreamMultiCallable[_takhin_pb2.ConsumeMessagesRequest, _takhin_pb2.ConsumeMessagesResponse]  # type: ignore[assignment]
-    """Goes on until the client cancels, or until a bound set in the request is reached."""
+    """Runs until the client cancels, or until it reaches a bound set in the request."""
     GetPartitionOffsets: _aio.UnaryUnaryMultiCallable[_takhin_pb2.GetPartitionOffsetsRequest, _takhin_pb2.GetPartitionOffsetsResponse]  # type: ignore[assignment]
     CommitOffset: _aio.UnaryUnaryMultiCallable[_takhin_pb2.CommitOffsetRequest, _takhin_pb2.CommitOffsetResponse]  # type: ignore[assignment]
     """Consumer groups."""
@@ -139,7 +140,7 @@ class TakhinServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _takhin_pb2.ConsumeMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_takhin_pb2.ConsumeMessagesResponse], _abc.AsyncIterator[_takhin_pb2.ConsumeMessagesResponse]]:
-        """Goes on until the client cancels, or until a bound set in the request is reached."""
+        """Runs until the client cancels, or until it reaches a bound set in the request."""
 
     @_abc_1.abstractmethod
     def GetPartitionOffsets(

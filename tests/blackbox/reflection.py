@@ -32,5 +32,13 @@ def service_names(channel: grpc.Channel, version: str) -> set[str]:
 def file_of(channel: grpc.Channel, version: str, symbol: str) -> FileDescriptorProto:
     """The description of the file that defines `symbol`."""
     response = _ask(channel, version, ServerReflectionRequest(file_containing_symbol=symbol))
+    assert response.original_request.file_containing_symbol == symbol
     (serialized,) = response.file_descriptor_response.file_descriptor_proto
     return FileDescriptorProto.FromString(serialized)
+
+
+def error_code_of(channel: grpc.Channel, version: str, symbol: str) -> int:
+    """The number of the gRPC status that answers a question for `symbol`."""
+    response = _ask(channel, version, ServerReflectionRequest(file_containing_symbol=symbol))
+    assert response.WhichOneof("message_response") == "error_response"
+    return response.error_response.error_code

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2 as health
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from blackbox.clients import CALL_S_MAX, CHANNEL_OPTIONS, create_topic
-from blackbox.reflection import VERSIONS, file_of, service_names
+from blackbox.reflection import VERSIONS, error_code_of, file_of, service_names
 from blackbox.wire_table import SERVICE, DescribedClient, described_file
 
 SERVING = health.HealthCheckResponse.SERVING
@@ -72,6 +72,30 @@ def test_reflection_lists_and_describes_the_service(channel, version):
     assert {f"grpc.reflection.{v}.ServerReflection" for v in VERSIONS} <= names
     (service,) = file_of(channel, version, SERVICE).service
     assert {"ProduceMessage", "ProduceMessageStream", "ConsumeMessages"} <= {m.name for m in service.method}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_reflection_finds_every_kind_of_symbol(channel, version):
+    """The file of a method, a message, a field, a map's entry, an enum or one of its values is found."""
+    for name in (
+        "TakhinService.ProduceMessage",
+        "TakhinService.ConsumeMessages",
+        "Record",
+        "Record.key",
+        "TopicInfo.PartitionsEntry",
+        "ErrorCode",
+        "ERROR_CODE_UNKNOWN_TOPIC",
+    ):
+        assert file_of(channel, version, f"takhin.v1.{name}").name == "takhin/v1/takhin.proto"
+    health_file = file_of(channel, version, "grpc.health.v1.Health.Check")
+    assert [service.name for service in health_file.service] == ["Health"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_reflection_does_not_find_unknown_symbols(channel, version):
+    """A symbol that nothing defines is answered with NOT_FOUND, as the protocol says."""
+    for symbol in (f"{SERVICE}.Produce", f"{SERVICE}.ProduceMessage.topic", "takhin.v1.Nothing", ""):
+        assert error_code_of(channel, version, symbol) == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 def buf_curl(address, *args):

@@ -24,23 +24,23 @@ class Takhin:
         return self.run(command(*args), stdin)
 
     def to(self, broker: Broker) -> Takhin:
-        """The same command, pointed at another broker."""
+        """Return the same runner for another broker."""
         return Takhin(broker.address)
 
     def run(self, line: list[str], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
-        """Any command line, with the same environment."""
+        """Run any command line in the same environment."""
         return subprocess.run(
             line, input=stdin, env=self.environ(), capture_output=True, timeout=60, check=False
         )
 
     def output(self, *args: object, stdin: bytes = b"") -> bytes:
-        """What a command that must succeed prints on stdout."""
+        """Run a command that must succeed; return what it prints on stdout."""
         done = self(*args, stdin=stdin)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout
 
     def error(self, *args: object, stdin: bytes = b"") -> str:
-        """The one line on stderr of a command that must fail with exit code 1."""
+        """Run a command that must fail with exit code 1; return its one line on stderr."""
         done = self(*args, stdin=stdin)
         assert done.returncode == 1, done.stderr.decode()
         (line,) = done.stderr.decode().splitlines()
@@ -49,7 +49,7 @@ class Takhin:
 
     @contextmanager
     def start(self, *args: object) -> Iterator[subprocess.Popen[bytes]]:
-        """A command that goes on; whatever becomes of the test, it does not outlive the block."""
+        """Start a command that keeps running, until the block ends at the latest."""
         pipe = subprocess.PIPE
         with subprocess.Popen(
             command(*args), env=self.environ(), stdin=pipe, stdout=pipe, stderr=pipe
@@ -65,7 +65,7 @@ class Takhin:
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory) -> Iterator[Broker]:
-    """A broker whose quiet streams say so every 100 ms."""
+    """A broker that sends an empty response on idle streams every 100 ms."""
     with Broker(tmp_path_factory.mktemp("broker") / "data", consume_heartbeat_ms=100) as broker:
         yield broker
 
@@ -84,14 +84,14 @@ def topic(broker, request) -> Iterator[str]:
 
 @pytest.fixture
 def wide_topic(broker, request) -> Iterator[str]:
-    """The same with four partitions."""
+    """A topic of the test's own, with four partitions."""
     with made_topic(broker, request, 4) as name:
         yield name
 
 
 @contextmanager
 def made_topic(broker: Broker, request, partitions: int = 1) -> Iterator[str]:
-    """By calls, as each command takes a third of a second; test_topics.py has the commands."""
+    """Create a topic by calls, because a command takes a third of a second."""
     with connected(broker.address) as stub:
         name = create_topic(stub, request.node.name.partition("[")[0], partitions)
         yield name

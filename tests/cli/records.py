@@ -7,14 +7,14 @@ from takhin.v1 import takhin_pb2 as pb
 
 
 def put(broker, topic, *records: pb.Record, partition: int = 0) -> None:
-    """Produce records as they are, which lines of text cannot be."""
+    """Produce any records, even ones that no line of text can express."""
     with connected(broker.address) as stub:
         request = pb.ProduceMessageRequest(topic=topic, partition=partition, records=records)
         assert stub.ProduceMessage(request, timeout=10).error == ""
 
 
 def fill(broker, topic, count: int) -> None:
-    """So many records of 99 bytes."""
+    """Make this many records of 99 bytes."""
     records = [pb.Record(value=b"x" * 99)] * 5_000
     for left in range(count, 0, -5_000):
         put(broker, topic, *records[:left])

@@ -23,7 +23,7 @@ def values(takhin, topic, *options) -> list[bytes]:
 
 
 def test_json(takhin, broker, topic):
-    """Text where it is UTF-8, base64 where it is not, null where there is none; headers in order."""
+    """A value is text if it is UTF-8, base64 if it is not, null if there is none; headers are in order."""
     headers = [pb.RecordHeader(key="h", value=b"1"), pb.RecordHeader(key="h", value=b"\xff")]
     put(
         broker,
@@ -65,13 +65,13 @@ def test_json(takhin, broker, topic):
 
 
 def test_values(takhin, broker, topic):
-    """The bytes as they are and a newline; a record without a value is an empty line."""
+    """A value is printed as its bytes and a newline; a record without a value is an empty line."""
     put(broker, topic, pb.Record(value=b"\xff\r"), pb.Record(), pb.Record(value=b"a\nb"))
     assert takhin.output("consume", topic) == b"\xff\r\n\na\nb\n"
 
 
 def test_where_it_begins(takhin, broker, topic):
-    """The start by default, the end, offsets, counts from either end, times with and without a zone."""
+    """-o takes the ends, offsets, counts from either end, and times with and without a zone."""
     put(broker, topic, *[pb.Record(value=b"%d" % n, timestamp=NOON_MS + n) for n in range(5)])
     everything = [b"0", b"1", b"2", b"3", b"4"]
     local = datetime.fromtimestamp((NOON_MS + 3) / 1_000).isoformat(timespec="milliseconds")  # noqa: DTZ006
@@ -102,7 +102,7 @@ def test_where_it_begins(takhin, broker, topic):
 
 
 def test_all_partitions(takhin, broker, wide_topic):
-    """One after the other unless one is named; an offset needs one to be named."""
+    """Partitions are printed one after the other, or only the one that is named; an offset needs one."""
     for partition in (2, 0, 3):
         put(
             broker,
@@ -119,7 +119,7 @@ def test_all_partitions(takhin, broker, wide_topic):
 
 
 def test_it_stops_at_the_end_as_of_the_start(takhin, broker, topic):
-    """Records that come while it prints are left for the next time."""
+    """Records that arrive while it prints are not printed."""
     fill(broker, topic, 50_001)
     with takhin.start("consume", topic) as reader:
         reader.stdout.read(1)  # it has begun, and the pipe is too small for it to have ended
@@ -131,7 +131,7 @@ def test_it_stops_at_the_end_as_of_the_start(takhin, broker, topic):
 
 
 def test_follow(takhin, broker, wide_topic):
-    """What is there, then what comes, from all partitions; --max-records ends it."""
+    """Existing records are printed, then new ones, from all partitions, until --max-records."""
     put(broker, wide_topic, pb.Record(value=b"old"))
     with takhin.start("consume", wide_topic, "--follow", "--max-records", 3) as reader:
         assert reader.stdout.readline() == b"old\n"
@@ -157,7 +157,7 @@ def test_follow_from_the_end_skips_what_is_there(takhin, broker, topic):
 
 @pytest.mark.parametrize("form", [["--json"], []])
 def test_a_closed_pipe_ends_it_quietly(takhin, broker, topic, form):
-    """`takhin consume … | head -1` is no error, on either side."""
+    """`takhin consume … | head -1` is not an error, on either side."""
     fill(broker, topic, 20_001)
     with takhin.start("consume", topic, *form) as reader:
         assert reader.stdout.readline()
@@ -167,7 +167,7 @@ def test_a_closed_pipe_ends_it_quietly(takhin, broker, topic, form):
 
 
 def test_output_that_cannot_be_written(takhin, broker, topic):
-    """A full disk under stdout is one line and exit code 1."""
+    """If the disk under stdout is full, the command prints one line and exits with 1."""
     put(broker, topic, pb.Record(value=b"x"))
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
@@ -183,28 +183,31 @@ def test_output_that_cannot_be_written(takhin, broker, topic):
         (["--partition", "7"], "has partitions 0 to 0, not 7"),
         (["-o", "1"], "offset 1 is outside the log"),
         (["-o", "1", "--follow"], "offset 1 is outside the log"),
-        (["-o", "99999999999999999999"], "'99999999999999999999' is no place in a log: it may be start, end"),
-        (["-o", "yesterday"], "'yesterday' is no place in a log"),
-        (["-o", ""], "'' is no place in a log"),
-        (["-o", "0:1", "--follow"], "'0:1' says where to stop; --follow never does"),
-        (["--json", "-f", "%v"], "--json and --format exclude each other"),
+        (
+            ["-o", "99999999999999999999"],
+            "'99999999999999999999' is not a position in a log; give start, end",
+        ),
+        (["-o", "yesterday"], "'yesterday' is not a position in a log"),
+        (["-o", ""], "'' is not a position in a log"),
+        (["-o", "0:1", "--follow"], "'0:1' says where to stop, but --follow never stops"),
+        (["--json", "-f", "%v"], "use either --json or --format, not both"),
         (["--max-records", "0"], "is not in the range"),
         (["-f", "%x"], "there is no verb %x"),
     ],
 )
 def test_refusals(takhin, topic, options, sentence):
-    """One line, exit code 1."""
+    """A refusal is one line, with exit code 1."""
     assert sentence in takhin.error("consume", topic, *options)
 
 
 def test_an_unknown_topic(takhin):
-    """Following one is refused like reading one."""
+    """Following an unknown topic is refused like reading one."""
     for options in ([], ["--follow"]):
         assert takhin.error("consume", "nosuch", *options) == "there is no topic 'nosuch'"
 
 
 def test_follow_rides_out_a_restart(takhin, tmp_path):
-    """A broker that is killed and started again on the same address: no record is lost or printed twice."""
+    """The broker is killed and started again at the same address: no record is lost or printed twice."""
     with Broker(tmp_path / "data") as broker, takhin.to(broker).start("consume", "t", "--follow") as early:
         assert early.wait(20) == 1  # there is no such topic
         takhin = takhin.to(broker)
@@ -220,7 +223,7 @@ def test_follow_rides_out_a_restart(takhin, tmp_path):
 
 
 def test_old_connections_are_no_end(takhin, tmp_path):
-    """Through several connections that the broker closes by age, every record arrives once and in order."""
+    """The broker closes several connections for their age: every record arrives once and in order."""
     ages = {"rpc_connection_age_ms": 500, "rpc_connection_age_grace_ms": 500, "consume_heartbeat_ms": 50}
     with Broker(tmp_path / "data") as broker:
         takhin.to(broker).output("topics", "create", "t")  # may take longer than such a connection lasts

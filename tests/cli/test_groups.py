@@ -14,7 +14,7 @@ NOON_MS = 1_767_268_800_000
 
 @pytest.fixture
 def filled(broker, wide_topic) -> str:
-    """Four partitions, of 0, 1, 2 and 3 records, a second apart from noon on."""
+    """A topic with four partitions, of 0, 1, 2 and 3 records, a second apart from noon on."""
     for partition in range(1, 4):
         records = [pb.Record(value=b"v", timestamp=NOON_MS + 1_000 * n) for n in range(partition)]
         put(broker, wide_topic, *records, partition=partition)
@@ -27,7 +27,7 @@ def rows(takhin, *args) -> list[list[str]]:
 
 
 def test_offsets(takhin, filled):
-    """Both ends of each partition, and where a place is between them."""
+    """Both ends of each partition are shown, and the offset of a position between them."""
     assert rows(takhin, "offsets", "list", filled) == [[str(n), "0", str(n), str(n)] for n in range(4)]
     for place, expected in [
         ("start", "0000"),
@@ -41,9 +41,9 @@ def test_offsets(takhin, filled):
 
 
 def test_a_group(takhin, filled):
-    """It is set, listed, described with its lag, set anew, read from, deleted."""
+    """A group's offset is set, listed, described with its lag, set again, read from, deleted."""
     said = takhin.output("offsets", "set", "billing", filled, "-o", "-1")
-    assert said.endswith(f"group billing goes on there in 4 partitions of {filled}\n".encode())
+    assert said.endswith(f"group billing continues there in 4 partitions of {filled}\n".encode())
     assert rows(takhin, "groups", "list") == [["billing", "Empty", "0"]]
     described = rows(takhin, "groups", "describe", "billing")
     assert [row[:5] for row in described] == [
@@ -71,8 +71,8 @@ def test_a_group(takhin, filled):
         (["groups", "delete", "nosuch"], "nosuch"),
         (["offsets", "list", "nosuch"], "there is no topic 'nosuch'"),
         (["offsets", "set", "g", "nosuch", "-o", "start"], "there is no topic 'nosuch'"),
-        (["offsets", "set", "g", "TOPIC", "-o", "0:1"], "'0:1' is a range; one place is wanted here"),
-        (["offsets", "set", "g", "TOPIC", "-o", "x"], "'x' is no place in a log"),
+        (["offsets", "set", "g", "TOPIC", "-o", "0:1"], "'0:1' is a range; give a single position here"),
+        (["offsets", "set", "g", "TOPIC", "-o", "x"], "'x' is not a position in a log"),
         (["offsets", "set", "g", "TOPIC", "-o", "99"], "99"),
         (["offsets", "set", "g", "TOPIC"], "Missing option '-o'"),
         (["offsets", "list", "TOPIC", "-p", "4"], "has partitions 0 to 3, not 4"),
@@ -80,6 +80,6 @@ def test_a_group(takhin, filled):
     ],
 )
 def test_refusals(takhin, wide_topic, args, sentence):
-    """One line, exit code 1, and no group is made."""
+    """A refusal is one line, with exit code 1, and creates no group."""
     assert sentence in takhin.error(*[wide_topic if arg == "TOPIC" else arg for arg in args])
     assert rows(takhin, "groups", "list") == []

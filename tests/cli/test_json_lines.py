@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from takhin.cli.json_lines import NoRecordError, line, parse
+from takhin.cli.json_lines import NotARecordError, line, parse
 from takhin.client import Header, NewRecord, Record
 
 RAW = st.one_of(st.binary(max_size=20), st.text(max_size=20).map(str.encode))
@@ -22,7 +22,7 @@ RAW = st.one_of(st.binary(max_size=20), st.text(max_size=20).map(str.encode))
     partition=st.integers(0, 2**31 - 1),
 )
 def test_round_trip(key, value, headers, timestamp, partition):
-    """Binary, text, empty and none; header keys that repeat; in one line."""
+    """Binary, text, empty and absent values and repeated header keys survive, in one line."""
     record = Record("orders", partition, 7, timestamp, key, value, [Header(*each) for each in headers])
     printed = line(record)
     assert printed.count(b"\n") == 1
@@ -33,7 +33,7 @@ def test_round_trip(key, value, headers, timestamp, partition):
 
 
 def test_what_it_looks_like():
-    """Text where it is UTF-8, base64 where not, null where there is none; letters as they are."""
+    """A value is text if it is UTF-8, base64 if not, null if there is none; letters are not escaped."""
     record = Record("orders", 1, 7, 5, "ü".encode(), b"\xff", [Header("h", b"")])
     assert line(record).decode() == (
         '{"topic": "orders", "partition": 1, "offset": 7, "timestamp": 5, "key": "ü", '
@@ -54,34 +54,37 @@ def test_only_the_value_is_needed():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (b"", "no JSON object of a record"),
-        (b"{", "no JSON object of a record"),
-        (b'{"value": "\xff"}', "no JSON object of a record"),
-        (b"[1]", "no JSON object but [1]"),
-        (b'"' + b"x" * 1_000 + b'"', "no JSON object but"),
+        (b"", "not a record in JSON"),
+        (b"{", "not a record in JSON"),
+        (b'{"value": "\xff"}', "not a record in JSON"),
+        (b"[1]", "not a JSON object but [1]"),
+        (b'"' + b"x" * 1_000 + b'"', "not a JSON object but"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"value": "v", "valeu": 1}', "a field 'valeu'; there are topic, "),
+        (b'{"value": "v", "valeu": 1}', "an unknown field 'valeu'; the fields are topic, "),
         (b'{"key": "k"}', "it has no value"),
-        (b'{"value": "v", "value": "w"}', "'value' is there twice"),
-        (b'{"value": 5}', 'value is text, {"base64": …} or null, not 5'),
+        (b'{"value": "v", "value": "w"}', "'value' is given twice"),
+        (b'{"value": 5}', 'value must be text, {"base64": …} or null, not 5'),
         (b'{"value": {"a": 1}}', 'not {"a": 1}'),
-        (b'{"value": {"base64": "/w="}}', "value is no base64"),
-        (b'{"value": {"base64": "/w== "}}', "value is no base64"),
-        (b'{"value": {"base64": "\xc3\xbc"}}', "value is no base64"),
-        (b'{"value": "\\ud800"}', "half a surrogate pair"),
-        (b'{"value": "v", "timestamp": -1}', "timestamp is a number from 0, not -1"),
-        (b'{"value": "v", "timestamp": 1.0}', "timestamp is a number from 0, not 1.0"),
+        (b'{"value": {"base64": "/w="}}', "value is not valid base64"),
+        (b'{"value": {"base64": "/w== "}}', "value is not valid base64"),
+        (b'{"value": {"base64": "\xc3\xbc"}}', "value is not valid base64"),
+        (b'{"value": "\\ud800"}', "half of a surrogate pair"),
+        (b'{"value": "v", "timestamp": -1}', "timestamp must be a whole number from 0, not -1"),
+        (b'{"value": "v", "timestamp": 1.0}', "timestamp must be a whole number from 0, not 1.0"),
         (b'{"value": "v", "timestamp": 9223372036854775808}', "not 9223372036854775808"),
-        (b'{"value": "v", "partition": true}', "partition is a number from 0, not true"),
-        (b'{"value": "v", "headers": {}}', "headers are a list"),
-        (b'{"value": "v", "headers": [{"key": "k"}]}', 'a header is {"key": "text", "value": …}'),
-        (b'{"value": "v", "headers": [{"key": 1, "value": ""}]}', 'a header is {"key": "text", "value": …}'),
+        (b'{"value": "v", "partition": true}', "partition must be a whole number from 0, not true"),
+        (b'{"value": "v", "headers": {}}', "headers must be a list"),
+        (b'{"value": "v", "headers": [{"key": "k"}]}', 'a header must be {"key": "text", "value": …}'),
+        (
+            b'{"value": "v", "headers": [{"key": 1, "value": ""}]}',
+            'a header must be {"key": "text", "value": …}',
+        ),
         (b'{"value": "v", "headers": [{"key": "k", "value": null}]}', "'k' has the value null"),
     ],
 )
 def test_what_is_no_record(text, sentence):
-    """One sentence that names it, not all of it."""
-    with pytest.raises(NoRecordError) as refused:
+    """The error is one sentence that quotes the line, but not all of a long one."""
+    with pytest.raises(NotARecordError) as refused:
         parse(text)
     assert sentence in str(refused.value)
     assert len(str(refused.value)) < 250

@@ -25,7 +25,7 @@ def test_lines_do_not_depend_on_how_the_bytes_arrive(chunks):
 
 
 def test_a_line_is_passed_on_as_soon_as_it_is_whole():
-    """Nothing is held back for the sake of a larger batch, except a line that has only begun."""
+    """Nothing is held back for a larger batch, except a line that is incomplete."""
     chunks = iter([b"a\nb\nc", b"d", b"e\n"])
     lines = _lines(chunks)
     assert next(lines) == [b"a", b"b"]
@@ -44,7 +44,7 @@ def test_a_line_without_end_is_refused(monkeypatch):
 
 @given(st.lists(st.tuples(st.sampled_from([b"", b"a", b"\xff"]), st.sampled_from([b"", b"1", b"=", b"a=b"]))))
 def test_keys_end_at_the_first_separator(records):
-    """What follows it is the value, further separators included."""
+    """All that follows the separator is the value, even further separators."""
     parse = _line_parser(None, "=", ())
     assert [parse(key + b"=" + value)[0][:2] for key, value in records] == [
         (value, key) for key, value in records
@@ -52,7 +52,7 @@ def test_keys_end_at_the_first_separator(records):
 
 
 def test_without_a_separator_a_line_is_a_value():
-    """The key is absent, which differs from empty, or the one that was given; the value is the line."""
+    """The key is absent, which is not empty, or the one that was given; the value is the line."""
     assert _line_parser(None, None, ())(b"a=1\r") == (NewRecord(b"a=1\r", None, []), None)
     assert _line_parser("", None, ("h=a=b", "h="))(b"") == (
         NewRecord(b"", b"", [Header("h", b"a=b"), Header("h", b"")]),

@@ -40,7 +40,7 @@ def run(*args, environ=None, entry=("-m", "takhin")) -> subprocess.CompletedProc
 
 @pytest.mark.parametrize("entry", [("-m", "takhin"), ("-m", "takhin.cli.main")])
 def test_version(entry):
-    """The distribution's version, by either module."""
+    """Both modules print the distribution's version."""
     done = run("--version", entry=entry)
     version = importlib.metadata.version("takhin")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"takhin {version}\n", "")
@@ -71,13 +71,13 @@ def test_help(args):
     ],
 )
 def test_usage_errors(args, line):
-    """One line that says where help is, exit code 1."""
+    """A usage error is one line that says where help is, with exit code 1."""
     done = run(*args)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", line + "\n")
 
 
 def test_client_commands_load_nothing_of_the_server(takhin, topic):
-    """Neither SQLite nor the broker: after real work against a broker, none of it is in sys.modules."""
+    """After real work with a broker, neither SQLite nor the broker's code is in sys.modules."""
     for args in (["topics", "describe"], ["produce", topic], ["consume", topic]):
         done = run(*args, environ=takhin.environ(), entry=("-c", WHAT_IS_LOADED))
         assert done.returncode == 0, done.stderr
@@ -90,7 +90,7 @@ def test_client_commands_load_nothing_of_the_server(takhin, topic):
     "args", [["topics", "list"], ["produce", "t"], ["consume", "t"], ["consume", "t", "--follow"]]
 )
 def test_no_broker_there(args):
-    """The address, and how to get a broker there, in one line."""
+    """One line names the address and says how to start a broker."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     done = run(*args, "--server", address)
@@ -100,7 +100,7 @@ def test_no_broker_there(args):
 
 
 def test_something_else_is_there():
-    """A server that speaks no gRPC is no broker either; the command ends by itself."""
+    """A server that does not speak gRPC is not a broker either; the command ends by itself."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
 
         def hang_up():
@@ -127,13 +127,13 @@ def test_the_address_comes_from_flag_or_variable(takhin):
 
 
 def test_a_proxy_is_not_asked(takhin):
-    """http_proxy in the environment does not stand between the command and the broker."""
+    """http_proxy in the environment does not come between the command and the broker."""
     proxied = takhin.environ() | {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
     assert run("topics", "list", environ=proxied).returncode == 0
 
 
 def test_a_closed_stdin_is_an_error(takhin, topic):
-    """Its descriptor may belong to a socket by then, whose bytes nobody meant to produce."""
+    """The descriptor of a closed stdin may belong to a socket, whose bytes nobody meant to produce."""
     shell = subprocess.run(
         ["sh", "-c", '"$@" <&-', "sh", *command("produce", topic)],
         env=takhin.environ(),
@@ -144,14 +144,14 @@ def test_a_closed_stdin_is_an_error(takhin, topic):
 
 
 def completed(takhin, *words: str) -> list[str]:
-    """What bash would offer for the last of these words."""
+    """Return what bash would offer for the last of these words."""
     asked = {"COMP_WORDS": " ".join(["takhin", *words]), "COMP_CWORD": str(len(words))}
     done = run(environ=takhin.environ() | asked | {"_TAKHIN_COMPLETE": "bash_complete"})
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
 def test_completion(takhin, topic):
-    """Commands, options, topics and groups; without a broker there is nothing to offer, and no complaint."""
+    """Commands, options, topics and groups are completed; without a broker there are none, and no error."""
     assert completed(takhin, "pro") == ["produce"]
     assert completed(takhin, "offsets", "") == ["list", "set"]
     assert "--max-records" in completed(takhin, "consume", "x", "--")

@@ -32,7 +32,7 @@ POSITIONS = {
 
 @pytest.mark.parametrize("text", POSITIONS)
 def test_a_position(text):
-    """Counted from either end, or an offset."""
+    """A number is a count from either end, or an offset."""
     assert parse(text, NOW) == Span(POSITIONS[text])
 
 
@@ -54,7 +54,7 @@ TIMES = {
 
 @pytest.mark.parametrize("text", TIMES)
 def test_a_time(text):
-    """Ago, since 1970, or ISO 8601, local unless it says its zone; no record is older than 1970."""
+    """A time is relative, since 1970, or ISO 8601, local unless it names a zone; it is never before 1970."""
     assert parse(text, NOW) == Span(TIMES[text])
 
 
@@ -77,7 +77,7 @@ RANGES = {
 
 @pytest.mark.parametrize("text", RANGES)
 def test_a_range(text):
-    """Two positions with a colon between, also where times have colons of their own."""
+    """A range is two positions with a colon between, even if times have colons of their own."""
     assert parse(text, NOW) == RANGES[text]
 
 
@@ -86,7 +86,7 @@ def test_a_range(text):
     ["", "x", "5:x", "1:2:3", "@", "@x", "@-1y", "@-h", "99999999999999999999", "5 ", "5\n", "@12", "++1"],
 )
 def test_what_is_neither(text):
-    """The sentence names what was given and what could have been."""
-    with pytest.raises(ValueError, match="is no place in a log: it may be start, end, an offset") as caught:
+    """The sentence names what was given, and what can be given."""
+    with pytest.raises(ValueError, match="is not a position in a log; give start, end, an offset") as caught:
         parse(text, NOW)
     assert repr(text) in str(caught.value)

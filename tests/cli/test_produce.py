@@ -24,7 +24,7 @@ COUNTS = re.compile(r"; (\d+) records? produced(?:, (\d+) more may or may not be
 
 
 def consumed(takhin, topic, *options):
-    """The records of a topic as `takhin consume` tells them."""
+    """The records of a topic as `takhin consume` prints them."""
     return [json.loads(line) for line in takhin.output("consume", topic, "--json", *options).splitlines()]
 
 
@@ -42,7 +42,7 @@ def counts(line: str) -> tuple[int, int]:
 
 
 def test_bytes_are_kept(takhin, topic):
-    """Any bytes but newlines, empty lines, carriage returns, and a last line without newline."""
+    """Any bytes but newlines are kept: empty lines, carriage returns, a last line without newline."""
     text = b"plain\n\r\n\n\xff\x00\n\xc3\xa9\nlast"
     done = takhin("produce", topic, stdin=text)
     assert re.fullmatch(rf"produced 6 records to {topic} \(\d+\.\d\d s\)\n", done.stderr.decode())
@@ -52,13 +52,13 @@ def test_bytes_are_kept(takhin, topic):
 
 
 def test_nothing_to_produce(takhin, topic):
-    """An empty stdin is no error, but an unknown topic is, even then."""
+    """An empty stdin is not an error, but an unknown topic is, even then."""
     assert b"produced 0 records" in takhin("produce", topic).stderr
     assert takhin.error("produce", "nosuch") == "there is no topic 'nosuch'"
 
 
 def test_many_lines(takhin, topic):
-    """More lines than fit into all batches in flight arrive once each and in order."""
+    """More lines than fit into all batches under way arrive once each and in order."""
     text = b"".join(b"%d\n" % number for number in range(100_000))
     done = takhin("produce", topic, stdin=text)
     assert b"produced 100000 records" in done.stderr
@@ -66,7 +66,7 @@ def test_many_lines(takhin, topic):
 
 
 def test_lines_larger_than_a_read(takhin, topic):
-    """Records of 700 KB, more than one read brings, between small ones."""
+    """Records of 700 KB, more than one read returns, arrive between small ones."""
     lines = [b"a" * 700_000, b"b", b"c" * 700_000, b"", b"d" * 700_000]
     takhin.output("produce", topic, stdin=b"\n".join(lines))
     assert takhin.output("consume", topic).split(b"\n")[:-1] == lines
@@ -95,7 +95,7 @@ def test_a_named_partition_takes_all(takhin, wide_topic):
 
 
 def test_a_line_without_separator(takhin, topic):
-    """It ends the input, is named, and what was said to be produced is there."""
+    """A bad line ends the input and is named, and the records counted as produced are there."""
     text = b"a:1\n" * 2_500 + b"oops\n" + b"a:1\n" * 2_500
     line = takhin.error("produce", topic, "--key-separator", ":", stdin=text)
     assert line == "line 2501: it has no ':'; 2500 records produced"
@@ -103,7 +103,7 @@ def test_a_line_without_separator(takhin, topic):
 
 
 def test_a_refused_record(takhin):
-    """The error names the line, and the count is that of the broker."""
+    """The error names the line that the broker refused, and counts the records that it stored."""
     takhin.output("topics", "create", "small", "--config", "max.message.bytes=100")
     text = b"ok\n" * 1_500 + b"x" * 101 + b"\n" + b"ok\n" * 5_000
     line = takhin.error("produce", "small", stdin=text)
@@ -120,16 +120,16 @@ def test_a_refused_record(takhin):
         (["--partition", "1"], "has partitions 0 to 0, not 1"),
         (["--partition", "-1"], "is not in the range"),
         (["--key-separator", ""], "must not be empty"),
-        (["--key", "a", "--key-separator", ":"], "--key and --key-separator exclude each other"),
-        (["--json", "--key", "a"], "--json brings keys and headers along"),
-        (["--keep-partitions"], "--keep-partitions goes with --json alone"),
+        (["--key", "a", "--key-separator", ":"], "use either --key or --key-separator, not both"),
+        (["--json", "--key", "a"], "with --json, keys and headers come from the lines"),
+        (["--keep-partitions"], "--keep-partitions needs --json, and no --partition"),
         (["-H", "a"], "'a' is not KEY=VALUE"),
         (["-H", "=a"], "'=a' is not KEY=VALUE"),
         (["--timeout", "0"], "is not in the range"),
     ],
 )
 def test_refusals(takhin, topic, options, sentence):
-    """One line, exit code 1, nothing produced."""
+    """A refusal is one line, with exit code 1, and nothing is produced."""
     assert sentence in takhin.error("produce", topic, *options, stdin=b"a\n")
     assert record_count(takhin, topic) == 0
 
@@ -149,7 +149,7 @@ def test_a_refusal_leaves_no_call_behind(takhin, topic):
 
 @pytest.mark.timed
 def test_a_lone_line_does_not_wait(takhin, topic):
-    """A line from a slow pipe is on disk, and with a reader, in less than 50 ms (the best of ten)."""
+    """A line from a slow pipe is on disk and reaches a reader in less than 50 ms (the best of ten)."""
     with (
         takhin.start("consume", topic, "--follow") as reader,
         takhin.start("produce", topic) as writer,
@@ -169,7 +169,7 @@ def test_a_lone_line_does_not_wait(takhin, topic):
 
 
 def test_ctrl_c_says_what_was_produced(takhin, topic):
-    """SIGINT ends it with the shell's code and a count that is true: the answer may not have come yet."""
+    """SIGINT ends it with the shell's exit code and a true count, even if answers are missing."""
     with (
         takhin.start("consume", topic, "--follow") as reader,
         takhin.start("produce", topic) as writer,
@@ -188,14 +188,14 @@ def test_ctrl_c_says_what_was_produced(takhin, topic):
 
 
 def pour(descriptor: int) -> None:
-    """Write lines to a pipe until nobody reads it any more."""
+    """Write lines to a pipe until nobody reads from it."""
     with suppress(BrokenPipeError):
         while True:
             os.write(descriptor, b"y\n" * 10_000)
 
 
 def test_a_killed_broker_leaves_an_honest_count(takhin, tmp_path):
-    """After SIGKILL in full flow: acknowledged <= on disk <= acknowledged + unknown."""
+    """After SIGKILL in full flow, acknowledged <= on disk <= acknowledged + unknown."""
     with Broker(tmp_path / "data") as broker:
         takhin = takhin.to(broker)
         takhin.output("topics", "create", "flow")
@@ -218,7 +218,7 @@ def test_a_killed_broker_leaves_an_honest_count(takhin, tmp_path):
 
 
 def test_it_rides_out_restarts(takhin, tmp_path):
-    """A broker that is killed three times in full flow: every line is stored once, in order."""
+    """The broker is killed three times in full flow, and every line is stored once, in order."""
     lines = b"".join(b"%d\n" % number for number in range(300_000))
     with ExitStack() as stack:
         broker = stack.enter_context(Broker(tmp_path / "data"))
@@ -244,7 +244,7 @@ def feed(pipe, text: bytes) -> None:
 
 
 def test_a_file(takhin, topic, tmp_path):
-    """It is named instead of stdin; one that is not there is named, too."""
+    """A file is read instead of stdin; the error for a missing one names it."""
     (tmp_path / "lines").write_bytes(b"a\nb\n")
     takhin.output("produce", topic, tmp_path / "lines", "-k", "key", "-H", "h=1", "-H", "h=2")
     assert [(of["key"], of["value"], of["headers"]) for of in consumed(takhin, topic)] == [
@@ -255,7 +255,7 @@ def test_a_file(takhin, topic, tmp_path):
 
 
 def test_a_topic_goes_out_and_in_again(takhin, broker, wide_topic):
-    """What --json printed, --json takes: keys, values, headers and timestamps, binary, empty and none."""
+    """--json reads what --json printed: keys, values, headers, timestamps; binary, empty and absent."""
     headers = [pb.RecordHeader(key="h", value=b"\xff"), pb.RecordHeader(key="h", value=b"")]
     records = [
         pb.Record(key=b"\xff", value="ü\n".encode(), headers=headers, timestamp=1),
@@ -279,8 +279,8 @@ def test_a_topic_goes_out_and_in_again(takhin, broker, wide_topic):
 
 
 def test_a_line_that_is_no_record(takhin, topic):
-    """It is named with what is wrong; those before it are produced."""
+    """A bad line is named with what is wrong; the lines before it are produced."""
     text = b'{"value": "v"}\n{"valeu": "v"}\n'
     line = takhin.error("produce", topic, "--json", stdin=text)
-    assert line.startswith("line 2: it has a field 'valeu'; there are topic, partition")
+    assert line.startswith("line 2: it has an unknown field 'valeu'; the fields are topic, partition")
     assert counts(line) == (1, 0)

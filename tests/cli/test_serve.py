@@ -23,7 +23,7 @@ def serve(*args, **settings) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_shows_every_setting():
-    """Its flag, doc and default."""
+    """--help shows each setting's flag, doc and default."""
     text = " ".join(serve("--help").stdout.split())
     for option in OPTIONS.values():
         doc = " ".join(option.help.split())
@@ -32,7 +32,7 @@ def test_help_shows_every_setting():
 
 
 def test_print_config_starts_nothing(tmp_path):
-    """It shows all three sources, makes no data folder, and is a file that --config takes."""
+    """--print-config shows all three sources, creates no data folder, and prints a file for --config."""
     (tmp_path / "in.toml").write_text("[log]\nlevel = 'debug'\n")
     args = ("--config", tmp_path / "in.toml", "--data-dir", tmp_path / "data", "--print-config")
     done = serve(*args, rpc_calls_max=7)
@@ -50,7 +50,7 @@ def test_print_config_starts_nothing(tmp_path):
 
 
 def test_print_config_without_sources_is_the_default():
-    """Nothing of this machine leaks into it."""
+    """Without sources, every setting has its default: nothing of this machine leaks in."""
     done = serve("--print-config")
     assert done.stdout.count("# from: default\n") == len(OPTIONS)
     assert f'listen = "{Settings().listen}"' in done.stdout
@@ -81,7 +81,7 @@ def test_print_config_without_sources_is_the_default():
     ],
 )
 def test_mistakes(tmp_path, args, settings, sentence):
-    """One line on stderr, exit code 2, before anything is started."""
+    """A wrong setting is one line on stderr, with exit code 2, before anything is started."""
     done = serve("--data-dir", tmp_path / "data", *args, **settings)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()

@@ -31,7 +31,7 @@ def test_what_is_printed(template, printed):
 
 
 def test_what_is_not_there():
-    """Nothing is printed for None; its length says that it is not merely empty."""
+    """Nothing is printed for None; its length, -1, says that it is not empty."""
     record = RECORD._replace(key=None, value=b"", headers=[])
     assert compiled("[%k|%v|%h] %K %V %H")(record) == b"[||] -1 0 0"
 

@@ -26,7 +26,7 @@ def test_create_list_delete(takhin):
 
 
 def test_describe(takhin, broker, wide_topic):
-    """Configs, and a line for each partition with both ends of its log."""
+    """The configs are shown, and a line for each partition with both ends of its log."""
     takhin.output("topics", "create", "small", "--config", "max.message.bytes=77")
     put(broker, wide_topic, pb.Record(value=b"a"), pb.Record(value=b"b"), partition=2)
     head, columns, *rows = takhin.output("topics", "describe", wide_topic).decode().splitlines()
@@ -73,13 +73,13 @@ def test_describe_an_unknown_topic(takhin, topic):
     ],
 )
 def test_refusals(takhin, args, sentence):
-    """One line, exit code 1, and nothing is created."""
+    """A refusal is one line, with exit code 1, and nothing is created."""
     assert sentence in takhin.error("topics", *args)
     assert b"\nx" not in takhin.output("topics", "list")
 
 
 def test_a_topic_that_exists(takhin, topic):
-    """Creating it again is an error that names it."""
+    """Creating a topic again is an error that names it."""
     assert takhin.error("topics", "create", topic) == f"topic '{topic}' exists already"
 
 

@@ -42,7 +42,7 @@ def session(first):
     lines = [
         f'{first + n} customer-{n} {{"item":"{item}"}} source=javascript' for n, item in enumerate(items)
     ]
-    begin, end = f"produced 3 records at offset {first}", f"group javascript goes on at offset {first + 3}"
+    begin, end = f"produced 3 records at offset {first}", f"group javascript continues at offset {first + 3}"
     return "\n".join([begin, *lines, end, ""])
 
 
