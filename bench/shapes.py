@@ -17,11 +17,10 @@ from typing import Any
 
 from bench.common import Figures, arguments, begin, medians, say_durability, write_json
 from bench.loads import payload
-from takhin.broker import Broker
+from takhin.broker.broker import Broker
 from takhin.clock import system_clock
 from takhin.rpc.service import TakhinService
 from takhin.settings import Settings
-from takhin.signals import Signals
 from takhin.storage.sqlite.engine import SqliteEngine
 from takhin.v1 import takhin_pb2 as pb
 
@@ -31,8 +30,16 @@ VALUE_BYTES = 1_024
 PRODUCE_CALLS = 20_000
 TOPICS = 50
 LIST_CALLS = 100_000
-NO_CONTEXT: Any = None
-"""Neither method looks at its context."""
+
+
+class _Context:
+    """All that the methods ask of a call's context."""
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:40000"
+
+
+CONTEXT: Any = _Context()
 
 
 def main() -> None:
@@ -60,7 +67,7 @@ async def produce(folder: Path, scale: float) -> Figures:
     """Calls of ProduceMessage, warmed up by a tenth of them."""
     async with _service(folder) as service:
         created = pb.CreateTopicRequest(name="shape", num_partitions=PARTITIONS)
-        await service.CreateTopic(created, NO_CONTEXT)
+        await service.CreateTopic(created, CONTEXT)
         calls = max(round(PRODUCE_CALLS * scale), 2 * IN_FLIGHT)
         await _produce_all(service, _requests(calls // 10))
         requests = _requests(calls)
@@ -86,7 +93,7 @@ async def _produce_all(service: TakhinService, requests: Sequence[pb.ProduceMess
 
     async def worker() -> None:
         for request in left:
-            response = await service.ProduceMessage(request, NO_CONTEXT)
+            response = await service.ProduceMessage(request, CONTEXT)
             if response.offset < 0 or response.error:
                 raise RuntimeError(response.error)
 
@@ -99,12 +106,12 @@ async def list_topics(folder: Path, scale: float) -> Figures:
     """Calls of ListTopics, one after the other."""
     async with _service(folder) as service:
         for number in range(TOPICS):
-            await service.CreateTopic(pb.CreateTopicRequest(name=f"topic-{number:02}"), NO_CONTEXT)
+            await service.CreateTopic(pb.CreateTopicRequest(name=f"topic-{number:02}"), CONTEXT)
         calls = max(round(LIST_CALLS * scale), 1_000)
         request = pb.ListTopicsRequest()
         began = time.perf_counter()
         for _ in range(calls):
-            response = await service.ListTopics(request, NO_CONTEXT)
+            response = await service.ListTopics(request, CONTEXT)
         took = time.perf_counter() - began
         if len(response.topics) != TOPICS:
             raise RuntimeError(f"{len(response.topics)} topics were listed, not {TOPICS}")
@@ -114,13 +121,12 @@ async def list_topics(folder: Path, scale: float) -> Figures:
 @asynccontextmanager
 async def _service(folder: Path) -> AsyncIterator[TakhinService]:
     """The service over a real engine with an empty data folder, put together as the server does it."""
-    settings, signals = Settings(), Signals()
+    settings = Settings()
     with tempfile.TemporaryDirectory(prefix="takhin-", dir=folder) as data_dir:
-        engine = SqliteEngine(Path(data_dir), settings.storage, clock=system_clock, end_moved=signals.notify)
+        engine = SqliteEngine(Path(data_dir), settings.storage, clock=system_clock)
         await engine.open()
         try:
-            broker = Broker(engine, settings, clock=system_clock, signals=signals)
-            yield TakhinService(broker, settings.produce, version="bench")
+            yield TakhinService(Broker(engine, settings, clock=system_clock, version="bench"))
         finally:
             await engine.close()
 

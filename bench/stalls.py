@@ -55,7 +55,7 @@ def takhin(folder: Path, commits: int) -> list[float]:
 
 async def _takhin(folder: Path, commits: int) -> list[float]:
     settings = StorageSettings(commit_group_records_max=LARGE.records)  # each batch is a commit of its own
-    engine = SqliteEngine(folder, settings, clock=system_clock, end_moved=lambda _: None)
+    engine = SqliteEngine(folder, settings, clock=system_clock)
     await engine.open()
     try:
         log = (await engine.create_topic(TopicSpec("stalls", 1, TopicConfig(1 << 20)))).partitions[0]

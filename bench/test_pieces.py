@@ -49,7 +49,7 @@ class Log:
 def log(tmp_path: Path) -> Iterator[Log]:
     """Partition 0 of a new topic, as a broker with its default settings keeps it."""
     with asyncio.Runner() as runner:
-        engine = SqliteEngine(tmp_path, StorageSettings(), clock=system_clock, end_moved=lambda _: None)
+        engine = SqliteEngine(tmp_path, StorageSettings(), clock=system_clock)
         runner.run(engine.open())
         try:
             topic = runner.run(engine.create_topic(TopicSpec("pieces", 1, TopicConfig(1 << 20))))

@@ -1,4 +1,4 @@
-"""The values Takhin speaks of, all immutable. Knows neither SQL nor the wire.
+"""The values that Takhin's parts hand to each other, all immutable. Knows neither SQL nor the wire.
 
 A batch travels as columns and a read as rows, because that is how they come from protobuf and go to
 SQLite (and back) without a Python object for every record: at half a million records a second, one
@@ -42,10 +42,11 @@ Row = tuple[int, int, bytes | None, bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What must hold for a batch to be appended; judged where it gets its offsets.
+    """What must hold for a batch to be appended. It is judged when the batch gets its offsets.
 
     producer_id: 16 bytes, or none. A batch that this producer has sent before is not stored again.
-    sequence: number of the first record among those this producer sent to the partition, from 0, dense.
+    sequence: the number of the batch's first record among all that this producer sent to the partition. The
+    first is 0, and no number is left out.
     expected_offset: where the log must end; None: anywhere.
     """
 
@@ -61,8 +62,8 @@ class Batch:
     keys, values: None and b"" differ.
     timestamps: ms since 1970. The broker has put its clock in place of zeros.
     headers: by position in the batch; records without headers have no entry.
-    size_bytes: at least what keys, values and headers weigh together.
-    condition: None: it is appended in any case.
+    size_bytes: at least the bytes of all keys, values and headers.
+    condition: None: the batch is appended in any case.
     """
 
     keys: Sequence[bytes | None]
@@ -77,7 +78,7 @@ class Batch:
 
     @property
     def queued_bytes(self) -> int:
-        """What the batch weighs while it waits: empty records take memory too."""
+        """The bytes that the batch counts for in a queue: an empty record takes memory too."""
         return self.size_bytes + RECORD_OVERHEAD_BYTES * len(self.values)
 
 
@@ -98,9 +99,9 @@ class Records:
 class Appended(NamedTuple):
     """Where a batch landed.
 
-    offset: of its first record; -1 if it is only queued (required_acks=0).
-    timestamp: of its first record, ms.
-    duplicate: it had been stored before; offset and timestamp are those of the first time.
+    offset: the first record's offset; -1 if the batch is only queued (required_acks=0).
+    timestamp: the first record's timestamp, ms.
+    duplicate: the batch had been stored before; offset and timestamp are those of the first time.
     """
 
     partition: int
@@ -111,7 +112,7 @@ class Appended(NamedTuple):
 
 
 class CommittedOffset(NamedTuple):
-    """How far a group has come in a partition: `offset` is the next one to read."""
+    """A group's position in a partition: `offset` is the next one to read."""
 
     offset: int
     metadata: str
@@ -144,9 +145,16 @@ class GroupState(StrEnum):
     DEAD = "Dead"
 
 
+class GroupListing(NamedTuple):
+    """A consumer group in a list of groups."""
+
+    group_id: str
+    state: GroupState
+
+
 @dataclass(frozen=True, slots=True)
-class Group:
-    """A consumer group as described to people: its state and what it has committed, sorted."""
+class ConsumerGroup:
+    """A consumer group as described to clients: its state, and its committed offsets by partition, sorted."""
 
     group_id: str
     state: GroupState
@@ -154,7 +162,7 @@ class Group:
 
 
 class TimestampType(StrEnum):
-    """Whose clock stamps records; the values of Kafka's message.timestamp.type."""
+    """Whose clock stamps records. The values are those of Kafka's message.timestamp.type."""
 
     CREATE_TIME = "CreateTime"
     LOG_APPEND_TIME = "LogAppendTime"
@@ -173,7 +181,7 @@ class TopicConfig:
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """What someone asks for when creating a topic; checked by `limits.py`."""
+    """The topic that an engine is asked to make; limits.py has checked it."""
 
     name: str
     num_partitions: int
@@ -200,18 +208,44 @@ class TopicInfo:
     partitions: Sequence[PartitionInfo]
 
 
+class Caller(NamedTuple):
+    """Who makes a call, and from where.
+
+    principal: "anonymous" for everybody, since no caller has to prove who it is.
+    address: HOST:PORT of the other end of the connection.
+    """
+
+    principal: str
+    address: str
+
+
+class ProduceRequest(NamedTuple):
+    """A produce call.
+
+    partition: CHOOSE_PARTITION leaves the choice to the broker.
+    required_acks: None, 1 and -1: the answer comes when the batch is durable. 0: when it is queued.
+    timeout_ms: how long to wait for durability; 0: no bound but the call's own.
+    """
+
+    topic: str
+    partition: int
+    batch: Batch
+    required_acks: int | None = None
+    timeout_ms: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class ConsumeRequest:
-    """A consume call after its defaults are filled in.
+    """A consume call.
 
     offset: an offset, EARLIEST or LATEST; not used when start_timestamp is set.
-    start_timestamp: ms; start at the first record at or after it.
-    max_bytes: of a response; 0 means the broker's default.
-    min_bytes: what a response waits for.
+    start_timestamp: start at the first record at or after this time (ms).
+    max_bytes: the size of a response; 0 means the broker's default.
+    min_bytes: the size that a response waits for.
     max_wait_ms: how long to wait for min_bytes.
     stop_at_end: end at the end offset as of the start of the call.
     stop_offset: end before this offset.
-    max_records: end after as many; 0 means no bound.
+    max_records: end after as many records; 0 means no bound.
     """
 
     topic: str
@@ -228,7 +262,23 @@ class ConsumeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One response of a consume call. Without rows it says: idle, and alive."""
+    """One response of a consume call. One without rows says that the stream is idle and alive."""
 
     records: Records
     end_offset: int
+
+
+class BrokerHealth(NamedTuple):
+    """How the broker is.
+
+    uptime_seconds: since the broker was put together.
+    troubles: a sentence for each thing that is wrong now, which the broker goes on without.
+    """
+
+    version: str
+    uptime_seconds: int
+    troubles: Sequence[str]
+
+    @property
+    def status(self) -> str:
+        return "degraded" if self.troubles else "healthy"

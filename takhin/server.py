@@ -8,63 +8,111 @@ import ipaddress
 import os
 import platform
 import signal
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
-from takhin.broker import Broker
+from takhin.broker.broker import Broker
 from takhin.clock import Clock, system_clock
 from takhin.disk.connection import library_version
 from takhin.logs import configure
 from takhin.rpc.listener import Listener
 from takhin.rpc.service import TakhinService
 from takhin.settings import Settings
-from takhin.signals import Signals
 from takhin.storage.contract import Engine
 from takhin.storage.memory import MemoryEngine
 from takhin.storage.sqlite.engine import SqliteEngine
 
 FORCED_EXIT_CODE = 130
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
+
+
+def _sqlite(settings: Settings, clock: Clock) -> Engine:
+    return SqliteEngine(Path(settings.data_dir), settings.storage, clock=clock)
+
+
+def _memory(settings: Settings, _clock: Clock) -> Engine:
+    return MemoryEngine(producers_max=settings.storage.producers_max)
+
+
+ENGINES: Mapping[str, Callable[[Settings, Clock], Engine]] = {"sqlite": _sqlite, "memory": _memory}
+"""How to make the engine that the setting storage.engine names."""
+
+
+class Part(Protocol):
+    """Something that runs as long as the server does."""
+
+    async def start(self) -> None:
+        """Run. Raises StartupError, with nothing left open."""
+
+    async def stop(self, grace_seconds: float) -> None:
+        """End; what is under way gets `grace_seconds` for it."""
+
+
+class EnginePart:
+    """The storage engine as a part of the server."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def start(self) -> None:
+        await self._engine.open()
+
+    async def stop(self, _grace_seconds: float) -> None:
+        await self._engine.close()
+
+
+class Parts:
+    """Starts parts in order and stops them in the opposite order."""
+
+    def __init__(self, *parts: Part, grace_seconds: float) -> None:
+        self._parts = parts
+        self._grace_seconds = grace_seconds
+        self._started = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Start every part. If one fails, those before it are stopped before the error is raised."""
+        async with AsyncExitStack() as started:
+            for part in self._parts:
+                await part.start()
+                started.push_async_callback(part.stop, self._grace_seconds)
+            self._started = started.pop_all()
+
+    async def stop(self) -> None:
+        """Stop every part that was started, also when one of them fails to stop."""
+        await self._started.aclose()
 
 
 class Server:
     """A broker that serves. Life: `start`, then `stop`; both on one running event loop."""
 
-    address: str
-    """HOST:PORT, once started."""
-
-    def __init__(self, settings: Settings, *, clock: Clock = system_clock, in_memory: bool = False) -> None:
-        """in_memory: for tests of programs; there is no data folder, and everything is forgotten."""
+    def __init__(self, settings: Settings, *, clock: Clock = system_clock) -> None:
         self.settings = settings
         self.version = importlib.metadata.version("takhin")
-        signals = Signals()
-        self.engine: Engine
-        if in_memory:
-            self.engine = MemoryEngine(clock=clock, end_moved=signals.notify)
-        else:
-            self.engine = SqliteEngine(
-                Path(settings.data_dir), settings.storage, clock=clock, end_moved=signals.notify
-            )
-        self._broker = Broker(self.engine, settings, clock=clock, signals=signals)
-        service = TakhinService(self._broker, settings.produce, version=self.version)
-        self._listener = Listener(service, settings.rpc)
+        self.engine = ENGINES[settings.storage.engine](settings, clock)
+        self._broker = Broker(self.engine, settings, clock=clock, version=self.version)
+        self._listener = Listener(TakhinService(self._broker), settings.listen, settings.rpc)
+        self._parts = Parts(
+            EnginePart(self.engine), self._listener, grace_seconds=settings.shutdown_grace_ms / 1_000
+        )
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT, once started."""
+        return self._listener.address
 
     async def start(self) -> None:
-        """Open the data folder and serve. Raises StartupError, with nothing left open."""
-        await self.engine.open()
-        try:
-            self.address = await self._listener.start(self.settings.listen)
-        except BaseException:
-            await self.engine.close()
-            raise
+        """Open the engine and serve. Raises StartupError, with nothing left open."""
+        await self._parts.start()
 
     async def stop(self) -> None:
         """Drain and close: what was queued is committed and answered, only `.db` files are left."""
         self._broker.drain()
-        await self._listener.stop(self.settings.shutdown_grace_ms / 1_000)
-        await self.engine.close()
+        await self._parts.stop()
 
 
 async def run(settings: Settings) -> None:
@@ -78,29 +126,31 @@ async def run(settings: Settings) -> None:
 
     def on_signal() -> None:
         if stop.is_set():
-            log.warning("stop_forced")
+            logger.warning("stop_forced")
             os._exit(FORCED_EXIT_CODE)  # what is acknowledged is on disk
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):  # before the start, which may take its time
+    for number in (signal.SIGTERM, signal.SIGINT):  # before the start, which may take a while
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     await server.start()
     if not _is_loopback(server.address):
-        log.warning(
+        logger.warning(
             "plain_traffic", address=server.address, reason="traffic is neither encrypted nor authenticated"
         )
     print(_ready_line(server), flush=True)  # noqa: T201  the one line that scripts wait for
     await stop.wait()
-    log.info("stopping", grace_ms=settings.shutdown_grace_ms)
+    logger.info("stopping", grace_ms=settings.shutdown_grace_ms)
     await server.stop()
-    log.info("stopped")
+    logger.info("stopped")
 
 
 def _ready_line(server: Server) -> str:
+    settings = server.settings
+    data = "memory" if settings.storage.engine == "memory" else settings.data_dir
     grpc_version = importlib.metadata.version("grpcio")
     versions = f"SQLite {library_version()}, gRPC {grpc_version}, Python {platform.python_version()}"
     return (
-        f"takhin {server.version} ready on {server.address}, data in {server.settings.data_dir}, "
+        f"takhin {server.version} ready on {server.address}, data in {data}, "
         f"{len(server.engine.topics)} topics ({versions})"
     )
 

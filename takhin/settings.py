@@ -56,6 +56,11 @@ def split_address(address: str) -> tuple[str, int]:
 class StorageSettings:
     """How records reach the disk."""
 
+    engine: str = setting(
+        "sqlite",
+        "where records are kept: in files of data_dir, or in memory until the broker stops",
+        choices=("sqlite", "memory"),
+    )
     commit_group_records_max: int = setting(
         4_096, "records of one transaction; a larger single batch still goes whole", least=1
     )

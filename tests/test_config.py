@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,9 @@ def value_of(settings: Settings, key: str) -> int | str:
 
 
 def some_values(option: Option, number: int) -> list[int | str]:
-    """As many different allowed values of an option."""
+    """As many allowed values of an option, all different where there are enough."""
     if option.choices:
-        return list(option.choices[:number])
+        return list(islice(cycle(option.choices), number))
     if isinstance(option.default, int):
         return [option.least + n for n in range(number)]
     return [f"host-{n}:{n}" for n in range(number)]

@@ -23,7 +23,6 @@ VOCABULARY = tuple(
     f"takhin.{name}"
     for name in ("model", "errors", "clock", "limits", "settings", "partitioner", "json_bytes")
 )
-BROKER = ("takhin.broker", "takhin.consumption", "takhin.shared_reads", "takhin.signals")
 GRPC = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google")
 SQLITE_OF_PYTHON = ("sqlite3", "sqlite_utils")
 
@@ -42,7 +41,7 @@ class Layer:
 _SCHEMA = ("takhin.schema.checksums", "takhin.schema.upgrades")
 _DISK = (*VOCABULARY, "takhin.schema", *_SCHEMA, "takhin.disk.*")
 _STORAGE = (*_DISK, "takhin.storage.*")
-_BROKER = (*VOCABULARY, "takhin.storage.contract", *BROKER)
+_BROKER = (*VOCABULARY, "takhin.storage.contract", "takhin.broker.*")
 _WIRE = (*VOCABULARY, "takhin.v1.*", "takhin.wire.*")
 _RPC = (*_BROKER, *_WIRE, "takhin.rpc.*")
 
@@ -59,15 +58,20 @@ LAYERS = {
     # Programs of their own, on closed files or as readers beside a broker: never in its process.
     "takhin.copies": Layer((*_DISK, "takhin.copies.*"), ("apsw",)),
     "takhin.query": Layer((*_DISK, "takhin.query.*"), ("apsw",)),
-    **dict.fromkeys(BROKER, Layer(_BROKER)),
+    "takhin.broker": Layer(_BROKER),
     "takhin.wire": Layer(_WIRE, GRPC),
     "takhin.rpc": Layer(_RPC, (*GRPC, "structlog")),
     "takhin.client": Layer((*_WIRE, "takhin.client.*"), GRPC),
     "takhin.config": Layer(VOCABULARY),
     "takhin.logs": Layer(VOCABULARY, ("structlog",)),
     "takhin.server": Layer(("takhin.*",), ("structlog",)),
-    "takhin.testing": Layer((*VOCABULARY, "takhin.config", "takhin.server", "takhin.testing.*")),
-    "takhin.pytest_plugin": Layer(("takhin.testing.*",), ("pytest",)),
+    # For authors of engines: it knows the contract and what all engines share, and no engine.
+    "takhin.testing.contract": Layer(
+        (*VOCABULARY, "takhin.storage.contract", "takhin.storage.conditions", "takhin.testing.contract.*"),
+        ("pytest", "pytest_asyncio"),
+    ),
+    "takhin.testing": Layer((*VOCABULARY, "takhin.config", "takhin.server", "takhin.testing.brokers")),
+    "takhin.pytest_plugin": Layer(("takhin.testing.brokers",), ("pytest",)),
     "takhin.__main__": Layer(("takhin.cli.*",)),
     "takhin.cli": Layer(("takhin.*",), (*GRPC, "click", "rich", "structlog", "uvloop")),
 }
@@ -289,15 +293,16 @@ def test_imports_load_no_sqlite(packages: tuple[str, ...], unwanted: set[str]) -
 @pytest.mark.parametrize(
     ("module", "code"),
     [
-        ("takhin.broker", "import grpc"),
-        ("takhin.broker", "from takhin.storage import writer"),
+        ("takhin.broker.records", "import grpc"),
+        ("takhin.broker.records", "from takhin.storage.sqlite import writer"),
+        ("takhin.broker.session", "from takhin.wire import convert"),
         ("takhin.model", "import takhin.wire.convert"),
         ("takhin.model", "import structlog"),
         ("takhin.rpc.service", "def f():\n    import apsw"),
         ("takhin.storage.sqlite.writer", "import sqlite3"),
         ("takhin.disk.versions", "from takhin.schema import migrations"),
         ("takhin.storage.sqlite.writer", "from . import readers"),
-        ("takhin.client.producer", "from takhin.broker import Broker"),
+        ("takhin.client.producer", "from takhin.broker.session import Session"),
         ("takhin.unheard_of", ""),
     ],
 )

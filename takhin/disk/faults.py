@@ -14,7 +14,6 @@ import apsw
 from takhin.errors import (
     OutcomeUnknownError,
     PartitionUnavailableError,
-    StartupError,
     StorageFullError,
     UnavailableError,
 )
@@ -34,6 +33,13 @@ class NotNowError(Exception):
 
 CLEAN = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError)
 
+OF_VALUES = (
+    apsw.SQLITE_CONSTRAINT_CHECK,
+    apsw.SQLITE_CONSTRAINT_DATATYPE,
+    apsw.SQLITE_CONSTRAINT_NOTNULL,
+)
+"""Constraints that a value breaks by itself, whatever else is in the file."""
+
 
 def is_clean(error: Exception, *, committing: bool = False) -> bool:
     """True if a transaction that was rolled back has certainly left nothing behind.
@@ -42,6 +48,18 @@ def is_clean(error: Exception, *, committing: bool = False) -> bool:
     fails closed. In COMMIT this includes a -shm without room, because it grows after the WAL was synced.
     """
     return isinstance(error, CLEAN) or (is_full(error) and not committing)
+
+
+def blames_write(error: Exception) -> bool:
+    """True if one write is at fault and not its file: once it is rolled back, nothing of it is left.
+
+    Its value breaks a rule of the tables, or is none that SQLite can store.
+    """
+    if isinstance(error, apsw.ConstraintError):
+        return _extended(error) in OF_VALUES
+    return isinstance(error, apsw.TooBigError | apsw.MismatchError | apsw.RangeError) or not isinstance(
+        error, apsw.Error
+    )
 
 
 def is_full(error: Exception) -> bool:
@@ -91,7 +109,7 @@ def unavailable(error: Exception, topic: str, partition: int) -> UnavailableErro
             topic=topic,
             partition=partition,
         )
-    if isinstance(error, PragmaError | FileChangedError | StartupError):
+    if isinstance(error, PragmaError | FileChangedError):
         return PartitionUnavailableError(f"{where}: {error}", topic=topic, partition=partition)
     return PartitionUnavailableError(
         f"the file of {where} failed: {error} (SQLite result {_extended(error)})",
@@ -110,7 +128,7 @@ def lost(offset: int, topic: str, partition: int) -> PartitionUnavailableError:
     )
 
 
-def outcome_unknown(error: apsw.Error, topic: str, partition: int) -> OutcomeUnknownError:
+def outcome_unknown(error: Exception, topic: str, partition: int) -> OutcomeUnknownError:
     """The error for a group whose COMMIT failed, but may turn out to have succeeded after a crash."""
     return OutcomeUnknownError(
         f"the disk failed while the records were committed to topic {topic!r} partition {partition} "
@@ -125,5 +143,5 @@ def translated(topic: str, partition: int) -> Iterator[None]:
     """Errors of SQLite, and those of opening a file again, leave the block as `unavailable` words them."""
     try:
         yield
-    except (apsw.Error, FileChangedError, StartupError) as error:
+    except (apsw.Error, FileChangedError) as error:
         raise unavailable(error, topic, partition) from error

@@ -14,9 +14,11 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from takhin.disk.layout import shm_of, wal_of
 from takhin.disk.versions import build
 from takhin.errors import StartupError
 
@@ -61,18 +63,24 @@ class DataFolder:
         """The partition files that are there, whatever the topic says of their number."""
         return [path for path in sorted((self.topics / topic).iterdir()) if path.suffix == ".db"]
 
-    def stage(self, num_partitions: int) -> Path:
-        """A new folder outside the catalogue with `num_partitions` empty partition files."""
+    @contextmanager
+    def staged(self, num_partitions: int, *, first: int = 0) -> Iterator[Path]:
+        """A new folder outside the catalogue with empty files for partitions `first` to `num_partitions` - 1.
+
+        What is in it at the end of the block did not become part of a topic, and is removed.
+        """
         template = self._template()
         stage = self._tmp / str(uuid.uuid4())
         stage.mkdir()
         try:
-            for partition in range(num_partitions):
-                shutil.copyfile(template, stage / f"{partition}.db")
-        except BaseException:
-            self.discard(stage)
-            raise
-        return stage
+            self._copy_template(template, stage, range(first, num_partitions))
+            yield stage
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)  # what cannot be removed is swept at start
+
+    def _copy_template(self, template: Path, stage: Path, partitions: Iterable[int]) -> None:
+        for partition in partitions:
+            shutil.copyfile(template, stage / f"{partition}.db")
 
     def _template(self) -> Path:
         """A closed file of today's schema, built when first asked for."""
@@ -89,16 +97,26 @@ class DataFolder:
         stage.rename(self.topics / topic)
         sync_folder(self.topics)
 
-    def discard(self, stage: Path) -> None:
-        """Remove a staged folder that did not become a topic; what cannot be removed is swept at start."""
-        shutil.rmtree(stage, ignore_errors=True)
+    def add(self, stage: Path, topic: str) -> None:
+        """Rename staged files, synced and closed, into a topic's folder. Durable on return.
+
+        They replace what an earlier attempt may have left there, of which nobody has a file open.
+        """
+        folder = self.topics / topic
+        sync_folder(stage)
+        for path in sorted(stage.iterdir()):
+            there = folder / path.name
+            wal_of(there).unlink(missing_ok=True)
+            shm_of(there).unlink(missing_ok=True)
+            path.rename(there)
+        sync_folder(folder)
 
     def retire(self, topic: str) -> None:
         """Rename a topic's folder, its files closed, out of the catalogue, then remove it. Durable."""
         aside = self._tmp / str(uuid.uuid4())
         (self.topics / topic).rename(aside)
         sync_folder(self.topics)
-        self.discard(aside)
+        shutil.rmtree(aside, ignore_errors=True)  # what cannot be removed is swept at start
 
 
 def sync_folder(path: Path) -> None:

@@ -106,7 +106,9 @@ PUT_LOG = (
 )
 GET_NUM_PARTITIONS = "SELECT num_partitions FROM topic WHERE id = 0"
 PUT_NUM_PARTITIONS = "INSERT INTO topic (id, num_partitions) VALUES (0,?)"
+SET_NUM_PARTITIONS = "UPDATE topic SET num_partitions = ?"
 GET_CONFIGS = "SELECT key, value FROM topic_configs"
+DELETE_CONFIGS = "DELETE FROM topic_configs"
 PUT_CONFIG = "INSERT INTO topic_configs (key, value) VALUES (?,?)"
 COUNT_CONFIGS = "SELECT count(*) FROM topic_configs"
 

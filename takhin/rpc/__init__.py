@@ -1,7 +1,7 @@
-"""gRPC: the only server code that sees it. Decodes, asks the broker, encodes."""
+"""The only server code that sees gRPC. Decodes, calls a `Session` of the broker, encodes."""
 
 import os
 
-# Its C core would print lines of its own beside the broker's, on an address in use for one: what went
-# wrong is told once, by us. It asks for this variable when it is first loaded.
+# gRPC's C core would print lines of its own beside the broker's, for instance about an address in use, which
+# the broker reports itself. The variable is read when the core is first loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

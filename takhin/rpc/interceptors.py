@@ -1,7 +1,8 @@
 """What every call needs, done once: errors put on the wire, streams ended when the broker stops.
 
-A method of the service raises; here an error becomes the response's own error field or a gRPC status, by
-the table in wire/status.py. What nobody foresaw is logged under an id and told as INTERNAL without its text.
+A method of the service raises. Here the error becomes the response's own error field or a gRPC status, by the
+table in wire/status.py. An error that is none of ours is logged under an id, and the client gets INTERNAL
+with that id and nothing else of it.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
 from takhin.wire.status import TABLE, rich_status
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """Stands for a request whose bytes are no such message; gRPC itself would answer UNKNOWN."""
+    """Stands for a request whose bytes do not parse. Left to itself, gRPC would answer UNKNOWN."""
 
     error: InvalidArgumentError
 
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"]
 SELF_ENDING = (f"/{SERVICE.full_name}/ProduceMessageStream", "/grpc.health.v1.Health/Watch")
-"""Streams that end by themselves when the broker stops, after what they still have to say."""
+"""Streams that end by themselves when the broker stops, which finish their remaining answers first."""
 STATUS_DETAILS = "grpc-status-details-bin"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -43,7 +44,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class ClientGoneError(Exception):
-    """A response could not be written: whoever it was for has gone, and there is nobody to tell."""
+    """A response could not be written because the client has gone."""
 
 
 def known(error: Exception, method: str) -> TakhinError:
@@ -51,7 +52,7 @@ def known(error: Exception, method: str) -> TakhinError:
     if isinstance(error, TakhinError) and type(error) in TABLE:
         return error
     incident = uuid.uuid4().hex[:12]
-    log.error("internal_error", incident=incident, method=method, exc_info=error)
+    logger.error("internal_error", incident=incident, method=method, exc_info=error)
     return InternalError(incident)
 
 
@@ -62,7 +63,7 @@ async def abort(context: Context, error: TakhinError) -> None:
 
 
 class Calls(grpc.aio.ServerInterceptor):
-    """Stands around every method of the server."""
+    """Wraps every method of the server."""
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
@@ -71,10 +72,10 @@ class Calls(grpc.aio.ServerInterceptor):
         self._ending = False
 
     async def end_streams(self, seconds: float) -> None:
-        """End every stream with UNAVAILABLE; those with a last word of their own get `seconds` for it."""
+        """End every stream with UNAVAILABLE. Those of SELF_ENDING get `seconds` to finish their answers."""
         self._ending = True
         for task, method in self._streams.items():
-            # Not within a write: during the first, gRPC refuses the status, and the call would hang.
+            # Not within a write: during the first one gRPC refuses the status, and the call would hang.
             if method not in SELF_ENDING and task not in self._writing:
                 task.cancel()
         if self._streams:
@@ -142,7 +143,7 @@ class Calls(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except ClientGoneError:
-                log.debug("client_gone", method=method, peer=context.peer())
+                logger.debug("client_gone", method=method, peer=context.peer())
             except Exception as raised:  # noqa: BLE001  the boundary: everything gets an answer
                 await abort(context, known(raised, method))
             finally:
@@ -161,7 +162,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 self._writing.add(task)
                 try:
                     await context.write(response)
-                except grpc.aio.InternalError as error:  # what gRPC raises of a connection that is gone
+                except grpc.aio.InternalError as error:  # gRPC raises it when the connection is gone
                     raise ClientGoneError from error
                 finally:
                     self._writing.discard(task)
@@ -170,7 +171,7 @@ class Calls(grpc.aio.ServerInterceptor):
 
 
 def _parser(handler: Handler) -> Callable[[bytes], Any]:
-    """The handler's deserializer, which does not raise: streams of requests carry Malformed on."""
+    """The handler's deserializer, except that it returns Malformed where that one raises."""
     parse: Any = handler.request_deserializer
 
     def parsed(raw: bytes) -> Any:
@@ -183,7 +184,7 @@ def _parser(handler: Handler) -> Callable[[bytes], Any]:
 
 
 def _serializer(handler: Handler) -> Callable[[Any], bytes]:
-    """The handler's serialiser, past which goes what is bytes already."""
+    """The handler's serializer, except that it returns bytes as they are."""
     serialize: Any = handler.response_serializer
     return lambda response: response if isinstance(response, bytes) else serialize(response)
 

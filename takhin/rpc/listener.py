@@ -15,10 +15,14 @@ from takhin.v1 import takhin_pb2_grpc
 
 
 class Listener:
-    """Serves one TakhinService at one address. Life: `start`, serve, `stop`."""
+    """Serves one TakhinService at one address, as a part of the server. Life: `start`, serve, `stop`."""
 
-    def __init__(self, service: TakhinService, settings: RpcSettings) -> None:
+    address: str
+    """HOST:PORT with the port taken, once started."""
+
+    def __init__(self, service: TakhinService, listen: str, settings: RpcSettings) -> None:
         self._service = service
+        self._listen = listen
         self._calls = Calls()
         self._server = grpc.aio.server(
             interceptors=[self._calls],
@@ -28,18 +32,19 @@ class Listener:
         takhin_pb2_grpc.add_TakhinServiceServicer_to_server(service, self._server)
         add_reflection(self._server)
 
-    async def start(self, listen: str) -> str:
-        """Bind and serve HOST:PORT; returns the address with the port taken. Raises StartupError."""
+    async def start(self) -> None:
+        """Bind and serve. Raises StartupError."""
         self._health = await add_health(self._server)
-        host = listen.rpartition(":")[0]
+        host = self._listen.rpartition(":")[0]
         try:
-            port = self._server.add_insecure_port(listen)
+            port = self._server.add_insecure_port(self._listen)
         except RuntimeError as error:
             raise StartupError(
-                f"cannot listen on {listen}: the address is in use by another process, or not of this machine"
+                f"cannot listen on {self._listen}: the address is in use by another process, or not of this "
+                "machine"
             ) from error
         await self._server.start()
-        return f"{host}:{port}"
+        self.address = f"{host}:{port}"
 
     async def stop(self, grace_seconds: float) -> None:
         """Say NOT_SERVING, answer what is queued, end streams with UNAVAILABLE, then close.
@@ -56,7 +61,7 @@ class Listener:
 def _options(settings: RpcSettings) -> list[tuple[str, int]]:
     """Channel arguments (grpc_types.h). Without them gRPC bounds neither connections nor idle time."""
     return [
-        ("grpc.so_reuseport", 0),  # else a second broker would share the port without a word
+        ("grpc.so_reuseport", 0),  # else a second broker could listen on the same port
         ("grpc.max_receive_message_length", settings.message_bytes_max),
         ("grpc.max_send_message_length", settings.message_bytes_max),
         ("grpc.max_concurrent_streams", settings.streams_per_connection_max),

@@ -1,4 +1,4 @@
-"""The storage contract: an engine keeps topics, the records in their logs, and the offsets that groups commit.
+"""The storage contract: an engine keeps topics, records, and the offsets that groups commit.
 
 Every engine passes the suite in `takhin.testing.contract`. The contract is bound to one asyncio event loop:
 all of it is called on that loop, and nothing in it blocks for longer than a short read. It has no word of

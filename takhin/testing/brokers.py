@@ -1,4 +1,4 @@
-"""Brokers that a test starts and stops. Importing it loads neither gRPC nor SQLite.
+"""Brokers that a test starts and stops. Importing this module loads neither gRPC nor SQLite.
 
 A broker with files runs in a process of its own, for two reasons: it can be killed, and a test that looks
 into the files with Python's sqlite3 would drop the locks of a broker in the same process.
@@ -31,11 +31,11 @@ READY = " ready on "
 """Stands before the address in the line that `takhin serve` prints."""
 
 SettingValues = Mapping[str, int | str]
-"""By the keys of the README's table: {"consume.heartbeat_ms": 100}."""
+"""Values by the keys of the README's table: {"consume.heartbeat_ms": 100}."""
 
 
 class LocalBroker(ABC):
-    """A broker on a free port of 127.0.0.1. It serves within `with` or `async with`."""
+    """A broker on a free port of 127.0.0.1. It serves inside a `with` or `async with` block."""
 
     address: str
     """HOST:PORT, once started; it stays the same if the broker is started again."""
@@ -49,11 +49,11 @@ class LocalBroker(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Return when it serves. Raises StartupError, RuntimeError."""
+        """Return when the broker serves. Raises StartupError, RuntimeError."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End it as SIGTERM does: calls under way are answered, streams end with UNAVAILABLE."""
+        """End the broker as SIGTERM does: calls under way are answered, streams end with UNAVAILABLE."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -81,7 +81,7 @@ class MemoryBroker(LocalBroker):
     """
 
     def __init__(self, settings: SettingValues | None = None) -> None:
-        super().__init__(settings or {})
+        super().__init__({**(settings or {}), "storage.engine": "memory"})
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -103,8 +103,8 @@ class MemoryBroker(LocalBroker):
 
     def _run(self, values: Settings, started: Future[str]) -> None:  # on the thread
         asyncio.run(self._serve(values, started))
-        # What is left of the server is freed here. If that happens in a child that the test forks later, gRPC
-        # waits there for ever for a thread that is not there.
+        # Free what is left of the server here. In a child that the test forks later, gRPC would wait for ever
+        # for a thread that exists only in the parent.
         gc.collect()
 
     async def _serve(self, values: Settings, started: Future[str]) -> None:  # on the thread
@@ -113,10 +113,10 @@ class MemoryBroker(LocalBroker):
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         try:
-            server = Server(values, in_memory=True)
+            server = Server(values)
             await server.start()
         except StartupError as error:
-            started.set_exception(StartupError(str(error)))  # without the frames, which hold the server
+            started.set_exception(StartupError(str(error)))  # no traceback: it refers to the server
             return
         except BaseException as error:  # noqa: BLE001  it is raised by start()
             started.set_exception(error)
@@ -129,7 +129,7 @@ class MemoryBroker(LocalBroker):
 class DiskBroker(LocalBroker):
     """A broker with a data folder, in a process of its own, which can be killed and started again.
 
-    data_dir: made if it is missing. What the broker logs is in the file of that name with ".log" at its end.
+    data_dir: created if it is missing. The broker's log goes to the file of that name with ".log" appended.
     """
 
     def __init__(self, data_dir: Path, settings: SettingValues | None = None) -> None:
@@ -142,12 +142,12 @@ class DiskBroker(LocalBroker):
         flags = [f"{OPTIONS[key].flag}={value}" for key, value in self._settings.items()]
         environ = {key: value for key, value in os.environ.items() if not key.startswith(VARIABLE_PREFIX)}
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("ab") as log:
+        with self.log_path.open("ab") as log_file:
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter on our own module
                 [sys.executable, "-m", "takhin", "serve", "--data-dir", str(self.data_dir), *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=log_file,
                 env=environ,
             )
         assert self._process.stdout is not None  # noqa: S101  see above
@@ -177,7 +177,7 @@ class DiskBroker(LocalBroker):
             raise RuntimeError(f"the broker ended with exit code {code}: see {self.log_path}")
 
     def kill(self) -> None:
-        """End it with SIGKILL: nothing of its own runs any more. What it acknowledged is in the folder."""
+        """End the broker with SIGKILL, so that it cannot clean up. What it acknowledged is in the folder."""
         if self._process is None:
             return
         process, self._process = self._process, None
@@ -185,13 +185,13 @@ class DiskBroker(LocalBroker):
             process.kill()
 
     def restart(self) -> None:
-        """Stop it, if it runs, and start it at the same address on the same folder."""
+        """Stop the broker if it runs, and start it at the same address on the same folder."""
         self.stop()
         self.start()
 
 
 def _line(pipe: IO[bytes], seconds_max: float) -> str:
-    """The first line out of a pipe, or what there is of it when it is closed or the time is over."""
+    """The first line of a pipe, or the part of it that came before the pipe's end or the deadline."""
     deadline = time.monotonic() + seconds_max
     line = b""
     while not line.endswith(b"\n"):

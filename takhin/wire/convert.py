@@ -1,4 +1,4 @@
-"""Messages to model values and back. Owns the shapes; decides nothing.
+"""Messages to the values of model.py and back. Owns the shapes; decides nothing.
 
 A batch's records come from columns.py, and the records of a response go out by encode.py.
 """
@@ -9,16 +9,19 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from takhin import limits
-from takhin.errors import EndOffsetMismatchError, InvalidBatchError, TakhinError
+from takhin.errors import EndOffsetMismatchError, TakhinError
 from takhin.model import (
     Appended,
     Batch,
+    BrokerHealth,
     CommittedOffset,
     Condition,
     ConsumeRequest,
-    Group,
+    ConsumerGroup,
+    GroupListing,
     GroupState,
     PartitionInfo,
+    ProduceRequest,
     TopicInfo,
     TopicPartition,
 )
@@ -28,20 +31,22 @@ from takhin.wire.columns import Columns, headers_of, key_of, value_of
 R = TypeVar("R")
 
 NODE_ID = 0
-"""The one broker's number where a field speaks of leaders and replicas."""
+"""The number of the only broker, for fields about leaders and replicas."""
 PROTOCOL_TYPE = "consumer"
 ECHO_CHARS_MAX = 255
 """How much of a name a refusal repeats."""
 
 
+def produce_request(request: pb.ProduceMessageRequest) -> ProduceRequest:
+    """A produce request that has either `record` or `records`."""
+    acks = request.required_acks if request.HasField("required_acks") else None
+    return ProduceRequest(request.topic, request.partition, batch(request), acks, request.timeout_ms)
+
+
 def batch(request: pb.ProduceMessageRequest) -> Batch:
-    """The records of a produce request: `record` is a batch of one. Raises InvalidBatchError."""
+    """The records of a produce request: `record` is a batch of one."""
     if request.HasField("record"):
-        if request.records:
-            raise InvalidBatchError("the request has both record and records; set one of them")
         return _batch_of_one(request.record, _condition(request))
-    if not request.records:
-        raise InvalidBatchError("the request has neither record nor records; set one of them")
     columns = Columns(request)
     return Batch(
         columns.keys,
@@ -137,7 +142,14 @@ def committed(
     return response
 
 
-def group(described: Group) -> pb.DescribeConsumerGroupResponse:
+def groups(listed: Sequence[GroupListing]) -> pb.ListConsumerGroupsResponse:
+    response = pb.ListConsumerGroupsResponse()
+    for group_id, state in listed:
+        response.groups.add(group_id=group_id, state=state.value, protocol_type=PROTOCOL_TYPE)
+    return response
+
+
+def group(described: ConsumerGroup) -> pb.DescribeConsumerGroupResponse:
     response = pb.DescribeConsumerGroupResponse(
         group_id=described.group_id, state=described.state.value, protocol_type=PROTOCOL_TYPE
     )
@@ -154,10 +166,19 @@ def group(described: Group) -> pb.DescribeConsumerGroupResponse:
     return response
 
 
+def health(found: BrokerHealth) -> pb.HealthCheckResponse:
+    return pb.HealthCheckResponse(
+        status=found.status,
+        version=found.version,
+        uptime_seconds=found.uptime_seconds,
+        reasons=found.troubles,
+    )
+
+
 def refusal(response: R, request: Any, error: TakhinError, code: int) -> R:
     """Fill a response that has an error field: the sentence, the code, and what it is about.
 
-    What the request named (topic, partition, group) is repeated; an offset is -1, never a valid one.
+    The topic, partition or group that the request named is repeated. An offset is -1, never a valid one.
     """
     filled: Any = response
     fields = filled.DESCRIPTOR.fields_by_name

@@ -1,6 +1,7 @@
-"""The one table from error to error code and gRPC status, both ways. A test holds it against the error tree.
+"""The one table of errors: code, gRPC status and HTTP status of each. A test holds it against the error tree.
 
-The broker puts errors on the wire with it, in band or as a status; clients make the same errors of either.
+The broker uses it to put an error on the wire, in the response or as a status. Clients use it to raise the
+same error again.
 """
 
 from __future__ import annotations
@@ -19,68 +20,72 @@ PREFIX = "ERROR_CODE_"
 
 
 class Row(NamedTuple):
-    """An error's place on the wire.
+    """How one error is put on the wire.
 
-    in_band: told in the response's own error field by calls that have one; otherwise, and in calls
-    without one, by gRPC status.
-    retry_ms: how long to wait before trying again, told in RetryInfo; 0 where trying again is no use.
+    http: the status code of an HTTP response.
+    in_band: the error goes into the response's own error field, in calls that have one. In all other cases
+    it is a gRPC status.
+    retry_ms: how long RetryInfo asks to wait before trying again; 0 where trying again is no use.
     """
 
     code: pb.ErrorCode.ValueType
     status: grpc.StatusCode
+    http: int
     in_band: bool = True
     retry_ms: int = 0
 
     @property
     def reason(self) -> str:
-        """The stable upper-case name: of the code, and in google.rpc.ErrorInfo."""
+        """The stable upper-case name of the code, as google.rpc.ErrorInfo has it."""
         return pb.ErrorCode.Name(self.code).removeprefix(PREFIX)
 
 
 Status = grpc.StatusCode
 
 TABLE: dict[type[errors.TakhinError], Row] = {
-    errors.InvalidArgumentError: Row(pb.ERROR_CODE_INVALID_ARGUMENT, Status.INVALID_ARGUMENT),
-    errors.InvalidTopicNameError: Row(pb.ERROR_CODE_INVALID_TOPIC_NAME, Status.INVALID_ARGUMENT),
-    errors.InvalidGroupIdError: Row(pb.ERROR_CODE_INVALID_GROUP_ID, Status.INVALID_ARGUMENT),
-    errors.InvalidConfigError: Row(pb.ERROR_CODE_INVALID_CONFIG, Status.INVALID_ARGUMENT),
-    errors.InvalidRecordError: Row(pb.ERROR_CODE_INVALID_RECORD, Status.INVALID_ARGUMENT),
-    errors.InvalidBatchError: Row(pb.ERROR_CODE_INVALID_BATCH, Status.INVALID_ARGUMENT),
-    errors.RecordTooLargeError: Row(pb.ERROR_CODE_RECORD_TOO_LARGE, Status.INVALID_ARGUMENT),
-    errors.UnsupportedReplicationError: Row(pb.ERROR_CODE_UNSUPPORTED_REPLICATION, Status.INVALID_ARGUMENT),
-    errors.UnknownTopicError: Row(pb.ERROR_CODE_UNKNOWN_TOPIC, Status.NOT_FOUND),
-    errors.UnknownPartitionError: Row(pb.ERROR_CODE_UNKNOWN_PARTITION, Status.NOT_FOUND),
-    errors.UnknownGroupError: Row(pb.ERROR_CODE_UNKNOWN_GROUP, Status.NOT_FOUND),
-    errors.TopicExistsError: Row(pb.ERROR_CODE_TOPIC_EXISTS, Status.ALREADY_EXISTS),
-    errors.GroupNotEmptyError: Row(pb.ERROR_CODE_GROUP_NOT_EMPTY, Status.FAILED_PRECONDITION),
-    errors.OffsetOutOfRangeError: Row(pb.ERROR_CODE_OFFSET_OUT_OF_RANGE, Status.OUT_OF_RANGE),
-    errors.EndOffsetMismatchError: Row(pb.ERROR_CODE_END_OFFSET_MISMATCH, Status.FAILED_PRECONDITION),
-    errors.OutOfSequenceError: Row(pb.ERROR_CODE_OUT_OF_SEQUENCE, Status.FAILED_PRECONDITION),
-    errors.OutcomeUnknownError: Row(pb.ERROR_CODE_OUTCOME_UNKNOWN, Status.DEADLINE_EXCEEDED),
+    errors.InvalidArgumentError: Row(pb.ERROR_CODE_INVALID_ARGUMENT, Status.INVALID_ARGUMENT, 400),
+    errors.InvalidTopicNameError: Row(pb.ERROR_CODE_INVALID_TOPIC_NAME, Status.INVALID_ARGUMENT, 400),
+    errors.InvalidGroupIdError: Row(pb.ERROR_CODE_INVALID_GROUP_ID, Status.INVALID_ARGUMENT, 400),
+    errors.InvalidConfigError: Row(pb.ERROR_CODE_INVALID_CONFIG, Status.INVALID_ARGUMENT, 400),
+    errors.InvalidRecordError: Row(pb.ERROR_CODE_INVALID_RECORD, Status.INVALID_ARGUMENT, 400),
+    errors.InvalidBatchError: Row(pb.ERROR_CODE_INVALID_BATCH, Status.INVALID_ARGUMENT, 400),
+    errors.RecordTooLargeError: Row(pb.ERROR_CODE_RECORD_TOO_LARGE, Status.INVALID_ARGUMENT, 413),
+    errors.UnsupportedReplicationError: Row(
+        pb.ERROR_CODE_UNSUPPORTED_REPLICATION, Status.INVALID_ARGUMENT, 400
+    ),
+    errors.UnknownTopicError: Row(pb.ERROR_CODE_UNKNOWN_TOPIC, Status.NOT_FOUND, 404),
+    errors.UnknownPartitionError: Row(pb.ERROR_CODE_UNKNOWN_PARTITION, Status.NOT_FOUND, 404),
+    errors.UnknownGroupError: Row(pb.ERROR_CODE_UNKNOWN_GROUP, Status.NOT_FOUND, 404),
+    errors.TopicExistsError: Row(pb.ERROR_CODE_TOPIC_EXISTS, Status.ALREADY_EXISTS, 409),
+    errors.GroupNotEmptyError: Row(pb.ERROR_CODE_GROUP_NOT_EMPTY, Status.FAILED_PRECONDITION, 409),
+    errors.OffsetOutOfRangeError: Row(pb.ERROR_CODE_OFFSET_OUT_OF_RANGE, Status.OUT_OF_RANGE, 400),
+    errors.EndOffsetMismatchError: Row(pb.ERROR_CODE_END_OFFSET_MISMATCH, Status.FAILED_PRECONDITION, 409),
+    errors.OutOfSequenceError: Row(pb.ERROR_CODE_OUT_OF_SEQUENCE, Status.FAILED_PRECONDITION, 409),
+    errors.OutcomeUnknownError: Row(pb.ERROR_CODE_OUTCOME_UNKNOWN, Status.DEADLINE_EXCEEDED, 504),
     errors.OverloadedError: Row(
-        pb.ERROR_CODE_OVERLOADED, Status.RESOURCE_EXHAUSTED, in_band=False, retry_ms=500
+        pb.ERROR_CODE_OVERLOADED, Status.RESOURCE_EXHAUSTED, 429, in_band=False, retry_ms=500
     ),
     errors.StorageFullError: Row(
-        pb.ERROR_CODE_STORAGE_FULL, Status.RESOURCE_EXHAUSTED, in_band=False, retry_ms=5_000
+        pb.ERROR_CODE_STORAGE_FULL, Status.RESOURCE_EXHAUSTED, 507, in_band=False, retry_ms=5_000
     ),
     errors.PartitionUnavailableError: Row(
-        pb.ERROR_CODE_PARTITION_UNAVAILABLE, Status.UNAVAILABLE, in_band=False, retry_ms=1_000
+        pb.ERROR_CODE_PARTITION_UNAVAILABLE, Status.UNAVAILABLE, 503, in_band=False, retry_ms=1_000
     ),
     errors.ShuttingDownError: Row(
-        pb.ERROR_CODE_SHUTTING_DOWN, Status.UNAVAILABLE, in_band=False, retry_ms=1_000
+        pb.ERROR_CODE_SHUTTING_DOWN, Status.UNAVAILABLE, 503, in_band=False, retry_ms=1_000
     ),
-    errors.InternalError: Row(pb.ERROR_CODE_INTERNAL, Status.INTERNAL, in_band=False),
+    errors.InternalError: Row(pb.ERROR_CODE_INTERNAL, Status.INTERNAL, 500, in_band=False),
 }
 
 ERRORS = {row.code: error for error, row in TABLE.items()}
 CODES = {row.reason: row.code for row in TABLE.values()}
-"""The way back."""
+"""The way back: error by code, code by reason."""
 
 NUMBERS = {status: code_pb2.Code.Value(status.name) for status in Status}
 
 
 def rich_status(error: errors.TakhinError) -> status_pb2.Status:
-    """google.rpc.Status of an error: ErrorInfo, and BadRequest or RetryInfo where they fit."""
+    """The google.rpc.Status of an error: with ErrorInfo, and BadRequest or RetryInfo where they fit."""
     row = TABLE[type(error)]
     details: list[Any] = [
         error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN, metadata=error.details)
@@ -103,7 +108,7 @@ def rich_status(error: errors.TakhinError) -> status_pb2.Status:
 
 
 def error_of_code(code: int, sentence: str, details: dict[str, str]) -> errors.TakhinError:
-    """The error that the broker raised. A code that only a newer broker knows makes a RefusedError."""
+    """The error that the broker raised; a RefusedError for a code that only a newer broker knows."""
     kind = ERRORS.get(pb.ErrorCode.ValueType(code), errors.RefusedError)
     error = kind.as_sent(sentence, details)
     if isinstance(error, errors.UnavailableError):
@@ -112,10 +117,10 @@ def error_of_code(code: int, sentence: str, details: dict[str, str]) -> errors.T
 
 
 def error_of_status(status: status_pb2.Status) -> errors.TakhinError | None:
-    """The error that the broker put into a gRPC status; None if it is a status of somebody else's."""
+    """The error that the broker put into a gRPC status; None if the status is not from a broker."""
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in status.details:
-        detail.Unpack(info)  # each takes what is of its own kind
+        detail.Unpack(info)  # does nothing for a detail of another kind
         detail.Unpack(retry)
     if info.domain != DOMAIN:
         return None

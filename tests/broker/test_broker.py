@@ -4,170 +4,189 @@ import asyncio
 
 import pytest
 
-from takhin.broker import Broker
+from broker.support import NOW, batch, broker_over, create, produce, rows, session_of
 from takhin.errors import (
     InvalidArgumentError,
     InvalidBatchError,
     OffsetOutOfRangeError,
+    OutcomeUnknownError,
     ShuttingDownError,
     UnknownGroupError,
     UnknownPartitionError,
     UnknownTopicError,
 )
-from takhin.limits import size_bytes
-from takhin.model import Batch, ConsumeRequest, TopicPartition
+from takhin.model import Condition, ProduceRequest, TopicPartition
 from takhin.partitioner import partition_for_key
-from takhin.settings import Settings, TopicSettings
-from takhin.signals import Signals
+from takhin.storage.contract import Capability
 from takhin.storage.memory import MemoryEngine
 
-NOW = 1_700_000_000_000
 
-
-def batch(*values, keys=None, timestamps=None):
-    keys = keys or [None] * len(values)
-    timestamps = timestamps or [0] * len(values)
-    return Batch(keys, values, timestamps, {}, size_bytes(keys, values, ()))
-
-
-@pytest.fixture
-async def broker():
-    signals = Signals()
-    engine = MemoryEngine(clock=lambda: NOW, end_moved=signals.notify)
-    await engine.open()
-    settings = Settings(topics=TopicSettings(partitions_max=20))
-    yield Broker(engine, settings, clock=lambda: NOW, signals=signals)
-    await engine.close()
-
-
-async def create(broker, name="t", partitions=1, **configs):
-    await broker.create_topic(name, num_partitions=partitions, replication_factor=1, configs=configs)
-
-
-async def rows(broker, topic="t", partition=0):
-    log = broker._log(topic, partition)
-    return (await log.read(log.start_offset, max_bytes=1 << 20, max_records=100)).rows
-
-
-async def test_a_zero_timestamp_becomes_the_brokers_clock(broker):
+async def test_a_zero_timestamp_becomes_the_brokers_clock(session, engine):
     """Records without a time of their own are stamped, the others kept."""
-    await create(broker)
-    await broker.produce("t", 0, batch(b"a", b"b", timestamps=[0, 7]))
-    assert [row[1] for row in await rows(broker)] == [NOW, 7]
+    await create(session)
+    await produce(session, "t", 0, batch(b"a", b"b", timestamps=[0, 7]))
+    assert [row[1] for row in await rows(engine)] == [NOW, 7]
 
 
-async def test_log_append_time_overrides_the_client(broker):
+async def test_log_append_time_overrides_the_client(session, engine):
     """With message.timestamp.type=LogAppendTime every record has the broker's time."""
-    await create(broker, **{"message.timestamp.type": "LogAppendTime"})
-    await broker.produce("t", 0, batch(b"a", timestamps=[7]))
-    assert [row[1] for row in await rows(broker)] == [NOW]
+    await create(session, **{"message.timestamp.type": "LogAppendTime"})
+    await produce(session, "t", 0, batch(b"a", timestamps=[7]))
+    assert [row[1] for row in await rows(engine)] == [NOW]
 
 
-async def test_keys_choose_their_partition_as_in_kafka(broker):
+async def test_keys_choose_their_partition_as_in_kafka(session):
     """A batch of one key goes where murmur2 sends that key, an empty key included."""
-    await create(broker, partitions=5)
+    await create(session, partitions=5)
     for key in (b"user-1", b"", b"\x00\xff"):
-        appended = await broker.produce("t", -1, batch(b"v", keys=[key]))
+        appended = await produce(session, "t", -1, batch(b"v", keys=[key]))
         assert appended.partition == partition_for_key(key, 5)
 
 
-async def test_keyless_batches_are_spread_evenly(broker):
+async def test_keyless_batches_are_spread_evenly(session):
     """Each keyless batch goes to the next partition in turn, as a whole."""
-    await create(broker, partitions=3)
-    landed = [(await broker.produce("t", -1, batch(b"a", b"b"))).partition for _ in range(9)]
+    await create(session, partitions=3)
+    landed = [(await produce(session, "t", -1, batch(b"a", b"b"))).partition for _ in range(9)]
     assert sorted(landed) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-async def test_keys_of_several_partitions_are_no_batch(broker):
+async def test_keys_of_several_partitions_are_no_batch(session):
     """A batch is atomic in one partition, so keys that belong to several are refused."""
-    await create(broker, partitions=5)
+    await create(session, partitions=5)
     with pytest.raises(InvalidBatchError, match="belong to partitions"):
-        broker.produce("t", -1, batch(b"a", b"b", keys=[b"user-1", b"foobar"]))
+        produce(session, "t", -1, batch(b"a", b"b", keys=[b"user-1", b"foobar"]))
 
 
-async def test_partitions_outside_the_topic_are_named(broker):
+async def test_partitions_outside_the_topic_are_named(session):
     """The error says which partitions there are."""
-    await create(broker, partitions=2)
+    await create(session, partitions=2)
     for partition in (2, -2):
         with pytest.raises(UnknownPartitionError, match=f"0 to 1, not {partition}"):
-            broker.produce("t", partition, batch(b"a"))
+            produce(session, "t", partition, batch(b"a"))
 
 
-async def test_a_commit_is_checked_whole_before_anything_is_written(broker):
+async def test_a_commit_is_checked_whole_before_anything_is_written(session):
     """One bad offset among good ones leaves no trace."""
-    await create(broker, partitions=2)
-    await broker.produce("t", 0, batch(b"a"))
+    await create(session, partitions=2)
+    await produce(session, "t", 0, batch(b"a"))
     good, bad = TopicPartition("t", 0), TopicPartition("t", 1)
     for wrong in (1, -1):
         with pytest.raises(OffsetOutOfRangeError):
-            await broker.commit_offsets("g", [(good, 1, ""), (bad, wrong, "")])
+            await session.commit_offsets("g", [(good, 1, ""), (bad, wrong, "")])
     with pytest.raises(UnknownTopicError):
-        await broker.commit_offsets("g", [(good, 1, ""), (TopicPartition("nope", 0), 0, "")])
+        await session.commit_offsets("g", [(good, 1, ""), (TopicPartition("nope", 0), 0, "")])
     with pytest.raises(InvalidArgumentError, match="twice"):
-        await broker.commit_offsets("g", [(good, 1, ""), (good, 0, "")])
+        await session.commit_offsets("g", [(good, 1, ""), (good, 0, "")])
     with pytest.raises(InvalidArgumentError, match="metadata"):
-        await broker.commit_offsets("g", [(good, 1, "x" * 4097)])
-    assert await broker.group_ids() == []
+        await session.commit_offsets("g", [(good, 1, "x" * 4097)])
+    assert session.list_groups() == []
 
 
-async def test_groups_show_what_they_committed_and_their_lag(broker):
+async def test_committed_offsets_are_those_asked_for_or_all(session):
+    """Partitions without a commit are answered as None; without partitions all commits are told, sorted."""
+    await create(session, partitions=3)
+    first, second, third = (TopicPartition("t", partition) for partition in range(3))
+    await session.commit_offsets("g", [(third, 0, "c"), (first, 0, "a")])
+    found = session.committed_offsets("g", [second, third])
+    assert [(at, at_offset and at_offset.metadata) for at, at_offset in found] == [
+        (second, None),
+        (third, "c"),
+    ]
+    assert [at for at, _ in session.committed_offsets("g", [])] == [first, third]
+    with pytest.raises(UnknownPartitionError):
+        session.committed_offsets("g", [TopicPartition("t", 3)])
+
+
+async def test_groups_show_what_they_committed_and_their_lag(session):
     """describe-group has offset, end, lag and metadata of each partition; deleting takes it all."""
-    await create(broker)
-    await broker.produce("t", 0, batch(b"a", b"b", b"c"))
-    await broker.commit_offsets("g", [(TopicPartition("t", 0), 1, "note")])
-    (offset,) = (await broker.describe_group("g")).offsets
+    await create(session)
+    await produce(session, "t", 0, batch(b"a", b"b", b"c"))
+    await session.commit_offsets("g", [(TopicPartition("t", 0), 1, "note")])
+    (offset,) = session.describe_group("g").offsets
     assert (offset.committed.offset, offset.end_offset, offset.committed.metadata) == (1, 3, "note")
-    await broker.delete_group("g")
+    await session.delete_group("g")
     with pytest.raises(UnknownGroupError):
-        await broker.describe_group("g")
+        session.describe_group("g")
     with pytest.raises(UnknownGroupError):
-        await broker.delete_group("g")
+        await session.delete_group("g")
 
 
-async def test_the_limit_of_partitions_is_that_of_all_topics(broker):
+async def test_the_limit_of_partitions_is_that_of_all_topics(session):
     """topics.partitions_max counts what is there already."""
-    await create(broker, "a", partitions=15)
+    await create(session, "a", partitions=15)
     with pytest.raises(InvalidArgumentError, match="limit is 20"):
-        await create(broker, "b", partitions=6)
-    await create(broker, "b", partitions=5)
+        await create(session, "b", partitions=6)
+    await create(session, "b", partitions=5)
 
 
-async def test_a_draining_broker_refuses_produce(broker):
+async def test_a_draining_broker_refuses_produce(broker, session, engine):
     """Once draining, nothing more is queued."""
-    await create(broker)
+    await create(session)
     broker.drain()
     with pytest.raises(ShuttingDownError):
-        broker.produce("t", 0, batch(b"a"))
-    assert not await rows(broker)
+        produce(session, "t", 0, batch(b"a"))
+    assert not await rows(engine)
 
 
-async def test_waiters_are_woken_by_an_append_and_not_before():
-    """A signal wakes everyone who waits for that log, and a wait without one ends in time."""
-    signals = Signals()
-    engine = MemoryEngine(clock=lambda: NOW, end_moved=signals.notify)
-    broker = Broker(engine, Settings(), clock=lambda: NOW, signals=signals)
-    await create(broker, partitions=2)
-    first, second = broker._log("t", 0), broker._log("t", 1)
-    waits = [asyncio.ensure_future(signals.wait(log, 30)) for log in (first, first)]
-    other = asyncio.ensure_future(signals.wait(second, 0.05))
-    await asyncio.sleep(0)
-    await broker.produce("t", 0, batch(b"a"))
-    assert await asyncio.gather(*waits) == [True, True]
-    assert await other is False
+class Plain:
+    """An engine that judges no condition: the memory engine without these capabilities."""
+
+    capabilities = frozenset({Capability.TRIM})
+
+    def __init__(self) -> None:
+        self._inner = MemoryEngine()
+
+    def __getattr__(self, name: str):
+        return getattr(self._inner, name)
 
 
-async def test_min_bytes_is_met_also_beside_another_consumer(broker):
-    """What another consumer was given, which is less than there is now, does not end the wait too early."""
-    await create(broker)
-    await broker.produce("t", 0, batch(b"a" * 100))
-    impatient = broker.consume(ConsumeRequest("t", 0))
-    assert len((await anext(impatient)).records.rows) == 1
-    patient = broker.consume(ConsumeRequest("t", 0, min_bytes=300, max_wait_ms=60_000))
-    waiting = asyncio.ensure_future(anext(patient))
-    await broker.produce("t", 0, batch(b"b" * 100))
-    assert len((await anext(impatient)).records.rows) == 1
-    assert not waiting.done()
-    await broker.produce("t", 0, batch(b"c" * 100))
-    assert len((await waiting).records.rows) == 3
-    await impatient.aclose()
-    await patient.aclose()
+@pytest.mark.parametrize(
+    ("condition", "field"),
+    [(Condition(bytes(16), 0, None), "producer_id"), (Condition(b"", 0, 0), "expected_offset")],
+    ids=["producer_id", "expected_offset"],
+)
+async def test_a_condition_that_the_engine_cannot_judge_is_refused(condition, field):
+    """The error names the field; batches without a condition are taken."""
+    session = session_of(broker_over(Plain()))
+    await create(session)
+    with pytest.raises(InvalidArgumentError, match=f"does not take {field}") as refused:
+        produce(session, "t", 0, batch(b"a", condition=condition))
+    assert refused.value.details == {"field": field}
+    assert (await produce(session, "t", 0, batch(b"a"))).offset == 0
+
+
+async def test_acks_decide_when_a_request_is_answered(session, engine):
+    """0: at once and without an offset; absent, 1 and -1: with the durable batch's; others: refused."""
+    await create(session)
+    queued = await produce(session, "t", 0, batch(b"a", timestamps=[7]), required_acks=0)
+    assert queued == (0, -1, 7, 1, False)
+    for number, acks in enumerate((None, 1, -1), 1):
+        assert (await produce(session, "t", 0, batch(b"a"), required_acks=acks)).offset == number
+    for acks in (2, -2):
+        with pytest.raises(InvalidArgumentError, match="required_acks must be -1 to 1"):
+            produce(session, "t", 0, batch(b"a"), required_acks=acks)
+    assert len(await rows(engine)) == 4
+
+
+async def test_a_deadline_ends_the_wait_and_not_the_write(session):
+    """Past timeout_ms the outcome is unknown, and the batch stays queued."""
+    await create(session)
+    pending = session.produce(ProduceRequest("t", 0, batch(b"a"), timeout_ms=50))
+    now = asyncio.get_running_loop().time()
+    assert now < pending.deadline <= now + 0.05
+    never = asyncio.get_running_loop().create_future()
+    waiting = pending._replace(appended=asyncio.shield(never), deadline=now)
+    with pytest.raises(OutcomeUnknownError, match="not durable within timeout_ms"):
+        await waiting.answer()
+    assert not never.done()
+    with pytest.raises(InvalidArgumentError, match="timeout_ms"):
+        produce(session, "t", 0, batch(b"a"), timeout_ms=-1)
+
+
+@pytest.mark.parametrize(("has_record", "record_count"), [(True, 1), (False, 0), (False, 10_001)])
+def test_a_request_has_one_record_or_a_list(session, has_record, record_count):
+    """Both, neither, or too many are refused before a record is looked at."""
+    with pytest.raises((InvalidBatchError, InvalidArgumentError), match="record"):
+        session.check_shape(has_record=has_record, record_count=record_count)
+    session.check_shape(has_record=True, record_count=0)
+    session.check_shape(has_record=False, record_count=10_000)

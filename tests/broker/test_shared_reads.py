@@ -1,34 +1,29 @@
-"""Consumers of one log are given the same reads, and nothing that they must not see."""
+"""Consumers of one log get the same reads, and nothing that they must not see."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
 
 import pytest
 
-from storage.support import clock, numbered, spec
+from broker.support import batch
+from takhin.broker.shared_reads import SharedReads
 from takhin.errors import OffsetOutOfRangeError, UnknownTopicError
 from takhin.limits import response_bytes
-from takhin.shared_reads import SharedReads
+from takhin.model import TopicConfig, TopicSpec
 from takhin.storage.contract import Engine, PartitionLog
-from takhin.storage.memory import MemoryEngine
 
 RECORDS_MAX = 10
 LIMITS = {"max_bytes": 1 << 20, "max_records": RECORDS_MAX}
 
 
-@pytest.fixture
-async def engine() -> AsyncIterator[Engine]:
-    opened = MemoryEngine(clock=clock, end_moved=lambda _: None)
-    await opened.open()
-    yield opened
-    await opened.close()
+def numbered(count):
+    return batch(*(b"%d" % number for number in range(count)))
 
 
 @pytest.fixture
 async def log(engine: Engine) -> PartitionLog:
-    made = (await engine.create_topic(spec("orders"))).partitions[0]
+    made = (await engine.create_topic(TopicSpec("orders", 1, TopicConfig(1 << 20)))).partitions[0]
     await made.append(numbered(25))
     return made
 
@@ -43,7 +38,7 @@ def offsets(records):
 
 
 async def test_two_consumers_are_given_one_read(reads: SharedReads, log: PartitionLog):
-    """The second is given what the first has read, also when the log has grown since."""
+    """The second one gets what the first has read, also when the log has grown since."""
     with reads.consumer(log), reads.consumer(log):
         first = await reads.read(log, 20, **LIMITS)
         await log.append(numbered(3))
@@ -53,7 +48,7 @@ async def test_two_consumers_are_given_one_read(reads: SharedReads, log: Partiti
 
 
 async def test_a_lone_consumer_reads_for_itself(reads: SharedReads, log: PartitionLog):
-    """Nothing is kept for others, and a read is as long as it was asked for."""
+    """Nothing is kept for others, and a read is as long as asked for."""
     with reads.consumer(log):
         first = await reads.read(log, 3, **LIMITS)
         assert offsets(first) == list(range(3, 13))
@@ -69,7 +64,7 @@ async def test_consumers_out_of_step_meet(reads: SharedReads, log: PartitionLog)
 
 
 async def test_other_limits_are_other_reads(reads: SharedReads, log: PartitionLog):
-    """A consumer that asked for less is not given more."""
+    """A consumer that asked for less does not get more."""
     with reads.consumer(log), reads.consumer(log):
         await reads.read(log, 0, **LIMITS)
         assert offsets(await reads.read(log, 0, max_bytes=1 << 20, max_records=2)) == [0, 1]
@@ -86,7 +81,7 @@ async def test_what_was_trimmed_is_not_served(reads: SharedReads, log: Partition
 
 
 async def test_what_was_deleted_is_not_served(reads: SharedReads, log: PartitionLog, engine: Engine):
-    """A kept read of a topic that is gone is refused."""
+    """A kept read of a topic that was deleted is refused."""
     with reads.consumer(log), reads.consumer(log):
         await reads.read(log, 0, **LIMITS)
         await engine.delete_topic("orders")
@@ -95,7 +90,7 @@ async def test_what_was_deleted_is_not_served(reads: SharedReads, log: Partition
 
 
 async def test_bytes_are_bounded_and_let_go(log: PartitionLog):
-    """What is unused for longest goes when there is too much, and everything when the consumers have gone."""
+    """The least recently used read goes when there is too much, and all go with the last consumer."""
     reads = SharedReads(bytes_max=800, records_max=RECORDS_MAX)
     with ExitStack() as consumers:
         for _ in range(2):

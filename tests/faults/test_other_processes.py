@@ -19,7 +19,7 @@ from takhin.errors import OverloadedError, PartitionUnavailableError
 from takhin.limits import size_bytes
 from takhin.model import Batch, TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
-from takhin.storage.sqlite.admission import QueueBytes
+from takhin.storage.sqlite.admission import Admission
 from takhin.storage.sqlite.engine import SqliteEngine
 
 HOLDER = Path(__file__).with_name("holder.py")
@@ -116,7 +116,7 @@ async def test_records_deleted_by_hand_are_missed(engine, tmp_path):
 
 async def test_the_queue_lets_producers_in_one_by_one():
     """Room is given in order of arrival, and the bound is passed by one batch at most."""
-    queue = QueueBytes(bytes_max=100, wait_ms_max=10_000)
+    queue = Admission(bytes_max=100, wait_ms_max=10_000)
     admitted = []
 
     async def produce(name):
@@ -137,7 +137,7 @@ async def test_the_queue_lets_producers_in_one_by_one():
 
 async def test_a_queue_without_room_says_so_in_time():
     """OverloadedError names how much waits and the limit."""
-    queue = QueueBytes(bytes_max=10, wait_ms_max=20)
+    queue = Admission(bytes_max=10, wait_ms_max=20)
     queue.add(25)
     with pytest.raises(OverloadedError, match=r"25 bytes wait for their commit \(the limit is 10\)"):
         await queue.room()

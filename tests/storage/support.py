@@ -1,4 +1,4 @@
-"""What the storage tests share: batches, records in a form that compares, and a store that reopens."""
+"""What the storage tests share beside `takhin.testing.contract`: SQLite engines, their files, and a store that reopens."""
 
 from __future__ import annotations
 
@@ -6,90 +6,14 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from takhin.disk.versions import build
-from takhin.limits import size_bytes
-from takhin.model import Batch, Condition, Header, Records, TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
-from takhin.storage.contract import EndMoved, PartitionLog
+from takhin.storage.contract import PartitionLog
 from takhin.storage.sqlite.engine import SqliteEngine
-
-NOW = 1_700_000_000_000
-ALL = {"max_bytes": 1 << 30, "max_records": 1 << 30}
-"""Read limits that bound nothing."""
-
-Stored = tuple[int, int, bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
-"""A record whole: offset, timestamp, key, value, headers."""
-
-
-def clock() -> int:
-    return NOW
-
-
-def batch(
-    *values: bytes | None,
-    keys: Sequence[bytes | None] | None = None,
-    timestamps: Sequence[int] | None = None,
-    headers: Mapping[int, Sequence[Header]] | None = None,
-) -> Batch:
-    """A batch of these values; without keys and headers, and of now, where nothing else is said."""
-    keys = keys or [None] * len(values)
-    headers = headers or {}
-    size = size_bytes(keys, values, headers.values())
-    return Batch(keys, values, timestamps or [NOW] * len(values), headers, size)
-
-
-def numbered(count: int, first: int = 0) -> Batch:
-    """A batch of `count` records whose values are the numbers from `first`."""
-    return batch(*(b"%d" % n for n in range(first, first + count)))
-
-
-def timed(*timestamps: int) -> Batch:
-    """A batch of records with these timestamps."""
-    return batch(*[b""] * len(timestamps), timestamps=timestamps)
-
-
-def under(
-    sent: Batch, producer_id: bytes = b"", sequence: int = 0, *, expected_offset: int | None = None
-) -> Batch:
-    """The batch under a condition. A short producer_id is filled up."""
-    return replace(
-        sent, condition=Condition(producer_id and producer_id.ljust(16), sequence, expected_offset)
-    )
-
-
-def spec(name: str, num_partitions: int = 1, config: TopicConfig | None = None) -> TopicSpec:
-    return TopicSpec(name, num_partitions, config or TopicConfig(1 << 20))
-
-
-def as_stored(records: Records) -> list[Stored]:
-    """What a read returned, headers beside their records; headers of no returned record are a fault."""
-    assert set(records.headers) <= {row[0] for row in records.rows}
-    return [(*row, tuple(map(tuple, records.headers.get(row[0], ())))) for row in records.rows]
-
-
-def as_expected(appended: Batch, first: int) -> list[Stored]:
-    """What a read should return for a batch that landed at offset `first`."""
-    headers = [tuple(map(tuple, appended.headers.get(i, ()))) for i in range(len(appended))]
-    offsets = range(first, first + len(appended))
-    return list(zip(offsets, appended.timestamps, appended.keys, appended.values, headers, strict=True))
-
-
-async def read_all(log: PartitionLog, **limits: int) -> list[Stored]:
-    """The whole log, read page by page; a page without a record before the end is a fault."""
-    found: list[Stored] = []
-    offset = log.start_offset
-    while offset < log.end_offset:
-        page = as_stored(await log.read(offset, **(ALL | limits)))
-        assert page
-        found += page
-        offset = page[-1][0] + 1
-    return found
-
+from takhin.testing.contract import clock
 
 def check_files(data_dir: Path) -> None:
     """The consistency check over the files of a closed engine, in a child process (see check_files.py)."""
@@ -130,8 +54,9 @@ def alter(path: Path, *statements: str) -> None:
     subprocess.run([sys.executable, "-c", ALTER, path, *statements], check=True)
 
 
-def sqlite_engine(data_dir: Path, end_moved: EndMoved, **settings: int) -> SqliteEngine:
-    return SqliteEngine(data_dir, StorageSettings(**settings), clock=clock, end_moved=end_moved)
+def sqlite_engine(data_dir: Path, **settings: int) -> SqliteEngine:
+    """An engine that is not open yet; settings: fields of StorageSettings that are not at their defaults."""
+    return SqliteEngine(data_dir, StorageSettings(**settings), clock=clock)
 
 
 @cache
@@ -156,11 +81,10 @@ class Store:
 
     def __init__(self, data_dir: Path, **settings: int) -> None:
         self.data_dir = data_dir
-        self.moved: list[PartitionLog] = []
         self._settings = settings
 
     async def open(self) -> None:
-        self.engine = sqlite_engine(self.data_dir, self.moved.append, **self._settings)
+        self.engine = sqlite_engine(self.data_dir, **self._settings)
         await self.engine.open()
         lend_template(self.data_dir)
 

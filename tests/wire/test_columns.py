@@ -77,7 +77,7 @@ def test_columns_of_a_response_are_what_the_broker_wrote(rows, headers, first):
     """Offsets, timestamps, keys, values and headers come out as they went in, None and empty apart."""
     numbered = [(first + i, *row) for i, row in enumerate(rows)]
     of_rows = {i: of for i, of in headers.items() if i < len(rows)}
-    records = Records(numbered, {first + i: of for i, of in of_rows.items()})
+    records = Records(numbered, {first + i: of for i, of in of_rows.items()}, first + len(rows))
     columns = ResponseColumns(consumed("t", 0, 77, encoded(0, records)))
     came = zip(columns.offsets, columns.timestamps, columns.keys, columns.values, strict=True)
     assert list(came) == numbered

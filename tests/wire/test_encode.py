@@ -39,7 +39,7 @@ def test_bytes_parse_to_the_message_of_the_generated_code(topic, partition, firs
     """Every field of every record arrives: absent and empty apart, headers in order, all offsets."""
     rows = [(first + i, timestamp, key, value) for i, (timestamp, key, value, _) in enumerate(records)]
     headers = {first + i: of for i, (*_, of) in enumerate(records) if of}
-    chunk = Chunk(Records(rows, headers), end)
+    chunk = Chunk(Records(rows, headers, first + len(rows)), end)
     parsed = pb.ConsumeMessagesResponse.FromString(
         consumed(topic, partition, end, encoded(partition, chunk.records))
     )

@@ -1,6 +1,7 @@
 """The table of errors is complete, and says the same thing in every form."""
 
 import inspect
+from http import HTTPStatus
 
 import grpc
 import pytest
@@ -41,6 +42,30 @@ def test_reason_is_the_code_without_its_prefix():
 def test_status_numbers_are_those_of_grpc():
     """google.rpc.Code and grpc.StatusCode number alike."""
     assert {status: status.value[0] for status in grpc.StatusCode} == NUMBERS
+
+
+HTTP_BY_STATUS = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.OUT_OF_RANGE: 400,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.INTERNAL: 500,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+}
+"""As google/rpc/code.proto maps them, but for FAILED_PRECONDITION: its 400 would blame the request."""
+MORE_EXACT = {errors.RecordTooLargeError: 413, errors.StorageFullError: 507}
+CONFLICT = 409
+
+
+@pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.__name__)
+def test_http_statuses_follow_those_of_grpc(kind):
+    """Each is that of Google's table, or a more exact one; a refusal is 4xx, and 5xx only what may pass."""
+    row = TABLE[kind]
+    assert row.http == MORE_EXACT.get(kind, HTTP_BY_STATUS.get(row.status, CONFLICT))
+    to_blame = "client" if issubclass(kind, errors.RefusedError | errors.OverloadedError) else "server"
+    assert {4: "client", 5: "server"}[HTTPStatus(row.http) // 100] == to_blame
 
 
 def unpack(status, kind):

@@ -8,7 +8,7 @@ from collections import deque
 from takhin.errors import OverloadedError
 
 
-class QueueBytes:
+class Admission:
     """Counts queued bytes and lets producers in, first come first served, while there is room.
 
     The bound is passed by at most one batch, so that a batch of any allowed size gets through.
@@ -19,6 +19,10 @@ class QueueBytes:
         self._wait_ms_max = wait_ms_max
         self._bytes = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._bytes
 
     @property
     def has_room(self) -> bool:

@@ -1,167 +1,107 @@
-"""Checkpoints: when a partition's WAL is copied into its file, and how commits go on meanwhile.
+"""When a partition's WAL is copied into its file, as arithmetic. Does nothing itself: life.py does.
 
-Most of the copying is done by passes on a thread and a connection of their own, beside the commits. A WAL
-is only begun anew once all of it is copied, which never happens while commits add to it; so when a pass
-has left little, the writer runs the last bit itself between two groups. (A checkpoint of 16 MiB inside
+Most of the copying is done by passes on a thread and a connection of their own, beside the commits. SQLite
+restarts a WAL only once all of it is copied, which never happens while commits add to it; so when a pass
+has left little, the partition copies the last bit itself between two groups. (A checkpoint of 16 MiB inside
 the commit path stalls it for 20 ms or more; the last bit takes 1 or 2.)
 
 A program that reads the file in a transaction that it keeps open stops all this at its snapshot, and the WAL
-grows. Then the last bit is tried again every second, and a WAL that has grown large is cut when it succeeds.
-On a full disk no checkpoint begins by itself: each may lengthen its file, and so take what another needs.
+grows. Then another checkpoint is tried every second, and a WAL that has grown large is cut when one succeeds.
+On a full disk none begins by itself: a checkpoint can make its file longer and use up the space that another
+one needs.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from enum import Enum, auto
 
-import apsw
-
-from takhin.disk import connection
-from takhin.errors import StartupError
 from takhin.schema import PAGE_BYTES
-from takhin.storage.sqlite.open_files import PartitionFile
-from takhin.storage.sqlite.threads import Committer
 
 LAST_BIT_PAGES_MAX = 128
+"""A pass that has left at most as many pages was the last one. A property of the algorithm, not a setting."""
 PASSES_MAX = 8
-"""After as many passes that did not catch up, the writer waits for one: else the WAL grows for ever."""
+"""After as many passes that did not catch up, the commits wait: else the WAL grows for ever."""
 AGAIN_SECONDS = 1
+"""The wait after a checkpoint that could not copy everything, because a program reads or the disk is full."""
 
 
-class Checkpoints:
-    """The checkpoints of one partition. Lives on the loop, but for `_copy` and `last_bit`."""
+class Phase(Enum):
+    """What a checkpoint is doing."""
 
-    def __init__(
-        self,
-        file: PartitionFile,
-        *,
-        thread: Committer,
-        pages_max: int,
-        paused: Callable[[], bool],
-        begun: Callable[[], None],
-        finish: Callable[[], None],
-        ended: Callable[[Exception | None], None],
-    ) -> None:
-        """paused: whether none may begin, nor go on after a pass.
-        begun: called when a checkpoint begins.
-        finish: asks the writer to run `last_bit` and then to call `finished`.
-        ended: called when a checkpoint is over, with the error that ended it early.
-        """
-        self.running = False
-        self._file = file
-        self._thread = thread
+    NONE = auto()
+    COPYING = auto()
+    """A pass runs on the checkpoint thread, beside the commits."""
+    LAST_BIT = auto()
+    """The rest is to be copied between two groups."""
+
+
+class Checkpoint:
+    """How much of one WAL is left to copy, and what comes next. Pure."""
+
+    def __init__(self, pages_max: int) -> None:
+        """pages_max: a checkpoint begins when the WAL has so many pages."""
+        self.phase = Phase.NONE
+        self.truncate = False
+        """Whether the last bit cuts the WAL, to give its space back."""
+        self.pages = 0
+        """Pages of the WAL that are not yet in the file, at most."""
+        self.again_at: float | None = None
+        """When the next attempt is due after one that left something, in the loop's time."""
         self._pages_max = pages_max
-        self._paused = paused
-        self._begun = begun
-        self._finish = finish
-        self._ended = ended
         self._passes = 0
-        self._left = 0
-        self._cut = False
-        self._stopped = False
-        self._again: asyncio.TimerHandle | None = None
-        self.begin_anew()
-
-    def begin_anew(self) -> None:
-        """The file is opened, for the first time or again: count what a WAL holds that was left behind.
-
-        That is the most that is not yet copied, since a part of it may be.
-        """
-        self._pages = self._file.wal_bytes() // PAGE_BYTES
 
     @property
     def bytes_left(self) -> int:
         """How much of the WAL is not yet copied."""
-        return int(self._pages * PAGE_BYTES)
+        return int(self.pages * PAGE_BYTES)
 
-    def committed(self, pages: int) -> None:
-        """A commit has added `pages` to the WAL, or none, but checkpoints may begin again."""
-        self._pages += pages
-        if self._pages >= self._pages_max and self._again is None:
-            self.begin()
+    def reset_page_count(self, wal_bytes: int) -> None:
+        """Call when the file has been opened. Assumes that no page of an existing WAL has been copied yet.
 
-    def cut(self) -> None:
-        """Copy all of the WAL at once, and give its room back."""
-        if self._stopped or self.running or self._file.held or not self._file.is_open:
-            return
-        self.running = True
-        self._cut = True
-        self._begun()
-        self._finish()
+        That is the worst case.
+        """
+        self.pages = wal_bytes // PAGE_BYTES
+        self.again_at = None
+
+    def add(self, pages: int) -> None:
+        """Count the pages that a commit has added to the WAL."""
+        self.pages += pages
+
+    def due(self, now: float) -> bool:
+        """True if a checkpoint should begin. now: the loop's time."""
+        if self.phase is not Phase.NONE:
+            return False
+        return self.pages >= self._pages_max if self.again_at is None else now >= self.again_at
 
     def begin(self) -> None:
-        """Begin a checkpoint, unless one runs, or none may begin, or the file is closed."""
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
-        if self._stopped or self.running or self._paused() or not self._file.is_open:
-            return
-        self.running = True
-        self._begun()
+        """Begin with the first pass."""
+        self.phase = Phase.COPYING
+        self.again_at = None
         self._passes = 0
-        self._pass()
 
-    def stop(self) -> None:
-        """Begin no more: the partition is closed."""
-        self._stopped = True
-        if self._again is not None:
-            self._again.cancel()
+    def passed(self, covered: int, left: int) -> None:
+        """A pass has ended that began when the WAL had `covered` pages, and left so many of them.
 
-    def last_bit(self) -> None:  # on a committer thread
-        """Copy what is left, and cut a WAL that has grown: the next commit begins it anew."""
-        large = self._cut or self._file.wal_bytes() > connection.WAL_BYTES_KEPT
-        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if large else apsw.SQLITE_CHECKPOINT_PASSIVE
-        try:
-            in_wal, copied = self._file.writer.wal_checkpoint(mode=mode)
-        except apsw.BusyError:  # a program reads it
-            in_wal, copied = self._file.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        self._left = in_wal - copied
+        The phase afterwards says what comes next: another pass, or the last bit.
+        """
+        self.pages += left - covered
+        self._passes += 1
+        if self.pages <= LAST_BIT_PAGES_MAX or self._passes >= PASSES_MAX:
+            self.phase = Phase.LAST_BIT
 
-    def finished(self, error: Exception | None) -> None:
-        """The last bit has run."""
-        self._cut = False
-        if error is None:
-            self._pages = self._left
-        self._end(error)
-        if self._pages and not self._stopped:  # something is in the way: a program that reads, a full disk
-            self._again = asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._ask_again)
+    def cut(self) -> None:
+        """Copy everything at once, without passes, and give the WAL's space back."""
+        self.phase = Phase.LAST_BIT
+        self.truncate = True
 
-    def _ask_again(self) -> None:
-        self._again = None
-        self.begin()
+    def finished(self, left: int, now: float) -> None:
+        """The last bit was copied, but for so many pages."""
+        self.pages = left
+        self.abandon()
+        if left:
+            self.again_at = now + AGAIN_SECONDS
 
-    def _pass(self) -> None:
-        covered = self._pages
-
-        def done(error: Exception | None) -> None:
-            if error is None:
-                self._pages += self._left - covered
-            self._passes += 1
-            if error is not None or self._paused():
-                self._end(error)
-            elif self._pages > LAST_BIT_PAGES_MAX and self._passes < PASSES_MAX:
-                self._pass()
-            else:
-                self._finish()
-
-        self._thread.submit(self._copy, done)
-
-    def _copy(self) -> None:  # on the checkpoint thread
-        if self._paused():
-            self._left = self._pages
-            return
-        try:
-            copier = connection.open_writer(self._file.path)
-        except (apsw.Error, StartupError):  # nothing was touched: descriptors may be short
-            self._left = self._pages
-            return
-        try:
-            in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            self._left = in_wal - copied
-        finally:
-            copier.close()
-
-    def _end(self, error: Exception | None) -> None:
-        self.running = False
-        self._ended(error)
+    def abandon(self) -> None:
+        """End a checkpoint early. What is left is copied by a later one."""
+        self.phase = Phase.NONE
+        self.truncate = False

@@ -1,377 +1,140 @@
-"""The engine over SQLite: the catalogue of topics in a data folder. Fulfils the contract's Engine.
+"""The engine over SQLite: puts the parts of an open data folder together. Fulfils the contract's Engine.
 
-Owns opening, creating and deleting. A partition's life is in partition.py, folders and renames in
-layout.py.
+Topics are kept by catalogue.py, group offsets by offsets.py, what runs by itself is in upkeep.py.
 """
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import apsw
-import structlog
 
 from takhin.clock import Clock
-from takhin.disk import connection, versions
-from takhin.disk import statements as sql
-from takhin.disk.faults import is_full, sentence
+from takhin.disk import connection
 from takhin.disk.folder import DataFolder
 from takhin.disk.witness import Witness
-from takhin.errors import (
-    PartitionUnavailableError,
-    StartupError,
-    StorageFullError,
-    TakhinError,
-    TopicExistsError,
-    UnknownPartitionError,
-    UnknownTopicError,
-)
-from takhin.limits import config_values
-from takhin.model import CommittedOffset, TopicConfig, TopicPartition, TopicSpec
+from takhin.errors import StartupError
+from takhin.model import TopicSpec
 from takhin.settings import StorageSettings
 from takhin.storage.contract import Capability
-from takhin.storage.sqlite.admission import QueueBytes
+from takhin.storage.sqlite.admission import Admission
+from takhin.storage.sqlite.catalogue import Catalogue, SqliteTopic
 from takhin.storage.sqlite.hold import Hold
-from takhin.storage.sqlite.offsets import OffsetIndex, all_durable
+from takhin.storage.sqlite.offset_index import OffsetIndex
+from takhin.storage.sqlite.offsets import SqliteOffsets
 from takhin.storage.sqlite.open_files import OpenFiles
-from takhin.storage.sqlite.partition import SqlitePartition
+from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.space import DiskSpace
-from takhin.storage.sqlite.threads import Committer
+from takhin.storage.sqlite.threads import DiskThreads, Threads
 from takhin.storage.sqlite.troubles import Troubles
-
-log = structlog.get_logger()
-
-T = TypeVar("T")
-
-WATCH_SPACE_SECONDS = 0.5
-WATCH_HOLD_SECONDS = 0.1
-
-HOLD_AT_A_TIME = 64
-"""Partitions that get their last commit before a hold, at one time."""
+from takhin.storage.sqlite.upkeep import Upkeep
 
 
 @dataclass(frozen=True, slots=True)
-class SqliteTopic:
-    """A topic whose partitions are open."""
+class Parts:
+    """What an open engine is made of."""
 
-    name: str
-    topic_id: str
-    config: TopicConfig
-    partitions: Sequence[SqlitePartition]
+    folder: DataFolder
+    witness: Witness
+    shared: Shared
+    catalogue: Catalogue
+    upkeep: Upkeep
+    offsets: SqliteOffsets
 
 
 class SqliteEngine:
     """Topics as folders, partitions as WAL-mode SQLite files."""
 
+    capabilities = frozenset(Capability)
+
     def __init__(self, data_dir: Path, settings: StorageSettings, *, clock: Clock) -> None:
         self._data_dir = data_dir
         self._settings = settings
         self._clock = clock
-        self._index = OffsetIndex()
-        self._topics: dict[str, SqliteTopic] = {}
-        self._queue = QueueBytes(bytes_max=settings.queue_bytes_max, wait_ms_max=settings.queue_wait_ms_max)
         self._troubles = Troubles()
-        self._catalogue = asyncio.Lock()  # one create or delete at a time
-        self._changes: set[asyncio.Task[Any]] = set()
+        self._parts: Parts | None = None
 
     @property
     def topics(self) -> Mapping[str, SqliteTopic]:
-        return self._topics
+        return {} if self._parts is None else self._parts.catalogue.topics
 
     @property
-    def capabilities(self) -> frozenset[Capability]:
-        return frozenset(Capability)
-
-    @property
-    def offsets(self) -> SqliteEngine:
-        return self
-
-    async def commit(self, group_id: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-        logs = [(self._log(at), committed) for at, committed in offsets.items()]
-        await all_durable([log.commit_offset(group_id, committed) for log, committed in logs])
-
-    async def forget(self, group_id: str) -> None:
-        await all_durable([self._log(at).forget_group(group_id) for at in self._index.of(group_id)])
-
-    def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
-        return self._index.of(group_id)
-
-    def groups(self) -> Sequence[str]:
-        return self._index.groups()
-
-    def _log(self, at: TopicPartition) -> SqlitePartition:
-        topic = self._topics.get(at.topic)
-        if topic is None:
-            raise UnknownTopicError(at.topic)
-        if not 0 <= at.partition < len(topic.partitions):
-            raise UnknownPartitionError(at.topic, at.partition, len(topic.partitions))
-        return topic.partitions[at.partition]
-
-    def stats(self) -> Mapping[str, int]:
-        return {"partitions": sum(len(topic.partitions) for topic in self._topics.values())}
-
-    async def alter_topic(self, spec: TopicSpec) -> SqliteTopic:
-        raise NotImplementedError
+    def offsets(self) -> SqliteOffsets:
+        return self._opened.offsets
 
     @property
     def troubles(self) -> Sequence[str]:
         return self._troubles.sentences
 
+    def stats(self) -> Mapping[str, int]:
+        shared, logs = self._opened.shared, self._opened.catalogue.logs()
+        return {
+            "partitions": len(logs),
+            "open_files": len(shared.files),
+            "queued_bytes": shared.admission.queued_bytes,
+            "wal_bytes_left": sum(log.wal_bytes_left for log in logs),
+        }
+
     async def open(self) -> None:
         connection.check_library()
-        self._folder = DataFolder(self._data_dir)
+        folder = DataFolder(self._data_dir)
         try:
-            self._witness = Witness(
-                self._folder.path / "witness", lock_changed_before=self._folder.lock_changed_before
-            )
+            witness = Witness(folder.path / "witness", lock_changed_before=folder.lock_changed_before)
         except OSError as error:
-            self._folder.close()
-            raise StartupError(f"cannot use {self._folder.path / 'witness'}: {error.strerror}") from error
-        loop = asyncio.get_running_loop()
-        self._committer = Committer(loop, name="commit", threads=self._settings.commit_threads)
-        self._checkpointer = Committer(loop, name="checkpoint", threads=1)
-        self._files = OpenFiles(files_max=self._settings.open_partitions_max, closer=self._checkpointer)
-        self._space = DiskSpace(
-            self._folder.path, self._settings, self._troubles, quiet=self._quiet, reclaim=self._reclaim
-        )
-        self._hold = Hold(
-            self._folder.path,
-            take=self._take_hold,
-            release=self._release_hold,
-            age_ms_max=self._settings.hold_age_ms_max,
-            troubles=self._troubles,
-        )
-        self._watches: list[asyncio.Task[None]] = []
+            folder.close()
+            raise StartupError(f"cannot use {folder.path / 'witness'}: {error.strerror}") from error
+        self._parts = parts = self._assemble(folder, witness)
         try:
-            self._hold.begin(is_copy=self._witness.is_copy)
-            self._files.held = self._hold.asked
-            for name in self._folder.topic_names():
-                self._topics[name] = await self._open_topic(name)
-            self._witness.settle(self._folder.lock_changed() if self._files.held else 0)
-            await self._space.look()
+            parts.upkeep.begin(is_copy=witness.is_copy)
+            await parts.catalogue.open()
+            parts.catalogue.settle_witness()
+            await parts.shared.space.look()
         except BaseException:
             await self.close()
             raise
-        self._watches = [
-            loop.create_task(_watch(self._space.look, WATCH_SPACE_SECONDS)),
-            loop.create_task(_watch(self._hold.look, WATCH_HOLD_SECONDS)),
-        ]
+        parts.upkeep.start()
+
+    def _assemble(self, folder: DataFolder, witness: Witness) -> Parts:
+        settings, troubles = self._settings, self._troubles
+        shared = Shared(
+            settings,
+            Threads(DiskThreads("commit", settings.commit_threads), DiskThreads("checkpoint", 1)),
+            OpenFiles(settings.open_partitions_max),
+            Admission(bytes_max=settings.queue_bytes_max, wait_ms_max=settings.queue_wait_ms_max),
+            DiskSpace(folder.path, settings, troubles),
+            troubles,
+        )
+        index = OffsetIndex()
+        catalogue = Catalogue(shared, folder, witness, index, clock=self._clock)
+        hold = Hold(folder.path, troubles, age_ms_max=settings.hold_age_ms_max)
+        upkeep = Upkeep(shared, catalogue, hold)
+        return Parts(folder, witness, shared, catalogue, upkeep, SqliteOffsets(catalogue, index))
 
     async def close(self) -> None:
-        for watch in self._watches:
-            watch.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
-        if self._changes:
-            await asyncio.wait(self._changes)
-        self._hold.end()
-        if self._files.held and not self._hold.asked:  # removed since the last look
-            self._release_hold()
-        self._space.close()  # trims that wait for its room, and the last checkpoints, have it now
-        for topic in self._topics.values():
-            await _close(topic.partitions)
-        self._topics = {}
-        self._committer.close()
-        self._checkpointer.close()
-        self._witness.close()
-        self._folder.close()
+        parts = self._opened
+        await parts.upkeep.stop()
+        await parts.catalogue.settled()
+        parts.upkeep.end_hold()
+        parts.shared.space.close()  # trims that wait for its space, and the last checkpoints, have it now
+        await parts.catalogue.close()
+        parts.shared.threads.close()
+        parts.witness.close()
+        parts.folder.close()
 
     async def room(self) -> None:
-        self._space.check()
-        await self._queue.room()
-
-    async def _reclaim(self, room: Callable[[], int]) -> None:
-        """Cut write-ahead logs, one after the other. room: how many bytes that may take now."""
-        logs = [log for topic in self._topics.values() for log in topic.partitions]
-        for log in sorted(logs, key=lambda log: log.wal_bytes_left):
-            if not log.closed:
-                with suppress(apsw.Error, OSError):  # a failed disk, or a damaged file, which others report
-                    await log.cut_wal(room)
-
-    async def _quiet(self) -> None:
-        """Return when the checkpoint thread has done what it was given until now."""
-        passed = asyncio.Event()
-        self._checkpointer.submit(lambda: None, lambda _: passed.set())
-        await passed.wait()
-
-    async def _take_hold(self) -> None:
-        """From now on no `.db` file changes, and no WAL is begun anew. Raises TimeoutError, OSError."""
-        async with self._catalogue:
-            self._files.held = True
-            await self._quiet()
-            logs = [log for topic in self._topics.values() for log in topic.partitions]
-            for at in range(0, len(logs), HOLD_AT_A_TIME):
-                await asyncio.gather(*(log.restart_wal() for log in logs[at : at + HOLD_AT_A_TIME]))
-            self._witness.hold(self._folder.lock_changed())
-
-    def _release_hold(self) -> None:
-        self._files.held = False
-        self._witness.hold(0)
-        for topic in self._topics.values():
-            for log in topic.partitions:
-                log.held_no_longer()
+        self._opened.shared.space.check()
+        await self._opened.shared.admission.room()
 
     async def create_topic(self, spec: TopicSpec) -> SqliteTopic:
-        return await self._uncancelled(self._create(spec))
+        return await self._opened.catalogue.create(spec)
+
+    async def alter_topic(self, spec: TopicSpec) -> SqliteTopic:
+        return await self._opened.catalogue.alter(spec)
 
     async def delete_topic(self, name: str) -> None:
-        await self._uncancelled(self._delete(name))
+        await self._opened.catalogue.delete(name)
 
-    async def _uncancelled(self, change: Coroutine[Any, Any, T]) -> T:
-        """Run a change of the catalogue to its end, also when the one who asked has gone."""
-        task = asyncio.ensure_future(change)
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_unheard)
-            raise
-
-    async def _create(self, spec: TopicSpec) -> SqliteTopic:
-        async with self._catalogue:
-            if spec.name in self._topics:
-                raise TopicExistsError(spec.name)
-            with _full_disk(f"topic {spec.name!r} cannot be created"):
-                await asyncio.to_thread(self._build, spec)
-            try:
-                with _full_disk(f"topic {spec.name!r} cannot be created"):
-                    topic = await self._open_topic(spec.name)
-            except BaseException:  # out of file descriptors, say: what cannot be opened is not left behind
-                await asyncio.to_thread(self._folder.retire, spec.name)
-                raise
-            self._topics = {**self._topics, spec.name: topic}
-            return topic
-
-    def _build(self, spec: TopicSpec) -> None:  # on a worker thread
-        """Make the topic's files outside the catalogue, then rename them into it."""
-        topic_id = str(uuid.uuid4())
-        stage = self._folder.stage(spec.num_partitions)
-        try:
-            for partition in range(spec.num_partitions):
-                self._initialise(stage / f"{partition}.db", spec, partition, topic_id)
-            self._folder.publish(stage, spec.name)
-        except BaseException:
-            self._folder.discard(stage)
-            raise
-
-    def _initialise(self, path: Path, spec: TopicSpec, partition: int, topic_id: str) -> None:
-        write = connection.open_writer(path)
-        try:
-            with write:
-                identity = (spec.name, partition, topic_id, str(uuid.uuid4()), self._clock())
-                write.execute(sql.PUT_LOG, identity)
-                if partition == 0:
-                    write.execute(sql.PUT_NUM_PARTITIONS, (spec.num_partitions,))
-                    write.executemany(sql.PUT_CONFIG, config_values(spec.config).items())
-        finally:
-            connection.close_whole(write)
-
-    async def _delete(self, name: str) -> None:
-        async with self._catalogue:
-            if name not in self._topics:
-                raise UnknownTopicError(name)
-            if self._files.held:
-                raise PartitionUnavailableError(
-                    f"topic {name!r} cannot be deleted now: {self._folder.path / 'hold'} is there, so it is "
-                    "being copied",
-                    topic=name,
-                )
-            topic = self._topics[name]
-            self._topics = {of: other for of, other in self._topics.items() if of != name}
-            await _close(topic.partitions)
-            self._index.drop(name)
-            try:
-                await asyncio.to_thread(self._folder.retire, name)
-            except OSError:
-                self._topics = {**self._topics, name: await self._open_topic(name)}
-                raise
-            self._witness.forget(topic.topic_id)
-
-    async def _open_topic(self, name: str) -> SqliteTopic:
-        """Open all partitions of a topic's folder. Raises StartupError for what does not fit together."""
-        first = self._folder.file(name, 0)
-        if not first.exists():
-            raise StartupError(f"{first.parent} has no partition 0 (0.db), which describes the topic")
-        versions.check(self._folder.files(name))
-        partitions: list[SqlitePartition] = []
-        try:
-            partitions.append(self._open_partition(first, name, 0))
-            facts = partitions[0].topic_facts
-            if facts is None:
-                raise StartupError(f"{first} does not say what the topic {name!r} is")
-            num_partitions, config = facts
-            for partition in range(1, num_partitions):
-                path = self._folder.file(name, partition)
-                if not path.exists():
-                    raise StartupError(f"{path} is missing: topic {name!r} has {num_partitions} partitions")
-                partitions.append(self._open_partition(path, name, partition))
-        except (apsw.Error, KeyError, ValueError) as error:
-            await _close(partitions)
-            raise StartupError(
-                f"{first.parent} cannot be opened, after {len(partitions)} partitions: {sentence(error)}"
-            ) from error
-        except BaseException:
-            await _close(partitions)
-            raise
-        return SqliteTopic(name, partitions[0].topic_id, config, partitions)
-
-    def _open_partition(self, path: Path, name: str, partition: int) -> SqlitePartition:
-        return SqlitePartition(
-            path,
-            name,
-            partition,
-            files=self._files,
-            committer=self._committer,
-            checkpointer=self._checkpointer,
-            queue=self._queue,
-            witness=self._witness,
-            space=self._space,
-            troubles=self._troubles,
-            settings=self._settings,
-            offsets=self._index,
-        )
-
-
-async def _close(partitions: Iterable[SqlitePartition]) -> None:
-    for log in partitions:
-        await log.close()
-
-
-async def _watch(look: Callable[[], Awaitable[None]], seconds: float) -> None:
-    """Look again and again, until cancelled."""
-    while True:
-        try:
-            await look()
-        except Exception:  # the next look may do better, and there must be one
-            log.exception("watch_failed", look=look.__qualname__)
-        await asyncio.sleep(seconds)
-
-
-@contextmanager
-def _full_disk(what: str) -> Iterator[None]:
-    """Raise StorageFullError where the file system or SQLite says that there is no room."""
-    try:
-        yield
-    except (apsw.Error, StartupError) as error:
-        cause = error.__cause__ if isinstance(error, StartupError) else error
-        if not isinstance(cause, Exception) or not is_full(cause):
-            raise
-        raise StorageFullError(f"{what}: {sentence(cause)}") from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise StorageFullError(f"{what}: {error.strerror}") from error
-
-
-def _unheard(change: asyncio.Task[Any]) -> None:
-    """A change whose caller has gone is over. That it was refused is nobody's error."""
-    error = None if change.cancelled() else change.exception()
-    if error is not None and not isinstance(error, TakhinError):
-        log.error("change_failed", exc_info=error)
+    @property
+    def _opened(self) -> Parts:
+        assert self._parts is not None, "the engine is not open"  # noqa: S101  see the contract
+        return self._parts

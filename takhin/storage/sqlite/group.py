@@ -1,46 +1,47 @@
-"""A commit group: the batches and other writes of one transaction, and how they become rows.
+"""A commit group: the writes of one transaction, each with its answer, and what they make of the log.
 
-Knows the file's tables and where the log ends; when a group is formed and committed is the writer's matter.
+Knows the file's tables and where the log ends; when a group is formed and committed is decided in life.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import apsw
 
 from takhin.disk import statements as sql
 from takhin.disk.witness import Mark
 from takhin.errors import RefusedError
-from takhin.model import Appended, Batch
+from takhin.model import Appended, Batch, CommittedOffset
 from takhin.settings import StorageSettings
 from takhin.storage.sqlite.producers import Producers
 
 TIME_INDEX_RECORDS = 1_024
 """Records between two rows of the time index: a row in every commit would cost it a page more."""
 
-Change = Callable[[apsw.Connection], None]
-"""What a write other than an append does inside the transaction. It runs after the group's appends."""
+Answer_co = TypeVar("Answer_co", covariant=True)
 
 
 @dataclass(slots=True)
-class Tail:
-    """The end of a log as its commits have made it."""
+class LogState:
+    """One log as its commits have made it."""
 
     topic: str
     partition: int
+    start_offset: int
+    """What readers see as the start. A trim moves it before its COMMIT: no read may meet the gap."""
+    durable_start: int
     mark: Mark
     highest_timestamp: int
-    """Of all records below the end, or higher; -1 where there have been none."""
+    """The highest of all records below the end, or a higher one; -1 where there have been none."""
     indexed_offset: int
-    """Of the last row of the time index; 0 where there is none."""
+    """The offset in the last row of the time index; 0 where there is none."""
     producers: int
-    """How many the file remembers."""
+    """How many producers the file remembers."""
 
     @property
     def end_offset(self) -> int:
@@ -50,120 +51,210 @@ class Tail:
         """True when as many records have come since the last row of the time index as one row is for."""
         return self.end_offset - self.indexed_offset >= TIME_INDEX_RECORDS
 
-    def move(self, written: Written) -> bool:
-        """A group has become durable. True if that has moved the end."""
-        moved = written.mark.end_offset > self.end_offset
+    def landed(self, written: Written) -> None:
+        """Take in a group that has become durable."""
+        self.start_offset = self.durable_start = written.start_offset
         self.mark = written.mark
         self.highest_timestamp = written.highest_timestamp
         self.indexed_offset = written.indexed_offset
         self.producers = written.producers
-        return moved
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a group's COMMIT makes true. answers: one for each append, in order."""
+    """What a group's COMMIT makes true. answers: one for each write, in order."""
 
-    answers: Sequence[Appended | RefusedError]
+    answers: Sequence[object]
+    start_offset: int
     mark: Mark
     highest_timestamp: int
     indexed_offset: int
     producers: int
+    offsets: Sequence[tuple[str, CommittedOffset | None]]
+    """The groups whose committed offset has changed; None: it is forgotten."""
+
+
+class Draft:
+    """The log as the writes of one open transaction have made it so far."""
+
+    def __init__(self, state: LogState, db: apsw.Connection, producers_max: int) -> None:
+        """producers_max: how many producers the file may remember."""
+        self.start_offset = state.start_offset
+        self.end_offset = state.end_offset
+        self.offsets: list[tuple[str, CommittedOffset | None]] = []
+        self.producers = Producers(db, state.topic, state.partition, state.producers, producers_max)
+        self._state = state
+        self._db = db
+        self._highest = state.highest_timestamp
+        self._indexed = state.indexed_offset
+        self._first = state.end_offset  # of the records that are not inserted yet
+        self._columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+        self._headers: list[tuple[int, int, str, bytes]] = []
+
+    @property
+    def db(self) -> apsw.Connection:
+        """The connection, once all records appended so far are in the table."""
+        self._insert()
+        return self._db
+
+    def append(self, batch: Batch) -> Appended:
+        """Append a batch at the end. Its rows are inserted later, together with those of its neighbours."""
+        first = self.end_offset
+        timestamps, keys, values = self._columns
+        timestamps.extend(batch.timestamps)
+        keys.extend(batch.keys)
+        values.extend(batch.values)
+        for position, of_record in batch.headers.items():
+            self._headers += ((first + position, i, *header) for i, header in enumerate(of_record))
+        self.end_offset = first + len(batch)
+        return Appended(self._state.partition, first, batch.timestamps[0], len(batch))
+
+    def finish(self, answers: Sequence[object]) -> Written:
+        """Insert what is left, and count the commit."""
+        self._insert()
+        mark = Mark(self._state.mark.commits + 1, self.end_offset)
+        self._db.execute(sql.SET_END, (mark.end_offset, mark.commits))
+        return Written(
+            answers,
+            self.start_offset,
+            mark,
+            self._highest,
+            self._indexed,
+            self.producers.count,
+            self.offsets,
+        )
+
+    def _insert(self) -> None:
+        first, rows = self._first, self.end_offset - self._first
+        if not rows:
+            return
+        _insert(self._db, first, rows, self._columns)
+        if self._headers:
+            self._db.executemany(sql.INSERT_HEADER, self._headers)
+            self._headers.clear()
+        if first == self._state.end_offset and self._state.times_due():
+            self._indexed = first
+            self._db.execute(sql.PUT_TIME, (self._highest, first))
+        self._highest = max(self._highest, *self._columns[0])
+        self._first = self.end_offset
+        for column in self._columns:
+            column.clear()
+
+
+class Write(Protocol[Answer_co]):
+    """A change of one partition's file; writes.py has them all."""
+
+    @property
+    def record_count(self) -> int:
+        """How many records it appends. What appends none is taken also while the disk is full."""
+
+    @property
+    def queued_bytes(self) -> int:
+        """What it weighs while it waits."""
+
+    def apply(self, draft: Draft) -> Answer_co:
+        """Make the change in the open transaction. Raises RefusedError, as long as nothing was written."""
+
+
+Queued = tuple[Write[Any], asyncio.Future[Any]]
+"""A write, and the future that gets its answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class CommitGroup:
     """The writes of one transaction, each with the future of the one who waits for it."""
 
-    appends: Sequence[tuple[Batch, asyncio.Future[Appended]]]
-    changes: Sequence[tuple[Change, asyncio.Future[None]]]
+    writes: Sequence[Queued]
     queued_bytes: int
 
-    @classmethod
-    def of(
-        cls,
-        waiting: deque[tuple[Batch, asyncio.Future[Appended]]],
-        changes: deque[tuple[Change, asyncio.Future[None]]],
-        settings: StorageSettings,
-    ) -> Group:
-        """Take what waits off both queues, within the settings' limits, but at least one batch."""
-        appends: list[tuple[Batch, asyncio.Future[Appended]]] = []
-        records = queued_bytes = 0
-        while waiting:
-            batch = waiting[0][0]
-            records += len(batch)
-            if appends and (
-                records > settings.commit_group_records_max
-                or queued_bytes + batch.queued_bytes > settings.commit_group_bytes_max
-            ):
-                break
-            queued_bytes += batch.queued_bytes
-            appends.append(waiting.popleft())
-        group = cls(appends, list(changes), queued_bytes)
-        changes.clear()
-        return group
+    @property
+    def appends(self) -> int:
+        """How many of the writes append records."""
+        return sum(1 for write, _ in self.writes if write.record_count)
 
-    def write(self, tail: Tail, db: apsw.Connection, *, producers_max: int) -> Written:
-        """Write all of it into the open transaction, behind `tail`, which stays as it is.
+    def write(self, state: LogState, db: apsw.Connection, *, producers_max: int) -> Written:
+        """Apply all of it in the open transaction, behind `state`, which stays as it is.
 
-        producers_max: how many producers the file may remember.
+        Raises whatever a write raises that is not a refusal.
         """
-        first = end = tail.end_offset
-        highest, indexed = tail.highest_timestamp, tail.indexed_offset
-        columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-        headers: list[tuple[int, int, str, bytes]] = []
-        answers: list[Appended | RefusedError] = []
-        producers = Producers(db, tail.topic, tail.partition, count=tail.producers, count_max=producers_max)
-        for batch, _ in self.appends:
-            if batch.condition is not None:
-                answer = producers.answer(batch, batch.condition, end)
-                if answer is not None:
-                    answers.append(answer)
-                    continue
-            columns[0].extend(batch.timestamps)
-            columns[1].extend(batch.keys)
-            columns[2].extend(batch.values)
-            for position, of_record in batch.headers.items():
-                headers += ((end + position, i, *header) for i, header in enumerate(of_record))
-            answers.append(Appended(tail.partition, end, batch.timestamps[0], len(batch)))
-            end += len(batch)
-        if end > first:
-            _insert(db, first, end - first, columns)
-            if headers:
-                db.executemany(sql.INSERT_HEADER, headers)
-            if tail.times_due():
-                indexed = first
-                db.execute(sql.PUT_TIME, (highest, first))
-            highest = max(highest, *columns[0])
-        for change, _ in self.changes:
-            change(db)
-        mark = Mark(tail.mark.commits + 1, end)
-        db.execute(sql.SET_END, (mark.end_offset, mark.commits))
-        return Written(answers, mark, highest, indexed, producers.count)
+        draft = Draft(state, db, producers_max)
+        answers: list[object] = []
+        for write, _ in self.writes:
+            before = db.total_changes()
+            try:
+                answers.append(write.apply(draft))
+            except RefusedError as refused:
+                if db.total_changes() != before:
+                    raise AssertionError(f"{write} refused after it had written") from refused
+                answers.append(refused)
+        return draft.finish(answers)
 
     def answer(self, written: Written) -> None:
         """Tell everyone that the group is durable."""
-        for (_, appended), answer in zip(self.appends, written.answers, strict=True):
-            if appended.done():  # the one who waited may have gone
+        for (_, future), answer in zip(self.writes, written.answers, strict=True):
+            if future.done():  # the one who waited may have gone
                 continue
             if isinstance(answer, RefusedError):
-                _refuse(appended, answer)
+                fail(future, answer)
             else:
-                appended.set_result(answer)
-        for _, changed in self.changes:
-            if not changed.done():
-                changed.set_result(None)
+                future.set_result(answer)
 
     def fail(self, error: Exception) -> None:
         """Tell everyone that it is not."""
-        for _, future in chain[tuple[Any, asyncio.Future[Any]]](self.appends, self.changes):
-            if not future.done():  # the one who waited may have gone
-                _refuse(future, error)
+        for _, future in self.writes:
+            fail(future, error)
 
 
-def _refuse(future: asyncio.Future[Any], error: Exception) -> None:
-    future.set_exception(error)
-    future.exception()  # nobody may be waiting any more: not worth a warning
+class WriteQueue:
+    """The writes of one partition that wait for their group, in order. Pure bookkeeping on the loop."""
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self._records_max = settings.commit_group_records_max
+        self._bytes_max = settings.commit_group_bytes_max
+        self._waiting: deque[Queued] = deque()
+        self._alone = 0  # so many of the next writes get a group of their own each
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, write: Write[Any], future: asyncio.Future[Any]) -> None:
+        self._waiting.append((write, future))
+
+    def take(self) -> CommitGroup:
+        """Take the next group: what waits, within the limits, but at least one write."""
+        writes: list[Queued] = []
+        records = queued_bytes = 0
+        while self._waiting:
+            write = self._waiting[0][0]
+            records += write.record_count
+            size_bytes = write.queued_bytes
+            if writes and (
+                self._alone or records > self._records_max or queued_bytes + size_bytes > self._bytes_max
+            ):
+                break
+            queued_bytes += size_bytes
+            writes.append(self._waiting.popleft())
+        self._alone = max(0, self._alone - 1)
+        return CommitGroup(writes, queued_bytes)
+
+    def take_appends(self) -> CommitGroup:
+        """Take every append that waits, whatever the limits, and leave the other writes."""
+        appends = [queued for queued in self._waiting if queued[0].record_count]
+        self._waiting = deque(queued for queued in self._waiting if not queued[0].record_count)
+        return CommitGroup(appends, sum(write.queued_bytes for write, _ in appends))
+
+    def put_back(self, writes: Sequence[Queued], *, alone: bool = False) -> None:
+        """Put writes back in front. alone: each gets a group of its own, as one of them failed the others."""
+        self._waiting.extendleft(reversed(writes))
+        if alone:
+            self._alone = len(writes)
+
+
+def fail(future: asyncio.Future[Any], error: Exception) -> None:
+    """Give a future its error, unless the one who waited has gone."""
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # nobody may be waiting any more: not worth a warning
 
 
 def _insert(

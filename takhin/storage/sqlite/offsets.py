@@ -1,55 +1,38 @@
-"""The offsets that consumer groups have committed: kept in the partitions' files, answered from memory.
-
-The index holds what is durable, and nothing else: it is filled as files are opened at start, and each commit
-group adds what it has made durable before it is answered. So no question opens a file.
-"""
+"""The offsets that consumer groups commit: kept in the partitions' files, answered from the index."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from takhin.model import CommittedOffset, TopicPartition
+from takhin.storage.sqlite.catalogue import Catalogue
+from takhin.storage.sqlite.offset_index import OffsetIndex
 
-Committed = tuple[str, CommittedOffset | None]
-"""A group, and what it has committed in one partition; None: nothing any more."""
 
+class SqliteOffsets:
+    """The contract's `Offsets`, over the partitions of a catalogue."""
 
-class OffsetIndex:
-    """What each group has durably committed, by partition. Pure bookkeeping on the loop."""
+    def __init__(self, catalogue: Catalogue, index: OffsetIndex) -> None:
+        self._catalogue = catalogue
+        self._index = index
 
-    def __init__(self) -> None:
-        self._groups: dict[str, dict[TopicPartition, CommittedOffset]] = {}
+    async def commit(self, group_id: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        logs = [(self._catalogue.log(at), committed) for at, committed in offsets.items()]
+        await _all_durable([log.commit_offset(group_id, committed) for log, committed in logs])
 
     def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
-        """A copy of all that the group has committed."""
-        return dict(self._groups.get(group_id, {}))
+        return self._index.of(group_id)
 
     def groups(self) -> Sequence[str]:
-        """The groups with a committed offset, sorted."""
-        return sorted(self._groups)
+        return self._index.groups()
 
-    def note(self, at: TopicPartition, changes: Iterable[Committed]) -> None:
-        """Take in what has become durable in one partition, oldest first."""
-        for group_id, committed in changes:
-            if committed is not None:
-                self._groups.setdefault(group_id, {})[at] = committed
-            elif (offsets := self._groups.get(group_id)) is not None:
-                offsets.pop(at, None)
-                if not offsets:
-                    del self._groups[group_id]
-
-    def drop(self, topic: str) -> None:
-        """Forget a topic that was deleted."""
-        for group_id, offsets in list(self._groups.items()):
-            kept = {at: committed for at, committed in offsets.items() if at.topic != topic}
-            if not kept:
-                del self._groups[group_id]
-            elif len(kept) < len(offsets):
-                self._groups[group_id] = kept
+    async def forget(self, group_id: str) -> None:
+        logs = [self._catalogue.log(at) for at in self._index.of(group_id)]
+        await _all_durable([log.forget_offset(group_id) for log in logs])
 
 
-async def all_durable(futures: Sequence[asyncio.Future[None]]) -> None:
+async def _all_durable(futures: Sequence[asyncio.Future[None]]) -> None:
     """Wait for every one, then raise the first error if there is any."""
     for outcome in await asyncio.gather(*futures, return_exceptions=True):
         if isinstance(outcome, BaseException):

@@ -11,7 +11,6 @@ from typing import Any
 import apsw
 
 from takhin.disk import statements as sql
-from takhin.errors import RefusedError
 from takhin.model import Appended, Batch, Condition
 from takhin.storage.conditions import Remembered, judge, to_forget, to_remember
 
@@ -19,31 +18,24 @@ from takhin.storage.conditions import Remembered, judge, to_forget, to_remember
 class Producers:
     """The producers of one log, while one transaction is open."""
 
-    def __init__(
-        self, db: apsw.Connection, topic: str, partition: int, *, count: int, count_max: int
-    ) -> None:
-        """count: how many the file remembers. count_max: how many it may."""
+    def __init__(self, db: apsw.Connection, topic: str, partition: int, count: int, count_max: int) -> None:
+        """count: how many producers the file remembers. count_max: how many it may."""
         self.count = count
         self._db = db
         self._topic = topic
         self._partition = partition
         self._count_max = count_max
 
-    def answer(self, batch: Batch, condition: Condition, end: int) -> Appended | RefusedError | None:
-        """What a batch is answered that is not appended; None if it is, at `end`, and remembered."""
+    def judge(self, batch: Batch, condition: Condition, end: int) -> Appended | None:
+        """The answer to a batch that was stored before; None for one to append at `end`, which is remembered.
+
+        Raises OutOfSequenceError, EndOffsetMismatchError.
+        """
         producer_id = condition.producer_id
         remembered = self._remembered(producer_id) if producer_id else []
-        try:
-            stored = judge(
-                condition,
-                len(batch),
-                remembered,
-                topic=self._topic,
-                partition=self._partition,
-                end=end,
-            )
-        except RefusedError as refused:
-            return refused
+        stored = judge(
+            condition, len(batch), remembered, topic=self._topic, partition=self._partition, end=end
+        )
         if stored is None and producer_id:
             if not remembered:
                 self._make_room()

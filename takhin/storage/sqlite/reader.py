@@ -21,13 +21,13 @@ from takhin.model import (
     TimestampType,
     TopicConfig,
 )
-from takhin.storage.sqlite.open_files import PartitionFile
+from takhin.storage.sqlite.file import LogFile
 
 
 class Reader:
     """Reads through a file's reading connection; the file must be open."""
 
-    def __init__(self, file: PartitionFile) -> None:
+    def __init__(self, file: LogFile) -> None:
         self._file = file
 
     def read(self, offset: int, end: int, *, max_bytes: int, max_records: int) -> Records:

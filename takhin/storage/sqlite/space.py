@@ -1,17 +1,17 @@
 """Room on the disk: a warning before it is gone, and a way out when it is. Knows no SQL.
 
-On a full disk commits fail cleanly, but what would free space fails too: a trim writes before it deletes, and
-a checkpoint may have to lengthen the file. So a file of a known size, DATA/ballast, is kept for that. When a
-write meets a full disk, appends are refused, also those that wait in queues, and once everything under way
-has ended the ballast goes: trims and deletions use its room, and write-ahead logs are cut one after the other
-where there is room for that. Once enough is free, the ballast is made anew and appends are let in again.
+On a full disk commits fail cleanly, but what would free space fails too: a trim writes before it deletes,
+and a checkpoint may have to lengthen the file. So a file of a known size, DATA/ballast, is kept for that.
+When a write meets a full disk, appends are refused, also those that wait in queues, and once everything
+under way has ended the ballast goes: trims and deletions use its space, and write-ahead logs are cut one
+after the other where there is space for that (upkeep.py). Once enough is free, the ballast is made again
+and appends are let in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
@@ -20,7 +20,7 @@ from takhin.errors import StorageFullError
 from takhin.settings import StorageSettings
 from takhin.storage.sqlite.troubles import Troubles
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 SPENT_BYTES = 1 << 20
 """Less is as good as nothing: an open file's -shm alone takes 32 KiB."""
@@ -31,26 +31,13 @@ LOW = "disk_low"
 class DiskSpace:
     """Watches the data folder's file system. Lives on the loop."""
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: StorageSettings,
-        troubles: Troubles,
-        *,
-        quiet: Callable[[], Awaitable[None]],
-        reclaim: Callable[[Callable[[], int]], Awaitable[None]],
-    ) -> None:
-        """quiet: returns when no checkpoint is under way, while the disk is full.
-        reclaim: gives back what write-ahead logs take, using no more than the bytes that it asks for.
-        """
-        self._quiet = quiet
-        self._reclaim = reclaim
+    def __init__(self, folder: Path, settings: StorageSettings, troubles: Troubles) -> None:
+        self.full = False
         self._folder = folder
         self._ballast = folder / "ballast"
         self._ballast_bytes = settings.ballast_bytes
         self._low_bytes = settings.free_bytes_low
         self._troubles = troubles
-        self.full = False
         self._closed = False
 
     def check(self) -> None:
@@ -70,12 +57,16 @@ class DiskSpace:
         self._troubles.begin(FULL, f"the disk of {self._folder} is full: no records are taken")
         return self._ballast.exists()
 
+    def give_ballast(self) -> None:
+        """Let what frees space use the ballast's. Call it while the disk is full and no checkpoint runs."""
+        self._ballast.unlink(missing_ok=True)
+
+    def room_bytes(self) -> int:
+        """How much cutting a write-ahead log may use now."""
+        return self._free_bytes() - self._ballast_bytes // 4
+
     async def look(self) -> None:
         """See how much is free, and act on it."""
-        if self.full:
-            await self._quiet()
-            self._ballast.unlink(missing_ok=True)
-            await self._reclaim(lambda: self._free_bytes() - self._ballast_bytes // 4)
         free = self._free_bytes()
         if free < self._low_bytes:
             self._troubles.begin(LOW, f"{free} bytes are free for {self._folder}")
@@ -89,7 +80,7 @@ class DiskSpace:
             try:
                 await asyncio.to_thread(self._fill)
             except OSError as error:  # somebody else was faster
-                log.warning("ballast_failed", path=str(self._ballast), error=error.strerror)
+                logger.warning("ballast_failed", path=str(self._ballast), error=error.strerror)
                 return
         self.full = False
         self._troubles.end(FULL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 class Troubles:
@@ -20,10 +20,10 @@ class Troubles:
     def begin(self, name: str, sentence: str) -> None:
         """It is wrong from now on, or still. name: what is wrong with what, as in `disk_full`."""
         if name not in self._now:
-            log.warning("trouble_began", trouble=name, reason=sentence)
+            logger.warning("trouble_began", trouble=name, reason=sentence)
         self._now[name] = sentence
 
     def end(self, name: str) -> None:
         """It is not, or no longer."""
         if self._now.pop(name, None) is not None:
-            log.info("trouble_ended", trouble=name)
+            logger.info("trouble_ended", trouble=name)

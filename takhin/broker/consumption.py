@@ -1,7 +1,7 @@
 """The course of one consume call: catch up, then tail, within the bounds it asked for.
 
-Split from broker.py because it is the only verb that lasts. No read transaction outlives a step: between
-two reads it waits for the log's signal, holding nothing.
+No read transaction outlives a step: between two reads it waits for the log to grow, holding nothing.
+Positions come from `Records.next_offset`, never from counts: a log has gaps where records were removed.
 """
 
 from __future__ import annotations
@@ -10,25 +10,17 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from takhin import limits
+from takhin.broker.shared_reads import SharedReads
 from takhin.errors import OffsetOutOfRangeError, UnknownTopicError
-from takhin.model import (
-    EARLIEST,
-    LATEST,
-    MESSAGE_ROOM_BYTES,
-    Chunk,
-    ConsumeRequest,
-    Records,
-)
+from takhin.model import EARLIEST, LATEST, MESSAGE_ROOM_BYTES, Chunk, ConsumeRequest, Records
 from takhin.settings import ConsumeSettings, Settings
-from takhin.shared_reads import SharedReads
-from takhin.signals import Signals
 from takhin.storage.contract import PartitionLog
 
 UNBOUNDED = limits.INT64_MAX
 
 
 async def consume(
-    log: PartitionLog, request: ConsumeRequest, signals: Signals, reads: SharedReads, settings: Settings
+    log: PartitionLog, request: ConsumeRequest, reads: SharedReads, settings: Settings
 ) -> AsyncGenerator[Chunk, None]:
     """Yield chunks in offset order, and an empty one whenever the log has been quiet for heartbeat_ms.
 
@@ -46,21 +38,25 @@ async def consume(
         request.max_bytes or settings.consume.response_bytes,
         settings.rpc.message_bytes_max - MESSAGE_ROOM_BYTES,
     )
+    heartbeat_seconds = settings.consume.heartbeat_ms / 1_000
+    loop = asyncio.get_running_loop()
     with reads.consumer(log):
         while position < stop and left > 0:
             if log.closed:
                 raise UnknownTopicError(log.topic)
             if position == log.end_offset:
-                if not await signals.wait(log, settings.consume.heartbeat_ms / 1_000):
-                    yield Chunk(Records((), {}), log.end_offset)
+                if not await _grown(log, position, loop.time() + heartbeat_seconds):
+                    yield Chunk(Records((), {}, position), log.end_offset)
                 continue
             max_records = min(left, stop - position, settings.consume.response_records_max)
             records = await _read(
-                log, position, request, signals, reads, max_bytes=max_bytes, max_records=max_records
+                log, position, stop, request, reads, max_bytes=max_bytes, max_records=max_records
             )
-            position = records.rows[-1][0] + 1
-            left -= len(records.rows)
-            yield Chunk(records, log.end_offset)
+            position = records.next_offset
+            records = _below(records, stop)
+            if records.rows:  # none where all that was there is removed
+                left -= len(records.rows)
+                yield Chunk(records, log.end_offset)
 
 
 async def _first_offset(log: PartitionLog, request: ConsumeRequest) -> int:
@@ -80,8 +76,8 @@ async def _first_offset(log: PartitionLog, request: ConsumeRequest) -> int:
 async def _read(
     log: PartitionLog,
     position: int,
+    stop: int,
     request: ConsumeRequest,
-    signals: Signals,
     reads: SharedReads,
     *,
     max_bytes: int,
@@ -90,19 +86,37 @@ async def _read(
     """A response's worth of records; waits up to max_wait_ms for min_bytes of them."""
     if not request.min_bytes:
         return await reads.read(log, position, max_bytes=max_bytes, max_records=max_records)
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + request.max_wait_ms / 1_000
+    deadline = asyncio.get_running_loop().time() + request.max_wait_ms / 1_000
     while True:
         end = log.end_offset
-        # Not a shared one: what another has read may be less than there is.
+        # Not a shared read: what another consumer was given may be less than there is now.
         records = await log.read(position, max_bytes=max_bytes, max_records=max_records)
-        full = len(records.rows) == max_records or position + len(records.rows) < end
+        full = len(records.rows) == max_records or records.next_offset < end or records.next_offset >= stop
         if full or limits.response_bytes(records) >= request.min_bytes:
             return records
-        if end == log.end_offset and not await signals.wait(log, deadline - loop.time()):
+        if not await _grown(log, end, deadline):
             return records
         if log.closed:
             raise UnknownTopicError(log.topic)
+
+
+async def _grown(log: PartitionLog, end: int, deadline: float) -> bool:
+    """Wait until the log has grown past `end` or is closed; False if `deadline` (loop's time) comes first."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            await log.grown(end)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _below(records: Records, stop: int) -> Records:
+    """The records below `stop`: a read is bounded by their number, and reaches further in a log with gaps."""
+    if not records.rows or records.rows[-1][0] < stop:
+        return records
+    rows = [row for row in records.rows if row[0] < stop]
+    headers = {offset: of_record for offset, of_record in records.headers.items() if offset < stop}
+    return Records(rows, headers, stop)
 
 
 def _check(request: ConsumeRequest, settings: ConsumeSettings) -> None:

@@ -1,8 +1,9 @@
-"""Reads that several consumers of one log share: what one has read, the others near it are given as it is.
+"""A small cache: when several consumers tail one log, one reads and the others get the same object.
 
-Many consumers tail one log, and each would scan and encode the same records again. So while a log has more
-than one consumer, recent reads are kept for the others. That they meet at the same offsets is helped
-along: a read ends at the next multiple of `records_max`, wherever it began. Lives on the event loop.
+Without it each of them would scan and encode the same records again. So while a log has more than one
+consumer, recent reads are kept. A read takes at most as many records as there are offsets up to the next
+multiple of `records_max`, so consumers that began apart soon ask for the same offsets. Lives on the event
+loop.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Key = tuple[PartitionLog, int, int, int]
 
 
 class SharedReads:
-    """Keeps at most `bytes_max` bytes of reads, all logs together; what is unused for longest goes first."""
+    """Keeps at most `bytes_max` bytes of reads, all logs together. The least recently used goes first."""
 
     def __init__(self, *, bytes_max: int, records_max: int) -> None:
         self._bytes_max = bytes_max
@@ -43,7 +44,7 @@ class SharedReads:
                     self._drop(key)
 
     async def read(self, log: PartitionLog, offset: int, *, max_bytes: int, max_records: int) -> Records:
-        """As the log's own `read`, which see; the very same object for those who ask the same."""
+        """Like `PartitionLog.read`; equal questions get the same object."""
         if self._consumers[log] < 2:
             return await log.read(offset, max_bytes=max_bytes, max_records=max_records)
         max_records = min(max_records, self._records_max - offset % self._records_max)

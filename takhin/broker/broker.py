@@ -1,0 +1,37 @@
+"""The parts of a broker over one engine, put together. Each part owns the verbs of one noun."""
+
+from __future__ import annotations
+
+import time
+
+from takhin.broker.group_offsets import GroupOffsetVerbs
+from takhin.broker.records import RecordVerbs
+from takhin.broker.topics import TopicVerbs
+from takhin.clock import Clock
+from takhin.model import BrokerHealth
+from takhin.settings import Settings
+from takhin.storage.contract import Engine
+
+
+class Broker:
+    """Holds the engine, the settings and the parts. Its verbs are called through a `Session`.
+
+    version: what clients are told about the program.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, *, clock: Clock, version: str) -> None:
+        self.settings = settings
+        self.topics = TopicVerbs(engine, settings)
+        self.records = RecordVerbs(engine, settings, clock)
+        self.group_offsets = GroupOffsetVerbs(engine, settings.groups, clock)
+        self._engine = engine
+        self._version = version
+        self._started = time.monotonic()
+
+    def drain(self) -> None:
+        """Refuse produce requests from now on. Batches that are queued are still committed."""
+        self.records.drain()
+
+    def health(self) -> BrokerHealth:
+        """The program's version, its uptime, and what is wrong now."""
+        return BrokerHealth(self._version, int(time.monotonic() - self._started), self._engine.troubles)

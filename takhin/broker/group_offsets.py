@@ -1,0 +1,88 @@
+"""The verbs about the offsets that consumer groups commit. They read no log: the engine knows the offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from takhin import limits
+from takhin.broker.topics import find_log
+from takhin.clock import Clock
+from takhin.errors import InvalidArgumentError, UnknownGroupError
+from takhin.model import (
+    CommittedOffset,
+    ConsumerGroup,
+    GroupListing,
+    GroupOffset,
+    GroupState,
+    TopicPartition,
+)
+from takhin.settings import GroupSettings
+from takhin.storage.contract import Engine
+
+
+class GroupOffsetVerbs:
+    """Commits offsets; lists, describes and deletes consumer groups."""
+
+    def __init__(self, engine: Engine, settings: GroupSettings, clock: Clock) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._clock = clock
+
+    async def commit(self, group_id: str, offsets: Sequence[tuple[TopicPartition, int, str]]) -> None:
+        """Remember (partition, next offset to read, metadata) for a group; durable on return.
+
+        All are checked before any is written. Across partitions they are separate transactions: after
+        an UnavailableError some may have been remembered, and committing again is right.
+        """
+        limits.check_group_id(group_id)
+        limits.check_range("offsets", len(offsets), 0, self._settings.commit_offsets_max)
+        now = self._clock()
+        checked: dict[TopicPartition, CommittedOffset] = {}
+        for at, offset, metadata in offsets:
+            topic, partition = at
+            log = find_log(self._engine, topic, partition)
+            if at in checked:
+                raise InvalidArgumentError(
+                    f"topic {topic!r} partition {partition} stands twice in the commit", field="offsets"
+                )
+            limits.check_commit_offset(topic, partition, offset, log.end_offset)
+            checked[at] = CommittedOffset(offset, limits.check_metadata(metadata), now)
+        await self._engine.offsets.commit(group_id, checked)
+
+    def committed(
+        self, group_id: str, partitions: Sequence[TopicPartition]
+    ) -> list[tuple[TopicPartition, CommittedOffset | None]]:
+        """What the group committed in `partitions` (None: nothing); without any, everywhere."""
+        limits.check_group_id(group_id)
+        limits.check_range("partitions", len(partitions), 0, self._settings.commit_offsets_max)
+        if not partitions:
+            return [(TopicPartition(of.topic, of.partition), of.committed) for of in self._offsets(group_id)]
+        for topic, partition in partitions:
+            find_log(self._engine, topic, partition)
+        committed = self._engine.offsets.of(group_id)
+        return [(at, committed.get(at)) for at in partitions]
+
+    def list_groups(self) -> list[GroupListing]:
+        """Every group that has committed an offset, sorted."""
+        return [GroupListing(group_id, GroupState.EMPTY) for group_id in self._engine.offsets.groups()]
+
+    def describe_group(self, group_id: str) -> ConsumerGroup:
+        """A group with all that it has committed. Raises UnknownGroupError."""
+        limits.check_group_id(group_id)
+        offsets = self._offsets(group_id)
+        if not offsets:
+            raise UnknownGroupError(group_id)
+        return ConsumerGroup(group_id, GroupState.EMPTY, offsets)
+
+    async def delete_group(self, group_id: str) -> None:
+        """Drop all that the group committed; durable on return. Raises UnknownGroupError."""
+        self.describe_group(group_id)
+        await self._engine.offsets.forget(group_id)
+
+    def _offsets(self, group_id: str) -> list[GroupOffset]:
+        """All that the group has committed beside the ends of the logs, by topic and partition."""
+        return [
+            GroupOffset(*at, committed, find_log(self._engine, *at).end_offset)
+            for at, committed in sorted(self._engine.offsets.of(group_id).items())
+            if at.topic in self._engine.topics  # else the topic is being deleted right now
+        ]

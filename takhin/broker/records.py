@@ -1,0 +1,172 @@
+"""The verbs about records: produce, from the request to its answer, and the start of a consume call.
+
+Whatever can be refused is refused before anything is queued. How a consume call goes on is in consumption.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from itertools import count
+from typing import NamedTuple
+
+from takhin import limits
+from takhin.broker.consumption import consume
+from takhin.broker.shared_reads import SharedReads
+from takhin.broker.topics import find_log, find_topic, log_of
+from takhin.clock import Clock
+from takhin.errors import InvalidArgumentError, InvalidBatchError, OutcomeUnknownError, ShuttingDownError
+from takhin.model import (
+    CHOOSE_PARTITION,
+    Appended,
+    Batch,
+    Chunk,
+    Condition,
+    ConsumeRequest,
+    ProduceRequest,
+    TimestampType,
+    TopicConfig,
+)
+from takhin.partitioner import partition_for_key
+from takhin.settings import Settings
+from takhin.storage.contract import Capability, Engine, PartitionLog, Topic
+
+
+class PendingProduce(NamedTuple):
+    """A produce request whose batch is queued.
+
+    appended: resolves when the batch is durable or was refused; with acks 0 it has resolved already.
+    deadline: when the wait ends, in the loop's time; None: the wait has no bound.
+    """
+
+    appended: asyncio.Future[Appended]
+    deadline: float | None
+
+    async def answer(self) -> Appended:
+        """Wait until the request can be answered.
+
+        Past the deadline raises OutcomeUnknownError: the batch stays queued and may still become durable.
+        Raises what the engine's `append` raises.
+        """
+        if self.deadline is None:
+            return await self.appended
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                return await self.appended
+        except TimeoutError:
+            raise OutcomeUnknownError(
+                "the records were not durable within timeout_ms; whether they will be is unknown"
+            ) from None
+
+
+class RecordVerbs:
+    """Produces and consumes records."""
+
+    def __init__(self, engine: Engine, settings: Settings, clock: Clock) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._clock = clock
+        self._reads = SharedReads(
+            bytes_max=settings.consume.shared_bytes_max, records_max=settings.consume.response_records_max
+        )
+        self._turn = count()
+        self._draining = False
+
+    def drain(self) -> None:
+        """Refuse produce requests from now on."""
+        self._draining = True
+
+    async def room(self) -> None:
+        """Return when the queue has room for another batch. Raises OverloadedError, StorageFullError."""
+        await self._engine.room()
+
+    def check_shape(self, *, has_record: bool, record_count: int) -> None:
+        """Refuse a request that has both one record and a list of records, neither, or too many of them."""
+        limits.check_range("records", record_count, 0, self._settings.produce.batch_records_max)
+        if has_record and record_count:
+            raise InvalidBatchError("the request has both record and records; set one of them")
+        if not has_record and not record_count:
+            raise InvalidBatchError("the request has neither record nor records; set one of them")
+
+    def produce(self, request: ProduceRequest) -> PendingProduce:
+        """Queue the request's batch.
+
+        Batches of one caller for one partition land in the order of the calls. Timestamps of 0 become
+        the broker's clock. Raises a RefusedError or an UnavailableError for what cannot be queued. Whether
+        the batch's condition holds is known only when the answer is.
+        """
+        acks, timeout_ms, batch = request.required_acks, request.timeout_ms, request.batch
+        if acks is not None:
+            limits.check_range("required_acks", acks, -1, 1)
+        limits.check_range("timeout_ms", timeout_ms, 0)
+        appended = self._append(request.topic, request.partition, batch)
+        if acks == 0:
+            appended = asyncio.get_running_loop().create_future()
+            appended.set_result(Appended(request.partition, -1, batch.timestamps[0], len(batch)))
+        if not timeout_ms:
+            return PendingProduce(appended, None)
+        return PendingProduce(appended, asyncio.get_running_loop().time() + timeout_ms / 1_000)
+
+    def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
+        """Records as they are and as they come; see consumption.py for what it yields and raises."""
+        log = find_log(self._engine, request.topic, request.partition)
+        return consume(log, request, self._reads, self._settings)
+
+    def _append(self, name: str, partition: int, batch: Batch) -> asyncio.Future[Appended]:
+        if self._draining:
+            raise ShuttingDownError
+        topic = find_topic(self._engine, name)
+        now = self._clock()
+        if batch.condition is not None:
+            limits.check_condition(batch, batch.condition, partition)
+            self._check_capabilities(batch.condition)
+        stamped = _stamped(batch, topic.config, now)
+        limits.check_batch(
+            stamped,
+            max_message_bytes=topic.config.max_message_bytes,
+            now=now,
+            ahead_ms_max=self._settings.produce.timestamp_ahead_ms_max,
+        )
+        return self._choose_log(topic, partition, stamped.keys).append(stamped)
+
+    def _check_capabilities(self, condition: Condition) -> None:
+        """Refuse a condition that the engine cannot judge."""
+        capabilities = self._engine.capabilities
+        if condition.producer_id and Capability.SEQUENCES not in capabilities:
+            raise _lacking("producer_id", Capability.SEQUENCES)
+        if condition.expected_offset is not None and Capability.EXPECTED_OFFSET not in capabilities:
+            raise _lacking("expected_offset", Capability.EXPECTED_OFFSET)
+
+    def _choose_log(self, topic: Topic, partition: int, keys: Sequence[bytes | None]) -> PartitionLog:
+        """The log for a batch: the one named, the one its keys belong to, or the next one in turn."""
+        if partition != CHOOSE_PARTITION:
+            return log_of(topic, partition)
+        partitions = topic.partitions
+        if len(partitions) == 1:
+            return partitions[0]
+        chosen = {partition_for_key(key, len(partitions)) for key in set(keys) if key is not None}
+        if len(chosen) > 1:
+            raise InvalidBatchError(
+                f"the keys of the batch belong to partitions {sorted(chosen)} of topic {topic.name!r}, but a "
+                "batch goes to one: name it, or send the keys of each partition in a batch of their own"
+            )
+        return partitions[chosen.pop() if chosen else next(self._turn) % len(partitions)]
+
+
+def _lacking(field: str, capability: Capability) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"this broker's storage engine does not take {field}: it lacks the capability {capability.value!r}",
+        field=field,
+    )
+
+
+def _stamped(batch: Batch, config: TopicConfig, now: int) -> Batch:
+    """The batch with the broker's clock (ms) where it belongs."""
+    timestamps: Sequence[int]
+    if config.timestamp_type is TimestampType.LOG_APPEND_TIME or not any(batch.timestamps):
+        timestamps = [now] * len(batch)
+    elif 0 in batch.timestamps:
+        timestamps = [timestamp or now for timestamp in batch.timestamps]
+    else:
+        return batch
+    return Batch(batch.keys, batch.values, timestamps, batch.headers, batch.size_bytes, batch.condition)

@@ -1,0 +1,119 @@
+"""What a caller can ask of a broker: one method for each verb, and the only way in for adapters such as rpc.
+
+Every verb comes by here with its caller at hand. So rules of access, quotas and notes of activity belong
+into these methods, in front of the call. Today every caller may do everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+
+from takhin.broker.broker import Broker
+from takhin.broker.records import PendingProduce
+from takhin.model import (
+    BrokerHealth,
+    Caller,
+    Chunk,
+    CommittedOffset,
+    ConsumeRequest,
+    ConsumerGroup,
+    GroupListing,
+    PartitionInfo,
+    ProduceRequest,
+    TopicInfo,
+    TopicPartition,
+)
+
+
+class Session:
+    """A broker as one caller sees it. Made for each call, so it holds these two values and nothing else."""
+
+    __slots__ = ("_broker", "caller")
+
+    def __init__(self, broker: Broker, caller: Caller) -> None:
+        self._broker = broker
+        self.caller = caller
+
+    # Topics
+
+    async def create_topic(
+        self, name: str, *, num_partitions: int, replication_factor: int, configs: Mapping[str, str]
+    ) -> None:
+        """Make a topic; durable on return. num_partitions: 0 and below mean 1."""
+        await self._broker.topics.create(
+            name, num_partitions=num_partitions, replication_factor=replication_factor, configs=configs
+        )
+
+    async def delete_topic(self, name: str) -> None:
+        """Remove a topic with its records and committed offsets; durable on return."""
+        await self._broker.topics.delete(name)
+
+    def list_topics(self) -> Sequence[str]:
+        """The names of all topics, sorted. The same object until the catalogue changes."""
+        return self._broker.topics.names()
+
+    def describe_topic(self, name: str) -> TopicInfo:
+        """A topic's config, and the ends of its partitions now."""
+        return self._broker.topics.describe(name)
+
+    def describe_topics(self, names: Sequence[str]) -> list[TopicInfo]:
+        """Those of `names` that exist, each once."""
+        return self._broker.topics.describe_known(names)
+
+    def describe_partition(self, topic: str, partition: int) -> PartitionInfo:
+        """The ends of one partition now."""
+        return self._broker.topics.describe_partition(topic, partition)
+
+    # Records
+
+    async def room(self) -> None:
+        """Return when another batch may be queued: await it first of all. Raises OverloadedError."""
+        await self._broker.records.room()
+
+    def check_shape(self, *, has_record: bool, record_count: int) -> None:
+        """Refuse a produce request that has both one record and a list of records, neither, or too many.
+
+        Call it before the records are converted, so that a request that is too large costs nothing.
+        """
+        self._broker.records.check_shape(has_record=has_record, record_count=record_count)
+
+    def produce(self, request: ProduceRequest) -> PendingProduce:
+        """Queue the request's batch; `answer` of what is returned waits until it is durable.
+
+        Await `room` before. Raises a RefusedError or an UnavailableError for what cannot be queued.
+        """
+        return self._broker.records.produce(request)
+
+    def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
+        """Records as they are and as they come; see consumption.py for what it yields and raises."""
+        return self._broker.records.consume(request)
+
+    # Consumer groups
+
+    async def commit_offsets(self, group_id: str, offsets: Sequence[tuple[TopicPartition, int, str]]) -> None:
+        """Remember (partition, next offset to read, metadata) for a group; durable on return."""
+        await self._broker.group_offsets.commit(group_id, offsets)
+
+    def committed_offsets(
+        self, group_id: str, partitions: Sequence[TopicPartition]
+    ) -> list[tuple[TopicPartition, CommittedOffset | None]]:
+        """What the group committed in `partitions` (None: nothing); without any, everywhere."""
+        return self._broker.group_offsets.committed(group_id, partitions)
+
+    def list_groups(self) -> list[GroupListing]:
+        """Every group that has committed an offset, sorted."""
+        return self._broker.group_offsets.list_groups()
+
+    def describe_group(self, group_id: str) -> ConsumerGroup:
+        """A group with all that it has committed. Raises UnknownGroupError."""
+        return self._broker.group_offsets.describe_group(group_id)
+
+    async def delete_group(self, group_id: str) -> None:
+        """Drop all that the group committed; durable on return. Raises UnknownGroupError."""
+        await self._broker.group_offsets.delete_group(group_id)
+
+    # The broker itself
+
+    def health(self) -> BrokerHealth:
+        """The broker's version, its uptime, and what is wrong now."""
+        return self._broker.health()

@@ -1,0 +1,59 @@
+"""The methods about records. A produce stream's order and bounds are in produce_stream.py."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from weakref import WeakKeyDictionary
+
+from takhin.broker.broker import Broker
+from takhin.model import Records
+from takhin.rpc.interceptors import Context
+from takhin.rpc.methods import Methods, produce_request
+from takhin.rpc.produce_stream import ProduceStreams
+from takhin.v1 import takhin_pb2 as pb
+from takhin.wire import convert, encode
+
+
+class RecordMethods(Methods):
+    """Produces and consumes records."""
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self._streams = ProduceStreams(broker.settings.produce)
+        self._encodings: WeakKeyDictionary[Records, bytes] = WeakKeyDictionary()
+
+    def drain(self) -> None:
+        """Let produce streams read no further; each ends when all it has read is answered."""
+        self._streams.drain()
+
+    async def ProduceMessage(
+        self, request: pb.ProduceMessageRequest, context: Context
+    ) -> pb.ProduceMessageResponse:
+        session = self._session(context)
+        await session.room()
+        pending = session.produce(produce_request(session, request))
+        return convert.produced(request.topic, await pending.answer())
+
+    def ProduceMessageStream(
+        self, requests: AsyncIterator[pb.ProduceMessageRequest], context: Context
+    ) -> AsyncIterator[pb.ProduceMessageResponse]:
+        return self._streams.answers(self._session(context), requests)
+
+    async def ConsumeMessages(  # type: ignore[override]  # serialised already, see wire/encode.py
+        self, request: pb.ConsumeMessagesRequest, context: Context
+    ) -> AsyncIterator[bytes]:
+        topic, partition = request.topic, request.partition
+        session = self._session(context)
+        async with aclosing(session.consume(convert.consume_request(request))) as chunks:
+            async for chunk in chunks:
+                yield encode.consumed(
+                    topic, partition, chunk.end_offset, self._encoded(partition, chunk.records)
+                )
+
+    def _encoded(self, partition: int, records: Records) -> bytes:
+        """The records as bytes, made once for all consumers that share the read."""
+        encoded = self._encodings.get(records)
+        if encoded is None:
+            encoded = self._encodings[records] = encode.encoded(partition, records)
+        return encoded

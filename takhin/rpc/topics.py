@@ -1,0 +1,61 @@
+"""The methods about topics. Each decodes, calls the session, encodes. Errors are raised through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from takhin.broker.broker import Broker
+from takhin.rpc.interceptors import Context
+from takhin.rpc.methods import Methods
+from takhin.v1 import takhin_pb2 as pb
+from takhin.wire import convert
+
+
+class TopicMethods(Methods):
+    """Creates, deletes, lists and describes topics."""
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self._names: Sequence[str] = ()
+        self._list = pb.ListTopicsResponse()
+
+    async def CreateTopic(self, request: pb.CreateTopicRequest, context: Context) -> pb.CreateTopicResponse:
+        await self._session(context).create_topic(
+            request.name,
+            num_partitions=request.num_partitions,
+            replication_factor=request.replication_factor,
+            configs=request.configs,
+        )
+        return pb.CreateTopicResponse(success=True)
+
+    async def DeleteTopic(self, request: pb.DeleteTopicRequest, context: Context) -> pb.DeleteTopicResponse:
+        await self._session(context).delete_topic(request.name)
+        return pb.DeleteTopicResponse(success=True)
+
+    async def ListTopics(self, request: pb.ListTopicsRequest, context: Context) -> pb.ListTopicsResponse:
+        names = self._session(context).list_topics()
+        if names is not self._names:  # the catalogue has changed
+            self._names = names
+            self._list = pb.ListTopicsResponse(topics=names)
+        return self._list
+
+    async def GetTopic(self, request: pb.GetTopicRequest, context: Context) -> pb.GetTopicResponse:
+        info = self._session(context).describe_topic(request.name)
+        return pb.GetTopicResponse(topic=convert.topic_info(info))
+
+    async def DescribeTopics(
+        self, request: pb.DescribeTopicsRequest, context: Context
+    ) -> pb.DescribeTopicsResponse:
+        infos = self._session(context).describe_topics(request.topics)
+        return pb.DescribeTopicsResponse(topics=[convert.topic_info(info) for info in infos])
+
+    async def GetPartitionOffsets(
+        self, request: pb.GetPartitionOffsetsRequest, context: Context
+    ) -> pb.GetPartitionOffsetsResponse:
+        info = self._session(context).describe_partition(request.topic, request.partition)
+        return pb.GetPartitionOffsetsResponse(
+            topic=request.topic,
+            partition=request.partition,
+            beginning_offset=info.start_offset,
+            end_offset=info.end_offset,
+        )

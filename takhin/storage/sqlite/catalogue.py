@@ -1,0 +1,290 @@
+"""The topics of an open data folder: opening, creating, altering and deleting them, durably and all at once.
+
+A partition's life is in life.py, folders and renames in takhin/disk/folder.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import uuid
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+import structlog
+
+from takhin.clock import Clock
+from takhin.disk import connection, versions
+from takhin.disk import statements as sql
+from takhin.disk.faults import is_full, sentence
+from takhin.disk.folder import DataFolder
+from takhin.disk.witness import Witness
+from takhin.errors import (
+    PartitionUnavailableError,
+    StartupError,
+    StorageFullError,
+    TakhinError,
+    TopicExistsError,
+    UnknownPartitionError,
+    UnknownTopicError,
+)
+from takhin.limits import config_values
+from takhin.model import TopicConfig, TopicPartition, TopicSpec
+from takhin.storage.conditions import fewer_partitions
+from takhin.storage.sqlite.offset_index import OffsetIndex
+from takhin.storage.sqlite.opening import Opened, open_partition
+from takhin.storage.sqlite.partition import SqlitePartition
+from takhin.storage.sqlite.shared import Shared
+
+logger = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteTopic:
+    """A topic whose partitions are open."""
+
+    name: str
+    topic_id: str
+    config: TopicConfig
+    partitions: Sequence[SqlitePartition]
+
+
+class Catalogue:
+    """The topics, by name. One change at a time; lives on the loop."""
+
+    def __init__(
+        self, shared: Shared, folder: DataFolder, witness: Witness, index: OffsetIndex, *, clock: Clock
+    ) -> None:
+        self.topics: Mapping[str, SqliteTopic] = {}
+        """A snapshot: each change puts another one in its place."""
+        self.unchanging = asyncio.Lock()
+        """Hold it while the catalogue must not change."""
+        self._shared = shared
+        self._folder = folder
+        self._witness = witness
+        self._index = index
+        self._clock = clock
+        self._changes: set[asyncio.Task[Any]] = set()
+
+    def logs(self) -> list[SqlitePartition]:
+        """Every partition of every topic."""
+        return [log for topic in self.topics.values() for log in topic.partitions]
+
+    def log(self, at: TopicPartition) -> SqlitePartition:
+        """One partition. Raises UnknownTopicError, UnknownPartitionError."""
+        topic = self.topics.get(at.topic)
+        if topic is None:
+            raise UnknownTopicError(at.topic)
+        if not 0 <= at.partition < len(topic.partitions):
+            raise UnknownPartitionError(at.topic, at.partition, len(topic.partitions))
+        return topic.partitions[at.partition]
+
+    async def open(self) -> None:
+        """Open every topic of the folder. Raises StartupError."""
+        for name in self._folder.topic_names():
+            self.topics = {**self.topics, name: await self._open_topic(name)}
+
+    async def settled(self) -> None:
+        """Return when no change is under way."""
+        if self._changes:
+            await asyncio.wait(self._changes)
+
+    async def close(self) -> None:
+        """Close every partition. No change may be under way."""
+        for topic in self.topics.values():
+            await _close(topic.partitions)
+        self.topics = {}
+
+    def witness_held(self, *, held: bool) -> None:
+        """Let the witness say whose it is while copies are made. Raises OSError."""
+        self._witness.hold(self._folder.lock_changed() if held else 0)
+
+    def settle_witness(self) -> None:
+        """All logs are open, those of a copy under new incarnations: the witness is this folder's.
+
+        Raises OSError.
+        """
+        self._witness.settle(self._folder.lock_changed() if self._shared.files.held else 0)
+
+    async def create(self, spec: TopicSpec) -> SqliteTopic:
+        """See the contract."""
+        return await self._uncancelled(self._create(spec))
+
+    async def alter(self, spec: TopicSpec) -> SqliteTopic:
+        """See the contract."""
+        return await self._uncancelled(self._alter(spec))
+
+    async def delete(self, name: str) -> None:
+        """See the contract."""
+        await self._uncancelled(self._delete(name))
+
+    async def _uncancelled(self, change: Coroutine[Any, Any, T]) -> T:
+        """Run a change of the catalogue to its end, also when the one who asked has gone."""
+        task = asyncio.ensure_future(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_unheard)
+            raise
+
+    async def _create(self, spec: TopicSpec) -> SqliteTopic:
+        async with self.unchanging:
+            if spec.name in self.topics:
+                raise TopicExistsError(spec.name)
+            with _full_disk(f"topic {spec.name!r} cannot be created"):
+                await asyncio.to_thread(self._build, spec)
+            try:
+                with _full_disk(f"topic {spec.name!r} cannot be created"):
+                    topic = await self._open_topic(spec.name)
+            except BaseException:  # out of file descriptors, say: what cannot be opened is not left behind
+                await asyncio.to_thread(self._folder.retire, spec.name)
+                raise
+            self.topics = {**self.topics, spec.name: topic}
+            return topic
+
+    def _build(self, spec: TopicSpec) -> None:  # on a worker thread
+        """Make the topic's files outside the catalogue, then rename their folder into it."""
+        topic_id = str(uuid.uuid4())
+        with self._folder.staged(spec.num_partitions) as stage:
+            for partition in range(spec.num_partitions):
+                self._initialise(stage / f"{partition}.db", spec, partition, topic_id)
+            self._folder.publish(stage, spec.name)
+
+    def _initialise(self, path: Path, spec: TopicSpec, partition: int, topic_id: str) -> None:
+        write = connection.open_writer(path)
+        try:
+            with write:
+                identity = (spec.name, partition, topic_id, str(uuid.uuid4()), self._clock())
+                write.execute(sql.PUT_LOG, identity)
+                if partition == 0:
+                    write.execute(sql.PUT_NUM_PARTITIONS, (spec.num_partitions,))
+                    write.executemany(sql.PUT_CONFIG, config_values(spec.config).items())
+        finally:
+            connection.close_whole(write)
+
+    async def _alter(self, spec: TopicSpec) -> SqliteTopic:
+        """Put new partitions beside the others; they count from the moment partition 0's file says so."""
+        async with self.unchanging:
+            former = self._existing(spec.name)
+            present = len(former.partitions)
+            if spec.num_partitions < present:
+                raise fewer_partitions(spec, present)
+            if spec.num_partitions > present:
+                self._check_not_held(spec.name, "get more partitions")
+            new: list[SqlitePartition] = []
+            try:
+                with _full_disk(f"topic {spec.name!r} cannot get more partitions"):
+                    if spec.num_partitions > present:
+                        await asyncio.to_thread(self._build_more, spec, former)
+                    for partition in range(present, spec.num_partitions):
+                        opened = self._open_partition(spec.name, partition)
+                        new.append(opened.log)
+                await former.partitions[0].alter_topic(spec.num_partitions, config_values(spec.config))
+            except BaseException:  # what was made stays outside the topic, and is replaced by the next change
+                await _close(new)
+                raise
+            topic = SqliteTopic(spec.name, former.topic_id, spec.config, (*former.partitions, *new))
+            self.topics = {**self.topics, spec.name: topic}
+            return topic
+
+    def _build_more(self, spec: TopicSpec, topic: SqliteTopic) -> None:  # on a worker thread
+        present = len(topic.partitions)
+        with self._folder.staged(spec.num_partitions, first=present) as stage:
+            for partition in range(present, spec.num_partitions):
+                self._initialise(stage / f"{partition}.db", spec, partition, topic.topic_id)
+            self._folder.add(stage, spec.name)
+
+    async def _delete(self, name: str) -> None:
+        async with self.unchanging:
+            topic = self._existing(name)
+            self._check_not_held(name, "be deleted")
+            self.topics = {of: other for of, other in self.topics.items() if of != name}
+            await _close(topic.partitions)
+            self._index.drop(name)
+            try:
+                await asyncio.to_thread(self._folder.retire, name)
+            except OSError:
+                self.topics = {**self.topics, name: await self._open_topic(name)}
+                raise
+            self._witness.forget(topic.topic_id)
+
+    def _existing(self, name: str) -> SqliteTopic:
+        if name not in self.topics:
+            raise UnknownTopicError(name)
+        return self.topics[name]
+
+    def _check_not_held(self, name: str, what: str) -> None:
+        if self._shared.files.held:
+            raise PartitionUnavailableError(
+                f"topic {name!r} cannot {what} now: {self._folder.path / 'hold'} is there, so it is being "
+                "copied",
+                topic=name,
+            )
+
+    async def _open_topic(self, name: str) -> SqliteTopic:
+        """Open all partitions of a topic's folder. Raises StartupError for what does not fit together."""
+        first = self._folder.file(name, 0)
+        if not first.exists():
+            raise StartupError(f"{first.parent} has no partition 0 (0.db), which describes the topic")
+        versions.check(self._folder.files(name))
+        logs: list[SqlitePartition] = []
+        try:
+            opened = self._open_partition(name, 0)
+            logs.append(opened.log)
+            if opened.facts is None:
+                raise StartupError(f"{first} does not say what the topic {name!r} is")
+            num_partitions, config = opened.facts
+            for partition in range(1, num_partitions):
+                path = self._folder.file(name, partition)
+                if not path.exists():
+                    raise StartupError(f"{path} is missing: topic {name!r} has {num_partitions} partitions")
+                logs.append(self._open_partition(name, partition).log)
+        except (apsw.Error, KeyError, ValueError) as error:
+            await _close(logs)
+            raise StartupError(
+                f"{first.parent} cannot be opened, after {len(logs)} partitions: {sentence(error)}"
+            ) from error
+        except BaseException:
+            await _close(logs)
+            raise
+        return SqliteTopic(name, opened.topic_id, config, logs)
+
+    def _open_partition(self, name: str, partition: int) -> Opened:
+        path, at = self._folder.file(name, partition), TopicPartition(name, partition)
+        return open_partition(self._shared, path, at, self._witness, self._index)
+
+
+async def _close(partitions: Iterable[SqlitePartition]) -> None:
+    for log in partitions:
+        await log.close()
+
+
+@contextmanager
+def _full_disk(what: str) -> Iterator[None]:
+    """Raise StorageFullError where the file system or SQLite says that there is no room."""
+    try:
+        yield
+    except (apsw.Error, StartupError) as error:
+        cause = error.__cause__ if isinstance(error, StartupError) else error
+        if not isinstance(cause, Exception) or not is_full(cause):
+            raise
+        raise StorageFullError(f"{what}: {sentence(cause)}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageFullError(f"{what}: {error.strerror}") from error
+
+
+def _unheard(change: asyncio.Task[Any]) -> None:
+    """A change whose caller has gone is over. That it was refused is nobody's error."""
+    error = None if change.cancelled() else change.exception()
+    if error is not None and not isinstance(error, TakhinError):
+        logger.error("change_failed", exc_info=error)

@@ -1,0 +1,180 @@
+"""The writes of one partition, from the queue to their answers: INSERT on the loop, COMMIT on a thread.
+
+What arrives during a COMMIT waits for the next group, which is how groups grow under load. Many small
+requests arrive faster than they are worth a COMMIT each: then the next group waits a moment for more of
+them. When a group may begin, and what a failed file means, is decided in life.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TypeVar
+
+import apsw
+import structlog
+
+from takhin.disk import statements as sql
+from takhin.disk.faults import blames_write, is_clean, is_full, outcome_unknown, unavailable
+from takhin.disk.witness import Mark, Slot
+from takhin.storage.sqlite.course import on
+from takhin.storage.sqlite.file import LogFile
+from takhin.storage.sqlite.group import CommitGroup, LogState, Write, WriteQueue, Written
+from takhin.storage.sqlite.shared import Shared
+
+logger = structlog.get_logger()
+
+T = TypeVar("T")
+
+BUSY_RETRY_SECONDS = 0.005
+"""How often BEGIN is tried while another process has the file locked."""
+AFTER_FAILURE_SECONDS = 0.001
+"""The pause after a group that failed.
+
+A full disk may fail one after the other, and others have their turn.
+"""
+ROOM_RETRY_SECONDS = 0.1
+"""How long a trim waits for the space that is about to be made."""
+
+COMPANY_MIN = 4
+SMALL_GROUP_BYTES = 32 << 10
+"""After a group of at least COMPANY_MIN batches and at most SMALL_GROUP_BYTES in all, the next one waits
+group_wait_ms for more: one COMMIT costs the processors as much as ten such batches, while a producer that
+waits alone, or sends large batches, would gain nothing by it."""
+
+
+class Commits:
+    """The queue of one partition's writes, and the group that is being committed. Lives on the loop."""
+
+    def __init__(self, shared: Shared, file: LogFile, state: LogState, witness: Slot) -> None:
+        self.not_before = 0.0
+        """No group begins earlier, in the loop's time: it waits for company, a lock or space."""
+        self._shared = shared
+        self._file = file
+        self._state = state
+        self._witness = witness
+        self._queue = WriteQueue(shared.settings)
+        self._locked_since: float | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def __bool__(self) -> bool:
+        """True while writes wait for their group."""
+        return bool(self._queue)
+
+    def put(self, write: Write[T]) -> asyncio.Future[T]:
+        """Queue a write; the future gets its answer when that is durable."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(write, future)
+        self._shared.admission.add(write.queued_bytes)
+        return future
+
+    async def group(self) -> tuple[Written | None, Exception | None]:
+        """Commit the next group of an open file and answer it.
+
+        Returns (what has landed, how the file failed).
+        """
+        if self._shared.space.full:
+            self._drop(self._queue.take_appends(), self._shared.space.error())
+        if not self._queue:
+            return None, None
+        try:
+            self._file.writer.execute(sql.BEGIN)
+        except apsw.BusyError as error:
+            self.locked(error)
+            return None, None
+        except apsw.Error as error:
+            return None, self._failed(self._queue.take(), error)
+        self._locked_since = None
+        group = self._queue.take()
+        try:
+            written = group.write(
+                self._state, self._file.writer, producers_max=self._shared.settings.producers_max
+            )
+        except Exception as error:  # noqa: BLE001  a fault in one group must not stop the partition
+            return None, self._failed(group, error)
+        self._state.start_offset = written.start_offset
+        try:
+            await on(self._shared.threads.commit, partial(self._commit, written.mark))
+        except Exception as error:  # noqa: BLE001
+            return None, self._failed(group, error, committing=True)
+        self._landed(group, written)
+        return written, None
+
+    def _commit(self, mark: Mark) -> None:  # on a commit thread
+        self._file.writer.execute(sql.COMMIT)
+        self.note(mark)
+
+    def note(self, mark: Mark) -> None:
+        """Note in the witness how far the log has come. It may lag, so an error is only logged."""
+        try:
+            self._witness.note(mark)
+        except OSError as error:
+            logger.warning("witness_failed", path=str(self._file.path), error=str(error))
+
+    def _landed(self, group: CommitGroup, written: Written) -> None:
+        """The group is durable: move the end and answer everyone, in one turn of the loop."""
+        self._shared.admission.remove(group.queued_bytes)
+        self._state.landed(written)
+        group.answer(written)
+        small = group.appends >= COMPANY_MIN and group.queued_bytes <= SMALL_GROUP_BYTES
+        if small and not self._shared.files.wanted:
+            self.not_before = self._loop.time() + self._shared.settings.group_wait_ms / 1_000
+
+    def _failed(self, group: CommitGroup, error: Exception, *, committing: bool = False) -> Exception | None:
+        """Undo a group that is not acknowledged, and tell everyone.
+
+        Returns the error by which the file has failed: after it nobody knows what is on disk.
+        """
+        self._state.start_offset = self._state.durable_start
+        self.not_before = self._loop.time() + AFTER_FAILURE_SECONDS
+        errors = [error]
+        try:
+            if self._file.writer.in_transaction:
+                self._file.writer.execute(sql.ROLLBACK)
+        except apsw.Error as rollback_error:
+            errors.append(rollback_error)
+        blamed = not committing and blames_write(error)
+        of_file = errors[1:] if blamed else errors
+        unclean = next((each for each in of_file if not is_clean(each, committing=committing)), None)
+        space_soon = is_full(error) and self._shared.space.ran_out()
+        if blamed and unclean is None and len(group.writes) > 1:
+            self._queue.put_back(group.writes, alone=True)  # one is to blame: the others go on without it
+        elif space_soon and unclean is None:
+            self._wait_for_space(group, error)
+        elif unclean is not None and committing:
+            self._drop(group, outcome_unknown(unclean, self._state.topic, self._state.partition))
+        else:
+            self._drop(group, self._told(error))
+        return unclean
+
+    def _wait_for_space(self, group: CommitGroup, error: Exception) -> None:
+        """Refuse appends while the disk is full. Other writes are tried again: they may free space."""
+        self._queue.put_back(group.writes)
+        self._drop(self._queue.take_appends(), self._told(error))
+        self.not_before = self._loop.time() + ROOM_RETRY_SECONDS
+
+    def locked(self, error: apsw.BusyError) -> None:
+        """Another process has the file locked: try again for a bounded time."""
+        now = self._loop.time()
+        if self._locked_since is None:
+            self._locked_since = now
+        if now - self._locked_since < self._shared.settings.busy_wait_ms_max / 1_000:
+            self.not_before = now + BUSY_RETRY_SECONDS
+        else:
+            self.fail_waiting(self._told(error))
+
+    def fail_waiting(self, error: Exception) -> None:
+        """Give up whatever waits."""
+        self._locked_since = None
+        while self._queue:
+            self._drop(self._queue.take(), error)
+
+    def _drop(self, group: CommitGroup, error: Exception) -> None:
+        self._shared.admission.remove(group.queued_bytes)
+        group.fail(error)
+
+    def _told(self, error: Exception) -> Exception:
+        """What callers are told of an error of the file; any other error as it is."""
+        if isinstance(error, apsw.Error):
+            return unavailable(error, self._state.topic, self._state.partition)
+        return error

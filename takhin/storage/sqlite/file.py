@@ -1,0 +1,178 @@
+"""One partition's file: its two connections, and the work on it that waits for the disk.
+
+Knows nothing of queues, timers or other partitions: what is done when is decided in life.py. Methods say on
+which thread they run. The loop takes the connections away (`detach`) before a thread closes them, so a file
+that is open can be read on the loop at any time.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+
+from takhin.disk import connection, layout
+from takhin.disk import statements as sql
+from takhin.disk.faults import CLEAN, FileChangedError
+from takhin.disk.witness import Mark
+from takhin.schema import PAGE_BYTES
+
+
+class Connections(NamedTuple):
+    """The connections of a file that is being closed; None where there was none."""
+
+    writer: apsw.Connection | None
+    reader: apsw.Connection | None
+
+    def close_reader(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+
+
+class LogFile:
+    """A partition's file, open or closed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: apsw.Connection | None = None
+        self._reader: apsw.Connection | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._writer is not None
+
+    @property
+    def writer(self) -> apsw.Connection:
+        """The writing connection of an open file."""
+        assert self._writer is not None, self.path  # noqa: S101  `is_open` was asked before
+        return self._writer
+
+    @property
+    def reader(self) -> apsw.Connection:
+        """The reading connection of an open file, opened at the first read."""
+        if self._reader is None:
+            self._reader = connection.open_reader(self.path)
+        return self._reader
+
+    @property
+    def wal_bytes(self) -> int:
+        """The size of the write-ahead log beside the file; 0 where there is none."""
+        return layout.wal_bytes(self.path)
+
+    @property
+    def size_bytes(self) -> int:
+        """The space that the file and its write-ahead log take."""
+        return self.path.stat().st_size + self.wal_bytes
+
+    @property
+    def growth_bytes(self) -> int:
+        """How much longer the `.db` file gets when all of its WAL is copied. For an open file at rest."""
+        return int(self.writer.pragma("page_count") * PAGE_BYTES) - self.path.stat().st_size
+
+    def adopt(self, writer: apsw.Connection) -> None:
+        """Keep the connection that the engine's start has opened."""
+        self._writer = writer
+
+    def open(self, expected: Mark) -> None:
+        """Open the file again. Raises FileChangedError if its log does not end where it ended, apsw.Error."""
+        writer = connection.open_writer(self.path)
+        try:
+            found = Mark(*writer.execute(sql.GET_END).get)
+            if found != expected:
+                raise FileChangedError(
+                    f"{self.path} has been changed by another program: when it was closed its log ended at "
+                    f"{expected.end_offset}, after {expected.commits} commits, and now it ends at "
+                    f"{found.end_offset}, after {found.commits}"
+                )
+        except BaseException:
+            connection.close_untouched(writer, self.path)
+            raise
+        self._writer = writer
+
+    def detach(self) -> Connections:
+        """Take the connections away, on the loop, so that a thread can close them."""
+        detached = Connections(self._writer, self._reader)
+        self._writer = self._reader = None
+        return detached
+
+    def close(self, detached: Connections, *, keep_wal: bool) -> None:  # on the checkpoint thread
+        """Copy the WAL into the file and close both connections. keep_wal: close them only.
+
+        A closed file can have a WAL, from before a crash or from a shell that looked in: it is opened for
+        that.
+        """
+        detached.close_reader()
+        writer = detached.writer
+        if writer is None and layout.wal_of(self.path).exists() and not keep_wal:
+            writer = connection.open_writer(self.path)
+        if writer is None:
+            return
+        if keep_wal:
+            writer.close()
+            return
+        try:
+            # A full disk or a shell that reads can be in the way: then the WAL stays for the next start.
+            with suppress(*CLEAN):
+                writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except BaseException:
+            writer.close()
+            raise
+        connection.close_whole(writer)  # at the end, because the last connection removes the WAL
+
+    def copy_pages(self) -> int:  # on the checkpoint thread
+        """Copy what it can of the WAL, beside the commits, by a connection of its own.
+
+        Returns the pages left.
+        """
+        copier = connection.open_writer(self.path)
+        try:
+            in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            return in_wal - copied
+        finally:
+            copier.close()
+
+    def copy_last_bit(self, *, truncate: bool) -> int:  # on a commit thread
+        """Copy the rest of the WAL, so that the next commit restarts it. Returns the pages left.
+
+        truncate: cut the WAL to nothing, as is done anyway with one that has grown large.
+        """
+        large = truncate or self.wal_bytes > connection.WAL_BYTES_KEPT
+        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if large else apsw.SQLITE_CHECKPOINT_PASSIVE
+        try:
+            in_wal, copied = self.writer.wal_checkpoint(mode=mode)
+        except apsw.BusyError:  # another program reads it
+            in_wal, copied = self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        return in_wal - copied
+
+    def recommit(self) -> Mark:  # on a commit thread
+        """Commit once, over what a failed commit left in the WAL. Returns where the log ends after that."""
+        if self.writer.in_transaction:
+            self.writer.execute(sql.ROLLBACK)
+        row: Any = self.writer.execute(sql.COUNT_COMMIT).fetchall()[0]
+        return Mark(*row)
+
+    def copy_alone(self, detached: Connections, expected: Mark) -> None:  # on the checkpoint thread
+        """Close both connections, then copy all of the WAL by one that has the file to itself.
+
+        The shared WAL index records pages as checkpointed even if the sync after that checkpoint failed. So
+        the index is discarded and rebuilt, by opening the file exclusively. Raises FileChangedError,
+        apsw.Error.
+        """
+        detached.close_reader()
+        if detached.writer is not None:
+            detached.writer.close()
+        alone = connection.open_writer(self.path, alone=True)
+        try:
+            row: Any = alone.execute(sql.GET_END).fetchall()[0]
+            if Mark(*row) != expected:
+                raise came_back_changed(self.path, Mark(*row), expected)
+            alone.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            alone.close()
+
+
+def came_back_changed(path: Path, found: Mark, expected: Mark) -> FileChangedError:
+    """The error for a failed file that, once it can be written again, holds another log."""
+    return FileChangedError(f"{path} came back with {found} instead of {expected}")

@@ -1,0 +1,424 @@
+"""The life of one partition's file: what is done with it, one step at a time.
+
+    REST ◄────── nothing is due. Left when woken: by a write, a reader, a timer, a slot, a hold that has ended
+     │
+     ├─► OPEN        a write or a reader needs the file, and it has a slot (open_files.py)
+     ├─► GROUP       writes wait: BEGIN, INSERT … on the loop, COMMIT on a commit thread, answers (commits.py)
+     ├─► LAST_BIT    the end of a checkpoint, on a commit thread: a step, because no commit may run beside it
+     ├─► GIVE_WAY    the file is closed, on the checkpoint thread, so that another partition's can be opened
+     ├─► RECOVER     a file whose disk has failed is tried again (below)
+     └─► END         the file is closed for good
+
+After each step `due` (steps.py) chooses the next one; it is pure. One coroutine runs them, so no two steps
+ever overlap. Beside a step go only reads, on the loop, whenever the file is open, and the passes of a
+checkpoint, on the checkpoint thread, by a connection of their own. While such a pass runs the file is not
+closed.
+
+A file whose disk has failed takes no writes. After a failed sync nobody knows what a crash would bring
+back, and the next sync does not report it again: Linux marks what it could not write as clean
+(lwn.net/Articles/752063). It comes back by itself when a commit of its own has gone through, over what
+failed in the write-ahead log, and all of the log was then copied by a connection that has the file to
+itself (file.py, `copy_alone`). A damaged page does not heal: such a partition waits for people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import apsw
+import structlog
+
+from takhin.disk import connection
+from takhin.disk.faults import FileChangedError, NotNowError, is_clean, is_damage, is_full, unavailable
+from takhin.disk.witness import Mark, Slot
+from takhin.model import TopicPartition
+from takhin.storage.growth import Growth
+from takhin.storage.sqlite.checkpoint import Checkpoint, Phase
+from takhin.storage.sqlite.commits import Commits
+from takhin.storage.sqlite.course import Course, on, woken
+from takhin.storage.sqlite.file import LogFile, came_back_changed
+from takhin.storage.sqlite.group import LogState, Write, fail
+from takhin.storage.sqlite.offset_index import OffsetIndex
+from takhin.storage.sqlite.shared import Shared
+from takhin.storage.sqlite.steps import Facts, Step, due
+
+logger = structlog.get_logger()
+
+T = TypeVar("T")
+
+CUT_SECONDS_MAX = 1.0
+"""How long the others wait for one partition to cut its WAL; it goes on after that."""
+STUMBLE_SECONDS = 1.0
+"""The pause after a fault of our own, so that one which repeats itself holds nobody else up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a file takes no writes. retry_at: when it is tried again, in the loop's time; None: never."""
+
+    error: Exception
+    retry_at: float | None
+
+
+class Life:
+    """One partition's file. Lives on the loop; what runs on a thread says so."""
+
+    def __init__(
+        self, shared: Shared, file: LogFile, state: LogState, witness: Slot, offsets: OffsetIndex
+    ) -> None:
+        self.growth = Growth()
+        self.failure: Failure | None = None
+        self.checkpoint = Checkpoint(shared.settings.checkpoint_pages)
+        self.step: Step | None = Step.REST
+        """None: woken, or between two steps."""
+        self._shared = shared
+        self._file = file
+        self._state = state
+        self._offsets = offsets
+        self._commits = Commits(shared, file, state, witness)
+        self._name = f"{state.topic}/{state.partition}"
+        self._readers: set[asyncio.Future[None]] = set()
+        self._watchers: set[asyncio.Future[None]] = set()
+        self._ended: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._steps: dict[Step, Callable[[], Coroutine[Any, Any, None]]] = {
+            Step.REST: self._rest,
+            Step.OPEN: self._open,
+            Step.GROUP: self._group,
+            Step.LAST_BIT: self._last_bit,
+            Step.GIVE_WAY: self._give_way,
+            Step.RECOVER: self._recover,
+            Step.END: self._end,
+        }
+        self._course = Course(self._run())
+        self._course.go_on()
+
+    # What a partition asks of it
+
+    def adopt(self, writer: apsw.Connection) -> None:
+        """Keep the connection that opened the topic if the limit on open files allows it, else close it."""
+        if self._shared.files.has_room:
+            self._shared.files.ask(self)
+            self._file.adopt(writer)
+            self.checkpoint.reset_page_count(self._file.wal_bytes)
+        else:  # a WAL left by a crash is copied when the file is needed, or at the end
+            connection.close_untouched(writer, self._file.path)
+
+    def submit(self, write: Write[T]) -> asyncio.Future[T]:
+        """Queue a write; the future gets its answer when that is durable.
+
+        Raises PartitionUnavailableError.
+        """
+        if self.failure is not None:
+            raise self._unavailable(self.failure.error)
+        future = self._commits.put(write)
+        self.wake()
+        return future
+
+    async def opened(self) -> None:
+        """Return when the file is open, or its life has ended. Raises what opening it raises."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._readers.add(waiter)
+        self.wake()
+        try:
+            await waiter
+        finally:
+            self._readers.discard(waiter)
+            self.wake()
+
+    async def rested(self) -> None:
+        """Return when nothing is queued or under way."""
+        if not self._at_rest and self.step is not Step.END:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._watchers.add(waiter)
+            await waiter
+
+    async def cut_wal(self) -> None:
+        """Copy all of the WAL into the `.db` file and give its space back, if that is possible now."""
+        if self._may_checkpoint and self.checkpoint.phase is Phase.NONE:
+            self.checkpoint.cut()
+            self.wake()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CUT_SECONDS_MAX):
+                    await self.rested()
+
+    async def end(self) -> None:
+        """Write what is queued, close the file, and return. No checkpoint or recovery begins any more."""
+        if self._ended is None:
+            self._ended = self._loop.create_future()
+            self._commits.not_before = 0.0
+            for trouble in ("partition_failed", "wal_large"):
+                self._shared.troubles.end(f"{trouble} {self._name}")
+            self.wake()
+        await asyncio.shield(self._ended)
+
+    def wake(self) -> None:
+        """Choose again in the next turn of the loop: whatever else this turn brings joins the group."""
+        if self.step is Step.REST:
+            self.step = None
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._loop.call_soon(self._course.go_on)
+
+    def used(self) -> None:
+        """The open file is used: of those at rest it is the last one to be closed for another."""
+        self._shared.files.used(self)
+
+    @property
+    def can_close(self) -> bool:
+        """True while the file is open and nobody uses it."""
+        return self._file.is_open and not self._readers and self._at_rest
+
+    @property
+    def _at_rest(self) -> bool:
+        return self.step is Step.REST and not self._commits and self.checkpoint.phase is Phase.NONE
+
+    # One step after the other
+
+    async def _run(self) -> None:
+        while self.step is not Step.END:
+            try:
+                self._begin_checkpoint()
+                self.step = due(self._facts())
+                await self._steps[self.step]()
+            except Exception as error:  # a fault of ours: those who wait get an answer all the same
+                logger.exception("step_failed", partition=self._name, step=str(self.step))
+                self._fail_closed(error)
+                self.step = Step.REST
+                self._alarm = self._loop.call_later(STUMBLE_SECONDS, self._course.go_on)
+                await woken()
+
+    def _facts(self) -> Facts:
+        files, failure, now = self._shared.files, self.failure, self._loop.time()
+        if (self._commits or self._readers) and not self._file.is_open and failure is None:
+            files.ask(self)
+        retry_at = None if failure is None or files.held else failure.retry_at
+        return Facts(
+            queued=bool(self._commits),
+            ready=now >= self._commits.not_before,
+            reading=bool(self._readers),
+            is_open=self._file.is_open,
+            may_open=failure is not None or files.has_slot(self),
+            gives_way=files.gives_way(self),
+            checkpoint=self.checkpoint.phase,
+            failed=failure is not None,
+            recovers=retry_at is not None and now >= retry_at,
+            ending=self._ended is not None,
+        )
+
+    async def _rest(self) -> None:
+        """Wait to be woken, or for the next moment at which something becomes due."""
+        files, now = self._shared.files, self._loop.time()
+        if not self._commits and not self._readers and self.failure is None:
+            files.withdraw(self)
+            if not self._file.is_open:
+                files.release(self)
+            elif self.checkpoint.phase is Phase.NONE and files.offer(self):
+                return  # the next step is to give way
+        if self._at_rest:
+            _resolve(self._watchers)
+        times = (
+            self._commits.not_before if self._commits else None,
+            self.checkpoint.again_at,
+            None if self.failure is None else self.failure.retry_at,
+        )
+        coming = [at for at in times if at is not None and at > now]
+        self._alarm = self._loop.call_at(min(coming), self._course.go_on) if coming else None
+        await woken()
+
+    # OPEN, GIVE_WAY, END
+
+    async def _open(self) -> None:
+        try:
+            self._file.open(self._state.mark)
+        except Exception as error:  # noqa: BLE001  whatever it is, nothing was touched
+            self._shared.files.release(self)
+            for reader in self._readers:
+                fail(reader, error)
+            self._readers.clear()
+            if isinstance(error, apsw.BusyError) and self._commits:
+                self._commits.locked(error)
+            else:
+                self._commits.fail_waiting(self._unavailable(error))
+            return
+        self.checkpoint.reset_page_count(self._file.wal_bytes)
+        self.used()
+        for reader in self._readers:  # each stays in the set, and keeps the file open, until it has gone on
+            if not reader.done():
+                reader.set_result(None)
+
+    async def _give_way(self) -> None:
+        await self._close()
+        self._shared.files.release(self)
+
+    async def _end(self) -> None:
+        await self._close()
+        self._shared.files.withdraw(self)
+        self._shared.files.release(self)
+        _resolve(self._readers)
+        _resolve(self._watchers)
+        if self._ended is not None:
+            self._ended.set_result(None)
+
+    async def _close(self) -> None:
+        detached = self._file.detach()
+
+        def close() -> None:  # on the checkpoint thread
+            # After a failed sync the WAL index may count pages as copied that never reached the disk.
+            keep_wal = self._shared.files.held or self.failure is not None
+            self._file.close(detached, keep_wal=keep_wal)
+
+        try:
+            await on(self._shared.threads.checkpoint, close)
+        except Exception as error:  # noqa: BLE001  it is closed, and the WAL stays for the next start
+            logger.warning("close_failed", path=str(self._file.path), error=str(error))
+
+    # GROUP
+
+    async def _group(self) -> None:
+        landed, failed = await self._commits.group()
+        if failed is not None:
+            self._fail_closed(failed)
+            return
+        if landed is not None:
+            at = TopicPartition(self._state.topic, self._state.partition)
+            self._offsets.note(at, landed.offsets)
+            self.growth.wake()
+            self.checkpoint.add(self._file.writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])
+            self._watch_wal()
+        self.used()
+        if self.checkpoint.phase is Phase.NONE and not self._readers:
+            self._shared.files.offer(self)  # after each group, else those who wait would wait for ever
+
+    # Checkpoints: their passes beside the steps, and LAST_BIT
+
+    @property
+    def _may_checkpoint(self) -> bool:
+        """True if a checkpoint may begin."""
+        unhindered = self.failure is None and not self._shared.files.held
+        return unhindered and self._file.is_open and self._ended is None
+
+    @property
+    def _must_stop(self) -> bool:
+        """True if a checkpoint under way must not go on."""
+        return self._shared.files.held or self._shared.space.full or self.failure is not None
+
+    def _begin_checkpoint(self) -> None:
+        due_now = self.checkpoint.due(self._loop.time())
+        if due_now and self._may_checkpoint and not self._shared.space.full:
+            self.checkpoint.begin()
+            self._pass()
+
+    def _pass(self) -> None:
+        covered = self.checkpoint.pages
+
+        def copy() -> int:  # on the checkpoint thread
+            return covered if self._must_stop else self._file.copy_pages()
+
+        def passed(left: int, error: Exception | None) -> None:
+            if error is None:
+                self.checkpoint.passed(covered, left)
+            if error is not None or self._must_stop:
+                self._checkpoint_ended(error)
+            elif self.checkpoint.phase is Phase.COPYING:
+                self._pass()
+            self.wake()
+
+        self._shared.threads.checkpoint.submit(copy, passed)
+
+    async def _last_bit(self) -> None:
+        copy = partial(self._file.copy_last_bit, truncate=self.checkpoint.truncate)
+        try:
+            left = await on(self._shared.threads.commit, copy)
+        except (apsw.Error, OSError) as error:
+            self._checkpoint_ended(error)
+            return
+        self.checkpoint.finished(left, self._loop.time())
+        self._watch_wal()
+
+    def _checkpoint_ended(self, error: Exception | None) -> None:
+        """A checkpoint ends before all was copied."""
+        self.checkpoint.abandon()
+        if error is not None and is_full(error):
+            self._shared.space.ran_out()
+        elif error is not None and not is_clean(error):
+            self._fail_closed(error)
+        self._watch_wal()
+
+    def _watch_wal(self) -> None:
+        left, name = self.checkpoint.bytes_left, f"wal_large {self._name}"
+        if left <= self._shared.settings.wal_bytes_max:
+            self._shared.troubles.end(name)
+            return
+        held = self._shared.files.held
+        cause = "DATA/hold is there" if held else "a program reads it in a transaction kept open"
+        self._shared.troubles.begin(
+            name,
+            f"{left} bytes of the write-ahead log of {self._file.path} cannot be copied into it: {cause}",
+        )
+
+    # RECOVER
+
+    def _unavailable(self, error: Exception) -> Exception:
+        return unavailable(error, self._state.topic, self._state.partition)
+
+    def _fail_closed(self, error: Exception) -> None:
+        """What is on disk is no longer certain: accept no write until a recovery has gone through."""
+        if self.failure is not None:
+            return
+        # The file is as it was written, as far as one knows, if only its disk has failed.
+        may_recover = isinstance(error, apsw.IOError) and not is_damage(error)
+        self.failure = Failure(error, self._next_attempt() if may_recover else None)
+        if self.checkpoint.phase is Phase.LAST_BIT:
+            self.checkpoint.abandon()
+        self._shared.files.release(self)  # it stays open, whatever else needs opening
+        told = self._unavailable(error)
+        self._shared.troubles.begin(f"partition_failed {self._name}", str(told))
+        self._commits.fail_waiting(told)
+
+    def _next_attempt(self) -> float:
+        return self._loop.time() + self._shared.settings.recover_wait_ms / 1_000
+
+    async def _recover(self) -> None:
+        assert self.failure is not None  # noqa: S101  the step is only for a failed file
+        try:
+            await self._try_to_recover()
+        except FileChangedError as error:
+            self.failure = Failure(error, None)
+        except (apsw.Error, NotNowError, OSError) as error:
+            retry_at = None if is_damage(error) else self._next_attempt()
+            self.failure = Failure(self.failure.error, retry_at)
+        except Exception:
+            self.failure = Failure(self.failure.error, None)
+            raise
+        else:
+            self.failure = None
+            self._shared.troubles.end(f"partition_failed {self._name}")
+
+    async def _try_to_recover(self) -> None:
+        """Commit once more, then copy the whole log and sync it."""
+        if not self._file.is_open:
+            self._file.open(self._state.mark)
+        mark = await on(self._shared.threads.commit, self._file.recommit)
+        expected = Mark(self._state.mark.commits + 1, self._state.end_offset)
+        if mark != expected:
+            raise came_back_changed(self._file.path, mark, expected)
+        self._state.mark = mark
+        self._commits.note(mark)
+        if self._shared.files.held:
+            raise NotNowError("it is being copied")
+        detached = self._file.detach()
+        await on(self._shared.threads.checkpoint, partial(self._file.copy_alone, detached, mark))
+
+
+def _resolve(waiters: set[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
+    waiters.clear()

@@ -1,0 +1,48 @@
+"""What consumer groups have committed, in memory, so that no question opens a file.
+
+The index holds what is durable, and nothing else: it is filled as files are opened at start, and each commit
+group adds what it has made durable before it is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from takhin.model import CommittedOffset, TopicPartition
+
+Committed = tuple[str, CommittedOffset | None]
+"""A group, and what it has committed in one partition; None: nothing any more."""
+
+
+class OffsetIndex:
+    """What each group has durably committed, by partition. Pure bookkeeping on the loop."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, dict[TopicPartition, CommittedOffset]] = {}
+
+    def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
+        """A copy of all that the group has committed."""
+        return dict(self._groups.get(group_id, {}))
+
+    def groups(self) -> Sequence[str]:
+        """The groups with a committed offset, sorted."""
+        return sorted(self._groups)
+
+    def note(self, at: TopicPartition, changes: Iterable[Committed]) -> None:
+        """Take in what has become durable in one partition, oldest first."""
+        for group_id, committed in changes:
+            if committed is not None:
+                self._groups.setdefault(group_id, {})[at] = committed
+            elif (offsets := self._groups.get(group_id)) is not None:
+                offsets.pop(at, None)
+                if not offsets:
+                    del self._groups[group_id]
+
+    def drop(self, topic: str) -> None:
+        """Forget a topic that was deleted."""
+        for group_id, offsets in list(self._groups.items()):
+            kept = {at: committed for at, committed in offsets.items() if at.topic != topic}
+            if not kept:
+                del self._groups[group_id]
+            elif len(kept) < len(offsets):
+                self._groups[group_id] = kept

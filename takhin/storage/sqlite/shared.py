@@ -1,0 +1,24 @@
+"""What all partitions of an engine share, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from takhin.settings import StorageSettings
+from takhin.storage.sqlite.admission import Admission
+from takhin.storage.sqlite.open_files import OpenFiles
+from takhin.storage.sqlite.space import DiskSpace
+from takhin.storage.sqlite.threads import Threads
+from takhin.storage.sqlite.troubles import Troubles
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all partitions of an engine share."""
+
+    settings: StorageSettings
+    threads: Threads
+    files: OpenFiles
+    admission: Admission
+    space: DiskSpace
+    troubles: Troubles

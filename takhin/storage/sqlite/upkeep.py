@@ -1,0 +1,111 @@
+"""What an engine does by itself, again and again: it answers holds, and finds space on a full disk.
+
+Runs as two tasks on the loop beside everything else. Knows the partitions only through the catalogue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import apsw
+import structlog
+
+from takhin.disk.faults import NotNowError
+from takhin.storage.sqlite.catalogue import Catalogue
+from takhin.storage.sqlite.hold import Hold
+from takhin.storage.sqlite.shared import Shared
+
+logger = structlog.get_logger()
+
+WATCH_SPACE_SECONDS = 0.5
+WATCH_HOLD_SECONDS = 0.1
+HOLD_AT_A_TIME = 64
+"""Partitions that get their last commit before a hold, at one time."""
+
+
+class Upkeep:
+    """The two watches. Life: `begin`, `start`, `stop`, `end_hold`."""
+
+    def __init__(self, shared: Shared, catalogue: Catalogue, hold: Hold) -> None:
+        self._shared = shared
+        self._catalogue = catalogue
+        self._hold = hold
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def begin(self, *, is_copy: bool) -> None:
+        """Look at a hold before any file is opened. is_copy: the folder was copied from a held one."""
+        self._hold.begin(is_copy=is_copy)
+        self._shared.files.held = self._hold.asked
+
+    def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(_watch(self.look_at_space, WATCH_SPACE_SECONDS)),
+            asyncio.create_task(_watch(self.look_at_hold, WATCH_HOLD_SECONDS)),
+        ]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def end_hold(self) -> None:
+        """Take the answer to a hold back: the broker stops, and nobody answers for the files any more."""
+        self._hold.end()
+        if self._shared.files.held and not self._hold.asked:  # removed since the last look
+            self._release_hold()
+
+    async def look_at_space(self) -> None:
+        """See how much is free. On a full disk, give the ballast away and cut write-ahead logs."""
+        space = self._shared.space
+        if space.full:
+            await self._shared.threads.checkpoint.quiet()
+            space.give_ballast()
+            for log in sorted(self._catalogue.logs(), key=lambda log: log.wal_bytes_left):
+                if not log.closed:
+                    with suppress(
+                        apsw.Error, OSError
+                    ):  # a failed disk, or a damaged file, which others report
+                        await log.cut_wal(space.room_bytes())
+        await space.look()
+
+    async def look_at_hold(self) -> None:
+        """See whether `hold` has come or gone, and act on it."""
+        if not self._hold.asked:
+            if self._hold.gone():
+                self._release_hold()
+            return
+        self._hold.noticed(asyncio.get_running_loop().time())
+        if not self._hold.answered:
+            try:
+                await self._take_hold()
+                self._hold.answer()
+            except (NotNowError, OSError) as error:
+                self._hold.failed(error)
+
+    async def _take_hold(self) -> None:
+        """From now on no `.db` file changes, and no WAL is restarted. Raises NotNowError, OSError."""
+        async with self._catalogue.unchanging:
+            self._shared.files.held = True
+            await self._shared.threads.checkpoint.quiet()
+            logs = self._catalogue.logs()
+            for at in range(0, len(logs), HOLD_AT_A_TIME):
+                await asyncio.gather(*(log.commit_before_hold() for log in logs[at : at + HOLD_AT_A_TIME]))
+            self._catalogue.witness_held(held=True)
+
+    def _release_hold(self) -> None:
+        self._shared.files.held = False
+        self._catalogue.witness_held(held=False)
+        for log in self._catalogue.logs():
+            log.life.wake()
+
+
+async def _watch(look: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Look again and again, until cancelled."""
+    while True:
+        try:
+            await look()
+        except Exception:  # the next look may do better, and there must be one
+            logger.exception("watch_failed", look=look.__qualname__)
+        await asyncio.sleep(seconds)

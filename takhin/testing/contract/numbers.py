@@ -1,0 +1,76 @@
+"""The contract, what an engine says of itself: sizes, counts, capabilities, troubles."""
+
+from __future__ import annotations
+
+import random
+
+from takhin.storage.contract import Capability, Engine, PartitionLog
+from takhin.testing.contract.harness import Harness
+from takhin.testing.contract.records import batch, numbered, spec
+
+MEBIBYTE = 1 << 20
+
+
+class Numbers(Harness):
+    """Tests of `size_bytes`, `stats`, `capabilities` and `troubles`."""
+
+    async def test_the_size_of_a_log_grows_with_its_records(self, log: PartitionLog) -> None:
+        """Two mebibytes that no compression makes smaller take about as much space, at least."""
+        empty = log.size_bytes
+        chance = random.Random(14)  # noqa: S311  it only has to be incompressible
+        await log.append(batch(*(chance.randbytes(64 << 10) for _ in range(16))))
+        half = log.size_bytes
+        await log.append(batch(*(chance.randbytes(64 << 10) for _ in range(16))))
+        assert [type(size) for size in (empty, half)] == [int, int]
+        assert empty >= 0
+        assert half >= MEBIBYTE * 9 // 10
+        assert log.size_bytes >= 2 * MEBIBYTE * 9 // 10
+
+    async def test_a_log_has_a_size_of_its_own(self, engine: Engine) -> None:
+        """What one partition takes in is not counted for another."""
+        full, empty = (await engine.create_topic(spec("orders", 2))).partitions
+        before = empty.size_bytes
+        await full.append(batch(*[bytes(1_000)] * 1_000))
+        assert empty.size_bytes == before
+
+    async def test_the_size_of_a_log_that_nobody_uses(self, engine: Engine) -> None:
+        """Asking for the size of many logs, used or not, is answered for each."""
+        logs = (await engine.create_topic(spec("orders", 8))).partitions
+        for log in logs[::2]:
+            await log.append(numbered(10))
+        assert all(log.size_bytes >= 0 for log in logs)
+
+    async def test_stats_are_names_and_numbers(self, engine: Engine) -> None:
+        """Every count is an int under a lower-case name, and the queued bytes are among them."""
+        log = (await engine.create_topic(spec("orders", 3))).partitions[0]
+        await log.append(numbered(10))
+        stats = engine.stats()
+        assert all(name == name.lower() and name.isidentifier() for name in stats)
+        assert all(type(count) is int for count in stats.values())
+        assert stats["queued_bytes"] >= 0
+
+    async def test_nothing_is_queued_once_all_is_answered(self, engine: Engine) -> None:
+        """`queued_bytes` counts what waits for its commit, and no more than that."""
+        log = (await engine.create_topic(spec("orders"))).partitions[0]
+        pending = [log.append(batch(bytes(1_000))) for _ in range(10)]
+        assert 0 <= engine.stats()["queued_bytes"] <= 10 * 2_000
+        for appended in pending:
+            await appended
+        await log.append(numbered(1))
+        assert engine.stats()["queued_bytes"] == 0
+
+    async def test_capabilities_are_known_from_the_start(self, unopened: Engine) -> None:
+        """They are a set of `Capability`, and the same before and after the engine is opened."""
+        before = unopened.capabilities
+        assert isinstance(before, frozenset)
+        assert all(isinstance(capability, Capability) for capability in before)
+        await unopened.open()
+        assert unopened.capabilities == before
+        await unopened.close()
+
+    async def test_a_sound_engine_has_no_troubles(self, engine: Engine) -> None:
+        """Nothing is wrong after topics came and went and records were taken in."""
+        log = (await engine.create_topic(spec("orders"))).partitions[0]
+        await log.append(numbered(10))
+        await engine.delete_topic("orders")
+        assert list(engine.troubles) == []

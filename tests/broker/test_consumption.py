@@ -1,0 +1,93 @@
+"""A consume call, over the memory engine: what it waits for, where it goes on, when it ends."""
+
+import asyncio
+
+import pytest
+
+from broker.support import batch, create, produce
+from takhin.errors import UnknownTopicError
+from takhin.model import ConsumeRequest
+
+
+async def offsets_of(chunks):
+    """The offsets of each chunk, up to the end of the call."""
+    return [[row[0] for row in chunk.records.rows] async for chunk in chunks]
+
+
+def compact(engine, *offsets):
+    """Take records out of the log, as compaction would."""
+    (log,) = engine.topics["t"].partitions
+    for offset in offsets:
+        del log._rows[offset]
+
+
+async def test_tailing_consumers_are_woken_by_an_append_and_not_before(session):
+    """Everyone who waits for a log gets what is appended to it; a quiet log gives an empty chunk in time."""
+    await create(session, partitions=2)
+    tails = [session.consume(ConsumeRequest("t", partition)) for partition in (0, 0, 1)]
+    waits = [asyncio.ensure_future(anext(tail)) for tail in tails]
+    await asyncio.sleep(0)
+    assert not any(wait.done() for wait in waits)
+    await produce(session, "t", 0, batch(b"a"))
+    chunks = await asyncio.gather(*waits)
+    assert [[row[3] for row in chunk.records.rows] for chunk in chunks] == [[b"a"], [b"a"], []]
+    for tail in tails:
+        await tail.aclose()
+
+
+async def test_gaps_are_passed_without_a_word(session, engine):
+    """Where records were removed, the call goes on behind them, and no empty chunk is sent for that."""
+    await create(session)
+    await produce(session, "t", 0, batch(*[b"v"] * 10))
+    compact(engine, 0, 3, 4, 5, 8, 9)
+    assert await offsets_of(session.consume(ConsumeRequest("t", 0, stop_at_end=True))) == [[1, 2, 6, 7]]
+    tail = session.consume(ConsumeRequest("t", 0, 8))
+    waiting = asyncio.ensure_future(anext(tail))
+    await asyncio.sleep(0)
+    await produce(session, "t", 0, batch(b"new"))
+    assert [row[0] for row in (await waiting).records.rows] == [10]
+    await tail.aclose()
+
+
+@pytest.mark.parametrize("min_bytes", [0, 1 << 20])
+async def test_a_stop_offset_holds_beyond_a_gap(session, engine, min_bytes):
+    """A read may reach past the stop in a log with gaps: what is beyond is neither sent nor waited for."""
+    await create(session)
+    await produce(session, "t", 0, batch(*[b"v"] * 10))
+    compact(engine, 2, 3)
+    request = ConsumeRequest("t", 0, 1, stop_offset=5, min_bytes=min_bytes, max_wait_ms=60_000)
+    assert await offsets_of(session.consume(request)) == [[1, 4]]
+    compact(engine, 4)
+    request = ConsumeRequest("t", 0, 2, stop_offset=5, min_bytes=min_bytes, max_wait_ms=60_000)
+    assert await offsets_of(session.consume(request)) == []
+
+
+async def test_a_topic_that_is_deleted_ends_the_wait(session):
+    """Who waits for more of it is told that there is no such topic, in either kind of wait."""
+    await create(session)
+    await produce(session, "t", 0, batch(b"a"))
+    tail = session.consume(ConsumeRequest("t", 0, 1))
+    patient = session.consume(ConsumeRequest("t", 0, 0, min_bytes=1 << 20, max_wait_ms=60_000))
+    waits = [asyncio.ensure_future(anext(chunks)) for chunks in (tail, patient)]
+    await asyncio.sleep(0)
+    await session.delete_topic("t")
+    for wait in waits:
+        with pytest.raises(UnknownTopicError):
+            await wait
+
+
+async def test_min_bytes_is_met_also_beside_another_consumer(session):
+    """What another consumer was given, which is less than there is now, does not end the wait too early."""
+    await create(session)
+    await produce(session, "t", 0, batch(b"a" * 100))
+    impatient = session.consume(ConsumeRequest("t", 0))
+    assert len((await anext(impatient)).records.rows) == 1
+    patient = session.consume(ConsumeRequest("t", 0, min_bytes=300, max_wait_ms=60_000))
+    waiting = asyncio.ensure_future(anext(patient))
+    await produce(session, "t", 0, batch(b"b" * 100))
+    assert len((await anext(impatient)).records.rows) == 1
+    assert not waiting.done()
+    await produce(session, "t", 0, batch(b"c" * 100))
+    assert len((await waiting).records.rows) == 3
+    await impatient.aclose()
+    await patient.aclose()

@@ -1,0 +1,48 @@
+"""Both engines pass the contract suite; the SQLite engine's files are checked whenever it was closed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from storage.support import check_files, lend_template
+from takhin.settings import StorageSettings
+from takhin.storage.contract import Engine
+from takhin.storage.memory import MemoryEngine
+from takhin.storage.sqlite.engine import SqliteEngine
+from takhin.testing.contract import EngineContract, clock
+
+
+class TestMemoryEngine(EngineContract):
+    def new_engine(self, folder: Path) -> Engine:
+        return MemoryEngine()
+
+    def forgetful_engine(self, folder: Path) -> Engine:
+        return MemoryEngine(producers_max=3)
+
+
+class WithTemplate(SqliteEngine):
+    """An engine that need not build the file from which new partitions are copied, which takes 0.2 s."""
+
+    def __init__(self, folder: Path, **settings: int) -> None:
+        super().__init__(folder, StorageSettings(**settings), clock=clock)
+        self._folder_of_test = folder
+
+    async def open(self) -> None:
+        await super().open()
+        lend_template(self._folder_of_test)
+
+
+class TestSqliteEngine(EngineContract):
+    """It keeps one file open at a time: a second partition is opened only when the first was closed.
+
+    The state machine and the black-box tests keep as many open as brokers do.
+    """
+
+    def new_engine(self, folder: Path) -> Engine:
+        return WithTemplate(folder, open_partitions_max=1)
+
+    def forgetful_engine(self, folder: Path) -> Engine:
+        return WithTemplate(folder, producers_max=3)
+
+    def check(self, folder: Path) -> None:
+        check_files(folder)

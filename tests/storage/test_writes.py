@@ -1,0 +1,133 @@
+"""Writes as values: each has its own answer, and one that fails costs its neighbours nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+
+from storage.support import Store
+from takhin.errors import EndOffsetMismatchError, InvalidArgumentError, RefusedError
+from takhin.model import CommittedOffset, Header
+from takhin.storage.sqlite.group import Draft
+from takhin.storage.sqlite.writes import Append, CommitOffset, SmallWrite
+from takhin.testing.contract import NOW, batch, numbered, read_all, spec, under
+
+SAID = CommittedOffset(1, "kept", NOW)
+
+
+@dataclass(frozen=True, slots=True)
+class Odd(SmallWrite):
+    """A write that does what the test wants it to."""
+
+    act: Callable[[Draft], object]
+
+    def apply(self, draft: Draft) -> object:
+        return self.act(draft)
+
+
+def refuse(draft: Draft) -> object:
+    raise InvalidArgumentError("not today", field="day")
+
+
+def refuse_too_late(draft: Draft) -> object:
+    draft.db.execute("DELETE FROM records")
+    raise InvalidArgumentError("not today", field="day")
+
+
+def stumble(draft: Draft) -> object:
+    draft.db.execute("DELETE FROM records")
+    raise ZeroDivisionError("a fault of ours")
+
+
+def break_a_constraint(draft: Draft) -> object:
+    return draft.db.execute("INSERT INTO records (offset, timestamp) VALUES (1000, NULL)")
+
+
+@pytest.fixture
+async def log(store: Store):
+    made = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    await made.append(numbered(2))
+    return made
+
+
+async def among_neighbours(store: Store, log, odd: object) -> object:
+    """What one write comes to in a group with others, which must all land, in order and durably."""
+    writes = [Append(numbered(1, 2)), Append(numbered(1, 3)), odd, Append(numbered(2, 4)), CommitOffset("g", SAID)]
+    answers = await asyncio.gather(*map(log.life.submit, writes), return_exceptions=True)
+    commits = log.life._state.mark.commits
+    assert [answer.offset for answer in (answers[0], answers[1], answers[3])] == [2, 3, 4]
+    assert answers[4] is None
+    assert store.engine.troubles == []
+    await store.reopen()
+    assert [row[3] for row in await read_all(store.log("orders"))] == [b"%d" % n for n in (0, 1, 2, 3, 4, 5)]
+    assert dict(store.engine.offsets.of("g")) == {("orders", 0): SAID}
+    assert store.log("orders").life._state.mark.commits == commits
+    return answers[2]
+
+
+async def test_a_refusal_is_an_answer(store: Store, log):
+    """It comes with the group's commit, and the group is one transaction."""
+    before = log.life._state.mark.commits
+    answer = await among_neighbours(store, log, Odd(refuse))
+    assert isinstance(answer, InvalidArgumentError)
+    assert store.log("orders").life._state.mark.commits == before + 1
+
+
+async def test_a_batch_that_is_refused(store: Store, log):
+    """A condition that does not hold is its own batch's affair."""
+    refused = Append(under(numbered(1, 9), expected_offset=99))
+    assert isinstance(await among_neighbours(store, log, refused), EndOffsetMismatchError)
+
+
+@pytest.mark.parametrize(
+    ("odd", "error"),
+    [
+        (Odd(stumble), ZeroDivisionError),
+        (Odd(refuse_too_late), AssertionError),
+        (Append(replace(batch(b"v"), timestamps=[None])), Exception),
+        (Append(replace(batch(b"v"), timestamps=["noon"])), Exception),
+        (Append(replace(batch(b"v"), keys=[1.5])), Exception),
+        (Append(replace(batch(b"v"), values=[object()])), TypeError),
+        (Append(replace(batch(b"v"), timestamps=[1 << 70])), Exception),
+        (Append(replace(batch(b"v"), headers={0: [Header("\ud800", b"")]})), Exception),
+        (Odd(break_a_constraint), Exception),
+    ],
+    ids=[
+        "a fault",
+        "a refusal after a change",
+        "no timestamp",
+        "a timestamp as text",
+        "a number as key",
+        "an object as value",
+        "a timestamp beyond 64 bits",
+        "a header key that is no text",
+        "a constraint",
+    ],
+)
+async def test_a_bad_write_fails_alone(store: Store, log, odd, error):
+    """Whatever no check has caught: its group is undone, and written again without it."""
+    answer = await among_neighbours(store, log, odd)
+    assert isinstance(answer, error)
+    assert not isinstance(answer, RefusedError)
+
+
+async def test_many_bad_writes_among_good_ones(store: Store, log):
+    """Each bad one fails by itself, and the good ones keep their order."""
+    writes = [Odd(stumble) if n % 3 == 0 else Append(numbered(1, n)) for n in range(60)]
+    answers = await asyncio.gather(*map(log.life.submit, writes), return_exceptions=True)
+    assert [isinstance(answer, ZeroDivisionError) for answer in answers] == [n % 3 == 0 for n in range(60)]
+    good = [n for n in range(60) if n % 3]
+    assert [row[3] for row in await read_all(log)][2:] == [b"%d" % n for n in good]
+    assert store.engine.troubles == []
+    assert store.engine.stats()["queued_bytes"] == 0
+
+
+async def test_a_write_sees_the_appends_before_it(store: Store, log):
+    """Rows of a group are inserted together, but before any write that asks for the connection."""
+    seen = Odd(lambda draft: draft.db.execute("SELECT count(*) FROM records").get)
+    writes = [Append(numbered(3)), seen, Append(numbered(4)), seen]
+    _, first, _, second = await asyncio.gather(*map(log.life.submit, writes))
+    assert (first, second) == (5, 9)
