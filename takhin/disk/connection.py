@@ -50,8 +50,8 @@ def check_library(version: str = "") -> None:
 def open_writer(path: Path, *, alone: bool = False) -> apsw.Connection:
     """A connection for the writer, or for a checkpoint. It never waits for a lock: the writer does that.
 
-    alone: open the file exclusively; apsw.BusyError if any other connection has it, of this process or another.
-    The WAL index is then rebuilt from the WAL, and no page of it counts as copied into the file.
+    alone: open the file exclusively; apsw.BusyError if any other connection has it, of this process or
+    another. The WAL index is then rebuilt from the WAL, and no page of it counts as copied into the file.
     Raises apsw.Error.
     """
     load_checksums()
@@ -150,4 +150,4 @@ def _set(connection: apsw.Connection, name: str, value: Any) -> None:
     if got != value:
         path = connection.filename
         connection.close()
-        raise PragmaError(f"PRAGMA {name} of {path!r} is {got!r} and cannot be {value!r}")
+        raise PragmaError(f"{path} has {name} = {got!r}, and SQLite does not set it to {value!r}")

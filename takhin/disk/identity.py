@@ -33,7 +33,7 @@ class LogRow:
 
 def read_log_row(connection: apsw.Connection) -> LogRow | None:
     """The file's row of the table `log`; None if it is missing. Raises apsw.Error."""
-    row = connection.execute(sql.GET_LOG_ROW).fetchone()
+    row = connection.execute(sql.GET_LOG).fetchone()
     if row is None:
         return None
     names = [name for (name,) in connection.execute(sql.LOG_COLUMNS)]

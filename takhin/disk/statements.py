@@ -92,9 +92,8 @@ FORGET_PRODUCERS = (
 
 # Whose log a file is, and what its topic is
 
-GET_LOG = "SELECT topic, partition, topic_id, incarnation_id, start_offset FROM log WHERE id = 0"
 GET_END = "SELECT commits, end_offset FROM log WHERE id = 0"
-GET_LOG_ROW = "SELECT * FROM log WHERE id = 0"
+GET_LOG = "SELECT * FROM log WHERE id = 0"
 """With the columns that the file's version has: LOG_COLUMNS names them."""
 LOG_COLUMNS = "SELECT name FROM pragma_table_info('log')"
 SET_INCARNATION = "UPDATE log SET incarnation_id = ?"

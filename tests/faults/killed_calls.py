@@ -29,15 +29,15 @@ from storage.support import numbered, spec, sqlite_engine
 from takhin.copies import replace
 from takhin.copies import restore as restoring
 from takhin.copies.backup import backup
-from takhin.copies.restore import Wanted
+from takhin.copies.restore import Selection
 from takhin.disk import folder
 from takhin.storage.sqlite.threads import Committer
 
 SETTINGS = {"ballast_bytes": 0, "free_bytes_low": 0}
 KEPT, TOPIC, PARTITIONS, RECORDS = "kept", "t", 2, 5
 RESTORES = {
-    "restore": Wanted(topic=TOPIC, replace=True),
-    "restore-partition": Wanted(topic=TOPIC, partition=1, replace=True),
+    "restore": Selection(topic=TOPIC, replace=True),
+    "restore-partition": Selection(topic=TOPIC, partition=1, replace=True),
 }
 
 
@@ -82,7 +82,7 @@ def careless() -> None:
     """Make and remove topics where they can be seen, piece by piece."""
 
     def stage(self, num_partitions: int) -> Path:
-        folder = self.topics / TOPIC
+        folder = self.layout.topic(TOPIC)
         folder.mkdir()
         for partition in range(num_partitions):
             shutil.copyfile(self._template(), folder / f"{partition}.db")
@@ -90,11 +90,11 @@ def careless() -> None:
 
     folder.DataFolder.stage = stage
     folder.DataFolder.publish = lambda self, stage, topic: None
-    folder.DataFolder.retire = lambda self, topic: shutil.rmtree(self.topics / topic)
+    folder.DataFolder.retire = lambda self, topic: shutil.rmtree(self.layout.topic(topic))
 
     def put_topic(self, stage: Path, topic: str) -> None:
         for path in sorted(stage.iterdir()):
-            replace.put_file(path, self.folder.topics / topic / path.name)
+            replace.put_file(path, self.folder.layout.topic(topic) / path.name)
 
     replace.Catalogue.put_topic = put_topic
 

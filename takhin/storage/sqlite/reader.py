@@ -11,6 +11,7 @@ from bisect import bisect_left
 import apsw
 
 from takhin.disk import statements as sql
+from takhin.disk.identity import num_partitions, topic_configs
 from takhin.limits import MAX_MESSAGE_BYTES, TIMESTAMP_TYPE, size_bytes
 from takhin.model import (
     HEADER_OVERHEAD_BYTES,
@@ -90,10 +91,7 @@ class Reader:
 
 def topic_facts(connection: apsw.Connection) -> tuple[int, TopicConfig] | None:
     """(partition count, config) of the topic, which partition 0's file alone has."""
-    num_partitions = connection.execute(sql.GET_NUM_PARTITIONS).get
-    configs = {str(key): str(value) for key, value in connection.execute(sql.GET_CONFIGS)}
-    if num_partitions is None:
+    count, configs = num_partitions(connection), topic_configs(connection)
+    if count is None:
         return None
-    return num_partitions, TopicConfig(
-        int(configs[MAX_MESSAGE_BYTES]), TimestampType(configs[TIMESTAMP_TYPE])
-    )
+    return count, TopicConfig(int(configs[MAX_MESSAGE_BYTES]), TimestampType(configs[TIMESTAMP_TYPE]))
