@@ -18,9 +18,9 @@ from bench.common import Figures, arguments, begin, medians, payload, percentile
 from bench.loads import LARGE
 from bench.peer_apsw import appender, database
 from takhin.clock import system_clock
-from takhin.limits import size_bytes
 from takhin.model import Batch, TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
+from takhin.sizes import size_bytes
 from takhin.storage.sqlite.engine import SqliteEngine
 
 COMMITS = 10_000

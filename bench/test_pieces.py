@@ -14,10 +14,10 @@ import pytest
 
 from bench.common import payload
 from takhin.clock import system_clock
-from takhin.limits import size_bytes
 from takhin.model import Batch, Chunk, TopicConfig, TopicSpec
 from takhin.partitioner import partition_for_key
 from takhin.settings import StorageSettings
+from takhin.sizes import size_bytes
 from takhin.storage.contract import PartitionLog
 from takhin.storage.sqlite.engine import SqliteEngine
 from takhin.v1 import takhin_pb2 as pb

@@ -1,4 +1,4 @@
-"""The time, as a function that tests can replace. Owns nothing else."""
+"""The time, as a function that tests can replace."""
 
 from __future__ import annotations
 

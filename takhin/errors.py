@@ -1,4 +1,4 @@
-"""Every error Takhin raises on purpose. Owns the tree and the sentences' facts; knows no transport.
+"""Every error that Takhin raises on purpose. Owns the tree and what errors say; knows no transport.
 
     TakhinError
     ├── RefusedError             the request cannot be granted as it stands; nothing was done
@@ -29,8 +29,8 @@
     ├── QueryError               a query over a topic's files cannot be answered
     └── StartupError             the broker cannot start: data folder, files, address or config
 
-All but CopyError, QueryError, StartupError and the inner nodes stand in the table of `takhin.wire.status`,
-which gives them their place on the wire; a test holds the two together. Those three never reach a client.
+The table of `takhin.wire.status` says how each error goes over the wire; a test keeps it complete. It has no
+row for the inner nodes, nor for CopyError, QueryError and StartupError, which never reach a client.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TakhinError(Exception):
 
     @classmethod
     def as_sent(cls, sentence: str, details: dict[str, str]) -> Self:
-        """The error as it was before it went over the wire, whatever the __init__ of its kind takes."""
+        """An error that came over the wire. The __init__ of its class is not called: arguments differ."""
         error = cls.__new__(cls)
         TakhinError.__init__(error, sentence, **details)
         return error
@@ -83,7 +83,7 @@ class QueryError(TakhinError):
 
 
 class InternalError(TakhinError):
-    """A fault of the broker's own. The sentence holds the id under which it was logged, no more."""
+    """A fault of the broker's own. The sentence says only the id under which it was logged."""
 
     def __init__(self, incident: str) -> None:
         super().__init__(f"internal error; the broker logged it under {incident}", incident=incident)
@@ -102,7 +102,7 @@ class InvalidGroupIdError(RefusedError):
 
 
 class InvalidConfigError(RefusedError):
-    """A topic config that is unknown, or a value that it does not take."""
+    """An unknown topic config, or a value that a config does not take."""
 
 
 class InvalidRecordError(RefusedError):
@@ -118,7 +118,7 @@ class RecordTooLargeError(RefusedError):
 
 
 class UnsupportedReplicationError(RefusedError):
-    """A replication_factor other than 1, which is all that a broker of one machine has."""
+    """A replication_factor above 1: a broker on one machine keeps one copy."""
 
 
 class UnknownTopicError(RefusedError):
@@ -148,7 +148,7 @@ class UnknownGroupError(RefusedError):
 
 
 class TopicExistsError(RefusedError):
-    """A topic of that name is there already."""
+    """A topic of that name exists already."""
 
     def __init__(self, topic: str) -> None:
         super().__init__(f"topic {topic!r} exists already", topic=topic)
@@ -163,12 +163,12 @@ class OffsetOutOfRangeError(RefusedError):
 
     @property
     def beginning_offset(self) -> int:
-        """The first offset there is; -1 where only the sentence came over the wire (a refused commit)."""
+        """The first offset of the log; -1 if the error came over the wire without it (a refused commit)."""
         return int(self.details.get("beginning_offset", -1))
 
     @property
     def end_offset(self) -> int:
-        """The offset after the last one there is; -1 as above."""
+        """The offset after the last one of the log; -1 as above."""
         return int(self.details.get("end_offset", -1))
 
     def __init__(self, topic: str, partition: int, offset: int, start: int, end: int) -> None:
@@ -202,11 +202,11 @@ class EndOffsetMismatchError(RefusedError):
 
 
 class OutOfSequenceError(RefusedError):
-    """A producer's batch that is neither its next one nor one that the log remembers."""
+    """A batch that is neither its producer's next one nor one that the log remembers."""
 
 
 class OverloadedError(UnavailableError):
-    """A limit of the broker is reached. Trying again after a pause is right."""
+    """A limit of the broker is reached. Try again after a pause."""
 
 
 class StorageFullError(UnavailableError):

@@ -1,4 +1,4 @@
-"""Bytes in JSON: text where they are UTF-8, {"base64": …} where they are not. Owns that rule."""
+"""How bytes are written in JSON: as text if they are UTF-8, otherwise as {"base64": …}. Owns that rule."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 
 
 def json_bytes(content: bytes) -> str | dict[str, str]:
-    """Text if it can be."""
+    """The bytes as text if they are UTF-8, otherwise as {"base64": …}."""
     try:
         return content.decode()
     except UnicodeDecodeError:
@@ -14,5 +14,5 @@ def json_bytes(content: bytes) -> str | dict[str, str]:
 
 
 def json_base64(content: bytes) -> dict[str, str]:
-    """For bytes that are known not to be text."""
+    """Any bytes as {"base64": …}."""
     return {"base64": base64.b64encode(content).decode()}

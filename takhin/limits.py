@@ -1,16 +1,15 @@
-"""What is allowed, as pure functions: each returns the checked value or raises a named RefusedError.
+"""What callers may ask for, as pure functions: each returns the checked value or raises a named RefusedError.
 
-Everything a caller can get wrong is caught here, before anything is queued or written.
+Whatever a caller can get wrong is caught here, before anything is queued or written. The configs of a topic
+are checked in `takhin.topic_configs`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
 
 from takhin.errors import (
     InvalidArgumentError,
-    InvalidConfigError,
     InvalidGroupIdError,
     InvalidRecordError,
     InvalidTopicNameError,
@@ -18,42 +17,32 @@ from takhin.errors import (
     RecordTooLargeError,
     UnsupportedReplicationError,
 )
-from takhin.model import (
-    HEADER_OVERHEAD_BYTES,
-    RECORD_OVERHEAD_BYTES,
-    Batch,
-    Condition,
-    Header,
-    Records,
-    TimestampType,
-    TopicConfig,
-)
+from takhin.model import Batch, Condition
+from takhin.sentences import shown
+from takhin.sizes import size_bytes
 
 TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+"""Kafka's rule, and a name of a folder. Not a setting: folders and copies rely on it."""
+
 GROUP_ID_BYTES_MAX = 255
+"""Bytes of UTF-8. Not a setting: the interface promises it, and an id is a name, not data."""
+
 PRODUCER_ID_BYTES = 16
+"""A fact of the interface: the length of a UUID."""
+
 METADATA_BYTES_MAX = 4_096
-SHOWN_CHARS_MAX = 80
+"""Bytes of UTF-8, Kafka's default (offset.metadata.max.bytes). Not a setting: metadata is a short note."""
+
 INT64_MAX = (1 << 63) - 1
-
-MAX_MESSAGE_BYTES = "max.message.bytes"
-TIMESTAMP_TYPE = "message.timestamp.type"
-
-
-def shown(value: str) -> str:
-    """A caller's text as an error may repeat it: quoted, escaped, cut at 80 characters."""
-    if len(value) <= SHOWN_CHARS_MAX:
-        return ascii(value)
-    return f"{value[:SHOWN_CHARS_MAX]!a}… ({len(value)} characters)"
 
 
 def check_topic_name(name: str) -> str:
-    """`name` as it is. The rule is Kafka's (org.apache.kafka.common.internals.Topic)."""
+    """Return `name` if it may be a topic's. The rule is Kafka's (org.apache.kafka.common.internals.Topic)."""
     reason = None
     if not TOPIC_NAME.fullmatch(name):
-        reason = "a topic name is 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'"
+        reason = "a topic name has 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-'"
     elif name in (".", ".."):
-        reason = "'.' and '..' are no topic names"
+        reason = "'.' and '..' cannot be topic names"
     elif name.startswith("__"):
         reason = "names that begin with '__' are reserved"
     if reason is not None:
@@ -62,7 +51,7 @@ def check_topic_name(name: str) -> str:
 
 
 def check_group_id(group_id: str) -> str:
-    """`group_id` as it is: 1 to 255 bytes of UTF-8, any character."""
+    """Return `group_id` if it has 1 to 255 bytes of UTF-8. Any character is allowed."""
     size = len(group_id.encode())
     if not 1 <= size <= GROUP_ID_BYTES_MAX:
         raise InvalidGroupIdError(
@@ -73,7 +62,7 @@ def check_group_id(group_id: str) -> str:
 
 
 def check_range(name: str, value: int, least: int, most: int = INT64_MAX) -> int:
-    """`value` as it is if it lies in [least, most]; the error names the field and the value."""
+    """Return `value` if it lies in [least, most]. The error names the field and the value."""
     if least <= value <= most:
         return value
     bounds = f"at least {least}" if most == INT64_MAX else f"{least} to {most}"
@@ -81,7 +70,7 @@ def check_range(name: str, value: int, least: int, most: int = INT64_MAX) -> int
 
 
 def check_metadata(metadata: str) -> str:
-    """The text beside a committed offset, as it is: at most 4,096 bytes of UTF-8."""
+    """Return the text that stands beside a committed offset if it has at most 4,096 bytes of UTF-8."""
     size = len(metadata.encode())
     if size > METADATA_BYTES_MAX:
         raise InvalidArgumentError(
@@ -91,7 +80,7 @@ def check_metadata(metadata: str) -> str:
 
 
 def check_replication(replication_factor: int) -> None:
-    """This broker is one machine: 0 (unset) and 1 are all it can promise."""
+    """Accept 0 (unset) and 1: a broker on one machine keeps one copy."""
     check_range("replication_factor", replication_factor, 0)
     if replication_factor > 1:
         raise UnsupportedReplicationError(
@@ -102,77 +91,14 @@ def check_replication(replication_factor: int) -> None:
 
 
 def check_commit_offset(topic: str, partition: int, offset: int, end: int) -> int:
-    """A committed offset is the next one to read: 0 to end_offset."""
+    """Return `offset` if a group may commit it. It is the next one to read, so it lies in [0, end]."""
     if not 0 <= offset <= end:
         raise OffsetOutOfRangeError(topic, partition, offset, 0, end)
     return offset
 
 
-def topic_config(raw: Mapping[str, str], *, default_bytes: int, bytes_max: int) -> TopicConfig:
-    """The configs of a create call, under Kafka's names.
-
-    default_bytes: max.message.bytes where it is not given. bytes_max: the most it may be, so that a
-    record always fits a message.
-    """
-    config = TopicConfig(min(default_bytes, bytes_max))
-    for key, value in raw.items():
-        if key == MAX_MESSAGE_BYTES:
-            config = TopicConfig(_config_int(key, value, 1, bytes_max), config.timestamp_type)
-        elif key == TIMESTAMP_TYPE:
-            config = TopicConfig(config.max_message_bytes, _timestamp_type(value))
-        else:
-            raise InvalidConfigError(
-                f"unknown topic config {shown(key)}; known are {MAX_MESSAGE_BYTES} and {TIMESTAMP_TYPE}",
-                key=key[:SHOWN_CHARS_MAX],
-            )
-    return config
-
-
-def config_values(config: TopicConfig) -> dict[str, str]:
-    """The inverse of `topic_config`: every config with the value in force."""
-    return {
-        MAX_MESSAGE_BYTES: str(config.max_message_bytes),
-        TIMESTAMP_TYPE: config.timestamp_type.value,
-    }
-
-
-def _config_int(key: str, value: str, least: int, most: int) -> int:
-    if re.fullmatch(r"[0-9]{1,18}", value) and least <= int(value) <= most:
-        return int(value)
-    raise InvalidConfigError(
-        f"{key} takes a whole number from {least} to {most}, not {shown(value)}", key=key
-    )
-
-
-def _timestamp_type(value: str) -> TimestampType:
-    try:
-        return TimestampType(value)
-    except ValueError:
-        known = " or ".join(TimestampType)
-        raise InvalidConfigError(
-            f"{TIMESTAMP_TYPE} takes {known}, not {shown(value)}", key=TIMESTAMP_TYPE
-        ) from None
-
-
-def size_bytes(
-    keys: Iterable[bytes | None], values: Iterable[bytes | None], headers: Iterable[Sequence[Header]]
-) -> int:
-    """What records count against max.message.bytes: keys, values, and headers with their overhead."""
-    size = sum(map(len, filter(None, keys))) + sum(map(len, filter(None, values)))
-    for of_record in headers:
-        for key, value in of_record:
-            size += HEADER_OVERHEAD_BYTES + len(key.encode()) + len(value)
-    return size
-
-
-def response_bytes(records: Records) -> int:
-    """What records take in a response, rounded up."""
-    keys, values = (row[2] for row in records.rows), (row[3] for row in records.rows)
-    return RECORD_OVERHEAD_BYTES * len(records.rows) + size_bytes(keys, values, records.headers.values())
-
-
 def check_condition(batch: Batch, condition: Condition, partition: int) -> None:
-    """What an append under a condition must say. partition: as the request names it."""
+    """Accept what an append under a condition must say. partition: as the request names it."""
     size = len(condition.producer_id)
     if size not in (0, PRODUCER_ID_BYTES):
         raise InvalidArgumentError(
@@ -180,7 +106,7 @@ def check_condition(batch: Batch, condition: Condition, partition: int) -> None:
         )
     if condition.sequence and not size:
         raise InvalidArgumentError(
-            f"sequence {condition.sequence} needs a producer_id whose it is",
+            f"sequence {condition.sequence} was given without a producer_id",
             field="sequence",
             value=condition.sequence,
         )
@@ -196,8 +122,8 @@ def check_condition(batch: Batch, condition: Condition, partition: int) -> None:
 
 
 def check_batch(batch: Batch, *, max_message_bytes: int, now: int, ahead_ms_max: int) -> Batch:
-    """`batch` as it is: record sizes, timestamps and header keys. now: ms since 1970."""
-    if batch.size_bytes > max_message_bytes:  # else no single record can be above it
+    """Return `batch` if its record sizes, timestamps and header keys are allowed. now: ms since 1970."""
+    if batch.size_bytes > max_message_bytes:  # else no single record can be
         for position in range(len(batch)):
             _check_record_size(batch, position, max_message_bytes)
     least, most = min(batch.timestamps), max(batch.timestamps)
@@ -220,7 +146,7 @@ def _check_record_size(batch: Batch, position: int, max_message_bytes: int) -> N
     size = size_bytes(batch.keys[at], batch.values[at], [batch.headers.get(position, ())])
     if size > max_message_bytes:
         raise RecordTooLargeError(
-            f"record {position} has {size} bytes; the topic's {MAX_MESSAGE_BYTES} is {max_message_bytes}",
+            f"record {position} has {size} bytes; the topic's max.message.bytes is {max_message_bytes}",
             record=position,
             size_bytes=size,
             max_message_bytes=max_message_bytes,

@@ -1,4 +1,4 @@
-"""The broker's own log: structlog, one event name a line, on stderr."""
+"""Sets up the broker's own log: lines of structlog on stderr, each with the name of an event."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from takhin.settings import LogSettings
 
 
 def configure(settings: LogSettings) -> None:
-    """Human lines on a terminal, JSON elsewhere, unless the settings say which."""
+    """Log for people on a terminal and as JSON elsewhere, unless the settings say which."""
     human = settings.format == "human" or (settings.format == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor
     if human:

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from takhin.sizes import RECORD_OVERHEAD_BYTES
+
 EARLIEST = -1
 LATEST = -2
 CHOOSE_PARTITION = -1
-
-RECORD_OVERHEAD_BYTES = 32
-"""What a record takes in a response besides its key, value and headers, rounded up: tags, lengths,
-timestamp, offset and partition as varints."""
 
 
 class Header(NamedTuple):
@@ -26,14 +24,6 @@ class Header(NamedTuple):
 
     key: str
     value: bytes
-
-
-HEADER_OVERHEAD_BYTES = 16
-"""What a header takes besides its key and value, rounded up; without it a record of many tiny headers
-would be stored that no response can carry."""
-
-MESSAGE_ROOM_BYTES = 64 << 10
-"""What a gRPC message keeps free for itself beside one record of the largest size."""
 
 
 Row = tuple[int, int, bytes | None, bytes | None]
@@ -170,10 +160,7 @@ class TimestampType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TopicConfig:
-    """The configs of a topic that are offered so far.
-
-    max_message_bytes: the largest record: key, value and headers together.
-    """
+    """The configs of a topic as the code reads them. Each field has a row in `takhin.topic_configs`."""
 
     max_message_bytes: int
     timestamp_type: TimestampType = TimestampType.CREATE_TIME
@@ -181,7 +168,7 @@ class TopicConfig:
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """The topic that an engine is asked to make; limits.py has checked it."""
+    """A topic that is to be created, after the checks of `limits.py` and `topic_configs.py`."""
 
     name: str
     num_partitions: int

@@ -1,14 +1,18 @@
-"""Which partition a key belongs to: the choice of Kafka's Java client, so that the two agree. Pure."""
+"""Which partition a key belongs to. Kafka's Java client chooses the same one. Pure."""
 
 from __future__ import annotations
 
+# Constants of Kafka's murmur2. With others, a key would go to another partition.
 SEED = 0x9747B28C
 MULTIPLIER = 0x5BD1E995
 MASK32 = 0xFFFFFFFF
 
 
 def positive_hash(key: bytes) -> int:
-    """murmur2 of `key`, its sign bit cleared (org.apache.kafka.common.utils.Utils.murmur2, toPositive)."""
+    """The murmur2 hash of `key` without its sign bit.
+
+    In Kafka: murmur2 and toPositive of org.apache.kafka.common.utils.Utils.
+    """
     length = len(key)
     h = SEED ^ length
     whole = length & ~3

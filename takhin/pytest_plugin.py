@@ -1,6 +1,6 @@
-"""Fixtures of pytest, which finds them by the entry point `pytest11` wherever Takhin is installed.
+"""pytest fixtures. pytest finds them by the entry point `pytest11` wherever Takhin is installed.
 
-Every run of pytest loads it, so what a fixture needs is imported when it is used.
+Every run of pytest loads this module, so a fixture imports what it needs only when it is used.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def takhin_settings() -> SettingValues:
-    """Settings of the brokers of this test, by key; override it: {"consume.heartbeat_ms": 100}."""
+    """Settings for the brokers of a test, by key. Override it: {"consume.heartbeat_ms": 100}."""
     return {}
 
 
 @pytest.fixture
 def takhin_broker(takhin_settings: SettingValues) -> Iterator[MemoryBroker]:
-    """A broker of this test's own, in memory; its `address` is for clients."""
+    """A broker for this test alone, in memory. Clients connect to its `address`."""
     from takhin.testing.brokers import MemoryBroker  # noqa: PLC0415
 
     with MemoryBroker(takhin_settings) as broker:
@@ -32,7 +32,7 @@ def takhin_broker(takhin_settings: SettingValues) -> Iterator[MemoryBroker]:
 
 @pytest.fixture
 def takhin_disk_broker(tmp_path: Path, takhin_settings: SettingValues) -> Iterator[DiskBroker]:
-    """A broker of this test's own with files in `data_dir`; it can be killed and started again."""
+    """A broker for this test alone, with files in `data_dir`. It can be killed and started again."""
     from takhin.testing.brokers import DiskBroker  # noqa: PLC0415
 
     with DiskBroker(tmp_path / "takhin", takhin_settings) as broker:

@@ -10,7 +10,6 @@ import platform
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -18,6 +17,7 @@ import structlog
 from takhin.broker.broker import Broker
 from takhin.clock import Clock, system_clock
 from takhin.disk.connection import library_version
+from takhin.kinds import FilePath
 from takhin.logs import configure
 from takhin.rpc.listener import Listener
 from takhin.rpc.service import TakhinService
@@ -27,12 +27,13 @@ from takhin.storage.memory import MemoryEngine
 from takhin.storage.sqlite.engine import SqliteEngine
 
 FORCED_EXIT_CODE = 130
+"""What a shell reports for a program that ended by SIGINT."""
 
 logger = structlog.get_logger()
 
 
 def _sqlite(settings: Settings, clock: Clock) -> Engine:
-    return SqliteEngine(Path(settings.data_dir), settings.storage, clock=clock)
+    return SqliteEngine(settings.data_dir, settings.storage, clock=clock)
 
 
 def _memory(settings: Settings, _clock: Clock) -> Engine:
@@ -146,7 +147,7 @@ async def run(settings: Settings) -> None:
 
 def _ready_line(server: Server) -> str:
     settings = server.settings
-    data = "memory" if settings.storage.engine == "memory" else settings.data_dir
+    data = "memory" if settings.storage.engine == "memory" else FilePath().text(settings.data_dir)
     grpc_version = importlib.metadata.version("grpcio")
     versions = f"SQLite {library_version()}, gRPC {grpc_version}, Python {platform.python_version()}"
     return (

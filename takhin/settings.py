@@ -1,7 +1,8 @@
-"""The settings tree: every knob with its default, unit and doc. Where values come from is config.py.
+"""The settings tree: every setting with its default, unit, bounds and doc.
 
-It stands in the vocabulary so that each layer can take its own branch. `setting()` carries the doc that
-`takhin serve --help`, `--print-config` and the README's table show; a test keeps the table complete.
+`takhin.config` finds the values. The tree is part of the vocabulary so that each layer can take its branch.
+To add a setting, add a field: its flag, variable and TOML key follow. Its doc is what `takhin serve --help`,
+`--print-config` and the README's table show; a test keeps that table complete.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from takhin.kinds import Bool, Choice, FilePath, Kind, ListOf, Ratio, Secret, SecretText, Text, Whole
 from takhin.limits import INT64_MAX
 
 INT32_MAX = (1 << 31) - 1
+"""The most that a number may be unless its setting says otherwise: gRPC and SQLite take most as int32."""
+
 GRPC_SCHEMES = {"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds", "google-c2p"}
 ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
@@ -24,28 +29,48 @@ def setting(
     *,
     least: int = 0,
     most: int = INT32_MAX,
+    no_limit: bool = False,
     choices: Sequence[str] = (),
     check: Callable[[str], object] | None = None,
 ) -> Any:
-    """A field of the tree, a number or text by its default.
+    """A field of the tree. Its kind follows from its default: see `kind_of`.
 
-    least, most: the bounds of a number. choices: all that a text may be.
-    check: raises ValueError with the rest of the sentence "`key` must be …" for a text that will not do.
+    doc: one line for people.
+    least, most: the bounds of a whole number. no_limit: it may also be -1, which means that there is none.
+    choices: all that a text, or each item of a list, may be.
+    check: raises ValueError with the rest of the sentence "KEY must be …" for a text that will not do.
     """
-    bounds = {"least": least, "most": most, "choices": tuple(choices), "check": check}
-    return field(default=default, metadata={"doc": doc, **bounds})
+    kind = kind_of(default, Whole(least, most, no_limit), Choice(tuple(choices)) if choices else Text(check))
+    return field(default=default, metadata={"doc": doc, "kind": kind})
+
+
+def kind_of(default: object, number: Kind[int], text: Kind[str]) -> Kind[Any]:
+    """The kind of a setting by its default: bool, int, float (a ratio), Path, Secret, tuple (a list) or str.
+
+    A list has texts as items. The default of a secret is the empty Secret.
+    """
+    kinds: dict[type, Kind[Any]] = {
+        bool: Bool(),
+        int: number,
+        float: Ratio(),
+        Path: FilePath(),
+        Secret: SecretText(),
+        tuple: ListOf(text),
+        str: text,
+    }
+    return next(kind for type_, kind in kinds.items() if isinstance(default, type_))
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT; an IPv6 host stands in brackets, which are not part of the result.
+    """Host and port of HOST:PORT. An IPv6 host is written in brackets, which are not part of the result.
 
-    Raises ValueError, whose text says what the address must be.
+    Raises ValueError with the rest of the sentence "the address must be …".
     """
     match = ADDRESS.fullmatch(address)
     if match is None:
         raise ValueError("HOST:PORT, an IPv6 host in brackets")
     if match["host"] in GRPC_SCHEMES:  # gRPC would read unix:9092 as a socket file of that name
-        raise ValueError(f"HOST:PORT with another host than {match['host']!r}, a scheme of gRPC")
+        raise ValueError(f"HOST:PORT with a host other than {match['host']!r}, which gRPC takes for a scheme")
     port = int(match["port"])
     if port > 65_535:
         raise ValueError("HOST:PORT with a port of at most 65535")
@@ -62,18 +87,18 @@ class StorageSettings:
         choices=("sqlite", "memory"),
     )
     commit_group_records_max: int = setting(
-        4_096, "records of one transaction; a larger single batch still goes whole", least=1
+        4_096, "records in one transaction; a larger batch is still written whole", least=1
     )
     commit_group_bytes_max: int = setting(
-        8 << 20, "bytes of one transaction; a larger single batch still goes whole", least=1
+        8 << 20, "bytes in one transaction; a larger batch is still written whole", least=1
     )
     group_wait_ms: int = setting(
-        1, "how long a transaction waits for more where the last one held several small batches", least=0
+        1, "how long a transaction waits for more records if the last one held several small batches", least=0
     )
     commit_threads: int = setting(2, "threads that wait for the disk in COMMIT", least=1)
     queue_bytes_max: int = setting(
         64 << 20,
-        "bytes of records that wait for their commit, all partitions together",
+        "bytes of records that wait for their commit, in all partitions together",
         least=1,
         most=INT64_MAX,
     )
@@ -100,7 +125,8 @@ class StorageSettings:
     free_bytes_low: int = setting(512 << 20, "free disk space below which the broker warns", most=INT64_MAX)
     producers_max: int = setting(
         1_000,
-        "producers whose last batches a partition remembers; then the longest silent tenth is forgotten",
+        "producers whose last batches a partition remembers; "
+        "beyond that, the tenth that has been silent longest is forgotten",
         least=1,
     )
     recover_wait_ms: int = setting(
@@ -124,7 +150,7 @@ class TopicSettings:
 class ProduceSettings:
     """What a produce call may do."""
 
-    batch_records_max: int = setting(10_000, "records of one request", least=1)
+    batch_records_max: int = setting(10_000, "records in one request", least=1)
     timestamp_ahead_ms_max: int = setting(
         3_600_000, "how far a record's timestamp may be ahead of the broker's clock", most=INT64_MAX
     )
@@ -140,9 +166,9 @@ class ProduceSettings:
 class ConsumeSettings:
     """What a consume call may do."""
 
-    response_bytes: int = setting(1 << 20, "bytes of a response where the client names none", least=1)
+    response_bytes: int = setting(1 << 20, "bytes of a response if the client does not say", least=1)
     response_records_max: int = setting(
-        2_000, "records of a response, whose scan occupies the event loop for about 1 µs each", least=1
+        2_000, "records in a response; reading one occupies the event loop for about 1 µs", least=1
     )
     shared_bytes_max: int = setting(
         16 << 20, "bytes of recent reads kept for other consumers of the same partition", most=INT64_MAX
@@ -157,14 +183,16 @@ class ConsumeSettings:
 class GroupSettings:
     """What consumer groups may do."""
 
-    commit_offsets_max: int = setting(10_000, "offsets of one CommitOffset call", least=1)
+    commit_offsets_max: int = setting(10_000, "offsets in one CommitOffset call", least=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpcSettings:
     """Connections and calls."""
 
-    message_bytes_max: int = setting(10 << 20, "bytes of one gRPC message, either way", least=128 << 10)
+    message_bytes_max: int = setting(
+        10 << 20, "bytes of one gRPC message, in either direction", least=128 << 10
+    )
     calls_max: int = setting(2_000, "calls under way, streams included", least=1)
     connections_max: int = setting(1_000, "connections at one time", least=1)
     streams_per_connection_max: int = setting(1_000, "calls under way on one connection", least=1)
@@ -178,14 +206,18 @@ class RpcSettings:
     keepalive_timeout_ms: int = setting(
         60_000, "time to answer that ping before the connection is dropped", least=1
     )
-    ping_interval_ms_min: int = setting(10_000, "how often clients may ping, without calls too", least=1)
+    ping_interval_ms_min: int = setting(
+        10_000, "the shortest time between two pings of a client, also without calls", least=1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     """The broker's own log lines, on stderr."""
 
-    level: str = setting("info", "the least that is logged", choices=("debug", "info", "warning", "error"))
+    level: str = setting(
+        "info", "the lowest level that is logged", choices=("debug", "info", "warning", "error")
+    )
     format: str = setting(
         "auto", "auto is human on a terminal, json elsewhere", choices=("auto", "human", "json")
     )
@@ -195,7 +227,7 @@ class LogSettings:
 class Settings:
     """The whole tree."""
 
-    data_dir: str = setting("./data", "the data folder")
+    data_dir: Path = setting(Path("data"), "the data folder")  # noqa: RUF009  makes a field
     listen: str = setting(
         "127.0.0.1:9092", "HOST:PORT to serve; port 0 takes a free one", check=split_address
     )

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from takhin.config import OPTIONS, Option, load
 from takhin.errors import StartupError
+from takhin.kinds import Choice, FilePath, Text, Whole
 from takhin.settings import Settings, split_address
 
 EVERY_OPTION = pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)
 
 
-def value_of(settings: Settings, key: str) -> int | str:
+def value_of(settings: Settings, key: str) -> object:
     """The value at `key` in the tree."""
     part: object = settings
     for name in key.split("."):
@@ -26,12 +27,14 @@ def value_of(settings: Settings, key: str) -> int | str:
     return part
 
 
-def some_values(option: Option, number: int) -> list[int | str]:
+def some_values(option: Option, number: int) -> list[object]:
     """As many allowed values of an option, all different where there are enough."""
-    if option.choices:
-        return list(islice(cycle(option.choices), number))
-    if isinstance(option.default, int):
-        return [option.least + n for n in range(number)]
+    if isinstance(option.kind, Choice):
+        return list(islice(cycle(option.kind.choices), number))
+    if isinstance(option.kind, Whole):
+        return [option.kind.least + n for n in range(number)]
+    if isinstance(option.kind, FilePath):
+        return [Path(f"folder-{n}") for n in range(number)]
     return [f"host-{n}:{n}" for n in range(number)]
 
 
@@ -51,7 +54,7 @@ def refusal(folder: Path, *, flags=None, environ=None, file: str | None = None) 
 
 
 def test_without_sources_all_is_default():
-    """Nothing given: the tree's own defaults, and each says so."""
+    """If nothing is given, every setting has its default and says so."""
     loaded = load({}, {}, None)
     assert loaded.settings == Settings()
     assert set(loaded.origins.values()) == {"default"}
@@ -62,7 +65,7 @@ def test_precedence(tmp_path, option):
     """Flag > variable > file > default, for every setting, and the origin names the winner."""
     in_file, in_variable, in_flag = some_values(option, 3)
     branch, _, name = option.key.rpartition(".")
-    shown = f'"{in_file}"' if isinstance(in_file, str) else in_file
+    shown = in_file if isinstance(in_file, int) else f'"{in_file}"'
     file = toml_file(tmp_path, f"{f'[{branch}]' if branch else ''}\n{name} = {shown}\n")
     environ = {option.variable: str(in_variable)}
     flags = {option.key: str(in_flag)}
@@ -135,7 +138,7 @@ def test_mistakes_in_the_file(tmp_path, text, words):
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
-    """Absent, a folder, and bytes that are no text: each a sentence with the path."""
+    """A file that is absent, a folder or not text is refused in a sentence that names it."""
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     for name, reason in [("absent", "No such file"), (".", "directory"), ("binary", "not TOML")]:
         with pytest.raises(StartupError, match=reason) as caught:
@@ -164,7 +167,7 @@ def test_mistaken_variables(tmp_path, name, nearest):
 
 
 def test_variables_of_others_are_left_alone():
-    """The client's address, other programs' variables, and what Kubernetes puts beside a service."""
+    """Variables of clients, of other programs and of Kubernetes' service links are no mistakes."""
     environ = {
         "PATH": "/bin",
         "TAKHIN_SERVER": "broker:9092",
@@ -212,7 +215,7 @@ def test_a_mistake_in_a_source_that_loses_is_refused_too(tmp_path):
     ],
 )
 def test_addresses(address, parts):
-    """HOST:PORT, an IPv6 host in brackets."""
+    """An address is HOST:PORT, with an IPv6 host in brackets."""
     assert split_address(address) == parts
     assert load({"listen": address}, {}, None).settings.listen == address
 
@@ -241,13 +244,13 @@ def test_bad_addresses(tmp_path, address):
     assert sentence.startswith("listen must be ")
 
 
-def values(option: Option) -> st.SearchStrategy[int | str]:
+def values(option: Option) -> st.SearchStrategy[object]:
     """Everything that an option allows."""
-    if option.choices:
-        return st.sampled_from(option.choices)
-    if isinstance(option.default, int):
-        return st.integers(option.least, option.most)
-    if option.check is not None:
+    if isinstance(option.kind, Choice):
+        return st.sampled_from(option.kind.choices)
+    if isinstance(option.kind, Whole):
+        return st.integers(option.kind.least, option.kind.most)
+    if isinstance(option.kind, Text):
         return st.builds("{}:{}".format, st.sampled_from(["h", "[::1]", "10.1.2.3"]), st.integers(0, 65535))
     return st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1)
 
@@ -269,7 +272,8 @@ def test_a_printed_config_shows_every_value_with_its_doc_and_origin(tmp_path):
     tables = tomllib.loads(text)
     for key, option in OPTIONS.items():
         branch, _, name = key.rpartition(".")
-        assert (tables[branch] if branch else tables)[name] == value_of(loaded.settings, key)
+        printed = (tables[branch] if branch else tables)[name]
+        assert option.parse(printed, "printed") == value_of(loaded.settings, key)
         assert any(option.doc in line for line in lines)
     assert "commit_threads = 7  # from: flag --storage-commit-threads" in lines
     assert 'listen = "[::1]:1"  # from: variable TAKHIN_LISTEN' in lines

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from takhin import limits
 from takhin.errors import (
     InvalidArgumentError,
-    InvalidConfigError,
     InvalidGroupIdError,
     InvalidRecordError,
     InvalidTopicNameError,
@@ -20,7 +19,9 @@ from takhin.errors import (
     RefusedError,
     UnsupportedReplicationError,
 )
-from takhin.model import Batch, Header, TimestampType, TopicConfig
+from takhin.model import Batch, Header
+from takhin.sentences import shown
+from takhin.sizes import size_bytes
 
 NOW = 1_700_000_000_000
 AHEAD_MS_MAX = 1_000
@@ -53,18 +54,12 @@ def batch_of(
 ) -> Batch:
     """A batch without keys, its size counted."""
     headers = headers or {}
-    size = limits.size_bytes([], values, headers.values())
+    size = size_bytes([], values, headers.values())
     return Batch([None] * len(values), values, [timestamp] * len(values), headers, size)
 
 
 def check_batch(batch: Batch, max_message_bytes: int = 100) -> Batch:
     return limits.check_batch(batch, max_message_bytes=max_message_bytes, now=NOW, ahead_ms_max=AHEAD_MS_MAX)
-
-
-def config(**raw: str) -> TopicConfig:
-    """A config of raw values; underscores stand for dots."""
-    named = {key.replace("_", "."): value for key, value in raw.items()}
-    return limits.topic_config(named, default_bytes=1_000, bytes_max=5_000)
 
 
 @pytest.mark.parametrize("name", GOOD_NAMES, ids=lambda name: name[:12])
@@ -126,7 +121,7 @@ def test_values_outside_a_range(value: int):
 
 
 def test_a_range_without_upper_end():
-    """A range that ends where 64-bit numbers do is told as its lower end alone."""
+    """The error for a range that ends where 64-bit numbers do names its lower end alone."""
     assert limits.check_range("n", (1 << 63) - 1, 0) == (1 << 63) - 1
     with pytest.raises(InvalidArgumentError, match=r"^n must be at least 0, not -1$"):
         limits.check_range("n", -1, 0)
@@ -161,59 +156,10 @@ def test_commit_offset():
         assert refused.value.details["end_offset"] == "5"
 
 
-def test_configs_that_are_not_given():
-    """Defaults stand in, and never above what a message can carry."""
-    assert config() == TopicConfig(1_000, TimestampType.CREATE_TIME)
-    assert limits.topic_config({}, default_bytes=9_000, bytes_max=5_000) == TopicConfig(5_000)
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_configs_that_are_given(order: int):
-    """Each known config is taken, in any order, and leaves the other as it is."""
-    raw = {limits.MAX_MESSAGE_BYTES: "17", limits.TIMESTAMP_TYPE: "LogAppendTime"}
-    shuffled = dict(list(raw.items())[::order])
-    made = limits.topic_config(shuffled, default_bytes=1_000, bytes_max=5_000)
-    assert made == TopicConfig(17, TimestampType.LOG_APPEND_TIME)
-    assert limits.config_values(made) == raw
-
-
-@pytest.mark.parametrize("value", ["1", "5000", "0005"])
-def test_good_max_message_bytes(value: str):
-    """A whole number from 1 to what a message can carry is taken."""
-    assert config(max_message_bytes=value).max_message_bytes == int(value)
-
-
-@pytest.mark.parametrize(
-    "value", ["0", "5001", "-1", "+5", "", " 5", "5\n", "1e3", "1_0", "٣", "five", "9" * 5_000]
-)
-def test_bad_max_message_bytes(value: str):
-    """Whatever is not such a number is refused, naming the config and the bounds."""
-    with pytest.raises(InvalidConfigError, match=r"max\.message\.bytes .*1 to 5000") as refused:
-        config(max_message_bytes=value)
-    assert len(str(refused.value)) < 300
-
-
-@pytest.mark.parametrize("value", ["", "createtime", "CreateTime ", "NoTimestampType"])
-def test_bad_timestamp_type(value: str):
-    """An unknown timestamp type is refused, naming those there are."""
-    with pytest.raises(InvalidConfigError, match="CreateTime or LogAppendTime"):
-        config(message_timestamp_type=value)
-
-
-@pytest.mark.parametrize("key", ["retention.ms", "", "max_message_bytes", "Max.Message.Bytes", "x" * 10_000])
-def test_unknown_configs(key: str):
-    """An unknown config is refused, naming the known ones."""
-    with pytest.raises(
-        InvalidConfigError, match=r"max\.message\.bytes and message\.timestamp\.type"
-    ) as refused:
-        limits.topic_config({key: "1"}, default_bytes=1_000, bytes_max=5_000)
-    assert len(str(refused.value)) < 300
-
-
 def test_size_counts_keys_values_and_headers():
-    """A record's size is its key, its value and its headers, each with 16 bytes besides; None is nothing."""
-    assert limits.size_bytes([b"k" * 3, None, b""], [None, b"v" * 5, b""], [[Header("é", b"12")], []]) == 28
-    assert limits.size_bytes([], [], []) == 0
+    """A record's size is its key, its value and its headers, each with 16 bytes more; None counts nothing."""
+    assert size_bytes([b"k" * 3, None, b""], [None, b"v" * 5, b""], [[Header("é", b"12")], []]) == 28
+    assert size_bytes([], [], []) == 0
 
 
 def test_a_good_batch_comes_back():
@@ -237,7 +183,7 @@ def test_a_record_that_is_too_large(position: int):
 
 
 def test_headers_count_towards_the_size():
-    """A record is too large as well when its headers make it so."""
+    """Headers alone can make a record too large."""
     with pytest.raises(RecordTooLargeError):
         check_batch(batch_of(b"x" * 44, headers={0: [Header("é" * 10, b"x" * 21)]}))
     assert check_batch(batch_of(b"x" * 44, headers={0: [Header("é" * 10, b"x" * 20)]}))
@@ -245,7 +191,7 @@ def test_headers_count_towards_the_size():
 
 @pytest.mark.parametrize("timestamp", [0, NOW, NOW + AHEAD_MS_MAX])
 def test_good_timestamps(timestamp: int):
-    """Anything from 1970 to a little ahead of the broker's clock is a timestamp."""
+    """A timestamp may be anything from 1970 to a little ahead of the broker's clock."""
     assert check_batch(batch_of(b"x", timestamp=timestamp))
 
 
@@ -268,13 +214,13 @@ def test_a_header_without_a_key():
 
 def test_long_texts_are_cut_where_errors_repeat_them():
     """What an error shows of a caller's text is ASCII, quoted, and short."""
-    assert limits.shown("a\n🦆") == r"'a\n\U0001f986'"
-    assert limits.shown("x" * 80) == repr("x" * 80)
-    assert limits.shown("x" * 81) == f"{'x' * 80!r}… (81 characters)"
+    assert shown("a\n🦆") == r"'a\n\U0001f986'"
+    assert shown("x" * 80) == repr("x" * 80)
+    assert shown("x" * 81) == f"{'x' * 80!r}… (81 characters)"
 
 
-@given(st.text(), st.integers(), st.dictionaries(st.text(), st.text(), max_size=3))
-def test_nothing_but_refusals(text: str, number: int, raw: dict[str, str]):
+@given(st.text(), st.integers())
+def test_nothing_but_refusals(text: str, number: int):
     """Whatever arrives, a check returns or raises a RefusedError, never anything else."""
     checks = (
         lambda: limits.check_topic_name(text),
@@ -282,7 +228,6 @@ def test_nothing_but_refusals(text: str, number: int, raw: dict[str, str]):
         lambda: limits.check_metadata(text),
         lambda: limits.check_replication(number),
         lambda: limits.check_range("n", number, 0, 9),
-        lambda: limits.topic_config(raw, default_bytes=1, bytes_max=9),
     )
     for check in checks:
         with suppress(RefusedError):

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from takhin.config import OPTIONS, Option
+from takhin.kinds import Choice
 
 README = Path(__file__).parents[1] / "README.md"
 ROW = re.compile(r"^\| `[a-z_.]+` \| .* \|$", re.MULTILINE)
@@ -11,7 +12,7 @@ MINUTE_MS = 60_000
 MIB_BYTES = 1 << 20
 
 
-def in_large_units(key: str, value: int | str) -> str:
+def in_large_units(key: str, value: object) -> str:
     """` (10 MiB)` or ` (15 min)` after a number that a person would rather read so."""
     unit = re.search(r"_(bytes|ms)(_max|_min)?$", key)
     if not unit or not isinstance(value, int):
@@ -21,8 +22,8 @@ def in_large_units(key: str, value: int | str) -> str:
 
 
 def row(key: str, option: Option) -> str:
-    doc = option.help if option.choices else option.doc
-    return f"| `{key}` | `{option.default}`{in_large_units(key, option.default)} | {doc} |"
+    doc = option.help if isinstance(option.kind, Choice) else option.doc
+    return f"| `{key}` | `{option.shown_default}`{in_large_units(key, option.default)} | {doc} |"
 
 
 def test_settings_table_is_complete_and_true() -> None:

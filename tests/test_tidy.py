@@ -21,7 +21,10 @@ FILE_LINES_MAX = 400
 
 VOCABULARY = tuple(
     f"takhin.{name}"
-    for name in ("model", "errors", "clock", "limits", "settings", "partitioner", "json_bytes")
+    for name in (
+        *("model", "errors", "clock", "sizes", "limits", "topic_configs", "kinds", "settings"),
+        *("sentences", "partitioner", "json_bytes"),
+    )
 )
 GRPC = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google")
 SQLITE_OF_PYTHON = ("sqlite3", "sqlite_utils")

@@ -12,8 +12,9 @@ from collections.abc import AsyncGenerator
 from takhin import limits
 from takhin.broker.shared_reads import SharedReads
 from takhin.errors import OffsetOutOfRangeError, UnknownTopicError
-from takhin.model import EARLIEST, LATEST, MESSAGE_ROOM_BYTES, Chunk, ConsumeRequest, Records
+from takhin.model import EARLIEST, LATEST, Chunk, ConsumeRequest, Records
 from takhin.settings import ConsumeSettings, Settings
+from takhin.sizes import MESSAGE_ROOM_BYTES, response_bytes
 from takhin.storage.contract import PartitionLog
 
 UNBOUNDED = limits.INT64_MAX
@@ -92,7 +93,7 @@ async def _read(
         # Not a shared read: what another consumer was given may be less than there is now.
         records = await log.read(position, max_bytes=max_bytes, max_records=max_records)
         full = len(records.rows) == max_records or records.next_offset < end or records.next_offset >= stop
-        if full or limits.response_bytes(records) >= request.min_bytes:
+        if full or response_bytes(records.rows, records.headers) >= request.min_bytes:
             return records
         if not await _grown(log, end, deadline):
             return records

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from takhin import limits
+from takhin import limits, topic_configs
 from takhin.errors import InvalidArgumentError, UnknownPartitionError, UnknownTopicError
-from takhin.model import MESSAGE_ROOM_BYTES, PartitionInfo, TopicInfo, TopicSpec
+from takhin.model import PartitionInfo, TopicInfo, TopicSpec
 from takhin.settings import Settings
 from takhin.storage.contract import Engine, PartitionLog, Topic
 
@@ -29,11 +29,7 @@ class TopicVerbs:
         limits.check_replication(replication_factor)
         num_partitions = max(num_partitions, 1)
         limits.check_range("num_partitions", num_partitions, 1, topics.partitions_per_topic_max)
-        config = limits.topic_config(
-            configs,
-            default_bytes=topics.max_message_bytes,
-            bytes_max=self._settings.rpc.message_bytes_max - MESSAGE_ROOM_BYTES,
-        )
+        config = topic_configs.parse(configs, self._settings)
         present = sum(len(topic.partitions) for topic in self._engine.topics.values())
         if present + num_partitions > topics.partitions_max:
             raise InvalidArgumentError(

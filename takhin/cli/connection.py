@@ -19,8 +19,10 @@ from takhin.settings import INT32_MAX, Settings, split_address
 T = TypeVar("T")
 
 ANSWER_MS_MAX = 60_000
-"""Whoever waits at a prompt wants to know."""
+"""How long a command waits for an answer. Not an option: Ctrl-C ends a wait that is too long."""
+
 COMPLETION_MS_MAX = 2_000
+"""How long Tab waits for names. A person does not wait longer."""
 
 
 def _checked_address(_context: click.Context, _parameter: click.Parameter, address: str) -> str:

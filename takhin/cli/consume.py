@@ -21,6 +21,8 @@ from takhin.client import Admin, Consumer, PartitionDescription, Record, Span
 from takhin.limits import INT64_MAX
 
 PREFETCH_BYTES_MAX = 4 << 20
+"""Bytes read ahead of what was printed. Not an option: a few responses keep the printing busy."""
+
 VALUES = r"%v\n"
 
 

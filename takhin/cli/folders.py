@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from takhin.config import OPTIONS
 from takhin.settings import INT32_MAX, Settings
 
 data_dir_option = click.option(
@@ -17,7 +18,7 @@ data_dir_option = click.option(
     envvar="TAKHIN_DATA_DIR",
     default=Settings().data_dir,
     metavar="DATA",
-    help=f"The data folder.  [default: {Settings().data_dir}; variable: TAKHIN_DATA_DIR]",
+    help=f"The data folder.  [default: {OPTIONS['data_dir'].shown_default}; variable: TAKHIN_DATA_DIR]",
 )
 topic_option = click.option("--topic", metavar="T", help="This topic only.")
 partition_option = click.option(

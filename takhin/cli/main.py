@@ -16,6 +16,7 @@ from click.shell_completion import shell_complete
 
 from takhin.errors import CopyError, QueryError, StartupError
 
+# Exit codes. Scripts rely on them: docs/commands.md lists them.
 CANNOT_START = 2
 FAILED = 1
 INTERRUPTED = 130
@@ -36,8 +37,10 @@ COMMANDS = (
     "recover",
     "completion",
 )
-"""In the order of --help; each is in the module of its name, which is imported when it is needed."""
+"""In the order of --help. Each is in the module of its name, which is imported when it is needed."""
+
 COMPLETION_VARIABLE = "_TAKHIN_COMPLETE"
+"""The name that click derives from the program's."""
 
 
 class _Commands(click.Group):

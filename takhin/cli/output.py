@@ -14,6 +14,7 @@ Progress = Callable[[int, int], None]
 """Is told how much is done, and how much there is."""
 
 BAR_REFRESHES_PER_S = 4
+"""Refreshes of a progress bar: enough for the eye."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of lines.")
 

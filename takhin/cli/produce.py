@@ -25,9 +25,16 @@ from takhin.client.sync import Admin, Delivery, Producer
 from takhin.errors import OutcomeUnknownError, TakhinError, UnknownPartitionError
 
 STDIN = 0
+
 READ_BYTES = 512 << 10
+"""Bytes taken from stdin or a file at a time: enough that calls of the system cost nothing."""
+
 LINE_BYTES_MAX = 64 << 20
+"""Bytes of a line, far above any record: it bounds memory if the input has no lines at all."""
+
 TIMEOUT_S = 120
+"""The default of --timeout."""
+
 Parse = Callable[[bytes], tuple[NewRecord, int | None]]
 """A line's record, and the partition it wants."""
 

@@ -17,12 +17,12 @@ from takhin.json_bytes import json_base64
 Row = Sequence[Any]
 
 TABLE_ROWS = 1_000
-"""Of one table; those after them have titles and widths of their own."""
+"""Rows of one table. The rows after them get titles and widths of their own, so that memory is bounded."""
 
 GAP = 2
-"""Between columns."""
+"""Spaces between columns."""
 CELL_WIDTH_MIN = 8
-"""No column is made narrower."""
+"""Characters below which no column is made narrower."""
 
 ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
     ord("\n"): "\\n",

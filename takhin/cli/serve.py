@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from takhin import config
+from takhin.kinds import Bool, ListOf
 
 
-def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """A flag for every setting. Values come as text, so that `config` checks them like all others."""
-    for option in reversed(config.OPTIONS.values()):
-        kind = "N" if isinstance(option.default, int) else "TEXT"
+def add_flags(command: Callable[..., None], options: dict[str, config.Option]) -> Callable[..., None]:
+    """The command with a flag for every option. Values stay text, which `config` checks like all others."""
+    for option in reversed(options.values()):
+        default = f"  [default: {option.shown_default}]" if option.shown_default else ""
+        # A bool may stand alone, as in --x, or say which, as in --x=false.
+        switch: dict[str, Any] = {"is_flag": False, "flag_value": "true"}
         flag = click.option(
-            option.flag, _parameter(option), metavar=kind, help=f"{option.help}  [default: {option.default}]"
+            option.flag,
+            _parameter(option),
+            metavar=option.kind.metavar,
+            help=option.help + default,
+            multiple=isinstance(option.kind, ListOf),
+            **(switch if isinstance(option.kind, Bool) else {}),
         )
         command = flag(command)
     return command
@@ -28,21 +37,33 @@ def _parameter(option: config.Option) -> str:
     return option.key.replace(".", "__")
 
 
+def given_flags(parameters: Mapping[str, Any], options: dict[str, config.Option]) -> dict[str, str]:
+    """The flags that were given, as text by key. One that may be repeated gives a list with commas."""
+    given: dict[str, str] = {}
+    for key, option in options.items():
+        value = parameters[_parameter(option)]
+        if isinstance(value, tuple):
+            value = ",".join(value) if value else None
+        if value is not None:
+            given[key] = value
+    return given
+
+
 @click.command(short_help="Run a broker.")
 @click.option(
     "--config", "file", metavar="FILE", help=f"TOML file with settings  [variable: {config.CONFIG_VARIABLE}]"
 )
 @click.option("--print-config", is_flag=True, help="Print the settings and where each comes from, then exit.")
-@_setting_flags
+@partial(add_flags, options=config.OPTIONS)
 def serve(file: str | None, *, print_config: bool, **parameters: Any) -> None:
     """Run a broker until SIGTERM or SIGINT, which let it finish what was begun; a second one forces it.
 
     A setting is taken from its flag, else from its variable (--log-level: TAKHIN_LOG_LEVEL), else from
     the TOML file (level in [log]), else it has its default.
     """
-    given = {key: parameters[_parameter(option)] for key, option in config.OPTIONS.items()}
-    flags = {key: value for key, value in given.items() if value is not None}
-    loaded = config.load(flags, os.environ, Path(file) if file is not None else None)
+    loaded = config.load(
+        given_flags(parameters, config.OPTIONS), os.environ, Path(file) if file is not None else None
+    )
     if print_config:
         click.echo(loaded.as_toml(), nl=False)
         return

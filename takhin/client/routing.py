@@ -11,9 +11,10 @@ from takhin.client.batches import Batch, Delivery
 from takhin.client.lanes import Lane, Outbox
 from takhin.client.model import Headers, NewRecord, ms_of
 from takhin.errors import InvalidBatchError, InvalidRecordError, RecordTooLargeError, UnknownPartitionError
-from takhin.limits import MAX_MESSAGE_BYTES
 from takhin.model import Header
 from takhin.partitioner import partition_for_key
+from takhin.sizes import size_bytes
+from takhin.topic_configs import MAX_MESSAGE_BYTES
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import requests
 
@@ -88,7 +89,7 @@ class Topic:
             _check_headers(headers)
         record = requests.record(key, value, headers, 0 if timestamp is None else ms_of(timestamp))
         if headers or len(record) > self._max_message_bytes:  # without headers, it counts less than it weighs
-            size = limits.size_bytes([key], [value], [[Header(*header) for header in headers]])
+            size = size_bytes([key], [value], [[Header(*header) for header in headers]])
             if size > self._max_message_bytes:
                 raise RecordTooLargeError(
                     f"the record has {size} bytes; the {MAX_MESSAGE_BYTES} of topic {self.name!r} is "

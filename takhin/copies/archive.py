@@ -26,7 +26,7 @@ from takhin.disk.layout import (
     partition_number,
 )
 from takhin.errors import CopyError
-from takhin.limits import shown
+from takhin.sentences import shown
 
 COPY_BYTES = 1 << 20
 

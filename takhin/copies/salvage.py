@@ -12,17 +12,16 @@ from typing import NamedTuple
 
 import apsw
 
+from takhin import topic_configs
 from takhin.clock import system_clock
 from takhin.disk import statements as sql
 from takhin.disk import versions
 from takhin.disk.connection import close_whole, open_writer
 from takhin.disk.header import file_header
 from takhin.disk.identity import LogRow, read_log_row
-from takhin.limits import config_values
-from takhin.model import TopicConfig
 from takhin.schema import VERSION
 from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION, load
-from takhin.settings import TopicSettings
+from takhin.settings import Settings
 
 CHUNK = 4_096
 """Offsets that are read at once."""
@@ -142,7 +141,7 @@ class Salvage:
                 self._db.execute(sql.PUT_NUM_PARTITIONS, (expected.num_partitions,))
                 self._try_copy(sql.COPY_CONFIGS, (), "the topic's configs, which are the defaults now")
                 if not self._db.execute(sql.COUNT_CONFIGS).get:
-                    configs = config_values(TopicConfig(TopicSettings().max_message_bytes))
+                    configs = topic_configs.to_stored(topic_configs.parse({}, Settings()))
                     self._db.executemany(sql.PUT_CONFIG, configs.items())
 
     def _try_copy(self, statement: str, bindings: Sequence[int], what: str | None) -> None:

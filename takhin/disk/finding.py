@@ -11,7 +11,8 @@ from pathlib import Path
 
 from takhin.disk.layout import Layout, is_beside_partition, partition_number
 from takhin.errors import CopyError, InvalidTopicNameError
-from takhin.limits import check_topic_name, shown
+from takhin.limits import check_topic_name
+from takhin.sentences import shown
 
 
 def checked_topic(name: str) -> str:

@@ -57,8 +57,3 @@ def num_partitions(connection: apsw.Connection) -> int | None:
     """The partition count of the topic, which only partition 0's file has; None in others."""
     found: int | None = connection.execute(sql.GET_NUM_PARTITIONS).get
     return found
-
-
-def topic_configs(connection: apsw.Connection) -> dict[str, str]:
-    """The topic's configs as they were stored, which only partition 0's file has."""
-    return {str(key): str(value) for key, value in connection.execute(sql.GET_CONFIGS)}

@@ -18,10 +18,10 @@ from apsw.ext import query_info
 from takhin.disk import statements
 from takhin.disk.faults import sentence
 from takhin.errors import QueryError
-from takhin.limits import shown
 from takhin.query.tables import TABLES
 from takhin.query.topic import TopicFiles
 from takhin.query.virtual import Module
+from takhin.sentences import shown
 
 READING = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION, apsw.SQLITE_RECURSIVE})
 """What a query may do (sqlite.org/c3ref/c_alter_table.html)."""

@@ -20,9 +20,7 @@ from takhin.errors import (
     UnknownPartitionError,
     UnknownTopicError,
 )
-from takhin.limits import size_bytes
 from takhin.model import (
-    RECORD_OVERHEAD_BYTES,
     Appended,
     Batch,
     CommittedOffset,
@@ -35,6 +33,7 @@ from takhin.model import (
     TopicSpec,
 )
 from takhin.settings import StorageSettings
+from takhin.sizes import RECORD_OVERHEAD_BYTES, size_bytes
 from takhin.storage.conditions import (
     BATCHES_REMEMBERED,
     Remembered,

@@ -1,6 +1,6 @@
-"""Brokers for tests of programs that use Takhin: `MemoryBroker` in this process, `DiskBroker` beside it.
+"""Brokers for tests of programs that use Takhin: `MemoryBroker` in this process, `DiskBroker` in its own.
 
-pytest has them as the fixtures `takhin_broker` and `takhin_disk_broker`; docs/testing.md shows both ways.
+For pytest they are the fixtures `takhin_broker` and `takhin_disk_broker`; docs/testing.md shows both ways.
 """
 
 from takhin.testing.brokers import DiskBroker, MemoryBroker

@@ -27,6 +27,8 @@ from takhin.settings import Settings
 
 START_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 15.0
+"""How long `start` and `stop` wait before they give up: no broker of a test is so slow, so it hangs."""
+
 READY = " ready on "
 """Stands before the address in the line that `takhin serve` prints."""
 

@@ -25,12 +25,12 @@ Field = descriptor_pb2.FieldDescriptorProto
 
 
 def _columns_class(of: type[Message], columns: Sequence[str], numbers: Sequence[str] = ()) -> Any:
-    """The class of a message that is read for some columns of its records, and for numbers of its own."""
+    """A class that reads the message `of`: some columns of its records, and some of its own number fields."""
     file = descriptor_pb2.FileDescriptorProto(name="takhin/columns.proto", package="takhin", syntax="proto3")
     record = file.message_type.add(name="Columns")
     for name in columns:
         of_record = pb.Record.DESCRIPTOR.fields_by_name[name]
-        # A header's bytes are left as they are: whether there are any is all that is asked.
+        # Headers are not parsed here: all that matters is whether there are any.
         kind = Field.TYPE_BYTES if name == "headers" else of_record.type
         record.field.add(name=name, number=of_record.number, type=kind, label=Field.LABEL_REPEATED)
     message = file.message_type.add(name="Message")
@@ -46,7 +46,7 @@ def _columns_class(of: type[Message], columns: Sequence[str], numbers: Sequence[
         label=Field.LABEL_OPTIONAL,
         type_name=".takhin.Columns",
     )
-    pool = descriptor_pool.DescriptorPool()  # of its own: nobody finds it by reflection
+    pool = descriptor_pool.DescriptorPool()  # not the default one, which reflection shows
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("takhin.Message"))
 
@@ -61,9 +61,9 @@ class Columns:
     """The columns of a request's `records`, each as long as there are records."""
 
     def __init__(self, request: pb.ProduceMessageRequest) -> None:
-        # Not the bytes as they came: written anew, a field that was sent twice in one record is there
-        # once, so that a column of the right length has one entry of each record. And what the generated
-        # code takes for an unknown field (a timestamp in packed form) would be a known one here.
+        # Not the bytes as they came. Serialized again, a record has no field twice, so that a column of the
+        # right length has one entry for each record. And a field that the generated code does not know (a
+        # timestamp in packed form) is dropped, which would be a known one here.
         request.DiscardUnknownFields()
         wire = request.SerializeToString()
         found = ColumnsRequest.FromString(wire).records
@@ -78,7 +78,7 @@ class Columns:
 class ResponseColumns:
     """The columns of a consume response's records, and the end offset beside them.
 
-    wire: as a broker wrote it, which gives every record its offset and timestamp and no field twice.
+    wire: the bytes of a broker, which gives every record an offset and a timestamp, and no field twice.
     """
 
     def __init__(self, wire: bytes) -> None:
@@ -87,7 +87,7 @@ class ResponseColumns:
         columns = found.records
         count = len(columns.offset)
         even = {len(columns.timestamp), len(columns.key), len(columns.value)} <= {0, count}
-        # For what is uneven the generated code is asked, a message for each record.
+        # If columns differ in length, the generated code is used, with a message for each record.
         records = range(count) if even and not columns.headers else _records(wire)
         self.offsets: Sequence[int] = _column(columns.offset, records, 0, _offset_of)
         self.timestamps: Sequence[int] = _column(columns.timestamp, records, 0, _timestamp_of)
@@ -99,7 +99,7 @@ class ResponseColumns:
 def _column(
     found: Sequence[T], records: Sequence[Any], absent: T | None, of: Callable[[Any], T | None]
 ) -> Any:
-    """`found` if every record has the field, nothing but `absent` if none has; else ask each one."""
+    """`found` if every record has the field; all `absent` if none has it; else the field of each record."""
     if len(found) == len(records):
         return found[:]
     if not found:
@@ -112,7 +112,7 @@ def _records(wire: bytes) -> Sequence[pb.Record]:
 
 
 def _headers(records: Sequence[Any]) -> dict[int, list[Header]]:
-    """By position, of those that have any."""
+    """Headers by position; a record without headers has no entry."""
     return {i: headers_of(record) for i, record in enumerate(records) if record.headers}
 
 

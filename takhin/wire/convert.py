@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from takhin import limits
+from takhin import topic_configs
 from takhin.errors import EndOffsetMismatchError, TakhinError
 from takhin.model import (
     Appended,
@@ -103,7 +103,7 @@ def topic_info(info: TopicInfo) -> pb.TopicInfo:
         num_partitions=len(info.partitions),
         replication_factor=1,
         partitions={of.partition: _partition_info(of) for of in info.partitions},
-        configs=limits.config_values(info.config),
+        configs=topic_configs.described(info.config),
         topic_id=info.topic_id,
     )
 

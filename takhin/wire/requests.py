@@ -1,7 +1,7 @@
-"""A produce request as bytes, record by record, as a client puts them together.
+"""The bytes of a produce request, which a client puts together record by record.
 
-One record costs a table look-up and one copy of its bytes, where the generated code takes four times as
-long and leaves an object behind. tests/wire/test_requests.py holds it against the generated code.
+A record costs a table look-up and one copy of its bytes. The generated code takes four times as long and
+makes an object. tests/wire/test_requests.py compares both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RECORDS = b"\x32"
 """Tag of ProduceMessageRequest.records, field 6."""
 RECORDS_HEADS = [RECORDS + varint(size) for size in range(SIZES_PREPARED)]
 ONLY_VALUE_HEADS = [RECORDS + varint(len(head) + size) + head for size, head in enumerate(VALUE_HEADS)]
-"""What stands before the value of a record that has nothing else, by the value's size."""
+"""The bytes before the value of a record that has only a value, by the value's size."""
 
 
 def record(
@@ -58,7 +58,7 @@ def produce(
     sequence: int = 0,
     expected_offset: int | None = None,
 ) -> bytes:
-    """A ProduceMessageRequest of records as `record` makes them; producer_id: empty for none."""
+    """A ProduceMessageRequest, serialized. records: results of `record`. producer_id: empty for none."""
     head = pb.ProduceMessageRequest(
         topic=topic,
         partition=partition,

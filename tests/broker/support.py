@@ -7,9 +7,9 @@ from typing import Any
 
 from takhin.broker.broker import Broker
 from takhin.broker.session import Session
-from takhin.limits import size_bytes
 from takhin.model import Appended, Batch, Caller, Condition, ProduceRequest, Row
 from takhin.settings import ConsumeSettings, Settings, TopicSettings
+from takhin.sizes import size_bytes
 from takhin.storage.contract import Engine
 
 NOW = 1_700_000_000_000

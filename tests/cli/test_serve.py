@@ -28,7 +28,7 @@ def test_help_shows_every_setting():
     for option in OPTIONS.values():
         doc = " ".join(option.help.split())
         assert f"{option.flag} " in text
-        assert f"{doc} [default: {option.default}]" in text
+        assert f"{doc} [default: {option.shown_default}]" in text
 
 
 def test_print_config_starts_nothing(tmp_path):
@@ -43,7 +43,7 @@ def test_print_config_starts_nothing(tmp_path):
     assert f'data_dir = "{tmp_path / "data"}"  # from: flag --data-dir\n' in done.stdout
     (tmp_path / "out.toml").write_text(done.stdout)
     printed = load({}, {}, tmp_path / "out.toml").settings
-    assert printed.data_dir == str(tmp_path / "data")
+    assert printed.data_dir == tmp_path / "data"
     assert (printed.rpc.calls_max, printed.log.level) == (7, "debug")
     (tmp_path / "again.toml").write_text(serve("--print-config", config=tmp_path / "out.toml").stdout)
     assert load({}, {}, tmp_path / "again.toml").settings == printed

@@ -9,8 +9,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from storage.support import NOW, Stored, batch, check_files, read_all, spec, sqlite_engine
+from storage.support import check_files, sqlite_engine
 from takhin.model import CommittedOffset, Header
+from takhin.testing.contract import NOW, Stored, batch, name_of, read_all, spec
 
 TOPIC = "orders"
 PAGE = 16_384
@@ -37,7 +38,7 @@ async def fill(
 
     killed: leave the folder as SIGKILL would, with write-ahead logs.
     """
-    engine = sqlite_engine(data, lambda _: None)
+    engine = sqlite_engine(data)
     await engine.open()
     if topic not in engine.topics:
         await engine.create_topic(spec(topic, partitions))
@@ -47,10 +48,11 @@ async def fill(
             headers = {0: [Header("at", b"%d" % first), Header("at", b"")]}
             at = log.end_offset
             await log.append(batch(*(value(at + n) for n in range(100)), headers=headers))
-    await logs[0].commit_offset("billing", CommittedOffset(logs[0].end_offset, "all", NOW))
+    committed = CommittedOffset(logs[0].end_offset, "all", NOW)
+    await engine.offsets.commit("billing", {name_of(logs[0]): committed})
     if killed:
         for log in logs:
-            await log._writer.drain()
+            await log.life.rested()
         copied = data.with_name(f"{data.name}.killed")
         copier = await asyncio.create_subprocess_exec("cp", "-r", data, copied)
         assert await copier.wait() == 0
@@ -62,7 +64,7 @@ async def fill(
 
 async def content(data: Path, *, checked: bool = True) -> Content:
     """All records of a folder, which a broker's engine must start on; its files are checked afterwards."""
-    engine = sqlite_engine(data, lambda _: None)
+    engine = sqlite_engine(data)
     await engine.open()
     try:
         return {
@@ -75,7 +77,7 @@ async def content(data: Path, *, checked: bool = True) -> Content:
 
 
 async def incarnations(data: Path, topic: str = TOPIC) -> list[str]:
-    engine = sqlite_engine(data, lambda _: None)
+    engine = sqlite_engine(data)
     await engine.open()
     found = [log.incarnation_id for log in engine.topics[topic].partitions]
     await engine.close()

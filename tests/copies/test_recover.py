@@ -26,10 +26,11 @@ from copies.folders import (
     tree,
     value,
 )
-from storage.support import batch, check_files, sqlite_engine, under
+from storage.support import check_files, sqlite_engine
 from takhin.copies.mending import checksum
 from takhin.copies.recover import recover
 from takhin.errors import CopyError, StartupError
+from takhin.testing.contract import batch, under
 
 
 def kept(rows, recovered):
@@ -139,7 +140,7 @@ async def test_committed_offsets_come_along(data):
 
 async def test_what_producers_sent_comes_along(data):
     """A repeat of what was kept is known; what was lost may be sent again, and lands behind it."""
-    engine = sqlite_engine(data, lambda _: None)
+    engine = sqlite_engine(data)
     await engine.open()
     for n in range(5):
         sent = under(batch(*(value(600 + 15 * n + i) for i in range(15))), b"p", 15 * n)
@@ -150,7 +151,7 @@ async def test_what_producers_sent_comes_along(data):
     assert recovered.lost_besides == []
     end = recovered.end_offset
     assert 615 < end <= 655
-    engine = sqlite_engine(data, lambda _: None)
+    engine = sqlite_engine(data)
     await engine.open()
     log = engine.topics[TOPIC].partitions[0]
     told = [await log.append(under(batch(*[b""] * 15), b"p", 15 * n)) for n in range(5)]

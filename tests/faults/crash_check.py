@@ -11,8 +11,9 @@ import apsw
 
 from faults.crash_workload import BRIEF_PARTITIONS, KEPT, KEPT_PARTITIONS, SERIAL_BASE, sent, value
 from storage.check_files import FAULTS
-from storage.support import batch, read_all, sqlite_engine
+from storage.support import sqlite_engine
 from takhin.errors import StartupError, TakhinError
+from takhin.testing.contract import batch, name_of, read_all
 
 Log = tuple[str, int, int]
 """Topic, serial number of its creation, partition."""
@@ -61,7 +62,7 @@ class Facts:
 
 async def faults_of(data: Path, facts: Facts) -> list[str]:
     """Start an engine on what a crash left. A sentence for each broken promise; none if all is well."""
-    engine = sqlite_engine(data, lambda _: None, ballast_bytes=0, free_bytes_low=0)
+    engine = sqlite_engine(data, ballast_bytes=0, free_bytes_low=0)
     try:
         await engine.open()
     except StartupError as error:
@@ -77,7 +78,7 @@ async def faults_of(data: Path, facts: Facts) -> list[str]:
                 if len(topic.partitions) != (KEPT_PARTITIONS if name == KEPT else BRIEF_PARTITIONS):
                     faults.append(f"topic {name} has {len(topic.partitions)} partitions")
                 for log in topic.partitions:
-                    faults += await _faults_of_log(log, serial, facts)
+                    faults += await _faults_of_log(log, serial, facts, engine.offsets)
         faults += [f"topic {name} out of nowhere" for name in engine.topics if name not in facts.topics]
     except TakhinError as error:
         faults.append(f"cannot be used: {error}")
@@ -86,7 +87,7 @@ async def faults_of(data: Path, facts: Facts) -> list[str]:
     return faults + _faults_of_files(data)
 
 
-async def _faults_of_log(log, serial: int, facts: Facts) -> list[str]:
+async def _faults_of_log(log, serial: int, facts: Facts, offsets) -> list[str]:
     of: Log = (log.topic, serial, log.partition)
     faults = []
     if log.end_offset not in facts.ends[of]:
@@ -96,7 +97,7 @@ async def _faults_of_log(log, serial: int, facts: Facts) -> list[str]:
     found = [(row[0], row[3]) for row in await read_all(log)]
     if found != [(offset, value(*of, offset)) for offset in range(log.start_offset, log.end_offset)]:
         faults.append(f"{of} holds something else than was sent")
-    committed = await log.committed_offset("group")
+    committed = offsets.of("group").get(name_of(log))
     if (committed and committed.offset) not in facts.commits[of]:
         faults.append(f"{of} committed {committed} instead of {facts.commits[of]}")
     if committed and committed.offset > log.end_offset:

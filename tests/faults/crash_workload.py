@@ -19,11 +19,12 @@ from functools import cache
 from pathlib import Path
 
 from faults.recorder import Event, Recorder
-from storage.support import NOW, batch, spec, sqlite_engine, under
+from storage.support import sqlite_engine
 from takhin.disk import connection, folder
 from takhin.disk import statements as sql
 from takhin.model import Batch, CommittedOffset, TopicConfig
 from takhin.storage.conditions import BATCHES_REMEMBERED
+from takhin.testing.contract import NOW, batch, name_of, spec, under
 
 SETTINGS = {"open_partitions_max": 2, "checkpoint_pages": 6, "ballast_bytes": 0, "free_bytes_low": 0}
 """Fewer files open than are in use, so that files are closed and opened all the time."""
@@ -103,7 +104,7 @@ class Workload:
         of = (log.topic, serial, log.partition)
         offset = log.end_offset - self._chance.randint(0, 1)
         self._note("commit", of, offset)
-        await log.commit_offset("group", CommittedOffset(offset, "", NOW))
+        await self._engine.offsets.commit("group", {name_of(log): CommittedOffset(offset, "", NOW)})
         self._note("committed", of, offset)
 
     async def _trim(self, log, serial: int) -> None:
@@ -143,7 +144,7 @@ def weaken(synchronous: int) -> None:
 async def main(data: Path, seed: int, workload: type[Workload]) -> list[Event]:
     recorder = Recorder(data)
     recorder.start()
-    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    engine = sqlite_engine(data, **SETTINGS)
     await engine.open()
     await workload(engine, recorder, seed).run()
     await engine.close()

@@ -14,9 +14,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
-from storage.support import ALL, NOW, as_stored, batch, spec, sqlite_engine
+from storage.support import sqlite_engine
 from takhin.errors import PartitionUnavailableError, StartupError
 from takhin.model import CommittedOffset, Header
+from takhin.testing.contract import ALL, NOW, as_stored, batch, name_of, spec
 
 SETTINGS = {"checkpoint_pages": 40, "ballast_bytes": 0, "free_bytes_low": 0}
 TOPIC, PARTITIONS, BATCHES, RECORDS = "t", 2, 60, 50
@@ -34,14 +35,14 @@ def sent(partition: int, number: int):
 
 async def fill(data: Path) -> NoReturn:
     """A part of it is in the `.db` files, the last of it in the write-ahead logs."""
-    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    engine = sqlite_engine(data, **SETTINGS)
     await engine.open()
     topic = await engine.create_topic(spec(TOPIC, PARTITIONS))
     for number in range(BATCHES):
         for log in topic.partitions:
             await log.append(sent(log.partition, number))
             if number % GROUPS == 0:
-                await log.commit_offset("group", CommittedOffset(log.end_offset, "", NOW))
+                await engine.offsets.commit("group", {name_of(log): CommittedOffset(log.end_offset, "", NOW)})
         if number == BATCHES - 8:  # what comes now stays in the WAL
             for log in topic.partitions:
                 await log._writer.pause()
@@ -60,7 +61,7 @@ class Outcome(StrEnum):
 
 async def outcome(data: Path) -> tuple[Outcome, str]:
     """Start an engine and read everything. Another error than the contract has is raised."""
-    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    engine = sqlite_engine(data, **SETTINGS)
     try:
         await engine.open()
     except StartupError as error:
@@ -69,7 +70,7 @@ async def outcome(data: Path) -> tuple[Outcome, str]:
     try:
         for log in engine.topics[TOPIC].partitions:
             try:
-                different = await differs(log)
+                different = await differs(log, engine.offsets)
             except PartitionUnavailableError as error:
                 worst = Outcome.ERROR, str(error)
             else:
@@ -80,11 +81,11 @@ async def outcome(data: Path) -> tuple[Outcome, str]:
     return worst
 
 
-async def differs(log) -> str:
+async def differs(log, offsets) -> str:
     """How the log differs from what was acknowledged; empty if it does not."""
     if (log.start_offset, log.end_offset) != (0, BATCHES * RECORDS):
         return f"partition {log.partition} reaches from {log.start_offset} to {log.end_offset}"
-    committed = await log.committed_offset("group")
+    committed = offsets.of("group").get(name_of(log))
     if committed is None or committed.offset != (BATCHES - GROUPS) * RECORDS + RECORDS:
         return f"partition {log.partition} has committed {committed}"
     wanted = expected(log.partition)

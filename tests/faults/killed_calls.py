@@ -21,17 +21,19 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from storage.support import numbered, spec, sqlite_engine
+from storage.support import sqlite_engine
 from takhin.copies import replace
 from takhin.copies import restore as restoring
 from takhin.copies.backup import backup
 from takhin.copies.restore import Selection
 from takhin.disk import folder
 from takhin.storage.sqlite.threads import Committer
+from takhin.testing.contract import numbered, spec
 
 SETTINGS = {"ballast_bytes": 0, "free_bytes_low": 0}
 KEPT, TOPIC, PARTITIONS, RECORDS = "kept", "t", 2, 5
@@ -81,14 +83,15 @@ def built_before(template: Path) -> None:
 def careless() -> None:
     """Make and remove topics where they can be seen, piece by piece."""
 
-    def stage(self, num_partitions: int) -> Path:
+    @contextmanager
+    def staged(self, num_partitions: int, *, first: int = 0) -> Iterator[Path]:
         folder = self.layout.topic(TOPIC)
         folder.mkdir()
-        for partition in range(num_partitions):
+        for partition in range(first, num_partitions):
             shutil.copyfile(self._template(), folder / f"{partition}.db")
-        return folder
+        yield folder
 
-    folder.DataFolder.stage = stage
+    folder.DataFolder.staged = staged
     folder.DataFolder.publish = lambda self, stage, topic: None
     folder.DataFolder.retire = lambda self, topic: shutil.rmtree(self.layout.topic(topic))
 
@@ -100,7 +103,7 @@ def careless() -> None:
 
 
 async def make_base(data: Path, template: Path) -> None:
-    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    engine = sqlite_engine(data, **SETTINGS)
     await engine.open()
     log = (await engine.create_topic(spec(KEPT))).partitions[0]
     await log.append(numbered(RECORDS))
@@ -110,7 +113,7 @@ async def make_base(data: Path, template: Path) -> None:
 
 async def grow(data: Path, *, killed: bool) -> None:
     """Make the topic, or add as many records to it; `killed`: and leave it as SIGKILL would."""
-    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    engine = sqlite_engine(data, **SETTINGS)
     await engine.open()
     topic = engine.topics.get(TOPIC) or await engine.create_topic(spec(TOPIC, PARTITIONS))
     for log in topic.partitions:
@@ -137,7 +140,7 @@ def put_back(data: Path, copy: Path, what: str, wait: Callable[[], object]) -> N
 
 
 async def change(data: Path, what: str, wait: Callable[[], object]) -> None:
-    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    engine = sqlite_engine(data, **SETTINGS)
     await engine.open()
     if what == "delete":
         for log in (await engine.create_topic(spec(TOPIC, PARTITIONS))).partitions:

@@ -16,9 +16,10 @@ import apsw
 import pytest
 
 from faults.failing_disk import Plan, failing_disk
-from storage.support import ALL, NOW, batch, check_files, read_all, spec, sqlite_engine, under
+from storage.support import check_files, sqlite_engine
 from takhin.errors import OutcomeUnknownError, PartitionUnavailableError, StartupError, StorageFullError
 from takhin.model import CommittedOffset
+from takhin.testing.contract import ALL, NOW, batch, name_of, read_all, spec, under
 
 SETTINGS = {"checkpoint_pages": 6, "ballast_bytes": 0, "free_bytes_low": 0, "recover_wait_ms": 100}
 COME_BACK_S_MAX = 5.0
@@ -77,8 +78,9 @@ class Told:
 class Client:
     """Produces to a log, each batch until it is acknowledged, reads it, and commits how far it has read."""
 
-    def __init__(self, log, chance: random.Random) -> None:
+    def __init__(self, engine, log, chance: random.Random) -> None:
         self.log = log
+        self._offsets = engine.offsets
         self.told = Told()
         self._chance = chance
         self._sending: list[bytes] = []
@@ -97,8 +99,11 @@ class Client:
         await self.read()
         if self._chance.random() < 0.3:
             offset = self.log.end_offset
-            await self.log.commit_offset("group", CommittedOffset(offset, "", NOW))
+            await self.commit(offset)
             told.committed = offset
+
+    async def commit(self, offset: int) -> None:
+        await self._offsets.commit("group", {name_of(self.log): CommittedOffset(offset, "", NOW)})
 
     def _values(self) -> list[bytes]:
         first = sum(map(len, self.told.acked.values()))
@@ -112,12 +117,12 @@ class Client:
         sequence = sum(map(len, self.told.acked.values()))
         return (await log.append(under(batch(*self._sending), b"producer", sequence))).offset
 
-    async def faults_after_a_repeat(self, log) -> list[str]:
+    async def faults_after_a_repeat(self, log, offsets) -> list[str]:
         """What is wrong in a copy of the log when what is under way is sent again."""
         told = deepcopy(self.told)
         if self._sending:
             told.acked[await self.send(log)], told.unknown = self._sending, None
-        return await faults_of(told, log)
+        return await faults_of(told, log, offsets)
 
     async def read(self) -> None:
         """What is new since the last read, which was served then."""
@@ -139,10 +144,10 @@ class Trial:
         self._chance = random.Random(seed)
 
     async def open(self) -> None:
-        self.engine = sqlite_engine(self._data, lambda _: None, **self._settings)
+        self.engine = sqlite_engine(self._data, **self._settings)
         await self.engine.open()
         logs = (await self.engine.create_topic(spec("t", 3))).partitions
-        self.clients = [Client(log, self._chance) for log in logs]
+        self.clients = [Client(self.engine, log, self._chance) for log in logs]
         self.victim, *self.neighbours = self.clients
         for client in self.clients:
             await client.turn()
@@ -174,7 +179,7 @@ class Trial:
         with pytest.raises(PartitionUnavailableError, match="topic 't' partition 0"):
             await self.victim.turn()
         with pytest.raises(PartitionUnavailableError):
-            await self.victim.log.commit_offset("group", CommittedOffset(0, "", NOW))
+            await self.victim.commit(0)
         assert ["topic 't' partition 0" in sentence for sentence in self.engine.troubles] == [True]
         await self.victim.read()
         for client in self.neighbours:
@@ -207,14 +212,16 @@ class Trial:
             await busy[0]._writer.pause()
         share = self._chance.choice([0, 0.5, 1]) if share is None else share
         self._disk.crash(self._data, copy, self._chance, share)
-        engine = sqlite_engine(copy, lambda _: None, **SETTINGS)
+        engine = sqlite_engine(copy, **SETTINGS)
         try:
             await engine.open()
         except StartupError as error:
             return [str(error)]
         faults = []
         for client, log in zip(self.clients, engine.topics["t"].partitions, strict=True):
-            faults += await faults_of(client.told, log) or await client.faults_after_a_repeat(log)
+            faults += await faults_of(client.told, log, engine.offsets) or await client.faults_after_a_repeat(
+                log, engine.offsets
+            )
         await engine.close()
         check_files(copy)
         return faults
@@ -239,15 +246,15 @@ class Trial:
     async def close(self) -> None:
         """Everything is there before and after."""
         for client in self.clients:
-            assert await faults_of(client.told, client.log) == []
+            assert await faults_of(client.told, client.log, self.engine.offsets) == []
         await self.engine.close()
         check_files(self._data)
         assert await self.faults_after_a_crash() == []
 
 
-async def faults_of(told: Told, log) -> list[str]:
+async def faults_of(told: Told, log, offsets) -> list[str]:
     found = [(row[0], row[3]) for row in await read_all(log)]
-    return told.faults(log, found, await log.committed_offset("group"))
+    return told.faults(log, found, offsets.of("group").get(name_of(log)))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +283,7 @@ async def test_a_failing_disk(tmp_path, count, figures):
 async def test_a_failed_group_leaves_nothing_in_mind(tmp_path):
     """Producers that begin in a group that fails take nobody's place, and begin anew as if they never had."""
     with failing_disk() as disk:
-        engine = sqlite_engine(tmp_path / "data", lambda _: None, **SETTINGS, producers_max=3)
+        engine = sqlite_engine(tmp_path / "data", **SETTINGS, producers_max=3)
         await engine.open()
         log = (await engine.create_topic(spec("t"))).partitions[0]
         path = tmp_path / "data/topics/t/0.db"

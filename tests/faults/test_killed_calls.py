@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from faults.killed_calls import KEPT, PARTITIONS, RECORDS, RESTORES, SETTINGS, TOPIC
-from storage.support import check_files, numbered, read_all, spec, sqlite_engine
+from storage.support import check_files, sqlite_engine
 from takhin.copies.restore import restore
 from takhin.errors import StartupError
+from takhin.testing.contract import numbered, read_all, spec
 
 PROGRAM = Path(__file__).with_name("killed_calls.py")
 
@@ -80,7 +81,7 @@ class Killer:
 
 async def faults_of(data: Path, change: str, *, done: bool = False) -> list[str]:
     """What an engine finds amiss that is started on the folder, or has lost: a sentence each."""
-    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    engine = sqlite_engine(data, **SETTINGS)
     try:
         await engine.open()
     except StartupError as error:
@@ -119,7 +120,7 @@ async def faults_of_restored(data: Path, change: str, *, done: bool = False, loo
 
 async def neither_old_nor_new(data: Path, what: str, *, done: bool) -> list[str]:
     """What else an engine finds in the topic that was, or is perhaps, restored."""
-    engine = sqlite_engine(data, lambda _: None, **SETTINGS)
+    engine = sqlite_engine(data, **SETTINGS)
     try:
         await engine.open()
     except StartupError as error:

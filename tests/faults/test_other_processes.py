@@ -13,14 +13,15 @@ from blackbox.clients import eventually
 from blackbox.copies import until
 from blackbox.foreign_lock import ForeignLock
 from faults.failing_disk import Gate, failing_disk
-from storage.support import ALL, as_stored, check_files, spec, sqlite_engine
+from storage.support import check_files, sqlite_engine
 from takhin.clock import system_clock
 from takhin.errors import OverloadedError, PartitionUnavailableError
-from takhin.limits import size_bytes
 from takhin.model import Batch, TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
+from takhin.sizes import size_bytes
 from takhin.storage.sqlite.admission import Admission
 from takhin.storage.sqlite.engine import SqliteEngine
+from takhin.testing.contract import ALL, as_stored, spec
 
 HOLDER = Path(__file__).with_name("holder.py")
 
@@ -43,7 +44,7 @@ def beside(path, *statements):
 @pytest.fixture
 async def engine(tmp_path):
     settings = StorageSettings(busy_wait_ms_max=300, checkpoint_pages=20)
-    made = SqliteEngine(tmp_path / "data", settings, clock=system_clock, end_moved=lambda _: None)
+    made = SqliteEngine(tmp_path / "data", settings, clock=system_clock)
     await made.open()
     await made.create_topic(TopicSpec("t", 2, TopicConfig(1 << 20)))
     yield made
@@ -148,7 +149,7 @@ async def test_a_queue_without_room_says_so_in_time():
 async def test_a_long_lock_fails_all_that_waits_at_once(tmp_path):
     """The bound on the wait is that of each write: a deep queue is not failed group after group."""
     settings = StorageSettings(busy_wait_ms_max=300, commit_group_records_max=1)
-    made = SqliteEngine(tmp_path / "data", settings, clock=system_clock, end_moved=lambda _: None)
+    made = SqliteEngine(tmp_path / "data", settings, clock=system_clock)
     await made.open()
     await made.create_topic(TopicSpec("t", 1, TopicConfig(1 << 20)))
     log = made.topics["t"].partitions[0]
@@ -173,7 +174,7 @@ async def test_a_hold_asked_for_while_a_lock_delays_a_checkpoint(tmp_path):
     data = tmp_path / "data"
     path = data / "topics/t/0.db"
     with failing_disk() as disk:
-        made = sqlite_engine(data, lambda _: None, checkpoint_pages=6, busy_wait_ms_max=20_000)
+        made = sqlite_engine(data, checkpoint_pages=6, busy_wait_ms_max=20_000)
         await made.open()
         log = (await made.create_topic(spec("t"))).partitions[0]
         disk.gate = gate = Gate("write", path)

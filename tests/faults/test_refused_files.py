@@ -20,7 +20,7 @@ from takhin.storage.sqlite.engine import SqliteEngine
 
 
 def engine(data):
-    return SqliteEngine(data, StorageSettings(), clock=system_clock, end_moved=lambda _: None)
+    return SqliteEngine(data, StorageSettings(), clock=system_clock)
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ import pytest
 
 from blackbox.clients import eventually
 from blackbox.small_disk import filler, small_disk
-from storage.support import ALL, NOW, as_stored, batch, check_files, numbered, read_all, spec, sqlite_engine
+from storage.support import check_files, sqlite_engine
 from takhin.errors import StorageFullError
 from takhin.model import CommittedOffset
+from takhin.testing.contract import ALL, NOW, as_stored, batch, name_of, numbered, read_all, spec
 
 SETTINGS = {"ballast_bytes": 8 << 20, "free_bytes_low": 24 << 20}
 RESUME_S_MAX = 5.0
@@ -71,7 +72,7 @@ async def resumed(engine, log, sent):
 )
 async def test_a_trim_makes_room(disk, cycles, figures):
     """On a full disk nearly everything is trimmed: no error, what is left is whole, writes come back."""
-    engine = sqlite_engine(disk / "data", lambda _: None, **SETTINGS)
+    engine = sqlite_engine(disk / "data", **SETTINGS)
     await engine.open()
     kept = (await engine.create_topic(spec("kept"))).partitions[0]
     logs = (await engine.create_topic(spec("filling", 3))).partitions
@@ -90,7 +91,7 @@ async def test_a_trim_makes_room(disk, cycles, figures):
         assert [await read_all(log) for log in logs] == last
     await engine.close()
     check_files(disk / "data")
-    engine = sqlite_engine(disk / "data", lambda _: None, **SETTINGS)
+    engine = sqlite_engine(disk / "data", **SETTINGS)
     await engine.open()
     kept, logs = engine.topics["kept"].partitions[0], engine.topics["filling"].partitions
     assert [row[3] for row in await read_all(kept)] == [b"%d" % n for n in range(cycles)]
@@ -104,31 +105,32 @@ async def test_a_trim_makes_room(disk, cycles, figures):
 
 async def test_a_stop_while_an_offset_waits_for_room(disk):
     """The ballast goes at once, since nobody looks any more: the offset is kept, and the stop is quick."""
-    engine = sqlite_engine(disk / "data", lambda _: None, **SETTINGS)
+    engine = sqlite_engine(disk / "data", **SETTINGS)
     await engine.open()
     log = (await engine.create_topic(spec("t"))).partitions[0]
     await log.append(numbered(LEFT))
     committed = CommittedOffset(LEFT, "", NOW)
     room = os.statvfs(disk)
     with filler(disk, room.f_bavail * room.f_frsize):
-        waiting = log.commit_offset("group", committed)
+        waiting = asyncio.create_task(engine.offsets.commit("group", {name_of(log): committed}))
+        await asyncio.sleep(0)
         await asyncio.to_thread(eventually, lambda: engine._space.full)  # it has met the full disk, and waits
         async with asyncio.timeout(STOP_S_MAX):
             await engine.close()
         await waiting
     check_files(disk / "data")
-    engine = sqlite_engine(disk / "data", lambda _: None, **SETTINGS)
+    engine = sqlite_engine(disk / "data", **SETTINGS)
     await engine.open()
     log = engine.topics["t"].partitions[0]
     assert len(await read_all(log)) == LEFT
-    assert await log.committed_offset("group") == committed
+    assert engine.offsets.of("group") == {name_of(log): committed}
     await engine.close()
 
 
 async def test_a_stop_while_a_trim_gives_pages_back(disk):
     """What is trimmed is trimmed; the file that the stop has closed is not opened again for the pages."""
     for number in range(STOPS):
-        engine = sqlite_engine(disk / f"data {number}", lambda _: None, **SETTINGS)
+        engine = sqlite_engine(disk / f"data {number}", **SETTINGS)
         await engine.open()
         log = (await engine.create_topic(spec("t"))).partitions[0]
         await log.append(numbered(LEFT))

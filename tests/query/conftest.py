@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.support import NOW, Store, batch, spec
+from storage.support import Store
 from takhin.model import CommittedOffset, Header
+from takhin.testing.contract import NOW, batch, name_of, spec
 
 VALUES = (b'{"a": 1}', b"gr\xc3\xb6\xc3\x9fer", b"\x80", b"nul\0nul", b"", None)
 KEYS = (b"user-1", b"user-2", b"\xff", None, b"", b"user-1")
@@ -23,7 +24,8 @@ async def fill(data_dir: Path) -> None:
     logs = (await store.engine.create_topic(spec("orders", 3))).partitions
     times = range(NOW, NOW + len(VALUES))
     await logs[0].append(batch(*VALUES, keys=KEYS, timestamps=times, headers=HEADERS))
-    await logs[0].commit_offset("billing", CommittedOffset(2, "so far", NOW))
+    committed = CommittedOffset(2, "so far", NOW)
+    await store.engine.offsets.commit("billing", {name_of(logs[0]): committed})
     for first in range(0, 3_000, 500):
         values = [b"%d" % n for n in range(first, first + 500)]
         await logs[1].append(batch(*values, timestamps=[NOW + n for n in range(first, first + 500)]))

@@ -15,8 +15,8 @@ import pytest
 
 from blackbox.broker_process import Broker, command
 from blackbox.clients import connected, create_topic, eventually, produce
-from storage.support import NOW
 from takhin.cli.main import main
+from takhin.testing.contract import NOW
 
 PIPE_BYTES_FULL = 56_000
 ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n) select i from n"

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.support import NOW, batch, numbered, spec
 from takhin.errors import QueryError
 from takhin.model import Header
 from takhin.query import tables
 from takhin.query.query import run
 from takhin.query.topic import TopicFiles
+from takhin.testing.contract import NOW, batch, numbered, spec
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 AS_SQL_SEES = ('{"a": 1}', "größer", b"\x80", b"nul\0nul", "", None)

@@ -17,8 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
-from storage.support import NOW, Stored, batch, clock, numbered, spec, sqlite_engine
+from storage.support import sqlite_engine
 from takhin.model import CommittedOffset, Header
+from takhin.testing.contract import NOW, Stored, batch, clock, name_of, numbered, spec
 
 TOPIC = "orders"
 TRIMMED = 100
@@ -39,14 +40,14 @@ def kept() -> dict[int, list[Stored]]:
 
 async def fill(data: Path) -> NoReturn:
     """Make the folder and end the process without closing it."""
-    engine = sqlite_engine(data, lambda _: None)
+    engine = sqlite_engine(data)
     await engine.open()
     partitions = (await engine.create_topic(spec(TOPIC, 3))).partitions
     for first in range(0, 3_000, 500):
         values = [b"%d" % n for n in range(first, first + 500)]
         await partitions[0].append(batch(*values, timestamps=TIMES[first : first + 500]))
     for group_id, committed in COMMITTED.items():
-        await partitions[0].commit_offset(group_id, committed)
+        await engine.offsets.commit(group_id, {name_of(partitions[0]): committed})
     await partitions[0].trim(TRIMMED)
     await partitions[0].append(batch(*LAST, keys=[b"key"] * len(LAST), headers={len(LAST) - 1: HEADERS}))
     await partitions[1].append(numbered(10))

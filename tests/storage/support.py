@@ -1,4 +1,4 @@
-"""What the storage tests share beside `takhin.testing.contract`: SQLite engines, their files, and a store that reopens."""
+"""What tests of the SQLite engine share: engines, a look into their files, and a store that reopens."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from takhin.settings import StorageSettings
 from takhin.storage.contract import PartitionLog
 from takhin.storage.sqlite.engine import SqliteEngine
 from takhin.testing.contract import clock
+
 
 def check_files(data_dir: Path) -> None:
     """The consistency check over the files of a closed engine, in a child process (see check_files.py)."""

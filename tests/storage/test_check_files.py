@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.support import NOW, Store, alter, batch, check_files, numbered, spec, timed, under
+from storage.support import Store, alter, check_files
 from takhin.model import CommittedOffset, Header
 from takhin.storage.sqlite.group import TIME_INDEX_RECORDS
+from takhin.testing.contract import NOW, batch, name_of, numbered, spec, timed, under
 
 DAMAGES = {
     "DELETE FROM records WHERE offset = 3": "do not lie densely",
@@ -49,7 +50,7 @@ async def make(data_dir: Path) -> None:
     await log.append(under(one, b"p", 3))
     await log.append(numbered(TIME_INDEX_RECORDS - 4))
     await log.append(numbered(1))  # the time index has a row now
-    await log.commit_offset("billing", CommittedOffset(10, "", NOW))
+    await store.engine.offsets.commit("billing", {name_of(log): CommittedOffset(10, "", NOW)})
     await log.trim(2)
     await store.close()
 

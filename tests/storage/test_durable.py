@@ -9,23 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from storage.support import (
-    ALL,
-    NOW,
-    Store,
-    as_expected,
-    batch,
-    numbered,
-    read_all,
-    run_sql,
-    spec,
-    timed,
-    under,
-)
+from storage.support import Store, run_sql
 from takhin.errors import OffsetOutOfRangeError, OutOfSequenceError, StorageFullError
 from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig
 from takhin.storage.conditions import BATCHES_REMEMBERED
 from takhin.storage.sqlite.group import TIME_INDEX_RECORDS
+from takhin.testing.contract import (
+    ALL,
+    NOW,
+    as_expected,
+    batch,
+    name_of,
+    numbered,
+    read_all,
+    spec,
+    timed,
+    under,
+)
 
 EVERY = bytes(range(256))
 
@@ -99,12 +99,14 @@ async def test_committed_offsets_are_there_again(store: Store, reopened):
     await log.append(numbered(5))
     commits = {"billing": CommittedOffset(5, "é\n🦆", NOW), "it's": CommittedOffset(0, "", NOW + 1)}
     for group_id, committed in commits.items():
-        await log.commit_offset(group_id, committed)
-    await log.commit_offset("gone", CommittedOffset(1, "", NOW))
-    await log.forget_group("gone")
+        await store.engine.offsets.commit(group_id, {name_of(log): committed})
+    await store.engine.offsets.commit("gone", {name_of(log): CommittedOffset(1, "", NOW)})
+    await store.engine.offsets.forget("gone")
     await reopened(store)
-    log = store.log("orders")
-    assert {group_id: await log.committed_offset(group_id) for group_id in await log.group_ids()} == commits
+    offsets = store.engine.offsets
+    assert {group_id: offsets.of(group_id) for group_id in offsets.groups()} == {
+        group_id: {name_of(log): committed} for group_id, committed in commits.items()
+    }
 
 
 async def test_producers_are_remembered(store: Store, reopened):

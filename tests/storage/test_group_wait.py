@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.support import Store, batch, numbered, spec
+from storage.support import Store
 from takhin.storage.contract import PartitionLog
 from takhin.storage.sqlite.writer import COMPANY_MIN, SMALL_GROUP_BYTES
+from takhin.testing.contract import batch, numbered, spec
 
 
 @pytest.fixture

@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from faults.failing_disk import Plan, failing_disk
-from storage.support import Store, as_stored, batch, clock, numbered, read_all, spec, under
+from storage.support import Store
 from takhin.errors import RefusedError, StorageFullError
-from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig
+from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig, TopicPartition
 from takhin.storage.contract import Engine, PartitionLog, Topic
 from takhin.storage.memory import MemoryEngine, MemoryLog
+from takhin.testing.contract import as_stored, batch, clock, name_of, numbered, read_all, spec, under
 
 names = st.sampled_from(["orders", "Orders", "o.r_d-s"])
 groups = st.sampled_from(["billing", "Billing", "it's\n🦆", "nul\x00"])
@@ -113,7 +114,7 @@ class EnginesAgree(RuleBasedStateMachine):
         self.disks = ExitStack()
         self.disk = self.disks.enter_context(failing_disk())
         self.store = Store(Path(self.folder, "data"), checkpoint_pages=8, producers_max=PRODUCERS_MAX)
-        self.memory = MemoryEngine(clock=clock, end_moved=lambda _: None, producers_max=PRODUCERS_MAX)
+        self.memory = MemoryEngine(producers_max=PRODUCERS_MAX)
         self.topic_ids: dict[str, str] = {}
         self.runner.run(self.store.open())
         self.runner.run(self.memory.open())
@@ -146,7 +147,8 @@ class EnginesAgree(RuleBasedStateMachine):
         return logs[pick % len(logs)]
 
     def compare_logs(self) -> None:
-        """Every record, committed offset, range and remembered batch of every log."""
+        """Every record, range and remembered batch of every log, and every committed offset."""
+        self.ask(committed)
         for topic in self.memory.topics.values():
             for log in topic.partitions:
                 self.ask(partial(everything, topic.name, log.partition))
@@ -175,6 +177,13 @@ class EnginesAgree(RuleBasedStateMachine):
 
         if self.ask(create) == name:
             self.topic_ids[name] = self.store.engine.topics[name].topic_id
+
+    @rule(name=names, num_partitions=st.integers(1, 4), config=configs)
+    def alter_topic(self, name: str, num_partitions: int, config: TopicConfig) -> None:
+        async def alter(engine: Engine) -> int:
+            return len((await engine.alter_topic(spec(name, num_partitions, config))).partitions)
+
+        self.ask(alter)
 
     @rule(name=names)
     def delete_topic(self, name: str) -> None:
@@ -223,7 +232,8 @@ class EnginesAgree(RuleBasedStateMachine):
     @rule(pick=picks, at=places, max_bytes=st.integers(0, 3_000), max_records=st.integers(1, 40))
     def read(self, pick: int, at: int, max_bytes: int, max_records: int) -> None:
         async def read(log: PartitionLog) -> object:
-            return as_stored(await log.read(place(log, at), max_bytes=max_bytes, max_records=max_records))
+            found = await log.read(place(log, at), max_bytes=max_bytes, max_records=max_records)
+            return as_stored(found), found.next_offset
 
         self.ask_log(pick, read)
 
@@ -238,18 +248,22 @@ class EnginesAgree(RuleBasedStateMachine):
         self.ask_log(pick, lambda log: log.trim(place(log, at)))
 
     @precondition(lambda self: self.topic_ids)
-    @rule(pick=picks, group_id=groups, at=places, metadata=st.text(max_size=8))
-    def commit_offset(self, pick: int, group_id: str, at: int, metadata: str) -> None:
-        def commit(log: PartitionLog) -> Awaitable[None]:
+    @rule(of=st.lists(picks, max_size=4), group_id=groups, at=places, metadata=st.text(max_size=8))
+    def commit_offsets(self, of: Sequence[int], group_id: str, at: int, metadata: str) -> None:
+        offsets = {}
+        for log in map(self.picked, of):
             offset = max(0, min(place(log, at), log.end_offset))
-            return log.commit_offset(group_id, CommittedOffset(offset, metadata, clock()))
+            offsets[name_of(log)] = CommittedOffset(offset, metadata, clock())
+        self.ask(lambda engine: engine.offsets.commit(group_id, offsets))
 
-        self.ask_log(pick, commit)
+    @rule(group_id=groups, name=names, partition=st.integers(-1, 5))
+    def commit_offset_anywhere(self, group_id: str, name: str, partition: int) -> None:
+        offsets = {TopicPartition(name, partition): CommittedOffset(0, "", clock())}
+        self.ask(lambda engine: engine.offsets.commit(group_id, offsets))
 
-    @precondition(lambda self: self.topic_ids)
-    @rule(pick=picks, group_id=groups)
-    def forget_group(self, pick: int, group_id: str) -> None:
-        self.ask_log(pick, lambda log: log.forget_group(group_id))
+    @rule(group_id=groups)
+    def forget_group(self, group_id: str) -> None:
+        self.ask(lambda engine: engine.offsets.forget(group_id))
 
     @rule(crashed=st.booleans())
     def reopen(self, *, crashed: bool) -> None:
@@ -276,9 +290,12 @@ def place(log: PartitionLog, at: int) -> int:
 
 async def everything(topic: str, partition: int, engine: Engine) -> object:
     """All that a log holds."""
-    log = engine.topics[topic].partitions[partition]
-    committed = {group_id: await log.committed_offset(group_id) for group_id in await log.group_ids()}
-    return await read_all(log), committed
+    return await read_all(engine.topics[topic].partitions[partition])
+
+
+async def committed(engine: Engine) -> object:
+    """All that groups have committed."""
+    return [(group_id, dict(engine.offsets.of(group_id))) for group_id in engine.offsets.groups()]
 
 
 # A passing run takes seconds. A failing one is repeated until its steps are few, which takes minutes.

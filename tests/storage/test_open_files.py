@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.support import Store, alter, as_expected, numbered, read_all, spec
+from storage.support import Store, alter
 from takhin.errors import PartitionUnavailableError
-from takhin.model import CommittedOffset
+from takhin.model import CommittedOffset, TopicPartition
+from takhin.testing.contract import as_expected, numbered, read_all, spec
 
 OPEN_MAX = 3
 PARTITIONS = 20
@@ -90,16 +91,21 @@ async def test_a_clean_stop_copies_what_a_crash_left_in_closed_files(tmp_path: P
     await store.close()
 
 
-async def test_groups_of_closed_files(store: Store):
-    """Committed offsets are found in files that have to be opened for it, and not looked for elsewhere."""
-    topic = await store.engine.create_topic(spec("orders", PARTITIONS))
-    committed = CommittedOffset(0, "", 1)
-    await topic.partitions[7].commit_offset("billing", committed)
+async def test_a_list_of_groups_opens_no_file(store: Store):
+    """The offsets of all groups, in open and in closed files, are answered without opening or closing any."""
+    await store.engine.create_topic(spec("orders", PARTITIONS))
+    committed = {TopicPartition("orders", n): CommittedOffset(0, "", 1) for n in range(0, PARTITIONS, 3)}
+    await store.engine.offsets.commit("billing", committed)
+    await store.engine.offsets.commit("audit", {TopicPartition("orders", 7): CommittedOffset(0, "", 1)})
     await fill(store, 1)
     await store.reopen()
-    logs = store.engine.topics["orders"].partitions
-    assert [n for n, log in enumerate(logs) if await log.committed_offset("billing")] == [7]
-    assert [n for n, log in enumerate(logs) if await log.group_ids()] == [7]
+    before = open_files(store)
+    assert len(before) == OPEN_MAX
+    for _ in range(2):
+        assert list(store.engine.offsets.groups()) == ["audit", "billing"]
+        assert store.engine.offsets.of("billing") == committed
+        await asyncio.sleep(0)
+    assert open_files(store) == before
 
 
 async def test_a_file_that_was_changed_while_closed_is_refused(store: Store):

@@ -15,10 +15,11 @@ from takhin.errors import StartupError
 KILLED_UNDER_HOLD = """
 import asyncio, os, sys
 from pathlib import Path
-from storage.support import numbered, spec, sqlite_engine
+from storage.support import sqlite_engine
+from takhin.testing.contract import numbered, spec
 
 async def main():
-    engine = sqlite_engine(Path(sys.argv[1]), lambda _: None)
+    engine = sqlite_engine(Path(sys.argv[1]))
     await engine.open()
     log = (await engine.create_topic(spec("orders"))).partitions[0]
     for number in range(50):
@@ -48,5 +49,5 @@ async def test_a_short_log_is_refused_again_and_again(short: Path):
     left = wal.read_bytes()
     for _ in range(3):
         with pytest.raises(StartupError, match=r"acknowledged offsets \d+ to 49 are missing"):
-            await sqlite_engine(short, lambda _: None).open()
+            await sqlite_engine(short).open()
         assert wal.read_bytes() == left

@@ -12,9 +12,10 @@ from takhin.schema import APPLICATION_ID, VERSION
 from takhin.schema.checksums import SINCE_VERSION
 
 from storage.fixture import COMMITTED, TIMES, TOPIC, TRIMMED, kept
-from storage.support import Store, numbered, read_all, run_sql, spec, under
+from storage.support import Store, run_sql
 from takhin.disk.header import file_header
 from takhin.errors import StartupError
+from takhin.testing.contract import name_of, numbered, read_all, spec, under
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("schema-*.tar.xz"))
 
@@ -59,9 +60,9 @@ async def test_everything_is_there(old):
         assert log.end_offset == (rows[-1][0] + 1 if rows else 0)
         assert log.start_offset == (TRIMMED if partition == 0 else 0)
     log = store.log(TOPIC)
-    assert sorted(await log.group_ids()) == sorted(COMMITTED)
+    assert list(store.engine.offsets.groups()) == sorted(COMMITTED)
     for group_id, committed in COMMITTED.items():
-        assert await log.committed_offset(group_id) == committed
+        assert store.engine.offsets.of(group_id) == {name_of(log): committed}
     for offset in (TRIMMED, TRIMMED + 1, 1_234, 2_999):
         assert await log.offset_for_time(TIMES[offset]) == offset
     assert await log.offset_for_time(TIMES[0]) == TRIMMED

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import apsw
 import structlog
 
+from takhin import topic_configs
 from takhin.clock import Clock
 from takhin.disk import connection, versions
 from takhin.disk import statements as sql
@@ -33,7 +34,6 @@ from takhin.errors import (
     UnknownPartitionError,
     UnknownTopicError,
 )
-from takhin.limits import config_values
 from takhin.model import TopicConfig, TopicPartition, TopicSpec
 from takhin.storage.conditions import fewer_partitions
 from takhin.storage.sqlite.offset_index import OffsetIndex
@@ -167,7 +167,7 @@ class Catalogue:
                 write.execute(sql.PUT_LOG, (*identity, 0, 0, 0, self._clock()))
                 if partition == 0:
                     write.execute(sql.PUT_NUM_PARTITIONS, (spec.num_partitions,))
-                    write.executemany(sql.PUT_CONFIG, config_values(spec.config).items())
+                    write.executemany(sql.PUT_CONFIG, topic_configs.to_stored(spec.config).items())
         finally:
             connection.close_whole(write)
 
@@ -188,7 +188,9 @@ class Catalogue:
                     for partition in range(present, spec.num_partitions):
                         opened = self._open_partition(spec.name, partition)
                         new.append(opened.log)
-                await former.partitions[0].alter_topic(spec.num_partitions, config_values(spec.config))
+                await former.partitions[0].alter_topic(
+                    spec.num_partitions, topic_configs.to_stored(spec.config)
+                )
             except BaseException:  # what was made stays outside the topic, and is replaced by the next change
                 await _close(new)
                 raise

@@ -86,6 +86,7 @@ class Life:
         self._watchers: set[asyncio.Future[None]] = set()
         self._ended: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._now = 0.0  # the loop's time as the choice of the current step has seen it
         self._loop = asyncio.get_running_loop()
         self._steps: dict[Step, Callable[[], Coroutine[Any, Any, None]]] = {
             Step.REST: self._rest,
@@ -184,6 +185,7 @@ class Life:
     async def _run(self) -> None:
         while self.step is not Step.END:
             try:
+                self._now = self._loop.time()
                 self._begin_checkpoint()
                 self.step = due(self._facts())
                 await self._steps[self.step]()
@@ -195,26 +197,26 @@ class Life:
                 await woken()
 
     def _facts(self) -> Facts:
-        files, failure, now = self._shared.files, self.failure, self._loop.time()
+        files, failure = self._shared.files, self.failure
         if (self._commits or self._readers) and not self._file.is_open and failure is None:
             files.ask(self)
         retry_at = None if failure is None or files.held else failure.retry_at
         return Facts(
             queued=bool(self._commits),
-            ready=now >= self._commits.not_before,
+            ready=self._now >= self._commits.not_before,
             reading=bool(self._readers),
             is_open=self._file.is_open,
             may_open=failure is not None or files.has_slot(self),
             gives_way=files.gives_way(self),
             checkpoint=self.checkpoint.phase,
             failed=failure is not None,
-            recovers=retry_at is not None and now >= retry_at,
+            recovers=retry_at is not None and self._now >= retry_at,
             ending=self._ended is not None,
         )
 
     async def _rest(self) -> None:
         """Wait to be woken, or for the next moment at which something becomes due."""
-        files, now = self._shared.files, self._loop.time()
+        files = self._shared.files
         if not self._commits and not self._readers and self.failure is None:
             files.withdraw(self)
             if not self._file.is_open:
@@ -228,7 +230,8 @@ class Life:
             self.checkpoint.again_at,
             None if self.failure is None else self.failure.retry_at,
         )
-        coming = [at for at in times if at is not None and at > now]
+        # Later than the choice, not than now: what has become due in between would never be looked at.
+        coming = [at for at in times if at is not None and at > self._now]
         self._alarm = self._loop.call_at(min(coming), self._course.go_on) if coming else None
         await woken()
 
@@ -310,7 +313,7 @@ class Life:
         return self._shared.files.held or self._shared.space.full or self.failure is not None
 
     def _begin_checkpoint(self) -> None:
-        due_now = self.checkpoint.due(self._loop.time())
+        due_now = self.checkpoint.due(self._now)
         if due_now and self._may_checkpoint and not self._shared.space.full:
             self.checkpoint.begin()
             self._pass()

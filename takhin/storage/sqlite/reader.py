@@ -10,18 +10,16 @@ from bisect import bisect_left
 
 import apsw
 
+from takhin import topic_configs
 from takhin.disk import statements as sql
-from takhin.disk.identity import num_partitions, topic_configs
-from takhin.limits import MAX_MESSAGE_BYTES, TIMESTAMP_TYPE, size_bytes
+from takhin.disk.identity import num_partitions
 from takhin.model import (
-    HEADER_OVERHEAD_BYTES,
-    RECORD_OVERHEAD_BYTES,
     Header,
     Records,
     Row,
-    TimestampType,
     TopicConfig,
 )
+from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, size_bytes
 from takhin.storage.sqlite.file import LogFile
 
 
@@ -91,7 +89,7 @@ class Reader:
 
 def topic_facts(connection: apsw.Connection) -> tuple[int, TopicConfig] | None:
     """(partition count, config) of the topic, which partition 0's file alone has."""
-    count, configs = num_partitions(connection), topic_configs(connection)
+    count = num_partitions(connection)
     if count is None:
         return None
-    return count, TopicConfig(int(configs[MAX_MESSAGE_BYTES]), TimestampType(configs[TIMESTAMP_TYPE]))
+    return count, topic_configs.from_stored(connection.execute(sql.GET_CONFIGS))

@@ -96,6 +96,7 @@ class Growth(Harness):
         following = asyncio.create_task(follow(100))
         for n in range(0, 100, 5):
             await log.append(numbered(5, n))
+            await asyncio.sleep(0)
         async with asyncio.timeout(self.wait_seconds):
             assert await following == as_expected(numbered(100), 0)
 

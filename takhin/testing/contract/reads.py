@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from takhin.errors import OffsetOutOfRangeError
-from takhin.model import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, Header
+from takhin.model import Header
+from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES
 from takhin.storage.contract import Capability, Engine, PartitionLog
 from takhin.testing.contract.harness import Harness, needs
 from takhin.testing.contract.records import (

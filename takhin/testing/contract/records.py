@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from takhin.limits import size_bytes
 from takhin.model import Batch, Condition, Header, Records, TopicConfig, TopicPartition, TopicSpec
+from takhin.sizes import size_bytes
 from takhin.storage.contract import PartitionLog
 
 NOW = 1_700_000_000_000

@@ -1,0 +1,30 @@
+"""Pieces of error sentences: a caller's text, a list of names, the name that was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+SHOWN_CHARS_MAX = 80
+"""Characters of a caller's text that an error repeats. Not a setting: it only keeps sentences readable."""
+
+
+def shown(text: str) -> str:
+    """A caller's text as an error may repeat it: quoted, escaped, cut at 80 characters."""
+    if len(text) <= SHOWN_CHARS_MAX:
+        return ascii(text)
+    return f"{text[:SHOWN_CHARS_MAX]!a}… ({len(text)} characters)"
+
+
+def listed(words: Sequence[str], last: str) -> str:
+    """The words with commas, and `last` ("and", "or") before the last one."""
+    *others, end = words
+    return f"{', '.join(others)} {last} {end}" if others else end
+
+
+def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.0) -> str | None:
+    """The known word that is spelled most like `word`.
+
+    cutoff: how alike the two must be, from 0 to 1 (see difflib). If no known word is, the result is None.
+    """
+    return next(iter(difflib.get_close_matches(word[:SHOWN_CHARS_MAX], list(known), 1, cutoff)), None)

@@ -1,0 +1,130 @@
+"""Engines that break one promise each, and one that keeps all that it makes but makes fewer.
+
+No part of the test run: test_contract_suite.py runs it and looks at what fails. To be quick, engines that
+break a promise run only the part of the suite that it belongs to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from takhin.model import Appended, Batch
+from takhin.storage.contract import Capability
+from takhin.storage.memory import MemoryEngine, MemoryLog
+from takhin.testing.contract import EngineContract
+from takhin.testing.contract.appends import Appends
+from takhin.testing.contract.durability import Durability
+from takhin.testing.contract.growth import Growth
+from takhin.testing.contract.offsets import Offsets
+
+
+class ChangedLogs(MemoryEngine):
+    """A memory engine whose logs are changed when they are made."""
+
+    def change(self, log: MemoryLog) -> None:
+        raise NotImplementedError
+
+    def _put(self, spec, topic_id, logs):
+        topic = super()._put(spec, topic_id, logs)
+        for log in topic.partitions[len(logs) :]:
+            self.change(log)
+        return topic
+
+
+class Halving(ChangedLogs):
+    """It stores a batch in two halves, with a turn of the event loop between them."""
+
+    def change(self, log: MemoryLog) -> None:
+        log.append = lambda batch, whole=log.append: asyncio.ensure_future(self._append(whole, batch))
+
+    async def _append(self, whole: Callable[[Batch], asyncio.Future[Appended]], batch: Batch) -> Appended:
+        middle = len(batch) // 2
+        if not middle:
+            return await whole(batch)
+        first, second = (
+            replace(
+                batch,
+                keys=batch.keys[part],
+                values=batch.values[part],
+                timestamps=batch.timestamps[part],
+                headers={n - part.start: h for n, h in batch.headers.items() if n in range(len(batch))[part]},
+            )
+            for part in (slice(0, middle), slice(middle, len(batch)))
+        )
+        landed = await whole(first)
+        await asyncio.sleep(0)
+        await whole(replace(second, condition=None))
+        return landed._replace(record_count=len(batch))
+
+
+class Sleeping(ChangedLogs):
+    """Whoever waits for growth is never woken."""
+
+    def change(self, log: MemoryLog) -> None:
+        log._growth.wake = lambda: None
+
+
+class Absentminded(MemoryEngine):
+    """It takes committed offsets and remembers none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        commit = self.offsets.commit
+
+        async def forgetting(group_id, offsets):
+            await commit(group_id, offsets)
+            await self.offsets.forget(group_id)
+
+        self.offsets.commit = forgetting
+
+
+class Boastful(MemoryEngine):
+    """It says that what it acknowledges survives, and keeps it in memory."""
+
+    capabilities = frozenset(Capability)
+
+
+class Modest(ChangedLogs):
+    """It has neither trims nor sequences, and says so."""
+
+    capabilities = frozenset({Capability.EXPECTED_OFFSET})
+
+    def change(self, log: MemoryLog) -> None:
+        log.trim = self._trim
+        log.append = lambda batch, append=log.append: append(self._without_producer(batch))
+
+    async def _trim(self, offset: int) -> None:
+        raise NotImplementedError
+
+    def _without_producer(self, batch: Batch) -> Batch:
+        assert batch.condition is None or not batch.condition.producer_id
+        return batch
+
+
+class TestHalving(Appends):
+    def new_engine(self, folder):
+        return Halving()
+
+
+class TestSleeping(Growth):
+    wait_seconds = 0.05
+
+    def new_engine(self, folder):
+        return Sleeping()
+
+
+class TestAbsentminded(Offsets):
+    def new_engine(self, folder):
+        return Absentminded()
+
+
+class TestBoastful(Durability):
+    def new_engine(self, folder):
+        return Boastful()
+
+
+class TestModest(EngineContract):
+    def new_engine(self, folder):
+        return Modest()

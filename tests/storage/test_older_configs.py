@@ -1,0 +1,72 @@
+"""Topics whose files were written before a config existed open with the default of that config."""
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from storage.fixture import TOPIC
+from storage.support import Store, alter, run_sql
+from takhin import topic_configs
+from takhin.model import TimestampType, TopicConfig
+from takhin.settings import Settings
+from takhin.testing.contract import spec
+from takhin.topic_configs import TABLE, Row
+
+FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("schema-*.tar.xz"))
+DEFAULTS = topic_configs.parse({}, Settings())
+EACH_CONFIG = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+
+
+def without(data: Path, row: Row) -> None:
+    """Take the row of a config out of the topic's file, which is closed."""
+    path = data / "topics" / TOPIC / "0.db"
+    alter(path, f"DELETE FROM topic_configs WHERE key = '{row.name}'")
+    assert row.name not in run_sql(path, "SELECT group_concat(key) FROM topic_configs")
+
+
+@EACH_CONFIG
+async def test_a_topic_of_today(tmp_path, row):
+    """The other configs stay as they were, and nothing is written to the file."""
+    made = TopicConfig(7, TimestampType.LOG_APPEND_TIME)
+    store = Store(tmp_path / "data")
+    await store.open()
+    await store.engine.create_topic(spec(TOPIC, config=made))
+    await store.close()
+    without(store.data_dir, row)
+    rows = run_sql(store.data_dir / "topics" / TOPIC / "0.db", "SELECT key, value FROM topic_configs")
+    await store.open()
+    expected = replace(made, **{row.field: getattr(DEFAULTS, row.field)})
+    assert store.engine.topics[TOPIC].config == expected
+    await store.close()
+    assert run_sql(store.data_dir / "topics" / TOPIC / "0.db", "SELECT key, value FROM topic_configs") == rows
+
+
+@EACH_CONFIG
+@pytest.mark.parametrize("archive", FIXTURES, ids=lambda path: path.name.partition(".")[0])
+async def test_a_topic_of_an_earlier_version(tmp_path, archive, row):
+    """It is upgraded, and has the default as well."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "data", filter="data")
+    without(tmp_path / "data", row)
+    store = Store(tmp_path / "data")
+    await store.open()
+    assert getattr(store.engine.topics[TOPIC].config, row.field) == getattr(DEFAULTS, row.field)
+    await store.close()
+
+
+async def test_an_unknown_config_is_left_alone(tmp_path):
+    """A row that a later version has written is ignored, and stays in the file."""
+    store = Store(tmp_path / "data")
+    await store.open()
+    await store.engine.create_topic(spec(TOPIC, config=TopicConfig(7)))
+    await store.close()
+    path = store.data_dir / "topics" / TOPIC / "0.db"
+    alter(path, "INSERT INTO topic_configs (key, value) VALUES ('of.tomorrow', '1')")
+    await store.open()
+    assert store.engine.topics[TOPIC].config == TopicConfig(7)
+    await store.close()
+    assert "of.tomorrow" in run_sql(path, "SELECT group_concat(key) FROM topic_configs")
