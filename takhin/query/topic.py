@@ -75,9 +75,8 @@ class TopicFiles:
         self, partition: int, connection: apsw.Connection, work: Callable[[apsw.Connection, LogRow], T]
     ) -> tuple[LogRow, T]:
         log = read_log_row(connection)
-        fault = identity_fault(log, self.name, partition)
-        if log is None or fault is not None:
-            raise QueryError(f"{self.paths[partition]} {fault}")
+        if log is None or identity_fault(log, self.name, partition) is not None:
+            raise QueryError(f"{self.paths[partition]} does not hold partition {partition} of {self.name!r}")
         seen = self._seen.get(partition, log)
         if (log.topic_id, log.incarnation_id) != (seen.topic_id, seen.incarnation_id):
             raise QueryError(f"topic {self.name!r} was replaced while it was read")
