@@ -90,11 +90,12 @@ FILE_METHODS = {"open", "read_bytes", "read_text", "write_bytes", "write_text"}
 FILE_MODULES = {"shutil": {"rmtree", "disk_usage"}, "filecmp": set(), "tarfile": set(), "zipfile": set()}
 """Modules that open files, each with its functions that open none."""
 OPENS_WITH_REASON = {
-    ("takhin/disk/folder.py", "stage"): "copies the closed template before apsw ever opens the copy",
+    ("takhin/disk/folder.py", "_copy_template"): "copies the closed template before apsw ever opens the copy",
     ("takhin/disk/folder.py", "sync_folder"): "a folder, which SQLite does not lock",
-    ("takhin/disk/folder.py", "_lock"): "the data folder's LOCK, which is no SQLite file",
-    ("takhin/disk/witness.py", "__init__"): "the witness, which is no SQLite file",
-    ("takhin/storage/sqlite/space.py", "_fill"): "the ballast, which is no SQLite file",
+    ("takhin/disk/folder.py", "_lock"): "the data folder's LOCK, which is not an SQLite file",
+    ("takhin/disk/folder.py", "is_locked"): "the data folder's LOCK, which is not an SQLite file",
+    ("takhin/disk/witness.py", "__init__"): "the witness, which is not an SQLite file",
+    ("takhin/storage/sqlite/space.py", "_fill"): "the ballast, which is not an SQLite file",
 }
 
 REGISTRY = re.compile(r"py[p]i\.org|pythonhoste[d]|npm[j]s\.|crates\.i[o]|golang\.or[g]|index-ur[l]")

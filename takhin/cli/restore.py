@@ -30,11 +30,11 @@ def restore(
     incarnation ids, so that clients can tell that they went back in time.
     """
     check_chosen(topic, partition)
-    from takhin.copies.restore import Wanted  # noqa: PLC0415  loads SQLite
+    from takhin.copies.restore import Selection  # noqa: PLC0415  loads SQLite
     from takhin.copies.restore import restore as put_back  # noqa: PLC0415
 
     with progress_bar("restore") as progress:
-        restored = put_back(source, data_dir, Wanted(topic, partition, replace), progress=progress)
+        restored = put_back(source, data_dir, Selection(topic, partition, replace), progress=progress)
     if as_json:
         print_json([{**asdict(of), "aside": str(of.aside) if of.aside else None} for of in restored])
         return

@@ -13,7 +13,7 @@ from takhin.cli.output import counted
 from takhin.cli.rows import print_csv, print_json_lines, print_table
 
 if TYPE_CHECKING:
-    from takhin.query.topic import Topic
+    from takhin.query.topic import TopicFiles
 
 EXAMPLE = "select partition, count(*), max(time) from records group by partition"
 
@@ -40,9 +40,9 @@ def sql(topic: str, query: str | None, *, data_dir: Path, form: str | None, time
     after it began.
     """
     from takhin.query.query import run  # noqa: PLC0415  loads SQLite
-    from takhin.query.topic import Topic  # noqa: PLC0415
+    from takhin.query.topic import TopicFiles  # noqa: PLC0415
 
-    over = Topic(data_dir, topic)
+    over = TopicFiles(data_dir, topic)
     if query is None:
         _overview(over, as_json=form == "json")
         return
@@ -51,7 +51,7 @@ def sql(topic: str, query: str | None, *, data_dir: Path, form: str | None, time
     show(result.columns, result.rows)
 
 
-def _overview(topic: Topic, *, as_json: bool) -> None:
+def _overview(topic: TopicFiles, *, as_json: bool) -> None:
     from takhin.query.query import run  # noqa: PLC0415
     from takhin.query.tables import TABLES  # noqa: PLC0415
 

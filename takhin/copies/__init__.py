@@ -1,5 +1,6 @@
-"""Copies of a data folder: made, looked over, put back, and what is left of a damaged one made startable.
+"""Copies of a data folder: backup, verify, restore, and recover, which makes damaged logs startable.
 
-Each runs in a process of its own, never in the broker's: it opens and closes files, which in one process
-would drop the locks of connections that have them open.
+Each runs in a process of its own, never in the broker's: it opens and closes files, which would drop the
+locks of connections that the same process has to them. Names, SQL and checks of the format are in
+takhin/disk.
 """

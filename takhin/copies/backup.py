@@ -1,8 +1,8 @@
-"""`takhin backup`: copies every partition of a running or stopped broker's folder, one consistent file each.
+"""`takhin backup`: copies every partition of a running or stopped broker's folder, each as of one moment.
 
 Each file is copied by SQLite's backup API from one read transaction, so it holds whole batches, and no
-committed offset is ahead of its records. It is written without a journal and synced before it gets its name:
-a file that has its name is whole, and a run that was cut short is taken up by the next one.
+committed offset is ahead of its records. The copy is written without a journal and synced before it gets its
+name. So a file that has its name is whole, and the next run continues one that was interrupted.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,25 +23,28 @@ import apsw
 
 from takhin.copies import manifest as manifests
 from takhin.copies.checking import log_of
-from takhin.copies.folders import Place, Progress, checked_topic, topic_names
 from takhin.copies.manifest import Manifest
+from takhin.copies.places import Place, Progress
 from takhin.copies.replace import sync_file
-from takhin.disk.beside import DamagedError, Log, num_partitions, read, read_log
-from takhin.disk.connection import library_version
+from takhin.disk.beside import DamagedError, read
+from takhin.disk.connection import library_version, open_backup_target
 from takhin.disk.faults import is_damage, is_full, sentence
+from takhin.disk.finding import checked_topic, partition_files, topic_names
 from takhin.disk.folder import sync_folder
+from takhin.disk.identity import LogRow, num_partitions, read_log_row
+from takhin.disk.layout import Layout, partition_file, size_bytes, unfinished
 from takhin.errors import CopyError
-from takhin.schema import PAGE_BYTES, VERSION
-from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION
+from takhin.schema import VERSION
+from takhin.schema.checksums import SINCE_VERSION
 
 STEP_PAGES = 1_000
 """Pages copied between two looks at the progress: 16 MB. Fewer or more are no faster."""
 CACHE_KIB = 256
-"""Of both sides: what was copied is not needed again. 507 MB/s, with 20 MB 468, with 200 MB 189."""
+"""Of both connections. A copied page is not needed again: 507 MB/s, with 20 MB 468, with 200 MB 189."""
 THREADS = 2
-"""Files copied at one time: while one is synced, the other goes on, which takes 15 to 25 % off."""
+"""Files copied at one time: while one is synced, the other goes on, which saves 15 to 25 % of the time."""
 MANIFEST_SECONDS = 1.0
-"""The manifest is written after a partition if it has not been for so long, and at the end."""
+"""The manifest is written at the end, and after a partition if the last time is at least this long ago."""
 
 
 class _GoneError(Exception):
@@ -49,9 +52,10 @@ class _GoneError(Exception):
 
 
 def backup(data: Path, destination: Path, *, progress: Progress = lambda _done, _of: None) -> Manifest:
-    """Copy the data folder `data` into the new, empty or incomplete backup `destination`.
+    """Copy the data folder `data` into `destination`, which is a new or empty folder or an incomplete backup.
 
-    Raises CopyError naming what is wrong; what is whole in the destination stays, for the next run.
+    Raises CopyError, which says what is wrong. Files that were copied stay in the destination, for the next
+    run.
     """
     names = [checked_topic(name) for name in topic_names(data)]
     if destination.absolute().resolve().is_relative_to(data.absolute().resolve()):
@@ -61,33 +65,31 @@ def backup(data: Path, destination: Path, *, progress: Progress = lambda _done, 
 
 
 class _StoppedError(Exception):
-    """Another file could not be copied, or somebody interrupts: this one is given up, too."""
+    """This copy is given up, because another one failed or somebody interrupts."""
 
 
 class _Backup:
-    """One run."""
+    """One run of `takhin backup`."""
 
     def __init__(self, data: Path, destination: Path, progress: Progress) -> None:
-        self._data = data
-        self._destination = destination
+        self._source = Layout(data)
+        self._target = Layout(destination)
         self._progress = progress
         self._manifest = _begun(data, destination)
         self._written = 0.0
         self._done: dict[Path, int] = {}
-        """Bytes of each source file that are copied."""
+        """How many bytes of each source file are copied."""
         self._total = 0
         self._stopped = False
         self._lock = Lock()  # over the manifest and the progress, while files are copied on threads
 
     def run(self, names: list[str]) -> Manifest:
         manifest = self._manifest
-        manifest.write(self._destination)
-        self._total = sum(
-            _size(path) for name in names for path in (self._data / "topics" / name).glob("*.db")
-        )
+        self._write_manifest()
+        self._total = sum(map(size_bytes, self._source_files(names)))
         for gone in {of["topic"] for of in manifest.partitions.values()} - set(names):
             self._leave_out(gone)
-        (self._destination / "topics").mkdir(exist_ok=True)
+        self._target.topics.mkdir(exist_ok=True)
         try:
             for name in names:
                 self._stopped = False
@@ -96,13 +98,22 @@ class _Backup:
                 except _GoneError:
                     self._leave_out(name)
         except BaseException:
-            manifest.write(self._destination)
+            self._write_manifest()
             raise
-        sync_folder(self._destination / "topics")
+        sync_folder(self._target.topics)
         manifest.complete = True
         manifest.finished_at = _now()
-        manifest.write(self._destination)
+        self._write_manifest()
         return manifest
+
+    def _write_manifest(self) -> None:
+        self._manifest.write(self._target.data_dir)
+
+    def _source_files(self, names: Iterable[str]) -> Iterator[Path]:
+        """The partition files of the topics, without those of a topic that was deleted meanwhile."""
+        for name in names:
+            with suppress(FileNotFoundError):
+                yield from (path for _, path in partition_files(self._source.topic(name)))
 
     def _leave_out(self, name: str) -> None:
         self._drop(name)
@@ -112,21 +123,21 @@ class _Backup:
         manifest = self._manifest
         manifest.topics.pop(name, None)
         manifest.partitions = {at: of for at, of in manifest.partitions.items() if of["topic"] != name}
-        shutil.rmtree(self._destination / "topics" / name, ignore_errors=True)
+        shutil.rmtree(self._target.topic(name), ignore_errors=True)
 
     def _copy_topic(self, name: str) -> None:
         """Copy the partitions that are missing. Raises _GoneError if the topic is deleted meanwhile."""
-        source = self._data / "topics" / name
-        folder = self._destination / "topics" / name
-        with _gone_explains(source):
-            count, log = read(source / "0.db", lambda db: (num_partitions(db), read_log(db)))
+        source, folder = self._source.topic(name), self._target.topic(name)
+        first = self._source.partition(name, 0)
+        with _gone_explains(source, first):
+            count, log = read(first, lambda db: (num_partitions(db), read_log_row(db)))
             if count is None or log is None:
-                raise CopyError(f"{source / '0.db'} does not say what the topic {name!r} is")
+                raise CopyError(f"{first} does not say what the topic {name!r} is")
             copied = self._manifest.log(name, 0)
             if copied is not None and copied.topic_id != log.topic_id:  # another topic of that name
                 self._drop(name)
             folder.mkdir(exist_ok=True)
-            places = [Place(name, partition, source / f"{partition}.db") for partition in range(count)]
+            places = [Place(name, number, partition_file(source, number)) for number in range(count)]
             with ThreadPoolExecutor(THREADS) as pool:
                 copying = [pool.submit(self._copy_missing, place, folder, log.topic_id) for place in places]
                 try:
@@ -142,10 +153,10 @@ class _Backup:
 
     def _copy_missing(self, place: Place, folder: Path, topic_id: str) -> None:
         copied = self._manifest.partitions.get(str(place))
-        to = folder / f"{place.partition}.db"
-        if copied is None or _size(to) != copied["bytes"]:
+        to = partition_file(folder, place.partition)
+        if copied is None or size_bytes(to) != copied["bytes"]:
             self._copy(place, to, topic_id)
-        self._advance(place, _size(place.path))
+        self._advance(place, size_bytes(place.path))
 
     def _advance(self, place: Place, size_bytes: int) -> None:
         if self._stopped:
@@ -155,63 +166,54 @@ class _Backup:
             self._progress(min(sum(self._done.values()), self._total), self._total)
 
     def _copy(self, place: Place, to: Path, topic_id: str) -> None:
-        unfinished = to.with_name(f"{to.name}.part")
+        part = unfinished(to)
         try:
-            log = read(place.path, lambda db: self._copy_file(db, place, unfinished))
+            log = read(place.path, lambda db: self._copy_file(db, place, part))
             if log.topic_id != topic_id:
                 raise DamagedError(
-                    f"{place.path} is of another topic ({log.topic_id}) than partition 0 ({topic_id})"
+                    f"{place.path} belongs to another topic ({log.topic_id}) than partition 0 ({topic_id})"
                 )
-            sync_file(unfinished)
-            unfinished.rename(to)
+            sync_file(part)
+            part.rename(to)
         except apsw.Error as error:
-            unfinished.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise _explained(error, place.path) from error
         except BaseException:
-            unfinished.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise
         sync_folder(to.parent)
         with self._lock:
             self._manifest.add(log, to.stat().st_size)
             if time.monotonic() - self._written > MANIFEST_SECONDS:
-                self._manifest.write(self._destination)
+                self._write_manifest()
                 self._written = time.monotonic()
 
-    def _copy_file(self, source: apsw.Connection, place: Place, to: Path) -> Log:
+    def _copy_file(self, source: apsw.Connection, place: Place, to: Path) -> LogRow:
         log, faults = log_of(source, place.topic, place.partition)
         if log is None or faults:
             raise DamagedError(f"{place.path}: {faults[0]}")
         to.unlink(missing_ok=True)
         source.pragma("cache_size", -CACHE_KIB)
-        target = apsw.Connection(str(to))
+        checksums = int(source.pragma("user_version")) >= SINCE_VERSION
+        target = open_backup_target(to, cache_kib=CACHE_KIB, checksums=checksums)
         try:
-            # It gets its name only when it is whole and synced, so nothing needs to be undone or in order.
-            target.pragma("journal_mode", "off")
-            target.pragma("synchronous", 0)
-            target.pragma("cache_size", -CACHE_KIB)
-            # Pages that come out of a write-ahead log have no checksums. They get them when they are written,
-            # if it is known by then that the file has any: so a first page, which is replaced, says it.
-            target.pragma("page_size", PAGE_BYTES)
-            if int(source.pragma("user_version")) >= SINCE_VERSION:
-                target.reserve_bytes("main", RESERVED_BYTES)
-            target.execute("CREATE TABLE first (page)")
             with target.backup("main", source, "main") as copy:
                 while not copy.done:
                     copy.step(STEP_PAGES)
                     share = (copy.page_count - copy.remaining) / max(1, copy.page_count)
-                    self._advance(place, int(share * _size(place.path)))
+                    self._advance(place, int(share * size_bytes(place.path)))
         finally:
             target.close()
         return log
 
 
 def _begun(data: Path, destination: Path) -> Manifest:
-    """The manifest of an incomplete backup of this folder, else a new one. Raises CopyError."""
+    """The manifest of an incomplete backup of `data`, or a new one. Raises CopyError for other folders."""
     found = manifests.load(destination)
     source = str(data.absolute().resolve())
     if found is None:
         if any(destination.iterdir()):
-            raise CopyError(f"{destination} is not empty and is no backup: name a new folder")
+            raise CopyError(f"{destination} is not empty and is not a backup: name a new folder")
         return Manifest(version("takhin"), library_version(), VERSION, source, _now())
     if found.complete:
         raise CopyError(f"{destination} is a complete backup, of {found.begun_at}: name a new folder")
@@ -226,7 +228,7 @@ def _now() -> str:
 
 @contextmanager
 def _locked(destination: Path) -> Iterator[None]:
-    """Make the folder, and keep other backups out of it."""
+    """Make the folder, and lock other backups out of it."""
     destination.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(destination, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -248,8 +250,11 @@ def _translated(destination: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _gone_explains(source: Path) -> Iterator[None]:
-    """Raise _GoneError, whatever failed or not, if the topic's folder is no longer the one it was."""
+def _gone_explains(source: Path, first: Path) -> Iterator[None]:
+    """Raise _GoneError at the end of the block if the topic's folder `source` was deleted meanwhile.
+
+    That explains any error then. first: the file that other errors name.
+    """
     before = _folder_id(source)
     if before is None:
         raise _GoneError
@@ -259,7 +264,7 @@ def _gone_explains(source: Path) -> Iterator[None]:
         if _folder_id(source) != before:
             raise _GoneError from error
         if isinstance(error, apsw.Error):
-            raise _explained(error, source / "0.db") from error
+            raise _explained(error, first) from error
         raise
     if _folder_id(source) != before:
         raise _GoneError
@@ -271,13 +276,6 @@ def _explained(error: apsw.Error, path: Path) -> CopyError:
     if is_damage(error):
         return DamagedError(f"{path} is damaged: {sentence(error)}; `takhin verify` shows how far it goes")
     return CopyError(f"{path} cannot be copied: {sentence(error)}")
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _folder_id(path: Path) -> tuple[int, int] | None:

@@ -1,4 +1,7 @@
-"""backup.json, which says what a backup holds and whether it is complete. Written whole or not at all."""
+"""The manifest of a backup: what it holds, and whether it is complete. Written whole or not at all.
+
+Owns the form of backup.json; knows no SQL and none of the copied files.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from takhin.disk.beside import Log
+from takhin.copies.places import place_key
 from takhin.disk.folder import sync_folder
+from takhin.disk.identity import LogRow
+from takhin.disk.layout import Layout, unfinished
 from takhin.errors import CopyError
 
-NAME = "backup.json"
 FORMAT = 1
 
 
@@ -28,19 +32,19 @@ class Manifest:
     finished_at: str | None = None
     complete: bool = False
     topics: dict[str, int] = field(default_factory=dict)
-    """Topics that are in it whole, and their partition counts."""
+    """The topics that were copied entirely, and their partition counts."""
     partitions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By "topic/partition": fields of Log, and bytes."""
+    """By "topic/partition": the fields of LogRow, and bytes."""
     left_out: list[str] = field(default_factory=list)
     """Topics that were deleted while they were copied."""
 
-    def add(self, log: Log, size_bytes: int) -> None:
-        self.partitions[f"{log.topic}/{log.partition}"] = {**asdict(log), "bytes": size_bytes}
+    def add(self, log: LogRow, size_bytes: int) -> None:
+        self.partitions[place_key(log.topic, log.partition)] = {**asdict(log), "bytes": size_bytes}
 
-    def log(self, topic: str, partition: int) -> Log | None:
+    def log(self, topic: str, partition: int) -> LogRow | None:
         """The log that was copied, if it was."""
-        found = self.partitions.get(f"{topic}/{partition}")
-        return Log(**{name: found[name] for name in Log.__slots__}) if found else None
+        found = self.partitions.get(place_key(topic, partition))
+        return LogRow(**{name: found[name] for name in LogRow.__slots__}) if found else None
 
     def size_bytes(self) -> int:
         return sum(int(of["bytes"]) for of in self.partitions.values())
@@ -50,18 +54,19 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Put it into the backup, durably."""
-        unfinished = folder / f"{NAME}.part"
-        with unfinished.open("w", encoding="utf-8") as file:
+        path = Layout(folder).manifest
+        part = unfinished(path)
+        with part.open("w", encoding="utf-8") as file:
             file.write(self.as_json())
             file.flush()
             os.fsync(file.fileno())
-        unfinished.rename(folder / NAME)
+        part.rename(path)
         sync_folder(folder)
 
 
 def load(folder: Path) -> Manifest | None:
-    """The manifest of a backup; None for a folder that is none. Raises CopyError if it cannot be read."""
-    path = folder / NAME
+    """The manifest of a backup; None for another folder. Raises CopyError if it cannot be read."""
+    path = Layout(folder).manifest
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -74,5 +79,5 @@ def load(folder: Path) -> Manifest | None:
         for of in manifest.partitions.values():
             manifest.log(str(of["topic"]), int(of["partition"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CopyError(f"{path} is no manifest of a backup: {error!r}") from error
+        raise CopyError(f"{path} is not the manifest of a backup: {error!r}") from error
     return manifest

@@ -1,7 +1,7 @@
-"""`takhin recover`: the explicit way on for a log that is short or damaged. Nothing else is touched.
+"""`takhin recover`: makes logs that are short or damaged startable again. Nothing else is touched.
 
-First the old files are copied aside, whole. A short log is accepted as it is; of a damaged one a new file is
-made of what can be read. Each gets a new incarnation id: its offsets may be given again.
+First the old files are copied aside as they are. A short log is accepted as it is; a damaged one becomes a
+new file of what can be read. Each gets a new incarnation id, because its lost offsets will be given again.
 """
 
 from __future__ import annotations
@@ -16,25 +16,19 @@ from pathlib import Path
 import apsw
 
 from takhin.copies.checking import content_faults, log_of
-from takhin.copies.folders import Place, Progress, checked_topic, partition_files, topic_names
+from takhin.copies.mending import lend_first_page, mend_header, take_in_wal, trust_pages
+from takhin.copies.places import Place, Progress
 from takhin.copies.replace import Catalogue, close_alone, put_file
-from takhin.copies.salvage import (
-    Expected,
-    Run,
-    Salvage,
-    lend_first_page,
-    mend_header,
-    said_of_itself,
-    take_in_wal,
-    trust_pages,
-)
+from takhin.copies.salvage import Expected, Run, Salvage, readable_log_row
 from takhin.copies.verify import Found, look_at
 from takhin.disk import versions
-from takhin.disk.beside import Log, read, read_log
+from takhin.disk.beside import read
 from takhin.disk.connection import close_whole, open_writer
 from takhin.disk.faults import sentence
-from takhin.disk.layout import wal_of
-from takhin.errors import CopyError, StartupError
+from takhin.disk.finding import checked_topic, partition_files, topic_names
+from takhin.disk.identity import LogRow, read_log_row
+from takhin.disk.layout import DAMAGED, SALVAGED, TEMPLATE, wal_of
+from takhin.errors import CopyError
 
 
 @dataclass(slots=True)
@@ -48,8 +42,9 @@ class Recovered:
     end_offset: int
     aside: str
     lost: list[tuple[int, int]] = field(default_factory=list)
-    """Ranges [first, end) of offsets that were in the log and are not any more."""
+    """Ranges [first, end) of offsets that were in the log and are no longer."""
     lost_besides: list[str] = field(default_factory=list)
+    """What was lost besides records, as clauses."""
 
 
 def recover(
@@ -60,13 +55,13 @@ def recover(
     changed: bool = False,
     progress: Progress = lambda _done, _of: None,
 ) -> list[Recovered]:
-    """Make each log that is chosen, and is short or damaged, startable.
+    """Make each of the chosen logs that is short or damaged startable.
 
-    changed: another program has changed the files, so pages may be believed that do not match their
-    checksums, if the structure of the file is sound.
-    Raises CopyError for what it cannot help with, StartupError if a broker has the folder.
+    changed: another program has changed the files, so pages that do not match their checksums are accepted
+    if the structure of the file is sound.
+    Raises CopyError if it cannot help, StartupError if a broker has the folder.
     """
-    topic_names(data)  # else a data folder would be made
+    topic_names(data)  # raises if there is no data folder: `Catalogue` would make one
     with _translated(), Catalogue(data) as catalogue:
         places = _places(catalogue, topic, partition)
         recovered = []
@@ -74,7 +69,7 @@ def recover(
             progress(done, len(places))
             found = look_at(place, catalogue.noted)
             if found.unreadable is not None:
-                raise CopyError(f"{place.path} cannot be read, so is left as it is: {found.unreadable}")
+                raise CopyError(f"{place.path} cannot be read and is left as it is: {found.unreadable}")
             if not found.ok:
                 recovered.append(_Recovery(catalogue, place, found, changed=changed).run())
         progress(len(places), len(places))
@@ -89,7 +84,7 @@ def _places(catalogue: Catalogue, topic: str | None, partition: int | None) -> l
         Place(checked_topic(name), number, path)
         for name in names
         if topic in (None, name)
-        for number, path in partition_files(catalogue.folder.topics / name)
+        for number, path in partition_files(catalogue.folder.layout.topic(name))
         if partition in (None, number)
     ]
     if partition is not None and not places:
@@ -101,7 +96,7 @@ def _places(catalogue: Catalogue, topic: str | None, partition: int | None) -> l
 
 
 class _Recovery:
-    """Of one log."""
+    """Recovers one log."""
 
     def __init__(self, catalogue: Catalogue, place: Place, found: Found, *, changed: bool) -> None:
         self._catalogue = catalogue
@@ -113,18 +108,18 @@ class _Recovery:
         place = self._place
         if (log := self._found.log) is not None and (log.topic, log.partition) != place[:2]:
             raise CopyError(
-                f"{place.path} is misplaced, so is left as it is: it holds partition {log.partition} of "
+                f"{place.path} is misplaced and is left as it is: it holds partition {log.partition} of "
                 f"topic {log.topic!r}"
             )
         aside = self._catalogue.keep_copy(place.topic, place.path)
         work = self._catalogue.tmp / str(uuid.uuid4())
         work.mkdir()
         try:
-            old, new = work / "old.db", work / "new.db"
+            old, new = work / DAMAGED, work / SALVAGED
             shutil.copyfile(aside, old)
             if wal_of(aside).exists():
                 shutil.copyfile(wal_of(aside), wal_of(old))
-            template = work / "template.db"
+            template = work / TEMPLATE
             if not (mended := mend_header(old)):
                 versions.build(template)
                 mended = mend_header(old, template)
@@ -139,7 +134,7 @@ class _Recovery:
             shutil.rmtree(work, ignore_errors=True)
 
     def _whole(self, old: Path) -> Recovered | None:
-        """Put the copy in place if all that is in it can be believed."""
+        """Put the copy in place if everything in it is sound; None if it is not."""
         with suppress(apsw.Error):
             take_in_wal(old)
         if wal_of(old).exists():
@@ -156,13 +151,13 @@ class _Recovery:
                 log = self._catalogue.renewed(log, connection)
             finally:
                 close_whole(connection)
-        except (apsw.Error, StartupError):
+        except apsw.Error:
             return None
         return self._put(old, log, expected)
 
     def _rebuilt(self, old: Path, new: Path) -> Recovered:
-        """Put a new file in place, of the longest run of records that can be read."""
-        expected = self._expected(said_of_itself(old)[0])
+        """Put a new file in place, made of the longest run of records that can be read."""
+        expected = self._expected(readable_log_row(old))
         salvage = Salvage(old, new)
         try:
             log = expected.log
@@ -176,21 +171,21 @@ class _Recovery:
         recovered.lost_besides = salvage.notes
         return recovered
 
-    def _put(self, file: Path, log: Log, expected: Log) -> Recovered:
+    def _put(self, file: Path, log: LogRow, expected: LogRow) -> Recovered:
         close_alone(file)
         put_file(file, self._place.path)
         self._catalogue.note(log)
         kept = Run(log.start_offset, log.end_offset)
         return Recovered(*self._place[:2], self._found.faults, *kept, "", _missing(expected, kept))
 
-    def _expected(self, log: Log | None) -> Expected:
-        """What the log should hold: by its own row, by the witness, and where both fail by its neighbours."""
+    def _expected(self, log: LogRow | None) -> Expected:
+        """What the log should hold: by its own row, by the witness, or by its neighbours if both fail."""
         topic, partition, path = self._place
         files = partition_files(path.parent)
         if log is None:
             known = [found for _, other in files if other != path and (found := _neighbour(other))]
             topic_id = known[0].topic_id if known else str(uuid.uuid4())
-            log = Log(topic, partition, topic_id, "", 0, 0, 0)
+            log = LogRow(topic, partition, topic_id, "", 0, 0, 0)
         noted = self._catalogue.noted(log.topic_id, partition)
         if noted is not None:
             end = max(log.end_offset, noted.end_offset)
@@ -198,15 +193,16 @@ class _Recovery:
         return Expected(log, len(files))
 
 
-def _neighbour(path: Path) -> Log | None:
+def _neighbour(path: Path) -> LogRow | None:
+    """What another partition of the topic says of itself; None if it cannot be read."""
     try:
-        return read(path, read_log)
+        return read(path, read_log_row)
     except (CopyError, OSError, apsw.Error):
         return None
 
 
-def _missing(expected: Log, kept: Run) -> list[tuple[int, int]]:
-    """The ranges of what should be there that are not."""
+def _missing(expected: LogRow, kept: Run) -> list[tuple[int, int]]:
+    """The ranges [first, end) of offsets that should be there and were not kept."""
     before = (expected.start_offset, min(kept.start, expected.end_offset))
     after = (max(kept.end, expected.start_offset), expected.end_offset)
     if kept.start == kept.end:
@@ -216,6 +212,7 @@ def _missing(expected: Log, kept: Run) -> list[tuple[int, int]]:
 
 @contextmanager
 def _translated() -> Iterator[None]:
+    """Errors of the file system and of SQLite leave the block as CopyError."""
     try:
         yield
     except OSError as error:

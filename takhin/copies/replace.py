@@ -1,10 +1,10 @@
 """Puts files into a locked data folder's catalogue, and keeps aside what was in their place.
 
-    DATA/aside/<time>/<topic>/<n>.db*    what restore and recover have replaced, for people to keep or remove
+What restore and recover have replaced is in DATA/aside, for people to keep or remove.
 
-Whatever happens at whatever moment, what the catalogue holds afterwards is the old or the new. So a folder
-changes places with another in one step of the kernel's, and a file takes another's name in one. A file's old
-write-ahead log must be gone before that, or SQLite would play it into the new file.
+At whatever moment the program dies, the catalogue holds the old files or the new ones. So two folders change
+places in one system call, and a file takes the name of another in one. The write-ahead log of the old file
+must be gone before that, or SQLite would apply it to the new file.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from typing import Self
 
 import apsw
 
-from takhin.copies.folders import BESIDE
-from takhin.disk.beside import Log
+from takhin.disk import statements as sql
 from takhin.disk.connection import close_whole, open_writer
 from takhin.disk.folder import DataFolder, sync_folder
+from takhin.disk.identity import LogRow
 from takhin.disk.layout import shm_of, wal_bytes, wal_of
 from takhin.disk.witness import Mark, Witness
-from takhin.errors import CopyError, StartupError
+from takhin.errors import CopyError
 
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
 
-RENEW = "UPDATE log SET incarnation_id = ?, commits = ?"
-
 
 class Catalogue:
-    """A data folder under its lock, to be changed while no broker runs. A context manager."""
+    """A data folder under its lock, for changes while no broker runs. A context manager."""
 
     def __init__(self, data: Path) -> None:
-        """Lock the folder, making it if it is missing. Raises StartupError where a broker has it."""
+        """Lock the folder, and make it if it is missing. Raises StartupError if a broker has it, OSError."""
         self.folder = DataFolder(data)
         try:
-            self._witness = Witness(data / "witness", lock_changed_before=self.folder.lock_changed_before)
+            self._witness = Witness(
+                self.folder.layout.witness, lock_changed_before=self.folder.lock_changed_before
+            )
         except OSError:
             self.folder.close()
             raise
@@ -60,7 +60,7 @@ class Catalogue:
     @property
     def tmp(self) -> Path:
         """Where new files are made; swept whenever the folder is locked."""
-        return self.folder.path / "tmp"
+        return self.folder.layout.tmp
 
     def noted(self, topic_id: str, partition: int) -> Mark | None:
         """What the witness has noted of a log."""
@@ -68,9 +68,9 @@ class Catalogue:
             return self._witness.slot(topic_id, partition).mark
 
     def aside(self, topic: str) -> Path:
-        """Where to keep what is replaced of a topic: a new folder, the same for all of one command."""
+        """Where to keep the replaced files of a topic: a new folder, the same for all of one command."""
         if self._aside is None:
-            aside = self.folder.path / "aside"
+            aside = self.folder.layout.aside
             self._aside = aside / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%fZ")
             self._aside.mkdir(parents=True)
             sync_folder(aside)
@@ -78,7 +78,7 @@ class Catalogue:
         return self._aside / topic
 
     def keep_copy(self, topic: str, path: Path) -> Path:
-        """Copy a partition's file and what is beside it aside, durably; returns where the file is."""
+        """Copy a partition's file and its write-ahead log aside, durably. Returns where the copy is."""
         aside = self.aside(topic)
         aside.mkdir(exist_ok=True)
         for each in (path, wal_of(path)):
@@ -89,24 +89,24 @@ class Catalogue:
         sync_folder(aside.parent)
         return aside / path.name
 
-    def renewed(self, log: Log, connection: apsw.Connection) -> Log:
-        """Give a log that goes back in time a new incarnation id, and as many commits as the witness knows.
+    def renewed(self, log: LogRow, connection: apsw.Connection) -> LogRow:
+        """Give a log that goes back in time a new incarnation id and more commits than the witness has noted.
 
-        So it is not taken for one that has lost some. In one transaction.
+        So the broker does not refuse it as one that has lost commits. In one transaction.
         """
         noted = self.noted(log.topic_id, log.partition)
         commits = max(log.commits, noted.commits if noted is not None else 0) + 1
-        connection.execute(RENEW, (incarnation_id := str(uuid.uuid4()), commits))
+        connection.execute(sql.RENEW_LOG, (incarnation_id := str(uuid.uuid4()), commits))
         return replace(log, incarnation_id=incarnation_id, commits=commits)
 
-    def note(self, log: Log) -> None:
-        """Let the witness say what the log that was put in place holds. Durable."""
-        self._witness.slot(log.topic_id, log.partition).note(Mark(log.commits, log.end_offset))
-        sync_file(self.folder.path / "witness")
+    def note(self, log: LogRow) -> None:
+        """Note in the witness where the log ends that was put in place. Durable on return."""
+        self._witness.slot(log.topic_id, log.partition).note(log.mark)
+        sync_file(self.folder.layout.witness)
 
     def put_topic(self, stage: Path, topic: str) -> Path | None:
-        """Make a staged folder the topic's. Returns where the topic that was there is now."""
-        place = self.folder.topics / topic
+        """Make a staged folder the topic's. Returns where the replaced topic is now, if there was one."""
+        place = self.folder.layout.topic(topic)
         sync_folder(stage)
         if not os.path.lexists(place):
             self.folder.publish(stage, topic)
@@ -122,18 +122,18 @@ class Catalogue:
                 f"{place} cannot change places with another folder on this file system ({error.strerror}): "
                 "move it elsewhere by hand, then restore without --replace"
             ) from error
-        sync_folder(self.folder.topics)
+        sync_folder(self.folder.layout.topics)
         sync_folder(aside.parent)
         return aside
 
 
 def put_file(new: Path, path: Path) -> None:
-    """Let a closed and synced file take the place of a partition's, which is kept aside already. Durable.
+    """Put a closed and synced file in the place of a partition's, which was copied aside. Durable on return.
 
-    First the old file takes in its own write-ahead log. One too damaged for that loses it here; it was not
-    to be started before either.
+    Before that the old file's write-ahead log is copied into it, so that it still starts if the program dies
+    here. A file too damaged for that loses its log; it did not start before either.
     """
-    with suppress(apsw.Error, StartupError):
+    with suppress(apsw.Error):
         old = open_writer(path)
         try:
             old.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -147,17 +147,16 @@ def put_file(new: Path, path: Path) -> None:
 
 
 def close_alone(path: Path) -> None:
-    """Sync a file that SQLite has closed, and see that all of it is in the file itself."""
+    """Sync a file that SQLite has closed. Raises CopyError if its write-ahead log still has a part of it."""
     if wal_bytes(path):
         raise CopyError(f"{path} cannot take in its write-ahead log")
-    for beside in path.parent.iterdir():
-        if BESIDE.fullmatch(beside.name) and beside.name.startswith(f"{path.name}-"):
-            beside.unlink()
+    wal_of(path).unlink(missing_ok=True)
+    shm_of(path).unlink(missing_ok=True)
     sync_file(path)
 
 
 def sync_file(path: Path) -> None:
-    """Make a file's content durable. Not for files that SQLite has open: closing it drops their locks."""
+    """Make a file's content durable. Not for files that SQLite has open: the close here drops their locks."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -166,7 +165,7 @@ def sync_file(path: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Let two folders change places in one step (renameat2(2)). Raises OSError."""
+    """Swap the places of two folders in one step (renameat2(2)). Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     paths = os.fsencode(one.absolute()), os.fsencode(other.absolute())
     if libc.renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE):

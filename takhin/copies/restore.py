@@ -1,7 +1,7 @@
 """`takhin restore`: puts a backup, or a copied data folder, into a data folder that no broker runs on.
 
-What is to be put back is copied into DATA/tmp and looked over there, all of it, before the catalogue is
-touched. Each log gets a new incarnation id, so that clients can tell that it went back in time.
+Everything that is to be put back is copied into DATA/tmp and checked there before the catalogue is touched.
+Each log gets a new incarnation id, so that clients can tell that it went back in time.
 """
 
 from __future__ import annotations
@@ -20,24 +20,20 @@ import apsw
 from takhin.copies import manifest as manifests
 from takhin.copies.archive import unpack
 from takhin.copies.checking import content_faults, log_of, witness_fault
-from takhin.copies.folders import (
-    Marks,
-    Place,
-    Progress,
-    checked_topic,
-    in_use,
-    partition_files,
-    strangers,
-    topic_names,
-)
 from takhin.copies.manifest import Manifest
+from takhin.copies.places import Place, Progress
 from takhin.copies.replace import Catalogue, close_alone, put_file
 from takhin.disk import versions
-from takhin.disk.beside import Log, num_partitions, read, read_log
+from takhin.disk.beside import check_header, read
 from takhin.disk.connection import close_whole, open_writer
 from takhin.disk.faults import is_damage, sentence
-from takhin.disk.layout import wal_of
-from takhin.errors import CopyError, StartupError
+from takhin.disk.finding import checked_topic, partition_files, strangers, topic_names
+from takhin.disk.folder import is_locked
+from takhin.disk.identity import LogRow, num_partitions, read_log_row
+from takhin.disk.layout import MANIFEST, Layout, wal_of
+from takhin.disk.witness import Notes
+from takhin.errors import CopyError
+from takhin.schema.checksums import SINCE_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +41,17 @@ class Restored:
     """A topic, or one partition of it, that was put back."""
 
     topic: str
-    logs: Sequence[Log]
+    logs: Sequence[LogRow]
     aside: Path | None
-    """Where that is which was in its place."""
+    """Where the replaced files are now; None if there were none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be put back: all, a topic, or one partition of it."""
+class Selection:
+    """What is to be put back: all, a topic, or one partition of it.
+
+    replace: also what is there already.
+    """
 
     topic: str | None = None
     partition: int | None = None
@@ -65,28 +64,29 @@ class _Staged:
 
     folder: Path
     topic: str
-    logs: Sequence[Log]
+    logs: Sequence[LogRow]
     num_partitions: int | None
+    """None unless partition 0 is among the logs."""
 
 
 def restore(
     source: Path,
     data: Path,
-    wanted: Wanted = Wanted(),
+    wanted: Selection = Selection(),
     *,
     progress: Progress = lambda _done, _of: None,
 ) -> list[Restored]:
-    """Put what is wanted of `source` into the data folder `data`.
+    """Put the wanted part of `source` into the data folder `data`.
 
-    source: a backup, a copied data folder, or a tar archive of one of them. Topic for topic it is done or
-    not. Raises CopyError, and StartupError if a broker has the data folder.
+    source: a backup, a copied data folder, or a tar archive of one of them. Each topic is put back entirely
+    or not at all. Raises CopyError, and StartupError if a broker has the data folder.
     """
     _check_places(source, data)
     with _translated(), Catalogue(data) as catalogue:
         if source.is_dir():
             root = source
         else:
-            root = catalogue.tmp / "archive"
+            root = catalogue.folder.layout.unpacked
             unpack(source, root)
         _check_free(catalogue, names := _topics(root, wanted), wanted)
         staged = _Stager(root, catalogue, progress).stage(names, wanted.partition)
@@ -96,25 +96,27 @@ def restore(
 
 
 def _check_places(source: Path, data: Path) -> None:
-    """Refuse what cannot be a source before a data folder is made."""
+    """Refuse a folder that cannot be the source, before a data folder is made."""
     if not source.exists():
         raise CopyError(f"there is no {source}")
-    inner, outer = source.resolve(), data.resolve()
-    if outer.is_relative_to(inner) or any(inner.is_relative_to(outer / name) for name in ("tmp", "topics")):
+    inner, outer = source.resolve(), Layout(data.resolve())
+    inside = any(inner.is_relative_to(part) for part in (outer.tmp, outer.topics))
+    if outer.data_dir.is_relative_to(inner) or inside:
         raise CopyError(f"{source} is part of the data folder {data}, or holds it: restore takes a copy")
-    if source.is_dir() and in_use(source):
+    if source.is_dir() and is_locked(source):
         raise CopyError(f"a broker runs on {source}: copy it with `takhin backup`")
 
 
-def _topics(root: Path, wanted: Wanted) -> list[str]:
-    """The topics that are wanted; all that is there is looked at for names that have no place there."""
-    for path in (root / "topics", root / manifests.NAME, root / "witness"):
+def _topics(root: Path, wanted: Selection) -> list[str]:
+    """The topics that are wanted. Raises CopyError if anything in `root` does not belong there."""
+    layout = Layout(root)
+    for path in (layout.topics, layout.manifest, layout.witness):
         if path.is_symlink():
             raise CopyError(f"{path} is a link: restore takes plain files and folders")
     names = []
-    for entry in sorted((root / "topics").iterdir()) if (root / "topics").is_dir() else ():
+    for entry in sorted(layout.topics.iterdir()) if layout.topics.is_dir() else ():
         if entry.is_symlink() or not entry.is_dir():
-            raise CopyError(f"{entry} is no folder of a topic")
+            raise CopyError(f"{entry} is not the folder of a topic")
         names.append(checked_topic(entry.name))
         if found := next(strangers(entry), None):
             raise CopyError(f"{found} does not belong in {entry}")
@@ -125,10 +127,10 @@ def _topics(root: Path, wanted: Wanted) -> list[str]:
     return [wanted.topic]
 
 
-def _check_free(catalogue: Catalogue, names: Sequence[str], wanted: Wanted) -> None:
-    """Refuse to replace what nobody said is to be replaced, and to put a partition where no topic is."""
+def _check_free(catalogue: Catalogue, names: Sequence[str], wanted: Selection) -> None:
+    """Refuse to replace anything without --replace, and to put a partition where there is no topic."""
     for name in names:
-        there = catalogue.folder.topics / name
+        there = catalogue.folder.layout.topic(name)
         if wanted.partition is not None:
             if not there.is_dir():
                 raise CopyError(
@@ -140,20 +142,21 @@ def _check_free(catalogue: Catalogue, names: Sequence[str], wanted: Wanted) -> N
 
 
 class _Stager:
-    """Copies files into DATA/tmp and makes them ready."""
+    """Copies files into DATA/tmp, checks them there and gives them new incarnation ids."""
 
     def __init__(self, root: Path, catalogue: Catalogue, progress: Progress) -> None:
         """Raises CopyError for an incomplete backup."""
         self._root = root
+        self._layout = Layout(root)
         self._catalogue = catalogue
         self._progress = progress
         self._manifest: Manifest | None = manifests.load(root)
         if self._manifest is not None and not self._manifest.complete:
             raise CopyError(f"{root} is an incomplete backup: run the same `takhin backup` again first")
-        self._marks = Marks(root)
+        self._notes = Notes(root)
 
     def stage(self, names: Sequence[str], partition: int | None) -> list[_Staged]:
-        """Each topic, whole and looked over, or that partition alone."""
+        """Each topic, complete and checked, or that partition alone."""
         places = {name: self._places(name, partition) for name in names}
         everything = [place for of in places.values() for place in of]
         total, done = sum(place.path.stat().st_size for place in everything), 0
@@ -176,31 +179,35 @@ class _Stager:
         ]
 
     def _places(self, name: str, partition: int | None) -> list[Place]:
-        files = partition_files(self._root / "topics" / name)
+        files = partition_files(self._layout.topic(name))
         places = [Place(name, number, path) for number, path in files if partition in (None, number)]
         if not places:
             missing = "partition files" if partition is None else f"partition {partition}"
-            raise CopyError(f"{self._root / 'topics' / name} has no {missing}")
+            raise CopyError(f"{self._layout.topic(name)} has no {missing}")
         return places
 
-    def _ready(self, place: Place, folder: Path) -> tuple[Log, int | None]:
-        """Copy a file with its write-ahead log, look it over, give it a new incarnation id."""
+    def _ready(self, place: Place, folder: Path) -> tuple[LogRow, int | None]:
+        """Copy a file with its write-ahead log, check it, and give it a new incarnation id.
+
+        Returns what the log says of itself, and the topic's partition count if the file is partition 0's.
+        """
         path = folder / place.path.name
         for each in (place.path, wal_of(place.path)):
             if each.exists():
                 shutil.copyfile(each, folder / each.name)
         try:
-            versions.check([path])
+            if check_header(path) < SINCE_VERSION:
+                versions.build(path)
             connection = open_writer(path)
             try:
-                log = self._looked_over(connection, place)
+                log = self._checked(connection, place)
                 versions.upgrade(connection)
                 facts = num_partitions(connection)
                 log = self._catalogue.renewed(log, connection)
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             finally:
                 close_whole(connection)
-        except StartupError as error:
+        except CopyError as error:
             raise CopyError(str(error).replace(str(path), str(place.path))) from error
         except apsw.Error as error:
             what = "is damaged" if is_damage(error) else "cannot be put back"
@@ -208,22 +215,23 @@ class _Stager:
         close_alone(path)
         return log, facts
 
-    def _looked_over(self, connection: apsw.Connection, place: Place) -> Log:
+    def _checked(self, connection: apsw.Connection, place: Place) -> LogRow:
+        """What the file says of its log. Raises CopyError for the first thing that is wrong with it."""
         log, faults = log_of(connection, place.topic, place.partition)
         if log is not None and not faults:
             faults = content_faults(connection, log)
-            if fault := witness_fault(log, self._marks.of(log.topic_id, log.partition)):
+            if fault := witness_fault(log, self._notes.of(log.topic_id, log.partition)):
                 faults.append(fault)
             if self._manifest is not None and self._manifest.log(place.topic, place.partition) != log:
-                faults.append(f"it is not what {manifests.NAME} says was copied")
+                faults.append(f"it is not what {MANIFEST} says was copied")
         if log is None or faults:
             raise CopyError(f"{place.path} is not put back: {faults[0]}")
         return log
 
     def _whole(
-        self, name: str, folder: Path, ready: Sequence[tuple[Log, int | None]], partition: int | None
+        self, name: str, folder: Path, ready: Sequence[tuple[LogRow, int | None]], partition: int | None
     ) -> _Staged:
-        """Raises CopyError for a topic of which something is missing."""
+        """The staged topic. Raises CopyError if a partition is missing, or is not of the same topic."""
         logs = [log for log, _ in ready]
         count = ready[0][1] if logs[0].partition == 0 else None
         if partition is None:
@@ -255,15 +263,15 @@ def _put_partition(catalogue: Catalogue, staged: _Staged, partition: int) -> Res
     return Restored(staged.topic, [log], aside)
 
 
-def _check_belongs(catalogue: Catalogue, staged: _Staged, log: Log) -> None:
-    """Refuse a partition of another topic of the same name, as far as the files that are there can tell."""
-    files = partition_files(catalogue.folder.topics / staged.topic)
+def _check_belongs(catalogue: Catalogue, staged: _Staged, log: LogRow) -> None:
+    """Refuse a partition of another topic of the same name, as far as the files in its place show it."""
+    files = partition_files(catalogue.folder.layout.topic(staged.topic))
     count = staged.num_partitions
     for number, path in files:
         try:
-            there, facts = read(path, lambda db: (read_log(db), num_partitions(db)))
+            there, facts = read(path, lambda db: (read_log_row(db), num_partitions(db)))
         except (CopyError, apsw.Error, OSError):
-            continue  # it is damaged, perhaps the one that is to be replaced
+            continue  # a damaged file, perhaps the one that is to be replaced
         if there is not None and there.topic_id != log.topic_id:
             raise CopyError(
                 f"partition {log.partition} of the copy belongs to another topic named {log.topic!r} "
@@ -280,6 +288,7 @@ def _check_belongs(catalogue: Catalogue, staged: _Staged, log: Log) -> None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
+    """Errors of the file system leave the block as CopyError."""
     try:
         yield
     except OSError as error:

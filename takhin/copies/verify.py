@@ -1,4 +1,4 @@
-"""`takhin verify`: looks over a data folder, in use or not, or a backup, and changes nothing.
+"""`takhin verify`: checks a data folder, in use or not, or a backup, and changes nothing.
 
 Every page of every file is read, and so compared with its checksum, by one thread for each core (SQLite
 runs without Python's lock).
@@ -17,34 +17,20 @@ import apsw
 
 from takhin.copies import manifest as manifests
 from takhin.copies.checking import content_faults, log_of, witness_fault
-from takhin.copies.folders import (
-    Marks,
-    Place,
-    Progress,
-    checked_topic,
-    partition_files,
-    strangers,
-    topic_names,
-)
 from takhin.copies.manifest import Manifest
-from takhin.disk.beside import (
-    DamagedError,
-    Log,
-    damaged_pages,
-    num_partitions,
-    read,
-    read_ahead,
-    wal_faults,
-)
+from takhin.copies.places import Place, Progress, place_key
+from takhin.disk.beside import DamagedError, damaged_pages, read, read_ahead, wal_faults
 from takhin.disk.faults import is_damage, sentence
-from takhin.disk.layout import wal_of
-from takhin.disk.witness import Mark
+from takhin.disk.finding import checked_topic, partition_files, strangers, topic_names
+from takhin.disk.identity import LogRow, num_partitions
+from takhin.disk.layout import MANIFEST, NAMES, SUFFIX, Layout, unfinished, wal_of
+from takhin.disk.witness import Mark, Notes
 from takhin.errors import CopyError
 from takhin.schema import PAGE_BYTES
 
 THREADS = min(8, os.cpu_count() or 1)
 AHEAD_BYTES_MAX = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 * THREADS)
-"""Of a larger file the beginning would be out of memory again before it is looked at."""
+"""The beginning of a larger file would be out of memory again before SQLite reads it."""
 
 
 @dataclass(slots=True)
@@ -59,8 +45,8 @@ class Found:
     end_offset: int | None = None
     faults: list[str] = field(default_factory=list)
     unreadable: str | None = None
-    """Why nothing can be said of it; then it may still be whole."""
-    log: Log | None = None
+    """Why the file could not be read. It may still be whole then."""
+    log: LogRow | None = None
     num_partitions: int | None = None
 
     @property
@@ -77,7 +63,7 @@ class Report:
     """"backup" or "data"."""
     partitions: list[Found] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
-    """Of the folder as a whole, or of a topic."""
+    """Faults of the folder as a whole, or of a topic."""
 
     @property
     def ok(self) -> bool:
@@ -85,46 +71,48 @@ class Report:
 
 
 def verify(folder: Path, *, progress: Progress = lambda _done, _of: None) -> Report:
-    """Look over a data folder or a backup. Raises CopyError if it is neither."""
+    """Check a data folder or a backup. Raises CopyError if it is neither."""
     manifest = manifests.load(folder)
     report = Report(str(folder), "data" if manifest is None else "backup")
-    marks = Marks(folder)  # before the logs, which may go on
-    places = [place for name in topic_names(folder) for place in _places(folder, name, report)]
-    report.partitions = _look_over(places, marks, progress)
+    layout = Layout(folder)
+    notes = Notes(folder)  # before the logs, which may grow meanwhile
+    places = [place for name in topic_names(folder) for place in _places(layout, name, report)]
+    report.partitions = _look_over(places, notes, progress)
     for name in dict.fromkeys(place.topic for place in places):
         report.faults += _topic_faults(name, [found for found in report.partitions if found.topic == name])
     if manifest is not None:
         _compare(report, manifest)
-    elif (folder / manifests.NAME).with_suffix(".json.part").exists():
+    elif unfinished(layout.manifest).exists():
         report.faults.append("it is a backup that was cut short when it began")
     return report
 
 
-def _places(folder: Path, name: str, report: Report) -> Iterator[Place]:
-    """The partition files of a topic; what is no topic goes into the report."""
+def _places(layout: Layout, name: str, report: Report) -> Iterator[Place]:
+    """The partition files of a topic. Whatever does not belong there goes into the report."""
+    shown = NAMES.topic(name)
     try:
-        topic = folder / "topics" / checked_topic(name)
-        report.faults += [f"topics/{name}: {stranger} does not belong there" for stranger in strangers(topic)]
+        topic = layout.topic(checked_topic(name))
+        report.faults += [f"{shown}: {stranger} does not belong there" for stranger in strangers(topic)]
         files = partition_files(topic)
     except CopyError as error:
-        report.faults.append(f"topics: {error}")
+        report.faults.append(f"{NAMES.topics}: {error}")
         return
     except OSError as error:
         if topic.exists():
-            report.faults.append(f"topics/{name} could not be read: {error.strerror}")
+            report.faults.append(f"{shown} could not be read: {error.strerror}")
         return  # else it was deleted meanwhile
     if not files:
-        report.faults.append(f"topics/{name} has no partition files")
+        report.faults.append(f"{shown} has no partition files")
     yield from (Place(name, partition, path) for partition, path in files)
 
 
-def _look_over(places: Sequence[Place], marks: Marks, progress: Progress) -> list[Found]:
+def _look_over(places: Sequence[Place], notes: Notes, progress: Progress) -> list[Found]:
     sizes = {place: _size(place.path) for place in places}
     total, done, lock = sum(sizes.values()), 0, Lock()
 
     def look(place: Place) -> Found:
         nonlocal done
-        found = look_at(place, marks.of)
+        found = look_at(place, notes.of)
         found.bytes = sizes[place]
         with lock:
             done += sizes[place]
@@ -139,7 +127,7 @@ def _look_over(places: Sequence[Place], marks: Marks, progress: Progress) -> lis
 
 
 def look_at(place: Place, noted: Callable[[str, int], Mark | None] = lambda _id, _n: None) -> Found:
-    """Look over one file."""
+    """Check one file. noted: what the witness notes of a log, by topic id and partition."""
     found = Found(place.topic, place.partition, str(place.path))
 
     def work(connection: apsw.Connection) -> None:
@@ -172,7 +160,7 @@ def look_at(place: Place, noted: Callable[[str, int], Mark | None] = lambda _id,
 
 
 def _extent(path: Path) -> list[str]:
-    """Which pages of the file are damaged."""
+    """Which pages of the file are damaged, as sentences."""
     try:
         pages = damaged_pages(path)
     except apsw.Error:
@@ -184,45 +172,49 @@ def _extent(path: Path) -> list[str]:
 
 
 def _topic_faults(name: str, found: Sequence[Found]) -> Iterator[str]:
-    """Whether a topic's files belong together."""
+    """Why a topic's files do not belong together."""
     numbers = [one.partition for one in found]
+    first = NAMES.partition(name, 0)
     if 0 not in numbers:
-        yield f"topics/{name} has no 0.db, which says what the topic is"
+        yield f"{first.parent} has no {first.name}, which says what the topic is"
         return
     count = found[numbers.index(0)].num_partitions
     if count is None:
         if found[numbers.index(0)].ok:
-            yield f"topics/{name}/0.db does not say how many partitions the topic has"
+            yield f"{first} does not say how many partitions the topic has"
         return
     for missing in sorted(set(range(count)) - set(numbers)):
-        yield f"topics/{name}/{missing}.db is missing: the topic has {count} partitions"
+        yield f"{NAMES.partition(name, missing)} is missing: the topic has {count} partitions"
     for extra in sorted(set(numbers) - set(range(count))):
-        yield f"topics/{name}/{extra}.db is one too many: the topic has {count} partitions"
+        yield f"{NAMES.partition(name, extra)} is one too many: the topic has {count} partitions"
     if len({one.log.topic_id for one in found if one.log is not None}) > 1:
-        yield f"topics/{name} holds files of several topics of that name: their topic ids differ"
+        yield f"{first.parent} holds files of several topics of that name: their topic ids differ"
 
 
 def _compare(report: Report, manifest: Manifest) -> None:
-    """Add where a backup and its manifest disagree."""
+    """Add to the report where a backup and its manifest disagree."""
     if not manifest.complete:
-        report.faults.append("it is incomplete: run the same `takhin backup` again, which goes on with it")
+        report.faults.append("it is incomplete: run the same `takhin backup` again, which continues it")
     left = dict(manifest.partitions)
     for found in report.partitions:
-        left.pop(f"{found.topic}/{found.partition}", None)
+        left.pop(place_key(found.topic, found.partition), None)
         said = manifest.log(found.topic, found.partition)
         if said is None:
             if manifest.complete:
-                found.faults.append(f"{manifests.NAME} does not know of it")
+                found.faults.append(f"{MANIFEST} does not know of it")
         elif found.log is not None and found.log != said:
             found.faults.append(
-                f"it is not the one that was copied: {manifests.NAME} says {said.start_offset} to "
+                f"it is not the one that was copied: {MANIFEST} says {said.start_offset} to "
                 f"{said.end_offset} after {said.commits} commits, it holds {found.log.start_offset} to "
                 f"{found.log.end_offset} after {found.log.commits}"
             )
-    report.faults += [f"topics/{at}.db is missing: {manifests.NAME} says that it was copied" for at in left]
+    report.faults += [
+        f"{NAMES.topics / at}{SUFFIX} is missing: {MANIFEST} says that it was copied" for at in left
+    ]
 
 
 def _size(path: Path) -> int:
+    """The size of a file; 0 if it is not there or may not be looked at."""
     try:
         return path.stat().st_size
     except OSError:

@@ -1,92 +1,70 @@
-"""How one partition's file is read, beside a running broker or without one, leaving no trace where it can.
+"""Reads one partition's file from another process than the broker's, and leaves no trace where it can.
 
-A reader of a WAL-mode file makes a -wal and a -shm beside it and leaves them there. So a file without a
--wal is read as immutable, which makes neither, and its time and size are looked at afterwards: a broker that
-has opened it meanwhile shows in them, and then it is read once more, as a file in use.
+SQLite makes a -wal and a -shm beside a WAL-mode file when it reads it, and a reader leaves them there. So a
+file without a -wal is read as immutable, which makes neither. If its time or size has changed afterwards, a
+broker has opened it meanwhile, and it is read once more, as a file in use.
+
+Also finds the damage in a file: pages, and frames of its write-ahead log. Knows no table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
 import apsw
 
+from takhin.disk import statements as sql
 from takhin.disk import wal
+from takhin.disk.connection import open_beside
 from takhin.disk.faults import is_damage
-from takhin.disk.header import file_header, visible_loss
+from takhin.disk.header import HeaderError, NewerVersionError, checked_header
 from takhin.disk.layout import wal_bytes, wal_of
 from takhin.errors import CopyError
-from takhin.schema import APPLICATION_ID, PAGE_BYTES, VERSION
+from takhin.schema import PAGE_BYTES
 from takhin.schema.checksums import SINCE_VERSION, load
 
-AHEAD_BYTES = 1 << 20
 T = TypeVar("T")
 
-BUSY_MS_MAX = 5_000
+AHEAD_BYTES = 1 << 20
 CACHE_KIB = 1_024
-"""A page is read once: a larger cache costs time instead of saving it."""
-
-READ_LOG = "SELECT * FROM log WHERE id = 0"
+"""Each page is read once, so a larger cache takes time and saves none."""
 
 
 class DamagedError(CopyError):
     """The file is not as it was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
-    """What a file says of itself in its table log."""
-
-    topic: str
-    partition: int
-    topic_id: str
-    incarnation_id: str
-    start_offset: int
-    end_offset: int
-    commits: int
-
-
 def read(path: Path, work: Callable[[apsw.Connection], T], *, version: int | None = None) -> T:
-    """What `work` makes of a connection with a read transaction, which sees one state of the file.
+    """Call `work` with a connection in a read transaction, which sees one state of the file; its result.
 
-    It may be called twice, see above. version: by a `check_header` before, which else is made now.
-    Raises DamagedError for a file that is no Takhin partition or visibly incomplete, CopyError for one of a
-    later Takhin, apsw.Error, OSError.
+    `work` may be called twice, see above. version: what `check_header` returned for the file; None to call it
+    now. Raises DamagedError for a file that is not a Takhin partition or is visibly incomplete, CopyError for
+    one of a later Takhin, apsw.Error, OSError.
     """
-    load()
     before = _still(path)
     if version is None:
         version = check_header(path)
     if before is not None:
         try:
-            done = _work(path, "immutable=1", version, work)
+            done = _work(path, version, work, immutable=True)
         except apsw.Error:
             if _still(path) == before:
                 raise
         else:
             if _still(path) == before:
                 return done
-    return _work(path, "mode=ro", version, work)
-
-
-def _connection(path: Path, mode: str) -> apsw.Connection:
-    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-    connection = apsw.Connection(f"file:{quote(str(path.absolute()))}?{mode}", flags=flags)
-    connection.set_busy_timeout(BUSY_MS_MAX)
-    return connection
+    return _work(path, version, work, immutable=False)
 
 
 def read_ahead(path: Path, bytes_max: int) -> None:
-    """Have the system read a file of at most that size from front to back, and keep what it read.
+    """Read a file of at most `bytes_max` bytes from front to back, so that the system has it in memory.
 
-    SQLite then reads page after page in the order of its trees, without waiting for the disk each time. What
-    cannot be read, for it is damaged or was trimmed meanwhile, is left to that.
+    SQLite then reads it in the order of its trees without waiting for the disk at each page. Errors are left
+    to that reading: the file may be damaged, or may have become shorter.
     """
     with suppress(apsw.Error):
         file = apsw.VFSFile("unix", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
@@ -100,20 +78,20 @@ def read_ahead(path: Path, bytes_max: int) -> None:
 
 
 def _still(path: Path) -> tuple[int, int, int] | None:
-    """What a write to the file would change; None while it has a -wal, so is in use or was killed."""
+    """What a write would change; None for a file with a -wal: it is in use, or its broker was killed."""
     if wal_of(path).exists():
         return None
     found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _work(path: Path, mode: str, version: int, work: Callable[[apsw.Connection], T]) -> T:
-    connection = _connection(path, mode)
+def _work(path: Path, version: int, work: Callable[[apsw.Connection], T], *, immutable: bool) -> T:
+    connection = open_beside(path, immutable=immutable)
     try:
         connection.pragma("trusted_schema", 0)
         connection.pragma("cache_size", -CACHE_KIB)
-        connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # from here on it is one state
+        connection.execute(sql.BEGIN_READ)
+        connection.execute(sql.TOUCH).fetchall()  # from here on it is one state
         if version >= SINCE_VERSION and str(connection.pragma("checksum_verification")) != "1":
             raise DamagedError(f"{path} is damaged: its pages are not read with their checksums")
         return work(connection)
@@ -122,63 +100,33 @@ def _work(path: Path, mode: str, version: int, work: Callable[[apsw.Connection],
 
 
 def check_header(path: Path) -> int:
-    """The schema version of the file, by its first bytes, read without a trace.
+    """The schema version of a partition's file, by its first page, read without a trace.
 
-    Raises DamagedError, CopyError, OSError as `read` does.
+    Raises DamagedError, CopyError, apsw.Error, OSError as `read` does.
     """
     try:
-        header = file_header(path)
-    except ValueError as error:
-        raise DamagedError(f"{path} is no Takhin partition: {error}") from error
-    if header.application_id != APPLICATION_ID:
-        raise DamagedError(
-            f"{path} is no Takhin partition: its application_id is {header.application_id:#x}, "
-            f"not {APPLICATION_ID:#x}"
-        )
-    if header.user_version > VERSION:
-        raise CopyError(
-            f"{path} has schema version {header.user_version}, this Takhin knows versions up to {VERSION}"
-        )
-    if (loss := visible_loss(path, header)) is not None:
-        raise DamagedError(f"{path} {loss}")
-    return header.user_version
-
-
-def read_log(connection: apsw.Connection) -> Log | None:
-    """The file's row in the table log; None if it is missing. Files of schema version 1 count no commits."""
-    cursor = connection.execute(READ_LOG)
-    row = cursor.fetchone()
-    if row is None:
-        return None
-    found = dict(zip(_columns(connection), row, strict=True))
-    return Log(**{name: found.get(name, 0) for name in Log.__slots__})
-
-
-def _columns(connection: apsw.Connection) -> list[str]:
-    return [name for (name,) in connection.execute("SELECT name FROM pragma_table_info('log')")]
-
-
-def num_partitions(connection: apsw.Connection) -> int | None:
-    """How many partitions the topic has; None in all files but partition 0's."""
-    found: int | None = connection.execute("SELECT num_partitions FROM topic WHERE id = 0").get
-    return found
+        return checked_header(path).user_version
+    except NewerVersionError as error:
+        raise CopyError(str(error)) from error
+    except HeaderError as error:
+        raise DamagedError(str(error)) from error
 
 
 def wal_faults(path: Path) -> list[str]:
-    """Damage in the write-ahead log of a file in use, of which SQLite notices none while it is in use.
+    """Damage in the write-ahead log of a file in use, as sentences. SQLite does not notice it in use.
 
     Raises apsw.Error.
     """
     if not wal_bytes(path):
         return []
-    connection = _connection(path, "mode=ro")
+    connection = open_beside(path, immutable=False)
     try:
-        connection.pragma("user_version")  # without having read, it would not know
+        connection.pragma("user_version")  # a connection that has read nothing does not know its WAL
         in_use, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
     finally:
         connection.close()
     found = _damaged_frames(path, in_use)
-    if found:  # twice, as a frame may be written anew while it is read
+    if found:  # look twice, because a frame may be overwritten while it is read
         found = [frame for frame in found if frame in _damaged_frames(path, in_use)]
     return [
         f"frame {number} of {wal_of(path).name} does not match its checksum (page {page})"
@@ -187,16 +135,16 @@ def wal_faults(path: Path) -> list[str]:
 
 
 def _damaged_frames(path: Path, in_use: int) -> list[tuple[int, int]]:
-    """(number of the frame, number of its page) of those that do not match, the first frame being 1."""
+    """(number of the frame, number of its page) for each that does not match; the first frame is 1."""
     numbered = enumerate(islice(wal.frames(wal_of(path)), max(0, in_use)), 1)
     return [(number, frame.page) for number, frame in numbered if not frame.whole]
 
 
 def damaged_pages(path: Path) -> list[int]:
-    """The numbers of the pages that do not match their checksums, page 1 being the first.
+    """The numbers of the pages that do not match their checksums; the first page is 1.
 
-    For a file that is not written to; what is in its -wal is not looked at. Raises apsw.Error where reading
-    fails for another reason.
+    For a file that nobody writes to; its -wal is not read. Raises apsw.Error if reading fails for another
+    reason.
     """
     load()
     file = apsw.VFSFile("cksmvfs", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])

@@ -1,4 +1,4 @@
-"""Connections to a partition's file: every PRAGMA, with its reason. Knows no table.
+"""Connections to a partition's file, for every purpose, and each PRAGMA with its reason. Knows no table.
 
 apsw runs a text of several statements lazily, so each PRAGMA is run on its own and read back.
 """
@@ -7,19 +7,25 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 
+from takhin.disk import statements as sql
+from takhin.disk.faults import PragmaError
 from takhin.disk.layout import wal_bytes
 from takhin.errors import StartupError
+from takhin.schema import PAGE_BYTES
+from takhin.schema.checksums import RESERVED_BYTES
 from takhin.schema.checksums import load as load_checksums
 
 FIXED_IN = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 """First releases without the WAL-reset bug of 3.7.0 to 3.51.2 (sqlite.org/releaselog/3_51_3.html)."""
 
-
 WAL_BYTES_KEPT = 64 << 20
-"""A WAL that is larger gives the rest back when it begins anew."""
+"""When SQLite restarts a WAL that is larger, it gives the rest back to the file system."""
+BUSY_MS_MAX = 5_000
+"""How long a reader beside a broker waits for a lock."""
 
 
 def library_version() -> str:
@@ -28,9 +34,9 @@ def library_version() -> str:
 
 
 def check_library(version: str = "") -> None:
-    """Refuse an SQLite that can lose a commit when two connections write and checkpoint at once.
+    """Refuse an SQLite that can lose a commit when two connections write and checkpoint at the same time.
 
-    version: "3.54.1"; empty for the one that apsw carries. Raises StartupError.
+    version: like "3.54.1"; empty for the one that apsw carries. Raises StartupError.
     """
     version = version or library_version()
     parts = tuple(int(part) for part in version.split(".")[:3])
@@ -44,16 +50,17 @@ def check_library(version: str = "") -> None:
 def open_writer(path: Path, *, alone: bool = False) -> apsw.Connection:
     """A connection for the writer, or for a checkpoint. It never waits for a lock: the writer does that.
 
-    alone: no other connection has the file, of this process or another, else apsw.BusyError. What is in the
-    WAL is then told by the WAL itself, and nothing of it counts as copied.
+    alone: open the file exclusively; apsw.BusyError if any other connection has it, of this process or
+    another. The WAL index is then rebuilt from the WAL, and no page of it counts as copied into the file.
+    Raises apsw.Error.
     """
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    # Whoever closes the last connection of a file that cannot be opened must not touch the WAL: it may be
-    # damaged, and whole copies of it are what the rest can be had from. See `close_whole`.
+    # Closing the last connection of a file that cannot be used must not touch the WAL: it may be damaged, and
+    # recovery needs a whole copy of it. See `close_whole`.
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     if alone:
-        # Before the WAL is first looked at: its index is made anew, in memory (sqlite.org/wal.html#noshm).
+        # Before the first look at the WAL: SQLite rebuilds its index in memory (sqlite.org/wal.html#noshm).
         _set(connection, "locking_mode", "exclusive")
     _set(connection, "journal_mode", "wal")
     # A page that is not what was written is refused when it is read.
@@ -62,22 +69,22 @@ def open_writer(path: Path, *, alone: bool = False) -> apsw.Connection:
     _set(connection, "synchronous", 2)
     # Checkpoints are run by the writer, after a group is answered and never inside a commit.
     _set(connection, "wal_autocheckpoint", 0)
-    # After a reader held it up, the WAL goes back to this many bytes at its next reset.
+    # After a reader held up checkpoints, the WAL shrinks to this many bytes when SQLite restarts it.
     _set(connection, "journal_size_limit", WAL_BYTES_KEPT)
     _set(connection, "cache_size", -4_096)  # KiB: the tail of the log and its indexes
     _set(connection, "temp_store", 2)  # in memory
-    _set(connection, "trusted_schema", 0)  # a schema that someone altered runs no functions of ours
+    _set(connection, "trusted_schema", 0)  # an altered schema must not run functions of ours
     return connection
 
 
 def close_whole(connection: apsw.Connection) -> None:
-    """Close a writer; if no other connection is left, all of the WAL is copied into the file and removed."""
+    """Close a writer. If it is the last connection, all of the WAL is copied into the file and removed."""
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
     connection.close()
 
 
 def close_untouched(connection: apsw.Connection, path: Path) -> None:
-    """Close a writer: what was in the file and its WAL stays so, and no trace is left where no WAL was."""
+    """Close a writer and leave the file and its WAL as they are; a file without a WAL keeps none."""
     if wal_bytes(path):
         connection.close()
     else:
@@ -85,7 +92,7 @@ def close_untouched(connection: apsw.Connection, path: Path) -> None:
 
 
 def open_reader(path: Path) -> apsw.Connection:
-    """A read-only connection, for scans of one statement."""
+    """A read-only connection of the broker's, for scans of one statement. Raises apsw.Error."""
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     _set(connection, "checksum_verification", "1")
@@ -94,11 +101,53 @@ def open_reader(path: Path) -> apsw.Connection:
     return connection
 
 
+def open_beside(path: Path, *, immutable: bool) -> apsw.Connection:
+    """A read-only connection of another process than the broker's. Raises apsw.Error.
+
+    immutable: nobody writes to the file, so no -wal and no -shm is made.
+    """
+    load_checksums()
+    uri = f"file:{quote(str(path.absolute()))}?{'immutable=1' if immutable else 'mode=ro'}"
+    connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    connection.set_busy_timeout(BUSY_MS_MAX)
+    return connection
+
+
+def open_unverified(path: Path) -> apsw.Connection:
+    """A connection to a copy, which reads pages whatever their checksums say. Raises apsw.Error."""
+    load_checksums()
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.pragma("checksum_verification", 0)
+    return connection
+
+
+def open_backup_target(path: Path, *, cache_kib: int, checksums: bool) -> apsw.Connection:
+    """A connection to a new file that SQLite's backup API is to fill. Raises apsw.Error."""
+    load_checksums()
+    connection = apsw.Connection(str(path))
+    try:
+        # The file gets its name only when it is whole and synced, so no write needs an undo or an order.
+        connection.pragma("journal_mode", "off")
+        connection.pragma("synchronous", 0)
+        connection.pragma("cache_size", -cache_kib)
+        # Pages from a write-ahead log have no checksums. They get them when they are written, if SQLite knows
+        # by then that the file has checksums: from a first page, which the backup replaces.
+        connection.pragma("page_size", PAGE_BYTES)
+        if checksums:
+            connection.reserve_bytes("main", RESERVED_BYTES)
+        connection.execute(sql.FIRST_PAGE)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _set(connection: apsw.Connection, name: str, value: Any) -> None:
+    """Set a PRAGMA and read it back. Raises PragmaError, with the connection closed."""
     got = connection.pragma(name, value)
     if got is None:
         got = connection.pragma(name)
     if got != value:
         path = connection.filename
         connection.close()
-        raise StartupError(f"PRAGMA {name} of {path!r} is {got!r} and cannot be {value!r}")
+        raise PragmaError(f"{path} has {name} = {got!r}, and SQLite does not set it to {value!r}")

@@ -1,4 +1,8 @@
-"""What an error of SQLite means to a caller. Owns the one place where the two vocabularies meet."""
+"""What can go wrong with a file, and what it means to a caller.
+
+Owns the exceptions that stay inside the process, and the one translation of SQLite's errors into those of
+takhin.errors, which callers get. Knows no table and no folder.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ import apsw
 from takhin.errors import (
     OutcomeUnknownError,
     PartitionUnavailableError,
-    StartupError,
     StorageFullError,
     UnavailableError,
 )
@@ -20,12 +23,15 @@ class FileChangedError(Exception):
     """The file is no longer the log that it was when this broker last had it open."""
 
 
+class PragmaError(apsw.Error):
+    """SQLite does not take a setting without which the file must not be used."""
+
+
 class NotNowError(Exception):
     """It cannot be done at the moment; trying again later is right."""
 
 
 CLEAN = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError)
-
 
 OF_VALUES = (
     apsw.SQLITE_CONSTRAINT_CHECK,
@@ -36,18 +42,18 @@ OF_VALUES = (
 
 
 def is_clean(error: Exception, *, committing: bool = False) -> bool:
-    """Whether a rolled-back transaction has certainly left nothing behind.
+    """True if a transaction that was rolled back has certainly left nothing behind.
 
-    After anything else (a failed fsync above all) a crash may bring the transaction back, so the partition
-    fails closed. In COMMIT that goes for a -shm without room as well: it grows after the WAL is synced.
+    After any other error, a failed fsync above all, a crash may bring the transaction back, so the partition
+    fails closed. In COMMIT this includes a -shm without room, because it grows after the WAL was synced.
     """
     return isinstance(error, CLEAN) or (is_full(error) and not committing)
 
 
 def blames_write(error: Exception) -> bool:
-    """Whether one write is at fault, and not its file: when it is rolled back, nothing of it is left.
+    """True if one write is at fault and not its file: once it is rolled back, nothing of it is left.
 
-    A value that the tables do not take, or no value that SQLite could take at all.
+    Its value breaks a rule of the tables, or is none that SQLite can store.
     """
     if isinstance(error, apsw.ConstraintError):
         return _extended(error) in OF_VALUES
@@ -57,12 +63,12 @@ def blames_write(error: Exception) -> bool:
 
 
 def is_full(error: Exception) -> bool:
-    """Whether the disk had no room: for a page, or for the index of a write-ahead log (its -shm)."""
+    """True if the disk had no room for a page, or for the index of a write-ahead log (its -shm)."""
     return isinstance(error, apsw.FullError) or _extended(error) == apsw.SQLITE_IOERR_SHMSIZE
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether the file is not as it was written: a page's checksum or the file's structure is wrong."""
+    """True if the file is not as it was written: a page's checksum or the file's structure is wrong."""
     damaged = isinstance(error, apsw.CorruptError | apsw.NotADBError)
     return damaged or _extended(error) == apsw.SQLITE_IOERR_DATA
 
@@ -73,14 +79,14 @@ def _extended(error: Exception) -> int | None:
 
 
 def sentence(error: Exception) -> str:
-    """What SQLite says, but where that says nothing."""
+    """The error as a clause for people: SQLite's own text, except where that does not help."""
     if is_full(error):
         return "the disk is full"
     return "a page does not match its checksum" if _extended(error) == apsw.SQLITE_IOERR_DATA else str(error)
 
 
 def unavailable(error: Exception, topic: str, partition: int) -> UnavailableError:
-    """The error that callers get for `error`, which befell one partition's file."""
+    """The error that callers get when `error` was raised for one partition's file."""
     where = f"topic {topic!r} partition {partition}"
     if is_full(error):
         return StorageFullError(
@@ -103,7 +109,7 @@ def unavailable(error: Exception, topic: str, partition: int) -> UnavailableErro
             topic=topic,
             partition=partition,
         )
-    if isinstance(error, FileChangedError | StartupError):
+    if isinstance(error, PragmaError | FileChangedError):
         return PartitionUnavailableError(f"{where}: {error}", topic=topic, partition=partition)
     return PartitionUnavailableError(
         f"the file of {where} failed: {error} (SQLite result {_extended(error)})",
@@ -113,7 +119,7 @@ def unavailable(error: Exception, topic: str, partition: int) -> UnavailableErro
 
 
 def lost(offset: int, topic: str, partition: int) -> PartitionUnavailableError:
-    """The error for a record that the log should have and its file has not."""
+    """The error for a record that the log should have and its file does not have."""
     return PartitionUnavailableError(
         f"the file of topic {topic!r} partition {partition} has no record {offset}: another program deleted "
         "it, or the file is damaged; `takhin verify` shows what is missing, and reading goes on after it",
@@ -123,7 +129,7 @@ def lost(offset: int, topic: str, partition: int) -> PartitionUnavailableError:
 
 
 def outcome_unknown(error: Exception, topic: str, partition: int) -> OutcomeUnknownError:
-    """The error for a group whose COMMIT failed in a way that a crash may turn into success."""
+    """The error for a group whose COMMIT failed, but may turn out to have succeeded after a crash."""
     return OutcomeUnknownError(
         f"the disk failed while the records were committed to topic {topic!r} partition {partition} "
         f"({error}); whether they will be there after a restart is unknown",
@@ -134,8 +140,8 @@ def outcome_unknown(error: Exception, topic: str, partition: int) -> OutcomeUnkn
 
 @contextmanager
 def translated(topic: str, partition: int) -> Iterator[None]:
-    """Raise what SQLite, or opening a file again, raises inside as `unavailable` puts it."""
+    """Errors of SQLite, and those of opening a file again, leave the block as `unavailable` words them."""
     try:
         yield
-    except (apsw.Error, FileChangedError, StartupError) as error:
+    except (apsw.Error, FileChangedError) as error:
         raise unavailable(error, topic, partition) from error

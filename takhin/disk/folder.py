@@ -1,11 +1,10 @@
-"""The data folder: names, the lock, and changes that are whole or not there. Knows no SQL.
+"""The data folder: its lock, and changes of the catalogue that happen entirely or not at all. Knows no SQL.
 
-    DATA/LOCK                        flock, with the holder's pid in it
-    DATA/topics/<topic>/<n>.db       the folders are the catalogue
-    DATA/tmp/                        topics being made or removed; swept at start
+The folders below topics/ are the catalogue; names are in layout.py. What is made or removed is in tmp/ until
+one rename puts it into the catalogue, or after one has taken it out.
 
 SQLite syncs a folder for a new -wal, never its parents, so every mkdir and rename here is followed by a
-sync of the folder it happened in. Partition files are only ever copied before apsw first opens them.
+sync of the folder it happened in. Partition files are only copied before apsw opens them for the first time.
 """
 
 from __future__ import annotations
@@ -18,29 +17,29 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from takhin.disk.layout import shm_of, wal_of
+from takhin.disk.finding import topic_folders
+from takhin.disk.layout import SUFFIX, Layout, partition_file, shm_of, wal_of
 from takhin.disk.versions import build
 from takhin.errors import StartupError
 
 
 class DataFolder:
-    """A locked data folder. `close` lets go of the lock."""
+    """A locked data folder. `close` releases the lock."""
 
     def __init__(self, path: Path) -> None:
         """Make the folder if it is missing, lock it, and sweep leftovers. Raises StartupError."""
         self.path = path
-        self.topics = path / "topics"
-        self._tmp = path / "tmp"
+        self.layout = layout = Layout(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             sync_folder(path.parent)
-            self._lock, self.lock_changed_before = _lock(path / "LOCK")
+            self._lock, self.lock_changed_before = _lock(layout.lock)
         except OSError as error:
             raise StartupError(f"cannot use the data folder {path}: {error.strerror}") from error
         try:
-            shutil.rmtree(self._tmp, ignore_errors=True)
-            self._tmp.mkdir(exist_ok=True)
-            self.topics.mkdir(exist_ok=True)
+            shutil.rmtree(layout.tmp, ignore_errors=True)
+            layout.tmp.mkdir(exist_ok=True)
+            layout.topics.mkdir(exist_ok=True)
             sync_folder(path)
         except OSError as error:
             self.close()
@@ -50,18 +49,19 @@ class DataFolder:
         os.close(self._lock)
 
     def lock_changed(self) -> int:
-        """When LOCK was last changed (ns). No copy of the folder has one of the same time."""
+        """The change time of LOCK (ns). No copy of the folder has a LOCK with the same one."""
         return os.fstat(self._lock).st_ctime_ns
 
-    def topic_names(self) -> Iterator[str]:
-        return (entry.name for entry in sorted(self.topics.iterdir()) if entry.is_dir())
+    def topic_names(self) -> list[str]:
+        """The topics of the catalogue, sorted. Raises OSError."""
+        return topic_folders(self.layout)
 
     def file(self, topic: str, partition: int) -> Path:
-        return self.topics / topic / f"{partition}.db"
+        return self.layout.partition(topic, partition)
 
     def files(self, topic: str) -> list[Path]:
-        """The partition files that are there, whatever the topic says of their number."""
-        return [path for path in sorted((self.topics / topic).iterdir()) if path.suffix == ".db"]
+        """Everything in a topic's folder that is named like a database, whatever its partition count."""
+        return [path for path in sorted(self.layout.topic(topic).iterdir()) if path.suffix == SUFFIX]
 
     @contextmanager
     def staged(self, num_partitions: int, *, first: int = 0) -> Iterator[Path]:
@@ -70,7 +70,7 @@ class DataFolder:
         What is in it at the end of the block did not become part of a topic, and is removed.
         """
         template = self._template()
-        stage = self._tmp / str(uuid.uuid4())
+        stage = self.layout.tmp / str(uuid.uuid4())
         stage.mkdir()
         try:
             self._copy_template(template, stage, range(first, num_partitions))
@@ -80,29 +80,29 @@ class DataFolder:
 
     def _copy_template(self, template: Path, stage: Path, partitions: Iterable[int]) -> None:
         for partition in partitions:
-            shutil.copyfile(template, stage / f"{partition}.db")
+            shutil.copyfile(template, partition_file(stage, partition))
 
     def _template(self) -> Path:
-        """A closed file of today's schema, built when first asked for."""
-        template = self._tmp / "template.db"
+        """A closed file of today's schema, built at the first call."""
+        template = self.layout.template
         if not template.exists():
-            unfinished = self._tmp / f"{uuid.uuid4()}.db"
-            build(unfinished)
-            unfinished.rename(template)  # only whole: a failed build is not taken for one
+            built = self.layout.tmp / f"{uuid.uuid4()}{SUFFIX}"
+            build(built)
+            built.rename(template)  # so that a template is always a whole one
         return template
 
     def publish(self, stage: Path, topic: str) -> None:
         """Rename a staged folder, its files synced and closed, into the catalogue. Durable on return."""
         sync_folder(stage)
-        stage.rename(self.topics / topic)
-        sync_folder(self.topics)
+        stage.rename(self.layout.topic(topic))
+        sync_folder(self.layout.topics)
 
     def add(self, stage: Path, topic: str) -> None:
         """Rename staged files, synced and closed, into a topic's folder. Durable on return.
 
         They replace what an earlier attempt may have left there, of which nobody has a file open.
         """
-        folder = self.topics / topic
+        folder = self.layout.topic(topic)
         sync_folder(stage)
         for path in sorted(stage.iterdir()):
             there = folder / path.name
@@ -113,10 +113,25 @@ class DataFolder:
 
     def retire(self, topic: str) -> None:
         """Rename a topic's folder, its files closed, out of the catalogue, then remove it. Durable."""
-        aside = self._tmp / str(uuid.uuid4())
-        (self.topics / topic).rename(aside)
-        sync_folder(self.topics)
-        shutil.rmtree(aside, ignore_errors=True)  # what cannot be removed is swept at start
+        retired = self.layout.tmp / str(uuid.uuid4())
+        self.layout.topic(topic).rename(retired)
+        sync_folder(self.layout.topics)
+        shutil.rmtree(retired, ignore_errors=True)  # what cannot be removed is swept at start
+
+
+def is_locked(data_dir: Path) -> bool:
+    """True if a broker, or a command that changes the folder, has it locked. Leaves no trace."""
+    try:
+        descriptor = os.open(Layout(data_dir).lock, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def sync_folder(path: Path) -> None:
@@ -129,9 +144,9 @@ def sync_folder(path: Path) -> None:
 
 
 def _lock(path: Path) -> tuple[int, int]:
-    """Take the lock and write our pid into it. The descriptor holds it until closed, or until we die.
+    """Take the lock and write our pid into it. The lock lasts until the descriptor is closed, or we die.
 
-    Beside it: when the file was last changed before that (ns).
+    Returns (descriptor, the file's previous change time in ns).
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:

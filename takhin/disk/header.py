@@ -1,4 +1,7 @@
-"""The first page of a partition's file: what it says of the file, read without opening a connection."""
+"""The first page of a partition's file, read without opening a connection: is the file ours, and all there?
+
+The only place that checks a header. Start and copies call `checked_header` and raise errors of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +12,42 @@ import apsw
 
 from takhin.disk import wal
 from takhin.disk.layout import wal_bytes, wal_of
+from takhin.schema import APPLICATION_ID, VERSION
 from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION
 
 HEADER_BYTES = 100
 PAGE_BYTES_MIN = 512
 LOCK_BYTE = 1 << 30
-"""The page it lies in is used for locks and never written (sqlite.org/fileformat2.html)."""
+"""SQLite locks this byte, so the page that holds it is never written (sqlite.org/fileformat2.html)."""
+
+
+class HeaderError(Exception):
+    """A file cannot be used, as its first page shows. The text is a sentence that begins with its path."""
+
+
+class NewerVersionError(HeaderError):
+    """A later Takhin wrote the file. Nothing is wrong with it."""
 
 
 class FileHeader(NamedTuple):
-    """What the first page of a file says of it."""
+    """What the first page says of its file."""
 
     application_id: int
     user_version: int
     pages: int
     page_bytes: int
     reserved_bytes: int
-    """At the end of each page."""
+    """Bytes at the end of each page that SQLite leaves to others: here, to checksums."""
 
 
 def file_header(path: Path) -> FileHeader:
-    """The header of a file, read without a trace on the file or beside it.
+    """Read a file's header (sqlite.org/fileformat2.html) and leave no trace on the file or beside it.
 
-    Read from the file's header (sqlite.org/fileformat2.html) through SQLite's own VFS, as a connection
-    would trip over a file whose last checkpoint was cut short, and a foreign file is not to be touched.
-    All but the size is written before a file goes into service, so it is never in a WAL only; the version
-    may be there after an upgrade, and what is told here is then that of before.
-    Raises ValueError for what is no database, apsw.Error for what cannot be read.
+    It is read through SQLite's VFS and not through a connection: a connection would fail on a file whose
+    last checkpoint was cut short, and it would touch files that are not ours.
+    All fields but the size are written before a file goes into service, so they are never in a WAL alone. The
+    version is an exception: while an upgrade is in the WAL only, the header still says the old version.
+    Raises ValueError if the file is not a database, apsw.Error if it cannot be read.
     """
     file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
     try:
@@ -45,7 +57,7 @@ def file_header(path: Path) -> FileHeader:
     if not header.startswith(b"SQLite format 3\0"):
         raise ValueError("file is not a database")
     page_bytes = int.from_bytes(header[16:18], "big")
-    if page_bytes == 1:  # what 16 bits cannot say
+    if page_bytes == 1:  # stands for 65,536, which needs 17 bits
         page_bytes = 1 << 16
     if page_bytes < PAGE_BYTES_MIN or page_bytes & (page_bytes - 1):
         raise ValueError(f"its header says that a page has {page_bytes} bytes")
@@ -58,11 +70,35 @@ def file_header(path: Path) -> FileHeader:
     )
 
 
-def visible_loss(path: Path, header: FileHeader) -> str | None:
-    """What a file has visibly lost, to be said after its name. (The rest is told by checksums, when read.)
+def checked_header(path: Path) -> FileHeader:
+    """The header of a partition's file that this Takhin can open.
 
-    A crash within a checkpoint leaves a file too short, and all that it lacks in the write-ahead log. What
-    neither has, SQLite would take for zeros. Raises apsw.Error.
+    Raises HeaderError for any other file, NewerVersionError for one of a later Takhin, apsw.Error, OSError.
+    """
+    try:
+        header = file_header(path)
+    except ValueError as error:
+        raise HeaderError(f"{path} is not a Takhin partition: {error}") from error
+    if header.application_id != APPLICATION_ID:
+        raise HeaderError(
+            f"{path} is not a Takhin partition: its application_id is {header.application_id:#x}, "
+            f"not {APPLICATION_ID:#x}"
+        )
+    if header.user_version > VERSION:
+        raise NewerVersionError(
+            f"{path} has schema version {header.user_version}, this Takhin knows versions up to {VERSION}: "
+            "use the newer Takhin that wrote it"
+        )
+    if (loss := _visible_loss(path, header)) is not None:
+        raise HeaderError(f"{path} {loss}")
+    return header
+
+
+def _visible_loss(path: Path, header: FileHeader) -> str | None:
+    """What a file has visibly lost, as a clause that follows its path. Checksums find the rest, later.
+
+    After a crash within a checkpoint the file may be too short, and then the write-ahead log has the missing
+    pages. SQLite would read a page that neither of them has as zeros. Raises apsw.Error.
     """
     if header.user_version >= SINCE_VERSION and header.reserved_bytes != RESERVED_BYTES:
         return "is damaged: its header says that its pages have no checksums"
@@ -73,7 +109,7 @@ def visible_loss(path: Path, header: FileHeader) -> str | None:
     wanted = range(size_bytes // header.page_bytes + 1, (pages or header.pages) + 1)
     never_written = LOCK_BYTE // header.page_bytes + 1
     lost = next((page for page in wanted if page not in in_wal and page != never_written), None)
-    if lost is None or path.stat().st_size != size_bytes:  # a broker has copied it meanwhile
+    if lost is None or path.stat().st_size != size_bytes:  # a broker's checkpoint has written it meanwhile
         return None
     beside = f", and page {lost} is not in its write-ahead log either" if wal_bytes(path) else ""
     return (

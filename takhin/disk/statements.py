@@ -1,12 +1,25 @@
-"""All SQL of the broker, under names. Knows the schema and nothing else."""
+"""Every SQL statement of the package, under a name. Knows the tables of schema/ and nothing else.
+
+In the order of those who run them: the engine, then all who ask what a file is, then copies, then queries.
+Statements that depend on a table, on columns or on a number of rows are made by functions here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import cache
+
+# Transactions
 
 BEGIN = "BEGIN IMMEDIATE"
 COMMIT = "COMMIT"
 ROLLBACK = "ROLLBACK"
+BEGIN_READ = "BEGIN"
+"""A transaction that sees one state of the file, from its first statement on: see TOUCH."""
+TOUCH = "SELECT count(*) FROM sqlite_schema"
+"""Reads a page, and so takes in a write-ahead log and fixes the state that a read transaction sees."""
+
+# Records
 
 ROWS_PER_STATEMENT_MAX = 64
 """Rows of one INSERT. A longer one leaves the processor's cache while it runs: 1,000 rows take 0.33 ms in
@@ -15,8 +28,10 @@ statements of 64 rows, 0.43 ms in one, 0.68 ms by executemany."""
 
 @cache
 def insert_records(rows: int) -> str:
-    """Parameters: the first offset, then timestamp, key, value of each row. The writer asks for powers of
-    two only, so that all of them stay prepared."""
+    """Parameters: the first offset, then timestamp, key, value of each row.
+
+    The writer asks for powers of two only, so that all of these statements stay prepared.
+    """
     values = ",".join(f"(?1+{row},?,?,?)" for row in range(rows))
     return f"INSERT INTO records (offset, timestamp, key, value) VALUES {values}"
 
@@ -47,8 +62,12 @@ TRIM = (
     "DELETE FROM time_index WHERE timestamp < (SELECT max(timestamp) FROM time_index WHERE offset <= ?)",
 )
 
+LAST_OFFSET = "SELECT max(offset) FROM records"
+
 FREE_PAGES = "PRAGMA freelist_count"
 GIVE_PAGES_BACK = "PRAGMA incremental_vacuum({})"
+
+# Consumer groups and producers
 
 PUT_COMMITTED = (
     "INSERT INTO committed_offsets (group_id, offset, metadata, committed_at) VALUES (?,?,?,?) "
@@ -71,13 +90,18 @@ FORGET_PRODUCERS = (
     "(SELECT producer_id FROM producer_batches GROUP BY producer_id ORDER BY max(offset) LIMIT ?)"
 )
 
-GET_LOG = "SELECT topic, partition, topic_id, incarnation_id, start_offset FROM log WHERE id = 0"
+# Whose log a file is, and what its topic is
+
 GET_END = "SELECT commits, end_offset FROM log WHERE id = 0"
-LAST_OFFSET = "SELECT max(offset) FROM records"
+GET_LOG = "SELECT * FROM log WHERE id = 0"
+"""With the columns that the file's version has: LOG_COLUMNS names them."""
+LOG_COLUMNS = "SELECT name FROM pragma_table_info('log')"
 SET_INCARNATION = "UPDATE log SET incarnation_id = ?"
+RENEW_LOG = "UPDATE log SET incarnation_id = ?, commits = ?"
 PUT_LOG = (
-    "INSERT INTO log (id, topic, partition, topic_id, incarnation_id, start_offset, end_offset, created_at) "
-    "VALUES (0,?,?,?,?,0,0,?)"
+    "INSERT INTO log "
+    "(id, topic, partition, topic_id, incarnation_id, start_offset, end_offset, commits, created_at) "
+    "VALUES (0,?,?,?,?,?,?,?,?)"
 )
 GET_NUM_PARTITIONS = "SELECT num_partitions FROM topic WHERE id = 0"
 PUT_NUM_PARTITIONS = "INSERT INTO topic (id, num_partitions) VALUES (0,?)"
@@ -85,3 +109,102 @@ SET_NUM_PARTITIONS = "UPDATE topic SET num_partitions = ?"
 GET_CONFIGS = "SELECT key, value FROM topic_configs"
 DELETE_CONFIGS = "DELETE FROM topic_configs"
 PUT_CONFIG = "INSERT INTO topic_configs (key, value) VALUES (?,?)"
+COUNT_CONFIGS = "SELECT count(*) FROM topic_configs"
+
+# Is what a file holds whole? (copies/checking.py)
+
+INTEGRITY = "PRAGMA integrity_check(3)"
+"""Reads every page, and so compares every checksum; up to three complaints."""
+STRUCTURE = "PRAGMA integrity_check(1)"
+COUNT_RECORDS = "SELECT count(*) FROM records"
+"""Offsets are unique, so a count and two bounds say whether they are dense; a count alone is fast."""
+FIRST_OFFSET = "SELECT min(offset) FROM records"
+STRAY_HEADER = (
+    "SELECT offset FROM headers WHERE offset < :start UNION ALL "
+    "SELECT offset FROM headers WHERE offset >= :end LIMIT 1"
+)
+BAD_COMMITTED = (
+    "SELECT group_id, offset FROM committed_offsets WHERE offset NOT BETWEEN 0 AND :end ORDER BY group_id"
+)
+BAD_PRODUCER = (
+    "SELECT lower(hex(producer_id)), offset + record_count FROM producer_batches "
+    "WHERE offset < 0 OR record_count < 1 OR offset + record_count > :end ORDER BY offset DESC LIMIT 3"
+)
+
+# A new file made of an old, damaged one (copies/salvage.py), and the target of a backup
+
+ATTACH_OLD = "ATTACH ? AS old"
+TOUCH_OLD = "SELECT count(*) FROM old.sqlite_schema"
+OLD_RECORDS = (
+    "SELECT offset, timestamp, key, value FROM old.records WHERE offset >= ? AND offset < ? ORDER BY offset"
+)
+OLD_HEADERS = "SELECT offset, key, value FROM old.headers WHERE offset >= ? AND offset < ?"
+OLD_LAST_OFFSET = "SELECT max(offset) FROM old.records"
+COPY_RECORDS = tuple(
+    f"INSERT INTO {table} ({columns}) SELECT {columns} FROM old.{table} WHERE offset >= ? AND offset < ?"
+    for table, columns in (
+        ("records", "offset, timestamp, key, value"),
+        ("headers", "offset, position, key, value"),
+    )
+)
+COPY_TIMES = (
+    "INSERT INTO time_index SELECT timestamp, offset FROM old.time_index WHERE offset >= ? AND offset <= ?"
+)
+COPY_COMMITTED = (
+    "INSERT INTO committed_offsets SELECT group_id, max(?1, min(?2, offset)), metadata, committed_at "
+    "FROM old.committed_offsets"
+)
+COPY_PRODUCERS = (
+    "INSERT INTO producer_batches (producer_id, slot, sequence, record_count, offset, timestamp) "
+    "SELECT producer_id, slot, sequence, record_count, offset, timestamp FROM old.producer_batches "
+    "WHERE offset + record_count <= ?"
+)
+"""A batch that was lost, if only in part, may be sent again, so it is not remembered."""
+COPY_CONFIGS = "INSERT INTO topic_configs SELECT key, value FROM old.topic_configs"
+
+FIRST_PAGE = "CREATE TABLE first (page)"
+"""Makes SQLite write the first page of a new file."""
+
+# Queries over a topic (query/): what a column is in a partition's file, and statements made of columns
+
+TIME_AS_TEXT = "strftime('%Y-%m-%dT%H:%M:%fZ', timestamp / 1000.0, 'unixepoch')"
+HEADERS_AS_JSON = (
+    "(SELECT json_group_array(json_array(key, hex(value))) FROM "
+    "(SELECT key, value FROM headers WHERE headers.offset = records.offset ORDER BY position))"
+)
+LAG = "end_offset - offset"
+COMMITTED_AND_LOG = "committed_offsets CROSS JOIN log"
+
+
+def compare(column: str, operator: str) -> str:
+    """A condition with one parameter."""
+    return f"{column} {operator} ?"
+
+
+def compare_text(column: str, operator: str) -> str:
+    """A condition with one parameter on the column's bytes as text."""
+    return f"CAST({column} AS TEXT) {operator} ?"
+
+
+def select(columns: Iterable[str], source: str) -> str:
+    """All rows of a small table. columns: expressions. source: what stands after FROM."""
+    return f"SELECT {', '.join(columns)} FROM {source}"
+
+
+def select_offsets(
+    columns: Iterable[str], table: str, conditions: Iterable[str], key: Sequence[str], *, descending: bool
+) -> str:
+    """Rows of [offset, offset) in the order of `key`. Parameters: both offsets, then the conditions'."""
+    order = ", ".join(f"{name} DESC" if descending else name for name in key)
+    where = " AND ".join(("offset >= ?", "offset < ?", *conditions))
+    return f"{select(columns, table)} WHERE {where} ORDER BY {order}"
+
+
+def declare_table(table: str, columns: Iterable[str], key: Iterable[str]) -> str:
+    """How a virtual table is declared. columns: name, type and HIDDEN as SQL has them."""
+    return f"CREATE TABLE {table} ({', '.join(columns)}, PRIMARY KEY ({', '.join(key)})) WITHOUT ROWID"
+
+
+def touch_table(table: str) -> str:
+    """Makes SQLite connect a virtual table; reads no row of it."""
+    return f"SELECT 1 FROM {table} LIMIT 0"

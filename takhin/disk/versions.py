@@ -1,7 +1,8 @@
 """The schema's version: builds new files, brings old ones up to date, refuses foreign and newer ones.
 
 The migrations load the standard library's SQLite, so they run in a child process, on files that no
-connection of ours has open. Files that have checksums are upgraded by the connection that opens them.
+connection of ours has open. Files that have checksums are upgraded by the connection that opens them. Knows
+no table; the statements of an upgrade are in schema/upgrades.py.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from pathlib import Path
 
 import apsw
 
-from takhin.disk.header import file_header, visible_loss
+from takhin.disk.header import HeaderError, checked_header
 from takhin.errors import StartupError
-from takhin.schema import APPLICATION_ID, VERSION
+from takhin.schema import VERSION
 from takhin.schema.checksums import SINCE_VERSION
 from takhin.schema.upgrades import UPGRADES
 
+PRODUCERS_SINCE = 3
+"""The schema version that first had producer_batches."""
+
 
 def build(*paths: Path) -> None:
-    """Make or migrate closed files. Raises OSError if the child process fails (on a full disk, say)."""
+    """Make or migrate closed files. Raises OSError if the child process fails, on a full disk for example."""
     done = subprocess.run(  # noqa: S603  our own interpreter on our own module
         [sys.executable, "-P", "-m", "takhin.schema", *map(str, paths)],
         capture_output=True,
@@ -36,30 +40,19 @@ def build(*paths: Path) -> None:
 
 
 def check(paths: Sequence[Path]) -> None:
-    """Refuse files that are not ours or of a later Takhin, untouched; bring those of version 1 to VERSION.
+    """Bring files of version 1 to VERSION, and refuse files that are not ours or of a later Takhin.
 
-    Raises StartupError naming the file.
+    A file that is refused is left as it was. Raises StartupError, which names the file.
     """
     older = []
     for path in paths:
         try:
-            header = file_header(path)
-            loss = visible_loss(path, header)
-        except (apsw.Error, ValueError) as error:
+            version = checked_header(path).user_version
+        except HeaderError as error:
+            raise StartupError(str(error)) from error
+        except apsw.Error as error:
             raise StartupError(f"{path} cannot be opened as a Takhin partition: {error}") from error
-        if header.application_id != APPLICATION_ID:
-            raise StartupError(
-                f"{path} is not a Takhin partition: its application_id is {header.application_id:#x}, "
-                f"not {APPLICATION_ID:#x}"
-            )
-        if header.user_version > VERSION:
-            raise StartupError(
-                f"{path} has schema version {header.user_version}, this Takhin knows versions up to "
-                f"{VERSION}: use the newer Takhin that wrote it"
-            )
-        if loss is not None:
-            raise StartupError(f"{path} {loss}")
-        if header.user_version < SINCE_VERSION:
+        if version < SINCE_VERSION:
             older.append(path)
     if older:
         try:
@@ -69,9 +62,9 @@ def check(paths: Sequence[Path]) -> None:
 
 
 def upgrade(connection: apsw.Connection) -> None:
-    """Bring a file that has checksums to VERSION, in one transaction, through the one connection it has.
+    """Bring a file that has checksums to VERSION, in one transaction, through its only connection.
 
-    Not before it is known that the log is whole: a damaged write-ahead log must not be written to.
+    Call it only after the log was checked: a damaged write-ahead log must not be written to.
     Raises apsw.Error.
     """
     version = connection.pragma("user_version")

@@ -1,9 +1,9 @@
 """The frames of a write-ahead log, and which of them are whole (sqlite.org/walformat.html). Knows no SQL.
 
-SQLite compares a frame with its checksum only when it recovers a log that a crash left, and then takes the
-first one that does not match for the end. Here the frames after it are looked at, too. It is read through
-SQLite's own VFS, by page numbers and checksums alone; in Python, 0.3 ms a frame: for `takhin verify`, and for
-a start on a file that is visibly incomplete.
+SQLite checks a frame's checksum only when it recovers a log that a crash left, and the first frame that does
+not match is the end of the log for it. Here the frames after that one are checked, too. The log is read
+through SQLite's own VFS. Only page numbers and checksums are understood, in Python, at 0.3 ms a frame: enough
+for `takhin verify`, and for a start on a file that is visibly incomplete.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HEAD = struct.Struct(">8I")
 FRAME_HEAD = struct.Struct(">6I")
 """Page, pages of the file after a commit or 0, two salts, two sums."""
 MAGIC = 0x377F0682
-"""The last bit says how the words of a checksum are read: 1 for big-endian."""
+"""The last bit is the byte order of the words of a checksum: 1 for big-endian."""
 
 Sums = tuple[int, int]
 
@@ -30,16 +30,16 @@ class Frame(NamedTuple):
 
     page: int
     pages_after: int
-    """How many the file has after this commit; 0 in all frames but a transaction's last."""
+    """Pages of the file after this commit; 0 in all frames but the last one of a transaction."""
     whole: bool
-    """Whether its checksum is right."""
+    """True if its checksum is right."""
 
 
 def frames(path: Path) -> Iterator[Frame]:
-    """The frames that were written since the log was last begun anew, damaged ones included.
+    """The frames that were written since SQLite last restarted the log, damaged ones included.
 
-    path: of the `-wal`. What comes after a damaged frame is checked against the sums that this one carries.
-    Raises apsw.Error.
+    path: the `-wal` file. The frame after a damaged one is checked with the sums that the damaged one
+    carries. Raises apsw.Error.
     """
     file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY, 0])
     try:
@@ -52,15 +52,15 @@ def frames(path: Path) -> Iterator[Frame]:
         magic, _, page_bytes, _, *salts, sum_1, sum_2 = HEAD.unpack(head)
         order = ">" if magic & 1 else "<"
         if magic & ~1 != MAGIC or _sums(head[:24], (0, 0), order) != (sum_1, sum_2):
-            return  # nothing of it is taken in
+            return  # SQLite takes nothing from such a log
         sums = sum_1, sum_2
         for at in range(HEAD.size, size - FRAME_HEAD.size - page_bytes + 1, FRAME_HEAD.size + page_bytes):
             frame = file.xRead(FRAME_HEAD.size + page_bytes, at)
             if len(frame) < FRAME_HEAD.size + page_bytes:
-                return  # a broker has cut it meanwhile
+                return  # a broker has truncated it meanwhile
             page, pages_after, *of_frame, sum_1, sum_2 = FRAME_HEAD.unpack(frame[: FRAME_HEAD.size])
             if of_frame != salts:
-                return  # of an earlier round
+                return  # written before the last restart
             sums = _sums(frame[FRAME_HEAD.size :], _sums(frame[:8], sums, order), order)
             yield Frame(page, pages_after, whole=sums == (sum_1, sum_2))
             sums = sum_1, sum_2
@@ -69,9 +69,9 @@ def frames(path: Path) -> Iterator[Frame]:
 
 
 def committed(path: Path) -> tuple[set[int], int]:
-    """The pages that SQLite takes from a log it recovers, and how many the file has then (0: none are).
+    """(pages that SQLite takes from a log when it recovers it, pages of the file then; 0 if it takes none).
 
-    path: of the `-wal`. Raises apsw.Error.
+    path: the `-wal` file. Raises apsw.Error.
     """
     taken: set[int] = set()
     pages_after = 0
@@ -88,7 +88,7 @@ def committed(path: Path) -> tuple[set[int], int]:
 
 
 def _sums(content: bytes, before: Sums, order: str) -> Sums:
-    """SQLite's checksum of content (a multiple of 8 bytes), which follows on what has sums `before`."""
+    """SQLite's checksum of content (a multiple of 8 bytes). before: the sums of the content before it."""
     sum_1, sum_2 = before
     words = iter(struct.unpack(f"{order}{len(content) // 4}I", content))
     for word in words:

@@ -1,13 +1,15 @@
 """The witness: what each log's file must hold at least, noted in a file of its own. Knows no SQL.
 
-A write-ahead log that is damaged or gone makes a log shorter without any sign: SQLite recovers what comes
-before. So each COMMIT is noted here too, after it is durable and before it is answered. The note is not
-synced, for it may lag behind its log, but never be ahead of it; a start that finds it ahead is refused.
+If a write-ahead log is damaged or gone, its log becomes shorter and nothing shows it: SQLite recovers what
+comes before the damage. So each COMMIT is noted here too, after it is durable and before it is answered. The
+note is not synced: it may lag behind its log, but must never be ahead of it. A start that finds a note ahead
+of its log is refused.
 
     DATA/witness    a head, then 64 bytes for each partition
 
-Under a hold a copier may copy the witness later than the logs. Then the head names the folder's LOCK by its
-change time, which no copy shares: a copy's witness is told by that, and not believed.
+Under a hold a copier may copy the witness later than the logs. So while a hold lasts, the head has the change
+time of the folder's LOCK, which no copy shares. A witness whose noted time differs was copied from another
+folder and is ignored.
 """
 
 from __future__ import annotations
@@ -22,16 +24,18 @@ from uuid import UUID
 
 import structlog
 
-log = structlog.get_logger()
+from takhin.disk.layout import Layout
+
+logger = structlog.get_logger()
 
 HEAD = struct.Struct("<8sQ")
-"""Magic; while held the change time of LOCK (ns), else 0."""
+"""Magic; the change time of LOCK (ns) while held, else 0."""
 MAGIC = b"takhin\x00\x01"
 
 SLOT = struct.Struct("<I16sIQQ")
 """CRC-32 of the rest; topic id, partition, commits, end offset."""
 SLOT_BYTES = 64
-"""Divides a disk's sector, so that a power cut leaves a slot as it was or as it is."""
+"""A disk's sector is a multiple of it, so a power cut leaves either the old slot or the new one."""
 
 Key = tuple[bytes, int]
 
@@ -44,7 +48,7 @@ class Mark:
     end_offset: int
 
     def missing(self, noted: Mark) -> str | None:
-        """What a log that has come so far has lost, if the witness has noted `noted`."""
+        """What a log that ends here has lost, as a clause, if the witness has noted `noted`; else None."""
         if self.commits >= noted.commits:
             return None
         if self.end_offset < noted.end_offset:
@@ -52,21 +56,52 @@ class Mark:
         return f"its last {noted.commits - self.commits} acknowledged changes are missing"
 
 
-def told_by(head: bytes, lock_changed: int) -> bool | None:
-    """Whether a witness is that of its own folder, whose LOCK was changed then (ns), or of the one it was
-    copied from while that was held. None for what is no witness.
+def is_own(head: bytes, lock_changed: int) -> bool | None:
+    """True: written for this folder. False: copied from a held one. None: not a witness file.
+
+    lock_changed: the change time of this folder's LOCK (ns).
     """
     magic, held = HEAD.unpack(head[: HEAD.size].ljust(HEAD.size, b"\0"))
     return None if magic != MAGIC else held in (0, lock_changed)
 
 
 def noted_in(content: bytes) -> Iterator[tuple[int, tuple[Key, Mark] | None]]:
-    """Position and note of each slot; None where it is empty, or not to be believed."""
+    """(position, note) of each slot. The note is None if the slot is empty or its checksum is wrong."""
     for at in range(SLOT_BYTES, len(content) // SLOT_BYTES * SLOT_BYTES, SLOT_BYTES):
         slot = content[at : at + SLOT.size]
         crc, topic_id, partition, commits, end_offset = SLOT.unpack(slot)
-        believed = crc == zlib.crc32(slot[4:])
-        yield at, ((topic_id, partition), Mark(commits, end_offset)) if believed else None
+        matches = crc == zlib.crc32(slot[4:])
+        yield at, ((topic_id, partition), Mark(commits, end_offset)) if matches else None
+
+
+class Notes:
+    """What a folder's witness says of each log, read by another process without changing it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """A folder without a witness has no notes, nor has one with a copied witness. Raises OSError."""
+        layout = Layout(data_dir)
+        self._marks: dict[Key, Mark] = {}
+        try:
+            content = layout.witness.read_bytes()
+        except FileNotFoundError:
+            return
+        if is_own(content, _changed(layout.lock)):
+            self._marks = dict(noted for _, noted in noted_in(content) if noted is not None)
+
+    def of(self, topic_id: str, partition: int) -> Mark | None:
+        """The note of a log, if there is one."""
+        try:
+            return self._marks.get((UUID(topic_id).bytes, partition))
+        except ValueError:
+            return None
+
+
+def _changed(path: Path) -> int:
+    """When a file was last changed (ns); 0 if there is none."""
+    try:
+        return path.stat().st_ctime_ns
+    except FileNotFoundError:
+        return 0
 
 
 @dataclass(slots=True)
@@ -74,13 +109,13 @@ class Slot:
     """One partition's place in the witness."""
 
     mark: Mark | None
-    """What was noted before this start; None where there is nothing, or nothing to be believed."""
+    """What was noted before this start; None if nothing was, or nothing that can be believed."""
     _descriptor: int
     _at: int
     _key: Key
 
     def note(self, mark: Mark) -> None:
-        """Note what is durable now. Called on committer threads, by one at a time for each log."""
+        """Note what is durable now. Called on commit threads, for each log by one at a time."""
         noted = SLOT.pack(0, *self._key, mark.commits, mark.end_offset)[4:]
         os.pwrite(self._descriptor, struct.pack("<I", zlib.crc32(noted)) + noted, self._at)
 
@@ -89,14 +124,14 @@ class Witness:
     """All slots of a data folder."""
 
     def __init__(self, path: Path, *, lock_changed_before: int) -> None:
-        """Open the file, or make it. lock_changed_before: of LOCK (ns), before this start wrote to it.
+        """Open the file, or make it. Raises OSError.
 
-        Raises OSError.
+        lock_changed_before: the change time of LOCK (ns) before this start wrote to it.
         """
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
-        self.is_copy = told_by(content, lock_changed_before) is False
-        """Whether this folder was copied from another while that one was held."""
+        self.is_copy = is_own(content, lock_changed_before) is False
+        """True if this folder was copied from another one during a hold."""
         self._marks: dict[Key, tuple[int, Mark]] = {}
         self._free: list[int] = []
         self._end = max(SLOT_BYTES, len(content) // SLOT_BYTES * SLOT_BYTES)
@@ -105,18 +140,18 @@ class Witness:
                 self._marks[noted[0]] = at, noted[1]
                 continue
             if noted is None and any(content[at : at + SLOT.size]):
-                log.warning("witness_unreadable", position=at, reason="its checksum is wrong; not believed")
+                logger.warning("witness_unreadable", position=at, reason="its checksum is wrong; ignored")
             self._free.append(at)
-        if self.is_copy:  # it is one until all of its logs have a new incarnation: see `settle`
+        if self.is_copy:  # it stays one until all of its logs have new incarnations: see `settle`
             os.pwrite(self._descriptor, bytes(self._end - SLOT_BYTES), SLOT_BYTES)
-        else:  # LOCK has changed, so a time of it that is noted no longer says that the notes are ours
+        else:  # LOCK has changed, so a noted time of it would no longer say that the notes are ours
             self.hold(0)
 
     def close(self) -> None:
         os.close(self._descriptor)
 
     def slot(self, topic_id: str, partition: int) -> Slot:
-        """The place of a partition, a new one if it has none. Raises OSError where the disk is full."""
+        """The place of a partition, a new one if it has none. Raises OSError if the disk is full."""
         key = (UUID(topic_id).bytes, partition)
         at, mark = self._marks.get(key) or (self._take(), None)
         self._marks[key] = at, mark or Mark(0, 0)
@@ -131,7 +166,7 @@ class Witness:
         return at
 
     def forget(self, topic_id: str) -> None:
-        """The topic is deleted: its slots may be used for others."""
+        """Free the slots of a topic that was deleted. Raises OSError."""
         id_bytes = UUID(topic_id).bytes
         for key in [key for key in self._marks if key[0] == id_bytes]:
             at, _ = self._marks.pop(key)
@@ -139,11 +174,14 @@ class Witness:
             self._free.append(at)
 
     def hold(self, lock_changed: int) -> None:
-        """Say whose the notes are, by the change time of LOCK (ns), while copies are made; 0 ends that."""
+        """Note the change time of LOCK (ns) for as long as copies are made; 0 ends that. Raises OSError."""
         os.pwrite(self._descriptor, HEAD.pack(MAGIC, lock_changed), 0)
-        os.fsync(self._descriptor)  # LOCK's own time may be on disk: the two must not disagree
+        os.fsync(self._descriptor)  # the time of LOCK itself may be on disk: the two must agree
 
     def settle(self, lock_changed: int) -> None:
-        """All logs are open, those of a copy under new incarnations. lock_changed: as for `hold`."""
+        """All logs are open, those of a copy under new incarnations: the witness is this folder's now.
+
+        lock_changed: as for `hold`. Raises OSError.
+        """
         self.is_copy = False
         self.hold(lock_changed)

@@ -1,1 +1,1 @@
-"""Read-only SQL over a topic. A program beside a broker, or without one: never in its process."""
+"""Read-only SQL over a topic, for programs beside a broker or without one: never in the broker's process."""

@@ -1,6 +1,7 @@
 """One query over a topic: what it may do, how long it may take, and what its errors mean.
 
-It runs in a database in memory whose tables are virtual, so that it can reach nothing but the topic.
+It runs in a database in memory whose tables are virtual, so that it can reach nothing but the topic. Knows no
+file.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any, cast
 import apsw
 from apsw.ext import query_info
 
+from takhin.disk import statements
 from takhin.disk.faults import sentence
 from takhin.errors import QueryError
 from takhin.query.tables import TABLES
-from takhin.query.topic import Topic
+from takhin.query.topic import TopicFiles
 from takhin.query.virtual import Module
 from takhin.sentences import shown
 
@@ -27,25 +29,28 @@ READING = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION,
 ONLY_READS = "a query only reads: it is a SELECT, WITH, VALUES or EXPLAIN"
 
 STEPS_BETWEEN_LOOKS = 100_000
-"""Of SQLite's machine: some milliseconds."""
+"""Steps of SQLite's virtual machine between two looks at the time: some milliseconds."""
 CACHE_KIB = 32_768
-"""Beyond that, what is sorted or grouped goes to a temporary file."""
+"""Larger sorts and groups go to a temporary file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """columns: their names. rows: read as they are taken; taking them may raise QueryError."""
+    """The answer to a query.
+
+    columns: their names. rows: read while they are iterated over, which may raise QueryError.
+    """
 
     columns: Sequence[str]
     rows: Iterator[tuple[Any, ...]]
 
 
-def run(topic: Topic, sql: str, *, timeout_s: float | None = None) -> Result:
-    """Run one SELECT. timeout_s: how long it may take, counted from now. Raises QueryError."""
+def run(topic: TopicFiles, sql: str, *, timeout_s: float | None = None) -> Result:
+    """Run one SELECT. timeout_s: how long it may take, from now on. Raises QueryError."""
     connection = _connection(topic)
     if timeout_s is not None:
         connection.set_progress_handler(_past(time.monotonic() + timeout_s), STEPS_BETWEEN_LOOKS)
-    else:  # it lets Ctrl-C in, which waits for Python to run
+    else:  # Ctrl-C is handled only when Python code runs
         connection.set_progress_handler(lambda: False, STEPS_BETWEEN_LOOKS)
     with _explained(sql, timeout_s):
         details = query_info(connection, sql)
@@ -65,16 +70,16 @@ def run(topic: Topic, sql: str, *, timeout_s: float | None = None) -> Result:
     return Result([str(name) for name, _ in details.description], rows())
 
 
-def _connection(topic: Topic) -> apsw.Connection:
+def _connection(topic: TopicFiles) -> apsw.Connection:
     connection = apsw.Connection(":memory:")
     connection.pragma("temp_store", 1)  # in files, so that memory is bounded
     connection.pragma("cache_size", -CACHE_KIB)
     for table in TABLES:
-        module = cast("apsw.VTModule", Module(table, topic))  # its protocol asks for optional methods, too
+        module = cast("apsw.VTModule", Module(table, topic))  # its protocol has optional methods, too
         connection.create_module(
             table.name, module, use_bestindex_object=True, eponymous_only=True, read_only=True
         )
-        connection.execute(f"SELECT 1 FROM {table.name} LIMIT 0")  # declares it, which is not for queries
+        connection.execute(statements.touch_table(table.name))  # declares it, which a query may not do
     connection.authorizer = lambda action, *_: apsw.SQLITE_OK if action in READING else apsw.SQLITE_DENY
     return connection
 
@@ -85,7 +90,7 @@ def _past(deadline: float) -> Callable[[], bool]:
 
 @contextmanager
 def _explained(sql: str, timeout_s: float | None) -> Iterator[None]:
-    """Turns SQLite's errors into a QueryError; those of reading files are that already."""
+    """Errors of SQLite leave the block as QueryError; those of reading files are that already."""
     try:
         yield
     except apsw.AuthError as error:

@@ -1,7 +1,7 @@
-"""The tables of a query: their columns, and how the rows that are asked for are read from the files.
+"""The tables of a query: their columns, and how the wanted rows are read from the files.
 
-A condition that is told here only saves reading: SQLite looks at each row again. Knows nothing of virtual
-tables.
+A comparison that is passed down here only saves reading: SQLite checks each row again. Knows nothing of
+virtual tables; the SQL is in takhin/disk/statements.py.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import Any, NamedTuple, Protocol
 
 import apsw
 
-from takhin.disk.beside import Log
+from takhin.disk import statements
+from takhin.disk.identity import LogRow
 from takhin.json_bytes import json_bytes
 from takhin.limits import INT64_MAX
-from takhin.query.topic import Topic
+from takhin.query.topic import TopicFiles
 
 SPAN_OFFSETS_MIN = 100
 SPAN_OFFSETS_MAX = 10_000
-"""Offsets that one read goes over: few at first, since the query may want no more."""
+"""Offsets that one read covers: few at first, because the query may want no more."""
 READ_BYTES = 4 << 20
-"""A read with that many bytes of keys, values and headers ends there, within its span."""
+"""A read ends, also within its span, after this many bytes of keys, values and headers."""
 
 COMPARISONS = frozenset({"=", "<", "<=", ">", ">="})
 MATCHES = frozenset({"=", "LIKE", "GLOB"})
@@ -37,19 +38,19 @@ class Column(NamedTuple):
 
     name: str
     sql: str
-    """What it is in a partition's file; {partition} stands for the partition's number."""
+    """The expression in a partition's file; {partition} stands for the partition's number."""
     kind: str = ""
-    """How it is declared, which decides how SQLite compares it."""
+    """The declared type, which decides how SQLite compares values."""
     operators: frozenset[str] = frozenset()
-    """Of conditions that save reading."""
+    """The operators of comparisons that save reading."""
     shown: Callable[[Any], Any] | None = None
-    """What becomes of a value that is not NULL."""
+    """Converts a value that is not NULL."""
     hidden: bool = False
-    """Whether `SELECT *` leaves it out."""
+    """True if `SELECT *` leaves the column out."""
 
 
-class Condition(NamedTuple):
-    """What all rows that are asked for have in common."""
+class Comparison(NamedTuple):
+    """A condition that every wanted row fulfils."""
 
     column: str
     operator: str
@@ -58,10 +59,10 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which part of a table is asked for. columns: those that matter; the others may be NULL."""
+    """The part of a table that is read. columns: the wanted ones; the others may be NULL."""
 
     columns: frozenset[str]
-    conditions: Sequence[Condition]
+    conditions: Sequence[Comparison]
     descending: bool
 
 
@@ -76,34 +77,34 @@ class Table(Protocol):
 
     @property
     def key(self) -> Sequence[str]:
-        """The columns that tell a row from all others."""
+        """The columns that identify a row."""
 
     @property
     def ordered(self) -> bool:
-        """Whether rows come in the order of the key, or all the other way round."""
+        """True if rows come in the order of the key, or in the opposite order."""
 
-    def scan(self, topic: Topic, wanted: Wanted) -> Iterator[list[Row]]:
-        """The rows, read by read, each with a value for each column. Raises QueryError."""
+    def scan(self, topic: TopicFiles, wanted: Wanted) -> Iterator[list[Row]]:
+        """The rows of each read, with a value for each column. Raises QueryError."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogTable:
-    """A table of what producers wrote. Its first two columns are partition and offset."""
+    """A table of data that producers have sent. Its first two columns are partition and offset."""
 
     name: str
     columns: Sequence[Column]
     key: Sequence[str]
     ordered = True
 
-    def scan(self, topic: Topic, wanted: Wanted) -> Iterator[list[Row]]:
+    def scan(self, topic: TopicFiles, wanted: Wanted) -> Iterator[list[Row]]:
         for partition in _partitions(topic, wanted):
             yield from self._scan(topic, partition, wanted)
 
-    def _scan(self, topic: Topic, partition: int, wanted: Wanted) -> Iterator[list[Row]]:
+    def _scan(self, topic: TopicFiles, partition: int, wanted: Wanted) -> Iterator[list[Row]]:
         left = _narrowed(range(INT64_MAX), "offset", wanted.conditions)
         span = SPAN_OFFSETS_MIN
 
-        def work(connection: apsw.Connection, log: Log) -> tuple[list[Row], range]:
+        def work(connection: apsw.Connection, log: LogRow) -> tuple[list[Row], range]:
             first = max(left.start, log.start_offset, _offset_before(connection, wanted.conditions))
             end = min(left.stop, topic.end_offset(log))
             if wanted.descending:
@@ -123,19 +124,22 @@ class LogTable:
     def _read(
         self, connection: apsw.Connection, partition: int, wanted: Wanted, offsets: range
     ) -> tuple[list[Row], bool]:
-        """Rows of these offsets, and whether they are all; those of one offset stay together."""
-        conditions, values = ["offset >= ?", "offset < ?"], [offsets.start, offsets.stop]
+        """(rows of these offsets, True if they are all of them). Rows of one offset stay together."""
+        conditions: list[str] = []
+        values: list[Any] = [offsets.start, offsets.stop]
         for column, operator, value in wanted.conditions:
             if column not in ("partition", "offset"):
                 condition, comparable = self._condition(column, operator, value)
                 conditions.append(condition)
                 values.append(comparable)
-        order = ", ".join(f"{name} DESC" if wanted.descending else name for name in self.key[1:])
-        cursor = connection.execute(
-            f"SELECT {self._columns(partition, wanted)} FROM {self.name} "
-            f"WHERE {' AND '.join(conditions)} ORDER BY {order}",
-            values,
+        select = statements.select_offsets(
+            self._columns(partition, wanted),
+            self.name,
+            conditions,
+            self.key[1:],
+            descending=wanted.descending,
         )
+        cursor = connection.execute(select, values)
         sized = [
             at for at, of in enumerate(self.columns) if of.shown is not None and of.name in wanted.columns
         ]
@@ -150,25 +154,23 @@ class LogTable:
                 size_bytes += len(row[at] or b"")
         return rows, True
 
-    def _columns(self, partition: int, wanted: Wanted) -> str:
+    def _columns(self, partition: int, wanted: Wanted) -> list[str]:
         needed = {*wanted.columns, "offset"}
-        return ", ".join(
-            of.sql.format(partition=partition) if of.name in needed else "NULL" for of in self.columns
-        )
+        return [of.sql.format(partition=partition) if of.name in needed else "NULL" for of in self.columns]
 
     def _condition(self, name: str, operator: str, value: Any) -> tuple[str, Any]:
-        """SQL that is true of all rows of which the condition is true, and its parameter."""
+        """(SQL that is true for every row that fulfils the comparison, its parameter)."""
         if operator not in COMPARISONS:
-            return f"CAST({name} AS TEXT) {operator} ?", value
+            return statements.compare_text(name, operator), value
         (column,) = (column for column in self.columns if column.name == name)
         if column.shown is text and isinstance(value, str):
             value = value.encode()
-        return f"{name} {operator} ?", value
+        return statements.compare(name, operator), value
 
 
 @dataclass(frozen=True, slots=True)
 class StateTable:
-    """A table of which each partition has but a few rows. source: what stands behind FROM."""
+    """A table of which each partition has only a few rows. source: what stands after FROM."""
 
     name: str
     columns: Sequence[Column]
@@ -176,24 +178,24 @@ class StateTable:
     source: str
     ordered = False
 
-    def scan(self, topic: Topic, wanted: Wanted) -> Iterator[list[Row]]:
+    def scan(self, topic: TopicFiles, wanted: Wanted) -> Iterator[list[Row]]:
         for partition in _partitions(topic, wanted):
-            columns = ", ".join(column.sql.format(partition=partition) for column in self.columns)
-            select = f"SELECT {columns} FROM {self.source}"
+            columns = [column.sql.format(partition=partition) for column in self.columns]
+            select = statements.select(columns, self.source)
             yield topic.read(partition, partial(_all, select))
 
 
-def _all(select: str, connection: apsw.Connection, _log: Log) -> list[Row]:
+def _all(select: str, connection: apsw.Connection, _log: LogRow) -> list[Row]:
     return connection.execute(select).fetchall()
 
 
-def _partitions(topic: Topic, wanted: Wanted) -> Sequence[int]:
+def _partitions(topic: TopicFiles, wanted: Wanted) -> Sequence[int]:
     found = _narrowed(range(len(topic.paths)), "partition", wanted.conditions)
     return found[::-1] if wanted.descending else found
 
 
-def _narrowed(numbers: range, column: str, conditions: Sequence[Condition]) -> range:
-    """Those of the numbers for which the conditions on the column can be true."""
+def _narrowed(numbers: range, column: str, conditions: Sequence[Comparison]) -> range:
+    """The part of `numbers` for which the comparisons of the column can be true."""
     low, high = numbers.start, numbers.stop
     for of, operator, value in conditions:
         if of != column or not isinstance(value, int | float) or not math.isfinite(value):
@@ -209,20 +211,17 @@ def _narrowed(numbers: range, column: str, conditions: Sequence[Condition]) -> r
     return range(low, max(low, high))
 
 
-def _offset_before(connection: apsw.Connection, conditions: Sequence[Condition]) -> int:
-    """An offset below which everything is stamped too early, by the sparse index of times."""
+def _offset_before(connection: apsw.Connection, conditions: Sequence[Comparison]) -> int:
+    """An offset below which every timestamp is too low, by the sparse index of times."""
     times = [
         value for of, operator, value in conditions if of == "timestamp" and operator in ("=", ">", ">=")
     ]
-    found = (connection.execute(LAST_BEFORE_TIME, (value,)).get or 0 for value in times)
+    found = (connection.execute(statements.LAST_BEFORE_TIME, (value,)).get or 0 for value in times)
     return max(found, default=0)
 
 
-LAST_BEFORE_TIME = "SELECT offset FROM time_index WHERE timestamp < ? ORDER BY timestamp DESC LIMIT 1"
-
-
 def text(content: bytes) -> str | bytes:
-    """Bytes as SQL sees them: text where they are UTF-8 without NUL, where SQLite's text functions stop."""
+    """Bytes as SQL shows them: text if they are UTF-8 without NUL, at which SQLite's text functions stop."""
     if b"\0" not in content:
         try:
             return content.decode()
@@ -232,7 +231,7 @@ def text(content: bytes) -> str | bytes:
 
 
 def _headers(in_hex: str) -> str:
-    """A JSON array of headers out of one of [key, value in hexadecimal]."""
+    """A JSON array of headers, made of a JSON array of [key, value in hexadecimal]."""
     if in_hex == "[]":
         return in_hex
     headers = [{"key": key, "value": json_bytes(bytes.fromhex(value))} for key, value in json.loads(in_hex)]
@@ -253,14 +252,11 @@ RECORDS = LogTable(
         VALUE,
         Column(
             "headers",
-            "(SELECT json_group_array(json_array(key, hex(value))) FROM "
-            "(SELECT key, value FROM headers WHERE headers.offset = records.offset ORDER BY position))",
+            statements.HEADERS_AS_JSON,
             "TEXT",
             shown=_headers,
         ),
-        Column(
-            "time", "strftime('%Y-%m-%dT%H:%M:%fZ', timestamp / 1000.0, 'unixepoch')", "TEXT", hidden=True
-        ),
+        Column("time", statements.TIME_AS_TEXT, "TEXT", hidden=True),
     ),
     ("partition", "offset"),
 )
@@ -282,12 +278,12 @@ COMMITTED_OFFSETS = StateTable(
         PARTITION,
         Column("committed_offset", "offset", "INTEGER"),
         Column("end_offset", "end_offset", "INTEGER"),
-        Column("lag", "end_offset - offset", "INTEGER"),
+        Column("lag", statements.LAG, "INTEGER"),
         Column("committed_at", "committed_at", "INTEGER"),
         Column("metadata", "metadata", "TEXT"),
     ),
     ("group_id", "partition"),
-    "committed_offsets CROSS JOIN log",
+    statements.COMMITTED_AND_LOG,
 )
 PARTITIONS = StateTable(
     "partitions",

@@ -1,6 +1,7 @@
-"""Tables as SQLite's virtual tables (sqlite.org/vtab.html): its plans told to them, their rows told to it.
+"""The tables of a query as virtual tables of SQLite (sqlite.org/vtab.html).
 
-The names of the methods are apsw's. Knows nothing of files.
+They get SQLite's plan, pass what they can of it down to takhin/query/tables.py, and hand the rows up. The
+names of the methods are apsw's. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from takhin.query.tables import Condition, Row, Table, Wanted
-from takhin.query.topic import Topic
+from takhin.disk.statements import declare_table
+from takhin.query.tables import Comparison, Row, Table, Wanted
+from takhin.query.topic import TopicFiles
 
 OPERATORS = {
     apsw.SQLITE_INDEX_CONSTRAINT_EQ: "=",
@@ -25,15 +27,17 @@ OPERATORS = {
 }
 
 ROWS = 1_000_000
-"""Of a partition, as far as the planner knows."""
+"""Rows of a partition, as far as the planner knows."""
 SELECTED = {"=": 1_000, "LIKE": 10, "GLOB": 10}
-"""Of so many rows one meets such a condition, as far as the planner knows; of ranges, every fourth."""
+"""Selectivity told to the planner: one row in N matches."""
+SELECTED_OF_RANGE = 4
+"""The same for a range."""
 OPENING = 1_000
-"""What it costs to open a partition's file, in rows read."""
+"""The cost of opening a partition's file, in rows read."""
 
 
 class Plan(NamedTuple):
-    """How SQLite means to ask for rows: once, or again and again with other values."""
+    """How SQLite is going to ask for rows: once, or many times with different values."""
 
     columns: frozenset[str]
     conditions: Sequence[tuple[str, str]]
@@ -41,19 +45,16 @@ class Plan(NamedTuple):
 
 
 class Module:
-    """Makes a virtual table of a table of a topic. Implements apsw.VTModule."""
+    """Makes a virtual table of one of a topic's tables. Implements apsw.VTModule."""
 
-    def __init__(self, table: Table, topic: Topic) -> None:
+    def __init__(self, table: Table, topic: TopicFiles) -> None:
         self._table = table
         self._topic = topic
 
     def Create(self, *_names: object) -> tuple[str, VirtualTable]:
-        columns = ", ".join(
-            f"{of.name} {of.kind} {'HIDDEN' if of.hidden else ''}" for of in self._table.columns
-        )
-        key = ", ".join(self._table.key)
-        declared = f"CREATE TABLE {self._table.name} ({columns}, PRIMARY KEY ({key})) WITHOUT ROWID"
-        return declared, VirtualTable(self._table, self._topic)
+        table = self._table
+        columns = (f"{of.name} {of.kind} {'HIDDEN' if of.hidden else ''}" for of in table.columns)
+        return declare_table(table.name, columns, table.key), VirtualTable(self._table, self._topic)
 
     Connect = Create
 
@@ -61,7 +62,7 @@ class Module:
 class VirtualTable:
     """Implements apsw.VTTable."""
 
-    def __init__(self, table: Table, topic: Topic) -> None:
+    def __init__(self, table: Table, topic: TopicFiles) -> None:
         self._table = table
         self._topic = topic
         self._plans: list[Plan] = []
@@ -86,12 +87,12 @@ class VirtualTable:
         return Cursor(self._table, self._topic, self._plans)
 
     def Disconnect(self) -> None:
-        """Nothing is held open."""
+        """Nothing is open that would have to be closed."""
 
     Destroy = Disconnect
 
     def _condition(self, info: apsw.IndexInfo, at: int) -> tuple[str, str] | None:
-        """A condition that saves reading, if this is one."""
+        """(column, operator) of the constraint if it saves reading, else None."""
         operator = OPERATORS.get(info.get_aConstraint_op(at), "")
         number = info.get_aConstraint_iColumn(at)
         if number < 0 or operator not in self._table.columns[number].operators:
@@ -101,7 +102,7 @@ class VirtualTable:
         return self._table.columns[number].name, operator
 
     def _order(self, info: apsw.IndexInfo) -> list[tuple[str, bool]]:
-        """The order that is asked for: column, whether it is descending."""
+        """The order that SQLite wants: (column, True if descending)."""
         return [
             (self._name(info.get_aOrderBy_iColumn(at)), info.get_aOrderBy_desc(at))
             for at in range(info.nOrderBy)
@@ -113,7 +114,7 @@ class VirtualTable:
     def _is_order(
         self, wanted: Sequence[tuple[str, bool]], conditions: Sequence[tuple[str, str]], *, descending: bool
     ) -> bool:
-        """Whether the rows come in the order wanted, which says nothing where there is but one partition."""
+        """True if the rows come in the wanted order. With one partition its number orders nothing."""
         single = len(self._topic.paths) == 1 or ("partition", "=") in conditions
         natural = [(name, descending) for name in self._table.key if not (single and name == "partition")]
         asked = [
@@ -122,13 +123,14 @@ class VirtualTable:
         return self._table.ordered and asked[: len(natural)] == natural[: len(asked)]
 
     def _estimate(self, conditions: Sequence[tuple[str, str]]) -> tuple[int, float]:
-        """How many rows there will be, and what they cost."""
+        """(rows that will be found, their cost)."""
         partitions = 1 if ("partition", "=") in conditions else len(self._topic.paths)
         read = found = ROWS * partitions
         for column, operator in conditions:
             if column == "partition":
                 continue
-            share = 1 / ROWS if (column, operator) == ("offset", "=") else 1 / SELECTED.get(operator, 4)
+            one_row = (column, operator) == ("offset", "=")
+            share = 1 / (ROWS if one_row else SELECTED.get(operator, SELECTED_OF_RANGE))
             found = max(1, int(found * share))
             if column in ("offset", "timestamp"):
                 read = max(1, int(read * share))
@@ -136,9 +138,9 @@ class VirtualTable:
 
 
 class Cursor:
-    """Implements apsw.VTCursor. It has one read of the table at a time."""
+    """Implements apsw.VTCursor. Has the rows of one read of the table at a time."""
 
-    def __init__(self, table: Table, topic: Topic, plans: Sequence[Plan]) -> None:
+    def __init__(self, table: Table, topic: TopicFiles, plans: Sequence[Plan]) -> None:
         self._table = table
         self._topic = topic
         self._plans = plans
@@ -148,7 +150,7 @@ class Cursor:
 
     def Filter(self, number: int, _name: str, values: Sequence[Any]) -> None:
         plan = self._plans[number]
-        conditions = [Condition(*of, value) for of, value in zip(plan.conditions, values, strict=True)]
+        conditions = [Comparison(*of, value) for of, value in zip(plan.conditions, values, strict=True)]
         wanted = Wanted(plan.columns, conditions, plan.descending)
         self._rows = chain.from_iterable(self._table.scan(self._topic, wanted))
         self.Next()

@@ -151,9 +151,9 @@ def test_where_no_backup_belongs(data, tmp_path):
     other.mkdir()
     (other / "notes.txt").touch()
     for source, destination, sentence in (
-        (data, other, "is not empty and is no backup"),
+        (data, other, "is not empty and is not a backup"),
         (data, data / "topics" / "copy", "is inside the data folder"),
-        (other, tmp_path / "new", "is no data folder"),
+        (other, tmp_path / "new", "is neither a data folder"),
         (data, other / "notes.txt", "cannot make the backup"),
     ):
         with pytest.raises(CopyError, match=sentence):

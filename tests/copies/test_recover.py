@@ -27,8 +27,8 @@ from copies.folders import (
     value,
 )
 from storage.support import check_files, sqlite_engine
+from takhin.copies.mending import checksum
 from takhin.copies.recover import recover
-from takhin.copies.salvage import checksum
 from takhin.errors import CopyError, StartupError
 from takhin.testing.contract import batch, under
 
@@ -262,7 +262,7 @@ def test_the_command(killed, tmp_path):
         recover(killed, "nosuch")
     with pytest.raises(CopyError, match=r"7.db is missing: put a copy of it back with takhin restore"):
         recover(killed, TOPIC, 7)
-    with pytest.raises(CopyError, match="is no data folder"):
+    with pytest.raises(CopyError, match="is neither a data folder"):
         recover(tmp_path / "nosuch")
     with Broker(killed), pytest.raises(StartupError, match="is in use by another broker"):
         recover(killed)

@@ -18,12 +18,12 @@ from blackbox.broker_process import Broker, command
 from copies.folders import TOPIC, content, file, fill, flip_value, given, in_child, incarnations, tree
 from storage.support import check_files
 from takhin.copies.backup import backup
-from takhin.copies.restore import Wanted, restore
+from takhin.copies.restore import Selection, restore
 from takhin.copies.verify import verify
 from takhin.disk.header import file_header
 from takhin.errors import CopyError, StartupError
 
-REPLACE = Wanted(replace=True)
+REPLACE = Selection(replace=True)
 
 
 @pytest.fixture
@@ -95,15 +95,15 @@ async def test_one_partition(data, copy):
     newer = await content(data)
     flip_value(file(data, 1), 650)
     damaged, other = file(data, 1).read_bytes(), file(data).read_bytes()
-    wanted = Wanted(topic=TOPIC, partition=1, replace=True)
+    wanted = Selection(topic=TOPIC, partition=1, replace=True)
     with pytest.raises(CopyError, match="is there already"):
-        restore(copy, data, Wanted(topic=TOPIC, partition=1))
+        restore(copy, data, Selection(topic=TOPIC, partition=1))
     (restored,) = restore(copy, data, wanted)
     assert (restored.aside / "1.db").read_bytes() == damaged
     assert file(data).read_bytes() == other
     assert await content(data) == {TOPIC: [newer[TOPIC][0], older[TOPIC][1]]}
     file(data, 1).unlink()  # nothing is in the way then
-    assert restore(copy, data, Wanted(topic=TOPIC, partition=1))[0].aside is None
+    assert restore(copy, data, Selection(topic=TOPIC, partition=1))[0].aside is None
 
 
 async def test_a_partition_over_one_with_a_write_ahead_log(killed, tmp_path):
@@ -114,7 +114,7 @@ async def test_a_partition_over_one_with_a_write_ahead_log(killed, tmp_path):
     given(killed, grown)
     await fill(grown, records=200, killed=True)
     assert file(grown, 1).with_name("1.db-wal").stat().st_size
-    restore(tmp_path / "copy", grown, Wanted(topic=TOPIC, partition=1, replace=True))
+    restore(tmp_path / "copy", grown, Selection(topic=TOPIC, partition=1, replace=True))
     assert not file(grown, 1).with_name("1.db-wal").exists()
     assert (await content(grown))[TOPIC][1] == older[TOPIC][1]
 
@@ -123,7 +123,7 @@ async def test_a_partition_of_another_topic(data, killed, tmp_path):
     """Its name is the same, its id is not: it is refused."""
     backup(data, tmp_path / "copy")
     with pytest.raises(CopyError, match="belongs to another topic"):
-        restore(tmp_path / "copy", killed, Wanted(topic=TOPIC, partition=1, replace=True))
+        restore(tmp_path / "copy", killed, Selection(topic=TOPIC, partition=1, replace=True))
     assert len((await content(killed))[TOPIC][1]) == 600
 
 
@@ -132,11 +132,11 @@ async def test_a_partition_of_another_topic(data, killed, tmp_path):
     [
         (lambda copy: flip_value(file(copy, 1), 300), "1.db is not put back: a page does not match"),
         (lambda copy: file(copy, 1).unlink(), "is not whole"),
-        (lambda copy: (copy / "backup.json").write_text("{}"), "is no manifest"),
+        (lambda copy: (copy / "backup.json").write_text("{}"), "is not the manifest"),
         (lambda copy: file(copy).rename(file(copy, 7)), "misplaced"),
         (lambda copy: file(copy).with_name("x").touch(), "'x' does not belong"),
         (lambda copy: file(copy).rename(copy / "0") and file(copy).symlink_to(copy / "0"), "'0.db' does"),
-        (lambda copy: (copy / "topics" / "other").symlink_to(copy / "topics" / TOPIC), "is no folder"),
+        (lambda copy: (copy / "topics" / "other").symlink_to(copy / "topics" / TOPIC), "is not the folder"),
         (lambda copy: (copy / "topics" / TOPIC).rename(copy / "topics" / "a b"), "invalid topic name"),
         (
             lambda copy: (copy / "topics").rename(copy / "t") and (copy / "topics").symlink_to("t"),
@@ -207,7 +207,7 @@ def test_a_hostile_archive(hostile, data, tmp_path):
 def test_no_archive(junk, tmp_path):
     """A file that is none, or is cut short, is refused."""
     (tmp_path / "junk").write_bytes(junk)
-    with pytest.raises(CopyError, match=r"no tar archive|holds no data folder"):
+    with pytest.raises(CopyError, match=r"not a tar archive|holds neither a data folder"):
         restore(tmp_path / "junk", tmp_path / "new")
 
 
@@ -229,7 +229,7 @@ async def test_killed_at_every_step(partition, data, copy, tmp_path):
     await fill(data, records=100)
     newer = await content(data)
     changed = [older[TOPIC][0] if partition is None else newer[TOPIC][0], older[TOPIC][1]]
-    wanted = Wanted(topic=TOPIC, partition=partition, replace=True)
+    wanted = Selection(topic=TOPIC, partition=partition, replace=True)
     outcomes = []
     for step in range(1, 100):
         folder = given(data, tmp_path / f"try{step}")
@@ -275,9 +275,9 @@ def test_refusals(data, copy, tmp_path):
         with pytest.raises(CopyError, match=sentence):
             restore(source, data, REPLACE)
     with pytest.raises(CopyError, match="there is no topic 'nosuch' in"):
-        restore(copy, data, Wanted(topic="nosuch"))
+        restore(copy, data, Selection(topic="nosuch"))
     with pytest.raises(CopyError, match="to put a partition into"):
-        restore(copy, tmp_path / "new", Wanted(topic=TOPIC, partition=1))
+        restore(copy, tmp_path / "new", Selection(topic=TOPIC, partition=1))
     with Broker(data):
         with pytest.raises(StartupError, match="is in use by another broker"):
             restore(copy, data, REPLACE)

@@ -14,7 +14,7 @@ import pytest
 
 from copies.folders import TOPIC, content, file, fill, flip_value, incarnations, tree
 from takhin.copies.backup import backup
-from takhin.copies.restore import Wanted, restore
+from takhin.copies.restore import Selection, restore
 from takhin.errors import CopyError, TakhinError
 
 FULL = [pytest.mark.soak, pytest.mark.timeout(1_800)]
@@ -75,7 +75,7 @@ async def test_the_drill(tmp_path, rounds, figures):
         assert harm in (topic_gone, all_gone) or await noticed(data)
         source = archived(copy, tmp_path / "copy.tar.gz") if pick.random() < 0.5 else copy
         alone = harm is gone or (harm in (flipped, short) and pick.random() < 0.5)
-        restore(source, data, Wanted(TOPIC, 1, replace=True) if alone else Wanted(replace=True))
+        restore(source, data, Selection(TOPIC, 1, replace=True) if alone else Selection(replace=True))
         changed = {1} if alone else {0, 1}
         expected = [(backed_up if n in changed else grown)[TOPIC][n] for n in range(2)]
         assert await content(data) == {TOPIC: expected}

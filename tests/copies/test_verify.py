@@ -184,5 +184,5 @@ def test_the_command(data, tmp_path):
     first, second = document["partitions"]
     assert (document["ok"], first["ok"], len(first["faults"]), first["unreadable"]) == (False, False, 1, None)
     assert (second["faults"], "schema version 99" in second["unreadable"]) == ([], True)
-    with pytest.raises(CopyError, match="is no data folder and no backup"):
+    with pytest.raises(CopyError, match="is neither a data folder nor a backup"):
         verify(tmp_path)

@@ -21,7 +21,8 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -29,7 +30,7 @@ from storage.support import sqlite_engine
 from takhin.copies import replace
 from takhin.copies import restore as restoring
 from takhin.copies.backup import backup
-from takhin.copies.restore import Wanted
+from takhin.copies.restore import Selection
 from takhin.disk import folder
 from takhin.storage.sqlite.threads import DiskThreads
 from takhin.testing.contract import numbered, spec
@@ -37,8 +38,8 @@ from takhin.testing.contract import numbered, spec
 SETTINGS = {"ballast_bytes": 0, "free_bytes_low": 0}
 KEPT, TOPIC, PARTITIONS, RECORDS = "kept", "t", 2, 5
 RESTORES = {
-    "restore": Wanted(topic=TOPIC, replace=True),
-    "restore-partition": Wanted(topic=TOPIC, partition=1, replace=True),
+    "restore": Selection(topic=TOPIC, replace=True),
+    "restore-partition": Selection(topic=TOPIC, partition=1, replace=True),
 }
 
 
@@ -82,20 +83,21 @@ def built_before(template: Path) -> None:
 def careless() -> None:
     """Make and remove topics where they can be seen, piece by piece."""
 
-    def stage(self, num_partitions: int) -> Path:
-        folder = self.topics / TOPIC
+    @contextmanager
+    def staged(self, num_partitions: int, *, first: int = 0) -> Iterator[Path]:
+        folder = self.layout.topic(TOPIC)
         folder.mkdir()
-        for partition in range(num_partitions):
+        for partition in range(first, num_partitions):
             shutil.copyfile(self._template(), folder / f"{partition}.db")
-        return folder
+        yield folder
 
-    folder.DataFolder.stage = stage
+    folder.DataFolder.staged = staged
     folder.DataFolder.publish = lambda self, stage, topic: None
-    folder.DataFolder.retire = lambda self, topic: shutil.rmtree(self.topics / topic)
+    folder.DataFolder.retire = lambda self, topic: shutil.rmtree(self.layout.topic(topic))
 
     def put_topic(self, stage: Path, topic: str) -> None:
         for path in sorted(stage.iterdir()):
-            replace.put_file(path, self.folder.topics / topic / path.name)
+            replace.put_file(path, self.folder.layout.topic(topic) / path.name)
 
     replace.Catalogue.put_topic = put_topic
 

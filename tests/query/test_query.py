@@ -16,14 +16,14 @@ from takhin.errors import QueryError
 from takhin.model import Header
 from takhin.query import tables
 from takhin.query.query import run
-from takhin.query.topic import Topic
+from takhin.query.topic import TopicFiles
 from takhin.testing.contract import NOW, batch, numbered, spec
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 AS_SQL_SEES = ('{"a": 1}', "größer", b"\x80", b"nul\0nul", "", None)
 
 
-class Counted(Topic):
+class Counted(TopicFiles):
     """A topic that counts how often a file was opened to be read."""
 
     reads = 0
@@ -202,11 +202,11 @@ def test_mistakes(topic, sql, sentence):
 def test_no_such_topic(stopped, tmp_path):
     """A topic, or a data folder, that is not there is named."""
     with pytest.raises(QueryError, match="there is no topic 'other' in "):
-        Topic(stopped, "other")
+        TopicFiles(stopped, "other")
     with pytest.raises(QueryError, match="invalid topic name"):
-        Topic(stopped, "../orders")
-    with pytest.raises(QueryError, match="is no data folder and no backup"):
-        Topic(tmp_path / "nowhere", "orders")
+        TopicFiles(stopped, "../orders")
+    with pytest.raises(QueryError, match="is neither a data folder nor a backup"):
+        TopicFiles(tmp_path / "nowhere", "orders")
 
 
 def test_a_missing_file_is_said(stopped, tmp_path):
@@ -214,10 +214,10 @@ def test_a_missing_file_is_said(stopped, tmp_path):
     data_dir = shutil.copytree(stopped, tmp_path / "data")
     (data_dir / "topics/orders/1.db").unlink()
     with pytest.raises(QueryError, match=r"topic 'orders' has 3 partitions, but .* has 2 files of it"):
-        Topic(data_dir, "orders")
+        TopicFiles(data_dir, "orders")
     (data_dir / "topics/orders/0.db").unlink()
     with pytest.raises(QueryError, match=r"2\.db does not hold partition 0 of 'orders'"):
-        Topic(data_dir, "orders")
+        TopicFiles(data_dir, "orders")
 
 
 def test_time_is_limited(topic):
@@ -233,13 +233,13 @@ async def test_it_sees_one_state(store):
     """What is appended while a query runs is not seen by it; what is trimmed may be, or not."""
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     await log.append(numbered(3_000))
-    found = run(Topic(store.data_dir, "orders"), "SELECT offset FROM records").rows
+    found = run(TopicFiles(store.data_dir, "orders"), "SELECT offset FROM records").rows
     assert next(found) == (0,)
     await log.append(numbered(10))
     await log.trim(2_000)
     rest = [offset for (offset,) in found]
     assert rest == [*range(1, rest.index(2_000) + 1), *range(2_000, 3_000)]
-    later = Topic(store.data_dir, "orders")
+    later = TopicFiles(store.data_dir, "orders")
     assert rows(later, "SELECT min(offset), max(offset) FROM records") == [(2_000, 3_009)]
 
 
@@ -248,7 +248,7 @@ async def test_a_topic_that_goes_away(store, again, sentence):
     """A topic that is deleted under a query ends it, also where another one has its name now."""
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     await log.append(numbered(3_000))
-    found = run(Topic(store.data_dir, "orders"), "SELECT offset FROM records").rows
+    found = run(TopicFiles(store.data_dir, "orders"), "SELECT offset FROM records").rows
     assert next(found) == (0,)
     await store.engine.delete_topic("orders")
     if again:
@@ -265,7 +265,7 @@ async def test_it_holds_little(store, monkeypatch):
     for n, value in enumerate(values):
         await log.append(batch(value, headers={0: headers[n]}))
     monkeypatch.setattr(tables, "READ_BYTES", 1_000_000)
-    topic = Topic(store.data_dir, "large")
+    topic = TopicFiles(store.data_dir, "large")
     largest = max(
         len(part) for part in tables.RECORDS.scan(topic, tables.Wanted(frozenset({"value"}), (), False))
     )
@@ -282,7 +282,7 @@ async def test_it_holds_little(store, monkeypatch):
 def test_it_leaves_no_trace(stopped):
     """Of a stopped broker the folder is afterwards what it was before."""
     before = {path: path.stat()[:9] for path in stopped.rglob("*")}
-    assert rows(Topic(stopped, "orders"), "SELECT count(*) FROM records") == [(2_906,)]
+    assert rows(TopicFiles(stopped, "orders"), "SELECT count(*) FROM records") == [(2_906,)]
     after = {path: path.stat()[:9] for path in stopped.rglob("*")}
     assert [(path, stat[1:7], stat[8]) for path, stat in before.items()] == [
         (path, stat[1:7], stat[8]) for path, stat in after.items()
@@ -293,7 +293,7 @@ def test_files_of_an_earlier_schema(tmp_path):
     """What an earlier Takhin wrote is read as it is, killed or not, and not migrated."""
     with tarfile.open(FIXTURES / "schema-1.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
-    topic = Topic(tmp_path, "orders")
+    topic = TopicFiles(tmp_path, "orders")
     assert rows(topic, "SELECT count(*), min(offset) FROM records") == [(2_914, 0)]
     assert rows(topic, "SELECT value FROM records WHERE offset >= 3000") == [
         ("",),

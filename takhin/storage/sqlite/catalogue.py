@@ -23,6 +23,7 @@ from takhin.disk import connection, versions
 from takhin.disk import statements as sql
 from takhin.disk.faults import is_full, sentence
 from takhin.disk.folder import DataFolder
+from takhin.disk.layout import partition_file
 from takhin.disk.witness import Witness
 from takhin.errors import (
     PartitionUnavailableError,
@@ -155,15 +156,15 @@ class Catalogue:
         topic_id = str(uuid.uuid4())
         with self._folder.staged(spec.num_partitions) as stage:
             for partition in range(spec.num_partitions):
-                self._initialise(stage / f"{partition}.db", spec, partition, topic_id)
+                self._initialise(partition_file(stage, partition), spec, partition, topic_id)
             self._folder.publish(stage, spec.name)
 
     def _initialise(self, path: Path, spec: TopicSpec, partition: int, topic_id: str) -> None:
         write = connection.open_writer(path)
         try:
             with write:
-                identity = (spec.name, partition, topic_id, str(uuid.uuid4()), self._clock())
-                write.execute(sql.PUT_LOG, identity)
+                identity = (spec.name, partition, topic_id, str(uuid.uuid4()))
+                write.execute(sql.PUT_LOG, (*identity, 0, 0, 0, self._clock()))
                 if partition == 0:
                     write.execute(sql.PUT_NUM_PARTITIONS, (spec.num_partitions,))
                     write.executemany(sql.PUT_CONFIG, topic_configs.to_stored(spec.config).items())
@@ -201,7 +202,7 @@ class Catalogue:
         present = len(topic.partitions)
         with self._folder.staged(spec.num_partitions, first=present) as stage:
             for partition in range(present, spec.num_partitions):
-                self._initialise(stage / f"{partition}.db", spec, partition, topic.topic_id)
+                self._initialise(partition_file(stage, partition), spec, partition, topic.topic_id)
             self._folder.add(stage, spec.name)
 
     async def _delete(self, name: str) -> None:
@@ -226,7 +227,7 @@ class Catalogue:
     def _check_not_held(self, name: str, what: str) -> None:
         if self._shared.files.held:
             raise PartitionUnavailableError(
-                f"topic {name!r} cannot {what} now: {self._folder.path / 'hold'} is there, so it is being "
+                f"topic {name!r} cannot {what} now: {self._folder.layout.hold} is there, so it is being "
                 "copied",
                 topic=name,
             )

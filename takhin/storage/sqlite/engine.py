@@ -79,10 +79,10 @@ class SqliteEngine:
         connection.check_library()
         folder = DataFolder(self._data_dir)
         try:
-            witness = Witness(folder.path / "witness", lock_changed_before=folder.lock_changed_before)
+            witness = Witness(folder.layout.witness, lock_changed_before=folder.lock_changed_before)
         except OSError as error:
             folder.close()
-            raise StartupError(f"cannot use {folder.path / 'witness'}: {error.strerror}") from error
+            raise StartupError(f"cannot use {folder.layout.witness}: {error.strerror}") from error
         self._parts = parts = self._assemble(folder, witness)
         try:
             parts.upkeep.begin(is_copy=witness.is_copy)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from takhin.disk.layout import Layout
 from takhin.storage.sqlite.troubles import Troubles
 
 logger = structlog.get_logger()
@@ -27,8 +28,8 @@ class Hold:
 
     def __init__(self, folder: Path, troubles: Troubles, *, age_ms_max: int) -> None:
         """age_ms_max: a hold that is older is a trouble."""
-        self._asked = folder / "hold"
-        self._held = folder / "held"
+        self._asked = Layout(folder).hold
+        self._held = Layout(folder).held
         self._age_ms_max = age_ms_max
         self._troubles = troubles
         self._since: float | None = None  # on the loop's clock, when `hold` was first seen

@@ -14,6 +14,7 @@ import apsw
 
 from takhin.disk import connection, versions
 from takhin.disk import statements as sql
+from takhin.disk.identity import LogRow, identity_fault, read_log_row
 from takhin.disk.witness import Mark, Witness
 from takhin.errors import StartupError
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition
@@ -44,8 +45,9 @@ def open_partition(
     """Open a partition's file. Raises StartupError if it is another's, or contradicts itself; apsw.Error."""
     write = connection.open_writer(path)
     try:
-        topic_id, incarnation_id, start, mark = _identity(write, path, *at)
-        slot = witness.slot(topic_id, at.partition)
+        found = _identity(write, path, *at)
+        mark, start, incarnation_id = found.mark, found.start_offset, found.incarnation_id
+        slot = witness.slot(found.topic_id, at.partition)
         if slot.mark is not None:
             _check_whole(path, *at, mark, slot.mark)
         if witness.is_copy:
@@ -63,27 +65,21 @@ def open_partition(
     life = Life(shared, file, state, slot, offsets)
     life.adopt(write)
     log = SqlitePartition(shared, file, state, life, incarnation_id=incarnation_id)
-    return Opened(log, topic_id, facts)
+    return Opened(log, found.topic_id, facts)
 
 
-def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) -> tuple[str, str, int, Mark]:
-    """(topic id, incarnation id, start, end) as the file says, checked against what it should be."""
-    row = write.execute(sql.GET_LOG).fetchone()
-    if row is None:
-        raise StartupError(f"{path} says nothing of whose log it is (its table log is empty)")
-    if row[:2] != (topic, partition):
-        raise StartupError(
-            f"{path} is misplaced: it holds partition {row[1]} of topic {row[0]!r}, "
-            f"not partition {partition} of topic {topic!r}"
-        )
-    topic_id, incarnation_id, start = row[2:]
-    mark = Mark(*write.execute(sql.GET_END).get)
+def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) -> LogRow:
+    """What the file says of its log, checked against its place and its records."""
+    log = read_log_row(write)
+    fault = identity_fault(log, topic, partition)
+    if log is None or fault is not None:
+        raise StartupError(f"{path} {fault}")
     last = write.execute(sql.LAST_OFFSET).get
-    if last is not None and last >= mark.end_offset:
+    if last is not None and last >= log.end_offset:
         raise StartupError(
-            f"{path} contradicts itself: it has a record {last}, but the log ends at {mark.end_offset}"
+            f"{path} contradicts itself: it has a record {last}, but the log ends at {log.end_offset}"
         )
-    return topic_id, incarnation_id, start, mark
+    return log
 
 
 def _check_whole(path: Path, topic: str, partition: int, found: Mark, noted: Mark) -> None:

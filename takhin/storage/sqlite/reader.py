@@ -12,6 +12,7 @@ import apsw
 
 from takhin import topic_configs
 from takhin.disk import statements as sql
+from takhin.disk.identity import num_partitions
 from takhin.model import (
     Header,
     Records,
@@ -88,7 +89,7 @@ class Reader:
 
 def topic_facts(connection: apsw.Connection) -> tuple[int, TopicConfig] | None:
     """(partition count, config) of the topic, which partition 0's file alone has."""
-    num_partitions = connection.execute(sql.GET_NUM_PARTITIONS).get
-    if num_partitions is None:
+    count = num_partitions(connection)
+    if count is None:
         return None
-    return num_partitions, topic_configs.from_stored(connection.execute(sql.GET_CONFIGS))
+    return count, topic_configs.from_stored(connection.execute(sql.GET_CONFIGS))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from takhin.disk.layout import Layout, unfinished
 from takhin.errors import StorageFullError
 from takhin.settings import StorageSettings
 from takhin.storage.sqlite.troubles import Troubles
@@ -34,7 +35,7 @@ class DiskSpace:
     def __init__(self, folder: Path, settings: StorageSettings, troubles: Troubles) -> None:
         self.full = False
         self._folder = folder
-        self._ballast = folder / "ballast"
+        self._ballast = Layout(folder).ballast
         self._ballast_bytes = settings.ballast_bytes
         self._low_bytes = settings.free_bytes_low
         self._troubles = troubles
@@ -91,15 +92,15 @@ class DiskSpace:
         self._ballast.unlink(missing_ok=True)
 
     def _fill(self) -> None:  # on a worker thread
-        unfinished = self._ballast.with_suffix(".part")
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT, 0o644)
+        part = unfinished(self._ballast)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
             os.posix_fallocate(descriptor, 0, self._ballast_bytes)
-            unfinished.rename(self._ballast)
+            part.rename(self._ballast)
             if self._closed:
                 self._ballast.unlink(missing_ok=True)
         except OSError:
-            unfinished.unlink()
+            part.unlink()
             raise
         finally:
             os.close(descriptor)
