@@ -56,6 +56,15 @@ def open_writer(path: Path, *, alone: bool = False) -> apsw.Connection:
     """
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        _configure_writer(connection, alone=alone)
+    except BaseException:
+        connection.close()  # now, not when the error is collected: it would keep its locks until then
+        raise
+    return connection
+
+
+def _configure_writer(connection: apsw.Connection, *, alone: bool) -> None:
     # Closing the last connection of a file that cannot be used must not touch the WAL: it may be damaged, and
     # recovery needs a whole copy of it. See `close_whole`.
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -74,7 +83,6 @@ def open_writer(path: Path, *, alone: bool = False) -> apsw.Connection:
     _set(connection, "cache_size", -4_096)  # KiB: the tail of the log and its indexes
     _set(connection, "temp_store", 2)  # in memory
     _set(connection, "trusted_schema", 0)  # an altered schema must not run functions of ours
-    return connection
 
 
 def close_whole(connection: apsw.Connection) -> None:

@@ -1,7 +1,7 @@
 """How a partition whose disk has failed comes back by itself, once the disk can be written again.
 
-A file whose disk has failed takes no writes. After a failed sync nobody knows what a crash would bring back, and
-the next sync does not report it again: Linux marks what it could not write as clean
+A file whose disk has failed takes no writes. After a failed sync nobody knows what a crash would bring
+back, and the next sync does not report it again: Linux marks what it could not write as clean
 (lwn.net/Articles/752063). So the file counts as failed until
 
 1. a commit of its own has gone through, over what failed in the write-ahead log, by the connection that knows
