@@ -17,7 +17,6 @@ from takhin.disk import connection, layout
 from takhin.disk import statements as sql
 from takhin.disk.faults import CLEAN, FileChangedError
 from takhin.disk.witness import Mark
-from takhin.errors import StartupError
 from takhin.schema import PAGE_BYTES
 
 
@@ -129,7 +128,7 @@ class LogFile:
         """
         try:
             copier = connection.open_writer(self.path)
-        except (apsw.Error, StartupError):  # descriptors may be short
+        except apsw.Error:  # descriptors may be short
             return None
         try:
             in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
