@@ -43,7 +43,7 @@ from takhin.storage.conditions import (
     to_remember,
 )
 from takhin.storage.contract import Capability
-from takhin.storage.growth import Growth
+from takhin.storage.waiters import Waiters
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class MemoryLog:
         self._headers: dict[int, Sequence[Header]] = {}
         self._producers: dict[bytes, deque[Remembered]] = {}  # the one silent for longest first
         self._producers_max = producers_max
-        self._growth = Growth()
+        self._growth = Waiters()
 
     @property
     def size_bytes(self) -> int:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from storage.support import check_files, sqlite_engine
+from storage.support import check_files, freeze, sqlite_engine
 from takhin.model import CommittedOffset, Header
 from takhin.testing.contract import NOW, Stored, batch, name_of, read_all, spec
 
@@ -51,11 +51,11 @@ async def fill(
     committed = CommittedOffset(logs[0].end_offset, "all", NOW)
     await engine.offsets.commit("billing", {name_of(logs[0]): committed})
     if killed:
-        for log in logs:
-            await log._writer.drain()
+        files = await freeze(engine)
         copied = data.with_name(f"{data.name}.killed")
         copier = await asyncio.create_subprocess_exec("cp", "-r", data, copied)
         assert await copier.wait() == 0
+        files.held = False
     await engine.close()
     if killed:
         shutil.rmtree(data)

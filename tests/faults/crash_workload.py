@@ -14,7 +14,7 @@ import pickle
 import random
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from takhin.disk import connection, folder
 from takhin.disk import statements as sql
 from takhin.model import Batch, CommittedOffset, TopicConfig
 from takhin.storage.conditions import BATCHES_REMEMBERED
+from takhin.storage.sqlite.group import Draft
+from takhin.storage.sqlite.writes import SmallWrite
 from takhin.testing.contract import NOW, batch, name_of, spec, under
 
 SETTINGS = {"open_partitions_max": 2, "checkpoint_pages": 6, "ballast_bytes": 0, "free_bytes_low": 0}
@@ -115,6 +117,16 @@ class Workload:
         self._note("trimmed", of, offset)
 
 
+@dataclass(frozen=True, slots=True)
+class Remember(SmallWrite):
+    """Remember a batch of a producer, whatever was appended."""
+
+    row: tuple[bytes, int, int, int, int, int]
+
+    def apply(self, draft: Draft) -> None:
+        draft.db.execute(sql.PUT_PRODUCER_BATCH, self.row)
+
+
 class Apart(Workload):
     """A control: it appends, and remembers what was appended in the next transaction."""
 
@@ -126,7 +138,7 @@ class Apart(Workload):
         await log.append(replace(sent(of, first, end), condition=None))
         row = (PRODUCER, first, end - first, first, NOW, self._batches[of] % BATCHES_REMEMBERED)
         self._batches[of] += 1
-        await log._writer.change(lambda db: db.execute(sql.PUT_PRODUCER_BATCH, row))
+        await log.life.submit(Remember(row))
 
 
 def weaken(synchronous: int) -> None:

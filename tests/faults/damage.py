@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
-from storage.support import sqlite_engine
+from storage.support import freeze, sqlite_engine
 from takhin.errors import PartitionUnavailableError, StartupError
 from takhin.model import CommittedOffset, Header
 from takhin.testing.contract import ALL, NOW, as_stored, batch, name_of, spec
@@ -44,9 +44,7 @@ async def fill(data: Path) -> NoReturn:
             if number % GROUPS == 0:
                 await engine.offsets.commit("group", {name_of(log): CommittedOffset(log.end_offset, "", NOW)})
         if number == BATCHES - 8:  # what comes now stays in the WAL
-            for log in topic.partitions:
-                await log._writer.pause()
-                log._writer._checkpoints.stop()
+            await freeze(engine)
     os._exit(0)
 
 

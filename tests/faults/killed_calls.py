@@ -31,7 +31,7 @@ from takhin.copies import restore as restoring
 from takhin.copies.backup import backup
 from takhin.copies.restore import Wanted
 from takhin.disk import folder
-from takhin.storage.sqlite.threads import Committer
+from takhin.storage.sqlite.threads import DiskThreads
 from takhin.testing.contract import numbered, spec
 
 SETTINGS = {"ballast_bytes": 0, "free_bytes_low": 0}
@@ -44,17 +44,17 @@ RESTORES = {
 
 def on_one_thread() -> None:
     def submit(self, work, done) -> None:
-        error: Exception | None = None
+        result, error = None, None
         try:
-            work()
+            result = work()
         except Exception as raised:  # noqa: BLE001  as the threads do
             error = raised
-        self._loop.call_soon(done, error)
+        self._loop.call_soon(done, result, error)
 
     async def to_thread(function, *args):
         return function(*args)
 
-    Committer.submit = submit
+    DiskThreads.submit = submit
     asyncio.to_thread = to_thread
     restoring.ThreadPoolExecutor = NoPool
 

@@ -19,6 +19,8 @@ from faults.failing_disk import Plan, failing_disk
 from storage.support import check_files, sqlite_engine
 from takhin.errors import OutcomeUnknownError, PartitionUnavailableError, StartupError, StorageFullError
 from takhin.model import CommittedOffset
+from takhin.storage.sqlite.life import Life
+from takhin.storage.sqlite.steps import Step
 from takhin.testing.contract import ALL, NOW, batch, name_of, read_all, spec, under
 
 SETTINGS = {"checkpoint_pages": 6, "ballast_bytes": 0, "free_bytes_low": 0, "recover_wait_ms": 100}
@@ -207,9 +209,9 @@ class Trial:
         """
         copy = next(self._copies)
         # No checkpoint may run: a copy, unlike a power cut, takes time. The loop, and with it all that
-        # begins anew, stands still meanwhile.
-        while busy := [client.log for client in self.clients if not client.log._writer.idle]:
-            await busy[0]._writer.pause()
+        # begins by itself, stands still meanwhile.
+        while busy := [client.log for client in self.clients if not at_rest(client.log.life)]:
+            await busy[0].life.rested()
         share = self._chance.choice([0, 0.5, 1]) if share is None else share
         self._disk.crash(self._data, copy, self._chance, share)
         engine = sqlite_engine(copy, **SETTINGS)
@@ -250,6 +252,10 @@ class Trial:
         await self.engine.close()
         check_files(self._data)
         assert await self.faults_after_a_crash() == []
+
+
+def at_rest(life: Life) -> bool:
+    return life._at_rest or life.step is Step.END
 
 
 async def faults_of(told: Told, log, offsets) -> list[str]:
@@ -295,7 +301,7 @@ async def test_a_failed_group_leaves_nothing_in_mind(tmp_path):
             told = await asyncio.gather(*map(log.append, group), return_exceptions=True)
             assert [type(each) for each in told] == [StorageFullError] * 4
             disk.plan = None
-            await engine._space.look()
+            await engine._parts.upkeep.look_at_space()
         landed = [await log.append(under(batch(b"v"), producer_id)) for producer_id in (b"0", b"1")]
         assert [(each.offset, each.duplicate) for each in landed] == [(1, False), (2, False)]
         assert (await log.append(under(batch(b"v"), b"a"))).duplicate

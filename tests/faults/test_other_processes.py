@@ -183,9 +183,11 @@ async def test_a_hold_asked_for_while_a_lock_delays_a_checkpoint(tmp_path):
         with ForeignLock(path) as lock:
             waiting = log.append(batch(b"locked out"))
             gate.opened.set()
-            await made._quiet()  # the pass is over, and the last bit is due
+            await made._parts.shared.threads.checkpoint.quiet()  # the pass is over, and the last bit is due
             (data / "hold").touch()
-            await asyncio.to_thread(eventually, lambda: log._writer._changes)  # the hold's own commit, too
+            await asyncio.to_thread(
+                eventually, lambda: len(log.life._commits._queue) == 2
+            )  # the hold's own commit, too
             lock.release()
         await waiting
         await until(data / "held", there=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
@@ -39,13 +40,15 @@ async def test_the_last_bit_of_a_checkpoint(tmp_path, disk):
     trial = Trial(tmp_path, disk, 1, recover_wait_ms=wait_ms, checkpoint_pages=CHECKPOINT_PAGES)
     await trial.open()
     trial.plan("sync", wal=False, first=1, for_good=False, landed=False)
-    writer = trial.victim.log._writer
-    await writer.cut_wal()
+    life = trial.victim.log.life
+    await life.cut_wal()
     disk.gate = gate = Gate("sync", wal_of(trial.path))
     await trial.is_failed()
     await asyncio.to_thread(gate.reached.wait, GATE_S_MAX)
-    await asyncio.to_thread(eventually, lambda: writer._checkpoints._again is None)
-    await trial.engine._quiet()  # what a checkpoint's pass would have done is done
+    await asyncio.to_thread(eventually, lambda: life.checkpoint.again_at < time.monotonic())
+    await (
+        trial.engine._parts.shared.threads.checkpoint.quiet()
+    )  # what a checkpoint's pass would have done is done
     gate.opened.set()
     disk.plan = None
     await trial.comes_back()
@@ -131,9 +134,9 @@ async def test_a_stop_after_a_failure(tmp_path, disk, seed):
 
 async def until_tried(trial: Trial, times: int) -> None:
     """Each attempt begins with a commit of its own."""
-    tail = trial.victim.log._writer.tail
-    enough = tail.mark.commits + times
-    await asyncio.to_thread(eventually, lambda: tail.mark.commits >= enough)
+    state = trial.victim.log._state
+    enough = state.mark.commits + times
+    await asyncio.to_thread(eventually, lambda: state.mark.commits >= enough)
 
 
 async def test_a_program_reads_while_it_fails(tmp_path, disk):

@@ -114,7 +114,9 @@ async def test_a_stop_while_an_offset_waits_for_room(disk):
     with filler(disk, room.f_bavail * room.f_frsize):
         waiting = asyncio.create_task(engine.offsets.commit("group", {name_of(log): committed}))
         await asyncio.sleep(0)
-        await asyncio.to_thread(eventually, lambda: engine._space.full)  # it has met the full disk, and waits
+        await asyncio.to_thread(
+            eventually, lambda: engine._parts.shared.space.full
+        )  # it has met the full disk, and waits
         async with asyncio.timeout(STOP_S_MAX):
             await engine.close()
         await waiting

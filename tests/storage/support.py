@@ -13,6 +13,7 @@ from takhin.disk.versions import build
 from takhin.settings import StorageSettings
 from takhin.storage.contract import PartitionLog
 from takhin.storage.sqlite.engine import SqliteEngine
+from takhin.storage.sqlite.open_files import OpenFiles
 from takhin.testing.contract import clock
 
 
@@ -74,6 +75,16 @@ def lend_template(data_dir: Path) -> None:
     (data_dir / "tmp" / "template.db").write_bytes(template())
 
 
+async def freeze(engine: SqliteEngine) -> OpenFiles:
+    """Let no checkpoint run from now on, until `held` of what is returned is False again."""
+    files = engine._parts.shared.files
+    files.held = True
+    for topic in engine.topics.values():
+        for log in topic.partitions:
+            await log.life.rested()
+    return files
+
+
 class Store:
     """A SQLite engine that can be closed and opened again; its files are checked at every close.
 
@@ -103,12 +114,11 @@ class Store:
         A child process copies the files (opening them in this one would drop SQLite's locks). It waits for
         checkpoints that are under way, because a copy, unlike a kill, takes time.
         """
-        for topic in self.engine.topics.values():
-            for log in topic.partitions:
-                await log._writer.drain()
+        files = await freeze(self.engine)
         crashed, self.data_dir = self.data_dir, self.data_dir.with_name(f"{self.data_dir.name}-")
         copier = await asyncio.create_subprocess_exec("cp", "-r", crashed, self.data_dir)
         assert await copier.wait() == 0
+        files.held = False
         await self.engine.close()
         check_files(crashed)
         await self.open()

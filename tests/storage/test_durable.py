@@ -252,7 +252,7 @@ async def test_a_stop_right_after_a_hold_leaves_database_files_alone(store: Stor
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     await log.append(numbered(5))
     (store.data_dir / "hold").touch()
-    await store.engine._hold.look()
+    await store.engine._parts.upkeep.look_at_hold()
     assert (store.data_dir / "held").exists()
     await log.append(numbered(5, 5))
     (store.data_dir / "hold").unlink()

@@ -10,7 +10,7 @@ import pytest
 
 from storage.support import Store
 from takhin.storage.contract import PartitionLog
-from takhin.storage.sqlite.writer import COMPANY_MIN, SMALL_GROUP_BYTES
+from takhin.storage.sqlite.commits import COMPANY_MIN, SMALL_GROUP_BYTES
 from takhin.testing.contract import batch, numbered, spec
 
 

@@ -220,7 +220,7 @@ class EnginesAgree(RuleBasedStateMachine):
         async def fail() -> list[object]:
             log = self.store.log(picked.topic, picked.partition)
             answers = await asyncio.gather(*map(log.append, batches), return_exceptions=True)
-            await self.store.engine._space.look()
+            await self.store.engine._parts.upkeep.look_at_space()
             return answers
 
         answers = self.runner.run(fail())

@@ -112,8 +112,8 @@ async def test_a_file_that_was_changed_while_closed_is_refused(store: Store):
     """An older copy put in place of a closed file is named, takes no write, and harms no other partition."""
     logs = (await store.engine.create_topic(spec("orders", OPEN_MAX + 1))).partitions
     await asyncio.gather(*(log.append(numbered(5)) for log in logs))
-    closed = next(log for log in logs if not log._file.is_open)
-    path = closed._file.path
+    closed = next(log for log in logs if not log.life._file.is_open)
+    path = closed.path
     await asyncio.to_thread(alter, path, "UPDATE log SET end_offset = 4")
     for attempt in (closed.append(numbered(1)), closed.read(0, max_bytes=1, max_records=1)):
         with pytest.raises(PartitionUnavailableError, match=r"changed by another program.* 5, .* 4,"):
@@ -128,14 +128,14 @@ async def test_a_closed_file_that_became_garbage_is_refused(store: Store):
     """Whatever SQLite says of it, those who ask are told, nobody hangs, and a close gets through."""
     logs = (await store.engine.create_topic(spec("orders", OPEN_MAX + 1))).partitions
     await asyncio.gather(*(log.append(numbered(5)) for log in logs))
-    closed = next(log for log in logs if not log._file.is_open)
-    whole = closed._file.path.with_suffix(".aside")
-    closed._file.path.rename(whole)
-    closed._file.path.write_bytes(b"garbage" * 4_096)
+    closed = next(log for log in logs if not log.life._file.is_open)
+    whole = closed.path.with_suffix(".aside")
+    closed.path.rename(whole)
+    closed.path.write_bytes(b"garbage" * 4_096)
     for attempt in (closed.append(numbered(1)), closed.read(0, max_bytes=1, max_records=1)):
         with pytest.raises(PartitionUnavailableError):
             await attempt
-    whole.rename(closed._file.path)
+    whole.rename(closed.path)
     assert (await closed.append(numbered(1))).offset == 5
 
 

@@ -19,20 +19,32 @@ TABLE = [
     ("a write waits", OPENED._replace(queued=True), Step.GROUP),
     ("a write waits for company, a lock or space", OPENED._replace(queued=True, ready=False), Step.REST),
     ("a write needs the file", CLOSED._replace(queued=True), Step.OPEN),
-    ("a write needs the file, which was locked just now", CLOSED._replace(queued=True, ready=False), Step.REST),
+    (
+        "a write needs the file, which was locked just now",
+        CLOSED._replace(queued=True, ready=False),
+        Step.REST,
+    ),
     ("a reader needs the file", CLOSED._replace(reading=True, ready=False), Step.OPEN),
     ("a write needs the file, and no slot is free", Facts(queued=True, ready=True), Step.REST),
     ("a reader needs the file, and no slot is free", Facts(reading=True, ready=True), Step.REST),
     ("a reader has the file", OPENED._replace(reading=True), Step.REST),
     ("others wait for a slot", OPENED._replace(gives_way=True), Step.GIVE_WAY),
-    ("others wait for a slot, and writes for a group", OPENED._replace(gives_way=True, queued=True), Step.GIVE_WAY),
+    (
+        "others wait for a slot, and writes for a group",
+        OPENED._replace(gives_way=True, queued=True),
+        Step.GIVE_WAY,
+    ),
     (
         "others wait for a slot, and a checkpoint copies",
         OPENED._replace(gives_way=True, checkpoint=Phase.COPYING),
         Step.REST,
     ),
     ("a checkpoint copies", OPENED._replace(checkpoint=Phase.COPYING), Step.REST),
-    ("a checkpoint copies, and a write waits", OPENED._replace(checkpoint=Phase.COPYING, queued=True), Step.GROUP),
+    (
+        "a checkpoint copies, and a write waits",
+        OPENED._replace(checkpoint=Phase.COPYING, queued=True),
+        Step.GROUP,
+    ),
     ("a checkpoint's last bit is due", OPENED._replace(checkpoint=Phase.LAST_BIT), Step.LAST_BIT),
     (
         "a last bit is due, and the write of a hold waits: the hold's commit must come after it",
@@ -47,10 +59,18 @@ TABLE = [
     ("it ends", OPENED._replace(ending=True), Step.END),
     ("it ends while it is closed", CLOSED._replace(ending=True), Step.END),
     ("it ends, and writes wait", OPENED._replace(ending=True, queued=True), Step.GROUP),
-    ("it ends, and writes wait for a lock", OPENED._replace(ending=True, queued=True, ready=False), Step.REST),
+    (
+        "it ends, and writes wait for a lock",
+        OPENED._replace(ending=True, queued=True, ready=False),
+        Step.REST,
+    ),
     ("it ends, and writes need the file", CLOSED._replace(ending=True, queued=True), Step.OPEN),
     ("it ends, and a checkpoint copies", OPENED._replace(ending=True, checkpoint=Phase.COPYING), Step.REST),
-    ("it ends, and a last bit is due", OPENED._replace(ending=True, checkpoint=Phase.LAST_BIT), Step.LAST_BIT),
+    (
+        "it ends, and a last bit is due",
+        OPENED._replace(ending=True, checkpoint=Phase.LAST_BIT),
+        Step.LAST_BIT,
+    ),
     ("it has failed", FAILED, Step.REST),
     ("it has failed, and it is time to try again", FAILED._replace(recovers=True), Step.RECOVER),
     (
@@ -59,7 +79,11 @@ TABLE = [
         Step.REST,
     ),
     ("it has failed, and ends", FAILED._replace(recovers=True, ending=True), Step.END),
-    ("it has failed and is closed, and a reader comes", FAILED._replace(is_open=False, reading=True), Step.OPEN),
+    (
+        "it has failed and is closed, and a reader comes",
+        FAILED._replace(is_open=False, reading=True),
+        Step.OPEN,
+    ),
     ("it has failed, and others wait for a slot", FAILED._replace(gives_way=True), Step.REST),
 ]
 
@@ -73,9 +97,7 @@ def test_the_table(facts: Facts, step: Step) -> None:
 def possible() -> list[Facts]:
     """Every combination of facts that can come up."""
     booleans = product([False, True], repeat=len(Facts._fields) - 1)
-    every = [
-        Facts(*values[:6], phase, *values[6:]) for values in booleans for phase in Phase
-    ]
+    every = [Facts(*values[:6], phase, *values[6:]) for values in booleans for phase in Phase]
     return [
         facts
         for facts in every

@@ -55,7 +55,13 @@ async def log(store: Store):
 
 async def among_neighbours(store: Store, log, odd: object) -> object:
     """What one write comes to in a group with others, which must all land, in order and durably."""
-    writes = [Append(numbered(1, 2)), Append(numbered(1, 3)), odd, Append(numbered(2, 4)), CommitOffset("g", SAID)]
+    writes = [
+        Append(numbered(1, 2)),
+        Append(numbered(1, 3)),
+        odd,
+        Append(numbered(2, 4)),
+        CommitOffset("g", SAID),
+    ]
     answers = await asyncio.gather(*map(log.life.submit, writes), return_exceptions=True)
     commits = log.life._state.mark.commits
     assert [answer.offset for answer in (answers[0], answers[1], answers[3])] == [2, 3, 4]

@@ -85,7 +85,7 @@ class Catalogue:
             raise UnknownPartitionError(at.topic, at.partition, len(topic.partitions))
         return topic.partitions[at.partition]
 
-    async def open(self) -> None:
+    async def load(self) -> None:
         """Open every topic of the folder. Raises StartupError."""
         for name in self._folder.topic_names():
             self.topics = {**self.topics, name: await self._open_topic(name)}

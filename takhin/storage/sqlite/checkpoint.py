@@ -95,13 +95,13 @@ class Checkpoint:
         self.truncate = True
 
     def finished(self, left: int, now: float) -> None:
-        """The last bit was copied, but for so many pages."""
+        """The last bit was copied, but for so many pages. now: the loop's time."""
         self.pages = left
-        self.abandon()
-        if left:
-            self.again_at = now + AGAIN_SECONDS
+        self.abandon(now if left else None)
 
-    def abandon(self) -> None:
-        """End a checkpoint early. What is left is copied by a later one."""
+    def abandon(self, now: float | None = None) -> None:
+        """End a checkpoint. now: something was in the way at that time, so the next one waits a while."""
         self.phase = Phase.NONE
         self.truncate = False
+        if now is not None:
+            self.again_at = now + AGAIN_SECONDS

@@ -86,7 +86,7 @@ class SqliteEngine:
         self._parts = parts = self._assemble(folder, witness)
         try:
             parts.upkeep.begin(is_copy=witness.is_copy)
-            await parts.catalogue.open()
+            await parts.catalogue.load()
             parts.catalogue.settle_witness()
             await parts.shared.space.look()
         except BaseException:

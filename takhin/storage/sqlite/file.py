@@ -17,6 +17,7 @@ from takhin.disk import connection, layout
 from takhin.disk import statements as sql
 from takhin.disk.faults import CLEAN, FileChangedError
 from takhin.disk.witness import Mark
+from takhin.errors import StartupError
 from takhin.schema import PAGE_BYTES
 
 
@@ -75,7 +76,7 @@ class LogFile:
         """Keep the connection that the engine's start has opened."""
         self._writer = writer
 
-    def open(self, expected: Mark) -> None:
+    def reopen(self, expected: Mark) -> None:
         """Open the file again. Raises FileChangedError if its log does not end where it ended, apsw.Error."""
         writer = connection.open_writer(self.path)
         try:
@@ -121,12 +122,15 @@ class LogFile:
             raise
         connection.close_whole(writer)  # at the end, because the last connection removes the WAL
 
-    def copy_pages(self) -> int:  # on the checkpoint thread
+    def copy_pages(self) -> int | None:  # on the checkpoint thread
         """Copy what it can of the WAL, beside the commits, by a connection of its own.
 
         Returns the pages left.
         """
-        copier = connection.open_writer(self.path)
+        try:
+            copier = connection.open_writer(self.path)
+        except (apsw.Error, StartupError):  # descriptors may be short
+            return None
         try:
             in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             return in_wal - copied

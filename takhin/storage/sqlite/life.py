@@ -6,19 +6,13 @@
      ├─► GROUP       writes wait: BEGIN, INSERT … on the loop, COMMIT on a commit thread, answers (commits.py)
      ├─► LAST_BIT    the end of a checkpoint, on a commit thread: a step, because no commit may run beside it
      ├─► GIVE_WAY    the file is closed, on the checkpoint thread, so that another partition's can be opened
-     ├─► RECOVER     a file whose disk has failed is tried again (below)
+     ├─► RECOVER     a file whose disk has failed is tried again (recovery.py)
      └─► END         the file is closed for good
 
 After each step `due` (steps.py) chooses the next one; it is pure. One coroutine runs them, so no two steps
 ever overlap. Beside a step go only reads, on the loop, whenever the file is open, and the passes of a
 checkpoint, on the checkpoint thread, by a connection of their own. While such a pass runs the file is not
 closed.
-
-A file whose disk has failed takes no writes. After a failed sync nobody knows what a crash would bring
-back, and the next sync does not report it again: Linux marks what it could not write as clean
-(lwn.net/Articles/752063). It comes back by itself when a commit of its own has gone through, over what
-failed in the write-ahead log, and all of the log was then copied by a connection that has the file to
-itself (file.py, `copy_alone`). A damaged page does not heal: such a partition waits for people.
 """
 
 from __future__ import annotations
@@ -26,7 +20,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -34,18 +27,19 @@ import apsw
 import structlog
 
 from takhin.disk import connection
-from takhin.disk.faults import FileChangedError, NotNowError, is_clean, is_damage, is_full, unavailable
-from takhin.disk.witness import Mark, Slot
+from takhin.disk.faults import is_clean, is_full, unavailable
+from takhin.disk.witness import Slot
 from takhin.model import TopicPartition
-from takhin.storage.growth import Growth
 from takhin.storage.sqlite.checkpoint import Checkpoint, Phase
 from takhin.storage.sqlite.commits import Commits
 from takhin.storage.sqlite.course import Course, on, woken
-from takhin.storage.sqlite.file import LogFile, came_back_changed
+from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState, Write, fail
 from takhin.storage.sqlite.offset_index import OffsetIndex
+from takhin.storage.sqlite.recovery import Failure, try_to_recover
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.steps import Facts, Step, due
+from takhin.storage.waiters import Waiters
 
 logger = structlog.get_logger()
 
@@ -57,21 +51,13 @@ STUMBLE_SECONDS = 1.0
 """The pause after a fault of our own, so that one which repeats itself holds nobody else up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a file takes no writes. retry_at: when it is tried again, in the loop's time; None: never."""
-
-    error: Exception
-    retry_at: float | None
-
-
 class Life:
     """One partition's file. Lives on the loop; what runs on a thread says so."""
 
     def __init__(
         self, shared: Shared, file: LogFile, state: LogState, witness: Slot, offsets: OffsetIndex
     ) -> None:
-        self.growth = Growth()
+        self.growth = Waiters()
         self.failure: Failure | None = None
         self.checkpoint = Checkpoint(shared.settings.checkpoint_pages)
         self.step: Step | None = Step.REST
@@ -83,7 +69,7 @@ class Life:
         self._commits = Commits(shared, file, state, witness)
         self._name = f"{state.topic}/{state.partition}"
         self._readers: set[asyncio.Future[None]] = set()
-        self._watchers: set[asyncio.Future[None]] = set()
+        self._rested = Waiters()
         self._ended: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._now = 0.0  # the loop's time as the choice of the current step has seen it
@@ -136,9 +122,7 @@ class Life:
     async def rested(self) -> None:
         """Return when nothing is queued or under way."""
         if not self._at_rest and self.step is not Step.END:
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            self._watchers.add(waiter)
-            await waiter
+            await self._rested.wait()
 
     async def cut_wal(self) -> None:
         """Copy all of the WAL into the `.db` file and give its space back, if that is possible now."""
@@ -224,7 +208,7 @@ class Life:
             elif self.checkpoint.phase is Phase.NONE and files.offer(self):
                 return  # the next step is to give way
         if self._at_rest:
-            _resolve(self._watchers)
+            self._rested.wake()
         times = (
             self._commits.not_before if self._commits else None,
             self.checkpoint.again_at,
@@ -239,7 +223,7 @@ class Life:
 
     async def _open(self) -> None:
         try:
-            self._file.open(self._state.mark)
+            self._file.reopen(self._state.mark)
         except Exception as error:  # noqa: BLE001  whatever it is, nothing was touched
             self._shared.files.release(self)
             for reader in self._readers:
@@ -252,7 +236,11 @@ class Life:
             return
         self.checkpoint.reset_page_count(self._file.wal_bytes)
         self.used()
-        for reader in self._readers:  # each stays in the set, and keeps the file open, until it has gone on
+        self._let_readers_go_on()
+
+    def _let_readers_go_on(self) -> None:
+        """Wake the readers. Each stays in the set, and so keeps the file open, until it has gone on."""
+        for reader in self._readers:
             if not reader.done():
                 reader.set_result(None)
 
@@ -264,8 +252,8 @@ class Life:
         await self._close()
         self._shared.files.withdraw(self)
         self._shared.files.release(self)
-        _resolve(self._readers)
-        _resolve(self._watchers)
+        self._let_readers_go_on()
+        self._rested.wake()
         if self._ended is not None:
             self._ended.set_result(None)
 
@@ -322,7 +310,8 @@ class Life:
         covered = self.checkpoint.pages
 
         def copy() -> int:  # on the checkpoint thread
-            return covered if self._must_stop else self._file.copy_pages()
+            left = None if self._must_stop else self._file.copy_pages()
+            return covered if left is None else left
 
         def passed(left: int, error: Exception | None) -> None:
             if error is None:
@@ -347,7 +336,7 @@ class Life:
 
     def _checkpoint_ended(self, error: Exception | None) -> None:
         """A checkpoint ends before all was copied."""
-        self.checkpoint.abandon()
+        self.checkpoint.abandon(None if error is None else self._loop.time())
         if error is not None and is_full(error):
             self._shared.space.ran_out()
         elif error is not None and not is_clean(error):
@@ -375,9 +364,7 @@ class Life:
         """What is on disk is no longer certain: accept no write until a recovery has gone through."""
         if self.failure is not None:
             return
-        # The file is as it was written, as far as one knows, if only its disk has failed.
-        may_recover = isinstance(error, apsw.IOError) and not is_damage(error)
-        self.failure = Failure(error, self._next_attempt() if may_recover else None)
+        self.failure = Failure.of(error, self._next_attempt())
         if self.checkpoint.phase is Phase.LAST_BIT:
             self.checkpoint.abandon()
         self._shared.files.release(self)  # it stays open, whatever else needs opening
@@ -391,37 +378,10 @@ class Life:
     async def _recover(self) -> None:
         assert self.failure is not None  # noqa: S101  the step is only for a failed file
         try:
-            await self._try_to_recover()
-        except FileChangedError as error:
-            self.failure = Failure(error, None)
-        except (apsw.Error, NotNowError, OSError) as error:
-            retry_at = None if is_damage(error) else self._next_attempt()
-            self.failure = Failure(self.failure.error, retry_at)
-        except Exception:
-            self.failure = Failure(self.failure.error, None)
-            raise
+            await try_to_recover(self._shared, self._file, self._state, self._commits)
+        except Exception as error:  # noqa: BLE001  whatever it is, the file is still broken
+            logger.debug("recovery_failed", partition=self._name, error=str(error))
+            self.failure = self.failure.after(error, self._next_attempt())
         else:
             self.failure = None
             self._shared.troubles.end(f"partition_failed {self._name}")
-
-    async def _try_to_recover(self) -> None:
-        """Commit once more, then copy the whole log and sync it."""
-        if not self._file.is_open:
-            self._file.open(self._state.mark)
-        mark = await on(self._shared.threads.commit, self._file.recommit)
-        expected = Mark(self._state.mark.commits + 1, self._state.end_offset)
-        if mark != expected:
-            raise came_back_changed(self._file.path, mark, expected)
-        self._state.mark = mark
-        self._commits.note(mark)
-        if self._shared.files.held:
-            raise NotNowError("it is being copied")
-        detached = self._file.detach()
-        await on(self._shared.threads.checkpoint, partial(self._file.copy_alone, detached, mark))
-
-
-def _resolve(waiters: set[asyncio.Future[None]]) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(None)
-    waiters.clear()
