@@ -24,7 +24,8 @@ class WithTemplate(SqliteEngine):
     """An engine that need not build the file from which new partitions are copied, which takes 0.2 s."""
 
     def __init__(self, folder: Path, **settings: int) -> None:
-        super().__init__(folder, StorageSettings(**settings), clock=clock)
+        # Every wait here ends by itself; on a busy machine it may take longer than a broker allows.
+        super().__init__(folder, StorageSettings(queue_wait_ms_max=20_000, **settings), clock=clock)
         self._folder_of_test = folder
 
     async def open(self) -> None:
