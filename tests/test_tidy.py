@@ -226,7 +226,7 @@ def files_of_the_project() -> Iterator[Path]:
         subfolders[:] = [
             name for name in subfolders if not any(fnmatch.fnmatch(name, i) for i in [".git", *ignored])
         ]
-        yield from (Path(folder, name) for name in names)
+        yield from (Path(folder, name) for name in names if name != ".git")  # a file in a worktree
 
 
 def test_imports_follow_the_layers() -> None:

@@ -31,8 +31,9 @@ class Capability(StrEnum):
 class PartitionLog(Protocol):
     """One partition's log, the half-open offset range [start_offset, end_offset).
 
-    Once closed, every method raises UnknownTopicError. Offsets are given from 0, in append order, one
-    after the other, and never twice, whatever is removed. A log has gaps where records were removed.
+    Once closed, every method but `grown` raises UnknownTopicError. Offsets are given from 0, in append
+    order, one after the other, and never twice, whatever is removed. A log has gaps where records were
+    removed.
     """
 
     @property

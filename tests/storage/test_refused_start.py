@@ -24,7 +24,7 @@ async def main():
     log = (await engine.create_topic(spec("orders"))).partitions[0]
     for number in range(50):
         await log.append(numbered(1, number))
-    await engine._take_hold()
+    await engine._parts.upkeep._take_hold()
     os._exit(0)
 
 asyncio.run(main())
