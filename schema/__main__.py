@@ -1,6 +1,6 @@
-"""`python -m takhin.schema FILE...`: make each file (created if missing) a partition file of today's schema.
+"""`python -m takhin.schema FILE...`: bring each file to today's schema; a missing one is created.
 
-For closed files only. Exit code 0 when every file is at `takhin.schema.VERSION`.
+For closed files only. The exit code is 0 if every file is at `takhin.schema.VERSION`.
 """
 
 import sys
@@ -11,4 +11,4 @@ from takhin.schema.migrations import migrate
 
 for path in sys.argv[1:]:
     migrate(path)
-    rewrite(path, VERSION)  # last: until then the file is of its former version
+    rewrite(path, VERSION)  # last: until then the file says its old version

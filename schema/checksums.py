@@ -1,8 +1,8 @@
-"""Checksums of pages, by SQLite's own cksumvfs (sqlite.org/cksumvfs.html), which apsw carries along.
+"""Checksums of pages, by SQLite's own cksumvfs (sqlite.org/cksumvfs.html), which is part of apsw.
 
-The last 8 bytes of every page hold a checksum of the others; a page of the file that does not match is
-refused when it is read. (Write-ahead logs have SQLite's own checksums, looked at when one is recovered.)
-Other programs read such files as any others. What they write carries no checksum, and is refused here: see
+The last 8 bytes of every page are a checksum of the others; a page of the file that does not match is refused
+when it is read. (Write-ahead logs have checksums of their own, which SQLite compares when it recovers one.)
+Other programs can read such files. Pages that they write have no checksum and are refused here: see
 docs/durability.md.
 """
 
@@ -14,12 +14,12 @@ import apsw.sqlite_extra
 SINCE_VERSION = 2
 """The schema version that first had checksums, and counted commits."""
 RESERVED_BYTES = 8
-"""Bytes at the end of each page; the file's header says how many there are (sqlite.org/fileformat2.html)."""
+"""Bytes of a checksum, at the end of each page. The header has this number (sqlite.org/fileformat2.html)."""
 
 
 @cache
 def load() -> None:
-    """Let every connection opened by apsw from now on check files that have checksums, and write them."""
+    """Make every connection that apsw opens from now on compare the checksums of files that have them."""
     connection = apsw.Connection(":memory:")
     try:
         apsw.sqlite_extra.load(connection, "cksumvfs")
@@ -28,9 +28,9 @@ def load() -> None:
 
 
 def rewrite(path: str, version: int) -> None:
-    """Write the closed file anew with checksums, and make `version` its user_version.
+    """Rewrite the closed file with checksums, and set its user_version to `version`.
 
-    What sqlite-utils wrote has none yet. The file also learns to give pages back (auto_vacuum).
+    sqlite-utils has written it without them. Also lets the file give free pages back (auto_vacuum).
     """
     load()
     db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)

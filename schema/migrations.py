@@ -1,8 +1,8 @@
 """The migrations of a partition's file, oldest first. A released one is never edited: add the next.
 
-They make new files and bring those of version 1 up to date; later ones have upgrades.py.
+They make new files and bring files of version 1 up to date; upgrades.py does that for later versions.
 
-Nothing in the schema needs an SQLite newer than 3.37 (STRICT tables), so that every shell can look in.
+Nothing in the schema needs an SQLite newer than 3.37 (STRICT tables), so that every shell can open a file.
 """
 
 from typing import TYPE_CHECKING
@@ -83,20 +83,20 @@ def m0001_log_and_records(db: "Database") -> None:
 
 @migrations()
 def m0002_commits(db: "Database") -> None:
-    """How many commits the log has seen: what a file that lost some of them is told by."""
+    """The number of the log's commits, by which a file is recognised that has lost some of them."""
     db.execute("ALTER TABLE log ADD COLUMN commits INTEGER NOT NULL DEFAULT 0")
 
 
 @migrations()
 def m0003_producer_batches(db: "Database") -> None:
-    """What producers have sent last. Files of version 2 get it when they are opened: see upgrades.py."""
+    """The last batches of each producer. Files of version 2 get them when they are opened: upgrades.py."""
     db.execute(UPGRADES[3])
 
 
 def migrate(path: str) -> None:
-    """Give the closed file at `path` the tables and views of today; a missing file is created.
+    """Give the closed file at `path` today's tables and views; a missing file is created.
 
-    The file ends in WAL mode with everything in the file itself. Its user_version is left for later.
+    Afterwards it is in WAL mode, with everything in the file itself. Its user_version is set later.
     """
     db = sqlite_utils.Database(path)
     try:

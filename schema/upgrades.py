@@ -1,7 +1,7 @@
-"""What brings a file that has checksums from one version to the next, as plain SQL. Owns those statements.
+"""The statements that bring a file with checksums from one version to the next.
 
-sqlite-utils would write pages without checksums, and giving all pages new ones would hide damage. So the
-broker runs these itself, on the connection that opens the file, once it knows that the log is whole.
+sqlite-utils would write pages without checksums, and new checksums for all pages would hide damage. So the
+broker runs these statements itself, on the connection that opens the file, after it has checked the log.
 """
 
 PRODUCER_BATCHES = """
@@ -18,4 +18,4 @@ CREATE TABLE producer_batches (
 """
 
 UPGRADES = {3: PRODUCER_BATCHES}
-"""By the version that the file has afterwards."""
+"""The statement by the version that the file has afterwards."""

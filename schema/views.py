@@ -1,4 +1,4 @@
-"""Views for people with an sqlite3 shell. Owns their SQL; the broker itself never reads them."""
+"""Views for people with an sqlite3 shell. Owns their SQL; the broker never reads them."""
 
 
 def _first_char(column: str) -> str:
@@ -9,8 +9,8 @@ def _first_char(column: str) -> str:
 def _is_text(column: str) -> str:
     """SQL: 1 if the blob is UTF-8 without NULs, else 0.
 
-    ASCII is told by one GLOB. Anything else is walked character by character: a character is well formed
-    if it is read and written again as the same bytes.
+    One GLOB recognises ASCII. Anything else is walked character by character: a character is well formed
+    if SQLite reads it and writes the same bytes again.
     """
     char = _first_char(column)
     return f"""CASE
@@ -28,12 +28,12 @@ def _is_text(column: str) -> str:
 
 
 def _text(column: str) -> str:
-    """SQL: the blob as text where it is text, else NULL."""
+    """SQL: the blob as text if it is text, else NULL."""
     return f"CASE WHEN {_is_text(column)} THEN CAST({column} AS TEXT) END"
 
 
 def _hex(column: str) -> str:
-    """SQL: the blob in hexadecimal where it is not text, else NULL."""
+    """SQL: the blob in hexadecimal if it is not text, else NULL."""
     return f"CASE WHEN NOT {_is_text(column)} THEN hex({column}) END"
 
 

@@ -80,8 +80,8 @@ LAYERS = {
 }
 
 INSTEAD = {
-    "apsw": "ask takhin.storage.contract for it; only takhin/storage speaks SQL",
-    "sqlite3": "use apsw in takhin/storage; closing a file with a second SQLite drops the locks of the first",
+    "apsw": "ask takhin.storage.contract for it; SQL stands in takhin/disk/statements.py",
+    "sqlite3": "use apsw in takhin/disk; closing a file with a second SQLite drops the locks of the first",
     "sqlite_utils": "change the schema in schema/, which runs in a child process on closed files",
     **dict.fromkeys(GRPC, "raise an error of takhin.errors; takhin/wire/status.py puts it on the wire"),
 }
@@ -193,6 +193,20 @@ def open_faults(path: str, tree: ast.AST) -> Iterator[str]:
             )
 
 
+SQL = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|CREATE|ATTACH|PRAGMA|BEGIN|COMMIT|ROLLBACK)( |$)")
+
+
+def format_faults(path: str, tree: ast.AST) -> Iterator[str]:
+    """SQL and names of files that stand elsewhere than in the room for the format on disk."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=str(text)) if SQL.match(text) and "statements" not in path:
+                yield f"{path}:{node.lineno} has SQL: give it a name in takhin/disk/statements.py"
+            case ast.BinOp(op=ast.Div(), right=ast.Constant(value=str()) | ast.JoinedStr() as name):
+                if any(isinstance(part, ast.Constant) for part in ast.walk(name)):
+                    yield f"{path}:{node.lineno} names a file: take the name from takhin/disk/layout.py"
+
+
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
@@ -242,6 +256,13 @@ def test_storage_opens_no_file_beside_sqlite() -> None:
         for path in python_files("takhin/storage", "takhin/disk")
         for fault in open_faults(*parsed(path))
     ]
+    assert not faults, "\n".join(faults)
+
+
+def test_the_format_on_disk_stands_in_one_room() -> None:
+    """SQL stands in takhin/disk/statements.py alone, and names of files in takhin/disk/layout.py."""
+    rooms = ("takhin/storage", "takhin/disk", "takhin/copies", "takhin/query")
+    faults = [fault for path in python_files(*rooms) for fault in format_faults(*parsed(path))]
     assert not faults, "\n".join(faults)
 
 
@@ -329,6 +350,12 @@ def test_a_forbidden_import_is_seen(module: str, code: str) -> None:
 def test_a_bare_open_is_seen(call: str) -> None:
     """The file rule fails on what it forbids."""
     assert list(open_faults("takhin/storage/partition.py", ast.parse(call)))
+
+
+@pytest.mark.parametrize("code", ["db.execute('SELECT 1')", "folder / 'LOCK'", "folder / f'{number}.db'"])
+def test_the_format_on_disk_is_seen_elsewhere(code: str) -> None:
+    """The rule of one room fails on what it forbids."""
+    assert list(format_faults("takhin/copies/backup.py", ast.parse(code)))
 
 
 def test_length_and_machine_are_seen() -> None:

@@ -5,6 +5,8 @@ apsw runs a text of several statements lazily, so each PRAGMA is run on its own 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -56,11 +58,8 @@ def open_writer(path: Path, *, alone: bool = False) -> apsw.Connection:
     """
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    try:
+    with _closed_on_error(connection):
         _configure_writer(connection, alone=alone)
-    except BaseException:
-        connection.close()  # now, not when the error is collected: it would keep its locks until then
-        raise
     return connection
 
 
@@ -103,9 +102,10 @@ def open_reader(path: Path) -> apsw.Connection:
     """A read-only connection of the broker's, for scans of one statement. Raises apsw.Error."""
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-    _set(connection, "checksum_verification", "1")
-    _set(connection, "cache_size", -1_024)  # KiB: a scan reads each page once
-    _set(connection, "trusted_schema", 0)
+    with _closed_on_error(connection):
+        _set(connection, "checksum_verification", "1")
+        _set(connection, "cache_size", -1_024)  # KiB: a scan reads each page once
+        _set(connection, "trusted_schema", 0)
     return connection
 
 
@@ -125,7 +125,8 @@ def open_unverified(path: Path) -> apsw.Connection:
     """A connection to a copy, which reads pages whatever their checksums say. Raises apsw.Error."""
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    connection.pragma("checksum_verification", 0)
+    with _closed_on_error(connection):
+        connection.pragma("checksum_verification", 0)
     return connection
 
 
@@ -133,7 +134,7 @@ def open_backup_target(path: Path, *, cache_kib: int, checksums: bool) -> apsw.C
     """A connection to a new file that SQLite's backup API is to fill. Raises apsw.Error."""
     load_checksums()
     connection = apsw.Connection(str(path))
-    try:
+    with _closed_on_error(connection):
         # The file gets its name only when it is whole and synced, so no write needs an undo or an order.
         connection.pragma("journal_mode", "off")
         connection.pragma("synchronous", 0)
@@ -144,18 +145,25 @@ def open_backup_target(path: Path, *, cache_kib: int, checksums: bool) -> apsw.C
         if checksums:
             connection.reserve_bytes("main", RESERVED_BYTES)
         connection.execute(sql.FIRST_PAGE)
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 
 def _set(connection: apsw.Connection, name: str, value: Any) -> None:
-    """Set a PRAGMA and read it back. Raises PragmaError, with the connection closed."""
+    """Set a PRAGMA and read it back. Raises PragmaError."""
     got = connection.pragma(name, value)
     if got is None:
         got = connection.pragma(name)
     if got != value:
-        path = connection.filename
+        raise PragmaError(
+            f"{connection.filename} has {name} = {got!r}, and SQLite does not set it to {value!r}"
+        )
+
+
+@contextmanager
+def _closed_on_error(connection: apsw.Connection) -> Iterator[None]:
+    """Close the connection if the block fails: it would keep its locks until the error is collected."""
+    try:
+        yield
+    except BaseException:
         connection.close()
-        raise PragmaError(f"{path} has {name} = {got!r}, and SQLite does not set it to {value!r}")
+        raise

@@ -30,6 +30,7 @@ MANIFEST = "backup.json"
 
 TEMPLATE = "template.db"
 """An empty partition file, from which new ones are copied."""
+ARCHIVE = "archive"
 DAMAGED = "old.db"
 """Where `takhin recover` works: its copy of the damaged file."""
 SALVAGED = "new.db"
@@ -69,7 +70,7 @@ class Layout:
     @property
     def unpacked(self) -> Path:
         """Where restore unpacks an archive."""
-        return self.tmp / "archive"
+        return self.tmp / ARCHIVE
 
     @property
     def witness(self) -> Path:
