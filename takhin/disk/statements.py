@@ -65,7 +65,12 @@ TRIM = (
 LAST_OFFSET = "SELECT max(offset) FROM records"
 
 FREE_PAGES = "PRAGMA freelist_count"
-GIVE_PAGES_BACK = "PRAGMA incremental_vacuum({})"
+
+
+def give_pages_back(pages: int) -> str:
+    """Returns as many free pages to the file system; fetch its rows, each of which is one step."""
+    return f"PRAGMA incremental_vacuum({pages})"
+
 
 # Consumer groups and producers
 

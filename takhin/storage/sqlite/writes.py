@@ -68,7 +68,7 @@ class GivePagesBack(SmallWrite):
     """Give some of the free pages back to the file system; the answer is how many free ones are left."""
 
     def apply(self, draft: Draft) -> int:
-        draft.db.execute(sql.GIVE_PAGES_BACK.format(GIVE_BACK_PAGES)).fetchall()
+        draft.db.execute(sql.give_pages_back(GIVE_BACK_PAGES)).fetchall()
         left: int = draft.db.execute(sql.FREE_PAGES).get
         return left
 
