@@ -18,10 +18,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 400
-CONSTRUCTOR_ARGUMENTS_MAX = 8
-CONSTRUCTOR_CALLABLES_MAX = 2
-CALLABLES = re.compile(r"\b(Callable|Clock|Done|Work)\b")
-"""What the annotation of a parameter says that takes a function."""
 
 VOCABULARY = tuple(
     f"takhin.{name}"
@@ -228,35 +224,6 @@ def size_faults(path: str, tree: ast.Module, lines: int) -> Iterator[str]:
             )
 
 
-def constructor_faults(path: str, tree: ast.Module) -> Iterator[str]:
-    """Constructors that take too much to be understood, or call back into whoever made them."""
-    for function in functions(tree):
-        if function.name != "__init__":
-            continue
-        arguments = [*function.args.args[1:], *function.args.kwonlyargs]
-        if len(arguments) > CONSTRUCTOR_ARGUMENTS_MAX and "takhin/client/" not in path:
-            yield (
-                f"{path}:{function.lineno} takes {len(arguments)} arguments, above {CONSTRUCTOR_ARGUMENTS_MAX}: "
-                "put what belongs together into a frozen value (storage/sqlite/shared.py shows how)"
-            )
-        annotations = [ast.unparse(argument.annotation) for argument in arguments if argument.annotation]
-        called = [annotation for annotation in annotations if CALLABLES.search(annotation)]
-        if len(called) > CONSTRUCTOR_CALLABLES_MAX:
-            yield (
-                f"{path}:{function.lineno} takes {len(called)} callables, above {CONSTRUCTOR_CALLABLES_MAX}: "
-                "return a value and let the caller act on it, or pass the object that owns the methods"
-            )
-
-
-def logger_faults(path: str, tree: ast.Module) -> Iterator[str]:
-    """Loggers under another name: `log` is a partition's log."""
-    for node in tree.body:
-        match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call(func=called)):
-                if ast.unparse(called).endswith(("get_logger", "getLogger")) and name != "logger":
-                    yield f"{path}:{node.lineno} calls a logger {name}: it is called logger"
-
-
 def text_faults(path: str, text: str) -> Iterator[str]:
     """Addresses and paths that are true on one machine only."""
     for number, line in enumerate(text.splitlines(), 1):
@@ -317,15 +284,6 @@ def test_functions_and_files_are_short() -> None:
         for path in python_files("takhin", "schema", "tests", "bench")
         for fault in size_faults(*parsed(path), len(path.read_text().splitlines()))
     ]
-    assert not faults, "\n".join(faults)
-
-
-def test_constructors_and_loggers() -> None:
-    """Constructors take few arguments and fewer callables, and loggers are called `logger`."""
-    faults = []
-    for path in python_files("takhin"):
-        name, tree = parsed(path)
-        faults += [*constructor_faults(name, tree), *logger_faults(name, tree)]
     assert not faults, "\n".join(faults)
 
 
@@ -398,16 +356,6 @@ def test_a_bare_open_is_seen(call: str) -> None:
 def test_the_format_on_disk_is_seen_elsewhere(code: str) -> None:
     """The rule of one room fails on what it forbids."""
     assert list(format_faults("takhin/copies/backup.py", ast.parse(code)))
-
-
-def test_wide_constructors_and_loggers_are_seen() -> None:
-    """The rules of constructors and loggers fail on what they forbid."""
-    wide = ", ".join(f"a{n}: int" for n in range(CONSTRUCTOR_ARGUMENTS_MAX + 1))
-    calling = ", ".join(f"on_{n}: Callable[[], None]" for n in range(CONSTRUCTOR_CALLABLES_MAX + 1))
-    for arguments in (wide, calling):
-        code = f"class A:\n    def __init__(self, {arguments}) -> None: ..."
-        assert list(constructor_faults("takhin/x.py", ast.parse(code)))
-    assert list(logger_faults("takhin/x.py", ast.parse("log = structlog.get_logger()")))
 
 
 def test_length_and_machine_are_seen() -> None:

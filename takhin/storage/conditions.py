@@ -1,8 +1,8 @@
 """Whether a batch that is sent under a condition may be appended. Pure: both engines judge by it.
 
-A producer numbers its records, for each partition from 0. A log remembers the last batches of each producer,
-so that one that is sent again, as its answer was lost, is told apart from the next one: it is answered as the
-first time and not stored again. (Kafka does the same, with as many batches: ProducerStateEntry in
+A producer numbers its records, for each partition from 0. A log remembers the last batches of each producer, so
+it recognises one that is sent again because its answer was lost: such a batch gets the first answer once more
+and is not stored again. (Kafka does the same, with as many batches: ProducerStateEntry in
 org.apache.kafka.storage.internals.log.)
 """
 

@@ -21,7 +21,7 @@ class Capability(StrEnum):
     DURABLE = "durable"
     """What was acknowledged survives the end of the process."""
     SEQUENCES = "sequences"
-    """A producer's batch that is sent again is told apart by its sequence, and stored once."""
+    """A producer's batch that is sent again is recognised by its sequence, and stored once."""
     EXPECTED_OFFSET = "expected_offset"
     """An append may name the offset at which the log must end."""
     TRIM = "trim"

@@ -144,13 +144,13 @@ class Commits:
         elif unclean is not None and committing:
             self._drop(group, outcome_unknown(unclean, self._state.topic, self._state.partition))
         else:
-            self._drop(group, self._told(error))
+            self._drop(group, self._for_callers(error))
         return unclean
 
     def _wait_for_space(self, group: CommitGroup, error: Exception) -> None:
         """Refuse appends while the disk is full. Other writes are tried again: they may free space."""
         self._queue.put_back(group.writes)
-        self._drop(self._queue.take_appends(), self._told(error))
+        self._drop(self._queue.take_appends(), self._for_callers(error))
         self.not_before = self._loop.time() + ROOM_RETRY_SECONDS
 
     def locked(self, error: apsw.BusyError) -> None:
@@ -161,7 +161,7 @@ class Commits:
         if now - self._locked_since < self._shared.settings.busy_wait_ms_max / 1_000:
             self.not_before = now + BUSY_RETRY_SECONDS
         else:
-            self.fail_waiting(self._told(error))
+            self.fail_waiting(self._for_callers(error))
 
     def fail_waiting(self, error: Exception) -> None:
         """Give up whatever waits."""
@@ -173,8 +173,8 @@ class Commits:
         self._shared.admission.remove(group.queued_bytes)
         group.fail(error)
 
-    def _told(self, error: Exception) -> Exception:
-        """What callers are told of an error of the file; any other error as it is."""
+    def _for_callers(self, error: Exception) -> Exception:
+        """What callers get for an error: SQLite's in words of theirs, any other as it is."""
         if isinstance(error, apsw.Error):
             return unavailable(error, self._state.topic, self._state.partition)
         return error

@@ -49,7 +49,7 @@ class Topics(Harness):
         assert list(engine.topics) == []
 
     async def test_names_that_differ_in_case_are_two_topics(self, engine: Engine) -> None:
-        """Topic names are told apart by case."""
+        """Topic names that differ in case name two topics."""
         upper, lower = await asyncio.gather(*map(engine.create_topic, (spec("Orders"), spec("orders"))))
         await upper.partitions[0].append(numbered(1))
         assert upper.topic_id != lower.topic_id
