@@ -1,17 +1,17 @@
-"""Settings of Hypothesis, and what tests found out in figures: one table at the end of a run."""
+"""Settings of Hypothesis, and one table at the end of a run with the figures that tests have found."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import settings
 
-settings.register_profile("takhin", deadline=None)  # it would measure what else the machine is doing
+settings.register_profile("takhin", deadline=None)  # the time would depend on what else the machine is doing
 settings.load_profile("takhin")
 
 
 @pytest.fixture
 def figures(record_property):
-    """Call it with a line of what was done and found; `make soak` shows it beside the test's outcome."""
+    """Call it with a line about what was done and found; `make soak` shows it beside the test's outcome."""
 
     def say(line):
         record_property("figures", line)
