@@ -27,14 +27,14 @@ def constructor_faults(path: str, tree: ast.Module) -> Iterator[str]:
         if len(arguments) > ARGUMENTS_MAX and not path.startswith(PUBLIC):
             yield (
                 f"{path}:{function.lineno} takes {len(arguments)} arguments, above {ARGUMENTS_MAX}: put what "
-                "belongs together into a frozen value (storage/sqlite/shared.py shows how)"
+                "belongs together into a value (storage/sqlite/shared.py shows how)"
             )
         annotations = [ast.unparse(argument.annotation) for argument in arguments if argument.annotation]
         called = [annotation for annotation in annotations if CALLABLES.search(annotation)]
         if len(called) > CALLABLES_MAX:
             yield (
-                f"{path}:{function.lineno} takes {len(called)} callables, above {CALLABLES_MAX}: return a value "
-                "and let the caller act on it, or pass the object that owns the methods"
+                f"{path}:{function.lineno} takes {len(called)} callables, above {CALLABLES_MAX}: return a "
+                "value and let the caller act on it, or pass the object that owns the methods"
             )
 
 
