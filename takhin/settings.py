@@ -126,7 +126,7 @@ class StorageSettings:
     producers_max: int = setting(
         1_000,
         "producers whose last batches a partition remembers; "
-        "beyond that, the tenth that has been silent longest is forgotten",
+        "beyond that, the 10 % that have been silent longest are forgotten",
         least=1,
     )
     recover_wait_ms: int = setting(
@@ -173,7 +173,7 @@ class ConsumeSettings:
     shared_bytes_max: int = setting(
         16 << 20, "bytes of recent reads kept for other consumers of the same partition", most=INT64_MAX
     )
-    wait_ms_max: int = setting(60_000, "the longest max_wait_ms that is granted", least=0)
+    wait_ms_max: int = setting(60_000, "the upper limit on a client's max_wait_ms", least=0)
     heartbeat_ms: int = setting(
         5_000, "how long a stream may be quiet before an empty response says it is alive", least=10
     )
@@ -196,7 +196,7 @@ class RpcSettings:
     calls_max: int = setting(2_000, "calls under way, streams included", least=1)
     connections_max: int = setting(1_000, "connections at one time", least=1)
     streams_per_connection_max: int = setting(1_000, "calls under way on one connection", least=1)
-    handshake_ms_max: int = setting(10_000, "time for a new connection to begin to speak HTTP/2", least=1)
+    handshake_ms_max: int = setting(10_000, "time a new connection has to start HTTP/2", least=1)
     connection_idle_ms: int = setting(
         900_000, "how long a connection may be without calls before it is closed", least=1
     )
@@ -207,7 +207,7 @@ class RpcSettings:
         60_000, "time to answer that ping before the connection is dropped", least=1
     )
     ping_interval_ms_min: int = setting(
-        10_000, "the shortest time between two pings of a client, also without calls", least=1
+        10_000, "the shortest time between two pings of a client, even with no calls open", least=1
     )
 
 

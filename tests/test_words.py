@@ -14,7 +14,7 @@ INSTEAD = {
     r"\banew\b": "again, or SQLite's own word: a write-ahead log is restarted",
     r"\bwhich see\b": "see …",
     r"\bthose of then\b": "those of the first time",
-    r"\b(?:is|are|was|were) told (?:by|of|apart|from)\b": "say who says what: `the file shows`, `recognised by`",
+    r"\b(?:is|are|was|were) told (?:by|of|apart|from)\b": "say who says what: `recognised by`",
     r"\bas it is told\b": "say who says what",
     r"\bthat is told\b": "say who says what",
     r"\bfor whom\b": "who is it for? begin the sentence with them",

@@ -30,6 +30,7 @@ from takhin.schema.checksums import SINCE_VERSION, load
 T = TypeVar("T")
 
 AHEAD_BYTES = 1 << 20
+"""Bytes of one read ahead."""
 CACHE_KIB = 1_024
 """Each page is read once, so a larger cache takes time and saves none."""
 

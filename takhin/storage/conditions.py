@@ -1,8 +1,8 @@
 """Whether a batch that is sent under a condition may be appended. Pure: both engines judge by it.
 
-A producer numbers its records, for each partition from 0. A log remembers the last batches of each producer, so
-it recognises one that is sent again because its answer was lost: such a batch gets the first answer once more
-and is not stored again. (Kafka does the same, with as many batches: ProducerStateEntry in
+A producer numbers its records, for each partition from 0. A log remembers the last batches of each producer,
+so it recognises one that is sent again because its answer was lost: such a batch gets the first answer once
+more and is not stored again. (Kafka does the same, with as many batches: ProducerStateEntry in
 org.apache.kafka.storage.internals.log.)
 """
 
@@ -15,7 +15,8 @@ from takhin.errors import EndOffsetMismatchError, InvalidArgumentError, OutOfSeq
 from takhin.model import Appended, Batch, Condition, TopicSpec
 
 BATCHES_REMEMBERED = 5
-"""Of each producer: how many it may have under way at once."""
+"""Batches of one producer that a log remembers: it may have as many under way at once. Kafka's number,
+and the number of slots in the table: not a setting."""
 
 
 class Remembered(NamedTuple):

@@ -27,20 +27,18 @@ logger = structlog.get_logger()
 T = TypeVar("T")
 
 BUSY_RETRY_SECONDS = 0.005
-"""How often BEGIN is tried while another process has the file locked."""
+"""The pause between two attempts at BEGIN while another process has the file locked. How long they go on is
+storage.busy_wait_ms_max."""
 AFTER_FAILURE_SECONDS = 0.001
-"""The pause after a group that failed.
-
-A full disk may fail one after the other, and others have their turn.
-"""
+"""The pause after a group that failed, so that others have their turn: a full disk may fail many in a row."""
 ROOM_RETRY_SECONDS = 0.1
-"""How long a trim waits for the space that is about to be made."""
+"""The pause between two attempts at a trim while space is being made for it (see upkeep.py)."""
 
 COMPANY_MIN = 4
 SMALL_GROUP_BYTES = 32 << 10
 """After a group of at least COMPANY_MIN batches and at most SMALL_GROUP_BYTES in all, the next one waits
 group_wait_ms for more: one COMMIT costs the processors as much as ten such batches, while a producer that
-waits alone, or sends large batches, would gain nothing by it."""
+waits alone, or sends large batches, would gain nothing by it. Measured; the setting is the wait."""
 
 
 class Commits:

@@ -21,7 +21,8 @@ from takhin.settings import StorageSettings
 from takhin.storage.sqlite.producers import Producers
 
 TIME_INDEX_RECORDS = 1_024
-"""Records between two rows of the time index: a row in every commit would cost it a page more."""
+"""Records between two rows of the time index: a row in every commit would cost it a page more.
+Readers rely on no number: a file keeps the rows it has."""
 
 Answer_co = TypeVar("Answer_co", covariant=True)
 

@@ -24,7 +24,7 @@ from takhin.storage.sqlite.troubles import Troubles
 logger = structlog.get_logger()
 
 SPENT_BYTES = 1 << 20
-"""Less is as good as nothing: an open file's -shm alone takes 32 KiB."""
+"""Less free space is as good as none: the -shm of one open file takes 32 KiB."""
 FULL = "disk_full"
 LOW = "disk_low"
 

@@ -21,8 +21,9 @@ logger = structlog.get_logger()
 
 WATCH_SPACE_SECONDS = 0.5
 WATCH_HOLD_SECONDS = 0.1
+"""How often the two are looked at: a statvfs and a lstat cost some µs each, and people wait for `held`."""
 HOLD_AT_A_TIME = 64
-"""Partitions that get their last commit before a hold, at one time."""
+"""Partitions that commit together before a hold: enough to share syncs, few enough not to fill the queues."""
 
 
 class Upkeep:

@@ -17,7 +17,10 @@ from takhin.model import Appended, Batch, CommittedOffset
 from takhin.storage.sqlite.group import Draft
 
 GIVE_BACK_PAGES = 64
-"""Pages of one step after a trim, which moves as many from the file's end into those that became free."""
+"""Pages of one step after a trim.
+
+SQLite moves as many from the file's end into free ones, on the event loop.
+"""
 
 
 @dataclass(frozen=True, slots=True)
