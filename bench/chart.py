@@ -50,7 +50,7 @@ STYLE: Any = {
 
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
-    """Write an SVG: a panel of bars for each kind of row, under them the systems, and the machine."""
+    """Write an SVG: a panel of bars for each kind of row, with the systems and the machine under them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = {row["row"]: row for row in document["rows"]}
     panels = [(title, [rows[key] for key in keys if key in rows]) for title, keys in PANELS]
