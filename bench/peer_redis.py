@@ -133,7 +133,7 @@ def _batches(clients: Sequence[Any], stream: str, load: Load) -> Results:
 
 
 def _pipelines(client: Any, stream: str, payload: Payload, count: int) -> list[float]:
-    """The seconds of each. execute() returns when every XADD is answered, and raises if one has failed."""
+    """The seconds of each pipeline. execute() returns when all is answered, and raises if an XADD failed."""
     seconds = []
     for _ in range(count):
         began = time.perf_counter()

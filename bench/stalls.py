@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def takhin(folder: Path, commits: int) -> list[float]:
-    """The seconds from answer to answer."""
+    """The seconds from each answer to the next."""
     return asyncio.run(_takhin(folder, commits))
 
 

@@ -239,7 +239,7 @@ def test_addresses(address, parts):
     ],
 )
 def test_bad_addresses(tmp_path, address):
-    """Anything else is refused as a value of listen."""
+    """Anything but HOST:PORT is refused as a value of listen."""
     sentence = refusal(tmp_path, environ={"TAKHIN_LISTEN": address})
     assert sentence.startswith("listen must be ")
 

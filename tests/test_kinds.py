@@ -83,7 +83,7 @@ GOOD = [
 
 @pytest.mark.parametrize(("key", "text", "toml", "value"), GOOD)
 def test_every_source_takes_every_kind(tmp_path, key, text, toml, value):
-    """A value may be given as a flag, as a variable, and in the file as TOML or as text."""
+    """Every source accepts every kind: a flag, a variable, and the file with TOML or text."""
     branch, _, name = key.rpartition(".")
     section = f"[{branch}]\n" if branch else ""
     option = TREE.options[key]

@@ -163,7 +163,7 @@ def test_size_counts_keys_values_and_headers():
 
 
 def test_a_good_batch_comes_back():
-    """A batch within the limits is returned as it is, however large it is as a whole."""
+    """A batch within the limits is returned unchanged, however large it is as a whole."""
     for batch in (batch_of(b""), batch_of(None), batch_of(*[b"x" * 100] * 50)):
         assert check_batch(batch) is batch
 

@@ -250,7 +250,7 @@ def test_imports_follow_the_layers() -> None:
 
 
 def test_storage_opens_no_file_beside_sqlite() -> None:
-    """No file is opened under takhin/storage/ and takhin/disk/ but where the list gives the reason."""
+    """Files under takhin/storage/ and takhin/disk/ are opened only where the list gives the reason."""
     faults = [
         fault
         for path in python_files("takhin/storage", "takhin/disk")
@@ -359,7 +359,7 @@ def test_the_format_on_disk_is_seen_elsewhere(code: str) -> None:
 
 
 def test_length_and_machine_are_seen() -> None:
-    """The rules of size and of text fail on what they forbid."""
+    """The rules of size and of text fail on long code and on what is valid on one machine only."""
     long = "def f():\n" + "    pass\n" * FUNCTION_LINES_MAX
     assert len(list(size_faults("x.py", ast.parse(long), FILE_LINES_MAX + 1))) == 2
     assert list(text_faults("x", "see https://py" + "pi.org/simple"))

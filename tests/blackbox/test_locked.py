@@ -74,7 +74,7 @@ def test_a_locked_partition_is_unavailable_by_name(broker, stub):
 
 @pytest.mark.timed
 def test_other_partitions_do_not_wait(broker, stub):
-    """While one partition waits for its file, the others of the broker are as fast as ever."""
+    """While one partition waits for its file, the broker's other partitions are as fast as ever."""
     with ForeignLock(broker.partition_file("topic")) as lock:
         waiting = stub.ProduceMessage.future(batch("topic", [b"waits"]), timeout=CALL_S_MAX)
         for number in range(50):

@@ -36,7 +36,7 @@ async def test_log_append_time_overrides_the_client(session, engine):
 
 
 async def test_keys_choose_their_partition_as_in_kafka(session):
-    """A batch of one key goes where murmur2 sends that key, an empty key included."""
+    """A batch of one key goes to the partition that murmur2 gives, even with an empty key."""
     await create(session, partitions=5)
     for key in (b"user-1", b"", b"\x00\xff"):
         appended = await produce(session, "t", -1, batch(b"v", keys=[key]))
@@ -44,7 +44,7 @@ async def test_keys_choose_their_partition_as_in_kafka(session):
 
 
 async def test_keyless_batches_are_spread_evenly(session):
-    """Each keyless batch goes to the next partition in turn, as a whole."""
+    """Each keyless batch goes as a whole to the next partition in turn."""
     await create(session, partitions=3)
     landed = [(await produce(session, "t", -1, batch(b"a", b"b"))).partition for _ in range(9)]
     assert sorted(landed) == [0, 0, 0, 1, 1, 1, 2, 2, 2]

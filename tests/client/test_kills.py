@@ -118,7 +118,7 @@ async def send(producer, run, stopping):
 
 
 async def read(consumer, run, ends=None):
-    """Read on; ends: until so many records of each partition were read."""
+    """Read on. ends: if given, stop when so many records of each partition were read."""
     if ends is None:
         await consumer.assign_topics(TOPIC)
     elif all(len(run.read[at]) == end for at, end in ends.items()):

@@ -122,7 +122,7 @@ async def test_what_was_copied_and_never_synced_is_copied_again(tmp_path, disk, 
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_a_stop_after_a_failure(tmp_path, disk, seed):
-    """The log is left for the next start, which copies all of it."""
+    """A stop after a failure leaves the log for the next start, which copies all of it."""
     trial = Trial(tmp_path, disk, seed, recover_wait_ms=60_000)
     await unsynced_pass(trial, disk)
     await trial.engine.close()

@@ -18,7 +18,7 @@ from takhin.testing.contract import clock
 
 
 def check_files(data_dir: Path) -> None:
-    """The consistency check over the files of a closed engine, in a child process (see check_files.py)."""
+    """Run the consistency check over a closed engine's files, in a child process (see check_files.py)."""
     script = Path(__file__).with_name("check_files.py")
     child = subprocess.run(
         [sys.executable, "-I", "-S", script, data_dir], capture_output=True, text=True, check=False

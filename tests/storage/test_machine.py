@@ -128,7 +128,7 @@ class EnginesAgree(RuleBasedStateMachine):
             self.compare_logs()
 
     def ask(self, question: Callable[[Engine], Awaitable[object]]) -> object:
-        """The answer of both engines, which must be the same."""
+        """Ask both engines; returns their answer, which must be the same."""
         found = self.runner.run(outcome(question, self.store.engine))
         expected = self.runner.run(outcome(question, self.memory))
         assert found == expected
