@@ -133,7 +133,7 @@ async def test_many_bad_writes_among_good_ones(store: Store, log):
 
 async def test_a_write_sees_the_appends_before_it(store: Store, log):
     """The rows of a group are inserted together, but before any write that uses the connection."""
-    seen = Odd(lambda draft: draft.db.execute("SELECT count(*) FROM records").get)
+    seen = Odd(lambda draft: draft.with_records().execute("SELECT count(*) FROM records").get)
     writes = [Append(numbered(3)), seen, Append(numbered(4)), seen]
     _, first, _, second = await asyncio.gather(*map(log.life.submit, writes))
     assert (first, second) == (5, 9)
