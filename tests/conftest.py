@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+import uvloop
 from hypothesis import settings
 
 settings.register_profile("takhin", deadline=None)  # the time would depend on what else the machine is doing
 settings.load_profile("takhin")
+
+
+UVLOOP_FOLDERS = {"storage", "faults"}
+"""Where tests drive the storage themselves: on the event loop that `takhin serve` uses."""
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """Choose the event loop of an asynchronous test."""
+    if item.path.parent.name in UVLOOP_FOLDERS:
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture

@@ -137,3 +137,18 @@ async def test_a_write_sees_the_appends_before_it(store: Store, log):
     writes = [Append(numbered(3)), seen, Append(numbered(4)), seen]
     _, first, _, second = await asyncio.gather(*map(log.life.submit, writes))
     assert (first, second) == (5, 9)
+
+
+async def test_a_refusal_behind_appends_costs_no_commit(store: Store, log):
+    """Rows inserted for the refusing write do not count as its own: the group stays one transaction."""
+
+    def look_and_refuse(draft: Draft) -> object:
+        draft.with_records().execute("SELECT count(*) FROM records").fetchall()
+        return refuse(draft)
+
+    before = log.life._state.mark.commits
+    writes = [*(Append(numbered(1, n)) for n in range(2, 22)), Odd(look_and_refuse), Append(numbered(1, 22))]
+    answers = await asyncio.gather(*map(log.life.submit, writes), return_exceptions=True)
+    assert isinstance(answers[-2], InvalidArgumentError)
+    assert log.end_offset == 23
+    assert log.life._state.mark.commits == before + 1
