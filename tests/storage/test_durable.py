@@ -278,3 +278,25 @@ async def test_a_refused_change_whose_caller_has_gone(store: Store):
     del leaving
     gc.collect()
     assert said == []
+
+
+async def test_a_start_and_a_stop_rewrite_nothing(store: Store):
+    """A folder that was stopped cleanly, then started, read and stopped again, has the same bytes."""
+    topic = await store.engine.create_topic(spec("orders", 2))
+    for log in topic.partitions:
+        await log.append(numbered(100))
+        await store.engine.offsets.commit("billing", {name_of(log): CommittedOffset(5, "", NOW)})
+    await topic.partitions[0].trim(10)
+    await store.close()
+    before = contents(store.data_dir)
+    await store.open()
+    assert len(await read_all(store.log("orders", 1))) == 100
+    assert store.engine.offsets.groups() == ["billing"]
+    await store.close()
+    assert contents(store.data_dir) == before
+    await store.open()
+
+
+def contents(data_dir: Path) -> dict[Path, bytes]:
+    """The bytes of every partition file of a folder that nobody has open."""
+    return {path: path.read_bytes() for path in sorted((data_dir / "topics").rglob("*")) if path.is_file()}
