@@ -80,13 +80,9 @@ class RecordVerbs:
         """Wait until the queue has room for another batch. Raises OverloadedError, StorageFullError."""
         return self._engine.room()
 
-    def check_shape(self, *, has_record: bool, record_count: int) -> None:
-        """Refuse a request that has both one record and a list of records, neither, or too many of them."""
-        limits.check_range("records", record_count, 0, self._settings.produce.batch_records_max)
-        if has_record and record_count:
-            raise InvalidBatchError("the request has both record and records; set one of them")
-        if not has_record and not record_count:
-            raise InvalidBatchError("the request has neither record nor records; set one of them")
+    def check_record_count(self, records: int) -> None:
+        """Refuse more records than a batch may have. `produce` calls it, too."""
+        limits.check_range("records", records, 0, self._settings.produce.batch_records_max)
 
     def produce(self, request: ProduceRequest) -> PendingProduce:
         """Queue the request's batch.
@@ -96,13 +92,17 @@ class RecordVerbs:
         the batch's condition holds is known only when the answer is.
         """
         acks, timeout_ms, batch = request.required_acks, request.timeout_ms, request.batch
+        record_count = len(batch)
+        if not record_count:
+            raise InvalidBatchError("a batch has at least one record")
+        self.check_record_count(record_count)
         if acks is not None:
             limits.check_range("required_acks", acks, -1, 1)
         limits.check_range("timeout_ms", timeout_ms, 0)
         appended = self._append(request.topic, request.partition, batch)
         if acks == 0:
             appended = asyncio.get_running_loop().create_future()
-            appended.set_result(Appended(request.partition, -1, batch.timestamps[0], len(batch)))
+            appended.set_result(Appended(request.partition, -1, batch.timestamps[0], record_count))
         if not timeout_ms:
             return PendingProduce(appended, None)
         return PendingProduce(appended, asyncio.get_running_loop().time() + timeout_ms / 1_000)

@@ -70,12 +70,13 @@ class Session:
         """Wait until another batch may be queued: await it first of all. Raises OverloadedError."""
         return self._broker.records.room()
 
-    def check_shape(self, *, has_record: bool, record_count: int) -> None:
-        """Refuse a produce request that has both one record and a list of records, neither, or too many.
+    def check_record_count(self, records: int) -> None:
+        """Refuse more records than a batch may have.
 
-        Call it before the records are converted, so that a request that is too large costs nothing.
+        `produce` refuses them as well. An adapter that has to convert records calls this before, so that a
+        request that is too large costs nothing.
         """
-        self._broker.records.check_shape(has_record=has_record, record_count=record_count)
+        self._broker.records.check_record_count(records)
 
     def produce(self, request: ProduceRequest) -> PendingProduce:
         """Queue the request's batch; `answer` of what is returned waits until it is durable.

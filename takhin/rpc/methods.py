@@ -39,5 +39,5 @@ def caller_of(peer: str) -> Caller:
 
 def produce_request(session: Session, message: pb.ProduceMessageRequest) -> ProduceRequest:
     """The message as a value. Its records are counted before they are converted."""
-    session.check_shape(has_record=message.HasField("record"), record_count=len(message.records))
+    session.check_record_count(len(message.records))
     return convert.produce_request(message)
