@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from takhin.errors import StartupError
 from takhin.kinds import FilePath, Kind, Secret, SecretText
-from takhin.sentences import nearest, shown
+from takhin.sentences import NEAR, nearest, shown
 from takhin.settings import Settings
 
 VARIABLE_PREFIX = "TAKHIN_"
@@ -171,7 +171,7 @@ class Tree(Generic[S]):
         if name in known or SERVICE_LINK.fullmatch(f"{name}={raw}"):
             return
         bare = name.removeprefix(VARIABLE_PREFIX)
-        cutoff = 0.0 if bare.split("_")[0].lower() in self.branches else 0.6
+        cutoff = 0.0 if bare.split("_")[0].lower() in self.branches else NEAR
         near = nearest(bare, [other.removeprefix(VARIABLE_PREFIX) for other in known], cutoff=cutoff)
         if near is not None:
             raise StartupError(

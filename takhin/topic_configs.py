@@ -14,7 +14,7 @@ from typing import Any
 from takhin.errors import InvalidConfigError
 from takhin.kinds import Choice, Kind, Whole
 from takhin.model import TimestampType, TopicConfig
-from takhin.sentences import SHOWN_CHARS_MAX, listed, nearest, shown
+from takhin.sentences import NEAR, SHOWN_CHARS_MAX, listed, nearest, shown
 from takhin.settings import Settings
 from takhin.sizes import MESSAGE_ROOM_BYTES
 
@@ -127,8 +127,9 @@ def from_stored(rows: Iterable[tuple[str, str]]) -> TopicConfig:
 
 
 def _unknown(name: str) -> InvalidConfigError:
+    near = nearest(name, ROWS, cutoff=NEAR)
+    meant = "" if near is None else f"the nearest is {near}, and "
     return InvalidConfigError(
-        f"unknown topic config {shown(name)}; the nearest is {nearest(name, ROWS)}, and known are "
-        f"{listed(list(ROWS), 'and')}",
+        f"unknown topic config {shown(name)}; {meant}known are {listed(list(ROWS), 'and')}",
         key=name[:SHOWN_CHARS_MAX],
     )
