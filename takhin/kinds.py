@@ -7,7 +7,6 @@ neither the name of what it reads nor where that came from: see `takhin.config` 
 from __future__ import annotations
 
 import hmac
-import math
 import re
 import unicodedata
 from abc import ABC, abstractmethod
@@ -25,7 +24,6 @@ NO_LIMIT = -1
 """How a number with `no_limit` says that there is none, as in Kafka."""
 
 WHOLE = re.compile(r"-?[0-9]{1,19}")
-DECIMAL = re.compile(r"[0-9]{1,20}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?")
 
 
 class Secret:
@@ -123,28 +121,6 @@ class Whole(Kind[int]):
         if not (self.least <= raw <= self.most or (self.no_limit and raw == NO_LIMIT)):
             raise ValueError(self.allowed)
         return raw
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio(Kind[float]):
-    """A number from 0 to 1."""
-
-    metavar: ClassVar[str] = "RATIO"
-
-    @property
-    def allowed(self) -> str:
-        return "a number from 0 to 1"
-
-    @property
-    def note(self) -> str:
-        return "0 to 1"
-
-    def parse(self, raw: object) -> float:
-        if isinstance(raw, str) and DECIMAL.fullmatch(raw):
-            raw = float(raw)
-        if not isinstance(raw, int | float) or isinstance(raw, bool) or not 0 <= raw <= 1:  # nor NaN
-            raise ValueError(self.allowed)
-        return math.fabs(raw)  # -0.0 is 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from takhin.cli.serve import add_flags, given_flags
 from takhin.config import Loaded, Tree
 from takhin.errors import StartupError
-from takhin.kinds import Bool, Choice, FilePath, Kind, ListOf, Ratio, Secret, SecretText, Text, Whole
+from takhin.kinds import Bool, Choice, FilePath, Kind, ListOf, Secret, SecretText, Text, Whole
 from takhin.settings import setting
 
 
@@ -26,7 +26,6 @@ class Branch:
     """Some of each kind."""
 
     strict: bool = setting(default=False, doc="whether it is strict")
-    share: float = setting(0.5, "how much")
     retention: int = setting(-1, "how long", least=1, no_limit=True)
     names: tuple[str, ...] = setting((), "who")
     policies: tuple[str, ...] = setting(("delete",), "what", choices=("delete", "compact"))
@@ -65,10 +64,6 @@ GOOD = [
     ("branch.strict", "true", "true", True),
     ("branch.strict", "True", "false", True),
     ("branch.strict", "FALSE", "true", False),
-    ("branch.share", "0", "0", 0.0),
-    ("branch.share", "1", "1.0", 1.0),
-    ("branch.share", "0.25", "0.25", 0.25),
-    ("branch.share", "1e-3", "1e-3", 0.001),
     ("branch.retention", "-1", "-1", -1),
     ("branch.retention", "7", "7", 7),
     ("branch.names", "a", "['a']", ("a",)),
@@ -104,12 +99,6 @@ BAD = [
     ("branch.strict", "yes", "branch.strict must be true or false, not 'yes'"),
     ("branch.strict", "", "not ''"),
     ("branch.strict", 1, "branch.strict must be true or false, not '1'"),
-    ("branch.share", "1.1", "branch.share must be a number from 0 to 1, not '1.1'"),
-    ("branch.share", "-0.1", "not '-0.1'"),
-    ("branch.share", "nan", "not 'nan'"),
-    ("branch.share", float("nan"), "not 'nan'"),
-    ("branch.share", True, "not 'True'"),
-    ("branch.share", ".5", "not '.5'"),
     ("branch.retention", "0", "must be a whole number from 1 to 2147483647, or -1 for no limit, not '0'"),
     ("branch.retention", "-2", "not '-2'"),
     ("branch.names", "a,,b", "branch.names must be a list with commas, each item text without control"),
@@ -140,7 +129,6 @@ def of_kind(kind: Kind[object]) -> st.SearchStrategy[object]:
         return st.sampled_from(kind.choices)
     return {
         Whole: st.integers(1, (1 << 31) - 1) | st.just(-1),
-        Ratio: st.floats(0, 1),
         Bool: st.booleans(),
         FilePath: TEXTS.map(Path),
         Text: TEXTS,
@@ -253,7 +241,7 @@ def test_a_bad_secret_is_not_repeated(tmp_path, toml):
     ("arguments", "branch"),
     [
         ("--branch-strict", Branch(strict=True)),
-        ("--branch-strict --branch-share 0.1", Branch(strict=True, share=0.1)),
+        ("--branch-strict --branch-retention 7", Branch(strict=True, retention=7)),
         ("--branch-strict=false", Branch(strict=False)),
         ("--branch-names a --branch-names b,c", Branch(names=("a", "b", "c"))),
         ("--branch-names=", Branch(names=())),
