@@ -94,17 +94,12 @@ def parse(given: Mapping[str, str], settings: Settings) -> TopicConfig:
     return TopicConfig(**values)
 
 
-def described(config: TopicConfig) -> dict[str, str]:
-    """Every config by name, with the value in force as text."""
-    return {row.name: row.kind.text(getattr(config, row.field)) for row in TABLE}
+def as_texts(config: TopicConfig) -> dict[str, str]:
+    """Every config by name, with the value in force as text: what a client sees and what a file stores.
 
-
-def to_stored(config: TopicConfig) -> Mapping[str, str]:
-    """The rows of topic_configs, value by key, for a topic.
-
-    All values in force are stored, so that a topic keeps them when the broker's settings change.
+    Defaults are stored as well, so that a topic keeps them when the broker's settings change.
     """
-    return described(config)
+    return {row.name: row.kind.text(getattr(config, row.field)) for row in TABLE}
 
 
 def from_stored(rows: Iterable[tuple[str, str]]) -> TopicConfig:

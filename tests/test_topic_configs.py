@@ -48,7 +48,7 @@ def test_configs_that_are_given(order: int):
     shuffled = dict(list(raw.items())[::order])
     made = topic_configs.parse(shuffled, broker())
     assert made == TopicConfig(17, TimestampType.LOG_APPEND_TIME)
-    assert topic_configs.described(made) == raw
+    assert topic_configs.as_texts(made) == raw
 
 
 @pytest.mark.parametrize("value", ["1", "5000", "0005"])
@@ -110,7 +110,7 @@ configs = st.builds(TopicConfig, st.integers(1, 1 << 40), st.sampled_from(Timest
 @given(configs)
 def test_what_is_stored_is_read(made: TopicConfig):
     """Every config is stored, and comes back, also outside of what the broker's settings allow now."""
-    rows = list(topic_configs.to_stored(made).items())
+    rows = list(topic_configs.as_texts(made).items())
     assert [key for key, _ in rows] == [row.name for row in TABLE]
     assert topic_configs.from_stored(rows) == made
 
@@ -118,14 +118,14 @@ def test_what_is_stored_is_read(made: TopicConfig):
 @given(configs, st.sampled_from(TABLE))
 def test_a_config_without_a_row_has_its_default(made: TopicConfig, missing: Row):
     """A topic that is older than a config has the default of that config, and keeps its other values."""
-    rows = [(key, value) for key, value in topic_configs.to_stored(made).items() if key != missing.name]
+    rows = [(key, value) for key, value in topic_configs.as_texts(made).items() if key != missing.name]
     default = getattr(topic_configs.parse({}, Settings()), missing.field)
     assert topic_configs.from_stored(rows) == dataclasses.replace(made, **{missing.field: default})
 
 
 def test_a_stored_key_that_is_unknown_is_ignored():
     """A later version may have written it."""
-    rows = [*topic_configs.to_stored(TopicConfig(7)).items(), ("of.tomorrow", "1")]
+    rows = [*topic_configs.as_texts(TopicConfig(7)).items(), ("of.tomorrow", "1")]
     assert topic_configs.from_stored(rows) == TopicConfig(7)
 
 
@@ -139,12 +139,12 @@ def test_a_stored_value_that_makes_no_sense(row: Row):
 def test_rows_and_fields_belong_together():
     """Each row fills a field of TopicConfig, each field has a row, and each default may also be given."""
     assert [row.field for row in TABLE] == [field.name for field in dataclasses.fields(TopicConfig)]
-    defaults = topic_configs.described(topic_configs.parse({}, Settings()))
-    assert topic_configs.described(topic_configs.parse(defaults, Settings())) == defaults
+    defaults = topic_configs.as_texts(topic_configs.parse({}, Settings()))
+    assert topic_configs.as_texts(topic_configs.parse(defaults, Settings())) == defaults
 
 
 def test_the_docs_list_every_config():
     """docs/commands.md has a row for each config with its default, what it takes and its doc."""
-    defaults = topic_configs.described(topic_configs.parse({}, Settings()))
+    defaults = topic_configs.as_texts(topic_configs.parse({}, Settings()))
     rows = [f"| `{row.name}` | `{defaults[row.name]}` | {row.kind.note} | {row.doc} |" for row in TABLE]
     assert LISTED.findall(COMMANDS.read_text()) == rows, "\n".join(["the table should be:", *rows])

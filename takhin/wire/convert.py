@@ -110,7 +110,7 @@ def topic_info(info: TopicInfo) -> pb.TopicInfo:
         num_partitions=len(info.partitions),
         replication_factor=1,
         partitions={of.partition: _partition_info(of) for of in info.partitions},
-        configs=topic_configs.described(info.config),
+        configs=topic_configs.as_texts(info.config),
         topic_id=info.topic_id,
     )
 
