@@ -223,8 +223,16 @@ def test_a_bad_file_of_a_secret(tmp_path, content, words):
     if content is not None:
         path.write_bytes(content)
     sentence = refusal(tmp_path, environ={"TAKHIN_BRANCH_TOKEN_FILE": str(path)})
-    for word in (words, str(path), "variable TAKHIN_BRANCH_TOKEN_FILE"):
+    for word in (words, str(path), "branch.token_file", "variable TAKHIN_BRANCH_TOKEN_FILE"):
         assert word in sentence
+
+
+@pytest.mark.parametrize("given", [SECRET, f"{SECRET}\n", f"./{SECRET}"])
+def test_a_secret_given_as_its_own_file_is_not_repeated(tmp_path, given):
+    """The error names the key whose value is wrong; a name without a folder may be the secret."""
+    sentence = refusal(tmp_path, environ={"TAKHIN_BRANCH_TOKEN_FILE": given})
+    assert "branch.token_file" in sentence
+    assert "variable TAKHIN_BRANCH_TOKEN_FILE" in sentence
 
 
 @pytest.mark.parametrize(
