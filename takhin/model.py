@@ -116,7 +116,7 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
-class GroupOffset(NamedTuple):
+class GroupLag(NamedTuple):
     """A committed offset beside the end of its log; lag = end_offset - committed.offset."""
 
     topic: str
@@ -135,7 +135,7 @@ class GroupState(StrEnum):
     DEAD = "Dead"
 
 
-class GroupListing(NamedTuple):
+class ListedGroup(NamedTuple):
     """A consumer group in a list of groups."""
 
     group_id: str
@@ -143,12 +143,12 @@ class GroupListing(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ConsumerGroup:
+class DescribedGroup:
     """A consumer group as described to clients: its state, and its committed offsets by partition, sorted."""
 
     group_id: str
     state: GroupState
-    offsets: Sequence[GroupOffset]
+    offsets: Sequence[GroupLag]
 
 
 class TimestampType(StrEnum):

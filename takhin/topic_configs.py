@@ -22,7 +22,7 @@ MAX_MESSAGE_BYTES = "max.message.bytes"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ConfigRow:
     """One config.
 
     name: as in Kafka.
@@ -58,7 +58,7 @@ def _record_bytes_max(settings: Settings) -> int:
 FIELD_DEFAULTS = {field.name: field.default for field in fields(TopicConfig)}
 
 TABLE = (
-    Row(
+    ConfigRow(
         MAX_MESSAGE_BYTES,
         "max_message_bytes",
         Whole(least=1),
@@ -66,7 +66,7 @@ TABLE = (
         default=lambda settings: min(settings.topics.max_message_bytes, _record_bytes_max(settings)),
         narrowed=lambda settings: Whole(least=1, most=_record_bytes_max(settings)),
     ),
-    Row(
+    ConfigRow(
         "message.timestamp.type",
         "timestamp_type",
         Choice(tuple(TimestampType)),

@@ -16,7 +16,7 @@ from takhin.errors import InvalidConfigError, RefusedError
 from takhin.model import TimestampType, TopicConfig
 from takhin.settings import RpcSettings, Settings, TopicSettings
 from takhin.sizes import MESSAGE_ROOM_BYTES
-from takhin.topic_configs import MAX_MESSAGE_BYTES, TABLE, Row
+from takhin.topic_configs import MAX_MESSAGE_BYTES, TABLE, ConfigRow
 
 COMMANDS = Path(__file__).parents[1] / "docs/commands.md"
 LISTED = re.compile(r"^\| `[a-z]+\.[a-z.]+` \| .* \|$", re.MULTILINE)
@@ -116,7 +116,7 @@ def test_what_is_stored_is_read(made: TopicConfig):
 
 
 @given(configs, st.sampled_from(TABLE))
-def test_a_config_without_a_row_has_its_default(made: TopicConfig, missing: Row):
+def test_a_config_without_a_row_has_its_default(made: TopicConfig, missing: ConfigRow):
     """A topic that is older than a config has the default of that config, and keeps its other values."""
     rows = [(key, value) for key, value in topic_configs.as_texts(made).items() if key != missing.name]
     default = getattr(topic_configs.parse({}, Settings()), missing.field)
@@ -130,7 +130,7 @@ def test_a_stored_key_that_is_unknown_is_ignored():
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
-def test_a_stored_value_that_makes_no_sense(row: Row):
+def test_a_stored_value_that_makes_no_sense(row: ConfigRow):
     """The error names the config, the rule and the value."""
     with pytest.raises(ValueError, match=f"{re.escape(row.name)} must be .*, not 'x y'"):
         topic_configs.from_stored([(row.name, "x y")])

@@ -16,8 +16,8 @@ from takhin.model import (
     Chunk,
     CommittedOffset,
     ConsumeRequest,
-    ConsumerGroup,
-    GroupListing,
+    DescribedGroup,
+    ListedGroup,
     PartitionInfo,
     ProduceRequest,
     TopicInfo,
@@ -101,11 +101,11 @@ class Session:
         """What the group committed in `partitions` (None: nothing); without any, everywhere."""
         return self._broker.group_offsets.committed(group_id, partitions)
 
-    def list_groups(self) -> list[GroupListing]:
+    def list_groups(self) -> list[ListedGroup]:
         """Every group that has committed an offset, sorted."""
         return self._broker.group_offsets.list_groups()
 
-    def describe_group(self, group_id: str) -> ConsumerGroup:
+    def describe_group(self, group_id: str) -> DescribedGroup:
         """A group with all that it has committed. Raises UnknownGroupError."""
         return self._broker.group_offsets.describe_group(group_id)
 

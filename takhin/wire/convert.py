@@ -17,9 +17,9 @@ from takhin.model import (
     CommittedOffset,
     Condition,
     ConsumeRequest,
-    ConsumerGroup,
-    GroupListing,
+    DescribedGroup,
     GroupState,
+    ListedGroup,
     PartitionInfo,
     ProduceRequest,
     TopicInfo,
@@ -149,14 +149,14 @@ def committed(
     return response
 
 
-def groups(listed: Sequence[GroupListing]) -> pb.ListConsumerGroupsResponse:
+def groups(listed: Sequence[ListedGroup]) -> pb.ListConsumerGroupsResponse:
     response = pb.ListConsumerGroupsResponse()
     for group_id, state in listed:
         response.groups.add(group_id=group_id, state=state.value, protocol_type=PROTOCOL_TYPE)
     return response
 
 
-def group(described: ConsumerGroup) -> pb.DescribeConsumerGroupResponse:
+def group(described: DescribedGroup) -> pb.DescribeConsumerGroupResponse:
     response = pb.DescribeConsumerGroupResponse(
         group_id=described.group_id, state=described.state.value, protocol_type=PROTOCOL_TYPE
     )
