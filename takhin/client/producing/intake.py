@@ -55,11 +55,11 @@ class Intake:
         await self._buffer.room()
         deadline = time.monotonic() + self._options.delivery_s_max
         async with self._asking:  # one task asks, the others wait for its answer
-            if self._shut:
-                raise ClosedError("the producer is closed")
+            self._check_open()
             if topic in self._routers and topic not in self._doubts.topics:
                 return
             found = await retried(self._options.retry, deadline, self._calls.get_topic, topic)
+            self._check_open()  # `shut` may have come meanwhile
             router = self._routers.get(topic)
             if router is None or router.topic_id != found.topic_id:
                 self._routers[topic] = self._router(found)
@@ -69,6 +69,10 @@ class Intake:
         """Take in nothing more."""
         self._shut = True
         self._routers.clear()  # so that everybody has to ask `ready`
+
+    def _check_open(self) -> None:
+        if self._shut:
+            raise ClosedError("the producer is closed")
 
     def _router(self, topic: TopicDescription) -> Router:
         queues = [self.outbox.queue(TopicPartition(topic.name, of.partition)) for of in topic.partitions]
