@@ -60,7 +60,7 @@ class Admin(Client):
         Raises TopicExistsError, unless an attempt of this call went unanswered and may have made it.
         """
         check_range("partitions", partitions, 1)
-        await self._change(TopicExistsError, self._calls.create_topic, name, partitions, configs or {})
+        await self._change(TopicExistsError, self._calls.create_topic, name, partitions, dict(configs or {}))
 
     async def list_topics(self) -> list[str]:
         """The names of all topics, sorted."""
@@ -116,7 +116,7 @@ class Admin(Client):
         self, group_id: str, offsets: Mapping[tuple[str, int], int | CommittedOffset]
     ) -> None:
         """Set what a group committed, the next offset to read for each partition; durable on return."""
-        await self._call(self._calls.commit_offset, group_id, offsets)
+        await self._call(self._calls.commit_offset, group_id, dict(offsets))
 
     async def health(self) -> Health:
         """How the broker is."""
