@@ -187,7 +187,7 @@ class Choice(Kind[T]):
 
 @dataclass(frozen=True, slots=True)
 class FilePath(Kind[Path]):
-    """The path of a file or a folder, which need not exist. A relative one is shown with `./` before it."""
+    """The path of a file or a folder, which need not exist. If relative, it is shown beginning with a dot."""
 
     metavar: ClassVar[str] = "PATH"
 

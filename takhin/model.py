@@ -256,7 +256,7 @@ class Chunk:
 
 
 class BrokerHealth(NamedTuple):
-    """How the broker is.
+    """The state of the broker.
 
     uptime_seconds: since the broker was put together.
     troubles: a sentence for each thing that is wrong now, which the broker goes on without.

@@ -116,7 +116,7 @@ class RecordVerbs:
         return PendingProduce(batch.size_bytes, appended, deadline)
 
     def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
-        """Records as they are and as they come; see consumption.py for what it yields and raises."""
+        """The log's records, then new ones as they arrive. consumption.py says what it yields and raises."""
         log = find_log(self._engine, request.topic, request.partition)
         return consume(log, request, self._reads, self._settings)
 

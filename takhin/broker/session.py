@@ -1,7 +1,7 @@
 """What a caller can ask of a broker: one method for each verb, and the only way in for adapters such as rpc.
 
-Every verb comes by here with its caller at hand. So rules of access, quotas and notes of activity belong
-into these methods, in front of the call. Today every caller may do everything.
+Every verb comes by here with its caller at hand. So rules of access, quotas and notes of activity belong in
+these methods, before the call. Today every caller may do everything.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ class Session:
     # Records
 
     def room(self) -> Awaitable[None]:
-        """Wait until another batch may be queued: await it first of all. Raises OverloadedError."""
+        """Wait until another batch may be queued: await it first of all.
+
+        Raises OverloadedError, StorageFullError.
+        """
         return self._broker.records.room()
 
     def check_record_count(self, records: int) -> None:
@@ -86,7 +89,7 @@ class Session:
         return self._broker.records.produce(request)
 
     def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
-        """Records as they are and as they come; see consumption.py for what it yields and raises."""
+        """The log's records, then new ones as they arrive. consumption.py says what it yields and raises."""
         return self._broker.records.consume(request)
 
     # Consumer groups

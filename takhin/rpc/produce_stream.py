@@ -1,7 +1,7 @@
 """Produce streams: requests are queued as they come, and answered in the same order.
 
 A task of each stream reads requests and queues their records, a bounded amount ahead. The call itself waits
-for one after the other and answers it. A refused request is answered like any other and ends no stream.
+for each in turn and answers it. A refused request is answered like any other and ends no stream.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class UnansweredQueue:
         return await self._queue.get()
 
     def answered(self, unanswered: Unanswered) -> None:
-        """Count a request no more."""
+        """Take an answered request out of the count."""
         self._requests -= 1
         self._bytes -= unanswered.size_bytes
         self._room.set()
