@@ -105,7 +105,8 @@ class RecordVerbs:
         self.check_record_count(len(batch.values))
         if acks is not None:
             limits.check_range("required_acks", acks, -1, 1)
-        limits.check_range("timeout_ms", timeout_ms, 0)
+        if timeout_ms:
+            limits.check_range("timeout_ms", timeout_ms, 0)
         appended = self._append(request.topic, request.partition, batch)
         if acks == 0:
             appended = asyncio.get_running_loop().create_future()
