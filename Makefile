@@ -1,5 +1,5 @@
-# Every target sets up what it needs: a virtual environment in .venv, filled from pyproject.toml at the
-# versions of constraints.txt, and filled again when either changes. The machine brings Python >= 3.11,
+# Every target sets up what it needs: a virtual environment in .venv, installed from pyproject.toml at the
+# versions of constraints.txt, and again when either changes. The machine provides Python >= 3.11,
 # pip and make. Another interpreter: make PYTHON=python3.12 … (remove .venv to change it later).
 PYTHON ?= python3
 ARGS ?=
@@ -13,24 +13,24 @@ DEV := .venv/dev.stamp
 PEERS := .venv/peers.stamp
 PIP := $(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check -c constraints.txt
 
-# Refuses, with a sentence, a Python or pip that cannot do it.
+# Stops with a sentence if Python or pip is too old.
 define check_python
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python " \
 	+ sys.version.split()[0] + "; Takhin needs 3.11 or newer: make PYTHON=python3.11 ...")'
 @$(PYTHON) -c 'import pip' 2>/dev/null || { echo '$(PYTHON) has no pip (Debian: python3-pip)' >&2; exit 1; }
 @$(PYTHON) -c 'import pip, sys; sys.exit([int(n) for n in pip.__version__.split(".")[:2]] < [22, 3] \
-	and "the pip of $(PYTHON) is " + pip.__version__ + "; 22.3 is the first that can fill .venv")'
+	and "the pip of $(PYTHON) is " + pip.__version__ + "; 22.3 is the first that can install into .venv")'
 endef
 
-# $(call run_tests,MARKS) runs the tests of these marks: what compares times alone, then the others in two
-# processes, as most wait for disks and brokers. pytest ends with 5 where nothing was selected.
+# $(call run_tests,MARKS) runs the tests with these marks: first those that compare times, alone, then the others
+# in two processes, because most wait for disks and brokers. pytest exits with 5 if no test was selected.
 define run_tests
 @$(BIN)/python -m pytest -m '$(1) and timed' $(ARGS); alone=$$?; \
 	$(BIN)/python -m pytest -m '$(1) and not timed' -n 2 --dist worksteal $(ARGS); beside=$$?; \
 	case "$$alone $$beside" in '0 0' | '0 5' | '5 0') ;; *) exit 1 ;; esac
 endef
 
-# A target says what it does with the line that `make help` shows for it.
+# Each target prints the line that `make help` shows for it.
 say = @sed -n 's/^$@:.*\#\# /$@: /p' Makefile
 
 .DEFAULT_GOAL := help
@@ -45,11 +45,11 @@ serve: $(RUNTIME) ## run a broker on 127.0.0.1:9092 with its data in ./data; Ctr
 	$(say)
 	@exec $(BIN)/takhin serve --listen 127.0.0.1:9092 --data-dir ./data $(ARGS)
 
-test: $(DEV) ## run all tests but the long ones of `make soak`
+test: $(DEV) ## run all tests except the long ones of `make soak`
 	$(say)
 	$(call run_tests,not soak)
 
-check: $(DEV) ## lint, formatting, types, the .proto's promise, and the tidy test of the code's own rules
+check: $(DEV) ## check lint, formatting, types, the compatibility of the .proto, and the code's own rules
 	$(say)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -77,11 +77,11 @@ bench-peers: $(PEERS) ## measure Takhin beside Redis Streams and NATS JetStream 
 	$(say)
 	@$(BIN)/python -m bench.peers $(ARGS)
 
-soak: $(DEV) ## run the long tests: full counts, the controls, and a table of their figures
+soak: $(DEV) ## run the long tests with full counts and the controls, and print a table of their figures
 	$(say)
 	$(call run_tests,(soak or control))
 
-# venv --without-pip, because Debian ships ensurepip apart; the machine's pip fills it from outside.
+# venv --without-pip, because Debian packages ensurepip separately; the machine's pip installs into it.
 $(BIN)/python:
 	$(check_python)
 	@$(PYTHON) -m venv --clear --without-pip .venv
@@ -97,6 +97,6 @@ $(DEV): pyproject.toml constraints.txt $(BIN)/python
 	@touch $(RUNTIME) $@
 
 $(PEERS): $(DEV)
-	@echo 'installing into .venv the clients of the systems to compare with'
+	@echo 'installing into .venv the clients of the systems that are compared'
 	@$(PIP) -e '.[bench]'
 	@touch $@

@@ -1,4 +1,4 @@
-"""The loads of calls with one record each, for any client: given how to make one call, when to make them."""
+"""Loads of calls with one record each, for any client: the client passes a function that makes one call."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from bench.common import Figures, latencies, rate
 from bench.loads import Load, Results
 
 Call = Callable[[], Awaitable[object]]
-"""Makes one call; done when its record is acknowledged. Raises if it is refused."""
+"""Makes one call and returns when its record is acknowledged. Raises if it is refused."""
 
 
 async def serial(call: Call, load: Load) -> Results:
-    """One after the other."""
+    """Make the calls one after the other."""
     for _ in range(load.warm_up):
         await _timed(call)
     return {"call": latencies([await _timed(call) for _ in range(load.requests)])}
 
 
 async def concurrent(call: Call, load: Load) -> Results:
-    """As many at a time as the load says, then at half of that rate."""
+    """Make as many calls at a time as the load says, then send them at half of the rate reached."""
     await _at_a_time(call, load.in_flight, max(load.warm_up, load.in_flight))
     began = time.perf_counter()
     seconds = await _at_a_time(call, load.in_flight, load.requests)
@@ -38,7 +38,7 @@ async def _timed(call: Call) -> float:
 
 
 async def _at_a_time(call: Call, in_flight: int, count: int) -> list[float]:
-    """The seconds of each call."""
+    """Make the calls, so many at a time; returns the seconds that each took."""
     left = iter(range(count))
 
     async def worker() -> list[float]:
@@ -50,7 +50,7 @@ async def _at_a_time(call: Call, in_flight: int, count: int) -> list[float]:
 
 
 async def _paced(call: Call, calls_per_s: float, count: int) -> Figures:
-    """At even distances, however long the answers take; latencies count from the sending of each."""
+    """Send calls at even intervals, however long the answers take; each latency counts from the sending."""
     began = time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
         calls = []

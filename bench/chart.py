@@ -1,4 +1,4 @@
-"""Draws what peers.py has measured. Knows its document and nothing of how it came about."""
+"""Draws what peers.py has measured. It knows that program's JSON document and nothing of the measuring."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NAMES = {
     "arrival": "to a waiting\nconsumer,\nmedian",
 }
 STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text
+    "svg.fonttype": "none",  # keep text as text
     "svg.hashsalt": "takhin",  # the same figures give the same file
     "font.size": 9,
     "axes.spines.top": False,
@@ -50,7 +50,7 @@ STYLE: Any = {
 
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
-    """Write an SVG: a panel of bars for each kind of row, under them the systems, and the machine."""
+    """Write an SVG: a panel of bars for each kind of row, with the systems and the machine under them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = {row["row"]: row for row in document["rows"]}
     panels = [(title, [rows[key] for key in keys if key in rows]) for title, keys in PANELS]
@@ -66,7 +66,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
 
 
 def _panel(axes: Axes, title: str, rows: Sequence[Mapping[str, Any]], systems: Sequence[Any]) -> None:
-    """A group of horizontal bars for each row, one bar for each system that has the row, Takhin on top."""
+    """Draw a group of horizontal bars for each row: a bar for each system that has the row, Takhin on top."""
     at = 0.0
     ticks = []
     for row in rows:
@@ -102,7 +102,7 @@ def _caption(document: Mapping[str, Any]) -> str:
 
 
 def machine_line(machine: Mapping[str, str]) -> str:
-    """What a chart was measured on."""
+    """The line under a chart that names the machine."""
     return (
         f"{machine['cores']} cores of {machine['cpu']}, {machine['memory']}, {machine['kernel']}, "
         f"{machine['disk']}, Python {machine['python']}"

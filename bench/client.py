@@ -1,11 +1,11 @@
-"""Records one by one through client libraries: ours beside nats-py and redis-py, as each is used at its best.
+"""Records one by one through client libraries: ours beside nats-py and redis-py, each used as it works best.
 
 One process sends one record after the other and, when all are acknowledged, reads them one after the other.
 takhin: `Producer.send` with defaults, `async for record in consumer`. nats-py: `publish_async` with its
 default bound of unacknowledged messages, and the ordered consumer with a callback. redis-py with hiredis: a
-pipeline that is executed every 1,000 records, which is how it is told to gather, and XREAD of 1,000. Each
-run is a process of its own; servers run all the time, idle when it is not their turn. See systems.py for
-what an acknowledgement of each means.
+pipeline that is executed every 1,000 records, which is how that client batches, and XREAD of 1,000. Each
+run is a process of its own; servers run all the time and are idle when it is not their turn. See systems.py
+for what an acknowledgement of each means.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
         for _ in range(options.repeat):
             for system in systems:
                 runs.setdefault(system.key, []).append(_run(system.key, addresses[system.key], records))
-                os.sync()  # what one has left unsynced is not written during another's turn
+                os.sync()  # so that one system's unsynced data is not written during another's turn
     figures = {key: medians(of) for key, of in runs.items()}
     _print_table(systems, figures, records)
     if options.json:
@@ -57,7 +57,7 @@ def _can(system: System) -> bool:
 
 
 def _run(key: str, address: str, records: int) -> Figures:
-    """One measurement, in a new process."""
+    """Run one measurement in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measure, key, address, records).result()
 
@@ -72,7 +72,7 @@ def _measure(key: str, address: str, records: int) -> Figures:
 
 
 async def _takhin(address: str, records: int) -> tuple[float, float]:
-    """Seconds to send and to read all."""
+    """The seconds that sending all records took, and reading them."""
     topic = f"bench-{uuid.uuid4().hex[:8]}"
     async with Admin(address) as admin, Producer(address) as producer, Consumer(address) as consumer:
         await admin.create_topic(topic)
@@ -134,12 +134,12 @@ async def _redis(address: str, records: int) -> tuple[float, float]:
         for number in range(1, records + 1):
             pipeline.xadd(stream, {b"v": VALUE})
             if number % REDIS_PIPELINE == 0 or number == records:
-                await pipeline.execute()  # raises if one has failed
+                await pipeline.execute()  # raises if a record was refused
         produced = time.perf_counter() - began
         read, at = 0, b"0"
         began = time.perf_counter()
         while answer := await client.xread({stream: at}, count=REDIS_READ):
-            for at, fields in answer[0][1]:  # noqa: B007  the last one is where the next read begins
+            for at, fields in answer[0][1]:  # noqa: B007  the last id is where the next read begins
                 read += fields[b"v"] == VALUE
         consumed = time.perf_counter() - began
         await client.delete(stream)

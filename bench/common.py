@@ -1,7 +1,7 @@
-"""What all benches share: servers in processes of their own, payloads, figures, and what machine this is.
+"""What all benches share: servers in processes of their own, payloads, figures, and the machine's name.
 
-Knows nothing of what is measured. Figures of one measurement are a dict from name to number; the name
-ends in its unit: records_per_s, mb_per_s (10⁶ bytes), p50_ms, p99_ms, us_per_call.
+This module knows nothing of what is measured. The figures of one measurement are a dict from name to number;
+the name ends in its unit: records_per_s, mb_per_s (10⁶ bytes), p50_ms, p99_ms, us_per_call.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Payload:
 
 
 def payload(records: int, value_bytes: int) -> Payload:
-    """Values of `value_bytes` random bytes, which no system can make smaller, and keys of 10 bytes."""
+    """Make values of `value_bytes` random bytes, which no system can compress, and keys of 10 bytes."""
     source = random.Random(records * value_bytes)
     keys = [b"key-%06d" % number for number in range(records)]
     values = [source.randbytes(value_bytes) for _ in range(records)]
@@ -64,18 +64,18 @@ def payload(records: int, value_bytes: int) -> Payload:
 
 
 def rate(seconds: float, records: int, size_bytes: int) -> Figures:
-    """Throughput."""
+    """Throughput in records and megabytes a second."""
     return {"records_per_s": records / seconds, "mb_per_s": size_bytes / seconds / 1e6}
 
 
 def latencies(seconds: Iterable[float]) -> Figures:
-    """The median and the 99th percentile."""
+    """The median and the 99th percentile, in ms."""
     ordered = sorted(seconds)
     return {"p50_ms": percentile(ordered, 0.5) * 1e3, "p99_ms": percentile(ordered, 0.99) * 1e3}
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value of sorted ones that this share of them does not exceed (nearest rank)."""
+    """The smallest value that at least this share of the sorted values does not exceed (nearest rank)."""
     return ordered[round((len(ordered) - 1) * share)]
 
 
@@ -89,7 +89,7 @@ def medians(runs: Sequence[Figures]) -> Figures:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that has said that it is ready. start_seconds: from its spawn to that line."""
+    """A server that has printed its ready line. start_seconds: the time from its spawn to that line."""
 
     address: str
     pid: int
@@ -98,14 +98,14 @@ class Running:
 
 @contextmanager
 def server(command: Sequence[str]) -> Iterator[str]:
-    """Run a server that prints one line with "ready on HOST:PORT"; gives that address, stops it after."""
+    """Run a server that prints a line with "ready on HOST:PORT"; yields the address, stops it afterwards."""
     with running(command) as process:
         yield process.address
 
 
 @contextmanager
 def running(command: Sequence[str], variables: Mapping[str, str] | None = None) -> Iterator[Running]:
-    """The same for those who look at the process, too. variables: of its environment, besides ours."""
+    """Like `server`, but yields the process as well. variables: added to its environment."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAKHIN_")}
     environment = inherited | dict(variables or {})
     began = time.perf_counter()
@@ -122,7 +122,7 @@ def running(command: Sequence[str], variables: Mapping[str, str] | None = None) 
 
 @contextmanager
 def ended(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Ends the process after the block: SIGTERM, and SIGKILL if that does not do."""
+    """End the process after the block: with SIGTERM, and with SIGKILL if that does not end it."""
     try:
         yield
     finally:
@@ -141,9 +141,9 @@ def free_port() -> int:
 
 @contextmanager
 def broker(folder: Path, flags: Sequence[str] = ()) -> Iterator[str]:
-    """A Takhin of its own with an empty data folder below `folder`; gives its address.
+    """Run a Takhin with an empty data folder below `folder`; yields its address.
 
-    flags: of `takhin serve`, after which all settings not named are at their defaults.
+    flags: those of `takhin serve`; settings that they do not name have their defaults.
     """
     with new_data_dir(folder) as data_dir, running(serve_command(data_dir, flags)) as process:
         yield process.address
@@ -151,13 +151,13 @@ def broker(folder: Path, flags: Sequence[str] = ()) -> Iterator[str]:
 
 @contextmanager
 def new_data_dir(folder: Path) -> Iterator[Path]:
-    """An empty data folder below `folder`, gone after the block."""
+    """An empty data folder below `folder`, which is removed after the block."""
     with tempfile.TemporaryDirectory(prefix="takhin-", dir=folder) as data_dir:
         yield Path(data_dir)
 
 
 def serve_command(data_dir: Path, flags: Sequence[str] = (), *, python: Sequence[str] = ()) -> list[str]:
-    """The command of a Takhin on this data folder. python: flags of the interpreter."""
+    """The command line of a Takhin on this data folder. python: flags of the interpreter."""
     serve = ("serve", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0", "--log-level", "warning")
     return [sys.executable, *python, "-m", "takhin", *serve, *flags]
 
@@ -166,7 +166,7 @@ def serve_command(data_dir: Path, flags: Sequence[str] = (), *, python: Sequence
 
 
 def durability(folder: Path) -> str:
-    """The settings of the broker's own writing connection, read back from one on a scratch file."""
+    """The settings of the broker's own writing connection, read back from a connection to a scratch file."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path = Path(scratch, "scratch.db")
         versions.build(path)
@@ -179,7 +179,7 @@ def durability(folder: Path) -> str:
 
 
 def say_durability(folder: Path) -> str:
-    """Print what an acknowledgement means, and give it."""
+    """Print what an acknowledgement means, and return it."""
     held = durability(folder)
     print(
         f"acknowledged when durable: {held}, read back from a connection as the broker opens it", flush=True
@@ -188,7 +188,7 @@ def say_durability(folder: Path) -> str:
 
 
 def machine(folder: Path) -> dict[str, str]:
-    """The machine, the versions, and the disk under `folder`, for people."""
+    """A description of the machine, the versions, and the disk under `folder`, for people."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "cpu": _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),
@@ -224,7 +224,7 @@ def _gib(text: str) -> str:
 
 
 def _fdatasync_ms(folder: Path, count: int = 100) -> float:
-    """What it takes to append 4 KiB durably: the median, without any system under test."""
+    """The median time of appending 4 KiB durably, without any system under test."""
     seconds = []
     with tempfile.TemporaryFile(dir=folder) as file:
         for _ in range(count):
@@ -241,10 +241,10 @@ def _fdatasync_ms(folder: Path, count: int = 100) -> float:
 def arguments(
     program: str, *, repeat: str = "", times: int = 5, scale: bool = True
 ) -> argparse.ArgumentParser:
-    """A parser with the options that bench programs have.
+    """A parser with the options that all bench programs have.
 
-    repeat: what --repeat counts, times: its default; empty for a program that does everything once.
-    scale: whether there is --scale.
+    repeat: what --repeat counts, and `times` its default; empty for a program that does everything once.
+    scale: True if the program has --scale.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m bench.{program}", description=sys.modules["__main__"].__doc__
@@ -255,22 +255,22 @@ def arguments(
         )
     if scale:
         parser.add_argument(
-            "--scale", type=float, default=1.0, metavar="X", help="times the amount of work [1]"
+            "--scale", type=float, default=1.0, metavar="X", help="multiply the amount of work by this [1]"
         )
     parser.add_argument(
         "--folder",
         type=Path,
         default=Path(tempfile.gettempdir()),
-        help="where data folders are made: on the disk to be measured [%(default)s]",
+        help="make data folders here, on the disk to be measured [%(default)s]",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file")
     return parser
 
 
 def begin(options: argparse.Namespace) -> dict[str, str]:
-    """Say what this is measured on; warns where the figures would say nothing about a disk.
+    """Print what the benchmark runs on; warn if the figures would say nothing about a disk.
 
-    From here on SIGTERM ends the program as Ctrl-C does, with its servers stopped and its folders gone.
+    From here on SIGTERM ends the program as Ctrl-C does: its servers are stopped and its folders removed.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     about = machine(options.folder)
@@ -283,7 +283,7 @@ def begin(options: argparse.Namespace) -> dict[str, str]:
 
 
 def can_draw() -> bool:
-    """Whether a chart can be drawn here; says why not."""
+    """True if a chart can be drawn here; otherwise prints what is missing."""
     if find_spec("matplotlib") is None:
         print("no chart: Python lacks matplotlib (pip install -e '.[bench]')", file=sys.stderr)
         return False

@@ -1,10 +1,10 @@
-"""The broker of the working tree beside that of another commit: interleaved runs, and how sure that is.
+"""The broker of the working tree beside that of another commit: interleaved runs, and how sure the result is.
 
-The client is always the one of this tree. Each round starts a broker of either tree, so that what differs
-from process to process is in the figures, too, and gives each load to one and then to the other; the next
-round goes the other way round. Figures are compared as ratios new/old of one round. The interval holds the
-median ratio with 95 % confidence (a bootstrap over the rounds), and a difference is claimed only where it
-does not hold 1. python -m bench.compare HEAD --row produce-100b-1000
+The client is always the one of this tree. Each round starts a broker of each tree, so that differences from
+process to process are in the figures too, and gives each load to one broker and then to the other; the next
+round reverses the order. Figures are compared as ratios new/old of one round. The interval contains the
+median ratio with 95 % confidence (a bootstrap over the rounds), and a difference is claimed only if the
+interval does not contain 1. Usage: python -m bench.compare HEAD --row produce-100b-1000
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from bench.peers import FIGURES, UNITS
 from bench.takhin_client import measure
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON_FLAGS = ("-P",)  # else the current folder would stand before the tree's
+PYTHON_FLAGS = ("-P",)  # without it the current folder would come before the tree's
 WHICH = "import takhin, takhin.schema; print(takhin.__file__, takhin.schema.__file__, sep='\\n')"
 
 ROUNDS_MIN = 6
-"""With fewer, the median is outside of all that was seen more often than once in twenty."""
+"""With fewer rounds, the median lies outside of the observed range more often than once in twenty times."""
 RESAMPLES = 10_000
 SEED = 20
 TAIL = 0.005
-"""What is cut off at either end of the resampled medians. 0.025 would be the textbook's, but of so few rounds
-it makes intervals that miss the truth in 6 to 11 of 100 simulated comparisons of 6 to 20 rounds; with 0.005
-2 to 5 of 100 miss it, which is what 95 % promises.
+"""What is cut off at either end of the resampled medians. The textbook says 0.025, but with so few rounds its
+intervals miss the truth in 6 to 11 of 100 simulated comparisons of 6 to 20 rounds. With 0.005 they miss it
+in 2 to 5 of 100, which is what 95 % promises.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Code of a broker. folder: holds the package takhin, and in that the schema. name: for people."""
+    """The code of a broker. folder: contains the package takhin, with the schema in it. name: for people."""
 
     name: str
     folder: Path
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment that makes Python and all its child processes take this tree's code."""
+        """Environment variables that make Python and all its child processes take this tree's code."""
         return {"PYTHONPATH": str(self.folder)}
 
 
 Pair = tuple[Results, Results]
-"""What the old and the new broker did with one load in one round."""
+"""The results of the old and the new broker for one load in one round."""
 
 
 def main() -> None:
@@ -81,9 +81,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = arguments("compare", repeat="rounds, best an even number", times=10)
     add_row_option(parser)
-    parser.add_argument("ref", metavar="REF", help="the commit to compare with: what is old")
+    parser.add_argument("ref", metavar="REF", help="the old commit, to compare with")
     parser.add_argument(
-        "--with", dest="new", metavar="REF", help="what is new is this commit, not the working tree"
+        "--with", dest="new", metavar="REF", help="the new commit, instead of the working tree"
     )
     return parser.parse_args()
 
@@ -93,23 +93,23 @@ def _options() -> argparse.Namespace:
 
 @contextmanager
 def _commit(ref: str) -> Iterator[Tree]:
-    """A worktree of the commit, gone after the block."""
+    """A worktree of the commit, which is removed after the block."""
     commit = _git("rev-parse", "--short", "--verify", f"{ref}^{{commit}}")
     with tempfile.TemporaryDirectory(prefix="takhin-compare-") as scratch:
         folder = Path(scratch, "tree")
         try:
             _git("worktree", "add", "--quiet", "--detach", str(folder), commit)
-            # An installed takhin.schema comes from elsewhere; one that is found in takhin goes before it.
+            # An installed takhin.schema lies elsewhere; one that lies inside takhin takes precedence.
             (folder / "takhin" / "schema").symlink_to(folder / "schema")
             yield Tree(f"{commit} ({ref})", folder)
         finally:
             remove = ["git", "-C", ROOT, "worktree", "remove", "--force", folder]
-            subprocess.run(remove, capture_output=True, check=False)  # it may not have come to be
+            subprocess.run(remove, capture_output=True, check=False)  # the worktree may not have been made
 
 
 @contextmanager
 def _working_tree() -> Iterator[Tree]:
-    """A copy of the code as it is now, so that who goes on to edit it does not change a later round."""
+    """A copy of the code as it is now, so that edits during the run do not change a later round."""
     commit = _git("rev-parse", "--short", "HEAD")
     changed = _git("status", "--porcelain", "--", "takhin", "schema")
     caches = shutil.ignore_patterns("__pycache__")
@@ -128,7 +128,7 @@ def _git(*arguments: str) -> str:
 
 
 def _verify(tree: Tree) -> None:
-    """Ask a process that is started as the broker will be where its code is from."""
+    """Start a process as the broker will be started, and make sure that it runs the code of this tree."""
     command = [sys.executable, *PYTHON_FLAGS, "-c", WHICH]
     done = subprocess.run(
         command, env=os.environ | tree.variables, stdout=subprocess.PIPE, text=True, check=True
@@ -144,7 +144,7 @@ def _verify(tree: Tree) -> None:
 def _measure(
     trees: tuple[Tree, Tree], rows: Sequence[Row], rounds: int, folder: Path
 ) -> dict[Load, list[Pair]]:
-    """Each load by both trees in turn, and all of that so many times."""
+    """Give each load to both trees in turn, and repeat all of that as often as there are rounds."""
     runs: dict[Load, list[Pair]] = {row.load: [] for row in rows}
     for number in range(rounds):
         order = (0, 1) if number % 2 == 0 else (1, 0)
@@ -167,7 +167,7 @@ def _broker(tree: Tree, folder: Path) -> Iterator[str]:
 
 
 def _synced(address: str, load: Load) -> Results:
-    """What one broker leaves unsynced is not written during the other's turn."""
+    """Sync the disk, so that what one broker left unsynced is not written during the other's turn."""
     results = measure(address, load)
     os.sync()
     return results
@@ -195,7 +195,7 @@ def _compared(row: Row, pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float]:
-    """The bounds that hold the median with 95 % confidence: the percentile bootstrap, seeded, see TAIL."""
+    """The bounds that contain the median with 95 % confidence: a seeded percentile bootstrap, see TAIL."""
     choices = random.Random(SEED).choices
     medians = sorted(statistics.median(choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
     beyond = round(RESAMPLES * TAIL)
@@ -203,7 +203,7 @@ def interval(ratios: Sequence[float]) -> tuple[float, float]:
 
 
 def verdict(low: float, high: float, *, more_is_better: bool, rounds: int) -> str:
-    """What the interval of the ratio new/old says for a person."""
+    """What the interval of the ratio new/old means, in words."""
     if rounds < ROUNDS_MIN:
         return f"too few rounds to say (at least {ROUNDS_MIN})"
     if low <= 1 <= high:

@@ -1,7 +1,7 @@
-"""The floor of everything over gRPC: a server that takes produce requests and answers, and does nothing else.
+"""The floor of everything over gRPC: a server that takes produce requests, answers, and does nothing else.
 
-Requests are parsed and responses have all fields that Takhin's have, so that the messages are the same.
-Run as a program it serves until SIGTERM, and prints its address as the broker does.
+Requests are parsed, and responses have all fields that Takhin's have, so that the messages are the same.
+Run as a program, it serves until SIGTERM and prints its address as the broker does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from takhin.v1 import takhin_pb2_grpc
 
 
 def serve(_folder: Path, _program: str) -> AbstractContextManager[str]:
-    """The server in a process of its own; gives its address."""
+    """Run the server in a process of its own; yields its address."""
     return common.server([sys.executable, "-m", "bench.echo"])
 
 

@@ -1,8 +1,8 @@
-"""Full-speed produce for minutes with consumers that tail, of which some stop to read and never read on.
+"""Full-speed produce for minutes with tailing consumers, some of which stop reading and never resume.
 
-The load is 100 B values, 1,000 a request, 8 requests unanswered, one partition, default settings. Watched
-are the broker's memory, which must not follow the log or the consumers that are behind, and what each
-consumer receives. The exit code is 1 if one that reads has missed a record, or met one twice.
+The load is 100 B values, 1,000 a request, 8 requests unanswered, one partition, default settings. The program
+watches the broker's memory, which must not grow with the log or with consumers that are behind, and what each
+consumer receives. The exit code is 1 if a consumer that reads has missed a record, or received one twice.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ WARM_UP_REQUESTS = 20
 LINE_SECONDS = 10
 CATCH_UP_SECONDS_MAX = 60
 SECONDS_MAX = RpcSettings().connection_age_ms // 1_000
-"""Streams that grow older are asked to reconnect, which nobody here does."""
+"""The broker asks streams that grow older to reconnect; the consumers here never do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The broker at one moment of the run. records: acknowledged so far."""
+    """The state of the broker at one moment of the run. records: acknowledged so far."""
 
     seconds: float
     rss_mb: float
@@ -61,7 +61,7 @@ def main() -> None:
     about = begin(options)
     held = say_durability(options.folder)
     print(
-        f"{options.seconds:g} s, {CONSUMERS} consumers, of which {STALLED} stop to read early on", flush=True
+        f"{options.seconds:g} s, {CONSUMERS} consumers, of which {STALLED} stop reading early on", flush=True
     )
     with new_data_dir(options.folder) as data_dir, running(serve_command(data_dir)) as process:
         document = asyncio.run(_endure(process, options.seconds))
@@ -75,7 +75,11 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = arguments("endurance", scale=False)
     parser.add_argument(
-        "--seconds", type=float, default=300, metavar="S", help=f"of producing, up to {SECONDS_MAX} [300]"
+        "--seconds",
+        type=float,
+        default=300,
+        metavar="S",
+        help=f"how long to produce, up to {SECONDS_MAX} [300]",
     )
     options = parser.parse_args()
     if not 1 <= options.seconds <= SECONDS_MAX:
@@ -96,7 +100,7 @@ async def _endure(process: Running, seconds: float) -> dict[str, Any]:
 
 
 async def _watched(process: Running, stub: Any, topic: str, tails: Tails, seconds: float) -> dict[str, Any]:
-    """Produce, with an eye on the broker; then let the consumers catch up."""
+    """Produce while sampling the broker; then let the consumers catch up."""
     answered: list[float] = []
     samples: list[Sample] = []
     sampling = asyncio.create_task(_sample(process.pid, answered, samples))
@@ -121,7 +125,7 @@ async def _watched(process: Running, stub: Any, topic: str, tails: Tails, second
 
 
 def _requests(topic: str, seconds: float) -> Iterator[pb.ProduceMessageRequest]:
-    """For so many seconds from the first one on."""
+    """Yield requests for so many seconds, counted from the first one."""
     payload = LARGE.payload()
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
@@ -129,7 +133,7 @@ def _requests(topic: str, seconds: float) -> Iterator[pb.ProduceMessageRequest]:
 
 
 async def _sample(pid: int, answered: Sequence[float], samples: list[Sample]) -> None:
-    """Once a second, by the clock."""
+    """Take a sample once a second, by the clock."""
     began = time.perf_counter()
     while True:
         now = time.perf_counter() - began
@@ -145,7 +149,7 @@ def _print_sample(now: Sample, earlier: Sample) -> None:
 
 
 async def _end_offset(stub: Any, topic: str, *, expected: int) -> int:
-    """The log's end, which is as far as was acknowledged."""
+    """The end of the log, which must be what was acknowledged."""
     response = checked(await stub.GetPartitionOffsets(pb.GetPartitionOffsetsRequest(topic=topic)))
     if response.end_offset != expected:
         raise RuntimeError(f"{expected} records are acknowledged, but the log ends at {response.end_offset}")
@@ -159,7 +163,7 @@ def _produced(answered: Sequence[float], took: float) -> dict[str, float]:
 
 
 def _memory(samples: Sequence[Sample]) -> dict[str, float]:
-    """The broker's RSS at parts of the time, and its maximum, in MB."""
+    """The broker's RSS at several points of the run, and its maximum, in MB."""
     sizes = [sample.rss_mb for sample in samples]
     last = len(sizes) - 1
     parts = {f"at_{percent}_percent": sizes[round(last * percent / 100)] for percent in (10, 50, 100)}
@@ -167,7 +171,7 @@ def _memory(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def _behind(looks: Sequence[Look], end: int) -> int:
-    """Records that the slowest of those who read has yet to receive."""
+    """How many records the slowest of the reading consumers has yet to receive."""
     return end - min(seen.position for seen in consumers(looks) if not seen.stalls)
 
 

@@ -1,13 +1,13 @@
-"""The same load as what it meets grows: the log, the number of partitions, the number of tailing consumers.
+"""The same load as one thing grows: the log, the number of partitions, or the number of tailing consumers.
 
 The load is 100 B values, 1,000 a request, 8 requests unanswered over one stream, default settings. Every
-figure is of one run, and reads find the file in the system's cache as far as there is memory for it. Prints
-tables; writes growth.json and, where matplotlib is installed, the chart growth.svg.
+figure is from one run, and reads find the file in the system's cache as far as memory allows. The program
+prints tables; it writes growth.json and, if matplotlib is installed, the chart growth.svg.
 
 size         One log grows in one broker. At each size: the rate of the last stretch before it, the rate of
              reads from random offsets, the time from a consume call to its first 1,000 records, memory, disk.
 partitions   Requests go round robin over them. Then the broker is stopped and started on the same folder;
-             what it takes is told for both, after producing and after the start.
+             what it uses is shown for both, after producing and after the start.
 tails        One producer at full speed, one partition, consumers that tail it on connections of their own.
 """
 
@@ -117,10 +117,14 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = arguments("growth")
     parser.add_argument(
-        "--part", action="append", choices=list(COLUMNS), help="only this one; may be repeated"
+        "--part", action="append", choices=list(COLUMNS), help="measure only this part; may be repeated"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("docs"), metavar="DIR", help="for growth.json and growth.svg [docs]"
+        "--out",
+        type=Path,
+        default=Path("docs"),
+        metavar="DIR",
+        help="write growth.json and growth.svg here [docs]",
     )
     return parser.parse_args()
 
@@ -135,20 +139,20 @@ def _print_table(part: str, rows: Sequence[Figures]) -> None:
 
 @contextmanager
 def _new_broker(folder: Path) -> Iterator[tuple[Running, Path]]:
-    """A broker on an empty data folder, and that folder."""
+    """A broker on an empty data folder, with that folder."""
     with new_data_dir(folder) as data_dir, running(serve_command(data_dir)) as process:
         yield process, data_dir
 
 
 def _requests(topic: str, partitions: int = 1) -> Iterator[pb.ProduceMessageRequest]:
-    """Round robin over the partitions, without an end."""
+    """Endless requests, round robin over the partitions."""
     payload = LARGE.payload()
     for number in itertools.count():
         yield batch_request(topic, payload, number % partitions)
 
 
 async def _produce(stub: Any, requests: Iterator[pb.ProduceMessageRequest], count: int) -> Figures:
-    """Send so many of the requests."""
+    """Send this number of requests."""
     began = time.perf_counter()
     answered: list[float] = []
     await flood(stub, itertools.islice(requests, count), in_flight=LARGE.in_flight, answered=answered)
@@ -164,7 +168,7 @@ def _sizes(folder: Path, scale: float) -> list[Figures]:
 
 
 async def _grow(process: Running, data_dir: Path, scale: float) -> list[Figures]:
-    """One log through all sizes; a row of figures at each."""
+    """Grow one log through all sizes; returns a row of figures for each."""
     requests = [max(round(size * scale) // LARGE.records, 1) for size in SIZES]
     rows = []
     async with client(process.address) as stub:
@@ -180,7 +184,7 @@ async def _grow(process: Running, data_dir: Path, scale: float) -> list[Figures]
 
 
 async def _reach(stub: Any, topic: str, count: int) -> Figures:
-    """Send so many requests; the rate of the last stretch."""
+    """Send this number of requests; returns the rate of the last stretch."""
     requests = _requests(topic)
     stretch = min(count, STRETCH_RECORDS // LARGE.records)
     if count > stretch:
@@ -189,7 +193,7 @@ async def _reach(stub: Any, topic: str, count: int) -> Figures:
 
 
 async def _read_back(stub: Any, topic: str, end: int) -> Figures:
-    """Reads from random offsets, the same in every run: of many records, and of the first ones only."""
+    """Read from random offsets, the same ones in every run: long reads, then short ones."""
     choose = random.Random(end).randrange
     count = min(end // 2, READ_RECORDS_MAX)
     seconds = [
@@ -202,7 +206,7 @@ async def _read_back(stub: Any, topic: str, end: int) -> Figures:
 
 
 async def _first_batch(stub: Any, topic: str, offset: int) -> float:
-    """The seconds from a consume call to its first response, which is all that it asks for."""
+    """The seconds from a consume call to its first response, which is all that the call asks for."""
     began = time.perf_counter()
     request = pb.ConsumeMessagesRequest(topic=topic, offset=offset, max_records=LARGE.records)
     call = stub.ConsumeMessages(request)
@@ -242,7 +246,7 @@ async def _over_partitions(folder: Path, count: int, scale: float) -> Figures:
 
 
 async def _produce_over(process: Running, count: int, requests: int) -> Figures:
-    """Into a new topic of so many partitions, each of which has had a request before the clock starts."""
+    """Produce into a new topic; each of its partitions receives a request before the clock starts."""
     async with client(process.address) as stub:
         created = pb.CreateTopicRequest(name=TOPIC, num_partitions=count)
         checked(await stub.CreateTopic(created))
@@ -251,10 +255,10 @@ async def _produce_over(process: Running, count: int, requests: int) -> Figures:
 
 
 async def _taken(when: str, process: Running, idle_seconds: float) -> Figures:
-    """What a broker that nobody asks for anything takes."""
+    """What an idle broker uses."""
     rss_mb, opened = rss_bytes(process.pid) / 1e6, descriptors(process.pid)
     began, cpu_before = time.perf_counter(), cpu_seconds(process.pid)
-    await asyncio.sleep(idle_seconds)  # the time over which CPU is measured
+    await asyncio.sleep(idle_seconds)  # CPU time is measured over this interval
     busy = (cpu_seconds(process.pid) - cpu_before) / (time.perf_counter() - began)
     return {f"{when}_rss_mb": rss_mb, f"{when}_descriptors": opened, f"{when}_idle_percent": busy * 100}
 
@@ -271,7 +275,7 @@ def _tails(folder: Path, scale: float) -> list[Figures]:
 
 
 async def _tailed(process: Running, count: int, seconds: float) -> Figures:
-    """Produce for so many seconds to so many consumers, all of which have received something before."""
+    """Produce for so many seconds to so many consumers, each of which has received something before."""
     async with (
         client(process.address) as stub,
         new_topic(stub) as topic,

@@ -1,4 +1,4 @@
-"""Draws what growth.py has measured, in the style of chart.py. Knows its document and nothing else of it."""
+"""Draws what growth.py has measured, in the style of chart.py. It knows only that program's JSON document."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ PARTS = {
         ),
     ),
 }
-"""Of each part: the figure that grows, what that is, and the panels with the figures that they show."""
+"""For each part: the figure that grows, its name, and the panels with the figures that they show."""
 BARS = (COLOURS["takhin"], COLOURS["nats"])
 
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
-    """Write an SVG: a line of three panels for each part, and the machine under them."""
+    """Write an SVG: a line of three panels for each part, with the machine under them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = document["parts"]
     height = 2.8 * len(parts) + 0.5
@@ -73,7 +73,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
 
 
 def _panel(axes: Axes, title: str, rows: Sequence[Mapping[str, float]], series: Mapping[str, str]) -> None:
-    """A group of horizontal bars for each row, one bar for each figure; what each is stands below."""
+    """Draw a group of horizontal bars for each row: one bar for each figure, with its name below."""
     height = 0.8 / len(series)
     for number, (figure, label) in enumerate(series.items()):
         values = [row[figure] for row in rows]

@@ -1,20 +1,20 @@
 """The loads: what is measured and how much of it, the same for every system that is compared.
 
 A load is carried out by a client of the system (takhin_client.py, peer_redis.py, …), which has one function
-for each kind. What each kind means, whoever carries it out:
+for each kind. The kinds mean the same for every client:
 
 batches       Requests of many records from one producer, a bounded number unanswered; "produce" is the
               rate of acknowledged records, with the latency of a request beside it. Then, if the load says
               so, one consumer reads every value from the start: "consume".
 singles       The same with requests of one record: "produce".
-serial        One record a request, the next one sent when the last is acknowledged: "call".
+serial        One record a request; the next one is sent when the last is acknowledged: "call".
 concurrent    One record a call, a bounded number of calls under way: "produce". Then calls are sent at
-              half of the rate just reached, whether answered or not, at even distances: "half_load".
-tail          One record a call, the next one sent when a consumer that waits at the end of the log has
-              received it: "arrival", from before the call to the value in the consumer's hands.
+              half of the rate just reached, at even intervals, whether answered or not: "half_load".
+tail          One record a call; the next one is sent when a consumer that waits at the end of the log has
+              received it: "arrival", from before the call until the consumer has the value.
 
-Clients make their messages anew for each request, from keys and values that are prepared; they warm up
-first, in the same topic and outside the clock.
+Clients build new messages for each request, from keys and values that are prepared; they warm up first, in
+the same topic, before the clock starts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from bench.common import Figures, Payload, medians, payload
 
 Results = dict[str, Figures]
-"""Figures by the part of the load they are of: "produce", "consume", …"""
+"""Figures by the part of the load that they belong to: "produce", "consume", …"""
 
 BATCHES, SINGLES, SERIAL, CONCURRENT, TAIL = "batches", "singles", "serial", "concurrent", "tail"
 
@@ -44,11 +44,11 @@ class Load:
 
     @property
     def warm_up(self) -> int:
-        """Requests before the clock starts."""
+        """The number of requests before the clock starts."""
         return max(self.requests // 20, 2)
 
     def payload(self) -> Payload:
-        """Of one request."""
+        """The payload of one request."""
         return payload(self.records, self.value_bytes)
 
 
@@ -63,7 +63,7 @@ ARRIVAL = Load(TAIL, records=1, value_bytes=100, requests=500)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a table: a part of a load's results. key: its name for programs."""
+    """One line of a table, which shows a part of a load's results. key: its name for programs."""
 
     key: str
     title: str
@@ -87,7 +87,10 @@ ROWS = (
 
 def add_row_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--row", action="append", choices=[row.key for row in ROWS], help="only this one; may be repeated"
+        "--row",
+        action="append",
+        choices=[row.key for row in ROWS],
+        help="measure only this row; may be repeated",
     )
 
 
@@ -97,7 +100,7 @@ def chosen_rows(options: argparse.Namespace) -> list[Row]:
 
 
 def _scaled(row: Row, scale: float) -> Row:
-    """The row with its load's requests multiplied, but enough of them left to be a load."""
+    """The row with its load's requests scaled, but with enough of them left to measure."""
     load = row.load
     requests = max(round(load.requests * scale), 2 * load.in_flight, 20)
     return replace(row, load=replace(load, requests=requests))

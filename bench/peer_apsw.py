@@ -1,8 +1,7 @@
 """The floor of everything on SQLite: bare apsw, in the process that measures, with no broker around it.
 
-The same rows in a table of the same shape, one transaction and one multi-row INSERT for each batch,
-synchronous=FULL, and checkpoints as SQLite does them by itself. There is nobody else: no transport, no
-queue, no consumer.
+It writes the same rows to a table of the same shape, with one transaction and one multi-row INSERT for each
+batch, synchronous=FULL, and SQLite's automatic checkpoints. There is no transport, no queue and no consumer.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def version(_address: str) -> str:
 
 
 def measure(address: str, load: Load) -> Results:
-    """The load in a file of its own: batches, or single records one by one."""
+    """Run the load on a file of its own: batches, or single records one by one."""
     if load.kind not in (BATCHES, SERIAL):
         return {}
     with tempfile.TemporaryDirectory(dir=address) as folder, database(Path(folder)) as connection:

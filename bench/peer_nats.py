@@ -1,9 +1,9 @@
 """Carries out the loads against NATS JetStream, with nats-py, and starts the server for them.
 
-As its documentation has it: streams in files, asynchronous publishing with a bound on what is pending, and
+It follows the documentation: streams in files, asynchronous publishing with a bound on what is pending, and
 the ordered consumer with a callback, which was the fastest of its ways to read. The key of a record is the
-last token of its subject, the value is the payload. JetStream acknowledges before it syncs: what it
-acknowledged last can be lost with the machine's power.
+last token of its subject, the value is the payload. JetStream acknowledges before it syncs, so a power
+failure can lose what it acknowledged last.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ START_SECONDS_MAX = 10
 
 @contextmanager
 def serve(folder: Path, program: str) -> Iterator[str]:
-    """A nats-server with its data in `folder`; gives its address."""
+    """Run a nats-server with its data in `folder`; yields its address."""
     port = free_port()
     command = [program, "--addr", "127.0.0.1", "--port", str(port), "--jetstream", "--store_dir", str(folder)]
     command += ["--log", str(folder / "log")]
@@ -76,11 +76,11 @@ async def _client(address: str) -> AsyncIterator[Any]:
 
 
 async def _silent(error: Exception) -> None:
-    """Errors are raised by the calls that they concern."""
+    """Ignore the error: the call that it concerns raises it."""
 
 
 def measure(address: str, load: Load) -> Results:
-    """The load, in a stream of its own."""
+    """Run the load in a stream of its own."""
     return asyncio.run(_measure(address, load))
 
 
@@ -115,7 +115,7 @@ def _subject(key: bytes) -> str:
 
 
 async def _publish(streams: Any, load: Load) -> Figures:
-    """Every record of every request, at most in_flight requests' worth of them unacknowledged."""
+    """Publish every record of every request; at most in_flight requests' worth are unacknowledged."""
     payload = load.payload()
     subjects = [_subject(key) for key in payload.keys]
     acks = []
@@ -154,7 +154,7 @@ async def _consume(streams: Any, load: Load) -> Figures:
 
 
 async def _arrival(producer: Any, consumer: Any, load: Load) -> Figures:
-    """An ordered consumer's callback, on a connection of its own."""
+    """Measure with an ordered consumer's callback, on a connection of its own."""
     payload = load.payload()
     arrivals: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 

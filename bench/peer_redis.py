@@ -1,7 +1,7 @@
 """Carries out the loads against Redis Streams, with redis-py and hiredis, and starts the server for them.
 
-As Redis documents it for throughput: pipelines without MULTI. They go over one connection, which keeps the
-order of the producer's records as Takhin's one stream does; and, as a system of its own, over four, each on
+It does as Redis recommends for throughput: pipelines without MULTI. They use one connection, which keeps the
+order of the producer's records as Takhin's one stream does. As a system of its own they use four, each on
 a thread, which is faster because one packs commands while the server works for another. A record is an
 entry with the fields k and v.
 """
@@ -34,7 +34,7 @@ ARRIVAL_SECONDS_MAX = 10
 OPTIONS = {
     "appendonly": "yes",
     "appendfsync": "always",
-    # What would cost it time besides: snapshots, and rewriting the log of appends as that grows.
+    # Snapshots and rewrites of the growing append-only file would cost it time as well.
     "save": "",
     "auto-aof-rewrite-percentage": "0",
 }
@@ -42,7 +42,7 @@ OPTIONS = {
 
 @contextmanager
 def serve(folder: Path, program: str) -> Iterator[str]:
-    """A redis-server with its data in `folder`; gives its address."""
+    """Run a redis-server with its data in `folder`; yields its address."""
     port = free_port()
     options = [word for name, value in OPTIONS.items() for word in (f"--{name}", value)]
     command = [program, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), *options]
@@ -76,13 +76,13 @@ def _wait_until_up(client: Any) -> None:
 
 
 def _connection(address: str) -> Any:
-    """A client that keeps to one connection."""
+    """A client that uses a single connection."""
     host, port = address.split(":")
     return redis.Redis(host, int(port), single_connection_client=True)
 
 
 def measure(address: str, load: Load) -> Results:
-    """Everything over one connection, except for calls at the same time: each has one of its own."""
+    """Run everything over one connection, except for concurrent calls: each has a connection of its own."""
     stream = f"bench-{uuid.uuid4().hex[:8]}"
     with _connection(address) as client:
         try:
@@ -101,7 +101,7 @@ def measure(address: str, load: Load) -> Results:
 
 
 def measure_four(address: str, load: Load) -> Results:
-    """Batches over four connections. No order is kept between them, so nothing else is."""
+    """Send batches over four connections. That keeps no order between them, so only batches are measured."""
     if load.kind != BATCHES:
         return {}
     stream = f"bench-{uuid.uuid4().hex[:8]}"
@@ -115,7 +115,7 @@ def measure_four(address: str, load: Load) -> Results:
 
 
 def _batches(clients: Sequence[Any], stream: str, load: Load) -> Results:
-    """Pipelines, the requests shared out between the clients, each of which has a thread."""
+    """Send pipelines: the requests are divided among the clients, each on a thread of its own."""
     payload = load.payload()
     share = load.requests // len(clients)
     for client in clients:
@@ -133,7 +133,7 @@ def _batches(clients: Sequence[Any], stream: str, load: Load) -> Results:
 
 
 def _pipelines(client: Any, stream: str, payload: Payload, count: int) -> list[float]:
-    """The seconds of each. execute() returns when every XADD is answered, and raises if one has failed."""
+    """The seconds of each pipeline. execute() returns when all is answered, and raises if an XADD failed."""
     seconds = []
     for _ in range(count):
         began = time.perf_counter()
@@ -162,7 +162,7 @@ def _consume(client: Any, stream: str, load: Load) -> Any:
 
 
 def _entries(answer: Any) -> Any:
-    """The entries of the one stream that XREAD was asked for: RESP3 says it in a map, RESP2 in a list."""
+    """The entries of the only stream in an XREAD reply, which is a map in RESP3 and a list in RESP2."""
     if not answer:
         return ()
     if isinstance(answer, dict):
@@ -192,7 +192,7 @@ async def _concurrent(address: str, stream: str, load: Load) -> Results:
 
 
 def _arrival(producer: Any, consumer: Any, stream: str, load: Load) -> Results:
-    """XREAD BLOCK waits on a thread of its own."""
+    """Measure arrivals with XREAD BLOCK, which waits on a thread of its own."""
     payload = load.payload()
     arrivals: SimpleQueue[float] = SimpleQueue()
     rounds = load.warm_up + load.requests
@@ -215,6 +215,6 @@ def _arrival(producer: Any, consumer: Any, stream: str, load: Load) -> Results:
             try:
                 seconds.append(arrivals.get(timeout=ARRIVAL_SECONDS_MAX) - began)
             except Empty:
-                consuming.result()  # says why, if it is not just slow
+                consuming.result()  # raises the thread's error, if there is one
                 raise
     return {"arrival": latencies(seconds[load.warm_up :])}

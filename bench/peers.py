@@ -1,8 +1,8 @@
-"""Takhin beside what one would pick instead, and beside its floors, in one run on one machine.
+"""Takhin beside its alternatives and beside its floors, in one run on one machine.
 
 In each round every system carries out every load once, in turn, with the same payloads and its own Python
-client in a process of its own; a figure is the median over the rounds. Redis and NATS take part where they
-are installed: this program installs nothing. Prints a table; writes peers.json and the chart peers.svg.
+client in a process of its own; a figure is the median over the rounds. Redis and NATS take part if they are
+installed: this program installs nothing. It prints a table and writes peers.json and the chart peers.svg.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Runs = Mapping[tuple[str, Load], Sequence[Results]]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A rate of at least `factor` times a peer's, or a time of at most `factor` times a peer's and `plus` ms.
+    """A rate at least `factor` times a peer's, or a time at most `factor` times the peer's plus `plus` ms.
 
-    peer: empty for a bound that depends on nobody.
+    peer: empty for a bound that depends on no other system.
     """
 
     peer: str
@@ -41,7 +41,7 @@ class Goal:
 
 
 FIGURES = {"unary-serial": "p50_ms", "unary-half": "p99_ms", "arrival": "p50_ms"}
-"""What the table shows of a row; of all others it is records_per_s."""
+"""The figure that the table shows for a row; records_per_s for all other rows."""
 
 GOALS = {
     "produce-100b-1000": (Goal("redis", 6), Goal("apsw", 0.6)),
@@ -87,13 +87,17 @@ def _options() -> argparse.Namespace:
     parser = arguments("peers", repeat="rounds")
     add_row_option(parser)
     parser.add_argument(
-        "--out", type=Path, default=Path("docs"), metavar="DIR", help="for peers.json and peers.svg [docs]"
+        "--out",
+        type=Path,
+        default=Path("docs"),
+        metavar="DIR",
+        help="write peers.json and peers.svg here [docs]",
     )
     return parser.parse_args()
 
 
 def _installed() -> list[System]:
-    """The systems that can be measured here; says what the others lack."""
+    """The systems that can be measured here; prints what the others lack."""
     systems = []
     for system in SYSTEMS:
         if missing := system.missing():
@@ -104,7 +108,7 @@ def _installed() -> list[System]:
 
 
 def _serve_all(systems: Sequence[System], folder: Path, stack: ExitStack) -> dict[str, str]:
-    """Start every server; all run to the end, idle while it is not their turn."""
+    """Start every server; all of them run to the end and are idle while it is not their turn."""
     addresses: dict[str, str] = {}
     for system in systems:
         if system.shares:
@@ -117,7 +121,7 @@ def _serve_all(systems: Sequence[System], folder: Path, stack: ExitStack) -> dic
 def _measure(
     systems: Sequence[System], addresses: Mapping[str, str], loads: Sequence[Load], rounds: int
 ) -> Runs:
-    """Each load by each system in turn, and all of that so many times; each client is a process."""
+    """Let each system run each load in turn, and repeat all of that in each round; a client is a process."""
     runs: dict[tuple[str, Load], list[Results]] = {}
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
@@ -126,18 +130,18 @@ def _measure(
         }
         for number in range(rounds):
             for load in loads:
-                # Another one begins each time, so that nobody always follows the same one.
+                # Rotate the order, so that no system always follows the same one.
                 first = number % len(systems)
                 for system in (*systems[first:], *systems[:first]):
                     measuring = clients[system].submit(system.measure, addresses[system.key], load)
                     runs.setdefault((system.key, load), []).append(measuring.result())
-                    os.sync()  # what one has left unsynced is not written during another's turn
+                    os.sync()  # so that one system's unsynced data is not written during another's turn
             print(f"round {number + 1} of {rounds} done", file=sys.stderr)
     return runs
 
 
 def _as_json(row: Row, systems: Sequence[System], runs: Runs) -> dict[str, Any]:
-    """The row with the median of every system that has it, and what each goal has come to."""
+    """The row with the median of every system that has it, and the result for each goal."""
     of_systems = {system.key: runs[system.key, row.load] for system in systems}
     having = {key: results for key, results in of_systems.items() if row.part in results[0]}
     medians = {key: medians_of(results)[row.part] for key, results in having.items()}
@@ -155,7 +159,7 @@ def _as_json(row: Row, systems: Sequence[System], runs: Runs) -> dict[str, Any]:
 
 
 def _judged(goal: Goal, figure: str, medians: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """The goal as a sentence, and whether it is reached."""
+    """The goal as a sentence, and True if it is reached."""
     own = medians["takhin"][figure]
     peer = medians[goal.peer][figure] if goal.peer else 0
     if figure == "records_per_s":
@@ -170,7 +174,7 @@ def _judged(goal: Goal, figure: str, medians: Mapping[str, Mapping[str, float]])
 
 
 def _print_table(document: Mapping[str, Any]) -> None:
-    """One line a row, one column a system, Takhin against its goals at the end; then what each system is."""
+    """Print a line for each row, a column for each system, and the goals; then what each system is."""
     systems = document["systems"]
     width = max(len(system["title"]) for system in systems) + 2
     print(f"\n{'medians of {} rounds'.format(document['rounds']):56}", end="")

@@ -1,4 +1,4 @@
-"""What a running process takes of the machine, by its pid, as Linux tells it under /proc."""
+"""What a running process uses, looked up by its pid in Linux's /proc."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 KIB = 1_024
 UTIME, STIME = 11, 12
-"""Places in /proc/PID/stat (proc(5)), counted from behind the command, which may hold spaces."""
+"""Positions in /proc/PID/stat (proc(5)), counted from behind the command, which may contain spaces."""
 
 
 def rss_bytes(pid: int) -> int:
@@ -17,18 +17,18 @@ def rss_bytes(pid: int) -> int:
 
 
 def peak_rss_bytes(pid: int) -> int:
-    """The most that has ever been resident."""
+    """The peak of resident memory."""
     return _status(pid, "VmHWM")
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of all its threads since it began, its own and the kernel's for it; in steps of 10 ms."""
+    """CPU time of all threads since the process began, in user and kernel mode; in steps of 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[UTIME]) + int(fields[STIME])) / os.sysconf("SC_CLK_TCK")
 
 
 def descriptors(pid: int) -> int:
-    """How many files, sockets and the like it has open."""
+    """The number of open files, sockets and other descriptors."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 

@@ -39,7 +39,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = arguments("produce", repeat="runs")
     add_row_option(parser)
-    parser.add_argument("flags", nargs="*", metavar="-- FLAG", help="flags of takhin serve")
+    parser.add_argument("flags", nargs="*", metavar="-- FLAG", help="a flag of takhin serve")
     return parser.parse_args()
 
 

@@ -1,8 +1,8 @@
-"""The two shapes that people know this service by, in process: no network, no client, the real storage.
+"""The two workloads that this service is best known by, in process: no network, no client, the real storage.
 
 ProduceMessage with 1 KiB values over 4 partitions, 256 calls under way, each answered when its record is
 durable (synchronous=FULL); the records have keys and the broker chooses the partition. And ListTopics with
-50 topics. Both are the method that gRPC calls, given request messages, and the figure is µs per call.
+50 topics. Both call the methods that gRPC calls, with request messages, and the figure is µs per call.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LIST_CALLS = 100_000
 
 
 class _Context:
-    """All that the methods ask of a call's context."""
+    """The part of a call's context that the methods use."""
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:40000"
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 async def produce(folder: Path, scale: float) -> Figures:
-    """Calls of ProduceMessage, warmed up by a tenth of them."""
+    """Measure calls of ProduceMessage, after a warm-up of a tenth of them."""
     async with _service(folder) as service:
         created = pb.CreateTopicRequest(name="shape", num_partitions=PARTITIONS)
         await service.CreateTopic(created, CONTEXT)
@@ -77,7 +77,7 @@ async def produce(folder: Path, scale: float) -> Figures:
 
 
 def _requests(count: int) -> list[pb.ProduceMessageRequest]:
-    """A message for each call, as gRPC hands it over: parsed from bytes, none used before."""
+    """A message for each call as gRPC passes it: parsed from bytes, and never used before."""
     records = payload(1_000, VALUE_BYTES)
     wire = [
         pb.ProduceMessageRequest(
@@ -103,7 +103,7 @@ async def _produce_all(service: TakhinService, requests: Sequence[pb.ProduceMess
 
 
 async def list_topics(folder: Path, scale: float) -> Figures:
-    """Calls of ListTopics, one after the other."""
+    """Measure calls of ListTopics, one after the other."""
     async with _service(folder) as service:
         for number in range(TOPICS):
             await service.CreateTopic(pb.CreateTopicRequest(name=f"topic-{number:02}"), CONTEXT)

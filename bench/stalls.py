@@ -1,8 +1,8 @@
 """How long a commit keeps producers waiting while checkpoints run, at full load, in process.
 
-Two batches are always under way in one partition, so that the next one waits when the last is answered: the
-time from answer to answer is what a commit takes, checkpoints and all. Beside it bare apsw, which runs its
-checkpoints inside the commits, with the same batches and as many pages between two checkpoints.
+Two batches are always under way in one partition, so that the next one is waiting when the last is answered:
+the time from answer to answer is the time of a commit, checkpoints included. Beside it runs bare apsw, which
+does its checkpoints inside the commits, with the same batches and as many pages between two checkpoints.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def takhin(folder: Path, commits: int) -> list[float]:
-    """The seconds from answer to answer."""
+    """The seconds from each answer to the next."""
     return asyncio.run(_takhin(folder, commits))
 
 
@@ -80,7 +80,7 @@ def _batch() -> Batch:
 
 
 def bare(folder: Path, commits: int) -> list[float]:
-    """The same of bare apsw."""
+    """The same figures for bare apsw."""
     with database(folder) as connection:
         append = appender(connection, LARGE)
         answered = []

@@ -21,15 +21,15 @@ from typing import Any
 from bench.loads import Load, Results
 
 ADMIN_PATH = "/usr/sbin:/sbin"
-"""Where Debian puts some servers, and where a user's PATH does not always lead."""
+"""Folders where Debian puts some servers, and which are not always in a user's PATH."""
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """durability: what has happened to a record when it is acknowledged, for people.
+    """A system to compare. durability: what has happened to an acknowledged record, for people.
 
     packages: the Python packages it needs besides ours. program: its server, if that is not ours.
-    shares: the system whose running server this one uses. function: of the module, for `measure`.
+    shares: the system whose running server this one uses. function: the module's function for `measure`.
     """
 
     key: str
@@ -42,17 +42,17 @@ class System:
     function: str = "measure"
 
     def missing(self) -> list[str]:
-        """A sentence about what is not installed, and how to install it."""
+        """A sentence for each thing that is not installed, with how to install it."""
         packages = [name for name in self.packages if find_spec(name) is None]
         sentences = []
         if packages:
             sentences.append(f"Python lacks {' and '.join(packages)} (pip install -e '.[bench]')")
         if self.program and not self.program_path():
-            sentences.append(f"there is no {self.program} (as root: scripts/install-packages bench)")
+            sentences.append(f"{self.program} is not installed (as root: scripts/install-packages bench)")
         return sentences
 
     def program_path(self) -> str:
-        """Where the server is; empty if it is ours, or nowhere."""
+        """The path of the server; empty if the server is ours, or not found."""
         return shutil.which(self.program, path=f"{os.environ.get('PATH', '')}:{ADMIN_PATH}") or ""
 
     def load_module(self) -> Any:
@@ -60,7 +60,7 @@ class System:
 
     @contextmanager
     def serve(self, folder: Path) -> Iterator[str]:
-        """Run its server with its data below `folder`; gives the address that `measure` takes."""
+        """Run the server with its data below `folder`; yields the address that `measure` takes."""
         with (
             tempfile.TemporaryDirectory(prefix=f"{self.key}-", dir=folder) as data_dir,
             self.load_module().serve(Path(data_dir), self.program_path()) as address,
@@ -68,7 +68,7 @@ class System:
             yield address
 
     def measure(self, address: str, load: Load) -> Results:
-        """Carry out a load, in the process that this is called in. Empty: the system has no such thing."""
+        """Carry out a load in the calling process. The result is empty if the system cannot do it."""
         results: Results = getattr(self.load_module(), self.function)(address, load)
         return results
 

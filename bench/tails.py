@@ -1,11 +1,11 @@
-"""Consumers that tail one partition, many in each of a few processes, so that they do not slow who produces.
+"""Consumers that tail one partition, many in each of a few processes, so that they do not slow the producer.
 
-Each begins at the start of the log, on a connection of its own. Records are parsed, and of each response
-the first and the last offset and the number of records are looked at, which shows any gap or repeat.
+Each begins at the start of the log, on a connection of its own. Records are parsed, and the first and last
+offset and the number of records of each response are checked, which reveals any gap or repeat.
 
-Run as a program it is one such process. It answers each line "OFFSET SECONDS" of its stdin with one line of
-JSON, once every consumer that still reads has come to OFFSET or so many seconds have passed, and ends with
-its stdin.
+Run as a program, it is one such process. It answers each line "OFFSET SECONDS" of its stdin with one line of
+JSON, as soon as every consumer that still reads has reached OFFSET or that many seconds have passed. It ends
+when its stdin ends.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from takhin.v1 import takhin_pb2 as pb
 
 PROCESSES = 2
 STALL_AFTER = 3
-"""Responses after which a consumer that stalls reads no more; its stream stays open."""
+"""After this many responses a stalling consumer stops reading; its stream stays open."""
 READY_SECONDS_MAX = 30
 LINE_BYTES_MAX = 1 << 20
 
 
-# In the process that asks
+# The process that asks
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What a consumer has received. position: the offset it expects next.
 
-    fault: the first gap or repeat, or what ended its stream; else empty.
+    fault: the first gap or repeat, or what ended its stream; otherwise empty.
     """
 
     position: int
@@ -54,7 +54,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The consumers of one process at one moment, in seconds of the machine's monotonic clock."""
+    """The consumers of one process at one moment. seconds: the machine's monotonic clock."""
 
     at: float
     consumers: Sequence[Seen]
@@ -74,13 +74,13 @@ class Tails:
         return await self.until(0, seconds=0)
 
     async def ready(self) -> None:
-        """Returns when every consumer has received the first record, which someone has to produce."""
+        """Wait until every consumer has received the first record, which somebody else has to produce."""
         looks = await self.until(1, seconds=READY_SECONDS_MAX)
         if not all(seen.position for seen in consumers(looks)):
             raise RuntimeError(f"after {READY_SECONDS_MAX} s there are consumers that have received nothing")
 
     async def until(self, offset: int, *, seconds: float) -> list[Look]:
-        """Wait until every consumer that still reads has come to `offset`, but only so long."""
+        """Wait until every consumer that still reads has reached `offset`, or that time has passed."""
         return await asyncio.gather(*[_ask(process, f"{offset} {seconds}\n") for process in self._processes])
 
 
@@ -89,7 +89,7 @@ def consumers(looks: Sequence[Look]) -> list[Seen]:
 
 
 def received_per_s(before: Sequence[Look], after: Sequence[Look]) -> float:
-    """Records that all consumers together received in a second, between two looks."""
+    """How many records all consumers together received per second between two looks."""
     return sum(
         (then.records - first.records) / (then.at - first.at)
         for first, then in zip(before, after, strict=True)
@@ -98,7 +98,7 @@ def received_per_s(before: Sequence[Look], after: Sequence[Look]) -> float:
 
 @asynccontextmanager
 async def tailing(address: str, topic: str, count: int, *, stalled: int = 0) -> AsyncIterator[Tails]:
-    """So many consumers of the topic's partition 0. stalled: how many of them stop to read early on."""
+    """Consumers of the topic's partition 0. stalled: how many of them stop reading early on."""
     async with AsyncExitStack() as stack:
         processes = []
         for number in range(min(PROCESSES, count)):
@@ -135,11 +135,11 @@ async def _ask(process: asyncio.subprocess.Process, line: str) -> Look:
     return Look(look["at"], [Seen(**seen) for seen in look["consumers"]])
 
 
-# In a process of consumers
+# A process of consumers
 
 
 class Consumer:
-    """One consume call from the start of the log, and what it has brought."""
+    """One consume call from the start of the log, and what it has received."""
 
     def __init__(self, call: Any, *, stalls: bool) -> None:
         self.position = 0
@@ -151,11 +151,11 @@ class Consumer:
 
     @property
     def reads(self) -> bool:
-        """Whether it will go on."""
+        """True if the consumer will go on reading."""
         return not self._fault and not (self._stalls and self._responses >= STALL_AFTER)
 
     async def read(self, moved: asyncio.Event) -> None:
-        """Read on as long as it is one who reads. moved: set whenever there is news."""
+        """Read on unless the consumer has stalled. moved: set whenever the position has changed."""
         while self.reads:
             try:
                 response = await self._call.read()
@@ -168,7 +168,7 @@ class Consumer:
     def _take(self, response: Any) -> None:
         if response is grpc.aio.EOF:
             self._fault = "the stream ended"
-        elif response.records:  # else it says: idle, and alive
+        elif response.records:  # an empty response only says that the idle stream is alive
             first, last = response.records[0].offset, response.records[-1].offset
             count = len(response.records)
             if (first, last) != (self.position, self.position + count - 1):
@@ -182,7 +182,7 @@ class Consumer:
 
 
 async def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asks; stdin ends with it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent; stdin ends with it
     options = _options()
     moved = asyncio.Event()
     async with AsyncExitStack() as stack:
@@ -206,8 +206,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.tails", description=__doc__)
     parser.add_argument("address")
     parser.add_argument("topic")
-    parser.add_argument("count", type=int, help="consumers")
-    parser.add_argument("stalled", type=int, help="how many of them stop to read early on")
+    parser.add_argument("count", type=int, help="number of consumers")
+    parser.add_argument("stalled", type=int, help="how many of them stop reading early on")
     return parser.parse_args()
 
 
@@ -217,7 +217,7 @@ async def _call(stack: AsyncExitStack, options: argparse.Namespace) -> Any:
 
 
 async def _lines() -> AsyncIterator[str]:
-    """The lines of stdin as they come."""
+    """The lines of stdin, as they arrive."""
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
     await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)

@@ -1,6 +1,6 @@
 """Carries out the loads over gRPC, against a Takhin or the echo, and starts a broker for them.
 
-The client is grpc.aio with the generated code, and knows nothing of the server's.
+The client is grpc.aio with the generated code; it uses nothing of the server's code.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
 CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),  # else all channels of the process share one connection
+    ("grpc.use_local_subchannel_pool", 1),  # otherwise all channels of the process share one connection
 ]
 ECHO_TOPIC = "echo"
 
 
 def serve(folder: Path, _program: str) -> AbstractContextManager[str]:
-    """A broker with its default settings; gives its address."""
+    """Run a broker with its default settings; yields its address."""
     return broker(folder)
 
 
@@ -45,12 +45,12 @@ def version(_address: str) -> str:
 
 
 def measure(address: str, load: Load) -> Results:
-    """The load against a Takhin, in a topic of its own with one partition, which is gone afterwards."""
+    """Run the load against a Takhin, in its own topic with one partition, which is deleted afterwards."""
     return asyncio.run(_measure(address, load))
 
 
 def measure_echo(address: str, load: Load) -> Results:
-    """The load against the echo; what it cannot do is left out: it has no log to consume from."""
+    """Run the load against the echo. It has no log, so everything that consumes is left out."""
     return asyncio.run(_measure_echo(address, load))
 
 
@@ -88,7 +88,7 @@ async def new_topic(stub: Any) -> AsyncIterator[str]:
 
 
 def checked(response: Any) -> Any:
-    """The response as it is; a refusal, or the end of the stream, ends the bench."""
+    """The response unchanged; a refusal or the end of the stream ends the bench."""
     if response is grpc.aio.EOF:
         raise RuntimeError("the stream ended before everything was answered")
     if response.error:
@@ -113,7 +113,7 @@ def _single(topic: str, payload: Payload) -> pb.ProduceMessageRequest:
 
 
 async def _produce(stub: Any, topic: str, load: Load) -> Results:
-    """The load's part that a server without a log can answer, too."""
+    """The part of the load that a server without a log can answer, too."""
     if load.kind in (BATCHES, SINGLES):
         return await _stream(stub, topic, load)
     payload = load.payload()
@@ -125,7 +125,7 @@ async def _produce(stub: Any, topic: str, load: Load) -> Results:
 
 
 async def _stream(stub: Any, topic: str, load: Load) -> Results:
-    """Batches or singles over one ProduceMessageStream."""
+    """Send batches or singles over one ProduceMessageStream."""
     payload = load.payload()
     call = stub.ProduceMessageStream()
     await _send(call, topic, payload, load, load.warm_up)
@@ -140,7 +140,7 @@ async def _stream(stub: Any, topic: str, load: Load) -> Results:
 
 
 async def _send(call: Any, topic: str, payload: Payload, load: Load, requests: int) -> list[float]:
-    """Send so many requests and read their answers; the seconds between, for each."""
+    """Send this many requests and read their answers; returns the seconds that each took."""
     build = _single if load.kind == SINGLES else batch_request
     window = asyncio.Semaphore(load.in_flight)
     sent: deque[float] = deque()
@@ -165,9 +165,9 @@ async def _send(call: Any, topic: str, payload: Payload, load: Load, requests: i
 async def flood(
     stub: Any, requests: Iterable[pb.ProduceMessageRequest], *, in_flight: int, answered: list[float]
 ) -> None:
-    """Send requests over a stream of their own for as long as there are more, so many of them unanswered.
+    """Send all requests over a stream of their own, with so many of them unanswered.
 
-    answered: takes the seconds until each answer, as it comes.
+    answered: called with the seconds that an answer took, as each one comes.
     """
     call = stub.ProduceMessageStream()
     window = asyncio.Semaphore(in_flight)
@@ -190,7 +190,7 @@ async def flood(
 
 
 async def _consume(stub: Any, topic: str, load: Load) -> Figures:
-    """Read every value of what `_stream` left in the topic."""
+    """Read every value that `_stream` left in the topic."""
     payload = load.payload()
     records = (load.warm_up + load.requests) * load.records
     took = await read_values(stub, topic, -1, records, load.value_bytes)
@@ -198,7 +198,7 @@ async def _consume(stub: Any, topic: str, load: Load) -> Figures:
 
 
 async def read_values(stub: Any, topic: str, offset: int, records: int, value_bytes: int) -> float:
-    """Read so many records of partition 0, every value of them; the seconds it took."""
+    """Read this many records of partition 0, every value of them; returns the seconds it took."""
     read_bytes = 0
     began = time.perf_counter()
     request = pb.ConsumeMessagesRequest(topic=topic, offset=offset, max_records=records)
@@ -211,7 +211,7 @@ async def read_values(stub: Any, topic: str, offset: int, records: int, value_by
 
 
 async def _arrival(producer: Any, consumer: Any, topic: str, load: Load) -> Figures:
-    """From before the produce call to the value in the consumer's hands, on connections of their own."""
+    """Measure from before the produce call until the consumer has the value; each uses its own connection."""
     payload = load.payload()
     tail = consumer.ConsumeMessages(pb.ConsumeMessagesRequest(topic=topic, offset=-1))
     seconds = []
@@ -230,5 +230,5 @@ async def _arrival(producer: Any, consumer: Any, topic: str, load: Load) -> Figu
 async def _next_value(tail: Any) -> bytes:
     while True:
         response = checked(await tail.read())
-        if response.records:  # else it says: idle, and alive
+        if response.records:  # an empty response only says that the idle stream is alive
             return response.records[0].value

@@ -37,7 +37,7 @@ class Log:
         self._log = log
 
     def append(self, batch: Batch) -> int:
-        """Returns the count of records when they are durable."""
+        """Append a batch; returns its record count when it is durable."""
         return self._loop.run_until_complete(self._log.append(batch)).record_count
 
     def read(self, records: int) -> Chunk:
@@ -73,14 +73,14 @@ def request(records: int, value_bytes: int) -> bytes:
 
 
 def timed(benchmark: Any, run: Callable[..., Any], *args: Any, rounds: int) -> Any:
-    """Time single calls, a fixed number of them, so that the file grows by the same each time."""
+    """Time a fixed number of single calls, so that the file always grows by the same amount."""
     return benchmark.pedantic(run, args=args, rounds=rounds, warmup_rounds=max(rounds // 10, 1))
 
 
 @pytest.mark.parametrize("value_bytes", [100, 1_024], ids=["100B", "1KiB"])
 @pytest.mark.parametrize("records", [1, 100, 1_000])
 def test_append(benchmark: Any, log: Log, records: int, value_bytes: int) -> None:
-    """A batch from the queue to durable: insert, COMMIT with its sync, answer."""
+    """A batch goes from the queue to durable: insert, COMMIT with its sync, answer."""
     benchmark.group = "append until durable"
     rounds = 100 if records == 1_000 else 400
     assert timed(benchmark, log.append, batch(records, value_bytes), rounds=rounds) == records
@@ -88,7 +88,7 @@ def test_append(benchmark: Any, log: Log, records: int, value_bytes: int) -> Non
 
 @SHAPES
 def test_read(benchmark: Any, log: Log, records: int, value_bytes: int) -> None:
-    """A scan into rows."""
+    """A scan is read into rows."""
     benchmark.group = "read"
     log.append(batch(records, value_bytes))
     chunk = timed(benchmark, log.read, records, rounds=300)
@@ -97,7 +97,7 @@ def test_read(benchmark: Any, log: Log, records: int, value_bytes: int) -> None:
 
 @SHAPES
 def test_request_to_batch(benchmark: Any, records: int, value_bytes: int) -> None:
-    """The bytes of a produce request to a batch: parsed as gRPC does it, then converted."""
+    """The bytes of a produce request become a batch: parsed as gRPC does it, then converted."""
     benchmark.group = "request to batch"
     wire = request(records, value_bytes)
     found = timed(benchmark, lambda: convert.batch(pb.ProduceMessageRequest.FromString(wire)), rounds=300)
@@ -106,7 +106,7 @@ def test_request_to_batch(benchmark: Any, records: int, value_bytes: int) -> Non
 
 @SHAPES
 def test_request_parsed_to_batch(benchmark: Any, records: int, value_bytes: int) -> None:
-    """A parsed produce request, never looked at before, to a batch: the conversion alone."""
+    """A parsed produce request that nobody has read yet becomes a batch: the conversion alone."""
     benchmark.group = "request to batch"
     wire = request(records, value_bytes)
     found = benchmark.pedantic(
@@ -117,7 +117,7 @@ def test_request_parsed_to_batch(benchmark: Any, records: int, value_bytes: int)
 
 @SHAPES
 def test_chunk_to_bytes(benchmark: Any, log: Log, records: int, value_bytes: int) -> None:
-    """A chunk to the bytes of a response."""
+    """A chunk becomes the bytes of a response."""
     benchmark.group = "chunk to response"
     log.append(batch(records, value_bytes))
     encoded = timed(benchmark, encode.encoded, 0, log.read(records).records, rounds=300)
@@ -126,7 +126,7 @@ def test_chunk_to_bytes(benchmark: Any, log: Log, records: int, value_bytes: int
 
 @pytest.mark.parametrize("key_bytes", [10, 36])
 def test_partition_for_key(benchmark: Any, key_bytes: int) -> None:
-    """The partitions of 1,000 keys, of 10 bytes and as long as a UUID's text."""
+    """The partitions of 1,000 keys are computed, of 10 bytes each or as long as a UUID's text."""
     benchmark.group = "partitioner, 1,000 keys"
     keys = [key.ljust(key_bytes, b"-") for key in payload(1_000, 1).keys]
     partitions = benchmark(lambda: [partition_for_key(key, 4) for key in keys])

@@ -1,6 +1,6 @@
-"""`python -m takhin.schema FILE...`: bring each file to today's schema; a missing one is created.
+"""`python -m takhin.schema FILE...`: bring each file to the current schema; a missing one is created.
 
-For closed files only. The exit code is 0 if every file is at `takhin.schema.VERSION`.
+Only for closed files. The exit code is 0 if every file is at `takhin.schema.VERSION`.
 """
 
 import sys
@@ -11,4 +11,4 @@ from takhin.schema.migrations import migrate
 
 for path in sys.argv[1:]:
     migrate(path)
-    rewrite(path, VERSION)  # last: until then the file says its old version
+    rewrite(path, VERSION)  # last: until then the file keeps its old version

@@ -1,8 +1,8 @@
-"""The migrations of a partition's file, oldest first. A released one is never edited: add the next.
+"""The migrations of a partition's file, oldest first. A released one is never edited: add a new one.
 
-They make new files and bring files of version 1 up to date; upgrades.py does that for later versions.
+They create new files and bring files of version 1 up to date; upgrades.py does that for later versions.
 
-Nothing in the schema needs an SQLite newer than 3.37 (STRICT tables), so that every shell can open a file.
+Nothing in the schema needs an SQLite newer than 3.37 (STRICT tables), so that any shell can open a file.
 """
 
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ CREATE TABLE committed_offsets (
 
 @migrations()
 def m0001_log_and_records(db: "Database") -> None:
-    """Records, headers, committed offsets, the log's identity, and views for people."""
+    """Create records, headers, committed offsets, the log's identity, and views for people."""
     for statement in (*TABLES.split(";\n"), RECORDS_TEXT, LAG):
         if statement.strip():
             db.execute(statement)
@@ -83,18 +83,18 @@ def m0001_log_and_records(db: "Database") -> None:
 
 @migrations()
 def m0002_commits(db: "Database") -> None:
-    """The number of the log's commits, by which a file is recognised that has lost some of them."""
+    """Add the number of the log's commits, which shows that a file has lost some of them."""
     db.execute("ALTER TABLE log ADD COLUMN commits INTEGER NOT NULL DEFAULT 0")
 
 
 @migrations()
 def m0003_producer_batches(db: "Database") -> None:
-    """The last batches of each producer. Files of version 2 get them when they are opened: upgrades.py."""
+    """Add the last batches of each producer. upgrades.py does so for files of version 2."""
     db.execute(UPGRADES[3])
 
 
 def migrate(path: str) -> None:
-    """Give the closed file at `path` today's tables and views; a missing file is created.
+    """Give the closed file at `path` the current tables and views; a missing file is created.
 
     Afterwards it is in WAL mode, with everything in the file itself. Its user_version is set later.
     """

@@ -1,7 +1,7 @@
 """The statements that bring a file with checksums from one version to the next.
 
-sqlite-utils would write pages without checksums, and new checksums for all pages would hide damage. So the
-broker runs these statements itself, on the connection that opens the file, after it has checked the log.
+sqlite-utils would write pages without checksums, and writing new checksums for all pages would hide damage.
+So the broker runs these statements itself, on the connection that opens the file, after checking the log.
 """
 
 PRODUCER_BATCHES = """
@@ -18,4 +18,4 @@ CREATE TABLE producer_batches (
 """
 
 UPGRADES = {3: PRODUCER_BATCHES}
-"""The statement by the version that the file has afterwards."""
+"""Statements by the version that the file has afterwards."""

@@ -1,4 +1,4 @@
-"""Views for people with an sqlite3 shell. Owns their SQL; the broker never reads them."""
+"""Views for people with an sqlite3 shell. This file owns their SQL; the broker never reads them."""
 
 
 def _first_char(column: str) -> str:

@@ -1,17 +1,31 @@
-"""Settings of Hypothesis, and what tests found out in figures: one table at the end of a run."""
+"""Settings of Hypothesis, and one table at the end of a run with the figures that tests have found."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+import uvloop
 from hypothesis import settings
 
-settings.register_profile("takhin", deadline=None)  # it would measure what else the machine is doing
+settings.register_profile("takhin", deadline=None)  # the time would depend on what else the machine is doing
 settings.load_profile("takhin")
+
+
+UVLOOP_FOLDERS = {"storage", "faults"}
+"""Where tests drive the storage themselves: on the event loop that `takhin serve` uses."""
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """Choose the event loop of an asynchronous test."""
+    if item.path.parent.name in UVLOOP_FOLDERS:
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture
 def figures(record_property):
-    """Call it with a line of what was done and found; `make soak` shows it beside the test's outcome."""
+    """Call it with a line about what was done and found; `make soak` shows it beside the test's outcome."""
 
     def say(line):
         record_property("figures", line)

@@ -1,4 +1,4 @@
-"""Where settings come from: every source, every mistake, and a printed config that loads back."""
+"""Where settings come from: every source, every mistake, and a printed config that loads again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def value_of(settings: Settings, key: str) -> object:
 
 
 def some_values(option: Option, number: int) -> list[object]:
-    """As many allowed values of an option, all different where there are enough."""
+    """As many allowed values of an option, all different if it has enough."""
     if isinstance(option.kind, Choice):
         return list(islice(cycle(option.kind.choices), number))
     if isinstance(option.kind, Whole):
@@ -75,7 +75,7 @@ def refusal(folder: Path, *, flags=None, environ=None, file: str | None = None) 
 
 
 def test_without_sources_all_is_default():
-    """If nothing is given, every setting has its default and says so."""
+    """Without sources, every setting has its default and says so."""
     loaded = load({}, {}, None)
     assert loaded.settings == Settings()
     assert set(loaded.origins.values()) == {"default"}
@@ -83,7 +83,7 @@ def test_without_sources_all_is_default():
 
 @EVERY_OPTION
 def test_precedence(tmp_path, option):
-    """Flag > variable > file > default, for every setting, and the origin names the winner."""
+    """Every setting has the precedence flag > variable > file > default, and the origin names the winner."""
     in_file, in_variable, in_flag = some_values(option, 3)
     branch, _, name = option.key.rpartition(".")
     shown = in_file if isinstance(in_file, int) else f'"{in_file}"'
@@ -101,7 +101,7 @@ def test_precedence(tmp_path, option):
 
 
 def test_names_are_derived_from_the_tree():
-    """Every leaf of the tree is an option once, and its three names are spelled the same way."""
+    """Every leaf of the tree is one option, and its three names are spelled the same way."""
     leaves = sum(
         not dataclasses.is_dataclass(getattr(Settings(), f.name)) for f in dataclasses.fields(Settings)
     )
@@ -116,7 +116,7 @@ def test_names_are_derived_from_the_tree():
 
 @EVERY_OPTION
 def test_the_default_is_allowed(option):
-    """A default that its own setting refuses could be printed but not loaded."""
+    """Every default is allowed by its own setting; otherwise it could be printed but not loaded."""
     assert option.parse(option.default, "default") == option.default
     assert option.doc
 
@@ -152,7 +152,7 @@ def test_the_file_may_be_named_by_a_variable(tmp_path):
     ],
 )
 def test_mistakes_in_the_file(tmp_path, text, words):
-    """Unknown keys name the nearest one; wrong values name key, value, rule and file."""
+    """The error names the nearest known key, or key, value, rule and file."""
     sentence = refusal(tmp_path, file=text)
     for word in [*words, str(tmp_path / "takhin.toml")]:
         assert word in sentence
@@ -171,7 +171,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
     ("name", "nearest"),
     [
         ("TAKHIN_STORAGE_COMMIT_THREAD", "TAKHIN_STORAGE_COMMIT_THREADS"),
-        ("TAKHIN_STORAGE_X", "TAKHIN_STORAGE_"),  # under a section, nothing is anybody else's
+        ("TAKHIN_STORAGE_X", "TAKHIN_STORAGE_"),  # below a section, no name belongs to another program
         ("TAKHIN_LOG", "TAKHIN_LOG_LEVEL"),
         ("TAKHIN_STORGE_COMMIT_THREADS", "TAKHIN_STORAGE_COMMIT_THREADS"),
         ("TAKHIN_DATADIR", "TAKHIN_DATA_DIR"),
@@ -181,14 +181,14 @@ def test_a_file_that_cannot_be_read(tmp_path):
     ],
 )
 def test_mistaken_variables(tmp_path, name, nearest):
-    """A variable that was meant for the broker and is unknown is refused, with the nearest known one."""
+    """An unknown variable that was meant for the broker is refused, with the nearest known one."""
     sentence = refusal(tmp_path, environ={name: "9092"})
     assert repr(name) in sentence
     assert nearest in sentence
 
 
 def test_variables_of_others_are_left_alone():
-    """Variables of clients, of other programs and of Kubernetes' service links are no mistakes."""
+    """Variables of clients, of other programs and of Kubernetes' service links are ignored."""
     environ = {
         "PATH": "/bin",
         "TAKHIN_SERVER": "broker:9092",
@@ -209,7 +209,7 @@ def test_variables_of_others_are_left_alone():
 
 @pytest.mark.parametrize("raw", ["", "two", "1e3", "0", "-1", "1 ", "٣", "9" * 30])
 def test_bad_numbers_in_variables_and_flags(tmp_path, raw):
-    """Text that is no allowed number is refused; key, value and the variable or flag are named."""
+    """A text that is no allowed number is refused; key, value and the variable or flag are named."""
     key = "storage.commit_threads"
     in_variable = refusal(tmp_path, environ={"TAKHIN_STORAGE_COMMIT_THREADS": raw})
     in_flag = refusal(tmp_path, flags={key: raw})
@@ -220,7 +220,7 @@ def test_bad_numbers_in_variables_and_flags(tmp_path, raw):
 
 
 def test_a_mistake_in_a_source_that_loses_is_refused_too(tmp_path):
-    """It would come to light on the day the winner is taken away."""
+    """A mistake is refused even if another source wins: it would surface when that one is removed."""
     sentence = refusal(tmp_path, flags={"log.level": "info"}, environ={"TAKHIN_LOG_LEVEL": "loud"})
     assert "variable TAKHIN_LOG_LEVEL" in sentence
 
@@ -260,13 +260,13 @@ def test_addresses(address, parts):
     ],
 )
 def test_bad_addresses(tmp_path, address):
-    """Anything else is refused as a value of listen."""
+    """Anything but HOST:PORT is refused as a value of listen."""
     sentence = refusal(tmp_path, environ={"TAKHIN_LISTEN": address})
     assert sentence.startswith("listen must be ")
 
 
 def values(option: Option) -> st.SearchStrategy[object]:
-    """Everything that an option allows."""
+    """All values that an option allows."""
     if isinstance(option.kind, Choice):
         return st.sampled_from(option.kind.choices)
     if isinstance(option.kind, Whole):
@@ -278,7 +278,7 @@ def values(option: Option) -> st.SearchStrategy[object]:
 
 @given(flags=st.fixed_dictionaries({}, optional={key: values(option) for key, option in OPTIONS.items()}))
 def test_a_printed_config_loads_back(tmp_path_factory, flags):
-    """`--print-config` is a config file: loading it gives the same settings."""
+    """`--print-config` prints a config file, and loading it gives the same settings."""
     printed = load(flags, {}, None)
     assert_printed(printed.as_toml(), printed.settings)
     file = toml_file(tmp_path_factory.mktemp("printed"), printed.as_toml())
@@ -286,7 +286,7 @@ def test_a_printed_config_loads_back(tmp_path_factory, flags):
 
 
 def test_a_printed_config_shows_every_value_with_its_doc_and_origin(tmp_path):
-    """Each key stands once, below its doc, and its line says where the value came from."""
+    """Each key is printed once, below its doc, and its line says where the value came from."""
     file = toml_file(tmp_path, "[log]\nlevel = 'debug'\n")
     loaded = load({"storage.commit_threads": "7"}, {"TAKHIN_LISTEN": "[::1]:1"}, file)
     text = loaded.as_toml()

@@ -1,6 +1,6 @@
-"""The documentation's examples: each is run as it stands, page by page, against a broker of its own.
+"""The documentation's examples: each is run unchanged, page by page, against a broker of its own.
 
-A session is an indented block with lines that begin with `$ `; what stands below a command is what it prints.
+A session is an indented block with lines that begin with `$ `; the lines below a command are its output.
 Times are not compared. A block of Python runs to its end without an error.
 """
 
@@ -39,7 +39,7 @@ SERVER = "127.0.0.1:9092"
 
 
 class Example(NamedTuple):
-    """A command line and what it prints, or None for whatever it prints."""
+    """A command line and what it prints, or None for any output."""
 
     command: list[str]
     text: str
@@ -58,7 +58,7 @@ def examples(page: str, server: str) -> Iterator[Example]:
 
 
 def command_and_output(text: str) -> tuple[str, str]:
-    """A command goes on while a line ends with a backslash, or a quote is open."""
+    """Collect the lines of a command, which continues after a backslash or while a quote is open."""
     lines = text.splitlines()
     end = 1
     while lines[end - 1].endswith("\\") or "\n".join(lines[:end]).count('"') % 2:
@@ -68,7 +68,7 @@ def command_and_output(text: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_examples(name, tmp_path):
-    """Every example of a page runs, and prints what the page says, on stdout or stderr."""
+    """Every example of a page runs and prints what the page says, on stdout or stderr."""
     page = (ROOT / name).read_text()
     for tool in ("jq", "sqlite3"):
         if re.search(rf"(\$|\|) {tool} ", page) and shutil.which(tool) is None:
@@ -98,7 +98,7 @@ def test_examples(name, tmp_path):
 
 
 def run_files(pytester, page_name):
-    """The outcomes of the files on a page, which are a test suite, with warnings as errors."""
+    """Run the files on a page, which are a test suite, with warnings as errors; returns the outcomes."""
     page = (ROOT / "docs" / page_name).read_text()
     blocks = re.findall(r"(?:^ {4}.*\n|^\n(?=\n* {4}))+", page, re.MULTILINE)
     text = "\n".join(re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in blocks)
@@ -112,12 +112,12 @@ def run_files(pytester, page_name):
 
 
 def test_testing_page(pytester):
-    """The files on docs/testing.md are a test suite that passes, without a warning."""
+    """The files on docs/testing.md are a test suite that passes without a warning."""
     assert run_files(pytester, "testing.md") == {"passed": 4}
 
 
 def test_engines_page(pytester):
-    """The files on docs/engines.md pass; what the memory engine does not promise is skipped, by name."""
+    """The files on docs/engines.md pass; what the memory engine does not promise is skipped by name."""
     outcomes = run_files(pytester, "engines.md")
     assert outcomes.keys() == {"passed", "skipped"}
     assert outcomes["passed"] > 100

@@ -1,4 +1,4 @@
-"""The error tree: its drawing is the tree, and each error says what a person and a program need."""
+"""The error tree: its drawing matches the tree, and each error says what a person and a program need."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def test_the_drawing_is_the_tree():
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 def test_every_error_is_explained(error: type):
-    """Each error has a docstring of one sentence or more, and is one of ours."""
+    """Each error has a docstring of one sentence or more, and is derived from ours."""
     assert error.__doc__.strip()
     assert issubclass(error, TakhinError)
     assert error.__name__.endswith("Error")
 
 
 def test_details_are_text():
-    """Values of an error are text for google.rpc.ErrorInfo, beside the sentence."""
+    """The values of an error are text for google.rpc.ErrorInfo, beside the sentence."""
     error = RefusedError("three are too many", count=3, limit=2)
     assert (str(error), error.details) == ("three are too many", {"count": "3", "limit": "2"})
     assert TakhinError("nothing to add").details == {}

@@ -1,4 +1,4 @@
-"""Kinds of values: what each takes, refuses and prints, in a small settings tree of the test's own."""
+"""Kinds of values: what each accepts, refuses and prints, in a small settings tree of the test's own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from takhin.settings import setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Branch:
-    """Some of each kind."""
+    """A branch with some of each kind."""
 
     strict: bool = setting(default=False, doc="whether it is strict")
     retention: int = setting(-1, "how long", least=1, no_limit=True)
@@ -34,7 +34,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Root:
-    """The tree."""
+    """The root of the tree."""
 
     folder: Path = setting(Path("data"), "where")  # noqa: RUF009
     branch: Branch = field(default_factory=Branch)
@@ -78,7 +78,7 @@ GOOD = [
 
 @pytest.mark.parametrize(("key", "text", "toml", "value"), GOOD)
 def test_every_source_takes_every_kind(tmp_path, key, text, toml, value):
-    """A value may be given as a flag, as a variable, and in the file as TOML or as text."""
+    """Every source accepts every kind: a flag, a variable, and the file with TOML or text."""
     branch, _, name = key.rpartition(".")
     section = f"[{branch}]\n" if branch else ""
     option = TREE.options[key]
@@ -122,7 +122,7 @@ def test_what_a_kind_refuses(key, raw, sentence):
 
 
 def of_kind(kind: Kind[object]) -> st.SearchStrategy[object]:
-    """Everything that a kind allows."""
+    """All values that a kind allows."""
     if isinstance(kind, ListOf):
         return st.lists(of_kind(kind.item)).map(tuple)
     if isinstance(kind, Choice):
@@ -157,7 +157,7 @@ def test_what_is_printed_loads_back(tmp_path_factory, values):
 
 
 def test_a_secret_is_not_seen():
-    """Neither repr, str, format nor asdict show it; copies are equal, and an empty one is false."""
+    """repr, str, format and asdict hide a secret; copies are equal, and an empty one is false."""
     settings = Root(branch=Branch(token=Secret(SECRET)))
     token = settings.branch.token
     shown = [repr(settings), str(token), f"{token}", f"{token!r}", str(dataclasses.asdict(settings))]
@@ -170,7 +170,7 @@ def test_a_secret_is_not_seen():
 
 
 def test_a_secret_given_directly_is_printed_as_a_comment(tmp_path):
-    """What is printed loads, and leaves the secret out instead of setting it to the mask."""
+    """A printed config with a secret loads, and leaves the secret out instead of setting it to the mask."""
     made = loaded(tmp_path, environ={"TAKHIN_BRANCH_TOKEN": SECRET})
     printed = made.as_toml()
     assert made.settings.branch.token.reveal() == SECRET
@@ -182,7 +182,7 @@ def test_a_secret_given_directly_is_printed_as_a_comment(tmp_path):
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
 @pytest.mark.parametrize("source", ["flags", "environ", "file"])
 def test_a_secret_in_a_file(tmp_path, source, end):
-    """Its file may be named by every source, and what is printed names it again."""
+    """Every source may name a secret's file, and a printed config names it again."""
     path = tmp_path / "token"
     path.write_text(SECRET + end, newline="")
     option = TREE.options["branch.token_file"]
@@ -218,7 +218,7 @@ def test_a_later_source_wins_over_a_secret_in_a_file(tmp_path):
     ],
 )
 def test_a_bad_file_of_a_secret(tmp_path, content, words):
-    """The error names the file and who named it, and shows nothing of what it holds."""
+    """The error names the file and its source, and shows nothing of the content."""
     path = tmp_path / "token"
     if content is not None:
         path.write_bytes(content)
@@ -239,7 +239,7 @@ def test_a_secret_given_as_its_own_file_is_not_repeated(tmp_path, given):
     "toml", [f'token = "{SECRET}\\u0007"', f'token = ["{SECRET}"]', f'token.x = "{SECRET}"']
 )
 def test_a_bad_secret_is_not_repeated(tmp_path, toml):
-    """The error says what a secret must be, and that it does not show what was given."""
+    """The error says what a secret must be, and that it does not show the value."""
     sentence = refusal(tmp_path, f"[branch]\n{toml}")
     assert "branch.token must be text without control characters" in sentence
     assert "a secret" in sentence
@@ -258,7 +258,7 @@ def test_a_bad_secret_is_not_repeated(tmp_path, toml):
     ],
 )
 def test_flags_of_every_kind(arguments, branch):
-    """A bool stands alone or says which, a list may be repeated, and what is not given is not there."""
+    """A bool flag may stand alone or have a value, a list may be repeated, and a missing flag is absent."""
     given = []
 
     def command(**parameters):

@@ -1,4 +1,4 @@
-"""The limits: what is allowed comes back as it is, what is not raises the named error."""
+"""The limits: what is allowed is returned unchanged, and what is not raises the named error."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ BAD_NAMES = [
 def batch_of(
     *values: bytes | None, timestamp: int = NOW, headers: dict[int, list[Header]] | None = None
 ) -> Batch:
-    """A batch without keys, its size counted."""
+    """A batch without keys, with its size counted."""
     headers = headers or {}
     size = size_bytes([], values, headers.values())
     return Batch([None] * len(values), values, [timestamp] * len(values), headers, size)
@@ -64,7 +64,7 @@ def check_batch(batch: Batch, max_message_bytes: int = 100) -> Batch:
 
 @pytest.mark.parametrize("name", GOOD_NAMES, ids=lambda name: name[:12])
 def test_good_topic_names(name: str):
-    """Names of the allowed characters and length come back as they are."""
+    """Names of the allowed characters and length are returned unchanged."""
     assert limits.check_topic_name(name) == name
 
 
@@ -80,7 +80,7 @@ def test_bad_topic_names(name: str):
 
 @given(st.text(max_size=260))
 def test_an_allowed_topic_name_is_one_plain_path_component(name: str):
-    """Whatever text is accepted names one folder below its parent: no separator, no step up, ASCII alone."""
+    """Any accepted text names one folder below its parent: no separator, no step up, ASCII alone."""
     try:
         limits.check_topic_name(name)
     except InvalidTopicNameError:
@@ -100,7 +100,7 @@ def test_good_group_ids(group_id: str):
 
 @pytest.mark.parametrize("group_id", ["", "x" * 256, "é" * 128, "🦆" * 64, "x" * 10_000], ids=len)
 def test_bad_group_ids(group_id: str):
-    """Bytes of UTF-8 are counted, not characters; the error does not repeat a long id."""
+    """The bytes of UTF-8 are counted, not characters; the error does not repeat a long id."""
     with pytest.raises(InvalidGroupIdError, match=str(len(group_id.encode()))) as refused:
         limits.check_group_id(group_id)
     assert len(str(refused.value)) < 1_200
@@ -121,14 +121,14 @@ def test_values_outside_a_range(value: int):
 
 
 def test_a_range_without_upper_end():
-    """The error for a range that ends where 64-bit numbers do names its lower end alone."""
+    """The error for a range up to the largest 64-bit number names its lower end alone."""
     assert limits.check_range("n", (1 << 63) - 1, 0) == (1 << 63) - 1
     with pytest.raises(InvalidArgumentError, match=r"^n must be at least 0, not -1$"):
         limits.check_range("n", -1, 0)
 
 
 def test_metadata():
-    """Metadata may have 4,096 bytes of UTF-8, any of them."""
+    """Metadata may have 4,096 bytes of UTF-8, whatever they are."""
     for metadata in ("", "x" * 4_096, "é" * 2_048, "\x00\n"):
         assert limits.check_metadata(metadata) == metadata
     for metadata in ("x" * 4_097, "é" * 2_049):
@@ -137,7 +137,7 @@ def test_metadata():
 
 
 def test_replication():
-    """One machine keeps one copy: 0 and 1 pass, more is refused with the reason, and so is less."""
+    """One machine has one copy, so 0 and 1 are accepted, and anything else is refused with the reason."""
     limits.check_replication(0)
     limits.check_replication(1)
     for factor in (2, 3, (1 << 31) - 1):
@@ -157,13 +157,13 @@ def test_commit_offset():
 
 
 def test_size_counts_keys_values_and_headers():
-    """A record's size is its key, its value and its headers, each with 16 bytes more; None counts nothing."""
+    """A record's size is its key, value and headers, plus 16 bytes per header; None counts nothing."""
     assert size_bytes([b"k" * 3, None, b""], [None, b"v" * 5, b""], [[Header("é", b"12")], []]) == 28
     assert size_bytes([], [], []) == 0
 
 
 def test_a_good_batch_comes_back():
-    """A batch within the limits is returned as it is, however large it is as a whole."""
+    """A batch within the limits is returned unchanged, however large it is as a whole."""
     for batch in (batch_of(b""), batch_of(None), batch_of(*[b"x" * 100] * 50)):
         assert check_batch(batch) is batch
 
@@ -191,7 +191,7 @@ def test_headers_count_towards_the_size():
 
 @pytest.mark.parametrize("timestamp", [0, NOW, NOW + AHEAD_MS_MAX])
 def test_good_timestamps(timestamp: int):
-    """A timestamp may be anything from 1970 to a little ahead of the broker's clock."""
+    """A timestamp may be anything from 1970 to a little after the broker's clock."""
     assert check_batch(batch_of(b"x", timestamp=timestamp))
 
 
@@ -205,7 +205,7 @@ def test_bad_timestamps(timestamp: int):
 
 
 def test_a_header_without_a_key():
-    """A header needs a key, its value may be empty; the error names record and header."""
+    """A header needs a key, and its value may be empty; the error names record and header."""
     headers = {1: [Header("a", b""), Header("", b"x")]}
     with pytest.raises(InvalidRecordError, match="header 1 of record 1"):
         check_batch(batch_of(b"a", b"b", headers=headers))
@@ -213,7 +213,7 @@ def test_a_header_without_a_key():
 
 
 def test_long_texts_are_cut_where_errors_repeat_them():
-    """What an error shows of a caller's text is ASCII, quoted, and short."""
+    """Errors show a caller's text as ASCII, quoted and shortened."""
     assert shown("a\n🦆") == r"'a\n\U0001f986'"
     assert shown("x" * 80) == repr("x" * 80)
     assert shown("x" * 81) == f"{'x' * 80!r}… (81 characters)"
@@ -221,7 +221,7 @@ def test_long_texts_are_cut_where_errors_repeat_them():
 
 @given(st.text(), st.integers())
 def test_nothing_but_refusals(text: str, number: int):
-    """Whatever arrives, a check returns or raises a RefusedError, never anything else."""
+    """Whatever arrives, a check returns or raises a RefusedError, and never anything else."""
     checks = (
         lambda: limits.check_topic_name(text),
         lambda: limits.check_group_id(text),

@@ -18,7 +18,7 @@ from takhin.partitioner import partition_for_key, positive_hash
     ],
 )
 def test_hash_is_that_of_kafka(key, expected):
-    """The published values of Utils.toPositive(Utils.murmur2(key))."""
+    """The hash has the published values of Utils.toPositive(Utils.murmur2(key))."""
     assert positive_hash(key) == expected
 
 

@@ -1,4 +1,4 @@
-"""The README's settings table says what takhin/settings.py says, no more and no less."""
+"""The README's settings table has exactly what takhin/settings.py has."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ MIB_BYTES = 1 << 20
 
 
 def in_large_units(key: str, value: object) -> str:
-    """` (10 MiB)` or ` (15 min)` after a number that a person would rather read so."""
+    """` (10 MiB)` or ` (15 min)` for a number that a person would rather read so, else nothing."""
     unit = re.search(r"_(bytes|ms)(_max|_min)?$", key)
     if not unit or not isinstance(value, int):
         return ""
@@ -27,7 +27,7 @@ def row(key: str, option: Option) -> str:
 
 
 def test_settings_table_is_complete_and_true() -> None:
-    """Every setting stands in the README with its key, default, unit and doc, in the order of the tree."""
+    """Every setting is in the README with its key, default, unit and doc, in the order of the tree."""
     rows = [match[0] for match in ROW.finditer(README.read_text())]
     expected = [row(key, option) for key, option in OPTIONS.items()]
     assert rows == expected, "\n".join(["the table should be:", *expected])

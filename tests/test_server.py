@@ -1,4 +1,4 @@
-"""The parts of a server: started in order, stopped backwards, whatever fails; and its engines."""
+"""The parts of a server are started in order and stopped in reverse, whatever fails; and its engines."""
 
 import pytest
 
@@ -10,7 +10,7 @@ GRACE_SECONDS = 1.5
 
 
 class Noted:
-    """A part that notes what is asked of it."""
+    """A part that records its calls."""
 
     def __init__(self, name, notes, *, fails=""):
         self._name = name
@@ -36,7 +36,7 @@ def parts(notes, **failing):
 
 
 async def test_parts_start_in_order_and_stop_backwards():
-    """What was started last is stopped first, and only once."""
+    """The part that was started last is stopped first, and only once."""
     notes = []
     made = parts(notes)
     await made.start()
@@ -46,7 +46,7 @@ async def test_parts_start_in_order_and_stop_backwards():
 
 
 async def test_a_part_that_does_not_start_stops_those_before_it():
-    """The error is that part's own, and nothing is left running."""
+    """A failed start raises that part's own error and leaves nothing running."""
     notes = []
     made = parts(notes, b="start")
     with pytest.raises(StartupError, match="b cannot start"):
@@ -56,7 +56,7 @@ async def test_a_part_that_does_not_start_stops_those_before_it():
 
 
 async def test_a_part_that_does_not_stop_holds_up_no_other():
-    """The others are stopped before its error is raised."""
+    """If a part fails to stop, the others are stopped before its error is raised."""
     notes = []
     made = parts(notes, c="stop")
     await made.start()
@@ -66,5 +66,5 @@ async def test_a_part_that_does_not_stop_holds_up_no_other():
 
 
 def test_every_engine_of_the_setting_is_there():
-    """The choices of storage.engine and the server's table are the same."""
+    """The choices of storage.engine match the server's table."""
     assert set(OPTIONS["storage.engine"].kind.choices) == set(ENGINES)

@@ -1,6 +1,6 @@
-"""The code's own rules, held with the standard library's ast: layers, libraries, file access, size, names.
+"""The code's own rules, checked with the standard library's ast: layers, libraries, file access, size, names.
 
-A rule that is in the way is changed here, in the same commit, with its reason.
+If a rule is in the way, change it here, in the same commit, with its reason.
 """
 
 import ast
@@ -58,7 +58,7 @@ LAYERS = {
     **dict.fromkeys(VOCABULARY, Layer(VOCABULARY)),
     "takhin.disk": Layer(_DISK, ("apsw", "structlog")),
     "takhin.storage": Layer(_STORAGE, ("apsw", "structlog")),
-    # Programs of their own, on closed files or as readers beside a broker: never in its process.
+    # Programs of their own, on closed files or as readers beside a broker, but never in its process.
     "takhin.copies": Layer((*_DISK, "takhin.copies.*"), ("apsw",)),
     "takhin.query": Layer((*_DISK, "takhin.query.*"), ("apsw",)),
     "takhin.broker": Layer(_BROKER),
@@ -103,7 +103,7 @@ MACHINE_PATH = re.compile(r"(?<![\w.~}$*])/(?:home|root|Users|work|opt|mnt)/")
 
 
 def python_files(*folders: str) -> Iterator[Path]:
-    """Our own Python files below these folders; generated code is not ours."""
+    """Our own Python files below these folders, without generated code."""
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*.py")):
             if not path.is_relative_to(ROOT / "takhin/v1"):
@@ -111,7 +111,7 @@ def python_files(*folders: str) -> Iterator[Path]:
 
 
 def parsed(path: Path) -> tuple[str, ast.Module]:
-    """(path as messages show it, syntax tree)."""
+    """A file's (path as messages show it, syntax tree)."""
     return str(path.relative_to(ROOT)), ast.parse(path.read_bytes())
 
 
@@ -127,7 +127,7 @@ MODULES = {module_name(path): path for path in python_files("takhin", "schema")}
 
 
 def allowed(module: str, names: tuple[str, ...]) -> bool:
-    """Whether one of `names`, with or without a star, stands for the module."""
+    """True if one of `names`, with or without a star, covers the module."""
     return any(
         (module + ".").startswith(name.removesuffix("*")) if name.endswith("*") else module == name
         for name in names
@@ -135,7 +135,7 @@ def allowed(module: str, names: tuple[str, ...]) -> bool:
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """(line, module) of every import, wherever it stands."""
+    """The (line, module) of every import, wherever it is."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -147,7 +147,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def import_faults(module: str, tree: ast.AST) -> Iterator[str]:
-    """Imports that the table does not allow the module."""
+    """The imports of a module that the table does not allow."""
     layer = next((LAYERS[name] for name in LAYERS if allowed(module, (name + ".*",))), None)
     if layer is None:
         yield f"{module} is in no layer: give it a row in LAYERS of tests/test_tidy.py"
@@ -166,7 +166,7 @@ def import_faults(module: str, tree: ast.AST) -> Iterator[str]:
 
 
 def opens_file(call: ast.Call) -> bool:
-    """Whether a call opens, and so closes, a file behind SQLite's back."""
+    """True if a call opens, and so closes, a file without SQLite's knowledge."""
     match call.func:
         case ast.Name(id=name):
             return name == "open"
@@ -197,7 +197,7 @@ SQL = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|CREATE|ATTACH|PRAGMA|BEGIN|COMMI
 
 
 def format_faults(path: str, tree: ast.AST) -> Iterator[str]:
-    """SQL and names of files that stand elsewhere than in the room for the format on disk."""
+    """SQL and names of files outside of the modules that own the format on disk."""
     for node in ast.walk(tree):
         match node:
             case ast.Constant(value=str(text)) if SQL.match(text) and "statements" not in path:
@@ -225,7 +225,7 @@ def size_faults(path: str, tree: ast.Module, lines: int) -> Iterator[str]:
 
 
 def text_faults(path: str, text: str) -> Iterator[str]:
-    """Addresses and paths that are true on one machine only."""
+    """Addresses and paths that are valid on one machine only."""
     for number, line in enumerate(text.splitlines(), 1):
         if REGISTRY.search(line):
             yield f"{path}:{number} names a package registry: pip is configured on each machine, not here"
@@ -234,13 +234,13 @@ def text_faults(path: str, text: str) -> Iterator[str]:
 
 
 def files_of_the_project() -> Iterator[Path]:
-    """Every file that .gitignore does not keep out, also where there is no git."""
+    """Every file that .gitignore does not exclude, even without git."""
     ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().split()]
     for folder, subfolders, names in os.walk(ROOT):
         subfolders[:] = [
             name for name in subfolders if not any(fnmatch.fnmatch(name, i) for i in [".git", *ignored])
         ]
-        yield from (Path(folder, name) for name in names if name != ".git")  # a file in a worktree
+        yield from (Path(folder, name) for name in names if name != ".git")  # in a worktree this is a file
 
 
 def test_imports_follow_the_layers() -> None:
@@ -250,7 +250,7 @@ def test_imports_follow_the_layers() -> None:
 
 
 def test_storage_opens_no_file_beside_sqlite() -> None:
-    """No file is opened under takhin/storage/ and takhin/disk/ but where the list gives the reason."""
+    """Files under takhin/storage/ and takhin/disk/ are opened only where the list gives the reason."""
     faults = [
         fault
         for path in python_files("takhin/storage", "takhin/disk")
@@ -260,14 +260,14 @@ def test_storage_opens_no_file_beside_sqlite() -> None:
 
 
 def test_the_format_on_disk_stands_in_one_room() -> None:
-    """SQL stands in takhin/disk/statements.py alone, and names of files in takhin/disk/layout.py."""
+    """Only takhin/disk/statements.py has SQL, and only takhin/disk/layout.py has names of files."""
     rooms = ("takhin/storage", "takhin/disk", "takhin/copies", "takhin/query")
     faults = [fault for path in python_files(*rooms) for fault in format_faults(*parsed(path))]
     assert not faults, "\n".join(faults)
 
 
 def test_the_list_of_opens_is_not_stale() -> None:
-    """Each reason on the list belongs to a function that is there and opens a file."""
+    """Each entry of the list belongs to a function that exists and opens a file."""
     opening = {
         (name, function.name)
         for name, tree in map(parsed, python_files("takhin/storage", "takhin/disk"))
@@ -308,7 +308,7 @@ ANY_SQLITE = {"apsw", "_sqlite3", *SQLITE_OF_PYTHON}
     ids=["clients", "broker"],
 )
 def test_imports_load_no_sqlite(packages: tuple[str, ...], unwanted: set[str]) -> None:
-    """Importing what clients need loads no SQLite; importing the broker loads none beside apsw."""
+    """Importing what clients need loads no SQLite, and importing the broker loads apsw's alone."""
     names = [name for name in (*MODULES, "takhin.v1.takhin_pb2_grpc") if allowed(name, packages)]
     code = f"import sys, {', '.join(names)}; print({unwanted!r} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -332,7 +332,7 @@ def test_imports_load_no_sqlite(packages: tuple[str, ...], unwanted: set[str]) -
     ],
 )
 def test_a_forbidden_import_is_seen(module: str, code: str) -> None:
-    """The import rule fails on what it forbids."""
+    """The import rule fails on a forbidden import."""
     assert list(import_faults(module, ast.parse(code)))
 
 
@@ -348,18 +348,18 @@ def test_a_forbidden_import_is_seen(module: str, code: str) -> None:
     ],
 )
 def test_a_bare_open_is_seen(call: str) -> None:
-    """The file rule fails on what it forbids."""
+    """The file rule fails on a bare open()."""
     assert list(open_faults("takhin/storage/partition.py", ast.parse(call)))
 
 
 @pytest.mark.parametrize("code", ["db.execute('SELECT 1')", "folder / 'LOCK'", "folder / f'{number}.db'"])
 def test_the_format_on_disk_is_seen_elsewhere(code: str) -> None:
-    """The rule of one room fails on what it forbids."""
+    """The rule of the format on disk fails on SQL and names elsewhere."""
     assert list(format_faults("takhin/copies/backup.py", ast.parse(code)))
 
 
 def test_length_and_machine_are_seen() -> None:
-    """The rules of size and of text fail on what they forbid."""
+    """The rules of size and of text fail on long code and on what is valid on one machine only."""
     long = "def f():\n" + "    pass\n" * FUNCTION_LINES_MAX
     assert len(list(size_faults("x.py", ast.parse(long), FILE_LINES_MAX + 1))) == 2
     assert list(text_faults("x", "see https://py" + "pi.org/simple"))

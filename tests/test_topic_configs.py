@@ -1,4 +1,4 @@
-"""The configs of topics: what create calls may say, what is stored, and what older topics have."""
+"""The configs of topics: what create calls may set, what is stored, and what older topics have."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def broker(default: int = 1_000, most: int = 5_000) -> Settings:
 
 
 def config(**raw: str) -> TopicConfig:
-    """A config of raw values; underscores stand for dots."""
+    """A config with raw values; underscores stand for dots."""
     return topic_configs.parse({key.replace("_", "."): value for key, value in raw.items()}, broker())
 
 
 def test_configs_that_are_not_given():
-    """Defaults stand in, and never above what a message can carry."""
+    """Missing configs get their defaults, but never more than a message can carry."""
     assert config() == TopicConfig(1_000, TimestampType.CREATE_TIME)
     assert topic_configs.parse({}, broker(default=9_000)) == TopicConfig(5_000)
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_configs_that_are_given(order: int):
-    """Each known config is taken, in any order, and leaves the other as it is."""
+    """Each known config is accepted, in any order, and does not change the other."""
     raw = {MAX_MESSAGE_BYTES: "17", "message.timestamp.type": "LogAppendTime"}
     shuffled = dict(list(raw.items())[::order])
     made = topic_configs.parse(shuffled, broker())
@@ -53,7 +53,7 @@ def test_configs_that_are_given(order: int):
 
 @pytest.mark.parametrize("value", ["1", "5000", "0005"])
 def test_good_max_message_bytes(value: str):
-    """A whole number from 1 to what a message can carry is taken."""
+    """A whole number from 1 to what a message can carry is accepted."""
     assert config(max_message_bytes=value).max_message_bytes == int(value)
 
 
@@ -61,7 +61,7 @@ def test_good_max_message_bytes(value: str):
     "value", ["0", "5001", "-1", "+5", "", " 5", "5\n", "1e3", "1_0", "٣", "five", "9" * 5_000]
 )
 def test_bad_max_message_bytes(value: str):
-    """Whatever is not such a number is refused, naming the config and the bounds."""
+    """Anything else is refused, and the error names the config and the bounds."""
     with pytest.raises(InvalidConfigError, match=r"max\.message\.bytes .*1 to 5000") as refused:
         config(max_message_bytes=value)
     assert len(str(refused.value)) < 300
@@ -69,7 +69,7 @@ def test_bad_max_message_bytes(value: str):
 
 @pytest.mark.parametrize("value", ["", "createtime", "CreateTime ", "NoTimestampType"])
 def test_bad_timestamp_type(value: str):
-    """An unknown timestamp type is refused, naming those there are."""
+    """The error for an unknown timestamp type names the known ones."""
     with pytest.raises(InvalidConfigError, match="CreateTime or LogAppendTime"):
         config(message_timestamp_type=value)
 
@@ -87,7 +87,7 @@ def test_bad_timestamp_type(value: str):
     ids=lambda text: text[:20],
 )
 def test_unknown_configs(key: str, near: str):
-    """An unknown config is refused, naming all known ones, and before them one that resembles it."""
+    """The error for an unknown config names all known ones, and before them one that resembles it."""
     with pytest.raises(
         InvalidConfigError, match=r"max\.message\.bytes and message\.timestamp\.type"
     ) as refused:
@@ -99,7 +99,7 @@ def test_unknown_configs(key: str, near: str):
 
 @given(st.dictionaries(st.text() | st.sampled_from(list(topic_configs.ROWS)), st.text(), max_size=3))
 def test_nothing_but_refusals(raw: dict[str, str]):
-    """Whatever arrives, it is parsed or refused; nothing else is raised."""
+    """Whatever arrives is parsed or refused; nothing else is raised."""
     with suppress(RefusedError):
         topic_configs.parse(raw, broker())
 
@@ -109,7 +109,7 @@ configs = st.builds(TopicConfig, st.integers(1, 1 << 40), st.sampled_from(Timest
 
 @given(configs)
 def test_what_is_stored_is_read(made: TopicConfig):
-    """Every config is stored, and comes back, also outside of what the broker's settings allow now."""
+    """Every config comes back as stored, even if the broker's settings no longer allow it."""
     rows = list(topic_configs.as_texts(made).items())
     assert [key for key, _ in rows] == [row.name for row in TABLE]
     assert topic_configs.from_stored(rows) == made
@@ -117,14 +117,14 @@ def test_what_is_stored_is_read(made: TopicConfig):
 
 @given(configs, st.sampled_from(TABLE))
 def test_a_config_without_a_row_has_its_default(made: TopicConfig, missing: ConfigRow):
-    """A topic that is older than a config has the default of that config, and keeps its other values."""
+    """A topic that is older than a config has its default, and keeps its other values."""
     rows = [(key, value) for key, value in topic_configs.as_texts(made).items() if key != missing.name]
     default = getattr(topic_configs.parse({}, Settings()), missing.field)
     assert topic_configs.from_stored(rows) == dataclasses.replace(made, **{missing.field: default})
 
 
 def test_a_stored_key_that_is_unknown_is_ignored():
-    """A later version may have written it."""
+    """An unknown stored key is ignored, because a later version may have written it."""
     rows = [*topic_configs.as_texts(TopicConfig(7)).items(), ("of.tomorrow", "1")]
     assert topic_configs.from_stored(rows) == TopicConfig(7)
 
@@ -137,14 +137,14 @@ def test_a_stored_value_that_makes_no_sense(row: ConfigRow):
 
 
 def test_rows_and_fields_belong_together():
-    """Each row fills a field of TopicConfig, each field has a row, and each default may also be given."""
+    """Each row fills a field of TopicConfig, each field has a row, and each default may be given."""
     assert [row.field for row in TABLE] == [field.name for field in dataclasses.fields(TopicConfig)]
     defaults = topic_configs.as_texts(topic_configs.parse({}, Settings()))
     assert topic_configs.as_texts(topic_configs.parse(defaults, Settings())) == defaults
 
 
 def test_the_docs_list_every_config():
-    """docs/commands.md has a row for each config with its default, what it takes and its doc."""
+    """docs/commands.md has a row for each config with its default, its allowed values and its doc."""
     defaults = topic_configs.as_texts(topic_configs.parse({}, Settings()))
     rows = [f"| `{row.name}` | `{defaults[row.name]}` | {row.kind.note} | {row.doc} |" for row in TABLE]
     assert LISTED.findall(COMMANDS.read_text()) == rows, "\n".join(["the table should be:", *rows])

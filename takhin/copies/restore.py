@@ -279,7 +279,7 @@ def _check_belongs(catalogue: Catalogue, staged: _Staged, log: LogRow) -> None:
             )
         count = facts if number == 0 and count is None else count
     numbers = {number for number, _ in files} | {log.partition}
-    if count is not None and numbers != set(range(count)):
+    if count is not None and not (log.partition < count and numbers >= set(range(count))):
         raise CopyError(
             f"topic {log.topic!r} has {count} partitions, and with this one there would be "
             f"{', '.join(map(str, sorted(numbers)))}: restore the whole topic"

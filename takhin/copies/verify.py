@@ -185,7 +185,9 @@ def _topic_faults(name: str, found: Sequence[Found]) -> Iterator[str]:
         return
     for missing in sorted(set(range(count)) - set(numbers)):
         yield f"{NAMES.partition(name, missing)} is missing: the topic has {count} partitions"
-    for extra in sorted(set(numbers) - set(range(count))):
+    # An empty one is left of an interrupted change of the topic, or about to become part of it.
+    holding = {one.partition for one in found if one.log is None or one.log.end_offset}
+    for extra in sorted(holding - set(range(count))):
         yield f"{NAMES.partition(name, extra)} is one too many: the topic has {count} partitions"
     if len({one.log.topic_id for one in found if one.log is not None}) > 1:
         yield f"{first.parent} holds files of several topics of that name: their topic ids differ"

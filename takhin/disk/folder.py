@@ -111,6 +111,14 @@ class DataFolder:
             path.rename(there)
         sync_folder(folder)
 
+    def remove(self, topic: str, partitions: Iterable[int]) -> None:
+        """Remove partition files that are no part of the topic; nobody has them open. Durable on return."""
+        for partition in partitions:
+            path = self.file(topic, partition)
+            for beside in (wal_of(path), shm_of(path), path):
+                beside.unlink(missing_ok=True)
+        sync_folder(self.layout.topic(topic))
+
     def retire(self, topic: str) -> None:
         """Rename a topic's folder, its files closed, out of the catalogue, then remove it. Durable."""
         retired = self.layout.tmp / str(uuid.uuid4())

@@ -39,7 +39,10 @@ class TopicFiles:
         self._seen: dict[int, LogRow] = {}
         self._versions: dict[int, int] = {}
         count = self.read(0, lambda connection, _: num_partitions(connection)) if found else None
-        if [number for number, _ in found] != list(range(count or 0)) or not found:
+        # Files beyond the count are no part of the topic, for the broker either.
+        self.paths = self.paths[:count]
+        numbers = [number for number, _ in found[:count]]
+        if numbers != list(range(count or 0)) or not found:
             raise QueryError(
                 f"topic {name!r} has {count} partitions, but {root} has {len(found)} files of it"
             )

@@ -1,6 +1,6 @@
 """A broker in a process of its own, run as people run it.
 
-Owns the command line, the ready line, signals and exit codes. Knows nothing of the broker's code.
+This file owns the command line, the ready line, signals and exit codes. It knows none of the broker's code.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ READY = re.compile(
 READY_WAIT_S_MAX = 20.0
 
 CHECK_FILES = Path(__file__).parents[1] / "storage" / "check_files.py"
-"""Looks over a data folder in a process of its own, as a stranger with an SQLite library would."""
+"""Checks a data folder in a process of its own, as a stranger with an SQLite library would."""
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """The environment of a broker: this one's, with TAKHIN_… being `settings` and nothing else.
+    """The environment for a broker: the current one, in which `settings` are the only variables TAKHIN_….
 
-    settings: by the name of their environment variable, in lower case: consume_heartbeat_ms=100.
+    settings: keys are the names of environment variables in lower case: consume_heartbeat_ms=100.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAKHIN_")}
     return inherited | {f"TAKHIN_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 def command(*args: object) -> list[str]:
-    """`takhin ARGS` by the interpreter that runs the tests."""
+    """The command `takhin ARGS`, run by the interpreter that runs the tests."""
     return [sys.executable, "-m", "takhin", *map(str, args)]
 
 
 class Broker:
     """A serving broker. `with Broker(folder) as broker` stops it at the end if it still runs.
 
-    It must end cleanly then, and must not have logged an exception.
+    It must exit cleanly then, and must not have logged an exception.
 
     listen: HOST:PORT; port 0 takes a free one, which `address` then holds.
     settings: as in `environment`.
@@ -79,7 +79,7 @@ class Broker:
         return self.data_dir / "topics" / topic / f"{partition}.db"
 
     def log(self) -> str:
-        """What it has written to stderr so far."""
+        """What the broker has written to stderr so far."""
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode()
 
@@ -87,7 +87,7 @@ class Broker:
         self._process.send_signal(number)
 
     def wait(self, seconds_max: float) -> int:
-        """Its exit code; subprocess.TimeoutExpired if it takes longer."""
+        """Wait for the exit code; raises subprocess.TimeoutExpired if that takes longer."""
         return self._process.wait(seconds_max)
 
     def stop(self, number: Signals = SIGTERM, *, seconds_max: float = 15.0) -> int:
@@ -95,12 +95,12 @@ class Broker:
         return self.wait(seconds_max)
 
     def kill(self) -> None:
-        """End it with SIGKILL: nothing of its own runs any more."""
+        """End it with SIGKILL: none of its own code runs any more."""
         self._process.kill()
         self._process.wait()
 
     def more_output(self) -> str:
-        """What it wrote to stdout after the ready line; for a broker that has ended."""
+        """What an ended broker wrote to stdout after the ready line."""
         return self._stdout.read().decode()
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class Broker:
                 assert not self.running or self.stop() == 0
                 assert "Traceback" not in self.log()
         finally:
-            print(f"the broker's log:\n{self.log()}")  # shown if the test fails
+            print(f"the broker's log:\n{self.log()}")  # pytest shows it if the test fails
             self.close()
 
     @property
@@ -144,7 +144,7 @@ class Broker:
 
 @contextmanager
 def looked_over(folder: Path) -> Iterator[Path]:
-    """A data folder whose files are looked over afterwards; its last broker must have ended cleanly."""
+    """A data folder whose files are checked after the block; its last broker must have exited cleanly."""
     yield folder
     if (folder / "topics").is_dir():
         checked = subprocess.run([sys.executable, CHECK_FILES, folder], stdout=subprocess.PIPE, check=False)

@@ -1,6 +1,6 @@
 """Clients as strangers write them: the generated stub on a channel, and how its errors read.
 
-Knows the generated interface and public gRPC, none of the broker's code.
+This file knows the generated interface and public gRPC, and none of the broker's code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHANNEL_OPTIONS = (
 
 @contextmanager
 def connected(address: str) -> Iterator[TakhinServiceStub]:
-    """The stub on a connection of its own."""
+    """A stub on a connection of its own."""
     with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         yield TakhinServiceStub(channel)
 
@@ -48,7 +48,7 @@ class Refusal(NamedTuple):
 
 
 def refusal(error: Any) -> Refusal:
-    """A raised RpcError or an ended call, as a Refusal."""
+    """Convert a raised RpcError or an ended call to a Refusal."""
     status = rpc_status.from_call(error)
     info = ErrorInfo()
     for detail in status.details if status is not None else ():
@@ -57,14 +57,14 @@ def refusal(error: Any) -> Refusal:
 
 
 def error_name(response: Any) -> str:
-    """The in-band error code of a response, without its prefix; empty if there is none."""
+    """The in-band error code of a response, without its prefix; empty if there is no error."""
     if response.error_code == pb.ERROR_CODE_UNSPECIFIED:
         return ""
     return pb.ErrorCode.Name(response.error_code).removeprefix("ERROR_CODE_")
 
 
 def create_topic(stub: Any, name: str, partitions: int = 1, **configs: str) -> str:
-    """Create a topic and return its name. configs: with `_` for `.`."""
+    """Create a topic and return its name. configs: underscores stand for dots."""
     named = {key.replace("_", "."): value for key, value in configs.items()}
     request = pb.CreateTopicRequest(name=name, num_partitions=partitions, configs=named)
     response = stub.CreateTopic(request, timeout=CALL_S_MAX)
@@ -85,19 +85,19 @@ def produce(stub: Any, topic: str, values: list[bytes], *, partition: int = 0) -
 
 
 def consume(stub: Any, topic: str, *, deadline_s: float = CALL_S_MAX, **fields: Any) -> Any:
-    """A consume call, from the earliest offset unless `fields` say otherwise."""
+    """Start a consume call, from the earliest offset unless `fields` say otherwise."""
     request = pb.ConsumeMessagesRequest(**{"topic": topic, "offset": -1} | fields)
     return stub.ConsumeMessages(request, timeout=deadline_s)
 
 
 def read_all(stub: Any, topic: str, partition: int = 0) -> list[pb.Record]:
-    """Every record of a partition, from its beginning to its end as of now."""
+    """Every record of a partition, from its beginning to its current end."""
     responses = consume(stub, topic, partition=partition, stop_at_end=True)
     return [record for response in responses for record in response.records]
 
 
 def next_records(call: Any) -> Any:
-    """The next response of a consume call that is no heartbeat."""
+    """The next response of a consume call that is not a heartbeat."""
     return next(response for response in call if response.records)
 
 
@@ -109,12 +109,12 @@ def end_offset(stub: Any, topic: str, partition: int = 0) -> int:
 
 
 def own_topic(stub: TakhinServiceStub, test: str, partitions: int = 1) -> str:
-    """A topic of a test's own, named after it."""
+    """Create a topic for one test, named after the test."""
     return create_topic(stub, re.sub("[^a-z0-9]+", "-", test), partitions)
 
 
 def eventually(condition: Callable[[], bool], *, seconds_max: float = 5.0) -> None:
-    """Ask until the answer is yes: for what only shows from outside and tells nobody."""
+    """Repeat a question until the answer is yes: for changes that are only visible from outside."""
     deadline = time.monotonic() + seconds_max
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds_max} s"

@@ -13,14 +13,14 @@ from blackbox.clients import connected
 
 @pytest.fixture
 def data_dir(tmp_path) -> Iterator[Path]:
-    """Where the brokers of this test keep their data. Nothing else lies beside it when the test begins."""
+    """The folder where the brokers of this test keep their data. At the beginning nothing lies beside it."""
     with looked_over(tmp_path / "data") as folder:
         yield folder
 
 
 @pytest.fixture
 def broker(data_dir) -> Iterator[Broker]:
-    """A broker of the test's own. Streams that are quiet say so every 100 ms."""
+    """A broker of the test's own. It sends a heartbeat on idle streams every 100 ms."""
     with Broker(data_dir, consume_heartbeat_ms=100) as broker:
         yield broker
 
@@ -33,7 +33,7 @@ def stub(broker):
 
 @pytest.fixture(scope="module")
 def shared_broker(tmp_path_factory) -> Iterator[Broker]:
-    """A broker that the tests of a file share; each has topics of its own."""
+    """A broker that the tests of a file share; each test has topics of its own."""
     with (
         looked_over(tmp_path_factory.mktemp("shared") / "data") as folder,
         Broker(folder, consume_heartbeat_ms=100) as broker,

@@ -1,7 +1,7 @@
-"""Copies of a data folder, as people make them beside a running broker, and what is wrong with one.
+"""Copies of a data folder, as people make them beside a running broker, and the check of such a copy.
 
-Owns the hold's protocol as seen from outside, a copier that is slow in the worst place, and the check of a
-copy against what its producers were told. Knows none of the broker's code.
+This file owns the hold's protocol as seen from outside, a copier that is slow in the worst place, and the
+check of a copy against what its producers were promised. It knows none of the broker's code.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from blackbox.load import TOPIC, Journal, Sent, losses, read_back
 from takhin.v1 import takhin_pb2 as pb
 
 HELD_S_MAX = 1.0
-"""Time for the broker to answer `hold`, and to take the answer back when it has gone."""
+"""How long the broker may take to answer `hold`, and to remove the answer after `hold` has gone."""
 
 PAGE_BYTES = 16 << 10
 
@@ -35,7 +35,7 @@ SLOW_COPIER = Path(__file__).with_name("slow_copier.py")
 
 
 async def until(path: Path, *, there: bool, seconds_max: float = HELD_S_MAX) -> float:
-    """Wait for a file to come or to go; the seconds that took."""
+    """Wait until a file appears or disappears; returns the seconds that took."""
     began = time.monotonic()
     while _is_there(path) != there:
         assert time.monotonic() - began < seconds_max, f"{path}: not {there} within {seconds_max} s"
@@ -48,7 +48,7 @@ def _is_there(path: Path) -> bool:
 
 
 async def take_hold(data: Path) -> float:
-    """Ask for a hold and wait for the answer; the seconds that took."""
+    """Ask for a hold and wait for the answer; returns the seconds that took."""
     (data / "hold").touch()
     return await until(data / "held", there=True)
 
@@ -59,7 +59,7 @@ async def end_hold(data: Path) -> None:
 
 
 async def cp(data: Path, copy: Path, *, may_fail: bool = False) -> None:
-    """`cp -r` in a child process. may_fail: files come and go under it."""
+    """Run `cp -r` in a child process. may_fail: allow errors, because files come and go meanwhile."""
     copier = await asyncio.create_subprocess_exec(
         "cp", "-r", data, copy, stderr=subprocess.DEVNULL if may_fail else None
     )
@@ -81,7 +81,7 @@ def slow_copy(data: Path, copy: Path) -> Iterator[None]:
 
 
 def _wal_index(path: Path) -> tuple[int, int]:
-    """(frames in a partition's write-ahead log, how many of them are in its file too), as SQLite has it.
+    """(frames in a partition's write-ahead log, how many of them are in its file too), as SQLite knows them.
 
     From the -shm file (sqlite.org/walformat.html), which this process may open: it is not the broker.
     """
@@ -90,21 +90,21 @@ def _wal_index(path: Path) -> tuple[int, int]:
 
 
 def wholly_copied(path: Path) -> bool:
-    """Whether a partition has a write-ahead log all of which is in its file too.
+    """True if a partition has a write-ahead log whose frames are all in its file too.
 
-    The next commit begins such a log anew, unless a hold is on.
+    The next commit restarts such a log, unless a hold is on.
     """
     frames, copied = _wal_index(path)
     return 0 < frames == copied
 
 
 def wal_bytes_in_use(path: Path) -> int:
-    """The size of what is valid in a partition's write-ahead log; behind it may lie older frames."""
+    """The size of the valid part of a partition's write-ahead log; older frames may follow it."""
     return 32 + _wal_index(path)[0] * (24 + PAGE_BYTES)
 
 
 def digests(folder: Path) -> dict[Path, bytes]:
-    """Content of the `.db` files. This process has no SQLite that their locks could matter to."""
+    """Digests of the `.db` files. This process has no SQLite whose locks could be dropped by reading them."""
     return {path: hashlib.sha256(path.read_bytes()).digest() for path in folder.glob("topics/*/*.db")}
 
 
@@ -116,10 +116,10 @@ class Copy:
     before: Journal
     after: Journal
     originals: list[str]
-    """Incarnation ids of the original's partitions, none of which a copy may have."""
+    """Incarnation ids of the original's partitions; a copy must have none of them."""
 
     def expected(self) -> Journal:
-        """All that was sent till the end; of it acknowledged, what was so at the beginning."""
+        """Every request sent until the copying ended, but only the acknowledgements from before it began."""
         sent = {}
         for name, of in self.after.sent.items():
             acked = [each.acked for each in self.before.sent.get(name, [])]
@@ -128,7 +128,7 @@ class Copy:
         return Journal(self.after.seed, sent)
 
     def faults(self) -> list[str]:
-        """What is wrong with it: a broker starts on it, all is read back, its files are checked."""
+        """Start a broker on the copy, read everything back and check its files; returns what is wrong."""
         try:
             with Broker(self.folder) as broker, connected(broker.address) as stub:
                 found = losses(self.expected(), read_back(broker))
@@ -136,7 +136,7 @@ class Copy:
                     found.append(f"incarnation ids of the original: {same}")
                 if (self.folder / "hold").exists():
                     found.append("it is under the hold of the original, which was copied too")
-        except Exception as error:  # noqa: BLE001  a bad copy can fail anywhere
+        except Exception as error:  # noqa: BLE001  a bad copy can fail in any way
             return [f"{type(error).__name__}: {error}"]
         return [*found, *file_faults(self.folder)]
 
@@ -148,7 +148,7 @@ def file_faults(folder: Path) -> list[str]:
 
 
 def counted(copies: list[Copy]) -> int:
-    """How many are bad, two being looked at at one time; each is removed after that."""
+    """Count the bad copies, two of them at a time; each is removed after its check."""
     with ThreadPoolExecutor(2) as pool:
         return sum(pool.map(_is_bad, copies))
 

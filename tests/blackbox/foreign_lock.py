@@ -16,7 +16,7 @@ sys.stdin.read()
 
 
 class ForeignLock:
-    """`with ForeignLock(path) as lock`: nothing commits there until the end, or until `release`."""
+    """`with ForeignLock(path) as lock`: nothing commits to the file until the block or `release` ends it."""
 
     def __init__(self, path: Path) -> None:
         self._process = subprocess.Popen(

@@ -1,7 +1,7 @@
-"""Sixteen producers of every kind, and the check of what they were told against what is there.
+"""Sixteen producers of every kind, and the check of what they were promised against what is there.
 
 The producers keep a journal; `losses` compares it with records read back, and is itself tested with
-results that were tampered with. Knows the generated interface, none of the broker's code.
+results that were tampered with. This file knows the generated interface and none of the broker's code.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 TOPIC = "load"
 PARTITIONS = 3
 UNANSWERED_MAX = 32
-"""Requests that a stream producer has under way."""
+"""The number of requests that a stream producer has under way."""
 
 
 class Record(NamedTuple):
-    """A record as it was sent, without what the broker adds. Values are unique in a whole run."""
+    """A record as it was sent, without what the broker adds. Every value is unique in a run."""
 
     key: bytes | None
     value: bytes
@@ -47,32 +47,32 @@ class Record(NamedTuple):
 
 @dataclass(slots=True)
 class Sent:
-    """A request of one producer, and where its first record landed if that was acknowledged."""
+    """A request of one producer, with the place of its first record if it was acknowledged."""
 
     records: list[Record]
     acked: tuple[int, int] | None = None  # partition, offset
 
 
 Log = list[Record]
-"""What a partition holds, in offset order from 0."""
+"""The records of a partition, in offset order from 0."""
 
 
 @dataclass(slots=True)
 class Journal:
-    """All that was sent, by producer, each in its order; `seed` repeats the sizes and the choices."""
+    """All requests, by producer, in the order of sending; `seed` reproduces the sizes and the choices."""
 
     seed: int
     sent: dict[str, list[Sent]] = field(default_factory=dict)
 
     @staticmethod
     def new() -> Journal:
-        """A journal with the seed of BLACKBOX_SEED, else with a new one, which is printed."""
+        """A journal whose seed is BLACKBOX_SEED or else a new one, which is printed."""
         seed = int(os.environ.get("BLACKBOX_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
         print(f"BLACKBOX_SEED={seed}")
         return Journal(seed)
 
     def as_of_now(self) -> Journal:
-        """A copy that learns of no further request or answer."""
+        """A copy that receives no further requests or answers."""
         sent = {name: [Sent(each.records, each.acked) for each in of] for name, of in self.sent.items()}
         return Journal(self.seed, sent)
 
@@ -81,7 +81,7 @@ class Journal:
 
 
 class _Producer:
-    """One of the sixteen: makes requests, notes them down, notes the answers down."""
+    """One of the sixteen producers: makes requests and writes them and their answers to the journal."""
 
     def __init__(self, journal: Journal, name: str, *, partition: int, keyed: bool, size: int) -> None:
         self._random = random.Random(f"{journal.seed} {name}")
@@ -93,7 +93,7 @@ class _Producer:
 
     def request(self) -> tuple[pb.ProduceMessageRequest, Sent]:
         size = self._random.randint(1, self._size)
-        # One key a request: a batch without a partition goes where its keys belong.
+        # Each request has one key: a batch without a partition goes where its keys belong.
         key = b"key %d" % self._random.randrange(50) if self._keyed else None
         sent = Sent([self._record(key, n) for n in range(size)])
         self._sent.append(sent)
@@ -110,13 +110,13 @@ class _Producer:
         return Record(key, name + self._random.randbytes(self._random.choice((10, 100, 1_000))), headers)
 
     async def call(self, stub: Any) -> None:
-        """One request after the other, each in a call of its own."""
+        """Send one request after the other, each in a call of its own."""
         while True:
             request, sent = self.request()
             _note(sent, await stub.ProduceMessage(request))
 
     async def stream(self, stub: Any) -> None:
-        """Requests on one stream, many of them unanswered."""
+        """Send requests on one stream, many of them unanswered."""
         call = stub.ProduceMessageStream()
         under_way: asyncio.Queue[Sent] = asyncio.Queue(UNANSWERED_MAX)
 
@@ -133,7 +133,7 @@ class _Producer:
         finally:
             writing.cancel()
             with suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await writing  # it ends by any of these, depending on where it stood
+                await writing  # a stream can end by any of these, depending on its state at the kill
 
 
 def _note(sent: Sent, response: pb.ProduceMessageResponse) -> None:
@@ -143,9 +143,9 @@ def _note(sent: Sent, response: pb.ProduceMessageResponse) -> None:
 
 
 async def produce_and_kill(broker: Broker, journal: Journal, name: str, meanwhile: Awaitable[None]) -> None:
-    """Run the sixteen against a broker while `meanwhile` lasts, then SIGKILL it in the midst of them.
+    """Run the sixteen against a broker while `meanwhile` lasts, then SIGKILL it while they are producing.
 
-    name: of this run, which keeps its values apart from those of others.
+    name: the name of this run, which keeps its values apart from those of others.
     """
     async with grpc.aio.insecure_channel(broker.address, options=CHANNEL_OPTIONS) as channel:
         works = _sixteen(TakhinServiceStub(channel), journal, name)
@@ -158,7 +158,7 @@ async def produce_and_kill(broker: Broker, journal: Journal, name: str, meanwhil
 
 @asynccontextmanager
 async def producing(address: str, journal: Journal, name: str) -> AsyncIterator[None]:
-    """The sixteen at work while the block runs; none of them may meet an error. name: as above."""
+    """Run the sixteen while the block runs; none of them may meet an error. name: as above."""
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         works = _sixteen(TakhinServiceStub(channel), journal, name)
         running = [asyncio.create_task(work) for work in works]
@@ -175,7 +175,7 @@ async def producing(address: str, journal: Journal, name: str) -> AsyncIterator[
 
 
 def _sixteen(stub: Any, journal: Journal, name: str) -> list[Coroutine[Any, Any, None]]:
-    """The work of each."""
+    """The tasks of the sixteen."""
     works = []
     for number in range(4):
         fixed = number % PARTITIONS
@@ -194,13 +194,13 @@ async def _until_broken(work: Any) -> None:
     try:
         await work
     except grpc.aio.AioRpcError as error:
-        # The latter is how grpc.aio calls a write into a connection that is just breaking.
+        # grpc.aio says "Internal error from Core" for a write into a connection that is just breaking.
         if error.code() != grpc.StatusCode.UNAVAILABLE and error.details() != "Internal error from Core":
             raise
 
 
 def read_back(broker: Broker) -> dict[int, Log]:
-    """What every partition holds, whose offsets must be dense from 0."""
+    """The records of every partition; their offsets must be dense from 0."""
     logs = {}
     with connected(broker.address) as stub:
         for partition in range(PARTITIONS):
@@ -211,10 +211,10 @@ def read_back(broker: Broker) -> dict[int, Log]:
 
 
 def losses(journal: Journal, logs: dict[int, Log]) -> list[str]:
-    """What contradicts the promises, a sentence each: nothing acknowledged lost, moved, altered or doubled,
-    batches whole, each producer's order kept, and nothing there that nobody sent.
+    """What contradicts the promises, a sentence each: nothing acknowledged is lost, moved or doubled,
+    no value is altered, batches are whole, each producer's order is kept, and no other values are there.
 
-    logs: what each partition holds, read back at dense offsets from 0.
+    logs: the records of each partition, read back at dense offsets from 0.
     """
     return [
         *_acked_in_place(journal, logs),

@@ -1,6 +1,6 @@
 """Server reflection as a client uses it: which services there are, and the file that describes one.
 
-Both versions of the protocol have the same messages, so the older one's stand for both.
+Both versions of the protocol have the same messages, so the older one's are used for both.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def file_of(channel: grpc.Channel, version: str, symbol: str) -> FileDescriptorP
 
 
 def error_code_of(channel: grpc.Channel, version: str, symbol: str) -> int:
-    """The number of the gRPC status that answers a question for `symbol`."""
+    """The number of the gRPC status that the broker returns for `symbol`."""
     response = _ask(channel, version, ServerReflectionRequest(file_containing_symbol=symbol))
     assert response.WhichOneof("message_response") == "error_response"
     return response.error_response.error_code

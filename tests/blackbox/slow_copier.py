@@ -1,7 +1,7 @@
 """A copier that is slow in the worst place: python slow_copier.py FROM TO
 
-Copies the partition files, then half of each write-ahead log, prints "half", waits for a line, and copies the
-other halves and all that lies beside the topics.
+It copies the partition files, then half of each write-ahead log, prints "half", waits for a line, and copies
+the other halves and everything that lies beside the topics.
 """
 
 import shutil

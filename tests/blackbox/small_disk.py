@@ -1,4 +1,4 @@
-"""A file system of 64 MB that a test may fill: a tmpfs, which takes root to mount."""
+"""A file system of 64 MB that a test may fill: a tmpfs, which only root can mount."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE_BYTES = 64 << 20
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """`folder` as a disk of SIZE_BYTES; the test is skipped where it cannot be mounted."""
+    """Mount a disk of SIZE_BYTES at `folder`; the test is skipped if it cannot be mounted."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs", folder]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
@@ -28,7 +28,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def filler(disk: Path, size_bytes: int) -> Iterator[None]:
-    """A file in the way while the block runs."""
+    """A file that takes up room while the block runs."""
     path = disk / "filler"
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, size_bytes)

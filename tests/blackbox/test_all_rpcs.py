@@ -1,4 +1,4 @@
-"""A client that knows only the published table works through all RPCs; then SIGKILL; all of it is there."""
+"""A client that knows only the published table uses all RPCs; after SIGKILL everything is still there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINES = (Path(__file__).parents[2] / "proto/takhin/v1/takhin.proto").read_bytes(
 """The records of these tests: the lines of a real file."""
 
 KEYS = {b"user-1": 1404122828, b"21": 1173551340, b"foobar": 1357151166, b"\x00\xff": 1957035553}
-"""Keys with their positive murmur2 hash, from Kafka's Java client by way of the table's document."""
+"""Keys with their positive murmur2 hash from Kafka's Java client, as the table's document lists them."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def call(client, method, **fields):
 
 
 def read(client, topic, partition, count):
-    """The first `count` records of a partition, and the high watermark, by a tail that is then cancelled."""
+    """The first `count` records of a partition and the high watermark, by a tail that is then cancelled."""
     request = client.messages.ConsumeMessagesRequest(topic=topic, partition=partition, offset=-1)
     tail = client.ConsumeMessages(request, timeout=CALL_S_MAX)
     records = []
@@ -52,7 +52,7 @@ def read(client, topic, partition, count):
 
 
 def make_topics(client):
-    """Topics lines (4 partitions), gone (deleted again) and bytes (1)."""
+    """Create the topics `lines` (4 partitions), `gone` (and delete it again) and `bytes` (1)."""
     assert list(call(client, "ListTopics").topics) == []
     for name, partitions, configs in (
         ("lines", 4, {"max.message.bytes": "4096"}),
@@ -73,7 +73,7 @@ def make_topics(client):
 
 
 def describe_topics(client, ends):
-    """GetTopic, DescribeTopics and GetPartitionOffsets agree with `ends`, by topic, in partition order."""
+    """GetTopic, DescribeTopics and GetPartitionOffsets agree with `ends`: by topic, in partition order."""
     described = call(client, "DescribeTopics", topics=["lines", "gone", "bytes"]).topics
     assert [topic.name for topic in described] == ["lines", "bytes"]
     for topic in described:
@@ -92,7 +92,7 @@ def describe_topics(client, ends):
 
 
 def produce_lines(client):
-    """One record a call, as a stream, as a batch, and by key; returns what each partition must hold."""
+    """Produce by single records, a stream, a batch, and by key; returns what each partition must hold."""
     record, request = client.messages.Record, client.messages.ProduceMessageRequest
     held = {0: [], 1: [], 2: [], 3: []}
     for line in LINES[:10]:
@@ -120,7 +120,7 @@ def produce_lines(client):
 
 
 def produce_bytes(client):
-    """A record with every byte, repeated and binary headers, and two timestamps; returns it."""
+    """Produce a record with every byte value, repeated and binary headers, and two timestamps; returns it."""
     messages = client.messages
     headers = [
         messages.RecordHeader(key="trace", value=bytes(range(256))),
@@ -137,7 +137,7 @@ def produce_bytes(client):
 
 
 def commit(client):
-    """Two groups, one of them deleted again."""
+    """Commit offsets for two groups and delete one of them."""
     offset = client.messages.TopicPartitionOffset
     ends = [offset(topic="lines", partition=2, offset=7), offset(topic="bytes", partition=0, offset=1)]
     for group_id in ("readers ж", "leavers"):
@@ -150,7 +150,7 @@ def commit(client):
 
 
 def check_everything(client, held, record):
-    """What the client was told is durable is what it now reads."""
+    """The client reads exactly what was acknowledged as durable."""
     describe_topics(client, {"lines": [len(held[n]) for n in range(4)], "bytes": [1]})
     for partition, expected in held.items():
         if expected:
@@ -171,7 +171,7 @@ def check_everything(client, held, record):
 
 
 def check_committed(channel):
-    """The committed offsets, which the table has no words for: by what reflection describes."""
+    """Check the committed offsets. The table does not list these calls, so reflection describes them."""
     client = DescribedClient(channel, file_of(channel, "v1", SERVICE))
     expected = [("bytes", 0, 1), ("lines", 2, 7)]
     committed = call(client, "GetCommittedOffsets", group_id="readers ж")
@@ -183,7 +183,7 @@ def check_committed(channel):
 
 
 def test_a_client_of_the_table_finds_everything_again_after_sigkill(broker, client, channel):
-    """All 14 RPCs with real values; after SIGKILL and restart, all that was acknowledged is there."""
+    """All 14 RPCs work with real values, and everything acknowledged is there after SIGKILL and restart."""
     health = call(client, "HealthCheck")
     assert (health.status, health.version) == ("healthy", broker.ready["version"])
     assert 0 <= health.uptime_seconds < 60
@@ -209,7 +209,7 @@ def test_a_client_of_the_table_finds_everything_again_after_sigkill(broker, clie
 
 
 def test_a_tail_of_the_table_sees_what_is_produced_later(client):
-    """A consume stream at the end delivers records that arrive after it began."""
+    """A consume stream at the end delivers records that are produced after it began."""
     assert call(client, "CreateTopic", name="tailed").success
     request = client.messages.ConsumeMessagesRequest(topic="tailed", offset=-2, max_wait_ms=100)
     tail = client.ConsumeMessages(request, timeout=CALL_S_MAX)

@@ -1,4 +1,4 @@
-"""Bad input, each kind of it: a named error that repeats the offending value, and nothing else happens."""
+"""Bad input of each kind gets a named error that repeats the offending value, and has no other effect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONG = "x" * 10_240
 
 
 class Victim(NamedTuple):
-    """A broker under bad input, one connection to it, and the states that connection went through."""
+    """A broker under bad input, one connection to it, and the states that the connection went through."""
 
     channel: grpc.Channel
     stub: TakhinServiceStub
@@ -49,7 +49,7 @@ def commit(stub, *offsets, group_id="group"):
 
 
 def everything(stub):
-    """All that a client can see of the broker's state."""
+    """Everything that a client can see of the broker's state."""
     topics = stub.ListTopics(pb.ListTopicsRequest(), timeout=CALL_S_MAX).topics
     described = stub.DescribeTopics(pb.DescribeTopicsRequest(topics=topics), timeout=CALL_S_MAX)
     groups = stub.ListConsumerGroups(pb.ListConsumerGroupsRequest(), timeout=CALL_S_MAX)
@@ -62,7 +62,7 @@ def everything(stub):
 
 @pytest.fixture
 def undisturbed(victim):
-    """The test changes nothing, and its connection is never lost."""
+    """Check that the test changes nothing and that its connection is never lost."""
     before = everything(victim.stub)
     del victim.states[:]
     yield
@@ -248,7 +248,7 @@ OTHER = {
 
 
 def says(sentence, value):
-    """True if the sentence repeats the value: as it is, escaped, or the beginning of a very long one."""
+    """True if the sentence repeats the value: unchanged, escaped, or the beginning of a very long one."""
     return any(shown in sentence for shown in (value[:60], ascii(value[:60])[1:-1]))
 
 
@@ -261,7 +261,7 @@ def cases(table):
     ("request_", "names", "value"), cases(CREATE | UNKNOWN_TOPIC | PRODUCE | CONDITIONS | GROUPS | OTHER)
 )
 def test_the_error_in_the_response_is_named(victim, request_, names, value):
-    """Where the response has an error field: status OK, an error code, the value in the sentence."""
+    """A response with an error field has status OK, an error code, and the value in the sentence."""
     method = re.sub("Request$", "", type(request_).__name__)
     response = getattr(victim.stub, method)(request_, timeout=CALL_S_MAX)
     assert error_name(response) in ({names} if isinstance(names, str) else names), response.error
@@ -315,7 +315,7 @@ def test_the_error_of_a_consume_call_is_its_status(victim, fields, code, reason,
 
 @pytest.mark.usefixtures("undisturbed")
 def test_unknown_names_are_left_out_of_a_description(victim):
-    """DescribeTopics leaves out what it does not know, however hostile, and describes the rest."""
+    """DescribeTopics leaves out unknown names, however hostile, and describes the rest."""
     names = [*BAD_NAMES.values(), "nowhere", "good"]
     response = victim.stub.DescribeTopics(pb.DescribeTopicsRequest(topics=names), timeout=CALL_S_MAX)
     assert [topic.name for topic in response.topics] == ["good"]
@@ -323,7 +323,7 @@ def test_unknown_names_are_left_out_of_a_description(victim):
 
 @pytest.mark.usefixtures("undisturbed")
 def test_a_request_above_the_message_limit_is_refused(victim):
-    """A request above 10 MiB is RESOURCE_EXHAUSTED; one a little below arrives and is judged as a record."""
+    """A request above 10 MiB is RESOURCE_EXHAUSTED; one slightly below is judged as a record."""
     huge = produce_request(record=record(value=bytes(MESSAGE_BYTES_MAX + 1)))
     with pytest.raises(grpc.RpcError) as caught:
         victim.stub.ProduceMessage(huge, timeout=CALL_S_MAX)
@@ -340,7 +340,7 @@ def test_a_request_above_the_message_limit_is_refused(victim):
 )
 @pytest.mark.parametrize("method", ["CreateTopic", "ProduceMessage", "CommitOffset"])
 def test_a_malformed_message_is_refused(victim, method, garbage):
-    """Bytes that are no protobuf message: the client's error by name, not the broker's; nobody else's."""
+    """Bytes that are no protobuf message are the client's error by name, and disturb nobody else."""
     call = victim.channel.unary_unary(f"/takhin.v1.TakhinService/{method}")
     with pytest.raises(grpc.RpcError) as caught:
         call(garbage, timeout=CALL_S_MAX)
@@ -350,14 +350,14 @@ def test_a_malformed_message_is_refused(victim, method, garbage):
 
 @pytest.mark.usefixtures("undisturbed")
 def test_an_unknown_method_is_unimplemented(victim):
-    """A method of a later version is UNIMPLEMENTED, which clients can tell from a failure."""
+    """A method of a later version is UNIMPLEMENTED, which a client can distinguish from a failure."""
     with pytest.raises(grpc.RpcError) as caught:
         victim.channel.unary_unary("/takhin.v1.TakhinService/JoinGroup")(b"", timeout=CALL_S_MAX)
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_refused_requests_do_not_end_a_produce_stream(victim):
-    """One response per request, in order: refusals between records that are stored at dense offsets."""
+    """A stream with refused requests gives one response each, in order, and stores the others densely."""
     create_topic(victim.stub, "streamed")
     requests, expected = [], []
     for number, (bad, names, _) in enumerate(PRODUCE.values()):
@@ -367,14 +367,14 @@ def test_refused_requests_do_not_end_a_produce_stream(victim):
     assert len(responses) == len(requests)
     for request, response, names in zip(requests, responses, expected, strict=True):
         assert error_name(response) in names
-        assert response.topic == request.topic[:255]  # an over-long name is not sent back whole
+        assert response.topic == request.topic[:255]  # an over-long name is not repeated in full
     good = responses[1::2]
     assert [response.offset for response in good] == list(range(len(PRODUCE)))
     assert {response.offset for response in responses[0::2]} == {-1}
 
 
 def test_a_timestamp_a_little_ahead_is_taken(victim):
-    """Clocks differ: a minute ahead of the broker's is no error, and is kept."""
+    """A timestamp up to a minute ahead of the broker's clock is accepted and kept, because clocks differ."""
     ahead = time.time_ns() // 1_000_000 + 60_000
     create_topic(victim.stub, "ahead")
     request = produce_request("ahead", record=record(timestamp=ahead))

@@ -1,4 +1,4 @@
-"""DATA/hold and DATA/held: copies by any tool, made beside full produce load, are whole."""
+"""DATA/hold and DATA/held: a copy made by any tool under full produce load is whole."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ from blackbox.load import PARTITIONS, TOPIC, Journal, losses, producing, read_ba
 from takhin.v1 import takhin_pb2 as pb
 
 CHECKPOINT_PAGES = 8
-"""So few that write-ahead logs are copied and begun anew all the time."""
+"""Few enough that write-ahead logs are copied and restarted all the time."""
 
 ROUND = 5
-"""Copies of one broker's life, which are checked after it; few, so that its logs stay short."""
+"""Copies per broker, which are checked after it has ended; few, so that its logs stay short."""
 
 CONTROL_COPIES_MAX = 100
 
 
 def rounds(copies):
-    """The numbers of the short form and of the full count, which `make soak` runs."""
+    """Two counts of copies: the short form, and the full count that `make soak` runs."""
     full = [pytest.mark.soak, pytest.mark.timeout(3_600)]
     return pytest.mark.parametrize("copies", [copies[0], pytest.param(copies[1], marks=full)])
 
@@ -61,7 +61,7 @@ def ends(stub):
 
 
 def commit_ends(stub):
-    """Commit a group's offsets at the ends as they are now."""
+    """Commit a group's offsets at the current ends."""
     at = enumerate(ends(stub))
     offsets = [pb.TopicPartitionOffset(topic=TOPIC, partition=n, offset=end) for n, end in at]
     request = pb.CommitOffsetRequest(group_id="group", offsets=offsets)
@@ -70,7 +70,7 @@ def commit_ends(stub):
 
 @contextmanager
 def topic_of_load(folder, **settings):
-    """A broker with the load's topic, small checkpoints, and a stub."""
+    """A broker with the load's topic and small checkpoints, and a stub."""
     settings = {"storage_checkpoint_pages": CHECKPOINT_PAGES, "storage_ballast_bytes": 0} | settings
     with (
         looked_over(folder),
@@ -82,7 +82,7 @@ def topic_of_load(folder, **settings):
 
 
 async def copy_once(folder, copy, journal, stub, *, hold):
-    """One `cp -r` under load: the copy, the seconds till `held`, whether all partitions were written."""
+    """Make one `cp -r` under load: the copy, the seconds until `held`, True if every partition grew."""
     took = await take_hold(folder) if hold else 0.0
     before, was = journal.as_of_now(), await asyncio.to_thread(ends, stub)
     await cp(folder, copy, may_fail=not hold)
@@ -96,7 +96,7 @@ async def copy_once(folder, copy, journal, stub, *, hold):
 
 
 async def copy_under_load(tmp_path, number, copies, *, hold):
-    """A broker's life under load, with copies made in it: (copies, seconds that `held` took)."""
+    """Run a broker under load and copy its folder: (copies, seconds until `held` appeared)."""
     journal, made, waits, busy = Journal.new(), [], [], 0
     folder = tmp_path / f"data {number}"
     with topic_of_load(folder) as (broker, stub):
@@ -118,7 +118,7 @@ async def copy_under_load(tmp_path, number, copies, *, hold):
 
 @rounds((3, 300))
 async def test_cp_under_held_is_whole(tmp_path, copies, figures):
-    """`touch hold`, wait for held, `cp -r`, `rm hold`, under the load of sixteen: every copy is whole."""
+    """A copy by `touch hold`, wait for held, `cp -r`, `rm hold` is whole under the load of sixteen."""
     began, bad, waits = time.monotonic(), 0, []
     for number, first in enumerate(range(0, copies, ROUND)):
         made, waited = await copy_under_load(tmp_path, number, min(ROUND, copies - first), hold=True)
@@ -132,9 +132,9 @@ async def test_cp_under_held_is_whole(tmp_path, copies, figures):
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 async def test_cp_without_hold_is_not(tmp_path, figures):
-    """Control: the same without a hold, some copies are damaged or short."""
+    """Control: the same without a hold damages or shortens some copies."""
     copies = bad = 0
-    while not bad:  # one in two on a quiet machine, one in ten where others use it, too
+    while not bad:  # one in two on a quiet machine, one in ten on a shared one
         assert copies < CONTROL_COPIES_MAX
         made, _ = await copy_under_load(tmp_path, copies, ROUND, hold=False)
         bad += await asyncio.to_thread(counted, made)
@@ -147,10 +147,10 @@ def values(first, count):
 
 
 async def slow_copies(tmp_path, number, copies, *, hold):
-    """A broker's life in which slow copies are made: how many of them were bad.
+    """Make slow copies of a broker's folder under load; returns how many of them were bad.
 
-    hold: "held" if each is made under a hold that was answered, "asked" if nobody waits for the answer, "no".
-    Each begins when every write-ahead log has just been copied as a whole, and pauses in it for commits.
+    hold: "held" if each copy waits for the answer to its hold, "asked" if it does not, "no" without a hold.
+    Each begins when every write-ahead log has just been copied completely, and pauses in it for commits.
     """
     folder, made, sent = tmp_path / f"data {number}", [], 0
     with topic_of_load(folder) as (broker, stub):
@@ -184,7 +184,7 @@ async def slow_copies(tmp_path, number, copies, *, hold):
 
 
 def prefix_faults(copy, before, all_values):
-    """What is wrong with a copy whose partitions must begin alike and hold `before` records at least."""
+    """What is wrong with a copy whose partitions must have equal beginnings and at least `before` records."""
     (copy / "hold").unlink(missing_ok=True)
     found = []
     try:
@@ -193,14 +193,14 @@ def prefix_faults(copy, before, all_values):
                 held = [record.value for record in read_all(stub, TOPIC, partition)]
                 if not (len(held) >= before and held == all_values[: len(held)]):
                     found.append(f"partition {partition}: {len(held)} of {before} acknowledged records")
-    except (AssertionError, grpc.RpcError) as error:  # it did not start, or cannot be read
+    except (AssertionError, grpc.RpcError) as error:  # the broker did not start, or the copy cannot be read
         return [str(error)]
     return found + file_faults(copy)
 
 
 @rounds((2, 100))
 async def test_a_slow_copy_under_held_is_whole(tmp_path, copies, figures):
-    """A copier that pauses inside each WAL, right after a full checkpoint, while commits go on."""
+    """A copy is whole although its copier pauses in each WAL after a full checkpoint, while commits go on."""
     began, bad = time.monotonic(), 0
     for number, first in enumerate(range(0, copies, ROUND)):
         bad += await slow_copies(tmp_path, number, min(ROUND, copies - first), hold="held")
@@ -211,7 +211,7 @@ async def test_a_slow_copy_under_held_is_whole(tmp_path, copies, figures):
 @pytest.mark.control
 @rounds((1, 10))
 async def test_a_slow_copy_without_hold_is_not(tmp_path, copies, figures):
-    """Control: without a hold the same copier brings home less than was acknowledged."""
+    """Control: without a hold the same copier loses acknowledged records."""
     bad = await slow_copies(tmp_path, 0, copies, hold="no")
     figures(f"slow copies without hold (control): {bad} of {copies} bad")
     assert bad == copies
@@ -219,14 +219,14 @@ async def test_a_slow_copy_without_hold_is_not(tmp_path, copies, figures):
 
 @pytest.mark.soak
 async def test_a_slow_copy_that_does_not_wait_is_not(tmp_path, figures):
-    """Control: a copier that asks, but does not wait for held, brings home bad copies too."""
+    """Control: a copier that asks for a hold but does not wait for held makes bad copies too."""
     bad = await slow_copies(tmp_path, 0, ROUND, hold="asked")
     figures(f"slow copies without waiting for held (control): {bad} of {ROUND} bad")
     assert bad > 0
 
 
 def valid_beginnings(folder):
-    """The part of each write-ahead log that is valid now: its header and frames."""
+    """The valid part of each write-ahead log: its header and frames."""
     found = {}
     for path in folder.glob("topics/*/*.db"):
         bytes_ = wal_bytes_in_use(path)
@@ -236,7 +236,7 @@ def valid_beginnings(folder):
 
 
 async def test_topics_under_hold(tmp_path):
-    """A topic cannot be deleted under hold, by name, and can be created; deleting works again after it."""
+    """Under a hold a topic can be created but not deleted, by a named error; afterwards it can be deleted."""
     folder = tmp_path / "data"
     with topic_of_load(folder) as (_, stub):
         await take_hold(folder)
@@ -262,13 +262,13 @@ async def test_topics_under_hold(tmp_path):
 
 @pytest.mark.parametrize("left", ["stopped", "killed"])
 async def test_hold_is_there_at_the_start(tmp_path, left):
-    """A broker that finds `hold` answers it at once, whatever the one before it left behind."""
+    """A broker that finds `hold` at its start answers it at once, whatever the last broker left behind."""
     folder, copy = tmp_path / "data", tmp_path / "copy"
     with topic_of_load(folder) as (first, _):
         produce_all(first)
         (first.kill if left == "killed" else first.stop)()
         (folder / "hold").touch()
-        (folder / "held").touch()  # as a broker that was killed leaves it
+        (folder / "held").touch()  # as a killed broker leaves it
         with (
             Broker(folder, storage_checkpoint_pages=CHECKPOINT_PAGES) as second,
             connected(second.address) as stub,
@@ -287,7 +287,7 @@ async def test_hold_is_there_at_the_start(tmp_path, left):
 
 
 def produce_all(broker):
-    """Something into every partition."""
+    """Produce to every partition."""
     with connected(broker.address) as stub:
         for partition in range(PARTITIONS):
             produce(stub, TOPIC, values(0, 100), partition=partition)
@@ -295,9 +295,9 @@ def produce_all(broker):
 
 @pytest.mark.parametrize(("end", "files_max"), [("SIGTERM", 128), ("SIGKILL", 2)])
 async def test_the_end_under_hold_changes_no_db_file(tmp_path, end, files_max):
-    """Stopped or killed under hold: `.db` files are as they were, WALs have grown, nothing is lost.
+    """A broker stopped or killed under hold changes no `.db` file: its WALs have grown, nothing is lost.
 
-    files_max: with fewer than there are partitions, they are closed and opened all the time.
+    files_max: if there are more partitions than that, they are closed and opened all the time.
     """
     folder, journal = tmp_path / "data", Journal.new()
     with topic_of_load(folder, storage_open_partitions_max=files_max) as (broker, stub):
@@ -327,7 +327,7 @@ async def test_the_end_under_hold_changes_no_db_file(tmp_path, end, files_max):
 
 
 def test_an_old_hold_is_told(data_dir):
-    """A hold above storage.hold_age_ms_max shows in the log and in the health, until it goes."""
+    """A hold that is older than storage.hold_age_ms_max appears in the log and the health until it goes."""
     with Broker(data_dir, storage_hold_age_ms_max=200) as broker, connected(broker.address) as stub:
 
         def health():
@@ -348,7 +348,7 @@ def test_an_old_hold_is_told(data_dir):
 
 
 def test_a_hold_that_cannot_be_answered_is_told(data_dir):
-    """Another program's lock keeps `held` away, the health says so once, and it comes when the lock goes."""
+    """If another program's lock delays `held`, the health says so once, and `held` comes after the lock."""
     settings = {"storage_busy_wait_ms_max": 200}
     with Broker(data_dir, **settings) as broker, connected(broker.address) as stub:
         create_topic(stub, TOPIC)

@@ -1,6 +1,6 @@
-"""A broker on a disk that fills up: a named error, reads and deletions go on, writes come back by themselves.
+"""A broker on a full disk: a named error, reads and deletions go on, writes resume by themselves.
 
-Trimming has no call yet; tests/faults/test_small_disk.py does it through the engine.
+No call trims a log yet; tests/faults/test_small_disk.py does it through the engine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from takhin.v1 import takhin_pb2 as pb
 SETTINGS = {"storage_ballast_bytes": 8 << 20, "storage_free_bytes_low": 24 << 20}
 RESUME_S_MAX = 5.0
 FULL_S_MIN = 0.6
-"""The broker looks for room every half second."""
+"""The broker checks for room every half second."""
 
 PARTITIONS = 3
 FILLER_BYTES = 28 << 20
@@ -51,7 +51,7 @@ def disk(tmp_path):
 
 
 class Filling:
-    """Batches into every partition of a topic, all at once and again; what was acknowledged is noted."""
+    """Sends batches to every partition of a topic at the same time; keeps what was acknowledged."""
 
     def __init__(self, stub, topic):
         self._stub = stub
@@ -61,9 +61,9 @@ class Filling:
         create_topic(stub, topic, PARTITIONS)
 
     def until_full(self):
-        """Go on until every partition refuses and keeps to it.
+        """Go on until every partition refuses, again and again.
 
-        The first refusals make the broker cut its write-ahead logs, which can free enough to go on with.
+        After the first refusals the broker cuts its write-ahead logs, which can free enough room to go on.
         """
         began = None
         while began is None or time.monotonic() - began < FULL_S_MIN:
@@ -93,7 +93,7 @@ class Filling:
         return errors
 
     def check(self):
-        """All that was acknowledged is read back."""
+        """Everything acknowledged is read back."""
         for partition, offset, value in self.acked:
             call = consume(self._stub, self._topic, partition=partition, offset=offset, max_records=1)
             assert next(call).records[0].value == value
@@ -101,7 +101,7 @@ class Filling:
 
 
 def assert_full(error):
-    """An error that tells a program all it needs."""
+    """The error tells a program everything it needs."""
     refused = refusal(error)
     assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL")
     retry = RetryInfo()
@@ -110,7 +110,7 @@ def assert_full(error):
 
 
 def assert_serves_what_it_can(stub, kept):
-    """On a full disk: reads and the catalogue go on, other writes are refused by the same name."""
+    """On a full disk, reads and the catalogue work and other writes are refused by the same name."""
     assert [record.value for record in read_all(stub, "kept")] == kept
     health = stub.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_S_MAX)
     assert health.status == "degraded"
@@ -123,7 +123,7 @@ def assert_serves_what_it_can(stub, kept):
 
 
 def resumed(stub, kept):
-    """Wait until a record is taken again; the seconds that took."""
+    """Wait until a record is accepted again; returns the seconds that took."""
     began = time.monotonic()
     while True:
         value = b"record %d" % len(kept)
@@ -146,7 +146,7 @@ def troubles(broker, event):
 
 @pytest.mark.parametrize("cycles", CYCLES)
 def test_filled_and_emptied(disk, cycles, figures):
-    """Filled, a file beside it removed, filled, a topic deleted: one broker, nothing lost, back in time."""
+    """A full disk is freed by removing a file, then by deleting a topic: writes resume, nothing is lost."""
     kept, waits, records = [], [], 0
     with looked_over(disk / "data") as folder:
         with Broker(folder, **SETTINGS) as broker, connected(broker.address) as stub:
@@ -175,7 +175,7 @@ def test_filled_and_emptied(disk, cycles, figures):
 
 
 def test_killed_when_full(disk):
-    """SIGKILL on a full disk: a broker starts there, has everything, and takes records when there is room."""
+    """A broker killed on a full disk starts there again, has everything, and writes when there is room."""
     kept = []
     with looked_over(disk / "data") as folder:
         with filler(disk, FILLER_BYTES):
@@ -193,7 +193,7 @@ def test_killed_when_full(disk):
 
 
 def test_a_start_on_a_full_disk(disk):
-    """A start without a byte of room: it serves, or refuses and says that the disk is full."""
+    """A broker that starts on a full disk serves, or refuses and says that the disk is full."""
     with looked_over(disk / "data") as folder:
         with Broker(folder, **SETTINGS) as broker, connected(broker.address) as stub:
             create_topic(stub, "kept", 30)
@@ -204,7 +204,7 @@ def test_a_start_on_a_full_disk(disk):
                 with Broker(folder, **SETTINGS) as broker, connected(broker.address) as stub:
                     assert [record.value for record in read_all(stub, "kept")] == [b"first"]
             except AssertionError as refused:
-                assert "ended with 2" in str(refused)  # noqa: PT017  it may, but must say why
+                assert "ended with 2" in str(refused)  # noqa: PT017  it may refuse, but must say why
                 assert "full" in str(refused)  # noqa: PT017
         with Broker(folder, **SETTINGS) as broker, connected(broker.address) as stub:
             resumed(stub, [b"first"])
@@ -212,7 +212,7 @@ def test_a_start_on_a_full_disk(disk):
 
 @contextmanager
 def served(disk):
-    """The data folder on the small disk and a stub of a broker on it; looked over at the end."""
+    """A data folder on the small disk with a stub of its broker; the files are checked at the end."""
     with (
         looked_over(disk / "data") as folder,
         Broker(folder, **SETTINGS) as broker,
@@ -222,7 +222,7 @@ def served(disk):
 
 
 def test_the_catalogue_and_hold_when_full(disk):
-    """On a full disk a topic is created or refused by name; a hold asked for then is answered later on."""
+    """On a full disk a topic is created or refused by name, and a hold is answered after room is freed."""
     with served(disk) as (folder, stub):
         create_topic(stub, "kept")
         filling = Filling(stub, "filling")
@@ -242,7 +242,7 @@ def test_the_catalogue_and_hold_when_full(disk):
 
 
 def test_full_under_hold(disk):
-    """The disk fills up under hold: no `.db` file changes for room's sake; writes come back after both."""
+    """When the disk fills up under hold, no `.db` file changes; writes resume when both are over."""
     with served(disk) as (folder, stub):
         create_topic(stub, "kept")
         filling = Filling(stub, "filling")

@@ -1,4 +1,4 @@
-"""Names from the outside: a clear refusal or success by the rule, and no trace outside the data folder."""
+"""Names from outside: a clear refusal or success by the rule, and no trace outside the data folder."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ NAMES = st.one_of(
 
 
 def hostile(examples):
-    """Run a test on the famous names, then on so many others; BLACKBOX_SEED repeats them."""
+    """Run a test on the well-known names, then on this many random ones; BLACKBOX_SEED reproduces them."""
 
     def decorate(test):
         test = given(name=NAMES)(test)
@@ -120,7 +120,7 @@ def hostile(examples):
             max_examples=examples,
             database=None,
             print_blob=True,
-            phases=[Phase.explicit, Phase.generate],  # to shrink would be to create the topics again
+            phases=[Phase.explicit, Phase.generate],  # shrinking would create the topics again
             suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
         )(test)
 
@@ -128,7 +128,7 @@ def hostile(examples):
 
 
 def tree(folder, *, without):
-    """All below a folder, but for `without` and what is below it: names, sizes, times of change."""
+    """Everything below a folder except `without` and its contents: names, sizes, modification times."""
     found = {}
     for path in folder.rglob("*"):
         if without not in (path, *path.parents):
@@ -139,7 +139,7 @@ def tree(folder, *, without):
 
 @pytest.fixture
 def surroundings(tmp_path):
-    """A data folder deep enough that `..` leads to files of others, which stay as they are."""
+    """A data folder so deep that `..` leads to other files, which must stay unchanged."""
     folder = tmp_path / "a" / "b" / "c"
     folder.mkdir(parents=True)
     for parent in (folder, *folder.parents[:3]):
@@ -160,7 +160,7 @@ def allowed(name):
     "examples", [200, pytest.param(5_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
 )
 def test_hostile_topic_names(surroundings, examples, figures):
-    """CreateTopic follows the rule to the letter, and its folders are the only ones there are."""
+    """CreateTopic follows the rule exactly, and no other folders than its own are made."""
     topics = surroundings / "topics"
 
     @hostile(examples)
@@ -191,7 +191,7 @@ def test_hostile_topic_names(surroundings, examples, figures):
     "examples", [200, pytest.param(5_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
 )
 def test_hostile_group_ids(surroundings, examples):
-    """Any character may stand in a group id of 1 to 255 bytes, and comes back as it was; no other passes."""
+    """A group id of 1 to 255 bytes may contain any character and comes back unchanged; others are refused."""
 
     @hostile(examples)
     def commit(name):
@@ -221,7 +221,7 @@ def test_hostile_group_ids(surroundings, examples):
 
 @pytest.mark.parametrize("method", ["GetTopic", "DeleteTopic"])
 def test_hostile_names_find_nothing(surroundings, method):
-    """Asking for a hostile name is a refusal by name; nothing is found by way of `..` or deleted."""
+    """A request for a hostile name is refused by name; `..` finds and deletes nothing."""
     with Broker(surroundings) as broker, connected(broker.address) as stub:
         assert stub.CreateTopic(pb.CreateTopicRequest(name="good"), timeout=CALL_S_MAX).success
         for name in [

@@ -1,4 +1,4 @@
-"""Batches that are sent again, and appends that expect an end: over the wire, and across SIGKILL."""
+"""Repeated batches and appends that expect an end offset: over the wire, and across SIGKILL."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def stub(shared_broker):
 
 @pytest.fixture
 def topic(stub, request):
-    """A topic of the test's own, named after it."""
+    """A topic for one test, named after the test."""
     return own_topic(stub, request.node.name, 2)
 
 
 def under(request, producer_id=b"", sequence=0, **fields):
-    """The request under a condition. fields: expected_offset."""
+    """The request with a condition. fields: expected_offset."""
     request.MergeFrom(pb.ProduceMessageRequest(producer_id=producer_id, sequence=sequence, **fields))
     return request
 
@@ -58,7 +58,7 @@ KINDS = pytest.mark.parametrize("kind", ["unary", "stream"])
 
 @KINDS
 def test_a_repeat_is_answered_as_the_first_time(stub, topic, kind):
-    """Offset, timestamp and count are those of then, marked as a duplicate; nothing is stored again."""
+    """A repeat gets the first offset, timestamp and count, marked as a duplicate; nothing is stored."""
     produce(stub, topic, [b"before"], partition=1)
     requests = [
         under(batch(topic, [b"a", b"b"], partition=1), PRODUCER),
@@ -77,7 +77,7 @@ def test_a_repeat_is_answered_as_the_first_time(stub, topic, kind):
 
 @KINDS
 def test_one_record_under_a_condition(stub, topic, kind):
-    """`record` is a batch of one in this too."""
+    """A single `record` is treated as a batch of one under a condition, too."""
     one = pb.ProduceMessageRequest(topic=topic, record=pb.Record(value=b"v"))
     first, again = answers(stub, kind, [under(one, PRODUCER, expected_offset=0)] * 2)
     assert [(r.error, r.offset, r.duplicate, r.end_offset) for r in (first, again)] == [
@@ -87,7 +87,7 @@ def test_one_record_under_a_condition(stub, topic, kind):
 
 @KINDS
 def test_out_of_sequence(stub, topic, kind):
-    """A code of its own, offset -1, and a sentence that says why; the stream and the producer go on."""
+    """A sequence gap has its own code, offset -1 and a reason; the stream and the producer go on."""
     unknown, first, other, gap, after = answers(
         stub,
         kind,
@@ -112,7 +112,7 @@ def test_out_of_sequence(stub, topic, kind):
 
 @KINDS
 def test_an_expected_offset(stub, topic, kind):
-    """Who is right appends; who is wrong is told where the log ends, so that he can try again."""
+    """An append with the right expected offset is stored; a wrong one gets the current end and can retry."""
     requests = [
         under(batch(topic, [b"a", b"b"]), expected_offset=0),
         under(batch(topic, [b"c"]), expected_offset=0),
@@ -131,7 +131,7 @@ BATCH_MAX = 5
 
 
 class Sender:
-    """Sends batches to one partition, one after the other. Its values are numbers, from 0, after its name."""
+    """Sends batches to one partition, one after the other. Its values are its name and numbers from 0."""
 
     def __init__(self, number: int, chance: random.Random, *, idempotent: bool) -> None:
         self._chance = chance
@@ -143,7 +143,7 @@ class Sender:
         self._under_way: list[bytes] = []
 
     async def send(self, stub) -> None:
-        """Until the broker is gone; what has no answer by then is the first to be sent next time."""
+        """Send until the broker is gone; the next time begins with the first batch without an answer."""
         while True:
             if not self._under_way:
                 count = self._chance.randint(1, BATCH_MAX)
@@ -164,7 +164,7 @@ class Sender:
 
 
 async def send_and_kill(data_dir, senders, seconds) -> None:
-    """All of them at once, until the broker is killed in the midst of it."""
+    """Run all senders until the broker is killed while they are sending."""
     with Broker(data_dir) as broker:
         async with grpc.aio.insecure_channel(broker.address, options=CHANNEL_OPTIONS) as channel:
             stub = TakhinServiceStub(channel)
@@ -175,7 +175,7 @@ async def send_and_kill(data_dir, senders, seconds) -> None:
 
 
 async def rounds_of(data_dir, count, *, idempotent) -> tuple[list[Sender], list[bytes]]:
-    """The senders after so many rounds, and all values that are there then, in order."""
+    """The senders after so many rounds, and all values that are stored by then, in order."""
     chance = random.Random(Journal.new().seed)
     senders = [Sender(number, chance, idempotent=idempotent) for number in range(SENDERS)]
     with Broker(data_dir) as broker, connected(broker.address) as stub:
@@ -190,12 +190,12 @@ async def rounds_of(data_dir, count, *, idempotent) -> tuple[list[Sender], list[
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("rounds", [6, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
 async def test_what_is_sent_again_after_sigkill_is_stored_once(data_dir, rounds, figures):
-    """Each sender repeats what had no answer: its records are there once each, in order, without a gap."""
+    """Each sender repeats what was not answered: its records are stored once, in order, without a gap."""
     senders, values = await rounds_of(data_dir, rounds, idempotent=True)
     for sender in senders:
         found = [value for value in values if value.startswith(sender.name)]
         assert found[: sender.sent] == [sender.name + b"%d" % n for n in range(sender.sent)]
-        assert len(found) - sender.sent <= BATCH_MAX  # the batch that is under way still
+        assert len(found) - sender.sent <= BATCH_MAX  # the batch that is still under way
     duplicates = sum(sender.duplicates for sender in senders)
     assert duplicates
     figures(f"SIGKILL, sent again: {rounds} rounds, {len(values)} stored once, {duplicates} had been stored")
@@ -203,6 +203,6 @@ async def test_what_is_sent_again_after_sigkill_is_stored_once(data_dir, rounds,
 
 @pytest.mark.control
 async def test_without_a_producer_id_it_is_stored_twice(data_dir):
-    """Control: the same senders without a producer id leave records twice."""
+    """Control: without a producer id the same senders store records twice."""
     _, values = await rounds_of(data_dir, 6, idempotent=False)
     assert len(set(values)) < len(values)

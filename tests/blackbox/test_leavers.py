@@ -1,7 +1,7 @@
 """Clients that cancel, vanish or stop reading leave nothing behind.
 
-What they would leave shows from outside: calls_max bounds the calls under way, so a call that is never
-freed is missing from it; sockets and memory stand in /proc; a forgotten stream would hold up the end.
+Leftovers are visible from outside: calls_max limits the calls under way, so a call that is never freed uses
+up its room; sockets and memory are listed in /proc; a forgotten stream would delay the broker's end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CALLS_MAX = 8
 
 @pytest.fixture
 def broker(data_dir):
-    """A broker that has room for eight calls."""
+    """A broker with room for eight calls."""
     with Broker(data_dir, consume_heartbeat_ms=100, rpc_calls_max=CALLS_MAX) as broker:
         yield broker
 
@@ -48,7 +48,7 @@ def healthy(stub):
 
 
 def sockets(broker):
-    """Open sockets of the broker's process."""
+    """The number of sockets that the broker's process has open."""
     folder = Path(f"/proc/{broker.pid}/fd")
     return sum(str(entry.readlink()).startswith("socket:") for entry in folder.iterdir())
 
@@ -60,12 +60,12 @@ def resident_bytes(broker):
 
 
 def test_cancelled_tails_are_freed(broker, stub):
-    """Tails that take all the room refuse a further call; cancelled, they give the room back at once.
+    """Tails that use all the room cause a refusal; after they are cancelled the room is free at once.
 
-    That they are cancelled while responses are on their way is nobody's error.
+    Cancelling them while responses are on their way causes no error.
     """
     create_topic(stub, "topic")
-    for _ in range(20):  # more than a connection takes in before its client reads on
+    for _ in range(20):  # more than a connection buffers before its client reads on
         produce(stub, "topic", [b"v" * 1_000] * 500)
     for _ in range(3):
         tails = [consume(stub, "topic") for _ in range(CALLS_MAX)]
@@ -80,7 +80,7 @@ def test_cancelled_tails_are_freed(broker, stub):
 
 
 def test_a_cancelled_produce_stream_is_freed(broker, stub):
-    """A produce stream cancelled with requests under way frees its room; its topic goes on."""
+    """A produce stream that is cancelled with requests under way frees its room; its topic goes on."""
     create_topic(stub, "topic")
     for _ in range(CALLS_MAX + 1):
         call = stub.ProduceMessageStream(
@@ -95,7 +95,7 @@ def test_a_cancelled_produce_stream_is_freed(broker, stub):
 
 
 def test_a_client_that_vanishes_is_forgotten(broker, stub):
-    """The streams of a process that dies by SIGKILL are freed, and its connection is closed."""
+    """The streams of a client that dies by SIGKILL are freed, and its connection is closed."""
     create_topic(stub, "topic")
     at_first = sockets(broker)
     with subprocess.Popen(
@@ -116,7 +116,7 @@ def test_a_client_that_vanishes_is_forgotten(broker, stub):
 
 
 def test_clients_that_never_read_hold_up_nobody(data_dir):
-    """Twenty tails that are never read: bounded memory, produce and consume go on, a clean end in time."""
+    """Twenty unread tails use bounded memory, and produce, consume and a clean stop in time still work."""
     with (
         Broker(data_dir, shutdown_grace_ms=1_000) as broker,
         connected(broker.address) as stub,

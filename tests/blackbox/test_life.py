@@ -1,4 +1,4 @@
-"""The broker's end: what a signal lets finish, what it ends, and what it leaves on the disk."""
+"""The end of a broker: what a signal lets finish, what it ends, and what is left on the disk."""
 
 from __future__ import annotations
 
@@ -33,16 +33,17 @@ from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
 GRACE_MS = 3_000
 REFUSED_AT_THE_END = {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
-"""How a call may end that meets a broker that stops. gRPC itself says CANCELLED, and
-begins nothing, where a call and the server's GOAWAY cross on their way."""
+"""The status of a call that meets a stopping broker. If a call and the server's GOAWAY cross on their
+way, gRPC itself says CANCELLED and does not begin the call.
+"""
 SHUTTING_DOWN = (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "takhin")
 
 
 class StreamProducer:
-    """A produce stream that sends numbered batches for as long as it lasts, 50 of them unanswered."""
+    """A produce stream that sends numbered batches until it ends, with 50 of them unanswered."""
 
     def __init__(self, stub, topic, *, first):
-        self.acked: dict[int, bytes] = {}  # by offset
+        self.acked: dict[int, bytes] = {}  # values by offset
         self.many = threading.Event()
         self.error: grpc.RpcError | None = None
         self._sent: queue.SimpleQueue = queue.SimpleQueue()
@@ -90,9 +91,9 @@ def drain(call):
 
 
 def stop_under_load(data_dir, number, acked):
-    """One round: start on what the last one left, load it, signal it, look at what is left.
+    """Run one round: start on what the last one left, load the broker, signal it, check what is left.
 
-    acked: what former rounds were told, by offset; takes what this one was told.
+    acked: acknowledged values by offset from earlier rounds; this round adds its own.
     """
     with (
         Broker(data_dir, shutdown_grace_ms=GRACE_MS, consume_heartbeat_ms=50) as broker,
@@ -123,7 +124,7 @@ def stop_under_load(data_dir, number, acked):
     "rounds", [10, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
 def test_a_signal_ends_it_cleanly_under_open_streams(data_dir, rounds, figures):
-    """Exit 0 within grace + 2 s, only .db files left, and the next start has all that was acknowledged."""
+    """A signal ends it with 0 within grace + 2 s; only .db files are left, with everything acknowledged."""
     acked: dict[int, bytes] = {}
     for number in range(rounds):
         stop_under_load(data_dir, number, acked)
@@ -136,7 +137,7 @@ def test_a_signal_ends_it_cleanly_under_open_streams(data_dir, rounds, figures):
 
 
 def test_a_tail_is_told_that_the_broker_is_shutting_down(broker, stub):
-    """A tail ends with UNAVAILABLE and a reason, not with a broken connection."""
+    """When the broker stops, a tail ends with UNAVAILABLE and a reason, not with a broken connection."""
     create_topic(stub, "topic")
     tail = consume(stub, "topic")
     next(tail)
@@ -146,17 +147,17 @@ def test_a_tail_is_told_that_the_broker_is_shutting_down(broker, stub):
 
 
 def test_a_tail_that_has_read_nothing_is_told_too(broker, stub):
-    """Its first response is still being written: when it reads, it gets the reason, nobody waits longer."""
+    """A tail whose first response is still being written gets the reason when it reads, and delays nobody."""
     for topic in ("topic", "quiet"):
         create_topic(stub, topic)
-    produce(stub, "topic", [b"x" * 1_000] * 1_000)  # more than fits on the way to one that does not read
+    produce(stub, "topic", [b"x" * 1_000] * 1_000)  # more than a client buffers that does not read
     options = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1_024)]
     with grpc.insecure_channel(broker.address, options=options) as other:
         lagging = consume(TakhinServiceStub(other), "topic")
         quiet = consume(stub, "quiet")
         next(quiet)
         broker.send_signal(SIGTERM)
-        for tail in (quiet, lagging):  # once the first is told, the other's turn has been
+        for tail in (quiet, lagging):  # when the first has ended, the other has had its turn
             ended = drain(tail)
             assert (ended.code, ended.reason, ended.domain) == SHUTTING_DOWN
         assert broker.wait(3) == 0
@@ -164,7 +165,7 @@ def test_a_tail_that_has_read_nothing_is_told_too(broker, stub):
 
 @pytest.fixture
 def slow(data_dir):
-    """A broker that waits long for a locked file and for its calls, with one topic."""
+    """A broker with long waits for a locked file and for its calls, and with one topic."""
     with Broker(data_dir, storage_busy_wait_ms_max=30_000, shutdown_grace_ms=30_000) as broker:
         with connected(broker.address) as stub:
             create_topic(stub, "topic")
@@ -173,7 +174,7 @@ def slow(data_dir):
 
 
 def test_what_was_queued_is_committed_and_answered(slow):
-    """While it drains, health is NOT_SERVING, new calls are refused, and a queued request gets its ack."""
+    """A draining broker is NOT_SERVING, refuses new calls, and acknowledges a queued request."""
     with (
         grpc.insecure_channel(slow.address, options=CHANNEL_OPTIONS) as channel,
         ForeignLock(slow.partition_file("topic")) as lock,
@@ -199,7 +200,7 @@ def test_what_was_queued_is_committed_and_answered(slow):
 
 @pytest.mark.timed
 def test_a_second_signal_forces_the_end(slow):
-    """Whoever cannot wait sends the signal again: it ends at once, not with 0, and loses nothing acked."""
+    """A second signal ends the broker at once with another exit code than 0; nothing acknowledged is lost."""
     with connected(slow.address) as stub, ForeignLock(slow.partition_file("topic")):
         queued = stub.ProduceMessage.future(batch("topic", [b"queued"]), timeout=60)
         taken(stub)
@@ -217,20 +218,20 @@ def test_a_second_signal_forces_the_end(slow):
 
 
 def taken(stub):
-    """Calls of one connection are begun in turn: after these, the produce call before them waits."""
+    """Make calls, which a connection begins in turn: afterwards the produce call before them is waiting."""
     for _ in range(20):
         assert end_offset(stub, "topic") == 1
 
 
 def refuses(stub):
-    """True if the broker takes no more calls."""
+    """True if the broker refuses new calls."""
     call = stub.ListTopics.future(pb.ListTopicsRequest(), timeout=CALL_S_MAX)
     assert call.code() in REFUSED_AT_THE_END
     return call.code() != grpc.StatusCode.OK
 
 
 def test_signals_at_any_moment_of_the_start_end_it(data_dir):
-    """A signal right after the ready line, or while calls begin, still ends it with 0."""
+    """A broker that is signalled right after the ready line, or while calls begin, still exits with 0."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     pause = random.Random(seed)

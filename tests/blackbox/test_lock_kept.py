@@ -1,6 +1,6 @@
-"""Whatever the broker was asked to do, its lock on each file stays, so that no shell takes the WAL away.
+"""Whatever the broker is asked to do, it keeps its lock on each file, so that no shell removes the WAL.
 
-test_shell.py has the control: what becomes of acknowledged rows where a program loses its lock.
+test_shell.py has the control: what happens to acknowledged rows if a program loses its lock.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from takhin.v1 import takhin_pb2 as pb
 
 pytestmark = pytest.mark.skipif(SHELL is None, reason="the sqlite3 shell is not installed")
 
-TOPIC = "load"  # as every_other_call knows it
+TOPIC = "load"  # like every_other_call
 PARTITIONS = 3
 
 
 def calls(broker, stub):
-    """Calls that only look, those that change another topic or a group, and the ways to read."""
+    """Make calls that only read, calls that change another topic or a group, and each way to consume."""
     every_other_call(stub)
     assert read_all(stub, TOPIC)
     call = consume(stub, TOPIC, partition=1)
@@ -33,7 +33,7 @@ def calls(broker, stub):
 
 
 def hold(broker, stub):
-    """A hold begins, the folder is copied by other programs, the hold ends."""
+    """Begin a hold, copy the folder with other programs, end the hold."""
     folder = broker.data_dir
     (folder / "hold").touch()
     eventually((folder / "held").exists)
@@ -46,7 +46,7 @@ def hold(broker, stub):
 
 
 def backup(broker, stub):
-    """`takhin backup` copies the folder, in a process that reads the files beside the broker."""
+    """Run `takhin backup`, which reads the files beside the broker in a process of its own."""
     made = broker.data_dir.with_name("backup")
     done = run(command("backup", made, "--data-dir", broker.data_dir), capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -54,20 +54,20 @@ def backup(broker, stub):
 
 
 def checkpoint(broker, stub):
-    """So many records that checkpoints run and write-ahead logs are begun anew."""
+    """Produce so many records that checkpoints run and write-ahead logs are restarted."""
     for partition in range(PARTITIONS):
         for _ in range(5):
             produce(stub, TOPIC, [bytes(10_000)] * 20, partition=partition)
 
 
 def metrics(broker, stub):
-    """What a monitor asks for."""
+    """Make the calls of a monitor."""
     assert stub.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_S_MAX).version
     run(["du", "-s", broker.data_dir], check=True, capture_output=True)
 
 
 def short_lived_topics(broker, stub):
-    """Topics that come and go, and one that there is already."""
+    """Create and delete topics, and try to create one that exists."""
     for number in range(2):
         create_topic(stub, f"short-lived-{number}", 5)
         assert stub.DeleteTopic(
@@ -85,7 +85,7 @@ KILLED_EVERY = 10
     "rounds", [6, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
 def test_the_lock_is_kept(data_dir, rounds, figures):
-    """After each doing a shell opens and closes every file; then SIGKILL; all acknowledged is there."""
+    """A shell opens and closes every file after each action; SIGKILL then loses nothing acknowledged."""
     began, acked, doings = time.monotonic(), [[] for _ in range(PARTITIONS)], itertools.cycle(DOINGS)
     for first in range(0, rounds, KILLED_EVERY):
         with Broker(data_dir, storage_checkpoint_pages=20) as broker, connected(broker.address) as stub:
@@ -97,7 +97,7 @@ def test_the_lock_is_kept(data_dir, rounds, figures):
                 note(stub, acked, b"after %d" % number)  # so that there is a WAL with something in it
                 look(broker)
                 note(stub, acked, b"at last %d" % number)
-            broker.send_signal(SIGSTOP)  # not even a thread that is on its way gets any further
+            broker.send_signal(SIGSTOP)  # so that no thread gets any further before the kill
             broker.kill()
         with Broker(data_dir) as broker, connected(broker.address) as stub:
             for partition, values in enumerate(acked):
@@ -115,7 +115,7 @@ def note(stub, acked, value):
 
 
 def look(broker):
-    """A shell that could write opens and closes each file."""
+    """Open and close each file in a shell that could write."""
     for partition in range(PARTITIONS):
         path = broker.partition_file(TOPIC, partition)
         wal = wal_inode(path)

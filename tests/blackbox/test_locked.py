@@ -1,4 +1,4 @@
-"""A partition whose file another program keeps locked: a bounded wait, a named error, nobody else's."""
+"""A partition whose file another program locks: a bounded wait, a named error, no effect on others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def stub(broker):
 
 @pytest.mark.timed
 def test_past_timeout_ms_the_outcome_is_unknown(broker, stub):
-    """timeout_ms bounds the wait; the answer says that the records may still become durable."""
+    """timeout_ms limits the wait; the error says that the records may still become durable."""
     with ForeignLock(broker.partition_file("topic")):
         request = batch("topic", [b"late"])
         request.timeout_ms = 100
@@ -54,7 +54,7 @@ def test_past_timeout_ms_the_outcome_is_unknown(broker, stub):
 
 
 def test_a_locked_partition_is_unavailable_by_name(broker, stub):
-    """After the busy wait: UNAVAILABLE with a reason, in band on a stream; reads and others go on."""
+    """After the busy wait the error is UNAVAILABLE with a reason, in band on a stream; the rest goes on."""
     produce(stub, "topic", [b"first"])
     with ForeignLock(broker.partition_file("topic")):
         began = time.monotonic()
@@ -74,7 +74,7 @@ def test_a_locked_partition_is_unavailable_by_name(broker, stub):
 
 @pytest.mark.timed
 def test_other_partitions_do_not_wait(broker, stub):
-    """While one partition waits for its file, the others of the broker are as fast as ever."""
+    """While one partition waits for its file, the broker's other partitions are as fast as ever."""
     with ForeignLock(broker.partition_file("topic")) as lock:
         waiting = stub.ProduceMessage.future(batch("topic", [b"waits"]), timeout=CALL_S_MAX)
         for number in range(50):

@@ -27,7 +27,7 @@ HealthListResponse: statuses=1 map<string,HealthCheckResponse>
 """,
     "List: HealthListRequest -> HealthListResponse",
 )
-"""List is younger than many a generated client."""
+"""List is newer than many generated clients."""
 
 BUF = Path(sysconfig.get_path("scripts")) / "buf"
 
@@ -58,7 +58,7 @@ def test_health_lists_its_services(channel):
 
 
 def test_health_of_an_unknown_service_is_not_found(channel):
-    """A probe with a typing error does not pass."""
+    """A health check with a misspelled service name is NOT_FOUND."""
     with pytest.raises(grpc.RpcError) as caught:
         HealthStub(channel).Check(health.HealthCheckRequest(service="takhin.v1.Takhin"), timeout=CALL_S_MAX)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
@@ -76,7 +76,7 @@ def test_reflection_lists_and_describes_the_service(channel, version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_reflection_finds_every_kind_of_symbol(channel, version):
-    """The file of a method, a message, a field, a map's entry, an enum or one of its values is found."""
+    """Reflection finds the file of a method, a message, a field, a map's entry, an enum and an enum value."""
     for name in (
         "TakhinService.ProduceMessage",
         "TakhinService.ConsumeMessages",
@@ -93,13 +93,13 @@ def test_reflection_finds_every_kind_of_symbol(channel, version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_reflection_does_not_find_unknown_symbols(channel, version):
-    """A symbol that nothing defines is answered with NOT_FOUND, as the protocol says."""
+    """An undefined symbol is answered with NOT_FOUND, as the protocol demands."""
     for symbol in (f"{SERVICE}.Produce", f"{SERVICE}.ProduceMessage.topic", "takhin.v1.Nothing", ""):
         assert error_code_of(channel, version, symbol) == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 def buf_curl(address, *args):
-    """`buf curl` without a schema: the lines it prints."""
+    """Run `buf curl` without a schema; returns the lines that it prints."""
     arguments = [BUF, "curl", "--protocol", "grpc", "--http2-prior-knowledge", *args]
     arguments[-1] = f"http://{address}{arguments[-1]}"
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)

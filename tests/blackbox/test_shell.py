@@ -1,6 +1,6 @@
-"""The sqlite3 shell beside a broker that runs: it sees whole batches, and costs nobody anything.
+"""The sqlite3 shell beside a running broker sees whole batches and disturbs nobody.
 
-And the control: what becomes of acknowledged rows when a program of apsw opens and closes its own file.
+The control shows what happens to acknowledged rows when a program opens and closes its own file with apsw.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ SHELL = shutil.which("sqlite3")
 pytestmark = pytest.mark.skipif(SHELL is None, reason="the sqlite3 shell is not installed")
 
 LOOKS = 10
-"""Times that the shell looks into each partition under load."""
+"""How often the shell reads each partition under load."""
 
 
 def shell(path, sql, *options):
-    """What the shell prints; it must not complain."""
+    """What the shell prints; it must not report an error."""
     done = subprocess.run(
         [SHELL, *options, path, sql], capture_output=True, text=True, timeout=30, check=False
     )
@@ -37,7 +37,7 @@ def shell(path, sql, *options):
 
 
 def holds_lock(broker, path):
-    """True if the broker's process holds SQLite's shared lock on the file, of which POSIX has one."""
+    """True if the broker's process holds SQLite's shared lock on the file, which is one POSIX lock."""
     inode = path.stat().st_ino
     held = re.compile(rf"POSIX +ADVISORY +READ +{broker.pid} +\w+:\w+:{inode} 1073741826 ")
     return held.search(Path("/proc/locks").read_text()) is not None
@@ -48,7 +48,7 @@ def wal_inode(path):
 
 
 def every_other_call(stub):
-    """The calls that only look, and those that change another topic or a group."""
+    """Calls that only read, and calls that change another topic or a group."""
     create_topic(stub, "other")
     produce(stub, "other", [b"v"])
     offsets = [pb.TopicPartitionOffset(topic=TOPIC, partition=n, offset=0) for n in range(PARTITIONS)]
@@ -72,7 +72,7 @@ def every_other_call(stub):
 
 
 def look(broker, partition):
-    """What one look into a partition shows: the number of records. The broker's files stay as they are."""
+    """Read a partition's number of records with the shell. The broker's files must stay unchanged."""
     path = broker.partition_file(TOPIC, partition)
     wal = wal_inode(path)
     first = shell(path, "select offset, timestamp > 0, length(value) > 0 from records limit 3", "-readonly")
@@ -89,7 +89,7 @@ def look(broker, partition):
     ).split("|")
     assert (group, committed) == ("kept", "0")
     range_ = "select start_offset, end_offset, (select count(*) from records) from log"
-    start, end, count = map(int, shell(path, range_).split("|"))  # a shell that could write
+    start, end, count = map(int, shell(path, range_).split("|"))  # a shell that may write
     assert start == 0
     assert count == end >= int(behind)
     assert shell(path, "select 1") == "1\n"
@@ -99,7 +99,7 @@ def look(broker, partition):
 
 
 async def test_a_shell_looks_in_under_load_and_nothing_is_lost(data_dir, figures):
-    """Records and views are there while sixteen producers write; then SIGKILL; all acknowledged is there."""
+    """A shell sees records and views while sixteen write; after SIGKILL everything acknowledged is there."""
     journal = Journal.new()
     seen = {partition: [] for partition in range(PARTITIONS)}
 
@@ -124,7 +124,7 @@ async def test_a_shell_looks_in_under_load_and_nothing_is_lost(data_dir, figures
 
 
 def test_a_serving_broker_has_one_sqlite(broker, stub):
-    """Neither Python's sqlite3 nor the system's library is mapped into the process; apsw is."""
+    """The process maps neither Python's sqlite3 nor the system's library, only apsw."""
     create_topic(stub, "topic")
     produce(stub, "topic", [b"v"])
     mapped = {
@@ -135,7 +135,7 @@ def test_a_serving_broker_has_one_sqlite(broker, stub):
 
 
 def test_a_readonly_shell_sees_what_was_just_acknowledged(broker, stub):
-    """-readonly shows each record from its acknowledgement on, and leaves no file behind."""
+    """A -readonly shell sees each record as soon as it is acknowledged, and leaves no file behind."""
     create_topic(stub, "topic")
     path = broker.partition_file("topic")
     before = None
@@ -169,13 +169,13 @@ commit(range(10, 20))
 print("acked 20", flush=True)
 sys.stdin.readline()
 """
-"""A program that commits durably, looks at its own file in the way the broker never must, and commits on."""
+"""A program that commits durably, reads its own file as the broker never may, and commits again."""
 
 
 @pytest.mark.control
 @pytest.mark.parametrize(("manner", "kept"), [("allowed", 20), ("forbidden", 10)])
 def test_opening_its_own_file_would_lose_rows(tmp_path, manner, kept):
-    """Control: after the forbidden open, a shell that only looks costs acknowledged rows; else none."""
+    """Control: after the forbidden open a shell that only reads costs acknowledged rows; otherwise none."""
     path = tmp_path / "control.db"
     program = [sys.executable, "-c", FORBIDDEN, path, manner]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as child:

@@ -1,6 +1,6 @@
 """A shell that is in the way: it keeps a snapshot open, keeps a file locked, or drops a table.
 
-Each costs its own partition a bounded and named error at most, and the others nothing.
+Each costs its own partition at most a bounded, named error, and the others nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from blackbox.foreign_lock import ForeignLock
 
 WAL_BYTES_MAX = 4 << 20
 WAL_BYTES_KEPT = 64 << 20
-"""A WAL that has grown beyond goes back to this much at most (reliability.md, number 9)."""
+"""The size to which a WAL that has grown larger is cut back (reliability.md, number 9)."""
 SHRUNK_S_MAX = 30.0
 
 soak = [pytest.mark.soak, pytest.mark.timed, pytest.mark.timeout(3_600)]
@@ -47,7 +47,7 @@ print(db.execute("SELECT count(*) FROM records").fetchone()[0], flush=True)
 
 @contextmanager
 def snapshot(path):
-    """A shell's read transaction, open while the block runs; it sees the same all the time."""
+    """A shell's read transaction, open while the block runs; it always sees the same."""
     command = [sys.executable, "-I", "-S", "-c", READER, path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
         try:
@@ -60,9 +60,9 @@ def snapshot(path):
 
 
 class Producing:
-    """Producers on threads, one for each partition named, while the block runs; no error is allowed.
+    """Produces on threads, one for each partition named, while the block runs; no error is allowed.
 
-    `ms` holds how long each call took.
+    `ms` has the time that each call took.
     """
 
     def __init__(self, address, topic, partitions, *, records=20, bytes_each=1_000, pause_s=0.0):
@@ -82,7 +82,7 @@ class Producing:
                     produce(stub, self._topic, self._values, partition=partition)
                     self.ms.append((time.perf_counter() - began) * 1_000)
                     self.acked[partition] += len(self._values)
-        except BaseException as error:  # noqa: BLE001  told where the block ends
+        except BaseException as error:  # noqa: BLE001  raised again where the block ends
             self._errors.append(error)
 
     def p99_ms(self, since=0):
@@ -110,7 +110,7 @@ def wal_bytes(broker, topic="topic", partition=0):
 
 
 def troubles(broker, event):
-    """The names of the troubles that have begun or ended, as the log has them."""
+    """The names of the troubles that have begun or ended, according to the log."""
     lines = [json.loads(line) for line in broker.log().splitlines()]
     return [line["trouble"] for line in lines if line["event"] == event]
 
@@ -125,8 +125,8 @@ SNAPSHOTS = [
 
 @pytest.mark.parametrize(("load", "seconds"), SNAPSHOTS)
 def test_a_snapshot_kept_open_under_load(data_dir, load, seconds, figures):
-    """The WAL grows, an alarm names the cause, nobody meets an error; the WAL shrinks when it is gone."""
-    pause_s = 0.05 if seconds >= 60 else 0.0  # else the disk is full before the time is up
+    """Under an open snapshot the WAL grows, an alarm names the cause, no call fails; then the WAL shrinks."""
+    pause_s = 0.05 if seconds >= 60 else 0.0  # otherwise the disk is full before the time is up
     settings = {"storage_checkpoint_pages": 50, "storage_wal_bytes_max": WAL_BYTES_MAX}
     with Broker(data_dir, **settings) as broker, connected(broker.address) as stub:
         create_topic(stub, "topic", 2)
@@ -160,7 +160,7 @@ def test_a_snapshot_kept_open_under_load(data_dir, load, seconds, figures):
 
 @pytest.mark.parametrize("load", ["has ended", pytest.param("goes on", marks=soak)])
 def test_a_wal_beyond_what_is_kept_is_cut(data_dir, load):
-    """A WAL that grew beyond 64 MiB under a snapshot gives the rest back, also when nobody writes."""
+    """A WAL that grew beyond 64 MiB under a snapshot is cut back, even if nobody writes."""
     with Broker(data_dir, storage_wal_bytes_max=WAL_BYTES_MAX) as broker, connected(broker.address) as stub:
         create_topic(stub, "topic", max_message_bytes="2000000")
         produce(stub, "topic", [b"first"])
@@ -175,7 +175,7 @@ def test_a_wal_beyond_what_is_kept_is_cut(data_dir, load):
 @pytest.mark.timed
 @pytest.mark.parametrize(("times", "seconds"), [(1, 1), pytest.param(10, 30, marks=soak)])
 def test_a_shell_keeps_a_file_locked(data_dir, times, seconds, figures):
-    """BEGIN IMMEDIATE: a named error in bounded time; the neighbours are as fast as before."""
+    """BEGIN IMMEDIATE causes a named error in bounded time; the neighbours are as fast as before."""
     busy_s = 0.5
     refused, ratios = 0, []
     with (
@@ -220,12 +220,12 @@ DROP = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.argv
 
 @pytest.mark.parametrize("statement", [DROPS[0], *(pytest.param(each, marks=soak) for each in DROPS[1:])])
 def test_a_shell_changes_the_tables(tmp_path, statement):
-    """DROP TABLE by a shell: that partition fails with a named error, the others serve."""
+    """After a shell's DROP TABLE that partition fails with a named error, and the others serve."""
     with Broker(tmp_path / "data") as broker, connected(broker.address) as stub:
         create_topic(stub, "topic", 2)
         for partition in (0, 1):
             produce(stub, "topic", [b"first"], partition=partition)
-        # The views hold on to the tables' names.
+        # The views refer to the tables' names.
         script = f"DROP VIEW records_text; DROP VIEW lag; {statement}"
         path = broker.partition_file("topic")
         subprocess.run([sys.executable, "-c", DROP, path, script], env=environment(), check=True)

@@ -1,4 +1,4 @@
-"""SIGKILL under load: nothing acknowledged is lost, moved, altered or doubled. And the check can fail."""
+"""SIGKILL under load loses, moves, alters and doubles nothing acknowledged. Controls show a failing check."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blackbox.clients import connected, create_topic, end_offset, eventually, pr
 from blackbox.load import PARTITIONS, TOPIC, Journal, Log, Record, Sent, losses, produce_and_kill, read_back
 
 ROUNDS, ROUNDS_SOAK = 8, 20
-"""Of a series, which is one data folder; its log grows from round to round, and is read back in each."""
+"""Rounds of a series, which shares a data folder; the growing log is read back in each round."""
 
 CHECKPOINT_PAGES = (8, 64, 1_000)
 """Settings to choose from: with the smallest, checkpoints are under way most of the time."""
@@ -27,7 +27,7 @@ SERIES = [(0, ROUNDS), *(pytest.param(n, ROUNDS_SOAK, marks=FULL) for n in range
 
 @pytest.mark.parametrize(("series", "rounds"), SERIES)
 async def test_nothing_acknowledged_is_lost(data_dir, series, rounds, figures):
-    """Sixteen producers, a SIGKILL at a random moment, restart, everything read back: again and again."""
+    """Sixteen producers, a SIGKILL at a random moment, a restart and a full read: nothing is lost."""
     journal = Journal.new()
     chance = random.Random(journal.seed)
     began = time.monotonic()
@@ -52,8 +52,8 @@ async def test_nothing_acknowledged_is_lost(data_dir, series, rounds, figures):
 def cut_a_checkpoint_short(path):
     """Copy the newest page 1 from the WAL into the file, and no other page.
 
-    It is what a checkpoint leaves that is killed after its first write (sqlite.org/walformat.html): the
-    file's header tells of pages that are in the WAL only.
+    A checkpoint that is killed after its first write leaves this state (sqlite.org/walformat.html): the
+    file's header refers to pages that are only in the WAL.
     """
     wal = path.with_name(f"{path.name}-wal").read_bytes()
     page_size, salts = int.from_bytes(wal[8:12], "big"), wal[16:24]
@@ -68,7 +68,7 @@ def cut_a_checkpoint_short(path):
 
 
 def test_sigkill_within_a_checkpoint_is_no_reason_to_refuse_the_file(data_dir):
-    """A checkpoint that got no further than its first page: the next start has everything."""
+    """After a checkpoint that was killed after its first page, the next start has everything."""
     values = [b"%0*d" % (1_000, number) for number in range(2_000)]
     with Broker(data_dir) as broker, connected(broker.address) as stub:
         create_topic(stub, TOPIC)
@@ -80,9 +80,9 @@ def test_sigkill_within_a_checkpoint_is_no_reason_to_refuse_the_file(data_dir):
 
 
 def test_the_wal_of_killed_brokers_does_not_add_up(data_dir):
-    """A WAL that a killed broker left counts towards the next checkpoint: it does not grow for ever."""
+    """A WAL that a killed broker left counts towards the next checkpoint, so it does not grow for ever."""
     pages = 40
-    for number in range(8):  # each adds less than it takes to begin a checkpoint
+    for number in range(8):  # each adds less than a checkpoint needs
         with Broker(data_dir, storage_checkpoint_pages=pages) as broker, connected(broker.address) as stub:
             if number == 0:
                 create_topic(stub, TOPIC)
@@ -97,7 +97,7 @@ def test_the_wal_of_killed_brokers_does_not_add_up(data_dir):
 
 @pytest.mark.control
 async def test_a_folder_that_was_put_back_is_seen(data_dir, tmp_path):
-    """Control: with an older copy of the folder in its place, the same check reports losses."""
+    """Control: if the folder is replaced by an older copy of it, the same check reports losses."""
     journal = Journal.new()
     with Broker(data_dir) as broker, connected(broker.address) as stub:
         create_topic(stub, TOPIC, PARTITIONS)
@@ -114,7 +114,7 @@ async def test_a_folder_that_was_put_back_is_seen(data_dir, tmp_path):
 
 
 def small_run() -> tuple[Journal, dict[int, Log]]:
-    """One producer: batches of 1, 2, 1 and 3 records acknowledged, and one of 2 that nobody answered."""
+    """One producer: batches of 1, 2, 1 and 3 records acknowledged, and one of 2 that was never answered."""
     journal, log = Journal(seed=0), []
     requests = journal.sent.setdefault("producer", [])
     for number, size in enumerate((1, 2, 1, 3, 2)):
@@ -192,7 +192,7 @@ DAMAGES = [
 @pytest.mark.control
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_each_kind_of_damage_is_seen(damage):
-    """Control: the check reports damage of each kind, and none where there is none."""
+    """Control: the check reports damage of each kind, and nothing if there is no damage."""
     journal, logs = small_run()
     assert losses(journal, logs) == []
     damage(logs[0], journal.sent["producer"][-1].records)
@@ -200,7 +200,7 @@ def test_each_kind_of_damage_is_seen(damage):
 
 
 def test_an_unanswered_request_may_be_there():
-    """What was sent but never answered may be found, whole and once, or not."""
+    """A request that was never answered may be found, whole and once, or not at all."""
     journal, logs = small_run()
     logs[0] += journal.sent["producer"][-1].records
     assert losses(journal, logs) == []

@@ -36,7 +36,7 @@ def refused(*args, **settings):
 
 
 def test_the_ready_line_says_what_is_served(data_dir):
-    """Address, data folder, topics and versions, in one line; nothing else on stdout."""
+    """The ready line has the address, data folder, topics and versions; nothing else is on stdout."""
     with Broker(data_dir) as broker:
         assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d*", broker.address)
         assert Path(broker.ready["data_dir"]).resolve() == data_dir.resolve()
@@ -58,7 +58,7 @@ ROUNDS = pytest.mark.parametrize(
 @pytest.mark.timed
 @ROUNDS
 def test_a_second_broker_on_the_folder_is_refused(broker, stub, rounds, figures):
-    """It names the folder and the holder's pid within 2 s; the holder does not notice."""
+    """A second broker names the folder and the holder's pid within 2 s; the holder is not disturbed."""
     create_topic(stub, "topic")
     longest = 0.0
     for _ in range(rounds):
@@ -75,7 +75,7 @@ def test_a_second_broker_on_the_folder_is_refused(broker, stub, rounds, figures)
 @pytest.mark.timed
 @ROUNDS
 def test_a_second_broker_on_the_port_is_refused(broker, tmp_path, rounds, figures):
-    """It names the address within 2 s; no two brokers share a port silently."""
+    """A second broker names the address within 2 s; no two brokers silently share a port."""
     longest = 0.0
     for number in range(rounds):
         line, took = refused("--data-dir", tmp_path / f"other-{number}", "--listen", broker.address)
@@ -87,7 +87,7 @@ def test_a_second_broker_on_the_port_is_refused(broker, tmp_path, rounds, figure
 
 @ROUNDS
 def test_the_folder_is_free_again_after_sigkill(data_dir, rounds, figures):
-    """What a killed broker leaves behind keeps nobody out, neither from the folder nor from the port."""
+    """After SIGKILL both the folder and the port can be used again."""
     address = "127.0.0.1:0"
     for number in range(rounds + 1):
         with Broker(data_dir, listen=address) as broker, connected(broker.address) as stub:
@@ -101,7 +101,7 @@ def test_the_folder_is_free_again_after_sigkill(data_dir, rounds, figures):
 
 
 def test_a_port_of_another_program_is_refused(data_dir):
-    """A port that someone else listens on is in use, whoever it is."""
+    """A port on which any other program listens is reported as in use."""
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         line, _ = refused("--data-dir", data_dir, "--listen", address)
@@ -138,7 +138,7 @@ def foreign_file(folder):
     "odd", [file_in_the_way, file_above, file_for_topics, no_folder_can_be_made, foreign_file]
 )
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path, odd):
-    """An odd or unwritable data folder: one line that names it, exit code 2."""
+    """An odd or unwritable data folder is named in one line, with exit code 2."""
     path = odd(tmp_path)
     line, _ = refused("--data-dir", path, "--listen", "127.0.0.1:0")
     assert str(path) in line
@@ -157,7 +157,7 @@ BAD_CONFIGS = {
 
 @pytest.mark.parametrize(("text", "named"), BAD_CONFIGS.values(), ids=BAD_CONFIGS)
 def test_a_bad_config_file_is_refused(tmp_path, data_dir, text, named):
-    """One line that names the key (and the nearest known one), exit code 2, and no data folder made."""
+    """A bad config file gives a line with the key (and the nearest known one) and exit code 2."""
     config = tmp_path / "bad.toml"
     config.write_bytes(text.encode(errors="surrogateescape"))
     line, _ = refused("--data-dir", data_dir, "--config", config)
@@ -167,25 +167,25 @@ def test_a_bad_config_file_is_refused(tmp_path, data_dir, text, named):
 
 @pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:65536", ":", ""])
 def test_an_address_that_is_none_is_refused(data_dir, listen):
-    """--listen takes HOST:PORT; the line repeats what was given instead."""
+    """--listen takes HOST:PORT; the error repeats what was given instead."""
     line, _ = refused("--data-dir", data_dir, "--listen", listen)
     assert listen in line
     assert "listen" in line
 
 
 def test_an_address_of_another_machine_is_refused(data_dir):
-    """An address that this machine does not have cannot be served, and is named."""
+    """An address that this machine does not have is refused and named."""
     line, _ = refused("--data-dir", data_dir, "--listen", "192.0.2.1:9092")
     assert "192.0.2.1:9092" in line
 
 
 def test_a_mistaken_variable_is_refused(data_dir):
-    """A variable with a typing error names the nearest known one."""
+    """The error for a misspelled variable names the nearest known one."""
     line, _ = refused("--data-dir", data_dir, "--listen", "127.0.0.1:0", consume_heartbeat_mz=100)
     assert "TAKHIN_CONSUME_HEARTBEAT_MS" in line
 
 
 def test_a_missing_config_file_is_refused(data_dir, tmp_path):
-    """A config file that is not there is an error, not an empty one."""
+    """A missing config file is an error and is not treated as an empty one."""
     line, _ = refused("--data-dir", data_dir, "--config", tmp_path / "absent.toml")
     assert "absent.toml" in line

@@ -32,7 +32,7 @@ def stub(shared_broker):
 
 @pytest.fixture
 def topic(stub, request):
-    """A topic of the test's own, named after it."""
+    """A topic for one test, named after the test."""
     return own_topic(stub, request.node.name)
 
 
@@ -49,7 +49,7 @@ def numbered(first, count, size=8):
 
 
 def test_a_pipelined_produce_stream_keeps_its_order(stub, topic):
-    """5,000 requests of one record, sent without waiting: one response each, in order, dense offsets."""
+    """5,000 unawaited requests of one record get one response each, in order, with dense offsets."""
     sent = numbered(0, 5_000)
     requests = (pb.ProduceMessageRequest(topic=topic, record=pb.Record(value=value)) for value in sent)
     responses = list(stub.ProduceMessageStream(requests, timeout=60))
@@ -58,7 +58,7 @@ def test_a_pipelined_produce_stream_keeps_its_order(stub, topic):
 
 
 def test_batches_on_a_stream_land_whole_and_in_order(stub, topic):
-    """The offset in the answer is the batch's first one; its records follow at consecutive offsets."""
+    """The offset in an answer is that of the batch's first record; the others have consecutive offsets."""
     sizes = [1, 1_000, 2, 500, 3]
     starts = [sum(sizes[:n]) for n in range(len(sizes))]
     requests = [batch(topic, numbered(first, n)) for first, n in zip(starts, sizes, strict=True)]
@@ -68,7 +68,7 @@ def test_batches_on_a_stream_land_whole_and_in_order(stub, topic):
 
 
 def test_a_produce_stream_answers_while_it_is_open(stub, topic):
-    """A client that waits for each answer before its next request gets it."""
+    """A client that awaits each answer before its next request gets it while the stream is open."""
     requests = queue.SimpleQueue()
     call = stub.ProduceMessageStream(iter(requests.get, None), timeout=CALL_S_MAX)
     for number in range(20):
@@ -80,7 +80,7 @@ def test_a_produce_stream_answers_while_it_is_open(stub, topic):
 
 
 def test_an_answer_without_durability_has_no_offset(stub, topic):
-    """required_acks=0 is answered with offset -1, in order among the others, and the record arrives."""
+    """required_acks=0 is answered with offset -1, in order among the others, and the record is stored."""
     requests = [batch(topic, numbered(n, 1)) for n in range(3)]
     requests[1].required_acks = 0
     responses = list(stub.ProduceMessageStream(iter(requests), timeout=CALL_S_MAX))
@@ -89,7 +89,7 @@ def test_an_answer_without_durability_has_no_offset(stub, topic):
 
 
 def test_a_tail_delivers_what_is_produced_later(stub, topic):
-    """A tail from the latest offset sees only what comes after, each record once."""
+    """A tail from the latest offset sees only later records, each of them once."""
     produce(stub, topic, numbered(0, 10))
     tail = consume(stub, topic, offset=-2)
     assert (list((first := next(tail)).records), first.high_watermark) == ([], 10)
@@ -117,7 +117,7 @@ def test_min_bytes_are_awaited(stub, topic):
 
 
 def test_min_bytes_are_awaited_no_longer_than_max_wait(stub, topic):
-    """After max_wait_ms a response carries what there is."""
+    """After max_wait_ms a response is sent with what there is."""
     produce(stub, topic, numbered(0, 3))
     started = time.monotonic()
     tail = consume(stub, topic, min_bytes=1 << 20, max_wait_ms=500)
@@ -128,7 +128,7 @@ def test_min_bytes_are_awaited_no_longer_than_max_wait(stub, topic):
 
 @pytest.mark.parametrize(("size", "max_bytes"), [(10, 500), (1_000, 5_000), (1_000, 1), (200_000, 1 << 20)])
 def test_a_response_has_at_most_max_bytes(stub, topic, size, max_bytes):
-    """Responses stay within max_bytes but carry at least one record, and together miss none."""
+    """Responses stay within max_bytes but have at least one record, and no record is missing."""
     produce(stub, topic, numbered(0, 40, size))
     responses = list(consume(stub, topic, max_bytes=max_bytes, stop_at_end=True))
     assert values(r for response in responses for r in response.records) == numbered(0, 40, size)
@@ -138,7 +138,7 @@ def test_a_response_has_at_most_max_bytes(stub, topic, size, max_bytes):
 
 
 def test_a_response_never_exceeds_the_message_limit(stub, topic):
-    """A client that asks for 2 GB a response gets messages that gRPC can carry."""
+    """A client that asks for responses of 2 GB gets messages that gRPC can carry."""
     for first in range(0, 60, 6):
         produce(stub, topic, numbered(first, 6, 1_000_000))
     responses = list(consume(stub, topic, max_bytes=2**31 - 1, stop_at_end=True))
@@ -167,7 +167,7 @@ BOUNDS = {
 
 @pytest.mark.parametrize(("fields", "expected"), BOUNDS.values(), ids=BOUNDS)
 def test_a_bound_ends_the_stream(stub, topic, fields, expected):
-    """A bounded call delivers its range and ends by itself with OK."""
+    """A bounded call delivers its range and then ends with OK."""
     stamped = [pb.Record(value=b"%d" % n, timestamp=(n + 1) * 1_000) for n in range(10)]
     request = pb.ProduceMessageRequest(topic=topic, records=stamped)
     assert stub.ProduceMessage(request, timeout=CALL_S_MAX).error == ""
@@ -179,7 +179,7 @@ def test_a_bound_ends_the_stream(stub, topic, fields, expected):
 
 
 def test_a_stop_offset_ahead_is_waited_for(stub, topic):
-    """With stop_offset past the end the stream tails, and ends when the log has come so far."""
+    """A stream with stop_offset past the end tails, and ends when the log has reached it."""
     produce(stub, topic, numbered(0, 2))
     call = consume(stub, topic, stop_offset=4)
     assert offsets(next_records(call).records) == [0, 1]
@@ -189,7 +189,7 @@ def test_a_stop_offset_ahead_is_waited_for(stub, topic):
 
 
 def test_a_quiet_stream_says_that_it_is_alive(stub, topic):
-    """Idle streams send empty responses with the high watermark, again and again."""
+    """An idle stream keeps sending empty responses with the high watermark."""
     produce(stub, topic, numbered(0, 4))
     tail = consume(stub, topic, offset=4)
     for _ in range(5):
@@ -200,7 +200,7 @@ def test_a_quiet_stream_says_that_it_is_alive(stub, topic):
 
 
 def test_an_offset_outside_the_log_names_both_ends(stub, topic):
-    """OUT_OF_RANGE carries where the log begins and ends; the end itself is no error."""
+    """OUT_OF_RANGE names the start and end of the log; the end itself is a valid offset."""
     produce(stub, topic, numbered(0, 5))
     with pytest.raises(grpc.RpcError) as caught:
         next(consume(stub, topic, offset=6))
@@ -211,7 +211,7 @@ def test_an_offset_outside_the_log_names_both_ends(stub, topic):
 
 
 def test_deleting_a_topic_ends_its_tails(stub, topic):
-    """Tails of a deleted topic end with NOT_FOUND, and a new topic of that name starts from nothing."""
+    """Tails of a deleted topic end with NOT_FOUND, and a new topic with that name starts empty."""
     other_topic = f"{topic}-other"
     other = consume(stub, create_topic(stub, other_topic))
     tails = [consume(stub, topic) for _ in range(3)]
@@ -232,7 +232,7 @@ def test_deleting_a_topic_ends_its_tails(stub, topic):
 
 
 def test_a_produce_stream_outlives_its_topic(stub, topic):
-    """Deleting the topic under a produce stream refuses its next requests and does not end it."""
+    """Deleting the topic of a produce stream refuses the next requests without ending the stream."""
     requests = queue.SimpleQueue()
     call = stub.ProduceMessageStream(iter(requests.get, None), timeout=CALL_S_MAX)
     requests.put(batch(topic, [b"before"]))
@@ -248,7 +248,7 @@ def test_a_produce_stream_outlives_its_topic(stub, topic):
 
 
 def test_consumers_of_different_appetite_see_the_same_log(shared_broker, stub, topic):
-    """Readers on several connections, with different response sizes, agree on every record."""
+    """Consumers on several connections, with different response sizes, agree on every record."""
     produce(stub, topic, numbered(0, 3_000))
     with connected(shared_broker.address) as other:
         whole = read_all(stub, topic)

@@ -102,7 +102,7 @@ def described_file(package: str, service_name: str, messages: str, methods: str)
 
 
 def _add_field(message: DescriptorProto, package: str, cells: Sequence[str | None]) -> None:
-    """cells: what FIELD finds: name, number, repeated, key and value type of a map, type."""
+    """Add a field. cells: the groups of FIELD: name, number, repeated, key and value type of a map, type."""
     name, number, repeated, map_key, map_value, type_name = cells
     if map_key:
         entry = message.nested_type.add(name="".join(map(str.title, name.split("_"))) + "Entry")

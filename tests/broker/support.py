@@ -43,7 +43,7 @@ async def create(session: Session, name: str = "t", partitions: int = 1, **confi
 
 
 def produce(session: Session, topic: str, partition: int, sent: Batch, **options: Any) -> Awaitable[Appended]:
-    """Queue a batch at once; what is returned waits for the answer."""
+    """Queue a batch at once; the returned awaitable waits for the answer."""
     return session.produce(ProduceRequest(topic, partition, sent, **options)).answer()
 
 

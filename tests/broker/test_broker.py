@@ -1,4 +1,4 @@
-"""The broker's own decisions, over the memory engine: where a batch goes, its time, what is refused."""
+"""The broker's own decisions, over the memory engine: the partition of a batch, its time, what is refused."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ from takhin.storage.memory import MemoryEngine
 
 
 async def test_a_zero_timestamp_becomes_the_brokers_clock(session, engine):
-    """Records without a time of their own are stamped, the others kept."""
+    """Records without a timestamp get the broker's time; the others keep theirs."""
     await create(session)
     await produce(session, "t", 0, batch(b"a", b"b", timestamps=[0, 7]))
     assert [row[1] for row in await rows(engine)] == [NOW, 7]
@@ -36,7 +36,7 @@ async def test_log_append_time_overrides_the_client(session, engine):
 
 
 async def test_keys_choose_their_partition_as_in_kafka(session):
-    """A batch of one key goes where murmur2 sends that key, an empty key included."""
+    """A batch of one key goes to the partition that murmur2 gives, even with an empty key."""
     await create(session, partitions=5)
     for key in (b"user-1", b"", b"\x00\xff"):
         appended = await produce(session, "t", -1, batch(b"v", keys=[key]))
@@ -44,7 +44,7 @@ async def test_keys_choose_their_partition_as_in_kafka(session):
 
 
 async def test_keyless_batches_are_spread_evenly(session):
-    """Each keyless batch goes to the next partition in turn, as a whole."""
+    """Each keyless batch goes as a whole to the next partition in turn."""
     await create(session, partitions=3)
     landed = [(await produce(session, "t", -1, batch(b"a", b"b"))).partition for _ in range(9)]
     assert sorted(landed) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -58,7 +58,7 @@ async def test_keys_of_several_partitions_are_no_batch(session):
 
 
 async def test_partitions_outside_the_topic_are_named(session):
-    """The error says which partitions there are."""
+    """The error for a partition outside the topic says which partitions there are."""
     await create(session, partitions=2)
     for partition in (2, -2):
         with pytest.raises(UnknownPartitionError, match=f"0 to 1, not {partition}"):
@@ -66,7 +66,7 @@ async def test_partitions_outside_the_topic_are_named(session):
 
 
 async def test_a_commit_is_checked_whole_before_anything_is_written(session):
-    """One bad offset among good ones leaves no trace."""
+    """A commit with one bad offset among good ones commits nothing."""
     await create(session, partitions=2)
     await produce(session, "t", 0, batch(b"a"))
     good, bad = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -83,7 +83,7 @@ async def test_a_commit_is_checked_whole_before_anything_is_written(session):
 
 
 async def test_committed_offsets_are_those_asked_for_or_all(session):
-    """Partitions without a commit are answered as None; without partitions all commits are told, sorted."""
+    """A partition without a commit gives None; a request without partitions gives all commits, sorted."""
     await create(session, partitions=3)
     first, second, third = (TopicPartition("t", partition) for partition in range(3))
     await session.commit_offsets("g", [(third, 0, "c"), (first, 0, "a")])
@@ -98,7 +98,7 @@ async def test_committed_offsets_are_those_asked_for_or_all(session):
 
 
 async def test_groups_show_what_they_committed_and_their_lag(session):
-    """describe-group has offset, end, lag and metadata of each partition; deleting takes it all."""
+    """A group's description has offset, end, lag and metadata by partition; deleting it removes them."""
     await create(session)
     await produce(session, "t", 0, batch(b"a", b"b", b"c"))
     await session.commit_offsets("g", [(TopicPartition("t", 0), 1, "note")])
@@ -112,7 +112,7 @@ async def test_groups_show_what_they_committed_and_their_lag(session):
 
 
 async def test_the_limit_of_partitions_is_that_of_all_topics(session):
-    """topics.partitions_max counts what is there already."""
+    """topics.partitions_max also counts the partitions that exist already."""
     await create(session, "a", partitions=15)
     with pytest.raises(InvalidArgumentError, match="limit is 20"):
         await create(session, "b", partitions=6)
@@ -120,7 +120,7 @@ async def test_the_limit_of_partitions_is_that_of_all_topics(session):
 
 
 async def test_a_draining_broker_refuses_produce(broker, session, engine):
-    """Once draining, nothing more is queued."""
+    """A draining broker queues no more batches."""
     await create(session)
     broker.drain()
     with pytest.raises(ShuttingDownError):
@@ -146,7 +146,7 @@ class Plain:
     ids=["producer_id", "expected_offset"],
 )
 async def test_a_condition_that_the_engine_cannot_judge_is_refused(condition, field):
-    """The error names the field; batches without a condition are taken."""
+    """The error names the field of the condition; batches without a condition are accepted."""
     session = session_of(broker_over(Plain()))
     await create(session)
     with pytest.raises(InvalidArgumentError, match=f"does not take {field}") as refused:
@@ -156,7 +156,7 @@ async def test_a_condition_that_the_engine_cannot_judge_is_refused(condition, fi
 
 
 async def test_acks_decide_when_a_request_is_answered(session, engine):
-    """0: at once and without an offset; absent, 1 and -1: with the durable batch's; others: refused."""
+    """0 answers at once without an offset; absent, 1 and -1 when the batch is durable; others are refused."""
     await create(session)
     queued = await produce(session, "t", 0, batch(b"a", timestamps=[7]), required_acks=0)
     assert queued == (0, -1, 7, 1, False)
@@ -169,7 +169,7 @@ async def test_acks_decide_when_a_request_is_answered(session, engine):
 
 
 async def test_a_deadline_ends_the_wait_and_not_the_write(session):
-    """Past timeout_ms the outcome is unknown, and the batch stays queued."""
+    """After timeout_ms the outcome is unknown, and the batch stays queued."""
     await create(session)
     pending = session.produce(ProduceRequest("t", 0, batch(b"a"), timeout_ms=50))
     now = asyncio.get_running_loop().time()

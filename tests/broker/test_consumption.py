@@ -1,4 +1,4 @@
-"""A consume call, over the memory engine: what it waits for, where it goes on, when it ends."""
+"""A consume call, over the memory engine: what it waits for, where it continues, when it ends."""
 
 import asyncio
 
@@ -10,19 +10,19 @@ from takhin.model import ConsumeRequest
 
 
 async def offsets_of(chunks):
-    """The offsets of each chunk, up to the end of the call."""
+    """The offsets of each chunk, until the call ends."""
     return [[row[0] for row in chunk.records.rows] async for chunk in chunks]
 
 
 def compact(engine, *offsets):
-    """Take records out of the log, as compaction would."""
+    """Remove records from the log, as compaction would."""
     (log,) = engine.topics["t"].partitions
     for offset in offsets:
         del log._rows[offset]
 
 
 async def test_tailing_consumers_are_woken_by_an_append_and_not_before(session):
-    """Everyone who waits for a log gets what is appended to it; a quiet log gives an empty chunk in time."""
+    """Every waiting consumer gets what is appended; a quiet log gives an empty chunk after the idle time."""
     await create(session, partitions=2)
     tails = [session.consume(ConsumeRequest("t", partition)) for partition in (0, 0, 1)]
     waits = [asyncio.ensure_future(anext(tail)) for tail in tails]
@@ -36,7 +36,7 @@ async def test_tailing_consumers_are_woken_by_an_append_and_not_before(session):
 
 
 async def test_gaps_are_passed_without_a_word(session, engine):
-    """Where records were removed, the call goes on behind them, and no empty chunk is sent for that."""
+    """If records were removed, the call continues behind them and sends no empty chunk for them."""
     await create(session)
     await produce(session, "t", 0, batch(*[b"v"] * 10))
     compact(engine, 0, 3, 4, 5, 8, 9)
@@ -51,7 +51,7 @@ async def test_gaps_are_passed_without_a_word(session, engine):
 
 @pytest.mark.parametrize("min_bytes", [0, 1 << 20])
 async def test_a_stop_offset_holds_beyond_a_gap(session, engine, min_bytes):
-    """A read may reach past the stop in a log with gaps: what is beyond is neither sent nor waited for."""
+    """If a read reaches past the stop in a log with gaps, the call neither sends what follows nor waits."""
     await create(session)
     await produce(session, "t", 0, batch(*[b"v"] * 10))
     compact(engine, 2, 3)
@@ -63,7 +63,7 @@ async def test_a_stop_offset_holds_beyond_a_gap(session, engine, min_bytes):
 
 
 async def test_a_topic_that_is_deleted_ends_the_wait(session):
-    """Who waits for more of it is told that there is no such topic, in either kind of wait."""
+    """A consumer that waits for more of a deleted topic gets an error, in either kind of wait."""
     await create(session)
     await produce(session, "t", 0, batch(b"a"))
     tail = session.consume(ConsumeRequest("t", 0, 1))
@@ -77,7 +77,7 @@ async def test_a_topic_that_is_deleted_ends_the_wait(session):
 
 
 async def test_min_bytes_is_met_also_beside_another_consumer(session):
-    """What another consumer was given, which is less than there is now, does not end the wait too early."""
+    """A read shared with another consumer, with less than there is now, does not end the wait too early."""
     await create(session)
     await produce(session, "t", 0, batch(b"a" * 100))
     impatient = session.consume(ConsumeRequest("t", 0))

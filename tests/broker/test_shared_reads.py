@@ -1,4 +1,4 @@
-"""Consumers of one log get the same reads, and nothing that they must not see."""
+"""Consumers of one log share reads, and get nothing that they must not see."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def offsets(records):
 
 
 async def test_two_consumers_are_given_one_read(reads: SharedReads, log: PartitionLog):
-    """The second one gets what the first has read, also when the log has grown since."""
+    """The second consumer gets what the first has read, even if the log has grown since."""
     with reads.consumer(log), reads.consumer(log):
         first = await reads.read(log, 20, **LIMITS)
         await log.append(numbered(3))
@@ -48,7 +48,7 @@ async def test_two_consumers_are_given_one_read(reads: SharedReads, log: Partiti
 
 
 async def test_a_lone_consumer_reads_for_itself(reads: SharedReads, log: PartitionLog):
-    """Nothing is kept for others, and a read is as long as asked for."""
+    """A lone consumer keeps nothing for others, and its read is as long as asked for."""
     with reads.consumer(log):
         first = await reads.read(log, 3, **LIMITS)
         assert offsets(first) == list(range(3, 13))
@@ -56,7 +56,7 @@ async def test_a_lone_consumer_reads_for_itself(reads: SharedReads, log: Partiti
 
 
 async def test_consumers_out_of_step_meet(reads: SharedReads, log: PartitionLog):
-    """Wherever two began, after one read they ask for the same offset."""
+    """Wherever two consumers began, after one read they ask for the same offset."""
     with reads.consumer(log), reads.consumer(log):
         one = await reads.read(log, 3, **LIMITS)
         other = await reads.read(log, 7, **LIMITS)
@@ -72,7 +72,7 @@ async def test_other_limits_are_other_reads(reads: SharedReads, log: PartitionLo
 
 
 async def test_what_was_trimmed_is_not_served(reads: SharedReads, log: PartitionLog):
-    """A kept read that begins below the start is refused like any other."""
+    """A cached read that begins below the start of the log is refused like any other."""
     with reads.consumer(log), reads.consumer(log):
         await reads.read(log, 0, **LIMITS)
         await log.trim(5)
@@ -81,7 +81,7 @@ async def test_what_was_trimmed_is_not_served(reads: SharedReads, log: Partition
 
 
 async def test_what_was_deleted_is_not_served(reads: SharedReads, log: PartitionLog, engine: Engine):
-    """A kept read of a topic that was deleted is refused."""
+    """A cached read of a deleted topic is refused."""
     with reads.consumer(log), reads.consumer(log):
         await reads.read(log, 0, **LIMITS)
         await engine.delete_topic("orders")
@@ -90,7 +90,7 @@ async def test_what_was_deleted_is_not_served(reads: SharedReads, log: Partition
 
 
 async def test_bytes_are_bounded_and_let_go(log: PartitionLog):
-    """The least recently used read goes when there is too much, and all go with the last consumer."""
+    """The least recently used read is dropped when all are too large; when nobody consumes, all are."""
     reads = SharedReads(bytes_max=800, records_max=RECORDS_MAX)
     with ExitStack() as consumers:
         for _ in range(2):

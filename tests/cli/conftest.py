@@ -24,7 +24,7 @@ class Takhin:
         return self.run(command(*args), stdin)
 
     def to(self, broker: Broker) -> Takhin:
-        """Return the same runner for another broker."""
+        """The same runner for another broker."""
         return Takhin(broker.address)
 
     def run(self, line: list[str], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
@@ -49,7 +49,7 @@ class Takhin:
 
     @contextmanager
     def start(self, *args: object) -> Iterator[subprocess.Popen[bytes]]:
-        """Start a command that keeps running, until the block ends at the latest."""
+        """Start a command that keeps running; it is ended with the block at the latest."""
         pipe = subprocess.PIPE
         with subprocess.Popen(
             command(*args), env=self.environ(), stdin=pipe, stdout=pipe, stderr=pipe
@@ -91,7 +91,7 @@ def wide_topic(broker, request) -> Iterator[str]:
 
 @contextmanager
 def made_topic(broker: Broker, request, partitions: int = 1) -> Iterator[str]:
-    """Create a topic by calls, because a command takes a third of a second."""
+    """Create a topic by a gRPC call, because a command takes a third of a second."""
     with connected(broker.address) as stub:
         name = create_topic(stub, request.node.name.partition("[")[0], partitions)
         yield name

@@ -1,4 +1,4 @@
-"""Records as the tests of the commands want them, straight through gRPC."""
+"""Records that the tests of the commands need, produced directly through gRPC."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def put(broker, topic, *records: pb.Record, partition: int = 0) -> None:
 
 
 def fill(broker, topic, count: int) -> None:
-    """Make this many records of 99 bytes."""
+    """Produce this many records of 99 bytes."""
     records = [pb.Record(value=b"x" * 99)] * 5_000
     for left in range(count, 0, -5_000):
         put(broker, topic, *records[:left])

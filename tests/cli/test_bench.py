@@ -1,4 +1,4 @@
-"""`takhin bench`: what it says is about what it did, and its topic is gone afterwards."""
+"""`takhin bench`: its sentences match its work, and its topic is deleted afterwards."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def values(takhin, topic, *options) -> list[bytes]:
 
 
 def test_json(takhin, broker, topic):
-    """A value is text if it is UTF-8, base64 if it is not, null if there is none; headers are in order."""
+    """A value is text if it is UTF-8, base64 otherwise, null if there is none; headers are in order."""
     headers = [pb.RecordHeader(key="h", value=b"1"), pb.RecordHeader(key="h", value=b"\xff")]
     put(
         broker,
@@ -143,12 +143,12 @@ def test_follow(takhin, broker, wide_topic):
 
 
 def test_follow_from_the_end_skips_what_is_there(takhin, broker, topic):
-    """Only records that come after the command are printed."""
+    """Only records that are produced after the start of the command are printed."""
     put(broker, topic, pb.Record(value=b"old"))
     with takhin.start("consume", topic, "--follow", "-o", "end", "-n", 1, "--json") as reader:
         lines = Queue()
         threading.Thread(target=lambda: lines.put(reader.stdout.readline()), daemon=True).start()
-        while lines.empty() and reader.poll() is None:  # it says nothing when it is ready
+        while lines.empty() and reader.poll() is None:  # the command prints nothing when it is ready
             put(broker, topic, pb.Record(value=b"new"))
         assert json.loads(lines.get(timeout=20))["value"] == "new"
         reader.communicate(timeout=20)
@@ -207,9 +207,9 @@ def test_an_unknown_topic(takhin):
 
 
 def test_follow_rides_out_a_restart(takhin, tmp_path):
-    """The broker is killed and started again at the same address: no record is lost or printed twice."""
+    """When the broker is killed and restarted at the same address, no record is lost or printed twice."""
     with Broker(tmp_path / "data") as broker, takhin.to(broker).start("consume", "t", "--follow") as early:
-        assert early.wait(20) == 1  # there is no such topic
+        assert early.wait(20) == 1  # the topic does not exist
         takhin = takhin.to(broker)
         takhin.output("topics", "create", "t")
         put(broker, "t", pb.Record(value=b"1"))
@@ -223,10 +223,10 @@ def test_follow_rides_out_a_restart(takhin, tmp_path):
 
 
 def test_old_connections_are_no_end(takhin, tmp_path):
-    """The broker closes several connections for their age: every record arrives once and in order."""
+    """When the broker closes old connections, every record still arrives once and in order."""
     ages = {"rpc_connection_age_ms": 500, "rpc_connection_age_grace_ms": 500, "consume_heartbeat_ms": 50}
     with Broker(tmp_path / "data") as broker:
-        takhin.to(broker).output("topics", "create", "t")  # may take longer than such a connection lasts
+        takhin.to(broker).output("topics", "create", "t")  # this may take longer than a connection lives
     with Broker(tmp_path / "data", **ages) as broker:
         takhin = takhin.to(broker)
         with takhin.start("consume", "t", "--follow", "-n", 300) as reader:

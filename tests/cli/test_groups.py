@@ -1,4 +1,4 @@
-"""`takhin groups` and `takhin offsets`: what a group is to read next, seen and set."""
+"""`takhin groups` and `takhin offsets`: the offsets that a group reads next, shown and set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOON_MS = 1_767_268_800_000
 
 @pytest.fixture
 def filled(broker, wide_topic) -> str:
-    """A topic with four partitions, of 0, 1, 2 and 3 records, a second apart from noon on."""
+    """A topic with four partitions, of 0, 1, 2 and 3 records, one per second from noon on."""
     for partition in range(1, 4):
         records = [pb.Record(value=b"v", timestamp=NOON_MS + 1_000 * n) for n in range(partition)]
         put(broker, wide_topic, *records, partition=partition)

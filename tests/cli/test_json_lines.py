@@ -1,4 +1,4 @@
-"""Records as JSON lines come back as they were, and what is no record is named."""
+"""Records survive as JSON lines, and a line that is no record is named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RAW = st.one_of(st.binary(max_size=20), st.text(max_size=20).map(str.encode))
     partition=st.integers(0, 2**31 - 1),
 )
 def test_round_trip(key, value, headers, timestamp, partition):
-    """Binary, text, empty and absent values and repeated header keys survive, in one line."""
+    """Binary, text, empty and absent values and repeated header keys survive in one line."""
     record = Record("orders", partition, 7, timestamp, key, value, [Header(*each) for each in headers])
     printed = line(record)
     assert printed.count(b"\n") == 1
@@ -33,7 +33,7 @@ def test_round_trip(key, value, headers, timestamp, partition):
 
 
 def test_what_it_looks_like():
-    """A value is text if it is UTF-8, base64 if not, null if there is none; letters are not escaped."""
+    """A value is text if it is UTF-8, base64 otherwise, null if there is none; letters are not escaped."""
     record = Record("orders", 1, 7, 5, "ü".encode(), b"\xff", [Header("h", b"")])
     assert line(record).decode() == (
         '{"topic": "orders", "partition": 1, "offset": 7, "timestamp": 5, "key": "ü", '
@@ -83,7 +83,7 @@ def test_only_the_value_is_needed():
     ],
 )
 def test_what_is_no_record(text, sentence):
-    """The error is one sentence that quotes the line, but not all of a long one."""
+    """The error is one sentence that quotes the line, cut short if it is long."""
     with pytest.raises(NotARecordError) as refused:
         parse(text)
     assert sentence in str(refused.value)

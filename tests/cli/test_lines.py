@@ -16,7 +16,7 @@ from takhin.client import Header, NewRecord
 
 @given(st.lists(st.text("ab\n\r", min_size=1).map(str.encode), max_size=8))
 def test_lines_do_not_depend_on_how_the_bytes_arrive(chunks):
-    """Every byte but the newlines is kept, and a last line without one counts."""
+    """However the bytes arrive, all but the newlines are kept, and a last line without one counts."""
     text = b"".join(chunks)
     expected = text.split(b"\n")
     if not expected[-1]:  # what follows the last newline is no line
@@ -25,7 +25,7 @@ def test_lines_do_not_depend_on_how_the_bytes_arrive(chunks):
 
 
 def test_a_line_is_passed_on_as_soon_as_it_is_whole():
-    """Nothing is held back for a larger batch, except a line that is incomplete."""
+    """A line is passed on as soon as it is complete and does not wait for a larger batch."""
     chunks = iter([b"a\nb\nc", b"d", b"e\n"])
     lines = _lines(chunks)
     assert next(lines) == [b"a", b"b"]
@@ -33,7 +33,7 @@ def test_a_line_is_passed_on_as_soon_as_it_is_whole():
 
 
 def test_a_line_without_end_is_refused(monkeypatch):
-    """/dev/zero does not fill the memory; the lines before it have been passed on."""
+    """A line without end is refused before it fills the memory; the lines before it are passed on."""
     monkeypatch.setattr(produce, "LINE_BYTES_MAX", 100)
     lines = _lines(repeat(b"ok\n" + bytes(60)))
     assert next(lines) == [b"ok"]
@@ -44,7 +44,7 @@ def test_a_line_without_end_is_refused(monkeypatch):
 
 @given(st.lists(st.tuples(st.sampled_from([b"", b"a", b"\xff"]), st.sampled_from([b"", b"1", b"=", b"a=b"]))))
 def test_keys_end_at_the_first_separator(records):
-    """All that follows the separator is the value, even further separators."""
+    """Everything after the first separator is the value, even further separators."""
     parse = _line_parser(None, "=", ())
     assert [parse(key + b"=" + value)[0][:2] for key, value in records] == [
         (value, key) for key, value in records
@@ -52,7 +52,7 @@ def test_keys_end_at_the_first_separator(records):
 
 
 def test_without_a_separator_a_line_is_a_value():
-    """The key is absent, which is not empty, or the one that was given; the value is the line."""
+    """Without a separator the line is the value, and the key is the given one or absent (not empty)."""
     assert _line_parser(None, None, ())(b"a=1\r") == (NewRecord(b"a=1\r", None, []), None)
     assert _line_parser("", None, ("h=a=b", "h="))(b"") == (
         NewRecord(b"", b"", [Header("h", b"a=b"), Header("h", b"")]),

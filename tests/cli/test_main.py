@@ -71,7 +71,7 @@ def test_help(args):
     ],
 )
 def test_usage_errors(args, line):
-    """A usage error is one line that says where help is, with exit code 1."""
+    """A usage error is one line that mentions --help, with exit code 1."""
     done = run(*args)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", line + "\n")
 
@@ -100,7 +100,7 @@ def test_no_broker_there(args):
 
 
 def test_something_else_is_there():
-    """A server that does not speak gRPC is not a broker either; the command ends by itself."""
+    """A server that does not speak gRPC is reported like an absent broker, and the command ends by itself."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
 
         def hang_up():
@@ -119,7 +119,7 @@ def test_something_else_is_there():
 
 
 def test_the_address_comes_from_flag_or_variable(takhin):
-    """--server wins over TAKHIN_SERVER."""
+    """--server takes precedence over TAKHIN_SERVER."""
     nowhere = environment(server="127.0.0.1:1")
     assert run("topics", "list", environ=nowhere).returncode == 1
     assert run("topics", "list", "--server", takhin.address, environ=nowhere).returncode == 0
@@ -127,13 +127,13 @@ def test_the_address_comes_from_flag_or_variable(takhin):
 
 
 def test_a_proxy_is_not_asked(takhin):
-    """http_proxy in the environment does not come between the command and the broker."""
+    """http_proxy in the environment does not affect the connection to the broker."""
     proxied = takhin.environ() | {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
     assert run("topics", "list", environ=proxied).returncode == 0
 
 
 def test_a_closed_stdin_is_an_error(takhin, topic):
-    """The descriptor of a closed stdin may belong to a socket, whose bytes nobody meant to produce."""
+    """A closed stdin is an error: its descriptor may be a socket's, whose bytes nobody meant to produce."""
     shell = subprocess.run(
         ["sh", "-c", '"$@" <&-', "sh", *command("produce", topic)],
         env=takhin.environ(),
@@ -144,14 +144,14 @@ def test_a_closed_stdin_is_an_error(takhin, topic):
 
 
 def completed(takhin, *words: str) -> list[str]:
-    """Return what bash would offer for the last of these words."""
+    """What bash would offer to complete the last of these words."""
     asked = {"COMP_WORDS": " ".join(["takhin", *words]), "COMP_CWORD": str(len(words))}
     done = run(environ=takhin.environ() | asked | {"_TAKHIN_COMPLETE": "bash_complete"})
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
 def test_completion(takhin, topic):
-    """Commands, options, topics and groups are completed; without a broker there are none, and no error."""
+    """Commands, options, topics and groups are completed; without a broker nothing is, and nothing fails."""
     assert completed(takhin, "pro") == ["produce"]
     assert completed(takhin, "offsets", "") == ["list", "set"]
     assert "--max-records" in completed(takhin, "consume", "x", "--")

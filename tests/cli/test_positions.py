@@ -1,4 +1,4 @@
-"""The offset language: what each form means, and what is none."""
+"""The language of positions: what each form means, and what is not a position."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POSITIONS = {
 
 @pytest.mark.parametrize("text", POSITIONS)
 def test_a_position(text):
-    """A number is a count from either end, or an offset."""
+    """A position is an offset, or a count from either end."""
     assert parse(text, NOW) == Span(POSITIONS[text])
 
 
@@ -86,7 +86,7 @@ def test_a_range(text):
     ["", "x", "5:x", "1:2:3", "@", "@x", "@-1y", "@-h", "99999999999999999999", "5 ", "5\n", "@12", "++1"],
 )
 def test_what_is_neither(text):
-    """The sentence names what was given, and what can be given."""
+    """The error repeats what was given and lists what may be given."""
     with pytest.raises(ValueError, match="is not a position in a log; give start, end, an offset") as caught:
         parse(text, NOW)
     assert repr(text) in str(caught.value)

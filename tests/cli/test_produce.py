@@ -1,4 +1,4 @@
-"""`takhin produce` against a broker: bytes kept, keys placed, promptness, and honest counts."""
+"""`takhin produce` against a broker: bytes kept, keys placed, promptness, and exact counts."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def record_count(takhin, topic) -> int:
 
 
 def counts(line: str) -> tuple[int, int]:
-    """(records said to be produced, records of unknown outcome) at the end of an error line."""
+    """(records reported as produced, records of unknown outcome) at the end of an error line."""
     match = COUNTS.search(line)
     assert match, line
     return int(match[1]), int(match[2] or 0)
 
 
 def test_bytes_are_kept(takhin, topic):
-    """Any bytes but newlines are kept: empty lines, carriage returns, a last line without newline."""
+    """All bytes but newlines are kept: empty lines, carriage returns, a last line without newline."""
     text = b"plain\n\r\n\n\xff\x00\n\xc3\xa9\nlast"
     done = takhin("produce", topic, stdin=text)
     assert re.fullmatch(rf"produced 6 records to {topic} \(\d+\.\d\d s\)\n", done.stderr.decode())
@@ -52,7 +52,7 @@ def test_bytes_are_kept(takhin, topic):
 
 
 def test_nothing_to_produce(takhin, topic):
-    """An empty stdin is not an error, but an unknown topic is, even then."""
+    """An empty stdin is not an error, but an unknown topic is one, even then."""
     assert b"produced 0 records" in takhin("produce", topic).stderr
     assert takhin.error("produce", "nosuch") == "there is no topic 'nosuch'"
 
@@ -66,14 +66,14 @@ def test_many_lines(takhin, topic):
 
 
 def test_lines_larger_than_a_read(takhin, topic):
-    """Records of 700 KB, more than one read returns, arrive between small ones."""
+    """Records of 700 KB, which are larger than a read, arrive between small ones."""
     lines = [b"a" * 700_000, b"b", b"c" * 700_000, b"", b"d" * 700_000]
     takhin.output("produce", topic, stdin=b"\n".join(lines))
     assert takhin.output("consume", topic).split(b"\n")[:-1] == lines
 
 
 def test_keys_decide_the_partition(takhin, wide_topic):
-    """Every key's records are where Kafka's hash puts them, in order, and no record is lost."""
+    """Every key's records are in the partition of Kafka's hash, in order, and no record is lost."""
     keys = [f"key-{number % 37}" for number in range(3_000)]
     lines = [f"{key}:{number}:x" for number, key in enumerate(keys)]
     takhin.output("produce", wide_topic, "--key-separator", ":", stdin="\n".join(lines).encode())
@@ -84,7 +84,7 @@ def test_keys_decide_the_partition(takhin, wide_topic):
 
 
 def test_a_named_partition_takes_all(takhin, wide_topic):
-    """With --partition keys are kept but decide nothing."""
+    """With --partition keys are kept but do not choose the partition."""
     takhin.output("produce", wide_topic, "--partition", 3, "--key-separator", "=", stdin=b"a=1\nb=2\n=3\n")
     records = consumed(takhin, wide_topic)
     assert [(r["partition"], r["key"], r["value"]) for r in records] == [
@@ -95,7 +95,7 @@ def test_a_named_partition_takes_all(takhin, wide_topic):
 
 
 def test_a_line_without_separator(takhin, topic):
-    """A bad line ends the input and is named, and the records counted as produced are there."""
+    """A bad line ends the input and is named; the records counted as produced are stored."""
     text = b"a:1\n" * 2_500 + b"oops\n" + b"a:1\n" * 2_500
     line = takhin.error("produce", topic, "--key-separator", ":", stdin=text)
     assert line == "line 2501: it has no ':'; 2500 records produced"
@@ -103,7 +103,7 @@ def test_a_line_without_separator(takhin, topic):
 
 
 def test_a_refused_record(takhin):
-    """The error names the line that the broker refused, and counts the records that it stored."""
+    """The error names the line that the broker refused and counts the records that were stored."""
     takhin.output("topics", "create", "small", "--config", "max.message.bytes=100")
     text = b"ok\n" * 1_500 + b"x" * 101 + b"\n" + b"ok\n" * 5_000
     line = takhin.error("produce", "small", stdin=text)
@@ -135,7 +135,7 @@ def test_refusals(takhin, topic, options, sentence):
 
 
 def test_a_refusal_leaves_no_call_behind(takhin, topic):
-    """gRPC's call is gone when main() returns: collected later, it can keep the process from ending."""
+    """gRPC's call is gone when main() returns: collected later, it could keep the process from ending."""
     script = (
         "import gc; gc.disable()\n"
         "from grpc._channel import _Rendezvous\n"
@@ -149,7 +149,7 @@ def test_a_refusal_leaves_no_call_behind(takhin, topic):
 
 @pytest.mark.timed
 def test_a_lone_line_does_not_wait(takhin, topic):
-    """A line from a slow pipe is on disk and reaches a reader in less than 50 ms (the best of ten)."""
+    """A line from a slow pipe is on disk and reaches a reader in less than 50 ms (best of ten)."""
     with (
         takhin.start("consume", topic, "--follow") as reader,
         takhin.start("produce", topic) as writer,
@@ -169,7 +169,7 @@ def test_a_lone_line_does_not_wait(takhin, topic):
 
 
 def test_ctrl_c_says_what_was_produced(takhin, topic):
-    """SIGINT ends it with the shell's exit code and a true count, even if answers are missing."""
+    """After SIGINT it exits with the shell's code and a true count, even if answers are missing."""
     with (
         takhin.start("consume", topic, "--follow") as reader,
         takhin.start("produce", topic) as writer,
@@ -195,7 +195,7 @@ def pour(descriptor: int) -> None:
 
 
 def test_a_killed_broker_leaves_an_honest_count(takhin, tmp_path):
-    """After SIGKILL in full flow, acknowledged <= on disk <= acknowledged + unknown."""
+    """After SIGKILL of the broker: acknowledged <= on disk <= acknowledged + unknown."""
     with Broker(tmp_path / "data") as broker:
         takhin = takhin.to(broker)
         takhin.output("topics", "create", "flow")
@@ -205,7 +205,7 @@ def test_a_killed_broker_leaves_an_honest_count(takhin, tmp_path):
         ):
             source = threading.Thread(target=pour, args=[writer.stdin.fileno()], daemon=True)
             source.start()
-            for _ in range(20_000):  # until it is in full flow
+            for _ in range(20_000):  # until lines flow
                 assert reader.stdout.readline() == b"y\n"
             broker.kill()
             (line,) = writer.stderr.read().decode().splitlines()
@@ -218,7 +218,7 @@ def test_a_killed_broker_leaves_an_honest_count(takhin, tmp_path):
 
 
 def test_it_rides_out_restarts(takhin, tmp_path):
-    """The broker is killed three times in full flow, and every line is stored once, in order."""
+    """The broker is killed three times while lines flow, and every line is stored once, in order."""
     lines = b"".join(b"%d\n" % number for number in range(300_000))
     with ExitStack() as stack:
         broker = stack.enter_context(Broker(tmp_path / "data"))
@@ -228,7 +228,7 @@ def test_it_rides_out_restarts(takhin, tmp_path):
         source = threading.Thread(target=feed, args=[writer.stdin, lines], daemon=True)
         source.start()
         for number in range(1, 4):
-            takhin.output("consume", "t", "--follow", "-n", 50_000 * number)  # it is in full flow
+            takhin.output("consume", "t", "--follow", "-n", 50_000 * number)  # lines flow
             broker.kill()
             broker = stack.enter_context(Broker(tmp_path / "data", listen=address))
         source.join(60)
@@ -279,7 +279,7 @@ def test_a_topic_goes_out_and_in_again(takhin, broker, wide_topic):
 
 
 def test_a_line_that_is_no_record(takhin, topic):
-    """A bad line is named with what is wrong; the lines before it are produced."""
+    """The error names a bad line and its fault; the lines before it are produced."""
     text = b'{"value": "v"}\n{"valeu": "v"}\n'
     line = takhin.error("produce", topic, "--json", stdin=text)
     assert line.startswith("line 2: it has an unknown field 'valeu'; the fields are topic, partition")

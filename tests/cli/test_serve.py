@@ -32,7 +32,7 @@ def test_help_shows_every_setting():
 
 
 def test_print_config_starts_nothing(tmp_path):
-    """--print-config shows all three sources, creates no data folder, and prints a file for --config."""
+    """--print-config shows all three sources, creates no data folder, and prints a valid --config file."""
     (tmp_path / "in.toml").write_text("[log]\nlevel = 'debug'\n")
     args = ("--config", tmp_path / "in.toml", "--data-dir", tmp_path / "data", "--print-config")
     done = serve(*args, rpc_calls_max=7)
@@ -50,7 +50,7 @@ def test_print_config_starts_nothing(tmp_path):
 
 
 def test_print_config_without_sources_is_the_default():
-    """Without sources, every setting has its default: nothing of this machine leaks in."""
+    """Without sources, every setting has its default, whatever this machine's environment is."""
     done = serve("--print-config")
     assert done.stdout.count("# from: default\n") == len(OPTIONS)
     assert f'listen = "{Settings().listen}"' in done.stdout

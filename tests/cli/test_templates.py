@@ -1,4 +1,4 @@
-"""Output templates: what each verb prints, and what is none."""
+"""Output templates: what each verb prints, and what is not a template."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_what_is_printed(template, printed):
 
 
 def test_what_is_not_there():
-    """Nothing is printed for None; its length, -1, says that it is not empty."""
+    """Nothing is printed for None; its length is -1, unlike that of an empty value."""
     record = RECORD._replace(key=None, value=b"", headers=[])
     assert compiled("[%k|%v|%h] %K %V %H")(record) == b"[||] -1 0 0"
 

@@ -1,4 +1,4 @@
-"""`takhin topics`: each verb, and what each says when it is refused."""
+"""`takhin topics`: each verb, and its sentence when it is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_create_list_delete(takhin):
 
 
 def test_describe(takhin, broker, wide_topic):
-    """The configs are shown, and a line for each partition with both ends of its log."""
+    """The configs are shown, and for each partition a line with both ends of its log."""
     takhin.output("topics", "create", "small", "--config", "max.message.bytes=77")
     put(broker, wide_topic, pb.Record(value=b"a"), pb.Record(value=b"b"), partition=2)
     head, columns, *rows = takhin.output("topics", "describe", wide_topic).decode().splitlines()
@@ -45,7 +45,7 @@ def test_describe(takhin, broker, wide_topic):
 
 
 def test_describe_an_unknown_topic(takhin, topic):
-    """The known ones are shown, the unknown ones are an error."""
+    """Known topics are shown, and unknown ones are an error."""
     done = takhin("topics", "describe", "nosuch", topic, "other")
     assert done.returncode == 1
     assert done.stderr == b"takhin: there is no topic 'nosuch', 'other'\n"
@@ -79,12 +79,12 @@ def test_refusals(takhin, args, sentence):
 
 
 def test_a_topic_that_exists(takhin, topic):
-    """Creating a topic again is an error that names it."""
+    """Creating an existing topic is an error that names it."""
     assert takhin.error("topics", "create", topic) == f"topic '{topic}' exists already"
 
 
 def test_json(takhin, request):
-    """Create, describe, list and delete say what they did in documents that agree with each other."""
+    """Create, describe, list and delete print documents that agree with each other."""
     name = request.node.name
     created = json.loads(takhin.output("topics", "create", name, "--partitions", 2, "--json"))
     assert created["name"] == name

@@ -1,4 +1,4 @@
-"""A broker that all of these tests share, and a topic of each test's own."""
+"""A broker that all of these tests share, and topics for single tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from takhin.client import Admin
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory) -> Iterator[Broker]:
-    """Streams that are quiet say so every 100 ms."""
+    """A broker that sends a heartbeat on idle streams every 100 ms."""
     with (
         looked_over(tmp_path_factory.mktemp("shared") / "data") as folder,
         Broker(folder, consume_heartbeat_ms=100) as broker,
@@ -29,7 +29,7 @@ def server(shared) -> str:
 
 @pytest.fixture
 def data_dir(tmp_path) -> Iterator[Path]:
-    """For brokers of the test's own."""
+    """The data folder for a test's own brokers."""
     with looked_over(tmp_path / "data") as folder:
         yield folder
 
@@ -42,7 +42,7 @@ async def admin(server):
 
 @pytest.fixture
 def name(request) -> str:
-    """What a test may call its topic, its group."""
+    """A name that is unique to the test, for a topic or a group."""
     return re.sub("[^a-zA-Z0-9._-]", "-", f"{request.module.__name__}-{request.node.name}")
 
 

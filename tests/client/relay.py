@@ -1,4 +1,4 @@
-"""A TCP relay between clients and a broker, which can keep the broker's answers to itself."""
+"""A TCP relay between clients and a broker, which can hold back the broker's answers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Self
 
 
 class Relay:
-    """Forwards both ways; a client whose broker cannot be reached is hung up on.
+    """Forwards bytes in both directions; hangs up on a client if the broker cannot be reached.
 
     server: the broker's HOST:PORT. address: the relay's own, once it is entered.
-    tls: what the relay speaks to clients; to the broker it speaks plainly.
+    tls: what the relay speaks to clients; it speaks plain text to the broker.
     """
 
     def __init__(self, server: str, *, tls: ssl.SSLContext | None = None) -> None:
@@ -32,11 +32,11 @@ class Relay:
         self.cut()
 
     def hold_answers(self) -> None:
-        """From now on nothing that the broker says is passed on."""
+        """Hold back everything that the broker says from now on."""
         self._answers.clear()
 
     def cut(self) -> None:
-        """Hang up on everybody, with what was held; who connects after that is forwarded as before."""
+        """Hang up on all clients and drop what was held; later connections are forwarded as before."""
         for connection in self._connections:
             connection.cancel()
         self._answers.set()

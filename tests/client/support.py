@@ -1,4 +1,4 @@
-"""What the client's tests do again and again."""
+"""Helpers that the client's tests share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ALL = Span(START, END)
 
 
 async def produce(server, topic, values, **arguments):
-    """Send values and wait until they are stored; gives their metadata."""
+    """Send values and wait until they are stored; returns their metadata."""
     async with Producer(server) as producer:
         deliveries = [await producer.send(topic, value, **arguments) for value in values]
         return [await delivery for delivery in deliveries]

@@ -26,7 +26,7 @@ from takhin.errors import (
 
 
 async def test_topics(admin, name):
-    """Made, listed, described with their configs and partitions, deleted; each refusal has its type."""
+    """`Admin` creates, lists, describes and deletes topics; each refusal has its type."""
     await admin.create_topic(name, partitions=2, configs={"max.message.bytes": "5000"})
     assert name in await admin.list_topics()
     described = await admin.describe_topic(name)
@@ -45,7 +45,7 @@ async def test_topics(admin, name):
 
 
 async def test_offsets(server, admin, topic):
-    """Both ends, and the offset for a time."""
+    """`Admin` returns both ends of a log, and the offset for a time."""
     await produce(server, topic, [b"a", b"b"], timestamp=1_000)
     await produce(server, topic, [b"c"], timestamp=2_000)
     assert await admin.partition_offsets(topic, 0) == PartitionOffsets(0, 3)
@@ -55,7 +55,7 @@ async def test_offsets(server, admin, topic):
 
 
 async def test_groups(server, admin, wide, name):
-    """Committed, read back, listed, described with the lag, deleted; each refusal has its type."""
+    """`Admin` commits, reads, lists, describes and deletes groups; each refusal has its type."""
     await produce(server, wide, [b"a", b"b", b"c"], partition=1)
     await admin.commit_offsets(name, {(wide, 0): 0, (wide, 1): CommittedOffset(1, "half way")})
     assert await admin.committed_offsets(name) == {(wide, 0): (0, ""), (wide, 1): (1, "half way")}
@@ -76,14 +76,14 @@ async def test_groups(server, admin, wide, name):
 
 
 async def test_health(admin):
-    """A broker that is well says so, with its version."""
+    """A healthy broker reports that it is healthy, with its version."""
     health = await admin.health()
     assert (health.status, health.reasons) == ("healthy", [])
     assert health.version
 
 
 async def test_a_call_ends_in_time_without_a_broker():
-    """UnreachableError by timeout_ms, and with attempts_max after so many."""
+    """A call ends with UnreachableError after timeout_ms, or earlier after attempts_max attempts."""
     async with Admin("127.0.0.1:1", timeout_ms=200) as admin:
         with pytest.raises(UnreachableError):
             await admin.health()
@@ -93,7 +93,7 @@ async def test_a_call_ends_in_time_without_a_broker():
 
 
 async def test_life():
-    """Before `open` and after `close` there is a ClosedError; one that is leaked warns."""
+    """Calls before `open` and after `close` raise a ClosedError; a leaked `Admin` warns."""
     admin = Admin("127.0.0.1:1")
     for call in (admin.health(), admin.create_topic("t")):
         with pytest.raises(ClosedError):

@@ -1,4 +1,4 @@
-"""The one module with every RPC: none is missing, and nothing else in the client speaks protobuf."""
+"""The one module with every RPC: none is missing, and no other client module uses protobuf."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ NOT_USED = {"ProduceMessageStream"}
 
 
 def test_every_rpc_has_its_method():
-    """Under its own name, in the words of Python."""
+    """Every RPC has a method with its name in Python's spelling."""
     rpcs = set(pb.DESCRIPTOR.services_by_name["TakhinService"].methods_by_name) - NOT_USED
     methods = {re.sub(r"(?<!^)(?=[A-Z])", "_", rpc).lower() for rpc in rpcs}
     assert {name for name in vars(Calls) if not name.startswith("_")} == methods | {
@@ -22,7 +22,7 @@ def test_every_rpc_has_its_method():
 
 
 def test_nothing_else_sees_messages_and_stubs():
-    """takhin.v1 is imported by calls.py alone."""
+    """calls.py is the only client module that imports takhin.v1."""
     folder = Path(takhin.client.__file__).parent
     importing = {
         path.name

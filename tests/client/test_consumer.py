@@ -1,4 +1,4 @@
-"""The consumer against a broker: where it begins and stops, and how it goes on."""
+"""The consumer against a broker: where it begins and stops, and how it continues."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIRST_MS = 1_767_225_600_000
 
 @pytest.fixture
 async def ten(server, topic):
-    """A topic with the values 0 to 9, a second apart."""
+    """A topic with the values 0 to 9, one per second."""
     async with Producer(server) as producer:
         for number in range(10):
             await producer.send(topic, b"%d" % number, timestamp=FIRST_MS + 1_000 * number)
@@ -60,7 +60,7 @@ def at(seconds, microseconds=0):
     ids=str,
 )
 async def test_a_span_is_read_and_then_iterating_ends(server, ten, span, expected):
-    """From its start up to its stop, exclusive, whatever they are given as."""
+    """A span is read from its start up to its stop, in whatever form these are given; then iteration ends."""
     async with Consumer(server, group_id="nobody") as consumer:
         await consumer.assign_topics(ten, start=span)
         records = [record async for record in consumer]
@@ -69,14 +69,14 @@ async def test_a_span_is_read_and_then_iterating_ends(server, ten, span, expecte
 
 
 async def test_an_empty_log_ends_at_once(server, topic, wide):
-    """Also several of them, and beside one that has records."""
+    """Iteration over empty logs ends at once, also beside a log that has records."""
     assert await read(server, topic) == []
     await produce(server, wide, [b"1"], partition=1)
     assert await values(server, wide) == [b"1"]
 
 
 async def test_a_stop_beyond_the_end_waits_for_it(server, ten):
-    """END + 2 gives the two records to come, and ends."""
+    """END + 2 waits for the next two records, and then ends."""
     async with Consumer(server) as consumer:
         await consumer.assign_topics(ten, start=Span(END, END + 2))
         await produce(server, ten, [b"new", b"newer", b"newest"])
@@ -84,7 +84,7 @@ async def test_a_stop_beyond_the_end_waits_for_it(server, ten):
 
 
 async def test_it_tails(server, topic):
-    """Without a stop it goes on: each record comes when it is there."""
+    """Without a stop iteration goes on, and each record arrives when it is stored."""
     async with Consumer(server) as consumer, Producer(server) as producer:
         await consumer.assign_topics(topic)
         records = aiter(consumer)
@@ -99,7 +99,7 @@ async def test_it_tails(server, topic):
 
 
 async def test_iterating_may_be_left_and_taken_up(server, ten):
-    """After a break the next record is the one after the last, in every way of iterating."""
+    """After a break the next record follows the last one, in every way of iterating."""
     async with Consumer(server) as consumer:
         await consumer.assign_topics(ten, start=ALL)
         async for record in consumer:
@@ -116,7 +116,7 @@ async def test_iterating_may_be_left_and_taken_up(server, ten):
 
 
 async def test_pause_is_immediate_and_resume_loses_nothing(server, wide):
-    """A paused partition gives nothing more, the others go on; resumed, it goes on where it was."""
+    """A paused partition returns nothing more while others go on; after resume it continues where it was."""
     for partition in range(2):
         await produce(server, wide, [b"%d" % n for n in range(100)], partition=partition)
     async with Consumer(server) as consumer:
@@ -136,7 +136,7 @@ async def test_pause_is_immediate_and_resume_loses_nothing(server, wide):
 
 
 async def test_seek_moves_one_partition(server, ten):
-    """Back and forth, while it is read, to any position; a span's stop stays."""
+    """`seek` moves to any position, back or forth, while the partition is read; a span's stop stays."""
     async with Consumer(server) as consumer:
         await consumer.assign_topics(ten, start=Span(START, 8))
         seen = []
@@ -152,7 +152,7 @@ async def test_seek_moves_one_partition(server, ten):
 
 
 async def test_assign_replaces_what_was_assigned(server, ten, wide):
-    """Nothing of the old partitions comes any more; an assignment of nothing is an error to iterate."""
+    """Replaced partitions return nothing more; to iterate over an empty assignment is an error."""
     await produce(server, wide, [b"other"], partition=2)
     async with Consumer(server) as consumer:
         with pytest.raises(InvalidArgumentError, match="nothing is assigned"):
@@ -167,7 +167,7 @@ async def test_assign_replaces_what_was_assigned(server, ten, wide):
 
 
 async def test_a_small_prefetch_reads_everything(server, topic):
-    """However little is read ahead, all of it comes, in order, None and empty apart and with headers."""
+    """Even the smallest prefetch returns everything in order, None apart from empty, with headers."""
     async with Producer(server) as producer:
         for number in range(3_000):
             headers = [("n", b"%d" % number)] if number % 7 == 0 else ()
@@ -181,7 +181,7 @@ async def test_a_small_prefetch_reads_everything(server, topic):
 
 
 async def test_a_group_goes_on_where_it_committed(server, ten, wide):
-    """`commit` keeps the positions for COMMITTED; where nothing is committed, `uncommitted` says."""
+    """`commit` stores the positions for COMMITTED; without a commit, `uncommitted` is the start."""
     async with Consumer(server, group_id="g") as consumer:
         await consumer.assign({(ten, 0): COMMITTED, (wide, 0): COMMITTED})
         async for record in consumer:
@@ -219,7 +219,7 @@ async def test_a_group_goes_on_where_it_committed(server, ten, wide):
     ],
 )
 async def test_a_bad_assignment_is_refused_and_changes_nothing(server, ten, assignment, error, sentence):
-    """The error names the value; what was assigned before goes on."""
+    """The error names the value, and the earlier assignment continues."""
     named = {(ten if topic == "topic" else topic, number): at for (topic, number), at in assignment.items()}
     async with Consumer(server) as consumer:
         await consumer.assign_topics(ten, start=Span(8, END))
@@ -229,7 +229,7 @@ async def test_a_bad_assignment_is_refused_and_changes_nothing(server, ten, assi
 
 
 async def test_an_offset_outside_the_log_is_no_silent_jump(server, ten):
-    """It is raised with both ends, and a seek goes on."""
+    """An offset outside the log is raised with both ends, and a seek continues."""
     async with Consumer(server) as consumer:
         await consumer.assign({(ten, 0): 11})
         with pytest.raises(OffsetOutOfRangeError) as raised:
@@ -240,7 +240,7 @@ async def test_an_offset_outside_the_log_is_no_silent_jump(server, ten):
 
 
 async def test_close_ends_whoever_iterates(server, topic):
-    """A task that waits for records gets a ClosedError."""
+    """A task that waits for records gets a ClosedError when the consumer is closed."""
     consumer = await Consumer(server).open()
     await consumer.assign_topics(topic)
     waiting = asyncio.create_task(anext(aiter(consumer)))
@@ -251,7 +251,7 @@ async def test_close_ends_whoever_iterates(server, topic):
 
 
 async def test_a_restarted_broker_is_found_again(data_dir):
-    """A consumer rides out an outage, or raises after outage_timeout_ms and goes on then: nothing is lost."""
+    """A consumer survives an outage, or raises after outage_timeout_ms and can continue: nothing is lost."""
     with Broker(data_dir) as broker:
         address = broker.address
         async with Admin(address) as admin:
@@ -264,7 +264,7 @@ async def test_a_restarted_broker_is_found_again(data_dir):
         of_patient, of_hasty = aiter(patient), aiter(hasty)
         assert [(await anext(of_patient)).offset for _ in range(100)] == list(range(100))
         assert [(await anext(of_hasty)).offset for _ in range(50)] == list(range(50))
-    assert [(await anext(of_hasty)).offset for _ in range(50)] == list(range(50, 100))  # was read before
+    assert [(await anext(of_hasty)).offset for _ in range(50)] == list(range(50, 100))  # read ahead
     async with asyncio.timeout(10):
         with pytest.raises(UnavailableError):
             await anext(of_hasty)
@@ -307,7 +307,7 @@ async def test_connections_that_age_out_go_unnoticed(data_dir):
 
 
 async def test_a_silent_stream_is_reopened(shared, server, topic):
-    """A broker that says nothing for longer than silence_ms_max, then comes back: nothing is lost."""
+    """A stream that is silent for longer than silence_ms_max is reopened, and nothing is lost."""
     async with Consumer(server, silence_ms_max=200) as consumer:
         await consumer.assign_topics(topic)
         records = aiter(consumer)
@@ -323,7 +323,7 @@ async def test_a_silent_stream_is_reopened(shared, server, topic):
 
 
 async def test_another_log_is_noticed(data_dir):
-    """A topic created again behind a consumer's back raises LogReplacedError; a seek goes on in it."""
+    """A topic that is deleted and created again raises LogReplacedError; a seek continues in the new one."""
     with Broker(data_dir) as broker:
         address = broker.address
         async with Admin(address) as admin:

@@ -1,4 +1,4 @@
-"""What a retry may and may not do, and single writers that say where they expect their records to land."""
+"""What a retry may and may not do, and single writers that name the offset they expect for their records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUICK = Retry(wait_ms_max=50)
 
 
 async def test_an_append_lands_where_it_is_expected_or_not_at_all(server, topic):
-    """The refusal says where the log ends; an append that expects that goes."""
+    """A refused append says where the log ends, and an append that expects that end is stored."""
     async with Producer(server) as producer:
         first = await producer.append(topic, [b"a", b"b"], partition=0, expected_offset=0)
         with pytest.raises(EndOffsetMismatchError) as raised:
@@ -29,7 +29,7 @@ async def test_an_append_lands_where_it_is_expected_or_not_at_all(server, topic)
 
 
 async def test_of_many_writers_one_wins(server, topic):
-    """Twenty appends that expect the same offset, from as many producers: one is stored."""
+    """Of twenty appends by as many producers that expect the same offset, one is stored."""
 
     async def write(number):
         async with Producer(server) as producer:
@@ -43,7 +43,7 @@ async def test_of_many_writers_one_wins(server, topic):
 
 
 async def stored_unheard(relay, admin, topic, sending):
-    """Send something whose answer the producer does not hear; gives the task once it is stored."""
+    """Send something whose answer the producer does not receive; returns the task once it is stored."""
     before = await admin.partition_offsets(topic, 0)
     relay.hold_answers()
     task = asyncio.ensure_future(sending)
@@ -55,7 +55,7 @@ async def stored_unheard(relay, admin, topic, sending):
 
 @pytest.mark.parametrize("expected_offset", [None, 1])
 async def test_a_repeat_is_answered_with_the_original(server, admin, topic, expected_offset):
-    """A batch whose answer was lost is sent again, stored once, and its offset is that of then."""
+    """A batch whose answer was lost is sent again, stored once, and answered with its first offset."""
     async with Relay(server) as relay, Producer(relay.address, retry=QUICK) as producer:
         await (await producer.send(topic, b"first"))
         append = producer.append(topic, [b"once"], partition=0, expected_offset=expected_offset)
@@ -67,7 +67,7 @@ async def test_a_repeat_is_answered_with_the_original(server, admin, topic, expe
 
 
 async def test_a_log_that_has_forgotten_a_producer(data_dir):
-    """It is told a new id, so that nothing is lost or refused; what cannot be known then is said to be so."""
+    """A forgotten producer gets a new id and loses nothing; an unknown outcome is reported as such."""
     with Broker(data_dir, storage_producers_max=1) as broker:
         async with (
             Admin(broker.address) as admin,

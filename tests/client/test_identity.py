@@ -5,7 +5,7 @@ from takhin.limits import PRODUCER_ID_BYTES
 
 
 def test_numbers_go_on_until_the_id_is_renewed():
-    """Stored records use up numbers; a new id begins at 0."""
+    """Stored records use up sequence numbers; a new id begins at 0."""
     identity = Identity(idempotent=True)
     before = identity.producer_id
     assert (len(before), identity.sequence, identity.is_new) == (PRODUCER_ID_BYTES, 0, True)
@@ -17,7 +17,7 @@ def test_numbers_go_on_until_the_id_is_renewed():
 
 
 def test_without_idempotence_there_is_no_id():
-    """The broker is told nothing by which it could recognise a repeat."""
+    """Without idempotence a request has nothing by which the broker could recognise a repeat."""
     identity = Identity(idempotent=False)
     identity.advance(3)
     assert (identity.producer_id, identity.sequence) == (b"", 0)

@@ -1,6 +1,6 @@
-"""A broker that is killed again and again under a producer and a consumer: each record is stored once.
+"""A broker that is killed again and again under a producer and a consumer stores each record once.
 
-The producer reaches the broker by a relay that keeps answers to itself before every other kill, so that
+The producer reaches the broker through a relay that holds back answers before every other kill, so that
 batches are stored of which the producer does not know. Without idempotence the same run stores them twice.
 """
 
@@ -41,7 +41,7 @@ class Run:
         await next(reversed(self.sent.values()))
 
     def faults(self) -> list[str]:
-        """Deliveries that tell another place than the record's, and records that are not there just once."""
+        """Deliveries that do not match their record's place, and records that are not stored exactly once."""
         found = []
         for partition, records in self.read.items():
             if [record.offset for record in records] != list(range(len(records))):
@@ -59,7 +59,7 @@ class Run:
 
 
 async def killed(data_dir, kills, *, idempotent=True):
-    """Send and read without end while the broker is killed so many times; then let both come to an end."""
+    """Send and read continuously while the broker is killed `kills` times; then finish both."""
     run, chance, began = Run(), random.Random(kills), time.monotonic()
     with Broker(data_dir) as broker:
         address = broker.address
@@ -77,7 +77,7 @@ async def killed(data_dir, kills, *, idempotent=True):
         for number in range(kills):
             with Broker(data_dir, listen=address) as broker:
                 await run.acknowledged()
-                await asyncio.sleep(chance.uniform(0, 0.2))  # to be killed at any moment
+                await asyncio.sleep(chance.uniform(0, 0.2))  # so that the kill comes at any moment
                 if number % 2 == 0:
                     await hold_an_answer(relay, admin, run)
                     run.held += 1
@@ -97,7 +97,7 @@ async def killed(data_dir, kills, *, idempotent=True):
 
 
 async def hold_an_answer(relay, admin, run):
-    """Return when something is stored of which the producer will not hear."""
+    """Return when something is stored whose answer the producer will not receive."""
     relay.hold_answers()
     stored = told = 0
     async with asyncio.timeout(20):
@@ -118,7 +118,7 @@ async def send(producer, run, stopping):
 
 
 async def read(consumer, run, ends=None):
-    """Read on; ends: until so many records of each partition were read."""
+    """Read on. ends: if given, stop when so many records of each partition were read."""
     if ends is None:
         await consumer.assign_topics(TOPIC)
     elif all(len(run.read[at]) == end for at, end in ends.items()):
@@ -143,7 +143,7 @@ async def test_every_record_is_stored_once(data_dir, kills, figures):
 
 
 async def test_without_idempotence_records_are_doubled(data_dir, figures):
-    """Control: a producer that the broker cannot recognise stores a batch twice, and the check sees it."""
+    """Control: without idempotence a batch is stored twice, and the check sees it."""
     run = await killed(data_dir, 1, idempotent=False)
     doubled = [fault for fault in run.faults() if fault.endswith("is stored 2 times")]
     assert doubled

@@ -28,13 +28,13 @@ NOON_MS = 1_767_268_800_000
     ids=str,
 )
 def test_a_span_as_offsets(span, first, position, stop_offset):
-    """A start is moved into the log, an offset stays as it is, and a stop may lie beyond the end."""
+    """A start is moved into the log, an offset is unchanged, and a stop may lie beyond the end."""
     found = read_range(span, PARTITION, {NOON_MS: 17})
     assert (found.first, found.position, found.stop_offset) == (first, position, stop_offset)
 
 
 def test_times_to_look_up():
-    """The datetimes of a span, in ms since 1970."""
+    """The datetimes of a span become ms since 1970."""
     assert times_of(Span(NOON, END)) == [NOON_MS]
     assert times_of(Span(3, 4)) == []
 
@@ -45,7 +45,7 @@ def test_times_to_look_up():
     ids=str,
 )
 def test_what_committed_stands_for(committed, uncommitted, expected):
-    """The committed offset plus the records beside it, or `uncommitted` as it is."""
+    """COMMITTED becomes the committed offset plus its distance, or `uncommitted` as given."""
     assert without_committed(Span(COMMITTED, COMMITTED + 2), committed, uncommitted) == expected
 
 

@@ -1,4 +1,4 @@
-"""The producer against a broker: what is stored, in which order, and what each record's sender is told."""
+"""The producer against a broker: what is stored, in which order, and what each sender gets back."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from takhin.errors import (
 from takhin.partitioner import partition_for_key
 
 NOBODY = "127.0.0.1:1"
-"""No broker listens there."""
+"""An address where no broker listens."""
 HOUR_MS = 3_600_000
 
 
 async def test_a_delivery_tells_where_the_record_is(server, topic):
-    """Awaited once or again, by one task or two, it gives topic, partition and offset."""
+    """A delivery gives topic, partition and offset, awaited once or again, by one task or two."""
     async with Producer(server) as producer:
         first = await producer.send(topic, b"one")
         second = await producer.send(topic, b"two")
@@ -48,7 +48,7 @@ async def test_a_delivery_tells_where_the_record_is(server, topic):
 @pytest.mark.parametrize("key", [None, b"", b"key"])
 @pytest.mark.parametrize("value", [None, b"", b"value", bytes(5_000)])
 async def test_none_and_empty_stay_apart(server, topic, key, value):
-    """Key and value come back as they were given."""
+    """A key or value of None or b"" comes back as it was given."""
     await produce(server, topic, [value, value], key=key)
     assert [(record.key, record.value) for record in await read(server, topic)] == [(key, value)] * 2
 
@@ -65,7 +65,7 @@ async def test_a_topic_that_is_found_after_the_end_is_not_taken(server, topic):
 
 
 async def test_headers_come_back_in_order(server, topic):
-    """Repeated keys, binary values, and a neighbour without any."""
+    """Repeated header keys and binary values come back in order, and a record without headers has none."""
     headers = [("trace", b"\x00\xff"), ("ä", b""), ("trace", b"again")]
     async with Producer(server) as producer:
         await producer.send(topic, b"with", headers=headers)
@@ -75,7 +75,7 @@ async def test_headers_come_back_in_order(server, topic):
 
 
 async def test_timestamps_are_datetimes_or_ms(server, topic):
-    """Both forms are stored as ms; None and 0 leave it to the broker's clock."""
+    """Datetimes and ms are stored as ms; None and 0 leave the timestamp to the broker's clock."""
     moment = datetime(2026, 1, 2, 3, 4, 5, 678_900, tzinfo=UTC)
     ms = int(moment.timestamp() * 1_000)
     async with Producer(server) as producer:
@@ -89,7 +89,7 @@ async def test_timestamps_are_datetimes_or_ms(server, topic):
 
 
 async def test_keys_choose_the_partition_as_kafka_does(server, wide):
-    """Key by key the partition is that of Kafka's Java client; `partition` overrules it."""
+    """Each key chooses the partition that Kafka's Java client would choose; `partition` overrides it."""
     keys = [b"", b"a", b"abc", b"foobar", b"user-1", b"\x00\xff"]
     for key in keys:
         assert (await produce(server, wide, [b"v"], key=key))[0].partition == partition_for_key(key, 3)
@@ -97,7 +97,7 @@ async def test_keys_choose_the_partition_as_kafka_does(server, wide):
 
 
 async def test_records_without_a_key_fill_all_partitions(server, wide):
-    """In turn, a batch each: none is left out, and few batches are made."""
+    """Records without a key go to each partition in turn, a batch at a time: all are used by few batches."""
     async with Producer(server, batch_records_max=100) as producer:
         deliveries = [await producer.send(wide, b"%d" % number) for number in range(3_000)]
     counted = Counter([(await delivery).partition for delivery in deliveries])
@@ -106,7 +106,7 @@ async def test_records_without_a_key_fill_all_partitions(server, wide):
 
 
 async def test_order_is_kept_in_each_partition(server, wide):
-    """Whatever the batches, records of a partition lie in the order of the calls."""
+    """Whatever the batches, the records of a partition are in the order of the calls."""
     async with Producer(server, batch_records_max=7) as producer:
         for number in range(600):
             await producer.send(wide, b"%d" % number, partition=number % 3)
@@ -117,7 +117,7 @@ async def test_order_is_kept_in_each_partition(server, wide):
 
 
 async def test_a_send_that_has_room_does_not_suspend(server, topic):
-    """With the topic known and room in the buffer, `send` returns without giving up its turn."""
+    """With the topic known and room in the buffer, `send` returns without suspending."""
     async with Producer(server) as producer:
         await producer.send(topic, b"first")
         sending = producer.send(topic, b"second")
@@ -127,14 +127,14 @@ async def test_a_send_that_has_room_does_not_suspend(server, topic):
 
 
 async def test_a_full_buffer_makes_send_wait(shared, server, topic):
-    """A bounded amount is under way while the broker does not answer; when it does, all goes on."""
+    """A bounded amount is under way while the broker does not answer; when it does, everything is sent."""
     sent = 0
     async with Producer(server, buffer_bytes_max=100_000) as producer:
 
         async def send_all():
             nonlocal sent
             for _ in range(1_000):
-                await producer.send(topic, bytes(936))  # 1,000 with what it costs to keep it
+                await producer.send(topic, bytes(936))  # 1,000 bytes with the overhead of a record
                 sent += 1
 
         await (await producer.send(topic, b""))
@@ -149,7 +149,7 @@ async def test_a_full_buffer_makes_send_wait(shared, server, topic):
 
 
 async def test_a_lingering_batch_gathers(server, topic):
-    """With linger_ms, records sent apart go together; a flush does not wait for it."""
+    """With linger_ms, records sent apart go into one batch; a flush does not wait for it."""
     async with Producer(server, linger_ms=60_000) as producer:
         for number in range(5):
             await producer.send(topic, b"%d" % number)
@@ -158,7 +158,7 @@ async def test_a_lingering_batch_gathers(server, topic):
         await producer.flush()
         assert time.monotonic() - began < 10
     records = await read(server, topic)
-    assert len({record.timestamp for record in records}) == 1  # one batch: one reading of the clock
+    assert len({record.timestamp for record in records}) == 1  # one batch has one timestamp
     async with Producer(server, linger_ms=1) as producer:
         assert (await (await producer.send(topic, b"alone"))).offset == 5
     async with Producer(server, linger_ms=60_000, batch_records_max=2) as producer:
@@ -184,7 +184,7 @@ async def test_a_lingering_batch_gathers(server, topic):
     ],
 )
 async def test_what_can_be_refused_is_refused_at_once(server, topic, arguments, error, sentence):
-    """`send` raises, with the value in the sentence; nothing is stored, and the next record goes."""
+    """`send` raises with the value in the sentence; nothing is stored, and the next record is sent."""
     async with Producer(server) as producer:
         with pytest.raises(error, match=sentence):
             await producer.send(**{"topic": topic} | arguments)
@@ -207,7 +207,7 @@ async def test_one_refused_record_does_not_spoil_its_neighbours(server, topic):
 
 
 async def test_flush_raises_what_nobody_was_told(server, topic):
-    """Once, and not what was awaited."""
+    """`flush` raises each error once, unless its delivery was awaited."""
     ahead = datetime.now(UTC) + timedelta(days=400)
     async with Producer(server) as producer:
         told = await producer.send(topic, b"", timestamp=ahead)
@@ -221,7 +221,7 @@ async def test_flush_raises_what_nobody_was_told(server, topic):
 
 
 async def test_close_drains_and_then_refuses(server, topic):
-    """All that was sent is stored when `close` returns; afterwards there is a ClosedError."""
+    """Everything sent is stored when `close` returns; later calls raise a ClosedError."""
     producer = await Producer(server).open()
     deliveries = [await producer.send(topic, b"%d" % number) for number in range(2_000)]
     await producer.close()
@@ -232,7 +232,7 @@ async def test_close_drains_and_then_refuses(server, topic):
 
 
 async def test_a_cancelled_close_tells_all(shared, server, topic):
-    """What is under way has an unknown outcome, what waits was not sent; nobody is left waiting."""
+    """After a cancelled close, records under way have an unknown outcome and waiting ones were not sent."""
     producer = await Producer(server, batch_records_max=1).open()
     await (await producer.send(topic, b""))
     shared.send_signal(SIGSTOP)
@@ -247,7 +247,7 @@ async def test_a_cancelled_close_tells_all(shared, server, topic):
 
 
 async def test_without_a_broker_send_says_so_in_time(name):
-    """The first record of a topic needs one: UnreachableError in delivery_timeout_ms, naming the address."""
+    """The first record of a topic raises UnreachableError with the address after delivery_timeout_ms."""
     async with Producer(NOBODY, delivery_timeout_ms=200) as producer:
         began = time.monotonic()
         with pytest.raises(UnreachableError, match=NOBODY):
@@ -256,7 +256,7 @@ async def test_without_a_broker_send_says_so_in_time(name):
 
 
 async def test_a_delivery_fails_in_time_when_the_broker_has_gone(data_dir):
-    """With the topic known and the broker gone, deliveries fail by delivery_timeout_ms: nothing was sent."""
+    """With the topic known and the broker gone, deliveries fail after delivery_timeout_ms as not sent."""
     with Broker(data_dir) as broker:
         async with Admin(broker.address) as admin:
             await admin.create_topic("t")
@@ -270,7 +270,7 @@ async def test_a_delivery_fails_in_time_when_the_broker_has_gone(data_dir):
 
 
 async def test_a_topic_that_was_created_again_is_found(server, admin, topic):
-    """Deleted and made again with more partitions: sends after the first failure go to the new one."""
+    """When a topic was deleted and created again, the first send fails and later ones go to the new topic."""
     async with Producer(server) as producer:
         await (await producer.send(topic, b"old"))
         await admin.delete_topic(topic)
@@ -281,7 +281,7 @@ async def test_a_topic_that_was_created_again_is_found(server, admin, topic):
 
 
 async def test_append_is_all_or_nothing(server, topic):
-    """The records of an append lie together at the offsets it returns, or one bad one refuses them all."""
+    """The records of an append lie together at the offsets it returns; one bad record refuses them all."""
     async with Producer(server) as producer:
         appended = await producer.append(topic, [b"a", NewRecord(b"b", key=b"k")], partition=0)
         assert appended == (topic, 0, 0, 2)
@@ -295,7 +295,7 @@ async def test_append_is_all_or_nothing(server, topic):
 
 
 def test_a_token_does_not_travel_in_the_open():
-    """Without TLS a token is refused, but to this machine itself."""
+    """Without TLS a token is refused, except for a connection to this machine itself."""
     Producer("127.0.0.1:9092", token="secret")
     with pytest.raises(InvalidArgumentError, match="unencrypted"):
         Producer("broker.example:9092", token="secret")

@@ -19,7 +19,7 @@ def seeded():
 
 @pytest.mark.parametrize(("failures", "most_ms"), [(1, 50), (2, 100), (3, 200), (6, 1_000), (10_000, 1_000)])
 def test_waits_grow_and_are_spread(failures, most_ms):
-    """Evenly over [0, min(wait_ms_max, first_wait_ms * 2**n)]."""
+    """Waits are spread evenly over [0, min(wait_ms_max, first_wait_ms * 2**n)]."""
     waits = [Retry().wait_s(failures, OverloadedError("")) * 1_000 for _ in range(2_000)]
     assert 0 <= min(waits) < 0.02 * most_ms
     assert 0.98 * most_ms < max(waits) <= most_ms
@@ -34,7 +34,7 @@ def test_what_the_broker_asks_for_is_waited_besides():
 
 
 def test_attempts_have_a_limit():
-    """The wait after the last attempt is None; 0 is no limit."""
+    """The wait after the last attempt is None; 0 means no limit."""
     retry = Retry(attempts_max=3)
     assert [retry.wait_s(failures, OverloadedError("")) is None for failures in (1, 2, 3)] == [
         False,

@@ -25,7 +25,7 @@ def topic(server, name):
 
 
 def test_produce_and_consume(server, topic):
-    """Deliveries have results, records come back, positions and groups are there."""
+    """Deliveries have results, records come back, and positions and groups work."""
     with sync.Producer(server) as producer:
         first = producer.send(topic, b"a", partition=0, headers=[("h", b"1")])
         assert first.result(20) == (topic, 0, 0)
@@ -52,7 +52,7 @@ def test_produce_and_consume(server, topic):
 
 
 def test_threads_may_share_a_producer(server, topic):
-    """Eight threads send at once: every record is there once, each thread's in its order."""
+    """Eight threads send at once: every record is stored once, and each thread's are in its order."""
     with sync.Producer(server, buffer_bytes_max=200_000) as producer:
 
         def send(thread):
@@ -73,7 +73,7 @@ def test_threads_may_share_a_producer(server, topic):
 
 
 def test_a_record_goes_without_another_call(server, topic):
-    """The client's own thread sends what was handed over, also while the caller does something else."""
+    """The client's own thread sends what it was given, even while the caller does something else."""
     with sync.Producer(server) as producer, sync.Consumer(server) as consumer:
         consumer.assign_topics(topic)
         producer.send(topic, b"alone")
@@ -81,7 +81,7 @@ def test_a_record_goes_without_another_call(server, topic):
 
 
 def test_errors_are_raised_where_one_waits(server, topic):
-    """At once what can be, by the delivery what cannot, and by flush what nobody was told."""
+    """An error is raised at once, or by the delivery, or by `flush` if nobody awaited the delivery."""
     ahead = datetime.now(UTC) + timedelta(days=400)
     with sync.Producer(server) as producer:
         with pytest.raises(InvalidRecordError):
@@ -110,7 +110,7 @@ def test_waiting_has_an_end(shared, server, topic):
 
 
 def test_life(server):
-    """Closed twice is closed; a closed one says so; one that is leaked warns."""
+    """Closing twice is allowed, a closed client raises a ClosedError, and a leaked one warns."""
     admin = sync.Admin(server)
     admin.close()
     admin.close()
@@ -124,7 +124,7 @@ def test_life(server):
 
 @pytest.mark.parametrize("kind", ["Admin", "Producer", "Consumer"])
 def test_nothing_is_missing(kind):
-    """Every public method of the asyncio client is there, with its docstring, and none waits for a loop."""
+    """Every public method of the asyncio client is there with its docstring, and none needs an event loop."""
     ours, theirs = getattr(sync, kind), getattr(client, kind)
     assert inspect.signature(ours) == inspect.signature(theirs)
     for name, method in vars(theirs).items():

@@ -20,7 +20,7 @@ ONCE = Retry(attempts_max=1)
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    """A folder with cert.pem and key.pem of localhost, which signs for itself, and other.pem of another."""
+    """A folder with a self-signed certificate of localhost, cert.pem and key.pem, and another, other.pem."""
     folder = tmp_path_factory.mktemp("certificates")
     new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost"
     names = ("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
@@ -56,7 +56,7 @@ async def healthy(address, **options):
 
 
 async def test_a_server_is_trusted_by_its_root(server, certificates, server_context):
-    """Encrypted with the right root certificate; refused with another one, or in plain text."""
+    """A client connects with the right root certificate, and not with another one or in plain text."""
     async with Relay(server, tls=server_context) as relay:
         assert await healthy(relay.address, tls=tls(certificates), token="secret")
         with pytest.raises(UnreachableError):
@@ -66,7 +66,7 @@ async def test_a_server_is_trusted_by_its_root(server, certificates, server_cont
 
 
 async def test_a_client_shows_its_certificate(server, certificates, server_context):
-    """Where one is asked for, a client with its own gets in, and one without does not."""
+    """If the server demands a certificate, a client with its own gets in, and one without does not."""
     server_context.verify_mode = ssl.CERT_REQUIRED
     server_context.load_verify_locations(certificates / "other.pem")
     async with Relay(server, tls=server_context) as relay:
@@ -76,7 +76,7 @@ async def test_a_client_shows_its_certificate(server, certificates, server_conte
 
 
 async def test_a_token_goes_with_every_call():
-    """As `authorization: Bearer …`, on a server that writes down what it was sent."""
+    """Every call carries `authorization: Bearer …`, as seen by a server that records what it receives."""
     seen = []
 
     class Noting(grpc.aio.ServerInterceptor):

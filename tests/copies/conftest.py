@@ -1,4 +1,4 @@
-"""Two data folders that are made once, and copied for each test: of a stopped broker, and of a killed one."""
+"""Two data folders that are made once and copied for each test: a stopped broker's and a killed broker's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from copies.folders import fill, given, in_child
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made in a child process, as asyncio.run leaves its caller without an event loop."""
+    """Data folders made in a child process, because asyncio.run leaves its caller without an event loop."""
     folder = tmp_path_factory.mktemp("made")
 
     def make() -> None:
@@ -25,11 +25,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(made: Path, tmp_path: Path) -> Path:
-    """Topic "orders", two partitions of 600 records, of a stopped broker."""
+    """A stopped broker's folder with the topic "orders", of two partitions with 600 records."""
     return given(made / "stopped", tmp_path / "data")
 
 
 @pytest.fixture
 def killed(made: Path, tmp_path: Path) -> Path:
-    """The same, of a broker that was killed: the records are in write-ahead logs."""
+    """The same folder of a killed broker: the records are in write-ahead logs."""
     return given(made / "killed", tmp_path / "killed")

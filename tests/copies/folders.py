@@ -17,11 +17,11 @@ TOPIC = "orders"
 PAGE = 16_384
 
 Content = dict[str, list[list[Stored]]]
-"""Topic: the records of each partition."""
+"""The records of each partition, by topic."""
 
 
 def value(number: int) -> bytes:
-    """A kilobyte that tells its record."""
+    """A kilobyte that identifies its record."""
     return b"%d " % number * (1_000 // len(b"%d " % number))
 
 
@@ -34,7 +34,7 @@ def given(made: Path, data: Path) -> Path:
 async def fill(
     data: Path, *, topic: str = TOPIC, partitions: int = 2, records: int = 600, killed: bool = False
 ) -> None:
-    """Make a topic, or go on with it: records, some with headers, a committed offset in partition 0.
+    """Create a topic or add to it: records, some with headers, and a committed offset in partition 0.
 
     killed: leave the folder as SIGKILL would, with write-ahead logs.
     """
@@ -63,7 +63,7 @@ async def fill(
 
 
 async def content(data: Path, *, checked: bool = True) -> Content:
-    """All records of a folder, which a broker's engine must start on; its files are checked afterwards."""
+    """All records of a folder, on which an engine must start; its files are checked afterwards."""
     engine = sqlite_engine(data)
     await engine.open()
     try:
@@ -98,17 +98,17 @@ def flip(path: Path, at: int) -> None:
 
 
 def page_of(path: Path, content: bytes) -> int:
-    """Where the page begins that holds these bytes."""
+    """The offset of the page that contains these bytes."""
     return path.read_bytes().index(content) // PAGE * PAGE
 
 
 def flip_value(path: Path, number: int) -> None:
-    """Change one bit in a record's value. (The first place may be a former one of its, no longer in use.)"""
+    """Change one bit in a record's value. (The first place found may be a former one, no longer in use.)"""
     flip(path, path.read_bytes().rindex(b"%d %d %d " % (number, number, number)))
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """The content of every file below a folder."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -117,10 +117,10 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def in_child(work: Callable[[], None]) -> int:
-    """Run in a forked process; how it ended (minus the signal)."""
+    """Run a function in a forked process; returns its exit status (minus the signal)."""
     child = os.fork()
     if child == 0:
-        gc.disable()  # what gRPC has left behind would join threads that the child does not have
+        gc.disable()  # gRPC's exit handlers would join threads that the child does not have
         code = 1
         try:
             work()

@@ -25,7 +25,7 @@ def takhin(*args: object) -> subprocess.CompletedProcess[str]:
 
 
 async def test_beside_a_busy_broker(tmp_path):
-    """What was acknowledged before is in the backup, whole batches only, no committed offset ahead."""
+    """A backup has what was acknowledged before it, whole batches, and no committed offset beyond the end."""
     data, copy = tmp_path / "data", tmp_path / "copy"
     ended = threading.Event()
     with Broker(data) as broker, connected(broker.address) as stub:
@@ -65,7 +65,7 @@ async def test_beside_a_busy_broker(tmp_path):
 
 
 async def test_of_a_killed_broker(killed, tmp_path):
-    """The write-ahead logs that a crash left are in it; each file stands alone; the source is as it was."""
+    """A crash's write-ahead logs are in the backup, each file stands alone, and the source is unchanged."""
     data, copy = killed, tmp_path / "copy"
     assert file(data).with_name("0.db-wal").stat().st_size
     before = tree(data)
@@ -82,7 +82,7 @@ async def test_of_a_killed_broker(killed, tmp_path):
 
 
 async def test_pages_out_of_a_write_ahead_log_get_checksums(data, tmp_path):
-    """They have none in the log; there are more pages than are written at once, so the first is not first."""
+    """Pages get checksums, which they lack in a log, even if they are written in several portions."""
     await fill(data, records=100, killed=True)
     backup(data, tmp_path / "copy")
     report = verify(tmp_path / "copy")
@@ -90,7 +90,7 @@ async def test_pages_out_of_a_write_ahead_log_get_checksums(data, tmp_path):
 
 
 def test_a_stopped_broker_s_folder_is_left_as_it_was(data, tmp_path):
-    """Neither backup nor verify leave a file behind."""
+    """Neither backup nor verify leaves a file behind."""
     before = tree(data)
     backup(data, tmp_path / "copy")
     assert verify(data).ok
@@ -98,7 +98,7 @@ def test_a_stopped_broker_s_folder_is_left_as_it_was(data, tmp_path):
 
 
 def test_goes_on_where_it_stopped(data, tmp_path):
-    """A damaged partition stops it and is named; once it is whole, only that one is copied."""
+    """A damaged partition stops the backup and is named; once it is whole, only that one is copied."""
     copy = tmp_path / "copy"
     whole = file(data, 1).read_bytes()
     flip_value(file(data, 1), 300)
@@ -119,7 +119,7 @@ def test_goes_on_where_it_stopped(data, tmp_path):
 
 
 async def test_another_topic_of_the_name_is_copied_anew(data, tmp_path):
-    """What an earlier run copied of a topic that was deleted since is not mixed with its successor."""
+    """The earlier backup of a deleted topic is not mixed with the new topic of that name."""
     copy = tmp_path / "copy"
     flip_value(file(data, 1), 300)
     with pytest.raises(CopyError):
@@ -131,7 +131,7 @@ async def test_another_topic_of_the_name_is_copied_anew(data, tmp_path):
 
 
 async def test_a_topic_deleted_meanwhile(data, tmp_path):
-    """It is left out, wholly, and named."""
+    """A topic that is deleted meanwhile is left out completely, and named."""
     copy = tmp_path / "copy"
     await fill(data, topic="payments")
 
@@ -146,7 +146,7 @@ async def test_a_topic_deleted_meanwhile(data, tmp_path):
 
 
 def test_where_no_backup_belongs(data, tmp_path):
-    """A folder with other things in it, one inside the data folder, and what is no data folder."""
+    """No backup is made into a folder with other files or the data folder itself, or of another folder."""
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").touch()
@@ -164,7 +164,7 @@ def test_where_no_backup_belongs(data, tmp_path):
 
 
 def test_the_command(data, tmp_path):
-    """A line or a JSON document on stdout, an error in one line on stderr."""
+    """The command prints a line or a JSON document on stdout, and an error as one line on stderr."""
     done = takhin("backup", tmp_path / "copy", "--data-dir", data, "--json")
     assert json.loads(done.stdout) == json.loads((tmp_path / "copy" / "backup.json").read_text())
     done = takhin("backup", tmp_path / "copy", "--data-dir", data)

@@ -16,11 +16,11 @@ from takhin.copies.verify import verify
 from takhin.v1 import takhin_pb2 as pb
 
 ROUND = 5
-"""Backups of one broker's life."""
+"""The number of backups per broker."""
 
 
 def commit_ends(stub):
-    """Commit a group's offsets at the ends as they are now."""
+    """Commit a group's offsets at the current ends."""
     at = [(partition, end_offset(stub, TOPIC, partition)) for partition in range(PARTITIONS)]
     offsets = [pb.TopicPartitionOffset(topic=TOPIC, partition=n, offset=end) for n, end in at]
     request = pb.CommitOffsetRequest(group_id="group", offsets=offsets)
@@ -28,7 +28,7 @@ def commit_ends(stub):
 
 
 async def backups(tmp_path, number, count):
-    """A broker's life under load, with small checkpoints, in which backups are made, then restored."""
+    """Run a broker under load with small checkpoints, make backups, and restore them afterwards."""
     journal, made, folder = Journal.new(), [], tmp_path / f"data {number}"
     settings = {"storage_checkpoint_pages": 8, "storage_ballast_bytes": 0}
     with Broker(folder, **settings) as broker, connected(broker.address) as stub:
@@ -58,7 +58,7 @@ async def backups(tmp_path, number, count):
     "count", [2, pytest.param(300, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])]
 )
 async def test_every_backup_is_whole(tmp_path, count, figures):
-    """It holds all that was acknowledged before it began, in order, and nothing that was not sent."""
+    """A backup has everything acknowledged before it began, in order, and nothing that was not sent."""
     began, bad = time.monotonic(), 0
     for number, first in enumerate(range(0, count, ROUND)):
         made = await backups(tmp_path, number, min(ROUND, count - first))

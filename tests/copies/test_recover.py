@@ -1,4 +1,4 @@
-"""`takhin recover` makes a log startable with all that can be believed, and says what is lost."""
+"""`takhin recover` makes a log startable with every credible record, and says what is lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from takhin.testing.contract import batch, under
 
 
 def kept(rows, recovered):
-    """The rows of what a recovery says that it kept."""
+    """The rows that a recovery reports as kept."""
     return [row for row in rows if recovered.start_offset <= row[0] < recovered.end_offset]
 
 
@@ -43,7 +43,7 @@ def kept_aside(recovered, suffix=""):
 
 
 async def test_nothing_to_do(data, killed):
-    """Folders that are well are not touched, but for the lock."""
+    """A sound folder is not changed, except for the lock."""
     for folder in (data, killed):
         before = tree(folder)
         assert recover(folder) == []
@@ -52,7 +52,7 @@ async def test_nothing_to_do(data, killed):
 
 
 async def test_a_short_log(killed):
-    """Refused by the broker; recovered, it starts as it is, under another id, and the old file is aside."""
+    """A broker refuses a short log; once recovered it has another id, and the old file is in aside/."""
     old = file(killed, 1).read_bytes()
     file(killed, 1).with_name("1.db-wal").unlink()
     with pytest.raises(StartupError, match="takhin recover --topic orders --partition 1"):
@@ -69,7 +69,7 @@ async def test_a_short_log(killed):
 
 
 async def test_a_write_ahead_log_with_a_flipped_bit(killed):
-    """What comes before it is kept, what is lost is said, the damaged log is kept aside."""
+    """Records before the damage are kept, what is lost is reported, and the damaged log is in aside/."""
     wal = file(killed).with_name("0.db-wal")
     flip(wal, wal.stat().st_size // 2)
     damaged = wal.read_bytes()
@@ -84,7 +84,7 @@ async def test_a_write_ahead_log_with_a_flipped_bit(killed):
 
 @pytest.mark.parametrize("at", [0, 18, 20, 30, 70, 104, 2_000, 16_000])
 async def test_a_flipped_bit_in_the_first_page(at, data):
-    """It holds no records: all of them are kept, and the configs with them."""
+    """All records are kept, because the first page has none, and the configs with them."""
     before = await content(data)
     flip(file(data), at)
     (recovered,) = recover(data)
@@ -95,7 +95,7 @@ async def test_a_flipped_bit_in_the_first_page(at, data):
 @pytest.mark.parametrize("at", [0, 30, 70, 104, 2_000, 16_000])
 @pytest.mark.parametrize("version", range(1, VERSION))
 async def test_a_flipped_bit_in_the_first_page_of_an_upgraded_file(version, at, tmp_path):
-    """It is not byte for byte that of a new file, but leads to the same places."""
+    """The first page of an upgraded file differs from a new file's, but refers to the same pages."""
     with tarfile.open(Path(__file__).parents[1] / f"fixtures/schema-{version}.tar.xz") as tar:
         tar.extractall(tmp_path / "data", filter="data")
     before = await content(tmp_path / "data")
@@ -107,7 +107,7 @@ async def test_a_flipped_bit_in_the_first_page_of_an_upgraded_file(version, at, 
 
 @pytest.mark.parametrize("numbers", [(300,), (100, 350), (0,), (599,), (5, 20, 100, 590)], ids=str)
 async def test_flipped_bits_in_records(numbers, data):
-    """The longest run without a damaged page is kept, all else is named as lost, and none of it served."""
+    """The longest run without a damaged page is kept; the rest is reported as lost and never served."""
     before = await content(data)
     old = await incarnations(data)
     for number in numbers:
@@ -122,7 +122,7 @@ async def test_flipped_bits_in_records(numbers, data):
     assert not lost & {row[0] for row in rows[1]}
     bounds = [-1, *numbers, 600]
     gap = max(later - sooner for sooner, later in pairwise(bounds))
-    assert len(rows[1]) > gap - 2 * 17  # a page holds 16
+    assert len(rows[1]) > gap - 2 * 17  # a page has room for 16
     assert kept_aside(recovered) == damaged
     new = await incarnations(data)
     assert (new[0], new[1] != old[1]) == (old[0], True)
@@ -130,16 +130,16 @@ async def test_flipped_bits_in_records(numbers, data):
 
 
 async def test_committed_offsets_come_along(data):
-    """They are within what was kept."""
+    """Committed offsets are kept, and lie within the kept records."""
     flip_value(file(data), 300)
     flip_value(file(data), 590)
     (recovered,) = recover(data)
-    await content(data)  # which checks it
+    await content(data)  # which checks them
     assert 300 < recovered.end_offset < 600 or recovered.end_offset <= 300
 
 
 async def test_what_producers_sent_comes_along(data):
-    """A repeat of what was kept is known; what was lost may be sent again, and lands behind it."""
+    """A repeat of a kept batch is recognised; a lost one may be sent again, and is stored at the end."""
     engine = sqlite_engine(data)
     await engine.open()
     for n in range(5):
@@ -165,7 +165,7 @@ async def test_what_producers_sent_comes_along(data):
 
 
 async def test_a_file_that_is_cut_short_beside_its_log(data):
-    """A broker refuses it; what the two still have of a run is kept, and nothing made up for the rest."""
+    """A broker refuses it; the run that file and log still have is kept, and nothing is invented."""
     before = (await content(data))[TOPIC]
     await fill(data, records=100, killed=True)
     path = file(data, 1)
@@ -180,7 +180,7 @@ async def test_a_file_that_is_cut_short_beside_its_log(data):
 
 
 async def test_a_file_that_is_cut_short(data):
-    """The records in the rest are kept."""
+    """The records in the rest of the file are kept."""
     before = await content(data)
     path = file(data, 1)
     path.write_bytes(path.read_bytes()[: page_of(path, value(400))])
@@ -192,7 +192,7 @@ async def test_a_file_that_is_cut_short(data):
 
 @pytest.mark.parametrize("junk", [b"", b"x" * 5 * PAGE, bytes(3 * PAGE)], ids=["empty", "junk", "zeros"])
 async def test_nothing_is_left(junk, data):
-    """The log goes on where it ended, so that no offset is given twice."""
+    """The log continues at its old end, so that no offset is used twice."""
     file(data).write_bytes(junk)
     (recovered,) = recover(data)
     assert (recovered.start_offset, recovered.end_offset, recovered.lost) == (600, 600, [(0, 600)])
@@ -214,7 +214,7 @@ def by_another_program(path, *statements):
 
 
 async def test_a_file_that_another_program_wrote_anew(data):
-    """After a VACUUM by a shell no page has a checksum: all of it is kept."""
+    """After a VACUUM by a shell no page has a checksum, and everything is kept."""
     before = await content(data)
     by_another_program(file(data), "VACUUM")
     (recovered,) = recover(data)
@@ -223,7 +223,7 @@ async def test_a_file_that_another_program_wrote_anew(data):
 
 
 async def test_a_file_that_another_program_changed(data):
-    """It cannot be told from damage: its pages are lost, unless somebody says that it is none."""
+    """The changed pages count as damaged and are lost, unless the caller says that they were changed."""
     by_another_program(file(data), "UPDATE records SET value = x'00' WHERE offset = 300")
     by_another_program(file(data, 1), "UPDATE records SET value = x'00' WHERE offset = 300")
     (first,) = recover(data, TOPIC, 0)
@@ -237,7 +237,7 @@ async def test_a_file_that_another_program_changed(data):
 
 
 def test_checksums_are_sqlite_s(data):
-    """Ours of a page is the one that cksumvfs wrote."""
+    """Our checksum of a page is the one that cksumvfs wrote."""
     content = file(data).read_bytes()
     for at in range(0, len(content), PAGE):
         page = content[at : at + PAGE]
@@ -245,7 +245,7 @@ def test_checksums_are_sqlite_s(data):
 
 
 def test_the_command(killed, tmp_path):
-    """What it says; and it keeps away from a folder in use, or that is none."""
+    """The command reports what it did, and refuses a folder in use and one that is no data folder."""
 
     def run(*args: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command("recover", *args), capture_output=True, text=True, check=False)

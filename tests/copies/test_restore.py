@@ -1,4 +1,4 @@
-"""`takhin restore` puts back what was there, whole or not at all, and lets nothing hostile in."""
+"""`takhin restore` puts back what was there, completely or not at all, and lets nothing hostile in."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_a_backup(data, copy, tmp_path):
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "gz", "prefix"])
 async def test_a_copy_with_write_ahead_logs(kind, killed, tmp_path):
-    """As a folder or an archive, with or without a folder around it; the source stays as it was."""
+    """A folder or an archive, with or without a root folder, is restored; the source is unchanged."""
     source = killed
     if kind != "folder":
         source = tmp_path / "data.archive"
@@ -61,14 +61,14 @@ async def test_a_copy_with_write_ahead_logs(kind, killed, tmp_path):
 
 @pytest.mark.parametrize("version", range(1, VERSION))
 async def test_an_older_schema(version, tmp_path):
-    """A folder of an older schema, in a .tar.xz archive, is brought up to date on the way."""
+    """A folder of an older schema, in a .tar.xz archive, is upgraded while it is restored."""
     restore(Path(__file__).parents[1] / f"fixtures/schema-{version}.tar.xz", tmp_path / "again")
     assert file_header(file(tmp_path / "again")).user_version == VERSION
     assert [len(rows) for rows in (await content(tmp_path / "again"))["orders"]] == [2_904, 10, 0]
 
 
 async def test_an_older_log_takes_the_place_of_a_newer(data, copy, tmp_path):
-    """Only with --replace; then a broker starts on it, and what was there is aside, whole."""
+    """An older log needs --replace; then a broker starts on it, and what was there is in aside/, complete."""
     older = await content(data)
     await fill(data, records=100)
     newer = await content(data)
@@ -89,7 +89,7 @@ def tree_of(files: dict[str, bytes], folder: str) -> dict[str, bytes]:
 
 
 async def test_one_partition(data, copy):
-    """It alone goes back, though its successor was damaged; the other stays as it is."""
+    """One partition is replaced although its successor was damaged; the other is unchanged."""
     older = await content(data)
     await fill(data, records=100)
     newer = await content(data)
@@ -102,12 +102,12 @@ async def test_one_partition(data, copy):
     assert (restored.aside / "1.db").read_bytes() == damaged
     assert file(data).read_bytes() == other
     assert await content(data) == {TOPIC: [newer[TOPIC][0], older[TOPIC][1]]}
-    file(data, 1).unlink()  # nothing is in the way then
+    file(data, 1).unlink()  # the old file is out of the way
     assert restore(copy, data, Selection(topic=TOPIC, partition=1))[0].aside is None
 
 
 async def test_a_partition_over_one_with_a_write_ahead_log(killed, tmp_path):
-    """Nothing of the old log is played into the new file, which begins as the old one did."""
+    """The old write-ahead log is not applied to the new file, which began like the old one."""
     backup(killed, tmp_path / "copy")
     older = await content(given(killed, tmp_path / "older"))
     grown = tmp_path / "grown"
@@ -120,7 +120,7 @@ async def test_a_partition_over_one_with_a_write_ahead_log(killed, tmp_path):
 
 
 async def test_a_partition_of_another_topic(data, killed, tmp_path):
-    """Its name is the same, its id is not: it is refused."""
+    """A partition of a topic with the same name but another id is refused."""
     backup(data, tmp_path / "copy")
     with pytest.raises(CopyError, match="belongs to another topic"):
         restore(tmp_path / "copy", killed, Selection(topic=TOPIC, partition=1, replace=True))
@@ -145,7 +145,7 @@ async def test_a_partition_of_another_topic(data, killed, tmp_path):
     ],
 )
 def test_a_bad_source_changes_nothing(damage, sentence, data, copy):
-    """It is refused by name before the catalogue is touched."""
+    """A bad source is refused by name before the catalogue is changed."""
     before = tree(data / "topics")
     damage(copy)
     with pytest.raises(CopyError, match=sentence):
@@ -154,7 +154,7 @@ def test_a_bad_source_changes_nothing(damage, sentence, data, copy):
 
 
 async def test_a_copy_without_its_write_ahead_logs(killed, tmp_path):
-    """SQLite finds nothing wrong with it; the witness that was copied along does."""
+    """SQLite finds nothing wrong with such a copy, but the witness in it does."""
     file(killed, 1).with_name("1.db-wal").unlink()
     with pytest.raises(CopyError, match="it is short: the acknowledged offsets 0 to 599 are missing"):
         restore(killed, tmp_path / "again")
@@ -190,7 +190,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfil
     ids=lambda info: f"{info.name!r} {info.type!r}",
 )
 def test_a_hostile_archive(hostile, data, tmp_path):
-    """Refused in one sentence; nothing is outside the data folder, or in its catalogue."""
+    """A hostile archive is refused in one sentence; it changes neither the catalogue nor anything outside."""
     archive = tmp_path / "hostile.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(data, ".")
@@ -205,7 +205,7 @@ def test_a_hostile_archive(hostile, data, tmp_path):
 
 @pytest.mark.parametrize("junk", [b"", b"junk" * 1000, bytes.fromhex("fd377a585a00") + b"x" * 100])
 def test_no_archive(junk, tmp_path):
-    """A file that is none, or is cut short, is refused."""
+    """A file that is not an archive, or is cut short, is refused."""
     (tmp_path / "junk").write_bytes(junk)
     with pytest.raises(CopyError, match=r"not a tar archive|holds neither a data folder"):
         restore(tmp_path / "junk", tmp_path / "new")
@@ -224,7 +224,7 @@ STEPS = {
 
 @pytest.mark.parametrize("partition", [None, 1], ids=["topic", "partition"])
 async def test_killed_at_every_step(partition, data, copy, tmp_path):
-    """Whenever it is killed, a broker starts afterwards on the old or the new, and another try succeeds."""
+    """After a kill at any step a broker starts on the old or the new folder, and another try succeeds."""
     older = await content(data)
     await fill(data, records=100)
     newer = await content(data)
@@ -260,12 +260,12 @@ async def test_killed_at_every_step(partition, data, copy, tmp_path):
             assert (await content(folder))[TOPIC] == changed
     assert outcomes[-1]
     assert outcomes == sorted(outcomes)
-    assert outcomes.count(True) > 1  # it was killed after it was done, too
+    assert outcomes.count(True) > 1  # the last kill came after the end
     assert len(outcomes) > 10
 
 
 def test_refusals(data, copy, tmp_path):
-    """Sources that are none, a data folder in use, a partition without its topic."""
+    """A bad source, a data folder in use, and a partition without its topic are refused."""
     for source, sentence in (
         (tmp_path / "nosuch", "there is no"),
         (data, "is part of the data folder"),
@@ -286,7 +286,7 @@ def test_refusals(data, copy, tmp_path):
 
 
 def test_the_command(data, copy):
-    """What it says, and where it asks for more."""
+    """The command reports what it did, and what else it needs."""
 
     def run(*args: object) -> subprocess.CompletedProcess[str]:
         line = command("restore", copy, "--data-dir", data, *args)

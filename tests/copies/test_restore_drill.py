@@ -1,4 +1,4 @@
-"""The drill: a data folder comes to harm, which is noticed, and a backup puts it right. Hostile archives."""
+"""A drill: a data folder is damaged, which is noticed, and a backup repairs it. Also hostile archives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FULL = [pytest.mark.soak, pytest.mark.timeout(1_800)]
 
 
 def chance():
-    """With the seed of FAULT_SEED, else with a new one, which is printed."""
+    """A generator with the seed of FAULT_SEED or else a new one, which is printed."""
     seed = int(os.environ.get("FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     print(f"FAULT_SEED={seed}")
     return random.Random(seed)
@@ -51,7 +51,7 @@ HARMS = [flipped, short, gone, topic_gone, all_gone]
 
 
 async def noticed(data: Path) -> bool:
-    """Whether a broker's engine refuses to start on the folder, or says on reading what is damaged."""
+    """True if a broker's engine refuses to start on the folder, or reports the damage when it reads."""
     try:
         await content(data, checked=False)
     except TakhinError as error:
@@ -61,7 +61,7 @@ async def noticed(data: Path) -> bool:
 
 @pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=FULL)])
 async def test_the_drill(tmp_path, rounds, figures):
-    """Each harm is noticed; what is restored is as in the backup, under new incarnation ids, and goes on."""
+    """All damage is noticed; the restored logs equal the backup, have new ids, and take records."""
     pick, done = chance(), Counter()
     for number in range(rounds):
         data, copy = tmp_path / "data", tmp_path / "copy"
@@ -95,7 +95,7 @@ async def test_the_drill(tmp_path, rounds, figures):
 
 
 def archived(folder: Path, archive: Path, *hostile: tarfile.TarInfo) -> Path:
-    """A folder as an archive, with members that are none of its."""
+    """A folder as an archive, with foreign members added."""
     with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as tar:
         tar.add(folder, ".")
         for info in hostile:
@@ -136,7 +136,7 @@ def hostile_member(pick: random.Random) -> tarfile.TarInfo:
 
 @pytest.mark.parametrize("count", [20, pytest.param(500, marks=FULL)])
 def test_hostile_archives(data, tmp_path, count, figures):
-    """Refused in one sentence; nothing is outside the folder that was named, and nothing in its catalogue."""
+    """A hostile archive is refused in one sentence; it changes neither the catalogue nor anything outside."""
     pick, around = chance(), tmp_path / "around"
     around.mkdir()
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""`takhin verify` finds what is wrong, says where, and finds nothing where nothing is."""
+"""`takhin verify` finds damage, says where it is, and reports none where there is none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from takhin.errors import CopyError
 
 
 def test_nothing_where_nothing_is(data, killed, tmp_path):
-    """A stopped broker's folder, a killed one's, a copy of it, and a backup are all well."""
+    """A stopped broker's folder, a killed one's, a copy of it, and a backup are all sound."""
     backup(data, tmp_path / "copy")
     for folder, kind in ((data, "data"), (killed, "data"), (tmp_path / "copy", "backup")):
         report = verify(folder)
@@ -34,7 +34,7 @@ def test_nothing_where_nothing_is(data, killed, tmp_path):
 
 @pytest.mark.parametrize("version", range(1, VERSION))
 def test_an_older_schema(version, tmp_path):
-    """What an earlier version has left is well, though it lacks what came later."""
+    """A folder of an earlier version is sound, though it lacks what came later."""
     with tarfile.open(Path(__file__).parents[1] / f"fixtures/schema-{version}.tar.xz") as tar:
         tar.extractall(tmp_path, filter="data")
     report = verify(tmp_path)
@@ -43,7 +43,7 @@ def test_an_older_schema(version, tmp_path):
 
 
 def test_beside_a_running_broker(tmp_path):
-    """While records come in, also into files that are not open."""
+    """A folder is sound while records come in, also into files that are not open."""
     data = tmp_path / "data"
     with Broker(data, storage_open_partitions_max=2) as broker, connected(broker.address) as stub:
         create_topic(stub, TOPIC, 4)
@@ -56,7 +56,7 @@ def test_beside_a_running_broker(tmp_path):
 
 
 def test_a_flipped_bit_in_a_log_in_use(tmp_path):
-    """SQLite compares its frames when it recovers a log, and the broker has it open: verify sees it now."""
+    """verify sees the damage at once; SQLite sees it only when it recovers the log after the broker's end."""
     data = tmp_path / "data"
     with Broker(data, storage_checkpoint_pages=10_000) as broker, connected(broker.address) as stub:
         create_topic(stub, TOPIC, 2)
@@ -127,7 +127,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_found(name, data):
-    """Each kind, in the partition it is in, and in no other."""
+    """Each kind of damage is found in its own partition and in no other."""
     do, sentence = FAULTS[name]
     do(data)
     report = verify(data)
@@ -145,7 +145,7 @@ def test_a_lost_write_ahead_log(killed):
 
 
 def test_files_that_do_not_fit_together(data):
-    """A partition that is missing, one too many, and names that have no place there."""
+    """Missing partitions, extra ones, and names that do not belong in the folder are found."""
     shutil.copy(file(data, 1), file(data, 3))
     file(data, 1).unlink()
     file(data).with_name("notes").touch()
@@ -156,7 +156,7 @@ def test_files_that_do_not_fit_together(data):
 
 
 def test_a_backup_and_its_manifest(data, tmp_path):
-    """A file that is not the one that was copied, and one that is gone."""
+    """A file that differs from the manifest, and one that is gone, are found."""
     copy = tmp_path / "copy"
     backup(data, copy)
     alter(file(copy), "DELETE FROM records WHERE offset = 599", "UPDATE log SET end_offset = 599")
@@ -167,7 +167,7 @@ def test_a_backup_and_its_manifest(data, tmp_path):
 
 
 def test_the_command(data, tmp_path):
-    """Exit code, lines, JSON, and what cannot be read apart from what is wrong."""
+    """Exit code, lines and JSON distinguish damage from what cannot be read."""
 
     def run(*args: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command("verify", *args), capture_output=True, text=True, check=False)

@@ -37,7 +37,7 @@ def run_example(address):
 
 
 def session(first):
-    """What the example prints if its first record lands at that offset."""
+    """The example's output if its first record is stored at that offset."""
     items = ["tea", "jam", "größer"]
     lines = [
         f'{first + n} customer-{n} {{"item":"{item}"}} source=javascript' for n, item in enumerate(items)
@@ -47,7 +47,7 @@ def session(first):
 
 
 def test_the_example(tmp_path):
-    """It makes the topic, or takes it as it is, and reads back what it produced; Python sees the same."""
+    """The example creates the topic or uses it, and reads back what it produced; Python sees the same."""
     with Broker(tmp_path / "data") as broker:
         for first in (0, 3):
             done = run_example(broker.address)
@@ -64,7 +64,7 @@ def test_the_example(tmp_path):
 
 
 def test_a_broker_that_does_not_answer():
-    """It fails, and says so, instead of waiting for ever."""
+    """Without a broker the example fails and says so instead of waiting for ever."""
     done = run_example("127.0.0.1:1")
     assert done.returncode != 0
     assert "UNAVAILABLE" in done.stderr

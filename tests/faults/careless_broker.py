@@ -1,4 +1,4 @@
-"""`takhin` whose commits sync less than its own do: a control that must lose what it acknowledges.
+"""`takhin` with commits that sync less than its own: a control that must lose what it acknowledged.
 
 python careless_broker.py LEVEL ARGS…      LEVEL is SQLite's synchronous: 1 is NORMAL, 0 is OFF
 """

@@ -21,21 +21,21 @@ Log = tuple[str, int, int]
 
 @dataclass
 class Facts:
-    """What was asked of the engine so far and what it has acknowledged."""
+    """What was asked of the engine so far, and what it has acknowledged."""
 
     ends: dict[Log, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0]))
-    """Where each log may end: the first is the acknowledged one."""
+    """Where each log may end; the first is the acknowledged end."""
     sent: dict[Log, tuple[int, int]] = field(default_factory=dict)
-    """The offsets [first, end) of the last batch that each log's producer has sent, or is sending."""
+    """The offsets [first, end) of the last batch that each log's producer has sent or is sending."""
     commits: dict[Log, list[int | None]] = field(default_factory=lambda: defaultdict(lambda: [None]))
     starts: dict[Log, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0]))
     topics: dict[str, list[int | None]] = field(default_factory=lambda: defaultdict(lambda: [None]))
-    """The serial numbers that each name may have, None if it may be absent; the first is the acknowledged."""
+    """The serial numbers that each name may have, None if it may be absent; the first is acknowledged."""
     acked: int = 0
-    """Records acknowledged."""
+    """The number of appends acknowledged."""
 
     def after(self, what: tuple) -> None:
-        """One more note."""
+        """Take one more note into account."""
         kind, of, at = what
         if kind == "append":
             self.sent[of] = (self.ends[of][0], at)
@@ -61,7 +61,7 @@ class Facts:
 
 
 async def faults_of(data: Path, facts: Facts) -> list[str]:
-    """Start an engine on what a crash left. A sentence for each broken promise; none if all is well."""
+    """Start an engine on what a crash left; returns a sentence for each broken promise."""
     engine = sqlite_engine(data, ballast_bytes=0, free_bytes_low=0)
     try:
         await engine.open()
@@ -110,7 +110,7 @@ async def _faults_of_log(log, serial: int, facts: Facts, offsets) -> list[str]:
 
 
 async def _faults_of_a_repeat(log, of: Log, first: int, end: int) -> list[str]:
-    """The last batch is sent again: whether or not it was stored before the crash, it must be there once."""
+    """Send the last batch again: whether or not it was stored before the crash, it must be there once."""
     stored = log.end_offset >= end
     again = await log.append(sent(of, first, end))
     if (again.offset, again.duplicate, log.end_offset) != (first, stored, end):
@@ -121,7 +121,7 @@ async def _faults_of_a_repeat(log, of: Log, first: int, end: int) -> list[str]:
 
 
 def _faults_of_files(data: Path) -> list[str]:
-    """What check_files.py would say, in this process, for here only apsw opens the files."""
+    """What check_files.py would find; it may run in this process, because only apsw opens the files here."""
     faults = [f"{path} was left" for path in data.glob("topics/*/*") if path.suffix != ".db"]
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     for path in sorted(data.glob("topics/*/*.db")):

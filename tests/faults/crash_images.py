@@ -1,8 +1,8 @@
 """What a power cut may leave of recorded events: a model of a disk, stricter than real ones.
 
-What was synced is there. Of everything else a part is, chosen anew for each image: of a file's content each
-512-byte sector as any of the unsynced writes to it left it; of names made, renamed and removed any selection.
-Syncing a file does not make its name durable; syncing the folder does.
+What was synced is there. Of everything else a part is there, chosen at random for each image: each 512-byte
+sector of a file as any of the unsynced writes to it left it, and any selection of the names made, renamed and
+removed. Syncing a file does not make its name durable; syncing the folder does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class File:
     pending: list[tuple[int, Event]] = field(default_factory=list)
 
     def sync(self, before: int) -> None:
-        """All that was written before that event is durable."""
+        """Make everything durable that was written before that event."""
         while self.pending and self.pending[0][0] < before:
             apply(self.durable, self.pending.pop(0)[1])
 
@@ -64,7 +64,7 @@ def put(content: bytearray, at: int, data: bytes) -> None:
 
 
 def apply_sectors(content: bytearray, events: Sequence[Event], chance: random.Random) -> None:
-    """Each sector is written back at a time of its own: it has the earlier writes to it, and no later one."""
+    """Write each sector back at a time of its own: with the earlier writes to it, and no later one."""
     times: dict[int, int] = {}
     for number, event in enumerate(events):
         if event.kind == "truncate":
@@ -82,7 +82,7 @@ def apply_sectors(content: bytearray, events: Sequence[Event], chance: random.Ra
 
 @dataclass(frozen=True)
 class Naming:
-    """An unsynced change of names: `node` is at (folder, name) afterwards, and no longer at `gone`."""
+    """An unsynced change of names: afterwards `node` is at (folder, name), and no longer at `gone`."""
 
     number: int
     node: File | Folder
@@ -102,7 +102,7 @@ class Naming:
 
 
 class Disk:
-    """The state of the disk after the events that it was given."""
+    """The state of the disk after the events so far."""
 
     def __init__(self) -> None:
         self.root = Folder()
@@ -110,7 +110,7 @@ class Disk:
         self._number = 0
 
     def after(self, event: Event) -> None:
-        """One more event."""
+        """Apply one more event."""
         if event.kind in ("write", "truncate"):
             file = self._find(event.path) or self._name(event.path, File())
             file.pending.append((self._number, event))
@@ -148,7 +148,7 @@ class Disk:
         return node
 
     def _move(self, event: Event) -> None:
-        """Remove or rename what was recorded; what a child process made (the template) was not."""
+        """Apply a removal or a renaming; files of child processes (the template) are not recorded."""
         folder, name = self._place(event.path)
         node = folder.names.pop(name, None)
         if node is None:
@@ -171,7 +171,7 @@ class Disk:
         self._namings = left
 
     def after_a_crash(self, chance: random.Random) -> Iterator[tuple[str, bytes | None]]:
-        """(path, content) of all that is there, None for a folder."""
+        """(path, content) of everything that is there; the content of a folder is None."""
         mode = chance.choice(["none", "all", "prefix", "some"])
         cut = {"none": 0, "prefix": chance.randrange(len(self._namings) + 1)}.get(mode, len(self._namings))
         names: dict[Folder, dict[str, File | Folder]] = {}
@@ -191,7 +191,7 @@ class Disk:
 
 
 def write_image(disk: Disk, folder: Path, chance: random.Random) -> None:
-    """Put one of the states that a crash may leave into a new folder."""
+    """Write one of the states that a crash may leave to a new folder."""
     folder.mkdir()
     for path, content in disk.after_a_crash(chance):
         if content is None:

@@ -1,10 +1,10 @@
-"""An engine at work while all that it does to its folder is recorded.
+"""An engine at work while everything that it does to its folder is recorded.
 
     python crash_workload.py DATA SEED SYNCHRONOUS OUT     (tests/ on the path)
 
-Writes the events, pickled, to OUT. SYNCHRONOUS is SQLite's: 2 is the broker's own, 1 and 0 are the controls'.
-Other controls take its place: with `names` the broker syncs no folder, with `apart` it remembers what a
-producer has sent in a transaction of its own.
+It writes the events, pickled, to OUT. SYNCHRONOUS is SQLite's: 2 is the broker's own, 1 and 0 are for
+controls. Words in its place are other controls: with `names` the broker syncs no folder, with `apart` it
+remembers a producer's batch in a transaction of its own.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from takhin.storage.sqlite.writes import SmallWrite
 from takhin.testing.contract import NOW, batch, name_of, spec, under
 
 SETTINGS = {"open_partitions_max": 2, "checkpoint_pages": 6, "ballast_bytes": 0, "free_bytes_low": 0}
-"""Fewer files open than are in use, so that files are closed and opened all the time."""
+"""Fewer open files than partitions in use, so that files are closed and opened all the time."""
 
 KEPT, BRIEF = "kept", ("one", "two")
 KEPT_PARTITIONS, BRIEF_PARTITIONS = 3, 2
 SERIAL_BASE = 1 << 20
-"""A topic's max.message.bytes above this is the serial number of its creation: names are used again."""
+"""A topic's max.message.bytes minus this is the serial number of its creation, as names are reused."""
 BATCHES = 25
 RECORDS_MAX, RECORD_BYTES_MAX = 5, 6_000
 
 
 @cache
 def value(name: str, serial: int, partition: int, offset: int) -> bytes:
-    """What is at an offset, of any length: it can be known without having been kept."""
+    """The value at an offset, of any length, computed so that nobody has to keep it."""
     label = b"%s %d %d %d " % (name.encode(), serial, partition, offset)
     chance = random.Random(label)
     return label + chance.randbytes(chance.randrange(RECORD_BYTES_MAX))
@@ -51,7 +51,7 @@ PRODUCER = b"of each log one."
 
 
 def sent(of: tuple[str, int, int], first: int, end: int) -> Batch:
-    """What a log's only producer sends to offsets [first, end), so that its sequence is the first one."""
+    """The only producer's batch at offsets [first, end) of a log; its sequence is the first offset."""
     return under(batch(*(value(*of, offset) for offset in range(first, end))), PRODUCER, first)
 
 
@@ -66,7 +66,7 @@ class Workload:
         await asyncio.gather(*(self._use(log, 0) for log in logs), self._catalogue())
 
     async def _catalogue(self) -> None:
-        """Topics made, used and removed, under names that come again."""
+        """Create, use and delete topics, and reuse their names."""
         for serial in range(1, 9):
             name = self._chance.choice(BRIEF)
             logs = await self._create(name, serial, BRIEF_PARTITIONS)
@@ -119,7 +119,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Remember(SmallWrite):
-    """Remember a batch of a producer, whatever was appended."""
+    """A write that remembers a producer's batch, whatever was appended."""
 
     row: tuple[bytes, int, int, int, int, int]
 
@@ -128,7 +128,7 @@ class Remember(SmallWrite):
 
 
 class Apart(Workload):
-    """A control: it appends, and remembers what was appended in the next transaction."""
+    """A control that appends a batch and remembers it in the next transaction."""
 
     def __init__(self, engine, recorder: Recorder, seed: int) -> None:
         super().__init__(engine, recorder, seed)
@@ -142,7 +142,7 @@ class Apart(Workload):
 
 
 def weaken(synchronous: int) -> None:
-    """Let every writing connection sync less than the broker's own do."""
+    """Make every writing connection sync less than the broker's own do."""
     open_writer = connection.open_writer
 
     def careless(path):

@@ -1,4 +1,4 @@
-"""A data folder as SIGKILL left it, ways to damage it, and what an engine makes of that.
+"""A data folder as SIGKILL left it, ways to damage it, and the effect of that on an engine.
 
 python damage.py DATA SEED      (tests/ on the path) makes the folder and ends without closing it
 """
@@ -22,11 +22,11 @@ from takhin.testing.contract import ALL, NOW, as_stored, batch, name_of, spec
 SETTINGS = {"checkpoint_pages": 40, "ballast_bytes": 0, "free_bytes_low": 0}
 TOPIC, PARTITIONS, BATCHES, RECORDS = "t", 2, 60, 50
 GROUPS = 5
-"""Every so many batches of a partition its consumer commits."""
+"""A partition's consumer commits once in this many batches."""
 
 
 def sent(partition: int, number: int):
-    """The batch of that number: the same each time it is asked for."""
+    """The batch with that number, which is the same every time."""
     chance = random.Random(f"{partition} {number}")
     values = [chance.randbytes(chance.randrange(360)) for _ in range(RECORDS)]
     keys = [b"key %d" % chance.randrange(9) for _ in values]
@@ -34,7 +34,7 @@ def sent(partition: int, number: int):
 
 
 async def fill(data: Path) -> NoReturn:
-    """A part of it is in the `.db` files, the last of it in the write-ahead logs."""
+    """Produce; the first part is then in the `.db` files, the rest in the write-ahead logs."""
     engine = sqlite_engine(data, **SETTINGS)
     await engine.open()
     topic = await engine.create_topic(spec(TOPIC, PARTITIONS))
@@ -43,13 +43,13 @@ async def fill(data: Path) -> NoReturn:
             await log.append(sent(log.partition, number))
             if number % GROUPS == 0:
                 await engine.offsets.commit("group", {name_of(log): CommittedOffset(log.end_offset, "", NOW)})
-        if number == BATCHES - 8:  # what comes now stays in the WAL
+        if number == BATCHES - 8:  # everything from now on stays in the WAL
             await freeze(engine)
     os._exit(0)
 
 
 class Outcome(StrEnum):
-    """What starting on a damaged folder, and reading all of it, came to."""
+    """The outcome of starting on a damaged folder and reading all of it."""
 
     INTACT = "intact"
     REFUSED = "refused"
@@ -58,7 +58,7 @@ class Outcome(StrEnum):
 
 
 async def outcome(data: Path) -> tuple[Outcome, str]:
-    """Start an engine and read everything. Another error than the contract has is raised."""
+    """Start an engine and read everything. An error that is not in the contract is raised."""
     engine = sqlite_engine(data, **SETTINGS)
     try:
         await engine.open()
@@ -140,7 +140,7 @@ def _flip(path: Path, chance: random.Random) -> str:
 
 
 def _cut(path: Path, chance: random.Random) -> str:
-    """Anywhere, or at the end of a page, a frame or a file system's block."""
+    """A length to cut a file to: any, or the end of a page, a frame or a file system's block."""
     size = path.stat().st_size
     grain = chance.choice([1, 512, 4_096, 16 << 10])
     cut = chance.randrange(size) // grain * grain

@@ -1,7 +1,7 @@
-"""A disk whose writes and syncs fail with EIO when a test says so, and forget then what they did not keep.
+"""A disk whose writes and syncs fail with EIO when a test says so, and then lose what was not synced.
 
-An apsw VFS above SQLite's checksums. It models the page cache of Linux: after a failed sync the kernel takes
-what it could not write for written, so that a later sync that succeeds does not bring it to the disk.
+An apsw VFS above SQLite's checksums. It models the page cache of Linux: after a failed sync the kernel treats
+the pages that it could not write as written, so that a later successful sync does not bring them to the disk.
 """
 
 # ruff: noqa: N802  the methods of a VFS have SQLite's names
@@ -20,18 +20,18 @@ import apsw
 from takhin.schema import checksums
 
 GATE_S_MAX = 20.0
-"""After which a call that nobody lets through fails."""
+"""After this time a call that nobody lets through fails."""
 
 EIO = {"sync": apsw.SQLITE_IOERR_FSYNC, "write": apsw.SQLITE_IOERR_WRITE}
 
 
 @dataclass
 class Plan:
-    """Which calls fail: those of a kind, on a partition's files, from the `first`, one or all of them.
+    """Which calls fail: those of one kind, on a partition's files, from the `first` on, one or all of them.
 
-    landed: whether what fails was done all the same. told: whether the caller hears of it.
-    wal: whether on the write-ahead log alone, or on the `.db` file alone; on both if None.
-    code: what SQLite is told; EIO's if None.
+    landed: True if the failing call takes effect all the same. told: True if it returns its error.
+    wal: True for the write-ahead log alone, False for the `.db` file alone, None for both.
+    code: the error code for SQLite; None for EIO's.
     """
 
     kind: str
@@ -46,7 +46,7 @@ class Plan:
     failures: int = 0
 
     def fails(self, kind: str, path: str) -> bool:
-        """Count a call, and say whether it is one that fails."""
+        """Count a call; True if it is one that fails."""
         if kind != self.kind or path.removesuffix("-wal") != str(self.path):
             return False
         if self.wal not in (None, path.endswith("-wal")):
@@ -60,7 +60,7 @@ class Plan:
 
 @dataclass
 class Gate:
-    """The `number`-th call of a kind on a file waits, on its thread, until it is let through."""
+    """Stops the `number`-th call of a kind on a file, on its thread, until the test lets it through."""
 
     kind: str
     path: Path
@@ -81,17 +81,19 @@ class Gate:
 
 @dataclass
 class Unsynced:
-    """A write that the disk may not have: what it has instead."""
+    """A write that may not be on the disk. before: what the disk has instead."""
 
     before: bytes
     lost: bool = False
-    """A sync has failed since: no later one brings it to the disk."""
+    """True after a failed sync: no later one brings the write to the disk."""
 
 
 @dataclass
 class Disk:
-    """What fails now, and what is not on the disk, by path and offset. SQLite writes whole frames and pages,
-    so that a second write to an offset covers the first."""
+    """What fails now, and what is not on the disk, by path and offset.
+
+    SQLite writes whole frames and pages, so a second write to an offset covers the first.
+    """
 
     plan: Plan | None = None
     gate: Gate | None = None
@@ -121,18 +123,18 @@ class Disk:
         self.unsynced[path] = {offset: write for offset, write in of.items() if offset < size}
 
     def crash(self, data: Path, copy: Path, chance: random.Random, share: float) -> None:
-        """Copy the folder as a power cut would leave it. A child copies, for the files are in use.
+        """Copy the folder as a power cut would leave it. A child copies, because the files are in use.
 
-        share: of the writes that the disk may not have, how many it has not, about.
+        share: about which share of the unsynced writes is lost.
         """
         subprocess.run(["cp", "-r", data, copy], check=True)
         for path in copy.glob("topics/*/*-shm"):
             path.unlink()
         for name, writes in self.unsynced.items():
-            if not Path(name).is_relative_to(data):  # of a copy that was looked at
+            if not Path(name).is_relative_to(data):  # of an earlier copy that an engine was started on
                 continue
             path = copy / Path(name).relative_to(data)
-            if path.exists():  # what was built in tmp/ has been renamed since, and was synced
+            if path.exists():  # a file of tmp/ was renamed later, and was synced
                 with path.open("r+b") as file:
                     for offset, write in writes.items():
                         if chance.random() < share:
@@ -187,7 +189,7 @@ class FailingFile(apsw.VFSFile):
 
 @contextmanager
 def failing_disk() -> Iterator[Disk]:
-    """Files that apsw opens while the block runs are on such a disk."""
+    """Put all files that apsw opens while the block runs on such a disk."""
     checksums.load()
     disk = Disk()
     vfs = FailingVFS(disk)

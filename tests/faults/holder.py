@@ -1,4 +1,4 @@
-"""A process beside the broker that does one thing to a partition file and waits to be told to stop.
+"""A process beside the broker that does one thing to a partition file and then waits for its end.
 
 python holder.py FILE SQL...      prints "ready" when the statements have run; ends with its stdin
 """

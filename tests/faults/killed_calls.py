@@ -1,10 +1,10 @@
-"""Engines that make or remove a topic, and restores, each in a process that is to be killed on the way.
+"""Engines that create or delete a topic, and restores, each in a process that is to be killed on the way.
 
     python killed_calls.py FOLDER        (tests/ on the path)
 
 FOLDER/base is made at the start: a data folder with a topic `kept`. Then, for every line `NUMBER CHANGE` on
-stdin, a child copies it to FOLDER/NUMBER, opens it, and prints its pid; on the next line, `go`, it makes
-(`create`) or removes (`delete`) the topic `t`, and the parent prints how the child ended.
+stdin, a child copies it to FOLDER/NUMBER, opens it, and prints its pid; on the next line, `go`, it creates
+(`create`) or deletes (`delete`) the topic `t`, and the parent prints how the child ended.
 
 FOLDER/grown is a data folder of a killed broker, with the topic `t` and its write-ahead logs, FOLDER/backup
 an older backup of it, which `restore` and `restore-partition` put back into FOLDER/NUMBER.
@@ -61,7 +61,7 @@ def on_one_thread() -> None:
 
 
 class NoPool:
-    """A pool of threads without one."""
+    """A stand-in for a thread pool that runs everything on the caller's thread."""
 
     def __init__(self, threads: int) -> None:
         pass
@@ -76,12 +76,12 @@ class NoPool:
 
 
 def built_before(template: Path) -> None:
-    """New files are copied from there, without a process of their own."""
+    """Copy new files from the template instead of building them in a child process."""
     folder.build = lambda *paths: [shutil.copyfile(template, path) for path in paths]
 
 
 def careless() -> None:
-    """Make and remove topics where they can be seen, piece by piece."""
+    """Create and delete topics piece by piece, in the catalogue."""
 
     @contextmanager
     def staged(self, num_partitions: int, *, first: int = 0) -> Iterator[Path]:
@@ -112,7 +112,7 @@ async def make_base(data: Path, template: Path) -> None:
 
 
 async def grow(data: Path, *, killed: bool) -> None:
-    """Make the topic, or add as many records to it; `killed`: and leave it as SIGKILL would."""
+    """Create the topic, or add as many records to it. `killed`: leave the folder as SIGKILL would."""
     engine = sqlite_engine(data, **SETTINGS)
     await engine.open()
     topic = engine.topics.get(TOPIC) or await engine.create_topic(spec(TOPIC, PARTITIONS))

@@ -1,4 +1,4 @@
-"""A file system of its own in an image file, whose power can be cut: ext4 or XFS. Takes root."""
+"""A file system of its own in an image file, whose power can be cut: ext4 or XFS. Needs root."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 GOING_DOWN = (2 << 30) | (4 << 16) | (ord("X") << 8) | 125
-"""EXT4_IOC_SHUTDOWN, which is XFS_IOC_GOINGDOWN."""
+"""EXT4_IOC_SHUTDOWN, which is the same as XFS_IOC_GOINGDOWN."""
 NO_LOG_FLUSH = 2
 SIZE_BYTES = {"ext4": 256 << 20, "xfs": 400 << 20}
 MAKE = {"ext4": ["mkfs.ext4", "-q"], "xfs": ["mkfs.xfs", "-q", "-f"]}
@@ -23,7 +23,7 @@ UMOUNT_S_MAX = 10.0
 
 
 class LoopDisk:
-    """A mounted image. What was not synced when the power is cut is gone after `again`."""
+    """A mounted image. What was not synced before the power cut is gone after `again`."""
 
     def __init__(self, image: Path, folder: Path) -> None:
         self._image = image
@@ -41,7 +41,7 @@ class LoopDisk:
             os.close(descriptor)
 
     def umount(self) -> None:
-        """Waits for the last process that has files there to be gone."""
+        """Unmount; waits until no process has files open there."""
         deadline = time.monotonic() + UMOUNT_S_MAX
         while True:
             done = subprocess.run(["umount", self.folder], capture_output=True, text=True, check=False)
@@ -51,14 +51,14 @@ class LoopDisk:
             time.sleep(0.05)
 
     def again(self) -> None:
-        """The power is back: mount what is on the image."""
+        """Switch the power on again: mount what is on the image."""
         self.umount()
         self.mount()
 
 
 @contextmanager
 def loop_disk(parent: Path, kind: str) -> Iterator[LoopDisk]:
-    """A new one; the test is skipped, with the reason, where there can be none. kind: ext4 or xfs."""
+    """A new disk; the test is skipped with the reason if there can be none. kind: ext4 or xfs."""
     if os.geteuid() != 0:
         pytest.skip("mounting an image takes root")
     if shutil.which(MAKE[kind][0]) is None:

@@ -1,8 +1,8 @@
-"""Notes down all that a process does to a data folder, in order: writes, syncs, names made and removed.
+"""Records everything that a process does to a data folder, in order: writes, syncs, names made and removed.
 
-`Recorder.start` puts an apsw VFS below SQLite's checksums, so it has to come before the first connection,
-and takes the place of the few functions of `os` and `shutil` by which takhin/storage changes folders.
-What a crash could leave of it is crash_images.py's matter.
+`Recorder.start` puts an apsw VFS below SQLite's checksums, so it has to come before the first connection.
+It also replaces the few functions of `os` and `shutil` by which takhin/storage changes folders.
+crash_images.py works out what a crash could leave of it.
 """
 
 # ruff: noqa: N802  the methods of a VFS have SQLite's names
@@ -20,8 +20,8 @@ import apsw
 class Event(NamedTuple):
     """kind: write, truncate, sync (a file or a folder), create, mkdir, remove, rename, or note.
 
-    path: relative to the data folder. at: an offset, a size, or, of a sync, how many events came before it
-    began. data: what was written, where it was renamed to, or what was noted.
+    path: relative to the data folder. at: an offset or a size; for a sync, how many events came before it
+    began. data: what was written, the new name, or what was noted.
     """
 
     kind: str
@@ -31,15 +31,17 @@ class Event(NamedTuple):
 
 
 class Recorder:
-    """events: all so far; threads append to it, which is atomic. A write is noted before it is done and a
-    sync after it, so that no event says more than has happened."""
+    """events: all so far; threads append to it, which is atomic.
+
+    A write is recorded before it is done and a sync after it, so that no event claims more than has happened.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.events: list[Event] = []
         self._root = f"{folder}/"
 
     def note(self, *what: object) -> None:
-        """Something that a check will want to know, such as an acknowledgement."""
+        """Record something that a check needs to know, such as an acknowledgement."""
         self.events.append(Event("note", data=what))
 
     def add(self, kind: str, path: str, at: int = 0, data: object = b"") -> None:
@@ -49,7 +51,7 @@ class Recorder:
             self.events.append(Event(kind, "", at, data))
 
     def start(self) -> None:
-        """Record from now on, to the end of the process."""
+        """Record from now on, until the process ends."""
         self._vfs = RecordingVFS(self)
         for name, kind in {
             "mkdir": "mkdir",
@@ -106,7 +108,7 @@ class Recorder:
 
 
 def path_of(descriptor: int) -> str:
-    """What an open descriptor stands for."""
+    """The path of an open descriptor."""
     return str(Path(f"/proc/self/fd/{descriptor}").readlink())
 
 
@@ -132,8 +134,8 @@ class RecordingFile(apsw.VFSFile):
     def __init__(self, recorder: Recorder, name, flags) -> None:
         self._recorder = recorder
         self._path = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
-        # As SQLite's os_unix.c: the first sync of a log that may have been made by this open is followed by
-        # one of its folder.
+        # As in SQLite's os_unix.c: after the first sync of a log that this open may have created, its
+        # folder is synced.
         self._sync_folder = bool(flags[0] & apsw.SQLITE_OPEN_WAL and flags[0] & apsw.SQLITE_OPEN_CREATE)
         is_new = not Path(self._path).exists()
         super().__init__("unix", name, flags)

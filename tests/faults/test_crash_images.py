@@ -1,7 +1,7 @@
-"""Crash images: whatever a power cut may leave of the storage's writes, nothing acknowledged is missing.
+"""Crash images: whatever a power cut leaves of the storage's writes, nothing acknowledged is missing.
 
-The events of an engine at work are recorded in a child process (recorder.py, crash_workload.py), the states
-that a cut may leave are made from them (crash_images.py), and an engine is started on each (crash_check.py).
+A child process records the events of an engine at work (recorder.py, crash_workload.py), crash_images.py
+makes the states that a power cut may leave of them, and an engine is started on each (crash_check.py).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ IMAGES = 150
 IMAGES_SOAK, IMAGES_OF_A_WORKLOAD, PARTS = 50_000, 1_000, 2
 CONTROL_IMAGES = 30
 SOAK_S_MAX = 1_800
-"""After which each part of the full count ends, and says how far it came."""
+"""The time after which each part of the full count ends, and says how far it came."""
 
 
 @pytest.fixture
 def memory():
-    """A folder in memory, where there is one: images are many and need not last."""
+    """A folder in memory, if there is one: there are many images, and they need not last."""
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shm if os.access(shm, os.W_OK) else None) as folder:
         yield Path(folder)
@@ -56,7 +56,7 @@ def environment():
 
 
 async def faults_of_images(memory: Path, events, count: int, seed: int):
-    """(events before the cut, faults) of each image that has any."""
+    """(events before the cut, faults) of each image that has faults."""
     chance = random.Random(seed)
     cuts = sorted(chance.randrange(len(events) + 1) for _ in range(count))
     disk, facts, at, found = Disk(), Facts(), 0, []
@@ -86,7 +86,7 @@ FULL = [pytest.mark.soak, pytest.mark.timeout(2 * SOAK_S_MAX)]
     ],
 )
 async def test_no_image_lacks_what_was_acknowledged(memory, images, of_a_workload, figures):
-    """Acknowledged is there, whole batches, topics whole or not there, and no start is refused."""
+    """Everything acknowledged is there, batches and topics whole or not at all, and every start succeeds."""
     seed = int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     began, done, events_in_all = time.monotonic(), 0, 0
     while done < images and time.monotonic() - began < SOAK_S_MAX:
@@ -103,7 +103,7 @@ async def test_no_image_lacks_what_was_acknowledged(memory, images, of_a_workloa
 @pytest.mark.control
 @pytest.mark.parametrize("weakness", ["1", "0", "names", "apart"])
 async def test_a_weakness_is_seen(memory, weakness, figures):
-    """Controls: syncs are left out, or what a producer sent is remembered apart: images show it."""
+    """Control: images reveal a missing sync, and a producer's batch remembered in its own transaction."""
     events = recorded(memory, 1, weakness)
     found = await faults_of_images(memory, events, CONTROL_IMAGES, 1)
     kinds = Counter(kind_of(faults[0]) for _, faults in found)

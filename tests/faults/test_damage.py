@@ -1,4 +1,4 @@
-"""Flipped bits, files cut short, logs gone: refused, or told on reading, or of no effect; never silent."""
+"""Flipped bits, files cut short and lost logs are refused, reported on reading, or harmless; never silent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTROL_TRIALS = 25
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """A data folder as SIGKILL left it; -shm files are made anew by whoever opens the others."""
+    """A data folder as SIGKILL left it, without -shm files, which the next opening creates."""
     data = tmp_path_factory.mktemp("killed") / "data"
     tests = PROGRAM.parents[1]
     environment = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
@@ -37,7 +37,7 @@ def killed(tmp_path_factory):
 
 
 async def outcomes(killed, folder, count, seed, *, forget_witness=False):
-    """(damage, outcome, how it was told) of each trial."""
+    """(damage, outcome, how it was reported) of each trial."""
     chance = random.Random(seed)
     for number in range(count):
         data = folder / "damaged"
@@ -57,7 +57,7 @@ async def outcomes(killed, folder, count, seed, *, forget_witness=False):
 
 @pytest.mark.parametrize("count", [40, pytest.param(500, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
 async def test_damage_is_never_silent(killed, tmp_path, count, figures):
-    """A damaged folder is refused, or serves what was acknowledged, or says on reading what is damaged."""
+    """An engine refuses a damaged folder, serves what was acknowledged, or reports the damage on reading."""
     seed = int(os.environ.get("FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     print(f"FAULT_SEED={seed}")
     counted = Counter()
@@ -72,7 +72,7 @@ async def test_damage_is_never_silent(killed, tmp_path, count, figures):
 
 
 async def test_no_false_alarm(killed, tmp_path):
-    """What is not damaged is served, also if the folder was copied, and the witness lags or is gone."""
+    """An undamaged folder is served, even if it was copied, or its witness is old or gone."""
     for number in range(6):
         data = tmp_path / str(number)
         shutil.copytree(killed, data)
@@ -85,7 +85,7 @@ async def test_no_false_alarm(killed, tmp_path):
 
 
 async def test_a_short_file_beside_its_log(killed, tmp_path):
-    """Its log does not have all that is gone; SQLite would read zeros, whose checksum matches."""
+    """The log lacks some pages of the lost part; SQLite would read them as zeros, whose checksum matches."""
     pages = (killed / "topics" / TOPIC / "0.db").stat().st_size // PAGE_BYTES
     for left in (0, 1, 2, pages // 2):
         data = tmp_path / str(left)
@@ -97,7 +97,7 @@ async def test_a_short_file_beside_its_log(killed, tmp_path):
 
 
 def test_a_log_that_is_cut_while_it_is_read(killed, tmp_path):
-    """A broker beside may begin it anew: what is gone is not read, and no error."""
+    """A log that a broker restarts during a read causes no error; what is gone is not read."""
     path = tmp_path / "0.db-wal"
     for name in ("0.db", "0.db-wal"):
         shutil.copy(killed / "topics" / TOPIC / name, tmp_path)
@@ -112,7 +112,7 @@ def test_a_log_that_is_cut_while_it_is_read(killed, tmp_path):
 
 @pytest.mark.control
 async def test_without_checksums_and_witness_it_is_silent(killed, tmp_path, monkeypatch, figures):
-    """Control: with neither, damage of the same kinds goes unnoticed, and the test sees it."""
+    """Control: without checksums and witness the same kinds of damage go unnoticed, and the test sees it."""
     monkeypatch.setattr(connection, "open_writer", unchecked(connection.open_writer))
     monkeypatch.setattr(connection, "open_reader", unchecked(connection.open_reader))
     silent = Counter()

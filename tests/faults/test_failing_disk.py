@@ -1,4 +1,4 @@
-"""A disk that fails a write or a sync with EIO: no ack, that partition alone, and it comes back."""
+"""A disk that fails a write or a sync with EIO: nothing acknowledged, one partition hit, and it recovers."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from takhin.testing.contract import ALL, NOW, batch, name_of, read_all, spec, un
 SETTINGS = {"checkpoint_pages": 6, "ballast_bytes": 0, "free_bytes_low": 0, "recover_wait_ms": 100}
 COME_BACK_S_MAX = 5.0
 APPENDS_MAX = 400
-"""After which the planned call should have come."""
+"""Within this number of appends the planned call should have come."""
 CALLS = {"sync": 30, "write": 150}
-"""The N-th call fails, N up to these."""
+"""The N-th call fails, with N up to these."""
 RECORDS_MAX, RECORD_BYTES_MAX = 4, 5_000
 CONTROL_TRIALS_MAX = 18
-"""Each sees it or not by chance: a crash keeps everything in one of three."""
+"""Each trial may see it by chance: in one of three a crash keeps everything."""
 
 
 def trials(count: int) -> list[tuple[str, bool, bool, int]]:
-    """(kind, for good, landed, N), spread evenly over all of them."""
+    """(kind, for good, landed, N), spread evenly over all combinations."""
     kinds = list(itertools.product(CALLS, (False, True), (False, True)))
     each = -(-count // len(kinds))
     return [
@@ -47,18 +47,18 @@ def trials(count: int) -> list[tuple[str, bool, bool, int]]:
 
 @dataclass
 class Told:
-    """What one log's producer and consumer were told."""
+    """What one log's producer and consumer have received."""
 
     acked: dict[int, list[bytes]] = field(default_factory=dict)
-    """Values by the offset of the first."""
+    """Values by the offset of the first one."""
     unknown: list[bytes] | None = None
-    """The batch whose outcome is unknown, until it was sent again."""
+    """The batch whose outcome is unknown until it is sent again."""
     unknown_in_all: int = 0
     served: dict[int, bytes] = field(default_factory=dict)
     committed: int | None = None
 
     def faults(self, log, found: list[tuple[int, bytes]], committed: CommittedOffset | None) -> list[str]:
-        """What contradicts it in a log that was read whole, a sentence each."""
+        """What contradicts it in a log that was read completely, a sentence each."""
         at = dict(found)
         faults = []
         if [offset for offset, _ in found] != list(range(log.end_offset)):
@@ -78,7 +78,7 @@ class Told:
 
 
 class Client:
-    """Produces to a log, each batch until it is acknowledged, reads it, and commits how far it has read."""
+    """Produces each batch until it is acknowledged, reads the log, and commits how far it has read."""
 
     def __init__(self, engine, log, chance: random.Random) -> None:
         self.log = log
@@ -88,7 +88,7 @@ class Client:
         self._sending: list[bytes] = []
 
     async def turn(self) -> None:
-        """One batch, and all that is there read. Raises what the append raises."""
+        """Append one batch, then read everything new. Raises what the append raises."""
         told = self.told
         self._sending = self._sending or self._values()
         try:
@@ -115,19 +115,19 @@ class Client:
         ]
 
     async def send(self, log) -> int:
-        """Append the batch that is under way, for the first time or again; where it is."""
+        """Append the batch that is under way, for the first time or again; returns its offset."""
         sequence = sum(map(len, self.told.acked.values()))
         return (await log.append(under(batch(*self._sending), b"producer", sequence))).offset
 
     async def faults_after_a_repeat(self, log, offsets) -> list[str]:
-        """What is wrong in a copy of the log when what is under way is sent again."""
+        """What is wrong in a copy of the log after the batch under way is sent again."""
         told = deepcopy(self.told)
         if self._sending:
             told.acked[await self.send(log)], told.unknown = self._sending, None
         return await faults_of(told, log, offsets)
 
     async def read(self) -> None:
-        """What is new since the last read, which was served then."""
+        """Read what is new since the last read, and keep it as served."""
         offset = len(self.told.served)
         page = await self.log.read(offset, **ALL)
         assert [row[0] for row in page.rows] == list(range(offset, self.log.end_offset))
@@ -138,7 +138,7 @@ class Trial:
     """One engine with a failing file and two neighbours."""
 
     def __init__(self, folder, disk, seed: int, **settings: int) -> None:
-        """settings: where they are not SETTINGS."""
+        """settings: override SETTINGS."""
         self._data = folder / "data"
         self._settings = SETTINGS | settings
         self._copies = (folder / f"copy-{n}" for n in itertools.count())
@@ -163,7 +163,7 @@ class Trial:
         self._disk.plan = Plan(kind, self.path, first, for_good, landed, **more)
 
     async def until_it_fails(self) -> None:
-        """All produce until the victim's disk has failed and it says so."""
+        """Let all clients produce until the victim's disk fails and an append reports it."""
         for _ in range(APPENDS_MAX):
             try:
                 await asyncio.gather(*(client.turn() for client in self.neighbours))
@@ -177,7 +177,7 @@ class Trial:
         assert self._disk.plan.failures
 
     async def is_failed(self) -> None:
-        """It takes no writes, says why, and reads go on; its neighbours have no part in it."""
+        """The victim refuses writes with the reason and serves reads; its neighbours are not affected."""
         with pytest.raises(PartitionUnavailableError, match="topic 't' partition 0"):
             await self.victim.turn()
         with pytest.raises(PartitionUnavailableError):
@@ -188,7 +188,7 @@ class Trial:
             await client.turn()
 
     async def comes_back(self) -> float:
-        """Without a restart, at the offset that was next; the seconds that took."""
+        """The victim recovers without a restart, at the next offset; returns the seconds that took."""
         end, began = self.victim.log.end_offset, time.monotonic()
         while True:
             try:
@@ -203,13 +203,13 @@ class Trial:
         return time.monotonic() - began
 
     async def faults_after_a_crash(self, share: float | None = None) -> list[str]:
-        """What an engine lacks that is started on what a power cut would leave now.
+        """What is missing from an engine that is started on what a power cut would leave now.
 
-        share: of what was not synced, how much is lost; none, a half or all, by chance, if None.
+        share: how much of the unsynced data is lost; None chooses none, a half or all of it at random.
         """
         copy = next(self._copies)
-        # No checkpoint may run: a copy, unlike a power cut, takes time. The loop, and with it all that
-        # begins by itself, stands still meanwhile.
+        # No checkpoint may run: a copy, unlike a power cut, takes time. The event loop, and everything that
+        # it would start, is blocked meanwhile.
         while busy := [client.log for client in self.clients if not at_rest(client.log.life)]:
             await busy[0].life.rested()
         share = self._chance.choice([0, 0.5, 1]) if share is None else share
@@ -229,7 +229,7 @@ class Trial:
         return faults
 
     async def run(self, *, for_good: bool) -> float:
-        """From the failure to its end; the seconds that the partition took to come back."""
+        """Go from the failure to its end; returns the seconds that the partition took to recover."""
         await self.until_it_fails()
         await self.is_failed()
         assert await self.faults_after_a_crash() == []
@@ -246,7 +246,7 @@ class Trial:
         return wait
 
     async def close(self) -> None:
-        """Everything is there before and after."""
+        """Close the engine; everything is there before and after."""
         for client in self.clients:
             assert await faults_of(client.told, client.log, self.engine.offsets) == []
         await self.engine.close()
@@ -267,7 +267,7 @@ async def faults_of(told: Told, log, offsets) -> list[str]:
     "count", [8, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
 async def test_a_failing_disk(tmp_path, count, figures):
-    """EIO once and for good, at the N-th call: no ack, nothing that vanishes, back when the cause is gone."""
+    """After EIO in the N-th call nothing unsynced is acknowledged or served, and the partition recovers."""
     seed = int(os.environ.get("FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     print(f"FAULT_SEED={seed}")
     waits, acked, unknown = [], 0, 0
@@ -287,7 +287,7 @@ async def test_a_failing_disk(tmp_path, count, figures):
 
 
 async def test_a_failed_group_leaves_nothing_in_mind(tmp_path):
-    """Producers that begin in a group that fails take nobody's place, and begin anew as if they never had."""
+    """Producers of a failed group leave no trace: they replace nobody, and may begin again."""
     with failing_disk() as disk:
         engine = sqlite_engine(tmp_path / "data", **SETTINGS, producers_max=3)
         await engine.open()
@@ -312,7 +312,7 @@ async def test_a_failed_group_leaves_nothing_in_mind(tmp_path):
 
 @pytest.mark.control
 async def test_an_acknowledgement_in_spite_of_it_is_seen(tmp_path):
-    """Control: a sync that fails without telling, so that its group is acknowledged; the check reports it."""
+    """Control: if a sync fails silently, so that its group is acknowledged, the check reports it."""
     seen, number = 0, 0
     while seen < 2:
         assert number < CONTROL_TRIALS_MAX, f"seen {seen} times"

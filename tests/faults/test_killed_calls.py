@@ -1,4 +1,4 @@
-"""SIGKILL at each system call of making, removing and restoring a topic: it is there whole, or not at all."""
+"""SIGKILL at each system call of creating, deleting and restoring a topic leaves it whole, or not there."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ CALLS = (
     "openat,creat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,rmdir,write,pwrite64,writev,"
     "ftruncate,fallocate,fsync,fdatasync,sendfile,copy_file_range,fchmod,chmod,link,linkat,symlink,exit_group"
 )
-"""All that change anything on the disk: between two of them it makes no difference where the kill comes."""
+"""All calls that change anything on the disk; it does not matter where between two of them a kill comes."""
 
 
 @pytest.fixture
 def killer(tmp_path):
-    """Kills at a given call; skipped without strace, or where it may not attach."""
+    """Kills at a given call; the test is skipped if strace is missing or may not attach."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed: scripts/install-packages tests")
     tests = PROGRAM.parents[1]
@@ -49,16 +49,16 @@ class Killer:
         self._numbers = itertools.count()
 
     def calls(self, change: str) -> list[str]:
-        """The names of all calls that the change takes, in order."""
+        """The names of all calls that the change makes, in order."""
         trace = self._folder / "trace"
         _, code = self._run(change, "-o", str(trace))
         assert code == 0
         return [line.partition("(")[0] for line in trace.read_text().splitlines() if "(" in line]
 
     def kill_at(self, change: str, call: str, number: int) -> tuple[Path, int]:
-        """Kill it at the `number`-th call of that name.
+        """Kill the change at the `number`-th call with that name.
 
-        (the data folder that it left, its exit code: -9 if it was killed, 0 if it was done before)
+        Returns the data folder that it left, and its exit code: -9 if it was killed, 0 if it ended before.
         """
         return self._run(change, "-o", "/dev/null", "-e", f"inject={call}:signal=KILL:when={number}")
 
@@ -80,7 +80,7 @@ class Killer:
 
 
 async def faults_of(data: Path, change: str, *, done: bool = False) -> list[str]:
-    """What an engine finds amiss that is started on the folder, or has lost: a sentence each."""
+    """Start an engine on the folder; returns a sentence for each thing that is wrong or lost."""
     engine = sqlite_engine(data, **SETTINGS)
     try:
         await engine.open()
@@ -108,9 +108,9 @@ async def faults_of(data: Path, change: str, *, done: bool = False) -> list[str]
 
 
 async def faults_of_restored(data: Path, change: str, *, done: bool = False, look: bool = True) -> list[str]:
-    """The same for a restore: the old or the new must be there, and, after another try, the new.
+    """The same for a restore: the old or the new must be there, and the new one after another try.
 
-    look: whether an engine is started before that, too.
+    look: True to start an engine before the other try as well.
     """
     what = change.removeprefix("careless ")
     faults = await neither_old_nor_new(data, what, done=done) if look else []
@@ -119,7 +119,7 @@ async def faults_of_restored(data: Path, change: str, *, done: bool = False, loo
 
 
 async def neither_old_nor_new(data: Path, what: str, *, done: bool) -> list[str]:
-    """What else an engine finds in the topic that was, or is perhaps, restored."""
+    """What is wrong if an engine finds neither the old topic nor the restored one."""
     engine = sqlite_engine(data, **SETTINGS)
     try:
         await engine.open()
@@ -165,7 +165,7 @@ EVERY_CALL = [pytest.mark.soak, pytest.mark.timeout(1_200)]
     ],
 )
 async def test_all_or_nothing(killer, change, step, figures):
-    """A topic that was being made or removed is whole, or gone, and can be used, or made; nothing is left."""
+    """A topic that was being created or deleted is whole or gone and usable or creatable; nothing is left."""
     kills = 0
     async for call, faults in kill_at_each(killer, change, step):
         assert faults == [], f"killed at call {call}"
@@ -182,7 +182,7 @@ async def test_all_or_nothing(killer, change, step, figures):
     ],
 )
 async def test_a_restore(killer, change, look, step, figures):
-    """An engine finds the old or the new, and another try succeeds, whether one was started before or not."""
+    """An engine finds the old or the new, and another try succeeds, even without starting an engine first."""
     kills, check = 0, partial(faults_of_restored, look=look)
     async for call, faults in kill_at_each(killer, change, step, check):
         assert faults == [], f"killed at call {call}"
@@ -201,7 +201,7 @@ async def test_a_restore(killer, change, look, step, figures):
     ],
 )
 async def test_a_change_in_the_open_is_seen(killer, change, step, check, figures):
-    """Control: made, removed or replaced in the catalogue itself, a topic is found in half."""
+    """Control: if the change is made in the catalogue itself, half a topic is found."""
     halves = [call async for call, faults in kill_at_each(killer, change, step, check) if faults]
     figures(f"SIGKILL within {change}, control: halves at {halves}")
     assert halves

@@ -1,4 +1,4 @@
-"""Another process at the files: bounded, named, and nobody else's problem."""
+"""Other processes that use the files cause bounded, named errors in their partition alone."""
 
 import asyncio
 import subprocess
@@ -33,7 +33,7 @@ def batch(*values):
 
 @contextmanager
 def beside(path, *statements):
-    """Hold the file from another process for as long as the block runs."""
+    """Hold the file in another process while the block runs."""
     command = [sys.executable, str(HOLDER), str(path), *statements]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
@@ -52,7 +52,7 @@ async def engine(tmp_path):
 
 
 async def test_a_shell_that_locks_one_file_stops_only_that_partition(engine, tmp_path):
-    """BEGIN IMMEDIATE elsewhere: a named error after the bounded wait, the neighbour at full speed."""
+    """BEGIN IMMEDIATE in another process causes a named error after the wait; the neighbour is not slowed."""
     locked, free = engine.topics["t"].partitions
     with beside(tmp_path / "data/topics/t/0.db", "BEGIN IMMEDIATE"):
         started = time.monotonic()
@@ -70,7 +70,7 @@ async def test_a_shell_that_locks_one_file_stops_only_that_partition(engine, tmp
 
 
 async def test_a_lock_shorter_than_the_wait_is_not_an_error(engine, tmp_path):
-    """What waits for a lock is committed when the lock goes, in order."""
+    """A write that waits for a lock is committed when the lock goes, in order."""
     log = engine.topics["t"].partitions[0]
     with beside(tmp_path / "data/topics/t/0.db", "BEGIN IMMEDIATE"):
         waiting = [log.append(batch(b"a")), log.append(batch(b"b", b"c"))]
@@ -78,7 +78,7 @@ async def test_a_lock_shorter_than_the_wait_is_not_an_error(engine, tmp_path):
 
 
 async def test_a_reader_that_holds_a_snapshot_holds_nobody_up(engine, tmp_path):
-    """With a shell's read transaction open, commits and checkpoints go on, and the file is whole after."""
+    """Beside a shell's read transaction, commits and checkpoints go on, and the file is whole afterwards."""
     log = engine.topics["t"].partitions[0]
     await log.append(batch(b"first"))
     with beside(tmp_path / "data/topics/t/0.db", "BEGIN", "SELECT count(*) FROM records"):
@@ -89,7 +89,7 @@ async def test_a_reader_that_holds_a_snapshot_holds_nobody_up(engine, tmp_path):
 
 
 async def test_a_dropped_table_fails_that_partition_by_name(engine, tmp_path):
-    """DROP TABLE from a shell: no acknowledgement any more, and the neighbour serves."""
+    """After DROP TABLE in a shell nothing is acknowledged any more, and the neighbour serves."""
     broken, sound = engine.topics["t"].partitions
     with beside(tmp_path / "data/topics/t/0.db", "DROP TABLE records"):
         pass
@@ -103,7 +103,7 @@ async def test_a_dropped_table_fails_that_partition_by_name(engine, tmp_path):
 
 
 async def test_records_deleted_by_hand_are_missed(engine, tmp_path):
-    """A hole in the log is not passed over: a read ends before it, and one that begins in it is an error."""
+    """A read ends before a hole in the log, and one that begins in it is an error."""
     log = engine.topics["t"].partitions[0]
     await log.append(batch(*(b"%d" % number for number in range(10))))
     with beside(tmp_path / "data/topics/t/0.db", "DELETE FROM records WHERE offset BETWEEN 4 AND 6"):
@@ -116,7 +116,7 @@ async def test_records_deleted_by_hand_are_missed(engine, tmp_path):
 
 
 async def test_the_queue_lets_producers_in_one_by_one():
-    """Room is given in order of arrival, and the bound is passed by one batch at most."""
+    """Producers get room in order of arrival, and the bound is exceeded by one batch at most."""
     queue = Admission(bytes_max=100, wait_ms_max=10_000)
     admitted = []
 
@@ -130,14 +130,14 @@ async def test_the_queue_lets_producers_in_one_by_one():
     waiting = [asyncio.ensure_future(produce(name)) for name in ("third", "fourth", "fifth")]
     for name in ("third", "fourth", "fifth"):
         queue.remove(90)
-        for _ in range(5):  # more turns of the loop than letting one in takes
+        for _ in range(5):  # more turns of the loop than admitting one takes
             await asyncio.sleep(0)
         assert admitted[-1] == name
     await asyncio.gather(*waiting)
 
 
 async def test_a_queue_without_room_says_so_in_time():
-    """OverloadedError names how much waits and the limit."""
+    """OverloadedError names how much is waiting, and the limit."""
     queue = Admission(bytes_max=10, wait_ms_max=20)
     queue.add(25)
     with pytest.raises(OverloadedError, match=r"25 bytes wait for their commit \(the limit is 10\)"):
@@ -147,7 +147,7 @@ async def test_a_queue_without_room_says_so_in_time():
 
 
 async def test_a_long_lock_fails_all_that_waits_at_once(tmp_path):
-    """The bound on the wait is that of each write: a deep queue is not failed group after group."""
+    """The wait of each write is limited, so that a deep queue is not failed group after group."""
     settings = StorageSettings(busy_wait_ms_max=300, commit_group_records_max=1)
     made = SqliteEngine(tmp_path / "data", settings, clock=system_clock)
     await made.open()
@@ -164,13 +164,13 @@ async def test_a_long_lock_fails_all_that_waits_at_once(tmp_path):
 
 
 def head_of_wal(path):
-    """The header of a write-ahead log, which changes whenever it is begun anew."""
+    """The header of a write-ahead log, which changes whenever SQLite restarts the log."""
     wal = path.with_name(f"{path.name}-wal")
     return subprocess.run(["head", "-c", "32", wal], capture_output=True, check=True).stdout
 
 
 async def test_a_hold_asked_for_while_a_lock_delays_a_checkpoint(tmp_path):
-    """The checkpoint's last bit, due before, runs before the hold's own commit: the log only grows then."""
+    """A checkpoint's last bit that is due runs before the hold's own commit: after it the log only grows."""
     data = tmp_path / "data"
     path = data / "topics/t/0.db"
     with failing_disk() as disk:
@@ -178,7 +178,7 @@ async def test_a_hold_asked_for_while_a_lock_delays_a_checkpoint(tmp_path):
         await made.open()
         log = (await made.create_topic(spec("t"))).partitions[0]
         disk.gate = gate = Gate("write", path)
-        while not gate.reached.is_set():  # by a checkpoint's pass
+        while not gate.reached.is_set():  # a checkpoint's pass
             await log.append(batch(bytes(5_000)))
         with ForeignLock(path) as lock:
             waiting = log.append(batch(b"locked out"))
@@ -187,7 +187,7 @@ async def test_a_hold_asked_for_while_a_lock_delays_a_checkpoint(tmp_path):
             (data / "hold").touch()
             await asyncio.to_thread(
                 eventually, lambda: len(log.life._commits._queue) == 2
-            )  # the hold's own commit, too
+            )  # with the hold's own commit
             lock.release()
         await waiting
         await until(data / "held", there=True)

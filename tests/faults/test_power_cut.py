@@ -1,7 +1,7 @@
-"""The power is cut under a broker at work, on a file system of its own: nothing acknowledged is lost.
+"""A power cut under a broker at work, on a file system of its own, loses nothing acknowledged.
 
 Sixteen producers and a consumer that commits are at work when the file system is shut down without flushing
-anything. They go on for a moment, so that an acknowledgement of what is sent after it would be seen.
+anything. They go on for a moment, so that any acknowledgement of a request sent after the cut would be seen.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 CARELESS = Path(__file__).with_name("careless_broker.py")
 GROUP = "group"
 ACKED_MIN = 100
-"""Records between two cuts, however slow the disk is."""
+"""The number of records between two cuts, however slow the disk is."""
 CUTS_OF_A_DISK = 15
-"""Its log grows from cut to cut, and all of it is read back each time."""
+"""The number of cuts of one log, which grows from cut to cut and is read back completely each time."""
 SOAK_S_MAX = 1_800
 CHECKPOINT_PAGES = (8, 64, 1_000)
 SETTINGS = {"storage_ballast_bytes": 0, "storage_free_bytes_low": 0, "storage_recover_wait_ms": 20}
-"""A partition tries soon to come back, so that there is a chance of a wrong acknowledgement after the cut."""
+"""A failed partition tries to recover soon, which gives wrong acknowledgements a chance after the cut."""
 
 
 class Committed:
-    """What a group was told of its committed offsets, by partition."""
+    """The acknowledged committed offsets of a group, by partition."""
 
     def __init__(self) -> None:
         self.acked: dict[int, int] = {}
@@ -59,7 +59,7 @@ class Committed:
             await asyncio.sleep(0.005)
 
     def faults(self, stub, logs) -> list[str]:
-        """What contradicts it after a restart."""
+        """What contradicts the acknowledged offsets after a restart."""
         request = pb.GetCommittedOffsetsRequest(group_id=GROUP)
         response = stub.GetCommittedOffsets(request, timeout=CALL_S_MAX)
         found = {each.partition: each.offset for each in response.offsets}
@@ -72,9 +72,7 @@ class Committed:
 
 
 async def produce_and_cut(broker, disk, journal, committed, *, name: str, seconds: float) -> None:
-    """All at work until enough is acknowledged and for so long, then the cut; a moment later the broker is
-    killed, as its machine is off.
-    """
+    """Run all clients for a time, with enough records, then cut the power and soon kill the broker."""
     enough = journal.acked_records() + ACKED_MIN
     async with grpc.aio.insecure_channel(broker.address, options=CHANNEL_OPTIONS) as channel:
         stub = TakhinServiceStub(channel)
@@ -88,7 +86,7 @@ async def produce_and_cut(broker, disk, journal, committed, *, name: str, second
         disk.cut_power()
         await asyncio.sleep(0.05)
         broker.kill()
-        # Each ends by the error that it was told first, which may be one of the disk.
+        # Each task ends with the error that it met first, which may be one of the disk.
         await asyncio.wait(running, timeout=10)
         for task in running:
             task.cancel()
@@ -98,11 +96,11 @@ async def produce_and_cut(broker, disk, journal, committed, *, name: str, second
 
 
 def forget_answers_of_the_cut(journal: Journal, before: dict) -> None:
-    """Whoever asked before the cut and was answered during it, was answered by a machine without power.
+    """Remove acknowledgements that came after the cut of requests that were sent before it.
 
     While ext4 is shut down, a sync that is under way may return without an error (jbd2_complete_transaction
-    returns 0 for a transaction that was aborted meanwhile); no machine gets to see that. What was asked after
-    it must not be acknowledged.
+    returns 0 for a transaction that was aborted meanwhile); no real machine lives to see that. A request that
+    was sent after the cut must not be acknowledged.
     """
     for name, requests in journal.sent.items():
         known = before.get(name, [])
@@ -113,7 +111,7 @@ def forget_answers_of_the_cut(journal: Journal, before: dict) -> None:
 
 
 async def cut_again_and_again(disk, journal: Journal, cuts: int) -> list[str]:
-    """What the cuts have cost, a sentence each."""
+    """Cut the power again and again; returns a sentence for each loss."""
     chance, committed = random.Random(journal.seed), Committed()
     with Broker(disk.folder / "data") as broker, connected(broker.address) as stub:
         create_topic(stub, TOPIC, PARTITIONS)
@@ -152,7 +150,7 @@ async def cut_again_and_again(disk, journal: Journal, cuts: int) -> list[str]:
     ],
 )
 async def test_nothing_acknowledged_is_lost(tmp_path, kind, cuts, figures):
-    """Every acknowledged record and committed offset is there after each cut, and no start is refused."""
+    """Every acknowledged record and committed offset survives each cut, and no start is refused."""
     began, done, acked = time.monotonic(), 0, 0
     while done < cuts and time.monotonic() - began < SOAK_S_MAX:
         journal = Journal.new()

@@ -1,4 +1,4 @@
-"""A partition whose disk fails at an awkward moment: it comes back, or its trouble goes with it."""
+"""A partition whose disk fails at an awkward moment: it recovers, or its trouble ends with it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from takhin.storage.sqlite.checkpoint import AGAIN_SECONDS
 
 HOLDER = Path(__file__).with_name("holder.py")
 CHECKPOINT_PAGES = 1_000
-"""More than a test writes: no checkpoint runs but that of an attempt to recover."""
+"""More pages than a test writes: no checkpoint runs except that of an attempt to recover."""
 ATTEMPT_SYNCS = ["commit", "log", "file"]
-"""All of an attempt, in order."""
+"""All syncs of an attempt, in order."""
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def disk():
 
 
 async def test_the_last_bit_of_a_checkpoint(tmp_path, disk):
-    """It would be tried again in the midst of the attempt to recover: the two do not meet.
+    """A failed last bit of a checkpoint is not tried again during an attempt to recover.
 
-    By default both come due together; here the attempt begins first, and takes long.
+    By default both are due together; here the attempt begins first, and takes long.
     """
     wait_ms = AGAIN_SECONDS * 1_000 // 2
     trial = Trial(tmp_path, disk, 1, recover_wait_ms=wait_ms, checkpoint_pages=CHECKPOINT_PAGES)
@@ -46,9 +46,7 @@ async def test_the_last_bit_of_a_checkpoint(tmp_path, disk):
     await trial.is_failed()
     await asyncio.to_thread(gate.reached.wait, GATE_S_MAX)
     await asyncio.to_thread(eventually, lambda: life.checkpoint.again_at < time.monotonic())
-    await (
-        trial.engine._parts.shared.threads.checkpoint.quiet()
-    )  # what a checkpoint's pass would have done is done
+    await trial.engine._parts.shared.threads.checkpoint.quiet()  # a checkpoint's pass would be over now
     gate.opened.set()
     disk.plan = None
     await trial.comes_back()
@@ -58,7 +56,7 @@ async def test_the_last_bit_of_a_checkpoint(tmp_path, disk):
 
 @pytest.mark.parametrize("first", range(1, len(ATTEMPT_SYNCS) + 1), ids=ATTEMPT_SYNCS)
 async def test_an_attempt_that_fails_half_way(tmp_path, disk, first):
-    """At each of its syncs: it has counted nothing if it has to be tried again, and that succeeds."""
+    """An attempt that fails at any of its syncs has updated nothing, and the next one succeeds."""
     trial = Trial(tmp_path, disk, first, checkpoint_pages=CHECKPOINT_PAGES)
     await trial.open()
     trial.plan("sync", wal=True, first=1, for_good=False, landed=False)
@@ -72,7 +70,7 @@ async def test_an_attempt_that_fails_half_way(tmp_path, disk, first):
 
 
 async def test_an_index_without_room_in_commit(tmp_path, disk):
-    """The -shm grows after the log is synced: told that the disk is full, one would send the batch again."""
+    """If the -shm cannot grow after the log is synced, the error is "outcome unknown", not "disk full"."""
     trial = Trial(tmp_path, disk, 1)
     await trial.open()
     code = apsw.SQLITE_IOERR_SHMSIZE
@@ -85,7 +83,7 @@ async def test_an_index_without_room_in_commit(tmp_path, disk):
 
 
 async def test_a_topic_that_is_deleted(tmp_path, disk):
-    """Its trouble goes with it, and its failing disk is in nobody's way."""
+    """Deleting the topic ends its trouble, and its failing disk disturbs nobody."""
     trial = Trial(tmp_path, disk, 1)
     await trial.open()
     trial.plan("sync", first=1, for_good=True, landed=False)
@@ -98,10 +96,10 @@ async def test_a_topic_that_is_deleted(tmp_path, disk):
 
 
 async def unsynced_pass(trial: Trial, disk) -> None:
-    """Fail the sync of a checkpoint's last bit, after a pass whose pages nobody has synced."""
+    """Fail the sync of a checkpoint's last bit, after a pass whose pages were never synced."""
     await trial.open()
     disk.gate = gate = Gate("write", trial.path)
-    while not gate.reached.is_set():  # by a pass, which syncs nothing if more is committed meanwhile
+    while not gate.reached.is_set():  # in a pass, which syncs nothing if more is committed meanwhile
         await trial.victim.turn()
     await trial.victim.turn()
     trial.plan("sync", wal=False, first=1, for_good=False, landed=False)
@@ -112,7 +110,7 @@ async def unsynced_pass(trial: Trial, disk) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_what_was_copied_and_never_synced_is_copied_again(tmp_path, disk, seed):
-    """The kernel takes such pages for written: the log's index must not count them as copied."""
+    """Pages that the kernel wrongly treats as written must not count as copied in the log's index."""
     trial = Trial(tmp_path, disk, seed)
     await unsynced_pass(trial, disk)
     assert await trial.faults_after_a_crash() == []
@@ -124,7 +122,7 @@ async def test_what_was_copied_and_never_synced_is_copied_again(tmp_path, disk, 
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_a_stop_after_a_failure(tmp_path, disk, seed):
-    """The log is left for the next start, which copies all of it."""
+    """A stop after a failure leaves the log for the next start, which copies all of it."""
     trial = Trial(tmp_path, disk, seed, recover_wait_ms=60_000)
     await unsynced_pass(trial, disk)
     await trial.engine.close()
@@ -133,14 +131,14 @@ async def test_a_stop_after_a_failure(tmp_path, disk, seed):
 
 
 async def until_tried(trial: Trial, times: int) -> None:
-    """Each attempt begins with a commit of its own."""
+    """Wait until an attempt was made, each of which begins with a commit of its own."""
     state = trial.victim.log._state
     enough = state.mark.commits + times
     await asyncio.to_thread(eventually, lambda: state.mark.commits >= enough)
 
 
 async def test_a_program_reads_while_it_fails(tmp_path, disk):
-    """It does not come back as long as somebody else has the file, and its index, open; reads go on."""
+    """Recovery waits while another process has the file and its index open; reads go on."""
     trial = Trial(tmp_path, disk, 1)
     await trial.open()
     holder = await asyncio.create_subprocess_exec(

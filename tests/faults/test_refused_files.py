@@ -1,4 +1,4 @@
-"""What does not belong in a data folder is refused by name at start, and left as it was."""
+"""Files that do not belong in a data folder are refused by name at start, and left unchanged."""
 
 import hashlib
 import os
@@ -34,7 +34,7 @@ async def data(tmp_path):
 
 
 def digests(data):
-    """Every file of the closed folder by content."""
+    """The digest of every file in the closed folder."""
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in data.glob("topics/*/*")}
 
 
@@ -47,13 +47,13 @@ async def refused(data, match):
 
 
 async def test_newer_schema(data):
-    """A file of a later Takhin is not touched by this one."""
+    """A file of a later Takhin is refused and unchanged."""
     alter(data / "topics/orders/1.db", f"PRAGMA user_version = {VERSION + 1}")
     await refused(data, rf"1\.db has schema version {VERSION + 1}")
 
 
 async def test_foreign_database(data):
-    """Another application's SQLite file is told by its application_id."""
+    """Another application's SQLite file is recognised by its application_id."""
     path = data / "topics/orders/1.db"
     path.unlink()
     alter(path, "CREATE TABLE t (x)")
@@ -62,31 +62,31 @@ async def test_foreign_database(data):
 
 @pytest.mark.parametrize("content", [b"", b"no database " * 1000])
 async def test_no_database_at_all(data, content):
-    """An empty file or any other one is refused by name."""
+    """A file that is empty or no database is refused by name."""
     (data / "topics/orders/0.db").write_bytes(content)
     await refused(data, r"0\.db")
 
 
 async def test_missing_partition(data):
-    """A topic whose partition is gone is not served as if it were smaller."""
+    """A topic with a missing partition is not served as a smaller topic."""
     (data / "topics/orders/1.db").unlink()
     await refused(data, r"1\.db is missing: topic 'orders' has 2 partitions")
 
 
 async def test_missing_first_partition(data):
-    """Without partition 0 nothing says what the topic is."""
+    """Without partition 0, nothing describes the topic."""
     (data / "topics/orders/0.db").unlink()
     await refused(data, r"no partition 0")
 
 
 async def test_copied_folder(data):
-    """A topic's folder under another name is told by what its files say."""
+    """A copy of a topic's folder under another name is recognised by the content of its files."""
     shutil.copytree(data / "topics/orders", data / "topics/copy")
     await refused(data, r"0\.db is misplaced: it holds partition 0 of topic 'orders'")
 
 
 async def test_swapped_partitions(data):
-    """Partition files that changed places are told too."""
+    """Swapped partition files are recognised, too."""
     folder = data / "topics/orders"
     (folder / "1.db").rename(folder / "x.db")
     shutil.copyfile(folder / "0.db", folder / "1.db")
@@ -117,12 +117,12 @@ def test_affected_library(version):
 
 @pytest.mark.parametrize("version", ["3.51.3", "3.50.7", "3.44.6", "3.54.1", "4.0.0", ""])
 def test_sound_library(version):
-    """A fixed one, and the one we run on, are not."""
+    """Fixed versions of SQLite, and the one we run on, are accepted."""
     check_library(version)
 
 
 def test_version_is_the_number_of_migrations(tmp_path):
-    """user_version counts migrations, so that a file tells how far it has come."""
+    """user_version counts migrations, so that a file says how far it has come."""
     path = tmp_path / "new.db"
     subprocess.run([sys.executable, "-m", "takhin.schema", str(path)], check=True)
     code = (

@@ -1,4 +1,4 @@
-"""Trimming on a full disk, through the engine: it works there, and is a way out."""
+"""Trimming on a full disk, through the engine: it works there and frees room."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from takhin.testing.contract import ALL, NOW, as_stored, batch, name_of, numbere
 SETTINGS = {"ballast_bytes": 8 << 20, "free_bytes_low": 24 << 20}
 RESUME_S_MAX = 5.0
 FULL_S_MIN = 0.6
-"""The engine looks for room every half second."""
+"""The engine checks for room every half second."""
 STOPS = 4
 STOP_S_MAX = 5.0
 LEFT = 10
-"""Records that a trim leaves."""
+"""The number of records that a trim leaves."""
 
 
 @pytest.fixture
@@ -34,13 +34,13 @@ def disk(tmp_path):
 
 
 async def append(engine, log, sent):
-    """What the broker does with a batch: a queue with room, then the log."""
+    """Append a batch as the broker does: first room in the queue, then the log."""
     await engine.room()
     return await log.append(sent)
 
 
 async def fill(engine, logs):
-    """Append to all until that fails and keeps to it; the errors say why."""
+    """Append to all logs until every append fails, again and again; each error gives the reason."""
     began = None
     while began is None or time.monotonic() - began < FULL_S_MIN:
         sent = batch(*[bytes(10_000)] * 30)
@@ -55,7 +55,7 @@ async def fill(engine, logs):
 
 
 async def resumed(engine, log, sent):
-    """Wait until a batch is taken; the seconds that took."""
+    """Wait until a batch is accepted; returns the seconds that took."""
     began = time.monotonic()
     while True:
         try:
@@ -71,7 +71,7 @@ async def resumed(engine, log, sent):
     "cycles", [2, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
 async def test_a_trim_makes_room(disk, cycles, figures):
-    """On a full disk nearly everything is trimmed: no error, what is left is whole, writes come back."""
+    """Trimming nearly everything on a full disk succeeds, the rest is whole, and writes resume."""
     engine = sqlite_engine(disk / "data", **SETTINGS)
     await engine.open()
     kept = (await engine.create_topic(spec("kept"))).partitions[0]
@@ -104,7 +104,7 @@ async def test_a_trim_makes_room(disk, cycles, figures):
 
 
 async def test_a_stop_while_an_offset_waits_for_room(disk):
-    """The ballast goes at once, since nobody looks any more: the offset is kept, and the stop is quick."""
+    """A stop frees the ballast at once: the waiting offset is stored, and the stop is quick."""
     engine = sqlite_engine(disk / "data", **SETTINGS)
     await engine.open()
     log = (await engine.create_topic(spec("t"))).partitions[0]
@@ -130,7 +130,7 @@ async def test_a_stop_while_an_offset_waits_for_room(disk):
 
 
 async def test_a_stop_while_a_trim_gives_pages_back(disk):
-    """What is trimmed is trimmed; the file that the stop has closed is not opened again for the pages."""
+    """A stop while a trim gives pages back keeps the trim, and does not open the closed file again."""
     for number in range(STOPS):
         engine = sqlite_engine(disk / f"data {number}", **SETTINGS)
         await engine.open()
@@ -142,7 +142,7 @@ async def test_a_stop_while_a_trim_gives_pages_back(disk):
             await asyncio.sleep(0)
             async with asyncio.timeout(STOP_S_MAX):
                 await engine.close()
-                with suppress(StorageFullError):  # the ballast may have come too late for it
+                with suppress(StorageFullError):  # the ballast may have been freed too late
                     await trim
         check_files(disk / f"data {number}")
         shutil.rmtree(disk / f"data {number}")

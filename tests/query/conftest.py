@@ -1,4 +1,4 @@
-"""A data folder that all queries read, since they leave no trace."""
+"""A data folder that all queries read, because they leave no trace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADERS = {0: [Header("trace", b"1"), Header("trace", b"\xff")], 4: [Header("onl
 
 
 async def fill(data_dir: Path) -> None:
-    """Every kind of value in partition 0, numbers in 1 of which the first 100 are trimmed, nothing in 2."""
+    """Fill partition 0 with every kind of value and 1 with numbers, the first 100 trimmed; leave 2 empty."""
     store = Store(data_dir)
     await store.open()
     logs = (await store.engine.create_topic(spec("orders", 3))).partitions
@@ -37,7 +37,7 @@ async def fill(data_dir: Path) -> None:
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data folder of a stopped broker, with the topic "orders" of `fill`.
 
-    Made on a thread, as asyncio.run leaves its caller without an event loop.
+    It is made on a thread, because asyncio.run leaves its caller without an event loop.
     """
     folder = tmp_path_factory.mktemp("stopped")
     with ThreadPoolExecutor(1) as pool:
@@ -47,7 +47,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def store(tmp_path: Path):
-    """An engine at work on a data folder of the test's own."""
+    """A running engine on a data folder of the test's own."""
     opened = Store(tmp_path / "data")
     await opened.open()
     yield opened

@@ -1,4 +1,4 @@
-"""`takhin sql`: three forms of output, mistakes as one line, and nothing held beside a broker."""
+"""`takhin sql`: three forms of output, mistakes as one line, and no files held beside a broker."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ union all select 2, 'größer', 1.5, null
 
 @pytest.fixture
 def sql(stopped, capsys):
-    """Runs `takhin sql orders …` in this process; returns what it printed, and checks that it succeeds."""
+    """Run `takhin sql orders …` in this process; returns what it printed, and checks that it succeeds."""
 
     def run(*args: str) -> str:
         code = main(["sql", "orders", *args, "--data-dir", str(stopped)])
@@ -41,7 +41,7 @@ def sql(stopped, capsys):
 
 
 def test_a_table(sql):
-    """Numbers to the right, control characters escaped, bytes as SQL writes them, no cell cut in a pipe."""
+    """Numbers are right-aligned, control characters escaped, bytes as in SQL, and cells uncut in a pipe."""
     assert sql(SOME).splitlines() == [
         "offset  key     value     a",
         '     0  user-1  {"a": 1}  1',
@@ -53,7 +53,7 @@ def test_a_table(sql):
 
 
 def test_a_long_table(sql):
-    """After 1,000 rows another table begins; the rows are all there."""
+    """Another table begins after 1,000 rows, and no row is missing."""
     lines = sql("select offset from records where partition = 1").splitlines()
     assert lines.count("offset") == 3
     assert [int(line) for line in lines if line.strip().isdigit()] == list(range(100, 3_000))
@@ -61,7 +61,7 @@ def test_a_long_table(sql):
 
 
 def test_csv(sql):
-    """A line of names, then the rows as a reader of CSV takes them; NULL is empty."""
+    """CSV has a line of names, then rows as a CSV reader expects them; NULL is empty."""
     assert list(csv.reader(io.StringIO(sql(SOME, "--csv")))) == [
         ["offset", "key", "value", "a"],
         ["0", "user-1", '{"a": 1}', "1"],
@@ -71,7 +71,7 @@ def test_csv(sql):
 
 
 def test_json(sql):
-    """A line for each row, bytes as base64, NULL as null."""
+    """JSON has a line for each row, with bytes as base64 and NULL as null."""
     lines = sql("select * from records where partition = 0 and offset in (1, 2, 5)", "--json").splitlines()
     common = {"partition": 0, "headers": "[]"}
     assert [json.loads(line) for line in lines] == [
@@ -83,7 +83,7 @@ def test_json(sql):
 
 
 def test_without_a_query(sql):
-    """The tables with their columns, counts, and a query that can be tried."""
+    """Without a query it prints the tables with their columns, counts, and a query to try."""
     printed = sql().splitlines()
     assert printed[0] == "orders: 2906 records in 3 partitions, 1 consumer group"
     tables = ["records", "headers", "committed_offsets", "partitions"]
@@ -107,7 +107,7 @@ def test_without_a_query(sql):
     ],
 )
 def test_mistakes(stopped, capsys, args, sentence):
-    """One line on stderr, exit code 1."""
+    """A mistake is one line on stderr, with exit code 1."""
     assert main(["sql", *args, "--data-dir", str(stopped)]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -116,7 +116,7 @@ def test_mistakes(stopped, capsys, args, sentence):
 
 
 def waiting_bytes(pipe) -> int:
-    """What was written into a pipe and not read yet."""
+    """The bytes that were written into a pipe and not read yet."""
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
@@ -127,7 +127,7 @@ def open_files(pid: int) -> list[str]:
 
 
 def test_a_query_that_waits_holds_nothing(tmp_path):
-    """While its reader takes nothing, a query has no file open; its reader may also leave."""
+    """A query whose reader does not read has no file open; the reader may also leave."""
     with Broker(tmp_path / "data") as broker, connected(broker.address) as stub:
         create_topic(stub, "orders")
         produce(stub, "orders", [b"%d" % n * 100 for n in range(5_000)])
@@ -136,7 +136,7 @@ def test_a_query_that_waits_holds_nothing(tmp_path):
         with subprocess.Popen(line, stdout=subprocess.PIPE) as query:
             assert query.stdout.readline() == b"offset,value\n"
             eventually(lambda: waiting_bytes(query.stdout) > PIPE_BYTES_FULL and not open_files(query.pid))
-            assert open_files(broker.pid)  # control: such files are seen
+            assert open_files(broker.pid)  # control: open files are seen
             produce(stub, "orders", [b"later"])
             offsets = [int(query.stdout.readline().partition(b",")[0]) for _ in range(5_000)]
             assert query.stdout.read() == b""

@@ -1,4 +1,4 @@
-"""SQL over a topic: what it sees, that nothing it skips was wanted, and what it must not do."""
+"""SQL over a topic: what it sees, that it skips nothing that was asked for, and what it must not do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AS_SQL_SEES = ('{"a": 1}', "größer", b"\x80", b"nul\0nul", "", None)
 
 
 class Counted(TopicFiles):
-    """A topic that counts how often a file was opened to be read."""
+    """A topic that counts how often a file was opened for reading."""
 
     reads = 0
 
@@ -43,7 +43,7 @@ def topic(stopped) -> Counted:
 
 
 def test_records(topic):
-    """All partitions, in order; bytes are text where they are UTF-8 without NUL; headers are JSON."""
+    """Rows come in order from all partitions; bytes are text if UTF-8 without NUL; headers are JSON."""
     found = rows(topic, "SELECT * FROM records WHERE partition = 0")
     assert [row[:3] for row in found] == [(0, n, NOW + n) for n in range(len(AS_SQL_SEES))]
     assert [row[4] for row in found] == list(AS_SQL_SEES)
@@ -76,12 +76,12 @@ def test_records(topic):
     ],
 )
 def test_questions(topic, sql, expected):
-    """Text functions, JSON, bytes, collations, joins and lag give what one expects of SQL."""
+    """Text functions, JSON, bytes, collations, joins and lag work as expected of SQL."""
     assert rows(topic, sql) == expected
 
 
 def test_partitions(topic):
-    """Where each log begins and ends."""
+    """The table of partitions has the start and end of each log."""
     found = rows(topic, "SELECT partition, beginning_offset, end_offset FROM partitions")
     assert found == [(0, 0, 6), (1, 100, 3_000), (2, 0, 0)]
 
@@ -102,7 +102,7 @@ def test_partitions(topic):
     ],
 )
 def test_a_narrow_question_reads_little(topic, monkeypatch, sql, reads):
-    """What is known of partition, offset and time decides what is read; all of it takes 31 reads."""
+    """Conditions on partition, offset and time limit what is read; a full scan takes 31 reads."""
     monkeypatch.setattr(tables, "SPAN_OFFSETS_MAX", 100)
     topic.reads = 0
     found = rows(topic, sql)
@@ -135,7 +135,7 @@ ORDERS = st.sampled_from(
 
 @pytest.fixture
 def plain(topic):
-    """The rows of `records` in an ordinary table."""
+    """An ordinary table with the rows of `records`."""
     db = apsw.Connection(":memory:")
     db.execute(
         "CREATE TABLE records (partition INTEGER, offset INTEGER, timestamp INTEGER, key, value, headers)"
@@ -147,7 +147,7 @@ def plain(topic):
 @given(WHERES, ORDERS, st.sampled_from(["", "LIMIT 3", "LIMIT 200 OFFSET 50"]))
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_skipping_changes_no_answer(topic, plain, where, order, limit):
-    """Any condition and order gives the rows that an ordinary table gives, which skips nothing."""
+    """Any condition and order gives the same rows as an ordinary table, which skips nothing."""
     sql = f"SELECT * FROM records WHERE {where} ORDER BY {order} {limit}"
     assert rows(topic, sql) == plain.execute(sql).fetchall()
 
@@ -171,7 +171,7 @@ def test_skipping_changes_no_answer(topic, plain, where, order, limit):
     ],
 )
 def test_nothing_can_be_changed(topic, stopped, tmp_path, monkeypatch, sql):
-    """Whatever writes, opens a file or changes a setting is refused, and leaves no file."""
+    """A statement that writes, opens a file or changes a setting is refused, and leaves no file."""
     monkeypatch.chdir(tmp_path)
     before = sorted(stopped.rglob("*"))
     with pytest.raises(QueryError, match=r"only reads|may not be modified|not authorized|prohibited"):
@@ -193,14 +193,14 @@ def test_nothing_can_be_changed(topic, stopped, tmp_path, monkeypatch, sql):
     ],
 )
 def test_mistakes(topic, sql, sentence):
-    """A mistake in the query is said as SQLite says it, with the place."""
+    """A mistake in the query is reported in SQLite's words, with its place."""
     with pytest.raises(QueryError) as raised:
         rows(topic, sql)
     assert str(raised.value) == sentence
 
 
 def test_no_such_topic(stopped, tmp_path):
-    """A topic, or a data folder, that is not there is named."""
+    """A missing topic or data folder is named."""
     with pytest.raises(QueryError, match="there is no topic 'other' in "):
         TopicFiles(stopped, "other")
     with pytest.raises(QueryError, match="invalid topic name"):
@@ -210,7 +210,7 @@ def test_no_such_topic(stopped, tmp_path):
 
 
 def test_a_missing_file_is_said(stopped, tmp_path):
-    """A topic of which a file is missing is not answered for in part."""
+    """A topic with a missing file is refused instead of answered in part."""
     data_dir = shutil.copytree(stopped, tmp_path / "data")
     (data_dir / "topics/orders/1.db").unlink()
     with pytest.raises(QueryError, match=r"topic 'orders' has 3 partitions, but .* has 2 files of it"):
@@ -221,7 +221,7 @@ def test_a_missing_file_is_said(stopped, tmp_path):
 
 
 def test_time_is_limited(topic):
-    """A query that never ends is given up, also one that reads no records."""
+    """An endless query is ended, even if it reads no records."""
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
     with pytest.raises(QueryError, match=r"given up after 0\.1 s"):
         rows(topic, endless, timeout_s=0.1)
@@ -230,7 +230,7 @@ def test_time_is_limited(topic):
 
 
 async def test_it_sees_one_state(store):
-    """What is appended while a query runs is not seen by it; what is trimmed may be, or not."""
+    """What is appended during a query is not seen by it; what is trimmed may be seen or not."""
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     await log.append(numbered(3_000))
     found = run(TopicFiles(store.data_dir, "orders"), "SELECT offset FROM records").rows
@@ -245,7 +245,7 @@ async def test_it_sees_one_state(store):
 
 @pytest.mark.parametrize(("again", "sentence"), [(False, "was deleted"), (True, "was replaced")])
 async def test_a_topic_that_goes_away(store, again, sentence):
-    """A topic that is deleted under a query ends it, also where another one has its name now."""
+    """A query ends with an error when its topic is deleted, even if another topic has the name now."""
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     await log.append(numbered(3_000))
     found = run(TopicFiles(store.data_dir, "orders"), "SELECT offset FROM records").rows
@@ -258,7 +258,7 @@ async def test_a_topic_that_goes_away(store, again, sentence):
 
 
 async def test_it_holds_little(store, monkeypatch):
-    """A read ends after some bytes, within its span, and the query goes on from there in both directions."""
+    """A read ends after some bytes, within its span, and the query continues there in either direction."""
     log = (await store.engine.create_topic(spec("large"))).partitions[0]
     values = [bytes([65 + n]) * 300_000 for n in range(20)]
     headers = {n: [Header("a", b"1"), Header("b", b"2")] for n in range(20)}
@@ -280,7 +280,7 @@ async def test_it_holds_little(store, monkeypatch):
 
 
 def test_it_leaves_no_trace(stopped):
-    """Of a stopped broker the folder is afterwards what it was before."""
+    """A stopped broker's folder is the same after a query as before."""
     before = {path: path.stat()[:9] for path in stopped.rglob("*")}
     assert rows(TopicFiles(stopped, "orders"), "SELECT count(*) FROM records") == [(2_906,)]
     after = {path: path.stat()[:9] for path in stopped.rglob("*")}
@@ -290,7 +290,7 @@ def test_it_leaves_no_trace(stopped):
 
 
 def test_files_of_an_earlier_schema(tmp_path):
-    """What an earlier Takhin wrote is read as it is, killed or not, and not migrated."""
+    """Files of an earlier Takhin, killed or not, are read unchanged and are not migrated."""
     with tarfile.open(FIXTURES / "schema-1.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     topic = TopicFiles(tmp_path, "orders")

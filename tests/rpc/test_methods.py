@@ -1,4 +1,4 @@
-"""Who calls, as gRPC names the other end of a connection."""
+"""The caller, as gRPC names the other end of a connection."""
 
 import pytest
 
@@ -16,5 +16,5 @@ from takhin.rpc.methods import caller_of
     ],
 )
 def test_a_caller_is_anonymous_at_an_address(peer, address):
-    """An address reads as in a setting, HOST:PORT; what is no address stays as gRPC has it."""
+    """An address reads HOST:PORT, as in a setting; anything else stays as gRPC reports it."""
     assert caller_of(peer) == Caller("anonymous", address)

@@ -1,7 +1,7 @@
-"""Engines that break one promise each, and one that keeps all that it makes but makes fewer.
+"""Engines that break one promise each, and one that keeps every promise it makes but makes fewer.
 
-No part of the test run: test_contract_suite.py runs it and looks at what fails. To be quick, engines that
-break a promise run only the part of the suite that it belongs to.
+This is no part of the test run: test_contract_suite.py runs it and checks what fails. To be quick, engines
+that break a promise run only the part of the suite that covers it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from takhin.testing.contract.offsets import Offsets
 
 
 class ChangedLogs(MemoryEngine):
-    """A memory engine whose logs are changed when they are made."""
+    """A memory engine whose logs are changed when they are created."""
 
     def change(self, log: MemoryLog) -> None:
         raise NotImplementedError
@@ -34,7 +34,7 @@ class ChangedLogs(MemoryEngine):
 
 
 class Halving(ChangedLogs):
-    """It stores a batch in two halves, with a turn of the event loop between them."""
+    """Stores a batch in two halves, with a turn of the event loop between them."""
 
     def change(self, log: MemoryLog) -> None:
         log.append = lambda batch, whole=log.append: asyncio.ensure_future(self._append(whole, batch))
@@ -60,14 +60,14 @@ class Halving(ChangedLogs):
 
 
 class Sleeping(ChangedLogs):
-    """Whoever waits for growth is never woken."""
+    """Never wakes those who wait for growth."""
 
     def change(self, log: MemoryLog) -> None:
         log._growth.wake = lambda: None
 
 
 class Absentminded(MemoryEngine):
-    """It takes committed offsets and remembers none."""
+    """Accepts committed offsets and forgets them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,13 +81,13 @@ class Absentminded(MemoryEngine):
 
 
 class Boastful(MemoryEngine):
-    """It says that what it acknowledges survives, and keeps it in memory."""
+    """Claims that what it acknowledges is durable, and keeps it in memory."""
 
     capabilities = frozenset(Capability)
 
 
 class Modest(ChangedLogs):
-    """It has neither trims nor sequences, and says so."""
+    """Has neither trims nor sequences, and says so."""
 
     capabilities = frozenset({Capability.EXPECTED_OFFSET})
 

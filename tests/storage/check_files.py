@@ -1,8 +1,8 @@
-"""Look over a data folder that no engine has open: `python check_files.py DATA`.
+"""Check a data folder that no engine has open: `python check_files.py DATA`.
 
-A program of its own, because a test process that holds apsw's SQLite must not open the same files
-through the standard library's: the two drop each other's locks. Prints a line for each fault; the exit
-code is 1 if there is any. Files are opened as immutable, so that looking leaves no trace.
+This is a program of its own, because a test process that holds apsw's SQLite must not open the same files
+through the standard library's: the two drop each other's locks. It prints a line for each fault; the exit
+code is 1 if there is any. Files are opened as immutable, so that the check leaves no trace.
 """
 
 import re
@@ -51,7 +51,7 @@ FAULTS = {
           (SELECT timestamp, offset, lag(offset) OVER (ORDER BY timestamp) AS before FROM time_index)
         WHERE before >= offset""",
 }
-"""What must never be, and a query whose rows show it."""
+"""What must never be the case, and a query whose rows show it."""
 
 
 def faults_of_file(path: Path) -> Iterator[str]:

@@ -12,7 +12,7 @@ from storage.support import Store
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """The SQLite engine alone, where a test is about files or about opening them again."""
+    """The SQLite engine alone, for tests about files or about opening them again."""
     opened = Store(tmp_path / "data")
     await opened.open()
     yield opened

@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests:. .venv/bin/python -m storage.fixture tests/fixtures/schema-N.tar.xz
 
-makes one with the code of today; it is run once, before the schema changes. `kept` says what is in it, so
+makes one with the current code; it is run once, before the schema changes. `kept` says what is in it, so
 that the test of upgrades and the writing of the fixture cannot disagree. The folder is as SIGKILL leaves it:
 the last records are in a write-ahead log.
 """
@@ -31,7 +31,7 @@ LAST = (b"", None, "größer".encode(), b"\x80")
 
 
 def kept() -> dict[int, list[Stored]]:
-    """The records of each partition that the folder holds."""
+    """The records that the folder holds, by partition."""
     rows: list[Stored] = [(n, NOW + n, None, b"%d" % n, ()) for n in range(TRIMMED, 3_000)]
     last = [(3_000 + n, NOW, b"key", value, ()) for n, value in enumerate(LAST)]
     last[-1] = (*last[-1][:4], tuple(map(tuple, HEADERS)))

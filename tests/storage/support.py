@@ -1,4 +1,4 @@
-"""What tests of the SQLite engine share: engines, a look into their files, and a store that reopens."""
+"""Helpers of the SQLite engine's tests: engines, queries on their files, and a store that reopens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from takhin.testing.contract import clock
 
 
 def check_files(data_dir: Path) -> None:
-    """The consistency check over the files of a closed engine, in a child process (see check_files.py)."""
+    """Run the consistency check over a closed engine's files, in a child process (see check_files.py)."""
     script = Path(__file__).with_name("check_files.py")
     child = subprocess.run(
         [sys.executable, "-I", "-S", script, data_dir], capture_output=True, text=True, check=False
@@ -36,7 +36,7 @@ with contextlib.closing(sqlite3.connect(uri, uri=True)) as db, db:
 
 
 def run_sql(path: Path, statement: str) -> str:
-    """What one statement prints in a child process with another SQLite, as in a shell: read-only."""
+    """What a statement prints in a child process with another SQLite, as in a read-only shell."""
     child = [sys.executable, "-I", "-S", "-c", RUN_SQL, f"{path.as_uri()}?mode=ro", statement]
     return subprocess.run(child, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -57,13 +57,13 @@ def alter(path: Path, *statements: str) -> None:
 
 
 def sqlite_engine(data_dir: Path, **settings: int) -> SqliteEngine:
-    """An engine that is not open yet; settings: fields of StorageSettings that are not at their defaults."""
+    """An engine that is not open yet. settings: fields of StorageSettings that are not at their defaults."""
     return SqliteEngine(data_dir, StorageSettings(**settings), clock=clock)
 
 
 @cache
 def template() -> bytes:
-    """An empty partition file, as the broker's own child process builds it: once for all tests."""
+    """An empty partition file as the broker's own child process builds it, made once for all tests."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "template.db")
         build(path)
@@ -71,12 +71,12 @@ def template() -> bytes:
 
 
 def lend_template(data_dir: Path) -> None:
-    """Put an open engine where it is after its first topic: with a template, which takes 0.2 s to build."""
+    """Give an open engine the template that its first topic would build, which takes 0.2 s."""
     (data_dir / "tmp" / "template.db").write_bytes(template())
 
 
 async def freeze(engine: SqliteEngine) -> OpenFiles:
-    """Let no checkpoint run from now on, until `held` of what is returned is False again."""
+    """Stop all checkpoints from now on, until `held` of the returned object is False again."""
     files = engine._parts.shared.files
     files.held = True
     for topic in engine.topics.values():
@@ -109,7 +109,7 @@ class Store:
         await self.open()
 
     async def crash(self) -> None:
-        """Go on with what is on disk now, write-ahead logs included, as after SIGKILL at a quiet moment.
+        """Continue with what is on disk now, write-ahead logs included, as after SIGKILL at a quiet moment.
 
         A child process copies the files (opening them in this one would drop SQLite's locks). It waits for
         checkpoints that are under way, because a copy, unlike a kill, takes time.

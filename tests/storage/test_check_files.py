@@ -1,4 +1,4 @@
-"""The consistency check itself: it finds what it is there to find, else its silence would mean nothing."""
+"""The consistency check itself finds what it should find; otherwise its silence would mean nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DAMAGES = {
 
 
 async def make(data_dir: Path) -> None:
-    """Leave a bit of everything in a data folder that is closed, checked and found sound."""
+    """Make a data folder with a bit of everything, which is closed, checked and sound."""
     store = Store(data_dir)
     await store.open()
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
@@ -49,7 +49,7 @@ async def make(data_dir: Path) -> None:
     one = batch(b"v", headers={0: [Header("a", b"")] * 3}, timestamps=[400])
     await log.append(under(one, b"p", 3))
     await log.append(numbered(TIME_INDEX_RECORDS - 4))
-    await log.append(numbered(1))  # the time index has a row now
+    await log.append(numbered(1))  # so that the time index has a row
     await store.engine.offsets.commit("billing", {name_of(log): CommittedOffset(10, "", NOW)})
     await log.trim(2)
     await store.close()
@@ -57,7 +57,7 @@ async def make(data_dir: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder that all tests here copy, because making one takes a while."""
+    """A sound data folder that all tests here copy, because making one takes a while."""
     data_dir = tmp_path_factory.mktemp("sound") / "data"
     asyncio.run(make(data_dir))
     return data_dir
@@ -65,12 +65,12 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def files(sound: Path, tmp_path: Path) -> Path:
-    """A sound data folder of one's own, to be damaged."""
+    """A copy of the sound data folder for one test to damage."""
     return Path(shutil.copytree(sound, tmp_path / "data"))
 
 
 def found_in(data_dir: Path) -> str:
-    """What the check says; it must say something."""
+    """The faults that the check prints, of which there must be some."""
     with pytest.raises(AssertionError) as found:
         check_files(data_dir)
     return str(found.value)
@@ -84,7 +84,7 @@ def test_a_damaged_table_is_found(files: Path, damage: str):
 
 
 def test_a_damaged_page_is_found(files: Path):
-    """Bytes that are overwritten inside the file are found."""
+    """Overwritten bytes inside the file are found."""
     path = files / "topics/orders/0.db"
     content = bytearray(path.read_bytes())
     page = 16_384
@@ -104,6 +104,6 @@ def test_a_damaged_page_is_found(files: Path):
     ids=["wal", "renamed", "missing", "foreign"],
 )
 def test_a_wrong_folder_is_found(files: Path, change: Callable[[Path], object]):
-    """Files that a clean close does not leave, and partitions that are missing, are found."""
+    """Files that a clean close does not leave, and missing partitions, are found."""
     change(files / "topics/orders")
     assert "instead of partition files alone" in found_in(files)

@@ -1,4 +1,4 @@
-"""Both engines pass the contract suite; the SQLite engine's files are checked whenever it was closed."""
+"""Both engines pass the contract suite; the SQLite engine's files are checked after every close."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TestMemoryEngine(EngineContract):
 
 
 class WithTemplate(SqliteEngine):
-    """An engine that need not build the file from which new partitions are copied, which takes 0.2 s."""
+    """An engine with a ready template for new partition files, which takes 0.2 s to build."""
 
     def __init__(self, folder: Path, **settings: int) -> None:
         # Every wait here ends by itself; on a busy machine it may take longer than a broker allows.
@@ -34,9 +34,9 @@ class WithTemplate(SqliteEngine):
 
 
 class TestSqliteEngine(EngineContract):
-    """It keeps one file open at a time: a second partition is opened only when the first was closed.
+    """An engine with one open file: a second partition is opened only when the first was closed.
 
-    The state machine and the black-box tests keep as many open as brokers do.
+    The state machine and the black-box tests have as many open files as brokers do.
     """
 
     def new_engine(self, folder: Path) -> Engine:

@@ -1,4 +1,4 @@
-"""The contract suite itself: it fails where a promise is broken, and leaves out what was not promised."""
+"""The contract suite itself: it fails if a promise is broken, and leaves out what was not promised."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, tuple[str, str]]]:
-    """What came of each test of each class in broken_engines.py: (outcome, message).
+    """The (outcome, message) of each test of each class in broken_engines.py.
 
     pytest-asyncio is strict there: the suite needs no more than the author's class.
     """
@@ -59,12 +59,12 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, tu
     ],
 )
 def test_a_broken_engine_fails(outcomes, engine, failing):
-    """The tests of the promise that it breaks fail."""
+    """Those tests fail that cover the promise that the engine breaks."""
     assert {name for name in failing if outcomes[engine][name][0] != "failure"} == set()
 
 
 def test_what_an_engine_lacks_is_skipped_by_name(outcomes):
-    """An engine that is not durable and has neither trims nor sequences passes all that is left."""
+    """An engine that is not durable and has neither trims nor sequences passes everything else."""
     found = outcomes["TestModest"]
     assert {kind for kind, _ in found.values()} == {"passed", "skipped"}
     reasons = {name: message for name, (kind, message) in found.items() if kind == "skipped"}
@@ -77,19 +77,19 @@ def test_what_an_engine_lacks_is_skipped_by_name(outcomes):
 
 
 def test_no_part_of_the_suite_hides_another():
-    """Each test's name is of one part, or the suite would leave out all of that name but one."""
+    """Each test's name is in one part only; otherwise the suite would run just one test of that name."""
     names = [name for part in EngineContract.__mro__ for name in vars(part) if name.startswith("test_")]
     assert len(names) == len(set(names)) > 100
 
 
 def test_what_fails_says_why(outcomes):
-    """The asserts of the suite show the values that they compare, as those of any test do."""
+    """Failing asserts in the suite show the values that they compare, as in any test."""
     assert "{}" in outcomes["TestAbsentminded"]["test_a_commit_is_read_back"][1]
 
 
 @pytest.mark.parametrize("module", ["takhin.testing", "takhin.pytest_plugin", "takhin.testing.contract"])
 def test_nobody_pays_for_what_they_do_not_use(module):
-    """The fixtures of brokers load nothing of the suite, and the suite neither an engine nor gRPC."""
+    """The fixtures of brokers load nothing of the suite, and the suite loads no engine and no gRPC."""
     unwanted = {"takhin.storage.memory", "takhin.storage.sqlite", "apsw", "grpc"}
     unwanted |= {"takhin.testing.contract"} - {module}
     code = f"import sys, {module}; print({unwanted!r} & set(sys.modules))"

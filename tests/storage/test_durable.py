@@ -1,4 +1,4 @@
-"""What the SQLite engine finds again after it was closed or has crashed, and what a shell sees meanwhile."""
+"""What the SQLite engine still has after a close or a crash, and what a shell sees meanwhile."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EVERY = bytes(range(256))
 
 
 def one_of_each() -> Batch:
-    """Records with all that is easily lost: absent and empty parts, bytes, repeats, order."""
+    """Records with everything that is easily lost: absent and empty parts, bytes, repeats, order."""
     return batch(
         *(None, b"", EVERY, b"x" * (1 << 20), b"last"),
         keys=[None, b"", EVERY, b"k", b"\x00"],
@@ -47,7 +47,7 @@ def reopened(request: pytest.FixtureRequest):
 
 
 async def test_records_are_there_again(store: Store, reopened):
-    """Every record comes back byte for byte, at its offset, and the log goes on behind it."""
+    """Every record comes back byte for byte, at its offset, and the log continues behind it."""
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     sent = one_of_each()
     await log.append(sent)
@@ -70,7 +70,7 @@ async def test_records_that_were_acknowledged_together(store: Store, reopened):
 
 
 async def test_a_trimmed_log_begins_where_it_did(store: Store, reopened):
-    """The start survives; offsets below it stay refused."""
+    """The start survives, and offsets below it are still refused."""
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     await log.append(numbered(10))
     await log.trim(4)
@@ -83,7 +83,7 @@ async def test_a_trimmed_log_begins_where_it_did(store: Store, reopened):
 
 
 async def test_no_offset_is_given_twice(store: Store, reopened):
-    """A log that was trimmed empty goes on counting, however often it is opened again."""
+    """A log that was trimmed to nothing keeps counting, however often it is opened again."""
     await store.engine.create_topic(spec("orders"))
     for n in range(4):
         log = store.log("orders")
@@ -94,7 +94,7 @@ async def test_no_offset_is_given_twice(store: Store, reopened):
 
 
 async def test_committed_offsets_are_there_again(store: Store, reopened):
-    """Committed offsets come back with metadata and time, forgotten ones do not."""
+    """Committed offsets come back with metadata and time, and forgotten ones do not."""
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     await log.append(numbered(5))
     commits = {"billing": CommittedOffset(5, "é\n🦆", NOW), "it's": CommittedOffset(0, "", NOW + 1)}
@@ -110,7 +110,7 @@ async def test_committed_offsets_are_there_again(store: Store, reopened):
 
 
 async def test_producers_are_remembered(store: Store, reopened):
-    """Their last batches are known again, as far back as before, and what comes next."""
+    """The last batches of producers are recognised again, as far back as before, and the next is accepted."""
     await store.engine.create_topic(spec("orders"))
     for n in range(BATCHES_REMEMBERED + 2):
         sent = under(numbered(3), b"p", 3 * n)
@@ -125,7 +125,7 @@ async def test_producers_are_remembered(store: Store, reopened):
 
 
 async def test_as_many_producers_are_remembered_as_before(tmp_path: Path, reopened):
-    """How many there are is known again: of three, the one silent for longest gives way to a fourth."""
+    """The number of producers is restored: a fourth one replaces the one of three that was silent longest."""
     store = Store(tmp_path / "data", producers_max=3)
     await store.open()
     await store.engine.create_topic(spec("orders"))
@@ -139,7 +139,7 @@ async def test_as_many_producers_are_remembered_as_before(tmp_path: Path, reopen
 
 
 async def test_topics_are_there_again(store: Store, reopened):
-    """Names, ids, configs and partitions come back as they were; deleted topics do not."""
+    """Names, ids, configs and partitions come back unchanged, and deleted topics do not."""
     configs = {
         "orders": TopicConfig(7, TimestampType.LOG_APPEND_TIME),
         "x" * 249: TopicConfig(1 << 30),
@@ -163,7 +163,7 @@ async def test_topics_are_there_again(store: Store, reopened):
 
 
 async def test_search_by_time_goes_on(store: Store, reopened):
-    """Times from before and from after are found, also where a later one is not the highest."""
+    """Times from before and after a restart are found, even if a later record has a lower time."""
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     await log.append(timed(100, 900))
     await reopened(store)
@@ -175,11 +175,11 @@ async def test_search_by_time_goes_on(store: Store, reopened):
 
 
 async def test_search_by_time_is_exact_around_index_rows(store: Store, reopened):
-    """Times are found exactly wherever the index has rows, also where a clock was set back."""
+    """Times are found exactly wherever the index has rows, even after a clock was set back."""
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     stamps: list[int] = []
     for size in (1, TIME_INDEX_RECORDS - 1, 1, 700, 700, 3 * TIME_INDEX_RECORDS, 5, TIME_INDEX_RECORDS, 1):
-        # Rises by 10, then falls back by half of that.
+        # It rises by 10, then falls back by half of that.
         group = [10 * (len(stamps) + n) // 2 if size == 700 else 10 * (len(stamps) + n) for n in range(size)]
         await log.append(timed(*group))
         stamps += group
@@ -193,7 +193,7 @@ async def test_search_by_time_is_exact_around_index_rows(store: Store, reopened)
 
 
 async def test_a_clean_close_leaves_database_files_alone(store: Store):
-    """After close there is no write-ahead log: the .db files hold everything, and copying them is enough."""
+    """A close leaves no write-ahead log: the .db files hold everything, and copying them is enough."""
     log = (await store.engine.create_topic(spec("orders", 2))).partitions[0]
     await log.append(numbered(5_000))
     await store.close()
@@ -209,7 +209,7 @@ async def test_a_clean_close_leaves_database_files_alone(store: Store):
 
 
 async def test_leftovers_of_a_crash_are_swept(store: Store):
-    """Topics that were being made or removed when the broker died are no topics, and are cleared away."""
+    """Topics that were being created or deleted when the broker died do not exist, and are cleared away."""
     await store.engine.create_topic(spec("orders"))
     await store.close()
     leftover = store.data_dir / "tmp" / "half-made"
@@ -221,9 +221,9 @@ async def test_leftovers_of_a_crash_are_swept(store: Store):
 
 
 async def test_a_create_that_failed_does_not_spoil_the_next(store: Store):
-    """A topic that found no room for its files is not there, and can be created once there is room."""
+    """A topic without room for its files does not exist, and can be created when there is room."""
     unbounded = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, unbounded[1]))  # bytes of any file, of children too
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, unbounded[1]))  # bytes per file, also in children
     try:
         with pytest.raises((OSError, StorageFullError)):
             await store.engine.create_topic(spec("orders"))
@@ -235,7 +235,7 @@ async def test_a_create_that_failed_does_not_spoil_the_next(store: Store):
 
 
 async def test_a_shell_can_look_in(store: Store):
-    """Another SQLite reads a partition that is being written, and takes nothing from the engine by it."""
+    """Another SQLite reads a partition that is being written, and costs the engine nothing."""
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     await log.append(numbered(3))
     path = store.data_dir / "topics/orders/0.db"
@@ -248,7 +248,7 @@ async def test_a_shell_can_look_in(store: Store):
 
 
 async def test_a_stop_right_after_a_hold_leaves_database_files_alone(store: Store):
-    """A hold that was removed unseen, just before, no longer keeps write-ahead logs from their files."""
+    """After a hold that was removed just before the stop, write-ahead logs are checkpointed as usual."""
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     await log.append(numbered(5))
     (store.data_dir / "hold").touch()
@@ -263,11 +263,11 @@ async def test_a_stop_right_after_a_hold_leaves_database_files_alone(store: Stor
 
 
 async def test_a_refused_change_whose_caller_has_gone(store: Store):
-    """It is nobody's error: nothing is said of an exception that was never retrieved."""
+    """A refused change whose caller is gone does not log an exception that was never retrieved."""
     said = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: said.append(context))
     await store.engine.create_topic(spec("orders"))
-    before = asyncio.create_task(store.engine.create_topic(spec("before")))  # changes are made in turn
+    before = asyncio.create_task(store.engine.create_topic(spec("before")))  # changes are made one at a time
     leaving = asyncio.create_task(store.engine.create_topic(spec("orders")))
     await asyncio.sleep(0)
     leaving.cancel()

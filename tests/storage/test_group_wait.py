@@ -1,4 +1,4 @@
-"""When a commit group waits for company, with a wait so long that whoever must not wait would be noticed."""
+"""When a commit group waits for company, with a wait so long that an unwanted one would be noticed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def append_together(log: PartitionLog, count: int) -> None:
 
 
 async def test_the_group_after_several_small_batches_waits(store: Store, logs):
-    """It stays queued while another partition commits, and a close does not keep it waiting."""
+    """A group after several small batches waits while another partition commits, but not during a close."""
     await append_together(logs[0], COMPANY_MIN)
     waiting = logs[0].append(numbered(1))
     await logs[1].append(numbered(1))
@@ -51,7 +51,7 @@ async def test_those_who_produce_alone_do_not_wait(logs):
 
 
 async def test_large_batches_do_not_wait(logs):
-    """Groups of many bytes follow each other at once, however many batches they are of."""
+    """Groups of many bytes follow each other at once, however many batches they have."""
     for _ in range(3):
         await asyncio.gather(*(logs[0].append(batch(bytes(SMALL_GROUP_BYTES))) for _ in range(COMPANY_MIN)))
     assert logs[0].end_offset == 3 * COMPANY_MIN

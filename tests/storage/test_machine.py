@@ -1,6 +1,6 @@
 """The SQLite engine beside the memory engine: whatever is asked in whatever order, they agree.
 
-Hypothesis makes up the steps, some of which close the SQLite engine and open it again, crash it, or fail its
+Hypothesis invents the steps, some of which close the SQLite engine and open it again, crash it, or fail its
 commits. A failure prints the steps and a blob that repeats them (`@reproduce_failure`).
 """
 
@@ -54,23 +54,23 @@ def batches(draw: st.DrawFn) -> Batch:
 
 
 PRODUCERS_MAX = 3
-"""Fewer than there are, so that some are forgotten all the time."""
+"""Fewer producers are remembered than there are, so that some are forgotten all the time."""
 
 
 class Send(NamedTuple):
-    """A batch under a condition, relative to what its log knows by then."""
+    """A batch under a condition, relative to the state of its log at that time."""
 
     producer_id: bytes
     records: int
     back: int
-    """Which of the producer's last batches is sent again, 1 being the last; 0: it is the next one."""
+    """Which of the producer's last batches is sent again, 1 being the last; 0 stands for the next one."""
     off: int
-    """By how much the sequence is wrong."""
+    """The error in the sequence."""
     expected: int | None
-    """Beyond the end; None: no offset is expected."""
+    """The expected offset's distance from the end; None: no offset is expected."""
 
     def batch(self, log: MemoryLog, ahead: int) -> Batch:
-        """ahead: how many records may have landed by then."""
+        """The batch to send. ahead: how many records may have been stored before it."""
         known = sorted(log._producers.get(self.producer_id.ljust(16), ()))
         sequence = known[-1].sequence + known[-1].record_count if known else 0
         records = self.records
@@ -96,7 +96,7 @@ sends = st.builds(
 
 
 async def outcome(question: Callable[[Engine], Awaitable[object]], engine: Engine) -> object:
-    """An answer, or a refusal as something that compares."""
+    """An answer, or a refusal, as a value that compares."""
     try:
         return await question(engine)
     except RefusedError as error:
@@ -104,13 +104,13 @@ async def outcome(question: Callable[[Engine], Awaitable[object]], engine: Engin
 
 
 class EnginesAgree(RuleBasedStateMachine):
-    """Each rule asks both engines the same and compares what they answer."""
+    """Each rule asks both engines the same and compares their answers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = tempfile.mkdtemp(prefix="takhin-machine-")
-        # Checkpoints every few pages, so that they happen within a test as short as this.
+        # Checkpoints come every few pages, so that they happen within a test as short as this.
         self.disks = ExitStack()
         self.disk = self.disks.enter_context(failing_disk())
         self.store = Store(Path(self.folder, "data"), checkpoint_pages=8, producers_max=PRODUCERS_MAX)
@@ -128,26 +128,26 @@ class EnginesAgree(RuleBasedStateMachine):
             self.compare_logs()
 
     def ask(self, question: Callable[[Engine], Awaitable[object]]) -> object:
-        """The answer of both engines, which must be the same."""
+        """Ask both engines; returns their answer, which must be the same."""
         found = self.runner.run(outcome(question, self.store.engine))
         expected = self.runner.run(outcome(question, self.memory))
         assert found == expected
         return found
 
     def ask_log(self, pick: int, question: Callable[[PartitionLog], Awaitable[object]]) -> object:
-        """The answer of both engines' logs of one partition, any of those there are."""
+        """Ask both engines' logs of one partition, which is any of the existing ones."""
         return self.ask_of(self.picked(pick), question)
 
     def ask_of(self, log: MemoryLog, question: Callable[[PartitionLog], Awaitable[object]]) -> object:
         return self.ask(lambda engine: question(engine.topics[log.topic].partitions[log.partition]))
 
     def picked(self, pick: int) -> MemoryLog:
-        """Any of the logs there are."""
+        """Any of the existing logs."""
         logs = [log for topic in self.memory.topics.values() for log in topic.partitions]
         return logs[pick % len(logs)]
 
     def compare_logs(self) -> None:
-        """Every record, range and remembered batch of every log, and every committed offset."""
+        """Compare every record, range and remembered batch of every log, and every committed offset."""
         self.ask(committed)
         for topic in self.memory.topics.values():
             for log in topic.partitions:
@@ -155,7 +155,7 @@ class EnginesAgree(RuleBasedStateMachine):
                 self.compare_remembered(log)
 
     def compare_remembered(self, log: MemoryLog) -> None:
-        """All that is remembered is a duplicate when it is sent again, and who is forgotten is so by both."""
+        """Remembered batches are duplicates when they are sent again; both engines forget the same ones."""
         for producer_id in producers:
             known = log._producers.get(producer_id.ljust(16), ())
             batches = [under(numbered(each.record_count), producer_id, each.sequence) for each in known]
@@ -211,7 +211,7 @@ class EnginesAgree(RuleBasedStateMachine):
     @precondition(lambda self: self.topic_ids)
     @rule(pick=picks, sent=st.lists(sends, min_size=1, max_size=4))
     def fail_to_append(self, pick: int, sent: Sequence[Send]) -> None:
-        """The disk has no room for the group: nothing of it is left, in the file or in mind."""
+        """The disk has no room for the group: nothing of it is left in the file or in memory."""
         picked = self.picked(pick)
         batches = [send.batch(picked, 0) for send in sent]
         path = self.store.data_dir / "topics" / picked.topic / f"{picked.partition}.db"
@@ -272,13 +272,13 @@ class EnginesAgree(RuleBasedStateMachine):
 
 
 async def append(batches: Sequence[Batch], log: PartitionLog) -> object:
-    """The answers to batches that are sent at once, refusals as something that compares."""
+    """The answers to batches that are sent at once, with refusals as values that compare."""
     answers = await asyncio.gather(*map(log.append, batches), return_exceptions=True)
     return [str(answer) if isinstance(answer, RefusedError) else answer for answer in answers]
 
 
 def summary(topic: Topic) -> object:
-    """What both engines say of a topic, its id left out."""
+    """What both engines report of a topic, without its id."""
     ranges = [(log.partition, log.start_offset, log.end_offset, log.closed) for log in topic.partitions]
     return topic.name, topic.config, ranges
 
@@ -289,16 +289,16 @@ def place(log: PartitionLog, at: int) -> int:
 
 
 async def everything(topic: str, partition: int, engine: Engine) -> object:
-    """All that a log holds."""
+    """Everything that a log holds."""
     return await read_all(engine.topics[topic].partitions[partition])
 
 
 async def committed(engine: Engine) -> object:
-    """All that groups have committed."""
+    """Everything that groups have committed."""
     return [(group_id, dict(engine.offsets.of(group_id))) for group_id in engine.offsets.groups()]
 
 
-# A passing run takes seconds. A failing one is repeated until its steps are few, which takes minutes.
+# A passing run takes seconds. A failing one is repeated until it has few steps, which takes minutes.
 TestEnginesAgree = pytest.mark.timeout(600)(EnginesAgree.TestCase)
 TestEnginesAgree.settings = settings(
     max_examples=15,

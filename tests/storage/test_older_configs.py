@@ -22,7 +22,7 @@ EACH_CONFIG = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 
 
 def without(data: Path, row: ConfigRow) -> None:
-    """Take the row of a config out of the topic's file, which is closed."""
+    """Delete the row of a config from the closed file of the topic."""
     path = data / "topics" / TOPIC / "0.db"
     alter(path, f"DELETE FROM topic_configs WHERE key = '{row.name}'")
     assert row.name not in run_sql(path, "SELECT group_concat(key) FROM topic_configs")
@@ -30,7 +30,7 @@ def without(data: Path, row: ConfigRow) -> None:
 
 @EACH_CONFIG
 async def test_a_topic_of_today(tmp_path, row):
-    """The other configs stay as they were, and nothing is written to the file."""
+    """Without its row a config has the default; the others and the file are unchanged."""
     made = TopicConfig(7, TimestampType.LOG_APPEND_TIME)
     store = Store(tmp_path / "data")
     await store.open()
@@ -48,7 +48,7 @@ async def test_a_topic_of_today(tmp_path, row):
 @EACH_CONFIG
 @pytest.mark.parametrize("archive", FIXTURES, ids=lambda path: path.name.partition(".")[0])
 async def test_a_topic_of_an_earlier_version(tmp_path, archive, row):
-    """It is upgraded, and has the default as well."""
+    """A topic of an earlier version is upgraded, and has the default as well."""
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / "data", filter="data")
     without(tmp_path / "data", row)
@@ -59,7 +59,7 @@ async def test_a_topic_of_an_earlier_version(tmp_path, archive, row):
 
 
 async def test_an_unknown_config_is_left_alone(tmp_path):
-    """A row that a later version has written is ignored, and stays in the file."""
+    """A row that a later version has written is ignored and stays in the file."""
     store = Store(tmp_path / "data")
     await store.open()
     await store.engine.create_topic(spec(TOPIC, config=TopicConfig(7)))

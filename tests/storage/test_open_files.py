@@ -1,4 +1,4 @@
-"""The bound on open files: what is closed for another is opened again when needed, and nothing is lost."""
+"""The bound on open files: a file closed for another is opened again when needed, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 def open_files(store: Store) -> set[str]:
-    """The partition files that this process has open, by the links of its descriptors."""
+    """The partition files that this process has open, from the links of its descriptors."""
     links = []
     for descriptor in Path("/proc/self/fd").iterdir():
         try:
@@ -38,14 +38,14 @@ def open_files(store: Store) -> set[str]:
 
 
 async def fill(store: Store, rounds: int) -> None:
-    """Append to all partitions at once, so many times."""
+    """Append to all partitions at once, this many times."""
     logs = store.engine.topics["orders"].partitions
     for n in range(rounds):
         await asyncio.gather(*(log.append(numbered(5, n)) for log in logs))
 
 
 async def expect(store: Store, rounds: int) -> None:
-    """All that `fill` appended is there, read from all partitions at once."""
+    """Check that everything that `fill` appended is read from all partitions at once."""
     logs = store.engine.topics["orders"].partitions
     expected = [row for n in range(rounds) for row in as_expected(numbered(5, n), 5 * n)]
     for found in await asyncio.gather(*(read_all(log) for log in logs)):
@@ -53,7 +53,7 @@ async def expect(store: Store, rounds: int) -> None:
 
 
 async def test_more_partitions_than_files_may_be_open(store: Store):
-    """Writes and reads of all partitions at once get through, and never more files are open than allowed."""
+    """Writes and reads of all partitions at once succeed, and no more files are open than allowed."""
     await store.engine.create_topic(spec("orders", PARTITIONS))
     for _ in range(3):
         await fill(store, 1)
@@ -75,7 +75,7 @@ async def test_records_of_closed_files_are_there_again(store: Store, end):
 
 
 async def test_a_clean_stop_copies_what_a_crash_left_in_closed_files(tmp_path: Path):
-    """A WAL from before a crash, of a partition that nobody used since, is gone after a stop."""
+    """A crash's WAL is gone after a clean stop, even if nobody has used its partition."""
     store = Store(tmp_path / "data")
     await store.open()
     await store.engine.create_topic(spec("orders", PARTITIONS))
@@ -92,7 +92,7 @@ async def test_a_clean_stop_copies_what_a_crash_left_in_closed_files(tmp_path: P
 
 
 async def test_a_list_of_groups_opens_no_file(store: Store):
-    """The offsets of all groups, in open and in closed files, are answered without opening or closing any."""
+    """The offsets of all groups, in open and closed files, are answered without opening or closing a file."""
     await store.engine.create_topic(spec("orders", PARTITIONS))
     committed = {TopicPartition("orders", n): CommittedOffset(0, "", 1) for n in range(0, PARTITIONS, 3)}
     await store.engine.offsets.commit("billing", committed)
@@ -109,7 +109,7 @@ async def test_a_list_of_groups_opens_no_file(store: Store):
 
 
 async def test_a_file_that_was_changed_while_closed_is_refused(store: Store):
-    """An older copy put in place of a closed file is named, takes no write, and harms no other partition."""
+    """An older copy in place of a closed file is named, takes no write, and harms no other partition."""
     logs = (await store.engine.create_topic(spec("orders", OPEN_MAX + 1))).partitions
     await asyncio.gather(*(log.append(numbered(5)) for log in logs))
     closed = next(log for log in logs if not log.life._file.is_open)
@@ -125,7 +125,7 @@ async def test_a_file_that_was_changed_while_closed_is_refused(store: Store):
 
 
 async def test_a_closed_file_that_became_garbage_is_refused(store: Store):
-    """Whatever SQLite says of it, those who ask are told, nobody hangs, and a close gets through."""
+    """Whatever SQLite reports about the file, callers get an error, nobody hangs, and a close succeeds."""
     logs = (await store.engine.create_topic(spec("orders", OPEN_MAX + 1))).partitions
     await asyncio.gather(*(log.append(numbered(5)) for log in logs))
     closed = next(log for log in logs if not log.life._file.is_open)
@@ -140,7 +140,7 @@ async def test_a_closed_file_that_became_garbage_is_refused(store: Store):
 
 
 async def test_partitions_that_are_never_idle_give_way(store: Store):
-    """Others get their turn although as many as may be open always have something queued."""
+    """Others get their turn although all partitions that may be open always have something queued."""
     logs = (await store.engine.create_topic(spec("orders", OPEN_MAX + 2))).partitions
     served = asyncio.Event()
 
@@ -156,7 +156,7 @@ async def test_partitions_that_are_never_idle_give_way(store: Store):
         for _ in range(20):
             for log in logs[OPEN_MAX:]:
                 await log.append(numbered(1))
-            # A reader that waits takes no room before its turn: meanwhile who gave way may be open again.
+            # A waiting reader uses no room before its turn, so what gave way may open again meanwhile.
             await asyncio.gather(*(log.read(0, max_bytes=1, max_records=1) for log in logs))
         served.set()
     assert [log.end_offset for log in logs[OPEN_MAX:]] == [20, 20]

@@ -1,4 +1,4 @@
-"""A start that is refused leaves all as it was, and the next one is refused for the same reason."""
+"""A refused start leaves everything unchanged, and the next one is refused for the same reason."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def short(tmp_path: Path) -> Path:
 
 
 async def test_a_short_log_is_refused_again_and_again(short: Path):
-    """Neither start takes the folder for a copy, or the rest of the write-ahead log away."""
+    """No start treats the folder as a copy, or removes the rest of the write-ahead log."""
     wal = short / "topics/orders/0.db-wal"
     left = wal.read_bytes()
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Which step of a partition's life is next, as a table: what the choice sees, and what it says."""
+"""The next step of a partition's life, as a table: the facts that decide it, and the decision."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ TABLE = [
 
 @pytest.mark.parametrize(("facts", "step"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 def test_the_table(facts: Facts, step: Step) -> None:
-    """Each situation has the step that the table says."""
+    """Each situation has the step in the table."""
     assert due(facts) is step
 
 
 def possible() -> list[Facts]:
-    """Every combination of facts that can come up."""
+    """Every combination of facts that can occur."""
     booleans = product([False, True], repeat=len(Facts._fields) - 1)
     every = [Facts(*values[:6], phase, *values[6:]) for values in booleans for phase in Phase]
     return [
@@ -110,7 +110,7 @@ def possible() -> list[Facts]:
 
 
 def test_what_never_happens() -> None:
-    """In no situation is a file closed, or tried again, under a checkpoint; nor written closed or failed."""
+    """No file is closed or recovered during a checkpoint, or written while closed or failed."""
     assert len(possible()) > 200
     for facts in possible():
         step = due(facts)
@@ -128,7 +128,7 @@ def test_what_never_happens() -> None:
 
 
 def test_whoever_waits_is_served() -> None:
-    """Nobody waits at rest unless something that ends by itself is in the way."""
+    """Nobody waits at rest, except for something that ends by itself."""
     for facts in possible():
         if due(facts) is not Step.REST:
             continue

@@ -1,4 +1,4 @@
-"""Files of every earlier schema version open, read the same, take records, and are of today afterwards."""
+"""Files of every earlier schema version open, read the same, take records, and are current afterwards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from takhin.testing.contract import name_of, numbered, read_all, spec, under
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("schema-*.tar.xz"))
 
 CHECKSUM_BYTES = 8
-"""Reserved at the end of each page (sqlite.org/cksumvfs.html)."""
+"""The bytes reserved at the end of each page (sqlite.org/cksumvfs.html)."""
 
 
 def unpacked(archive, folder):
@@ -36,13 +36,13 @@ def old(request, tmp_path):
 
 
 def test_there_is_a_fixture_of_every_earlier_version():
-    """None is missing from tests/fixtures; storage/fixture.py says how one is made."""
+    """tests/fixtures has every earlier version; storage/fixture.py says how one is made."""
     versions = [int(path.name.removeprefix("schema-").partition(".")[0]) for path in FIXTURES]
     assert set(range(1, VERSION)) <= set(versions)
 
 
 def test_the_fixture_is_of_its_version(old, request):
-    """What is kept under a version's name was written by it, and was killed: a WAL holds the last records."""
+    """Each fixture was written by its version, which was killed: a WAL holds the last records."""
     version = int(request.node.callspec.id.removeprefix("schema-"))
     for partition in kept():
         header = file_header(old / "topics" / TOPIC / f"{partition}.db")
@@ -51,7 +51,7 @@ def test_the_fixture_is_of_its_version(old, request):
 
 
 async def test_everything_is_there(old):
-    """Records, headers, the trimmed start, committed offsets and the search by time are as they were."""
+    """Records, headers, the trimmed start, committed offsets and the search by time are unchanged."""
     store = Store(old)
     await store.open()
     for partition, rows in kept().items():
@@ -72,7 +72,7 @@ async def test_everything_is_there(old):
 
 
 async def test_it_goes_on(old):
-    """Appends, commits and trims go on behind what was there, over a restart and a crash."""
+    """Appends, commits and trims continue the old log, across a restart and a crash."""
     store = Store(old)
     await store.open()
     expected = {partition: [row[3] for row in rows] for partition, rows in kept().items()}
@@ -88,7 +88,7 @@ async def test_it_goes_on(old):
 
 
 async def test_the_files_are_of_today(old, tmp_path):
-    """After the first start every file has the version and the checksums of a new one, and its tables."""
+    """After the first start every file has the version, the checksums and the tables of a new one."""
     store = Store(old)
     await store.open()
     await store.close()
@@ -121,7 +121,7 @@ print(sum(check("SELECT verify_checksum(?)", (page,)).get != 1 for page in pages
 
 
 def pages_that_fail(path):
-    """How many pages of a closed file do not have their checksum."""
+    """The number of pages of a closed file whose checksum does not match."""
     child = [sys.executable, "-c", FAILING_PAGES, path]
     return subprocess.run(child, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -136,7 +136,7 @@ def tables(path):
 
 
 async def test_an_upgrade_under_way_is_taken_up_again(old):
-    """A start that is killed after it has upgraded some of the files: the next one does the rest."""
+    """When a start is killed after it has upgraded some files, the next one upgrades the rest."""
     store = Store(old)
     whole = {path: path.read_bytes() for path in (old / "topics" / TOPIC).iterdir()}
     await store.open()
@@ -153,7 +153,7 @@ async def test_an_upgrade_under_way_is_taken_up_again(old):
 
 
 async def test_producers_are_remembered_from_now_on(old):
-    """What a producer sends after the upgrade is told apart from the next batch, also after a crash."""
+    """A batch sent after the upgrade is recognised when it is repeated, even after a crash."""
     store = Store(old)
     await store.open()
     for partition in kept():
@@ -168,7 +168,7 @@ async def test_producers_are_remembered_from_now_on(old):
 
 @pytest.mark.parametrize("version", range(SINCE_VERSION, VERSION))
 async def test_a_short_log_is_not_upgraded(version, tmp_path):
-    """The witness knows of more than the files have: they are refused, and left as they were."""
+    """Files with less than the witness has noted are refused and left unchanged."""
     old = unpacked(FIXTURES[version - 1], tmp_path / "data")
     folder = old / "topics" / TOPIC
     before = {path: path.read_bytes() for path in folder.iterdir()}

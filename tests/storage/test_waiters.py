@@ -8,7 +8,7 @@ from takhin.storage.waiters import Waiters
 
 
 async def test_one_who_leaves_is_forgotten():
-    """Waiters that are cancelled, as those of consumers that go, do not pile up on a log that never grows."""
+    """Cancelled waiters, like those of leaving consumers, do not pile up on a log that never grows."""
     waiters = Waiters()
     staying = asyncio.create_task(waiters.wait())
     leaving = [asyncio.create_task(waiters.wait()) for _ in range(100)]
@@ -24,7 +24,7 @@ async def test_one_who_leaves_is_forgotten():
 
 
 async def test_a_wake_is_for_those_who_wait():
-    """Whoever begins to wait after a wake waits for the next one."""
+    """A waiter that comes after a wake waits for the next one."""
     waiters = Waiters()
     waiters.wake()
     waiting = asyncio.create_task(waiters.wait())

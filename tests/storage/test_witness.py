@@ -23,7 +23,7 @@ def topic_id():
 
 
 class Opened:
-    """`with Opened(path) as witness`: as a start finds it, whose LOCK was last changed at `lock_changed`."""
+    """`with Opened(path) as witness`: the witness at a start; LOCK was last changed at `lock_changed`."""
 
     def __init__(self, path, *, lock_changed=LOCK_CHANGED):
         self._witness = Witness(path, lock_changed_before=lock_changed)
@@ -36,7 +36,7 @@ class Opened:
 
 
 def marks(path, topic_id, partitions, **how):
-    """What a start finds noted for each partition."""
+    """The marks that a start finds, by partition."""
     with Opened(path, **how) as witness:
         return [witness.slot(topic_id, partition).mark for partition in range(partitions)]
 
@@ -49,14 +49,14 @@ def note(path, topic_id, *noted):
 
 
 def test_a_new_witness_knows_nothing(path, topic_id):
-    """A missing file is made, with its head; nothing is noted for any log."""
+    """A missing file is created with its head, and has no mark of any log."""
     assert marks(path, topic_id, 2) == [None, None]
     assert path.read_bytes().startswith(HEAD.pack(MAGIC, 0))
     assert path.stat().st_size == 3 * SLOT_BYTES
 
 
 def test_the_last_note_of_each_is_found_again(path, topic_id):
-    """Notes survive a new start, each partition's own, the latest one."""
+    """A new start finds each partition's own latest mark."""
     last = [Mark(7, 70), Mark((1 << 64) - 1, (1 << 63) - 1), Mark(0, 0)]
     with Opened(path) as witness:
         slots = [witness.slot(topic_id, partition) for partition in range(3)]
@@ -71,7 +71,7 @@ def test_the_last_note_of_each_is_found_again(path, topic_id):
 
 
 def test_a_partition_has_one_slot(path, topic_id):
-    """Asked for again, in this start or the next, a partition gets the same place."""
+    """A partition gets the same slot again, in this start or the next."""
     with Opened(path) as witness:
         first = witness.slot(topic_id, 0)
         first.note(Mark(1, 1))
@@ -83,7 +83,7 @@ def test_a_partition_has_one_slot(path, topic_id):
 
 
 def test_it_grows_by_a_slot_for_each_partition(path, topic_id):
-    """Hundreds of partitions find their notes again, at the size that they take."""
+    """Hundreds of partitions find their marks again, and the file has the size that they need."""
     noted = [Mark(n, n * n) for n in range(1, 400)]
     note(path, topic_id, *noted)
     assert path.stat().st_size == (len(noted) + 1) * SLOT_BYTES
@@ -91,14 +91,14 @@ def test_it_grows_by_a_slot_for_each_partition(path, topic_id):
 
 
 def test_places_of_a_deleted_topic_are_used_again(path, topic_id):
-    """Forgotten notes are gone for the next start too, and their places are given to others."""
+    """Forgotten marks are gone for the next start, too, and their slots are given to others."""
     other = str(uuid.uuid4())
     note(path, topic_id, Mark(1, 1), Mark(2, 2))
     note(path, other, Mark(3, 3))
     size = path.stat().st_size
     with Opened(path) as witness:
         witness.forget(topic_id)
-        witness.forget(topic_id)  # which has none any more
+        witness.forget(topic_id)  # the others have no slot any more
     third = str(uuid.uuid4())
     with Opened(path) as witness:
         assert [witness.slot(topic_id, n).mark for n in range(2)] == [None, None]
@@ -112,20 +112,20 @@ def test_places_of_a_deleted_topic_are_used_again(path, topic_id):
 
 @pytest.mark.parametrize("at", [*range(44), 63])
 def test_a_torn_slot_is_not_believed(path, topic_id, at):
-    """Any byte of a slot altered: nothing is noted for that log, while its neighbours' notes stand."""
+    """If any byte of a slot is altered, that log has no mark, and its neighbours keep theirs."""
     note(path, topic_id, Mark(0x0102030405060708, 0x1112131415161718), Mark(2, 20), Mark(3, 30))
     content = bytearray(path.read_bytes())
     content[2 * SLOT_BYTES + at] ^= 0x40
     path.write_bytes(content)
     expected = [Mark(0x0102030405060708, 0x1112131415161718), None, Mark(3, 30)]
-    if at >= 40:  # behind what is noted
+    if at >= 40:  # behind the mark
         expected[1] = Mark(2, 20)
     assert marks(path, topic_id, 3) == expected
 
 
 @pytest.mark.parametrize("cut", [1, 20, 60, SLOT_BYTES])
 def test_a_file_cut_short(path, topic_id, cut):
-    """A witness without its last bytes does not know its last log, and takes new notes of it."""
+    """A witness without its last bytes has no mark of its last log, and takes new ones."""
     note(path, topic_id, Mark(1, 10), Mark(2, 20))
     os.truncate(path, path.stat().st_size - cut)
     assert marks(path, topic_id, 2) == [Mark(1, 10), None]
@@ -135,7 +135,7 @@ def test_a_file_cut_short(path, topic_id, cut):
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 10, b"\0" * 64, b"nothing of the kind " * 50])
 def test_what_is_no_witness_says_nothing(path, topic_id, content):
-    """Another content is not believed, and is a witness afterwards."""
+    """A file with other content is not believed, and is a witness afterwards."""
     path.write_bytes(content)
     assert marks(path, topic_id, 1) == [None]
     note(path, topic_id, Mark(1, 10))
@@ -143,7 +143,7 @@ def test_what_is_no_witness_says_nothing(path, topic_id, content):
 
 
 def test_under_hold_its_own_folder_believes_it(path, topic_id):
-    """A broker that was killed under hold finds its notes: LOCK is as it was when they were made."""
+    """A broker that was killed under hold finds its marks: LOCK is unchanged since they were made."""
     note(path, topic_id, Mark(1, 10))
     with Opened(path) as witness:
         witness.hold(LOCK_CHANGED)
@@ -153,7 +153,7 @@ def test_under_hold_its_own_folder_believes_it(path, topic_id):
 
 
 def test_a_copy_is_told_by_the_change_time_of_lock(path, topic_id):
-    """Made under hold, in a folder whose LOCK has another time: it is a copy and none of it is believed."""
+    """Marks made under hold in a folder whose LOCK has another time belong to a copy and are not believed."""
     note(path, topic_id, Mark(1, 10), Mark(2, 20))
     with Opened(path) as witness:
         witness.hold(LOCK_CHANGED)
@@ -172,7 +172,7 @@ def test_a_copy_is_told_by_the_change_time_of_lock(path, topic_id):
 
 
 def test_a_copy_without_hold_is_none(path, topic_id):
-    """The folder of a stopped broker may be moved or copied: its notes stand."""
+    """The folder of a stopped broker may be moved or copied: its marks are believed."""
     note(path, topic_id, Mark(1, 10))
     with Opened(path, lock_changed=LOCK_CHANGED + 1) as witness:
         assert not witness.is_copy

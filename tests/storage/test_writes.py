@@ -1,4 +1,4 @@
-"""Writes as values: each has its own answer, and one that fails costs its neighbours nothing."""
+"""Writes as values: each has its own answer, and one that fails does not affect its neighbours."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def log(store: Store):
 
 
 async def among_neighbours(store: Store, log, odd: object) -> object:
-    """What one write comes to in a group with others, which must all land, in order and durably."""
+    """The answer to one write in a group with others, which must all be stored, in order and durably."""
     writes = [
         Append(numbered(1, 2)),
         Append(numbered(1, 3)),
@@ -75,7 +75,7 @@ async def among_neighbours(store: Store, log, odd: object) -> object:
 
 
 async def test_a_refusal_is_an_answer(store: Store, log):
-    """It comes with the group's commit, and the group is one transaction."""
+    """A refusal is answered after the group's commit, and the group is one transaction."""
     before = log.life._state.mark.commits
     answer = await among_neighbours(store, log, Odd(refuse))
     assert isinstance(answer, InvalidArgumentError)
@@ -83,7 +83,7 @@ async def test_a_refusal_is_an_answer(store: Store, log):
 
 
 async def test_a_batch_that_is_refused(store: Store, log):
-    """A condition that does not hold is its own batch's affair."""
+    """A batch whose condition does not hold is refused alone."""
     refused = Append(under(numbered(1, 9), expected_offset=99))
     assert isinstance(await among_neighbours(store, log, refused), EndOffsetMismatchError)
 
@@ -114,14 +114,14 @@ async def test_a_batch_that_is_refused(store: Store, log):
     ],
 )
 async def test_a_bad_write_fails_alone(store: Store, log, odd, error):
-    """Whatever no check has caught: its group is undone, and written again without it."""
+    """If a write fails that no check has refused, its group is rolled back and written again without it."""
     answer = await among_neighbours(store, log, odd)
     assert isinstance(answer, error)
     assert not isinstance(answer, RefusedError)
 
 
 async def test_many_bad_writes_among_good_ones(store: Store, log):
-    """Each bad one fails by itself, and the good ones keep their order."""
+    """Each bad write fails by itself, and the good ones keep their order."""
     writes = [Odd(stumble) if n % 3 == 0 else Append(numbered(1, n)) for n in range(60)]
     answers = await asyncio.gather(*map(log.life.submit, writes), return_exceptions=True)
     assert [isinstance(answer, ZeroDivisionError) for answer in answers] == [n % 3 == 0 for n in range(60)]
@@ -132,8 +132,23 @@ async def test_many_bad_writes_among_good_ones(store: Store, log):
 
 
 async def test_a_write_sees_the_appends_before_it(store: Store, log):
-    """Rows of a group are inserted together, but before any write that asks for the connection."""
-    seen = Odd(lambda draft: draft.db.execute("SELECT count(*) FROM records").get)
+    """The rows of a group are inserted together, but before any write that uses the connection."""
+    seen = Odd(lambda draft: draft.with_records().execute("SELECT count(*) FROM records").get)
     writes = [Append(numbered(3)), seen, Append(numbered(4)), seen]
     _, first, _, second = await asyncio.gather(*map(log.life.submit, writes))
     assert (first, second) == (5, 9)
+
+
+async def test_a_refusal_behind_appends_costs_no_commit(store: Store, log):
+    """Rows inserted for the refusing write do not count as its own: the group stays one transaction."""
+
+    def look_and_refuse(draft: Draft) -> object:
+        draft.with_records().execute("SELECT count(*) FROM records").fetchall()
+        return refuse(draft)
+
+    before = log.life._state.mark.commits
+    writes = [*(Append(numbered(1, n)) for n in range(2, 22)), Odd(look_and_refuse), Append(numbered(1, 22))]
+    answers = await asyncio.gather(*map(log.life.submit, writes), return_exceptions=True)
+    assert isinstance(answers[-2], InvalidArgumentError)
+    assert log.end_offset == 23
+    assert log.life._state.mark.commits == before + 1

@@ -38,7 +38,7 @@ def values(stub, topic):
 
 
 def test_in_memory():
-    """It serves within the block, forgets everything after it, and leaves no thread behind."""
+    """The broker serves within the block, forgets everything after it, and leaves no thread behind."""
     broker = MemoryBroker()
     with broker, connected(broker.address) as stub:
         create_topic(stub, "orders")
@@ -51,7 +51,7 @@ def test_in_memory():
 
 
 async def test_in_memory_beside_a_loop(caplog):
-    """Many calls from the test's own event loop: gRPC serves two loops in one process without a word."""
+    """Many calls from the test's own event loop work: gRPC serves two loops in a process without warnings."""
     async with MemoryBroker() as broker, grpc.aio.insecure_channel(broker.address) as channel:
         stub = TakhinServiceStub(channel)
         assert (await stub.CreateTopic(pb.CreateTopicRequest(name="orders"))).success
@@ -80,7 +80,7 @@ def test_a_consumer_that_tails_does_not_hold_it_up():
 
 
 def test_on_disk(tmp_path):
-    """Killed or stopped, it comes back at the same address with what it had acknowledged."""
+    """A killed or stopped broker comes back at the same address with what it had acknowledged."""
     with DiskBroker(tmp_path / "data") as broker, connected(broker.address) as stub:
         address = broker.address
         create_topic(stub, "orders")
@@ -100,7 +100,7 @@ def test_on_disk(tmp_path):
 
 
 def test_settings():
-    """Settings are those of the broker; one that is unknown, or cannot be, is named."""
+    """The settings are those of the broker; an unknown or impossible one is named."""
     with MemoryBroker({"produce.batch_records_max": 1}) as broker, connected(broker.address) as stub:
         create_topic(stub, "orders")
         request = pb.ProduceMessageRequest(topic="orders", records=[pb.Record(), pb.Record()])
@@ -113,7 +113,7 @@ def test_settings():
 
 
 def test_an_address_that_is_taken(tmp_path):
-    """What stands in the way of a start is raised by it, and nothing is left running."""
+    """The reason for a failed start is raised, and nothing is left running."""
     with MemoryBroker() as broker:
         taken = {"listen": broker.address}
         with pytest.raises(StartupError, match="cannot listen on"):
@@ -123,7 +123,7 @@ def test_an_address_that_is_taken(tmp_path):
 
 
 def test_a_broker_that_died_is_not_silent(tmp_path):
-    """Stopping it tells that it ended by itself, and where to look."""
+    """Stopping a broker that has died raises an error that says so, and where to look."""
     broker = DiskBroker(tmp_path / "data")
     broker.start()
     broker._process.send_signal(SIGABRT)
@@ -133,7 +133,7 @@ def test_a_broker_that_died_is_not_silent(tmp_path):
 
 
 def test_each_test_has_a_broker_of_its_own(pytester):
-    """The fixture is there without an import; docs/testing.md, which runs as a test, has the others."""
+    """The fixture needs no import; docs/testing.md, which is run as a test, has the others."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error")
     pytester.makepyfile(
         """
@@ -183,7 +183,7 @@ def test_a_test_may_fork_afterwards():
 
 
 def test_the_plugin_costs_other_tests_nothing():
-    """Loading it imports neither gRPC nor SQLite."""
+    """Loading the plugin imports neither gRPC nor SQLite."""
     code = "import sys, takhin.pytest_plugin, takhin.testing; print({'grpc', 'apsw'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("set()\n", "")

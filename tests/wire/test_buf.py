@@ -1,4 +1,4 @@
-"""`buf` guards the interface: its style, and what was released."""
+"""`buf` guards the interface's style and compatibility."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PROTO = "proto/takhin/v1/takhin.proto"
 
 @pytest.fixture
 def tree(tmp_path):
-    """A copy of what buf reads, to be changed."""
+    """A copy of what buf reads, for the test to change."""
     shutil.copytree(ROOT / "proto", tmp_path / "proto")
     shutil.copy(ROOT / "buf.yaml", tmp_path)
     return tmp_path
 
 
 def change(tree, old, new):
-    """Replace `old`, which the .proto has once, with `new`."""
+    """Replace `old`, which the .proto contains once, with `new`."""
     path = tree / PROTO
     text = path.read_text()
     assert text.count(old) == 1, old
@@ -31,7 +31,7 @@ def change(tree, old, new):
 
 
 def buf(tree, *args):
-    """(exit code, what it prints); buf ends with 100 where it finds something."""
+    """(exit code, what it prints); buf exits with 100 if it finds something."""
     done = subprocess.run([BUF, *args], cwd=tree, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout + done.stderr
 
@@ -45,7 +45,7 @@ def breaking(tree):
 
 
 def test_our_interface_passes(tree):
-    """What is committed follows buf's style and breaks nothing that was released."""
+    """The committed interface follows buf's style and breaks nothing that was released."""
     assert lint(tree) == (0, "")
     assert breaking(tree) == (0, "")
 
@@ -63,7 +63,7 @@ def test_our_interface_passes(tree):
     ids=["renumbered", "renamed", "retyped", "removed", "rpc removed", "enum value renumbered"],
 )
 def test_a_breaking_change_is_named(tree, old, new, named):
-    """A change of something released fails, and the message names what was changed."""
+    """A change of something released fails, and the message names it."""
     change(tree, old, new)
     code, printed = breaking(tree)
     assert code == 100
@@ -71,14 +71,14 @@ def test_a_breaking_change_is_named(tree, old, new, named):
 
 
 def test_an_addition_breaks_nothing(tree):
-    """A new field passes."""
+    """A new field is accepted."""
     change(tree, "int32 timeout_ms = 5;", "int32 timeout_ms = 5; string note = 99;")
     assert breaking(tree) == (0, "")
     assert lint(tree) == (0, "")
 
 
 def test_the_style_of_additions_is_checked(tree):
-    """A field that is not named like the others fails."""
+    """A field that is not named like the others is refused."""
     change(tree, "int32 timeout_ms = 5;", "int32 timeout_ms = 5; string aNote = 99;")
     code, printed = lint(tree)
     assert code == 100

@@ -1,4 +1,4 @@
-"""Records taken as columns are what the generated code says of each record."""
+"""Records read as columns equal what the generated code reads."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -31,7 +31,7 @@ ODD = (
     b"\xa2\x06\x01x" + FULL,  # field 100, unknown
     b"",
 )
-"""Records as no generated code writes them, but any client may."""
+"""Records that no generated code would write, but that a client may send."""
 
 
 def wire(records):
@@ -53,7 +53,7 @@ def by_generated_code(records):
 @example([pb.Record(key=b"k").SerializeToString(), pb.Record(value=b"v").SerializeToString()], "")
 @example([ODD[2], b"\x22\x01\x07" + FULL], "")
 def test_columns_are_the_fields_of_the_records(records, topic):
-    """Keys, values, timestamps and headers stand where the generated code has them, whatever came."""
+    """Keys, values, timestamps and headers equal those of the generated code, whatever arrives."""
     request = pb.ProduceMessageRequest.FromString(
         pb.ProduceMessageRequest(topic=topic).SerializeToString() + wire(records)
     )
@@ -74,7 +74,7 @@ ALL_HEADERS = st.dictionaries(
 @example([(5, b"k", None), (5, None, b"v")], {}, 0)
 @example([(0, None, None)], {0: [Header("h", b"")]}, 1 << 20)
 def test_columns_of_a_response_are_what_the_broker_wrote(rows, headers, first):
-    """Offsets, timestamps, keys, values and headers come out as they went in, None and empty apart."""
+    """Offsets, timestamps, keys, values and headers survive, None apart from empty."""
     numbered = [(first + i, *row) for i, row in enumerate(rows)]
     of_rows = {i: of for i, of in headers.items() if i < len(rows)}
     records = Records(numbered, {first + i: of for i, of in of_rows.items()}, first + len(rows))

@@ -1,4 +1,4 @@
-"""The interface that clients were generated from, written out by hand. Names and numbers never change."""
+"""The interface that clients were generated from, written by hand. Names and numbers never change."""
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
@@ -107,7 +107,7 @@ def field_line(field: FieldDescriptor) -> str:
         kind = f"map<{key}, {value}>"
     elif field.is_repeated:
         kind = f"repeated {type_name(field)}"
-    elif field.containing_oneof is not None:  # proto3's optional is a oneof of one
+    elif field.containing_oneof is not None:  # proto3's optional is a oneof with one field
         kind = f"optional {type_name(field)}"
     else:
         kind = type_name(field)
@@ -127,7 +127,7 @@ def test_rpcs_are_as_published() -> None:
 
 @pytest.mark.parametrize("name", MESSAGES)
 def test_fields_are_as_published(name: str) -> None:
-    """Every published field has its name, number, type and label; others may stand beside it."""
+    """Every published field has its name, number, type and label; new ones may be added."""
     message = takhin_pb2.DESCRIPTOR.message_types_by_name[name]
     published = {" ".join(line.split()) for line in MESSAGES[name].split(";")} - {""}
     assert message.full_name == f"takhin.v1.{name}"

@@ -1,4 +1,4 @@
-"""Records written by hand are what the generated code would have written."""
+"""Records encoded by hand equal those of the generated code."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -36,7 +36,7 @@ def by_generated_code(topic, partition, chunk):
 )
 @example(topic="t", partition=0, first=126, records=[(0, None, b"", [])] * 4, end=130)
 def test_bytes_parse_to_the_message_of_the_generated_code(topic, partition, first, records, end):
-    """Every field of every record arrives: absent and empty apart, headers in order, all offsets."""
+    """Every field of every record survives: absent and empty apart, headers in order, all offsets."""
     rows = [(first + i, timestamp, key, value) for i, (timestamp, key, value, _) in enumerate(records)]
     headers = {first + i: of for i, (*_, of) in enumerate(records) if of}
     chunk = Chunk(Records(rows, headers, first + len(rows)), end)
@@ -50,5 +50,5 @@ def test_bytes_parse_to_the_message_of_the_generated_code(topic, partition, firs
 
 @given(INT64)
 def test_varints_are_those_of_protobuf(number):
-    """A varint is what protobuf writes behind a field's tag."""
+    """A varint equals what protobuf writes after a field's tag."""
     assert b"\x28" + varint(number) == pb.Record(offset=number).SerializeToString() or number == 0

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_generated_code_is_current(tmp_path: Path) -> None:
-    """Generating takhin/v1 anew changes nothing; if it does, run `make proto` and commit the outcome."""
+    """Generating takhin/v1 again changes nothing; if it does, run `make proto` and commit the result."""
     outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    plugins = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]  # protoc-gen-mypy is there
+    plugins = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]  # for protoc-gen-mypy
     subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", "-I", "proto", *outputs, "proto/takhin/v1/takhin.proto"],
         check=True,

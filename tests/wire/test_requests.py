@@ -1,4 +1,4 @@
-"""Requests written by hand are what the generated code would have written."""
+"""Requests encoded by hand equal those of the generated code."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ def by_generated_code(key, value, headers, timestamp):
 @given(st.lists(RECORD, min_size=1, max_size=8), st.text(max_size=5), st.none() | INT64)
 @example([(None, bytes(4_095), (), 0), (b"", b"", (), 0)], "t", 0)
 def test_bytes_parse_to_the_message_of_the_generated_code(records, topic, expected_offset):
-    """Every field arrives: absent and empty apart, headers in order, what precedes the records too."""
+    """Every field survives: absent and empty apart, headers in order, the fields before the records too."""
     wire = requests.produce(
         topic,
         3,

@@ -1,4 +1,4 @@
-"""The .proto travels with the package, so that anyone who has installed Takhin can generate a client."""
+"""The .proto is part of the package, so that anyone who has installed Takhin can generate a client."""
 
 import importlib.resources
 import shutil
@@ -16,7 +16,7 @@ BUILD = "import setuptools.build_meta as backend, sys; backend.build_wheel(sys.a
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder with what a wheel of this tree holds, built from a copy: setuptools leaves files behind."""
+    """A folder with a wheel's content, built from a copy of the tree: setuptools leaves files behind."""
     source = tmp_path_factory.mktemp("source")
     for folder in ("takhin", "schema", "proto"):
         ignored = shutil.ignore_patterns("__pycache__")
@@ -33,14 +33,14 @@ def installed(tmp_path_factory):
 
 
 def test_the_wheel_has_the_proto(installed):
-    """A wheel has the interface beside the code that was generated from it: the file itself, not a link."""
+    """A wheel has the .proto file itself, not a link, beside the code that was generated from it."""
     shipped = installed / NAME
     assert not shipped.is_symlink()
     assert shipped.read_bytes() == (ROOT / "proto" / NAME).read_bytes()
 
 
 def test_a_client_is_generated_from_what_is_installed(installed, tmp_path):
-    """protoc takes the folder of the installed packages as it is, and the name that the .proto has there."""
+    """protoc accepts the folder of the installed packages, and the .proto under its name there."""
     generate = [sys.executable, "-m", "grpc_tools.protoc", "-I", installed, f"--python_out={tmp_path}", NAME]
     subprocess.run(generate, check=True, timeout=60)
     generated = tmp_path / "takhin/v1/takhin_pb2.py"
@@ -48,6 +48,6 @@ def test_a_client_is_generated_from_what_is_installed(installed, tmp_path):
 
 
 def test_the_package_has_the_proto():
-    """importlib.resources finds the interface, also where the package is installed editable."""
+    """importlib.resources finds the interface, even in an editable install."""
     shipped = importlib.resources.files("takhin.v1") / "takhin.proto"
     assert shipped.read_bytes() == (ROOT / "proto" / NAME).read_bytes()

@@ -1,4 +1,4 @@
-"""The table of errors is complete, and says the same thing in every form."""
+"""The table of errors is complete, and its forms agree with each other."""
 
 import inspect
 from http import HTTPStatus
@@ -13,7 +13,7 @@ from takhin.wire.status import NUMBERS, PREFIX, TABLE, error_of_code, error_of_s
 
 
 def leaves():
-    """Every error that can reach a client: the leaves of the tree but those of programs."""
+    """Every error that can reach a client: the leaves of the tree except those of programs."""
     found = [cls for _, cls in inspect.getmembers(errors, inspect.isclass)]
     inner = {base for cls in found for base in cls.__mro__[1:]}
     of_programs = {errors.CopyError, errors.QueryError, errors.StartupError}
@@ -21,7 +21,7 @@ def leaves():
 
 
 def test_every_error_has_one_row():
-    """An error without a row would reach the client as INTERNAL."""
+    """Every error has one row; without it, it would reach the client as INTERNAL."""
     assert set(TABLE) == leaves()
 
 
@@ -34,13 +34,13 @@ def test_every_code_has_one_error():
 
 
 def test_reason_is_the_code_without_its_prefix():
-    """ErrorInfo's reason and the enum's name are one vocabulary."""
+    """ErrorInfo's reasons and the enum's names are one vocabulary."""
     for row in TABLE.values():
         assert PREFIX + row.reason == pb.ErrorCode.Name(row.code)
 
 
 def test_status_numbers_are_those_of_grpc():
-    """google.rpc.Code and grpc.StatusCode number alike."""
+    """google.rpc.Code and grpc.StatusCode use the same numbers."""
     assert {status: status.value[0] for status in grpc.StatusCode} == NUMBERS
 
 
@@ -54,14 +54,14 @@ HTTP_BY_STATUS = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
-"""As google/rpc/code.proto maps them, but for FAILED_PRECONDITION: its 400 would blame the request."""
+"""The mapping of google/rpc/code.proto except for FAILED_PRECONDITION: its 400 would blame the request."""
 MORE_EXACT = {errors.RecordTooLargeError: 413, errors.StorageFullError: 507}
 CONFLICT = 409
 
 
 @pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.__name__)
 def test_http_statuses_follow_those_of_grpc(kind):
-    """Each is that of Google's table, or a more exact one; a refusal is 4xx, and 5xx only what may pass."""
+    """Each is that of Google's table or a more exact one; refusals are 4xx, and 5xx is for what may pass."""
     row = TABLE[kind]
     assert row.http == MORE_EXACT.get(kind, HTTP_BY_STATUS.get(row.status, CONFLICT))
     to_blame = "client" if issubclass(kind, errors.RefusedError | errors.OverloadedError) else "server"
@@ -79,7 +79,7 @@ def unpack(status, kind):
 
 
 def test_out_of_range_carries_both_ends():
-    """A client that fell behind learns where the log begins and ends."""
+    """A client that fell behind gets the start and end of the log."""
     status = rich_status(errors.OffsetOutOfRangeError("orders", 3, 99, 5, 42))
     info = unpack(status, error_details_pb2.ErrorInfo)
     assert (status.code, info.domain, info.reason) == (11, "takhin", "OFFSET_OUT_OF_RANGE")
@@ -108,7 +108,7 @@ def test_overload_says_when_to_try_again(error):
 
 @pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.__name__)
 def test_an_error_comes_back_as_it_was(kind):
-    """In band or as a status, a client raises the error that the broker raised: kind, sentence, values."""
+    """In band or as a status, a client raises the broker's error with its kind, sentence and values."""
     sent = kind.as_sent("a sentence", {"topic": "orders", "end_offset": "7"})
     for came in (
         error_of_status(rich_status(sent)),
@@ -119,12 +119,12 @@ def test_an_error_comes_back_as_it_was(kind):
 
 
 def test_an_error_of_a_newer_broker_is_a_refusal():
-    """A code that this client does not know is refused all the same, in the broker's words."""
+    """A code that this client does not know is still a refusal, in the broker's words."""
     error = error_of_code(4_711, "not on Sundays", {})
     assert (type(error), str(error)) == (errors.RefusedError, "not on Sundays")
 
 
 def test_a_status_of_somebody_else_is_no_error_of_ours():
-    """A proxy's status carries no ErrorInfo of the domain."""
+    """A proxy's status has no ErrorInfo of our domain, and is not one of our errors."""
     assert error_of_status(rich_status(errors.ShuttingDownError())) is not None
     assert error_of_status(status_pb2.Status(code=14, message="upstream connect error")) is None

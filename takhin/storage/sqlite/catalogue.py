@@ -23,9 +23,11 @@ from takhin.disk import connection, versions
 from takhin.disk import statements as sql
 from takhin.disk.faults import is_full, sentence
 from takhin.disk.folder import DataFolder
-from takhin.disk.layout import partition_file
+from takhin.disk.identity import read_log_row
+from takhin.disk.layout import partition_file, partition_number
 from takhin.disk.witness import Witness
 from takhin.errors import (
+    OutcomeUnknownError,
     PartitionUnavailableError,
     StartupError,
     StorageFullError,
@@ -180,9 +182,10 @@ class Catalogue:
                 raise fewer_partitions(spec, present)
             if spec.num_partitions > present:
                 self._check_not_held(spec.name, "get more partitions")
+            former.partitions[0].check_writable()  # it decides, so nothing is made if it cannot
             new: list[SqlitePartition] = []
             try:
-                with _full_disk(f"topic {spec.name!r} cannot get more partitions"):
+                with _unavailable(f"topic {spec.name!r} cannot get more partitions"):
                     if spec.num_partitions > present:
                         await asyncio.to_thread(self._build_more, spec, former)
                     for partition in range(present, spec.num_partitions):
@@ -191,8 +194,11 @@ class Catalogue:
                 await former.partitions[0].alter_topic(
                     spec.num_partitions, topic_configs.as_texts(spec.config)
                 )
-            except BaseException:  # what was made stays outside the topic, and is replaced by the next change
+            except BaseException as error:
                 await _close(new)
+                if not isinstance(error, OutcomeUnknownError):  # which a crash may turn into a success
+                    made = range(present, spec.num_partitions)
+                    await asyncio.to_thread(self._folder.remove, spec.name, made)
                 raise
             topic = SqliteTopic(spec.name, former.topic_id, spec.config, (*former.partitions, *new))
             self.topics = {**self.topics, spec.name: topic}
@@ -250,6 +256,8 @@ class Catalogue:
                 if not path.exists():
                     raise StartupError(f"{path} is missing: topic {name!r} has {num_partitions} partitions")
                 logs.append(self._open_partition(name, partition).log)
+            if not self._shared.files.held:
+                self._remove_strays(name, opened.topic_id, num_partitions)
         except (apsw.Error, KeyError, ValueError) as error:
             await _close(logs)
             raise StartupError(
@@ -259,6 +267,23 @@ class Catalogue:
             await _close(logs)
             raise
         return SqliteTopic(name, opened.topic_id, config, logs)
+
+    def _remove_strays(self, name: str, topic_id: str, num_partitions: int) -> None:
+        """Remove the empty partitions that a change of the topic left behind when it was interrupted."""
+        for path in self._folder.files(name):
+            number = partition_number(path.name)
+            if number is None or number < num_partitions:
+                continue
+            db = connection.open_writer(path)
+            try:
+                row = read_log_row(db)
+            finally:
+                connection.close_untouched(db, path)
+            if row is not None and row.topic_id == topic_id and row.end_offset == 0:
+                self._folder.remove(name, [number])
+                logger.info(
+                    "stray_removed", path=str(path), reason="an interrupted change of the topic made it"
+                )
 
     def _open_partition(self, name: str, partition: int) -> Opened:
         path, at = self._folder.file(name, partition), TopicPartition(name, partition)
@@ -284,6 +309,16 @@ def _full_disk(what: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise StorageFullError(f"{what}: {error.strerror}") from error
+
+
+@contextmanager
+def _unavailable(what: str) -> Iterator[None]:
+    """Raise what the file system or SQLite refuses as an error that callers know, with its cause."""
+    try:
+        with _full_disk(what):
+            yield
+    except (apsw.Error, StartupError, OSError) as error:
+        raise PartitionUnavailableError(f"{what}: {sentence(error)}") from error
 
 
 def _unheard(change: asyncio.Task[Any]) -> None:

@@ -74,6 +74,7 @@ class Commits:
         if self._shared.space.full:
             self._drop(self._queue.take_appends(), self._shared.space.error())
         if not self._queue:
+            self._locked_since = None
             return None, None
         try:
             self._file.writer.execute(sql.BEGIN)

@@ -73,6 +73,8 @@ class Written:
     producers: int
     offsets: Sequence[tuple[str, CommittedOffset | None]]
     """The groups whose committed offset has changed; None: it is forgotten."""
+    records: int
+    """How many records were appended."""
 
 
 class Draft:
@@ -84,19 +86,27 @@ class Draft:
         self.end_offset = state.end_offset
         self.offsets: list[tuple[str, CommittedOffset | None]] = []
         self.producers = Producers(db, state.topic, state.partition, state.producers, producers_max)
+        self.db = db
+        """The connection. Records appended before in the same group are not in the table yet."""
         self._state = state
-        self._db = db
+        self._inserted = 0
         self._highest = state.highest_timestamp
         self._indexed = state.indexed_offset
         self._first = state.end_offset  # of the records that are not inserted yet
         self._columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
         self._headers: list[tuple[int, int, str, bytes]] = []
 
-    @property
-    def db(self) -> apsw.Connection:
+    def with_records(self) -> apsw.Connection:
         """The connection, once all records appended so far are in the table."""
+        before = self.db.total_changes()
         self._insert()
-        return self._db
+        self._inserted += self.db.total_changes() - before
+        return self.db
+
+    @property
+    def changes(self) -> int:
+        """How many rows have changed but for the records appended."""
+        return self.db.total_changes() - self._inserted
 
     def append(self, batch: Batch) -> Appended:
         """Append a batch at the end. Its rows are inserted later, together with those of its neighbours."""
@@ -114,7 +124,7 @@ class Draft:
         """Insert what is left, and count the commit."""
         self._insert()
         mark = Mark(self._state.mark.commits + 1, self.end_offset)
-        self._db.execute(sql.SET_END, (mark.end_offset, mark.commits))
+        self.db.execute(sql.SET_END, (mark.end_offset, mark.commits))
         return Written(
             answers,
             self.start_offset,
@@ -123,19 +133,20 @@ class Draft:
             self._indexed,
             self.producers.count,
             self.offsets,
+            self.end_offset - self._state.end_offset,
         )
 
     def _insert(self) -> None:
         first, rows = self._first, self.end_offset - self._first
         if not rows:
             return
-        _insert(self._db, first, rows, self._columns)
+        _insert(self.db, first, rows, self._columns)
         if self._headers:
-            self._db.executemany(sql.INSERT_HEADER, self._headers)
+            self.db.executemany(sql.INSERT_HEADER, self._headers)
             self._headers.clear()
         if first == self._state.end_offset and self._state.times_due():
             self._indexed = first
-            self._db.execute(sql.PUT_TIME, (self._highest, first))
+            self.db.execute(sql.PUT_TIME, (self._highest, first))
         self._highest = max(self._highest, *self._columns[0])
         self._first = self.end_offset
         for column in self._columns:
@@ -154,7 +165,7 @@ class Write(Protocol[Answer_co]):
         """What it weighs while it waits."""
 
     def apply(self, draft: Draft) -> Answer_co:
-        """Make the change in the open transaction. Raises RefusedError, as long as nothing was written."""
+        """Make the change in the open transaction. May raise RefusedError, but only before it writes."""
 
 
 Queued = tuple[Write[Any], asyncio.Future[Any]]
@@ -181,11 +192,11 @@ class CommitGroup:
         draft = Draft(state, db, producers_max)
         answers: list[object] = []
         for write, _ in self.writes:
-            before = db.total_changes()
+            before = draft.changes
             try:
                 answers.append(write.apply(draft))
             except RefusedError as refused:
-                if db.total_changes() != before:
+                if draft.changes != before:
                     raise AssertionError(f"{write} refused after it had written") from refused
                 answers.append(refused)
         return draft.finish(answers)

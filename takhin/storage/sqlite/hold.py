@@ -79,8 +79,8 @@ class Hold:
         """`hold` is not there. True if it was when somebody last looked."""
         if self._since is None:
             return False
-        self._since = None
         self._held.unlink(missing_ok=True)
+        self._since = None
         self._troubles.end(OLD)
         self._troubles.end(FAILED)
         logger.info("hold_ended")

@@ -20,18 +20,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from functools import partial
 from typing import Any, TypeVar
 
 import apsw
 import structlog
 
 from takhin.disk import connection
-from takhin.disk.faults import is_clean, is_full, unavailable
+from takhin.disk.faults import unavailable
 from takhin.disk.witness import Slot
 from takhin.model import TopicPartition
 from takhin.storage.sqlite.checkpoint import Checkpoint, Phase
 from takhin.storage.sqlite.commits import Commits
+from takhin.storage.sqlite.copying import Copying
 from takhin.storage.sqlite.course import Course, on, woken
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState, Write, fail
@@ -66,13 +66,15 @@ class Life:
         self._file = file
         self._state = state
         self._offsets = offsets
-        self._commits = Commits(shared, file, state, witness)
         self._name = f"{state.topic}/{state.partition}"
+        self._commits = Commits(shared, file, state, witness)
+        self._copying = Copying(shared, file, self.checkpoint, self, self._name)
         self._readers: set[asyncio.Future[None]] = set()
         self._rested = Waiters()
         self._ended: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._now = 0.0  # the loop's time as the choice of the current step has seen it
+        self._reached = 0.0  # the moment of the last alarm
         self._loop = asyncio.get_running_loop()
         self._steps: dict[Step, Callable[[], Coroutine[Any, Any, None]]] = {
             Step.REST: self._rest,
@@ -102,11 +104,17 @@ class Life:
 
         Raises PartitionUnavailableError.
         """
+        self.check_writable()
+        first = not self._commits
+        future = self._commits.put(write)
+        if first:  # for the others that wait nothing has changed
+            self.wake()
+        return future
+
+    def check_writable(self) -> None:
+        """Raises PartitionUnavailableError if the file has failed."""
         if self.failure is not None:
             raise self._unavailable(self.failure.error)
-        future = self._commits.put(write)
-        self.wake()
-        return future
 
     async def opened(self) -> None:
         """Return when the file is open, or its life has ended. Raises what opening it raises."""
@@ -120,7 +128,7 @@ class Life:
             self.wake()
 
     async def rested(self) -> None:
-        """Return when nothing is queued or under way."""
+        """Return when nothing is queued or under way; at once while it ends, as nothing is accepted then."""
         if not self._at_rest and self.step is not Step.END:
             await self._rested.wait()
 
@@ -156,6 +164,11 @@ class Life:
         self._shared.files.used(self)
 
     @property
+    def failed(self) -> bool:
+        """True if the file takes no writes. Also read on the checkpoint thread."""
+        return self.failure is not None
+
+    @property
     def can_close(self) -> bool:
         """True while the file is open and nobody uses it."""
         return self._file.is_open and not self._readers and self._at_rest
@@ -169,13 +182,14 @@ class Life:
     async def _run(self) -> None:
         while self.step is not Step.END:
             try:
-                self._now = self._loop.time()
+                # uvloop's clock is cached and in whole ms: an alarm's moment has come, whatever it says.
+                self._now = max(self._loop.time(), self._reached)
                 self._begin_checkpoint()
                 self.step = due(self._facts())
                 await self._steps[self.step]()
             except Exception as error:  # a fault of ours: those who wait get an answer all the same
                 logger.exception("step_failed", partition=self._name, step=str(self.step))
-                self._fail_closed(error)
+                self.fail_closed(error)
                 self.step = Step.REST
                 self._alarm = self._loop.call_later(STUMBLE_SECONDS, self._course.go_on)
                 await woken()
@@ -216,8 +230,12 @@ class Life:
         )
         # Later than the choice, not than now: what has become due in between would never be looked at.
         coming = [at for at in times if at is not None and at > self._now]
-        self._alarm = self._loop.call_at(min(coming), self._course.go_on) if coming else None
+        self._alarm = self._loop.call_at(min(coming), self._ring, min(coming)) if coming else None
         await woken()
+
+    def _ring(self, moment: float) -> None:
+        self._reached = moment
+        self._course.go_on()
 
     # OPEN, GIVE_WAY, END
 
@@ -275,98 +293,50 @@ class Life:
     async def _group(self) -> None:
         landed, failed = await self._commits.group()
         if failed is not None:
-            self._fail_closed(failed)
+            self.fail_closed(failed)
+        if self.failure is not None:  # now, or by a checkpoint beside it: nothing may wait for another group
+            self._commits.fail_waiting(self._unavailable(self.failure.error))
             return
         if landed is not None:
             at = TopicPartition(self._state.topic, self._state.partition)
             self._offsets.note(at, landed.offsets)
-            self.growth.wake()
+            if landed.records:
+                self.growth.wake()
             self.checkpoint.add(self._file.writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])
-            self._watch_wal()
+            self._copying.watch_wal()
         self.used()
         if self.checkpoint.phase is Phase.NONE and not self._readers:
             self._shared.files.offer(self)  # after each group, else those who wait would wait for ever
 
-    # Checkpoints: their passes beside the steps, and LAST_BIT
+    # LAST_BIT, and the passes of a checkpoint beside the steps
 
     @property
     def _may_checkpoint(self) -> bool:
         """True if a checkpoint may begin."""
-        unhindered = self.failure is None and not self._shared.files.held
+        unhindered = not self.failed and not self._shared.files.held
         return unhindered and self._file.is_open and self._ended is None
 
-    @property
-    def _must_stop(self) -> bool:
-        """True if a checkpoint under way must not go on."""
-        return self._shared.files.held or self._shared.space.full or self.failure is not None
-
     def _begin_checkpoint(self) -> None:
-        due_now = self.checkpoint.due(self._now)
-        if due_now and self._may_checkpoint and not self._shared.space.full:
-            self.checkpoint.begin()
-            self._pass()
-
-    def _pass(self) -> None:
-        covered = self.checkpoint.pages
-
-        def copy() -> int:  # on the checkpoint thread
-            left = None if self._must_stop else self._file.copy_pages()
-            return covered if left is None else left
-
-        def passed(left: int, error: Exception | None) -> None:
-            if error is None:
-                self.checkpoint.passed(covered, left)
-            if error is not None or self._must_stop:
-                self._checkpoint_ended(error)
-            elif self.checkpoint.phase is Phase.COPYING:
-                self._pass()
-            self.wake()
-
-        self._shared.threads.checkpoint.submit(copy, passed)
+        hindered = self._shared.space.full or self._shared.files.gives_way(self)
+        if self.checkpoint.due(self._now) and self._may_checkpoint and not hindered:
+            self._copying.begin()
 
     async def _last_bit(self) -> None:
-        copy = partial(self._file.copy_last_bit, truncate=self.checkpoint.truncate)
-        try:
-            left = await on(self._shared.threads.commit, copy)
-        except (apsw.Error, OSError) as error:
-            self._checkpoint_ended(error)
-            return
-        self.checkpoint.finished(left, self._loop.time())
-        self._watch_wal()
-
-    def _checkpoint_ended(self, error: Exception | None) -> None:
-        """A checkpoint ends before all was copied."""
-        self.checkpoint.abandon(None if error is None else self._loop.time())
-        if error is not None and is_full(error):
-            self._shared.space.ran_out()
-        elif error is not None and not is_clean(error):
-            self._fail_closed(error)
-        self._watch_wal()
-
-    def _watch_wal(self) -> None:
-        left, name = self.checkpoint.bytes_left, f"wal_large {self._name}"
-        if left <= self._shared.settings.wal_bytes_max:
-            self._shared.troubles.end(name)
-            return
-        held = self._shared.files.held
-        cause = "DATA/hold is there" if held else "a program reads it in a transaction kept open"
-        self._shared.troubles.begin(
-            name,
-            f"{left} bytes of the write-ahead log of {self._file.path} cannot be copied into it: {cause}",
-        )
+        await self._copying.last_bit()
 
     # RECOVER
 
     def _unavailable(self, error: Exception) -> Exception:
         return unavailable(error, self._state.topic, self._state.partition)
 
-    def _fail_closed(self, error: Exception) -> None:
+    def fail_closed(self, error: Exception) -> None:
         """What is on disk is no longer certain: accept no write until a recovery has gone through."""
         if self.failure is not None:
             return
         self.failure = Failure.of(error, self._next_attempt())
         if self.checkpoint.phase is Phase.LAST_BIT:
             self.checkpoint.abandon()
+        self._shared.files.withdraw(self)
         self._shared.files.release(self)  # it stays open, whatever else needs opening
         told = self._unavailable(error)
         self._shared.troubles.begin(f"partition_failed {self._name}", str(told))

@@ -1,7 +1,7 @@
 """What consumer groups have committed, in memory, so that no question opens a file.
 
 The index holds what is durable, and nothing else: it is filled as files are opened at start, and each commit
-group adds what it has made durable before it is answered.
+group adds what it has made durable in the turn of the loop in which it is answered.
 """
 
 from __future__ import annotations

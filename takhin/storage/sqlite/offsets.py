@@ -28,7 +28,9 @@ class SqliteOffsets:
         return self._index.groups()
 
     async def forget(self, group_id: str) -> None:
-        logs = [self._catalogue.log(at) for at in self._index.of(group_id)]
+        committed = self._index.of(group_id)
+        # A topic that is being deleted takes what was committed in it along.
+        logs = [self._catalogue.log(at) for at in committed if at.topic in self._catalogue.topics]
         await _all_durable([log.forget_offset(group_id) for log in logs])
 
 

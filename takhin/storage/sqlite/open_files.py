@@ -8,8 +8,6 @@ stays known while its file is closed.
 
 from __future__ import annotations
 
-from collections import deque
-from contextlib import suppress
 from typing import Protocol
 
 
@@ -33,7 +31,7 @@ class OpenFiles:
         self._files_max = files_max
         self._slots: dict[Tenant, None] = {}  # the one unused for longest comes first
         self._giving_way: set[Tenant] = set()
-        self._waiting: deque[Tenant] = deque()
+        self._waiting: dict[Tenant, None] = {}  # in the order of asking
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -61,7 +59,7 @@ class OpenFiles:
         if self.has_room and not self._waiting:
             self._slots[tenant] = None
             return
-        self._waiting.append(tenant)
+        self._waiting[tenant] = None
         resting = (each for each in self._slots if each.can_close and each not in self._giving_way)
         if self.wanted and (longest := next(resting, None)) is not None:
             self._giving_way.add(longest)
@@ -69,8 +67,7 @@ class OpenFiles:
 
     def withdraw(self, tenant: Tenant) -> None:
         """The tenant needs no slot any more."""
-        with suppress(ValueError):
-            self._waiting.remove(tenant)
+        self._waiting.pop(tenant, None)
 
     def used(self, tenant: Tenant) -> None:
         """The tenant's file is used now: it is the last one to be closed for another."""
@@ -92,6 +89,7 @@ class OpenFiles:
         self._giving_way.discard(tenant)
         self._slots.pop(tenant, None)
         while self._waiting and self.has_room:
-            granted = self._waiting.popleft()
+            granted = next(iter(self._waiting))
+            del self._waiting[granted]
             self._slots[granted] = None
             granted.wake()

@@ -121,6 +121,10 @@ class SqlitePartition:
         self._check_open()
         return self.life.submit(ForgetOffset(group_id))
 
+    def check_writable(self) -> None:
+        """Raises PartitionUnavailableError if the file has failed and takes no writes."""
+        self.life.check_writable()
+
     def alter_topic(self, num_partitions: int, configs: Mapping[str, str]) -> asyncio.Future[None]:
         """Change what partition 0's file says of the topic; resolves when durable."""
         self._check_open()

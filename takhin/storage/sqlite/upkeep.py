@@ -97,9 +97,9 @@ class Upkeep:
 
     def _release_hold(self) -> None:
         self._shared.files.held = False
-        self._catalogue.witness_held(held=False)
         for log in self._catalogue.logs():
             log.life.wake()
+        self._catalogue.witness_held(held=False)
 
 
 async def _watch(look: Callable[[], Awaitable[None]], seconds: float) -> None:

@@ -61,8 +61,9 @@ class Trim(SmallWrite):
     start_offset: int
 
     def apply(self, draft: Draft) -> None:
+        db = draft.with_records()
         for statement in (*sql.TRIM, sql.SET_START):
-            draft.db.execute(statement, (self.start_offset,))
+            db.execute(statement, (self.start_offset,))
         draft.start_offset = max(draft.start_offset, self.start_offset)
 
 

@@ -1,0 +1,107 @@
+"""The life of a partition, in what its steps must not do: spin, forget who waits, wake for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+import pytest
+import uvloop
+
+from storage.support import Store, sqlite_engine
+from takhin.errors import PartitionUnavailableError
+from takhin.model import CommittedOffset
+from takhin.storage.sqlite import life
+from takhin.storage.sqlite.writes import Append, CommitOnly
+from takhin.testing.contract import NOW, batch, numbered, spec
+from takhin.testing.contract.harness import turns
+
+STEPS_PER_GROUP_MAX = 8
+
+
+async def steps_per_group(data: Path, monkeypatch: pytest.MonkeyPatch) -> float:
+    """How often a step is chosen for a commit group, when small batches wait for company."""
+    engine = sqlite_engine(data)
+    await engine.open()
+    log = (await engine.create_topic(spec("orders"))).partitions[0]
+    chosen = 0
+    choose = life.due
+
+    def counting(facts: life.Facts) -> life.Step:
+        nonlocal chosen
+        chosen += 1
+        return choose(facts)
+
+    monkeypatch.setattr(life, "due", counting)
+
+    async def produce() -> None:
+        for _ in range(40):
+            await log.append(batch(b"v"))
+
+    await asyncio.gather(*(produce() for _ in range(8)))
+    groups = log._state.mark.commits
+    await engine.close()
+    return chosen / groups
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_wait_takes_few_steps(tmp_path: Path, monkeypatch, loop: Callable[[], asyncio.AbstractEventLoop]):
+    """A wait for company ends at its alarm, also by a clock that is cached in whole milliseconds."""
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(steps_per_group(tmp_path / "data", monkeypatch)) < STEPS_PER_GROUP_MAX
+
+
+async def test_a_write_put_back_into_a_failed_file_is_answered(tmp_path: Path):
+    """A checkpoint fails the file while a COMMIT meets a full disk: its offset commit gets an answer.
+
+    Without one, a hold would wait for the partition to rest, and every change of the catalogue for the hold.
+    """
+    engine = sqlite_engine(tmp_path / "data")
+    await engine.open()
+    log = (await engine.create_topic(spec("orders"))).partitions[0]
+    await log.append(numbered(1))
+    commits = log.life._commits
+
+    def full(mark: object) -> None:
+        raise apsw.FullError("full")
+
+    commits._commit = full
+    waiting = log.commit_offset("billing", CommittedOffset(0, "", NOW))
+    await turns()
+    log.life.fail_closed(apsw.CorruptError("a checkpoint met a damaged page"))
+    with pytest.raises(PartitionUnavailableError):
+        await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(log.life.rested(), 10)
+    await asyncio.wait_for(engine.create_topic(spec("another")), 10)
+    await asyncio.wait_for(engine.close(), 10)
+
+
+async def test_only_growth_is_announced(store: Store):
+    """Whoever waits for a log to grow is not woken by a commit that appends nothing."""
+    log = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    woken = 0
+    wake = log.life.growth.wake
+
+    def counting() -> None:
+        nonlocal woken
+        woken += 1
+        wake()
+
+    log.life.growth.wake = counting
+    await log.commit_offset("billing", CommittedOffset(0, "", NOW))
+    await log.life.submit(CommitOnly())
+    assert woken == 0
+    await log.life.submit(Append(numbered(1)))
+    assert woken == 1
+
+
+async def test_an_old_wait_for_a_lock_does_not_count(store: Store):
+    """The wait for a lock is bounded from its own start, also if writes were refused meanwhile."""
+    log = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    commits = log.life._commits
+    commits.locked(apsw.BusyError("locked"))
+    assert commits._locked_since is not None
+    await log.append(numbered(1))
+    assert commits._locked_since is None
