@@ -148,7 +148,15 @@ class Storm:
     """One engine, all who use it, and what they were told."""
 
     def __init__(
-        self, folder: Path, seed: str, *, slots: int, holds: int, disk: Disk | None, breaks: int
+        self,
+        folder: Path,
+        seed: str,
+        *,
+        slots: int,
+        holds: int,
+        disk: Disk | None,
+        breaks: int,
+        lulls: float = LULLS,
     ) -> None:
         """slots: how many files may be open. The storm is over after so many holds and disk failures."""
         self.seed = seed
@@ -166,6 +174,7 @@ class Storm:
         self.blows.set()
         self._layout = Layout(folder)
         self._holds = holds
+        self._lulls = lulls
         self._disk = disk
         self._breaks = breaks if disk is not None else 0
 
@@ -224,7 +233,7 @@ class Storm:
         chance = random.Random(f"{self.seed} holds")
         while self.held < self._holds and not self.ledger.faults:
             await self._calls(chance.randint(1, 300))
-            if chance.random() < LULLS:
+            if chance.random() < self._lulls:
                 self.blows.clear()
             self._layout.hold.touch()
             try:

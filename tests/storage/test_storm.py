@@ -44,7 +44,7 @@ def seed() -> str:
     return chosen
 
 
-def raged(folder: Path, seed: str, kind: int, **limits: int) -> tuple[Storm, list[str]]:
+def raged(folder: Path, seed: str, kind: int, **limits: float) -> tuple[Storm, list[str]]:
     """A storm that is over, and what is wrong after it."""
     new_event_loop, fails, slots = KINDS[kind % len(KINDS)]
     with (
@@ -98,6 +98,6 @@ def test_a_careless_hold_is_seen(memory, monkeypatch, weakness):
         monkeypatch.setattr(Copying, "must_stop", False)
         monkeypatch.setattr(Life, "_may_checkpoint", property(may_checkpoint))
         change = "was changed"
-    storm, faults = raged(memory / "data", seed(), CONTROL, holds=CONTROL_HOLDS_MAX, breaks=0)
+    storm, faults = raged(memory / "data", seed(), CONTROL, holds=CONTROL_HOLDS_MAX, breaks=0, lulls=1.0)
     print(f"seen in hold {storm.held}")
     assert any(fault.startswith("under held") and change in fault for fault in faults), faults
