@@ -14,6 +14,7 @@ from storage.support import Store, sqlite_engine
 from takhin.errors import PartitionUnavailableError
 from takhin.model import CommittedOffset
 from takhin.storage.sqlite import life
+from takhin.storage.sqlite.steps import Step
 from takhin.storage.sqlite.writes import Append, CommitOnly
 from takhin.testing.contract import NOW, batch, numbered, spec
 from takhin.testing.contract.harness import turns
@@ -76,6 +77,25 @@ async def test_a_write_put_back_into_a_failed_file_is_answered(tmp_path: Path):
     await asyncio.wait_for(log.life.rested(), 10)
     await asyncio.wait_for(engine.create_topic(spec("another")), 10)
     await asyncio.wait_for(engine.close(), 10)
+
+
+async def test_what_lands_while_a_checkpoint_fails_counts(tmp_path: Path):
+    """A COMMIT goes through beside a checkpoint that fails the file: its offset and its end are known."""
+    engine = sqlite_engine(tmp_path / "data")
+    await engine.open()
+    log = (await engine.create_topic(spec("orders"))).partitions[0]
+    await log.append(numbered(1))
+    growing = asyncio.create_task(log.grown(1))
+    committed = CommittedOffset(1, "", NOW)
+    landing = asyncio.gather(log.append(numbered(1)), log.commit_offset("billing", committed))
+    while log.life.step is not Step.GROUP:
+        await turns()
+    log.life.fail_closed(apsw.CorruptError("a checkpoint met a damaged page"))
+    await asyncio.wait_for(landing, 10)
+    await asyncio.wait_for(growing, 10)
+    assert engine.offsets.of("billing") == {("orders", 0): committed}
+    assert log.end_offset == 2
+    await engine.close()
 
 
 async def test_only_growth_is_announced(store: Store):

@@ -292,11 +292,6 @@ class Life:
 
     async def _group(self) -> None:
         landed, failed = await self._commits.group()
-        if failed is not None:
-            self.fail_closed(failed)
-        if self.failure is not None:  # now, or by a checkpoint beside it: nothing may wait for another group
-            self._commits.fail_waiting(self._unavailable(self.failure.error))
-            return
         if landed is not None:
             at = TopicPartition(self._state.topic, self._state.partition)
             self._offsets.note(at, landed.offsets)
@@ -304,6 +299,11 @@ class Life:
                 self.growth.wake()
             self.checkpoint.add(self._file.writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])
             self._copying.watch_wal()
+        if failed is not None:
+            self.fail_closed(failed)
+        if self.failure is not None:  # now, or by a checkpoint beside it: nothing may wait for another group
+            self._commits.fail_waiting(self._unavailable(self.failure.error))
+            return
         self.used()
         if self.checkpoint.phase is Phase.NONE and not self._readers:
             self._shared.files.offer(self)  # after each group, else those who wait would wait for ever

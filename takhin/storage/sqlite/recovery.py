@@ -66,4 +66,10 @@ async def try_to_recover(shared: Shared, file: LogFile, state: LogState, commits
     if shared.files.held:
         raise NotNowError("it is being copied")
     detached = file.detach()
-    await on(shared.threads.checkpoint, partial(file.copy_alone, detached, mark))
+    try:
+        await on(shared.threads.checkpoint, partial(file.copy_alone, detached, mark))
+    except apsw.BusyError:
+        # Another program has the file open. If it were the last to close it, it would copy the log into the
+        # file, in pages without checksums. So keep the file open, too.
+        file.reopen(state.mark)
+        raise
