@@ -13,6 +13,8 @@ class Waiters:
 
     def wake(self) -> None:
         """Let those who wait now go on, in the next turn of the loop."""
+        if not self._waiting:
+            return
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)

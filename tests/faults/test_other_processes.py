@@ -186,7 +186,7 @@ async def test_a_hold_asked_for_while_a_lock_delays_a_checkpoint(tmp_path):
             await made._parts.shared.threads.checkpoint.quiet()  # the pass is over, and the last bit is due
             (data / "hold").touch()
             await asyncio.to_thread(
-                eventually, lambda: len(log.life._commits._queue) == 2
+                eventually, lambda: len(log.life._commits.waiting) == 2
             )  # with the hold's own commit
             lock.release()
         await waiting

@@ -52,13 +52,11 @@ class Commits:
         self._state = state
         self._witness = witness
         self._queue = WriteQueue(shared.settings)
+        self.waiting = self._queue.waiting
+        """The writes that wait for their group."""
         self._locked_since: float | None = None
         self._full_since: float | None = None
         self._loop = asyncio.get_running_loop()
-
-    def __bool__(self) -> bool:
-        """True while writes wait for their group."""
-        return bool(self._queue)
 
     def put(self, write: Write[T]) -> asyncio.Future[T]:
         """Queue a write; the future gets its answer when that is durable."""
@@ -74,7 +72,7 @@ class Commits:
         """
         if self._shared.space.full:
             self._drop(self._queue.take_appends(), self._shared.space.error())
-        if not self._queue:
+        if not self.waiting:
             self._locked_since = None
             return None, None
         try:
@@ -176,7 +174,7 @@ class Commits:
     def fail_waiting(self, error: Exception) -> None:
         """Give up whatever waits."""
         self._locked_since = self._full_since = None
-        while self._queue:
+        while self.waiting:
             self._drop(self._queue.take(), error)
 
     def _drop(self, group: CommitGroup, error: Exception) -> None:

@@ -223,21 +223,18 @@ class WriteQueue:
     def __init__(self, settings: StorageSettings) -> None:
         self._records_max = settings.commit_group_records_max
         self._bytes_max = settings.commit_group_bytes_max
-        self._waiting: deque[Queued] = deque()
+        self.waiting: deque[Queued] = deque()
         self._alone = 0  # so many of the next writes get a group of their own each
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def put(self, write: Write[Any], future: asyncio.Future[Any]) -> None:
-        self._waiting.append((write, future))
+        self.waiting.append((write, future))
 
     def take(self) -> CommitGroup:
         """Take the next group: what waits, within the limits, but at least one write."""
         writes: list[Queued] = []
         records = queued_bytes = 0
-        while self._waiting:
-            write = self._waiting[0][0]
+        while self.waiting:
+            write = self.waiting[0][0]
             records += write.record_count
             size_bytes = write.queued_bytes
             if writes and (
@@ -245,19 +242,21 @@ class WriteQueue:
             ):
                 break
             queued_bytes += size_bytes
-            writes.append(self._waiting.popleft())
+            writes.append(self.waiting.popleft())
         self._alone = max(0, self._alone - 1)
         return CommitGroup(writes, queued_bytes)
 
     def take_appends(self) -> CommitGroup:
         """Take every append that waits, whatever the limits, and leave the other writes."""
-        appends = [queued for queued in self._waiting if queued[0].record_count]
-        self._waiting = deque(queued for queued in self._waiting if not queued[0].record_count)
+        appends = [queued for queued in self.waiting if queued[0].record_count]
+        others = [queued for queued in self.waiting if not queued[0].record_count]
+        self.waiting.clear()
+        self.waiting.extend(others)
         return CommitGroup(appends, sum(write.queued_bytes for write, _ in appends))
 
     def put_back(self, writes: Sequence[Queued], *, alone: bool = False) -> None:
         """Put writes back in front. alone: each gets a group of its own, as one of them failed the others."""
-        self._waiting.extendleft(reversed(writes))
+        self.waiting.extendleft(reversed(writes))
         if alone:
             self._alone = len(writes)
 

@@ -105,7 +105,7 @@ class Life:
         Raises PartitionUnavailableError.
         """
         self.check_writable()
-        first = not self._commits
+        first = not self._commits.waiting
         future = self._commits.put(write)
         if first:  # for the others that wait nothing has changed
             self.wake()
@@ -175,7 +175,7 @@ class Life:
 
     @property
     def _at_rest(self) -> bool:
-        return self.step is Step.REST and not self._commits and self.checkpoint.phase is Phase.NONE
+        return self.step is Step.REST and not self._commits.waiting and self.checkpoint.phase is Phase.NONE
 
     # One step after the other
 
@@ -195,16 +195,17 @@ class Life:
                 await woken()
 
     def _facts(self) -> Facts:
-        files, failure = self._shared.files, self.failure
-        if (self._commits or self._readers) and not self._file.is_open and failure is None:
+        files, failure, commits = self._shared.files, self.failure, self._commits
+        is_open = self._file.is_open
+        if not is_open and failure is None and (commits.waiting or self._readers):
             files.ask(self)
         retry_at = None if failure is None or files.held else failure.retry_at
         return Facts(
-            queued=bool(self._commits),
-            ready=self._now >= self._commits.not_before,
+            queued=bool(commits.waiting),
+            ready=self._now >= commits.not_before,
             reading=bool(self._readers),
-            is_open=self._file.is_open,
-            may_open=failure is not None or files.has_slot(self),
+            is_open=is_open,
+            may_open=is_open or failure is not None or files.has_slot(self),
             gives_way=files.gives_way(self),
             checkpoint=self.checkpoint.phase,
             failed=failure is not None,
@@ -215,23 +216,30 @@ class Life:
     async def _rest(self) -> None:
         """Wait to be woken, or for the next moment at which something becomes due."""
         files = self._shared.files
-        if not self._commits and not self._readers and self.failure is None:
-            files.withdraw(self)
+        if not self._commits.waiting and not self._readers and self.failure is None:
             if not self._file.is_open:
+                files.withdraw(self)
                 files.release(self)
-            elif self.checkpoint.phase is Phase.NONE and files.offer(self):
+            elif files.wanted and self.checkpoint.phase is Phase.NONE and files.offer(self):
                 return  # the next step is to give way
         if self._at_rest:
             self._rested.wake()
+        self._alarm = None
+        if (moment := self._next_moment()) is not None:
+            self._alarm = self._loop.call_at(moment, self._ring, moment)
+        await woken()
+
+    def _next_moment(self) -> float | None:
+        """When something becomes due by itself, in the loop's time."""
+        if not self._commits.waiting and self.checkpoint.again_at is None and self.failure is None:
+            return None
         times = (
-            self._commits.not_before if self._commits else None,
+            self._commits.not_before if self._commits.waiting else None,
             self.checkpoint.again_at,
             None if self.failure is None else self.failure.retry_at,
         )
         # Later than the choice, not than now: what has become due in between would never be looked at.
-        coming = [at for at in times if at is not None and at > self._now]
-        self._alarm = self._loop.call_at(min(coming), self._ring, min(coming)) if coming else None
-        await woken()
+        return min((at for at in times if at is not None and at > self._now), default=None)
 
     def _ring(self, moment: float) -> None:
         self._reached = moment
@@ -247,7 +255,7 @@ class Life:
             for reader in self._readers:
                 fail(reader, error)
             self._readers.clear()
-            if isinstance(error, apsw.BusyError) and self._commits:
+            if isinstance(error, apsw.BusyError) and self._commits.waiting:
                 self._commits.locked(error)
             else:
                 self._commits.fail_waiting(self._unavailable(error))
@@ -298,7 +306,8 @@ class Life:
             if landed.records:
                 self.growth.wake()
             self.checkpoint.add(self._file.writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])
-            self._copying.watch_wal()
+            if self.checkpoint.bytes_left > self._shared.settings.wal_bytes_max:
+                self._copying.watch_wal()
         if failed is not None:
             self.fail_closed(failed)
         if self.failure is not None:  # now, or by a checkpoint beside it: nothing may wait for another group
@@ -317,8 +326,9 @@ class Life:
         return unhindered and self._file.is_open and self._ended is None
 
     def _begin_checkpoint(self) -> None:
-        hindered = self._shared.space.full or self._shared.files.gives_way(self)
-        if self.checkpoint.due(self._now) and self._may_checkpoint and not hindered:
+        if not self.checkpoint.due(self._now) or not self._may_checkpoint:
+            return
+        if not self._shared.space.full and not self._shared.files.gives_way(self):
             self._copying.begin()
 
     async def _last_bit(self) -> None:
