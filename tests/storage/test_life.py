@@ -125,3 +125,17 @@ async def test_an_old_wait_for_a_lock_does_not_count(store: Store):
     assert commits._locked_since is not None
     await log.append(numbered(1))
     assert commits._locked_since is None
+
+
+async def test_a_large_wal_is_forgotten_with_the_next_commit(tmp_path: Path):
+    """A WAL that was copied when its file was closed is no trouble any more once the file is used again."""
+    engine = sqlite_engine(tmp_path / "data", wal_bytes_max=1 << 20, checkpoint_pages=10_000)
+    await engine.open()
+    log = (await engine.create_topic(spec("orders"))).partitions[0]
+    log.life.checkpoint.add(1_000)
+    await log.append(numbered(1))
+    assert ["write-ahead log" in trouble for trouble in engine.troubles] == [True]
+    log.life.checkpoint.reset_page_count(0)
+    await log.append(numbered(1))
+    assert engine.troubles == []
+    await engine.close()

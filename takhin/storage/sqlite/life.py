@@ -306,8 +306,7 @@ class Life:
             if landed.records:
                 self.growth.wake()
             self.checkpoint.add(self._file.writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])
-            if self.checkpoint.bytes_left > self._shared.settings.wal_bytes_max:
-                self._copying.watch_wal()
+            self._copying.watch_wal()
         if failed is not None:
             self.fail_closed(failed)
         if self.failure is not None:  # now, or by a checkpoint beside it: nothing may wait for another group
