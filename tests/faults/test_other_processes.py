@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from blackbox.clients import eventually
+from blackbox.clients import CALL_S_MAX, eventually
 from blackbox.copies import until
 from blackbox.foreign_lock import ForeignLock
 from faults.failing_disk import Gate, failing_disk
@@ -178,8 +178,8 @@ async def test_a_hold_asked_for_while_a_lock_delays_a_checkpoint(tmp_path):
         await made.open()
         log = (await made.create_topic(spec("t"))).partitions[0]
         disk.gate = gate = Gate("write", path)
-        while not gate.reached.is_set():  # a checkpoint's pass
-            await log.append(batch(bytes(5_000)))
+        await log.append(batch(bytes(200_000)))  # alone: a pass beside a commit may find nothing to copy
+        assert await asyncio.to_thread(gate.reached.wait, CALL_S_MAX)  # a checkpoint's pass
         with ForeignLock(path) as lock:
             waiting = log.append(batch(b"locked out"))
             gate.opened.set()

@@ -166,23 +166,27 @@ async def test_nothing_acknowledged_is_lost(tmp_path, kind, cuts, figures):
 
 @pytest.mark.control
 @pytest.mark.parametrize(
-    ("kind", "cuts"),
+    ("kind", "cuts", "enough"),
     [
-        ("ext4", 2),
+        ("ext4", 20, 1),
         *(
-            pytest.param(kind, 20, marks=[pytest.mark.soak, pytest.mark.timeout(600)])
+            pytest.param(kind, 20, 20, marks=[pytest.mark.soak, pytest.mark.timeout(600)])
             for kind in ("ext4", "xfs")
         ),
     ],
 )
-async def test_a_weaker_sync_is_seen(tmp_path, monkeypatch, kind, cuts, figures):
-    """Control: with synchronous NORMAL the same cuts lose acknowledged records, or the start is refused."""
+async def test_a_weaker_sync_is_seen(tmp_path, monkeypatch, kind, cuts, enough, figures):
+    """Control: with synchronous NORMAL the same cuts lose acknowledged records, or the start is refused.
+
+    enough: after so many losses no more cuts are made. A single cut may miss.
+    """
     monkeypatch.setattr(
         broker_process, "command", lambda *args: [sys.executable, str(CARELESS), "1", *map(str, args)]
     )
-    bad = 0
-    for _ in range(cuts):
+    bad = made = 0
+    while made < cuts and bad < enough:
+        made += 1
         with loop_disk(tmp_path, kind) as disk:
             bad += bool(await cut_again_and_again(disk, Journal.new(), 1))
-    figures(f"power cut {kind}, control: NORMAL lost in {bad} of {cuts}")
+    figures(f"power cut {kind}, control: NORMAL lost in {bad} of {made}")
     assert bad
