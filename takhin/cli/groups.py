@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from takhin.cli.connection import admin, group_argument, run, server_option
+from takhin.cli.names import Suggesting
 from takhin.cli.output import json_option, print_json
 from takhin.cli.rows import print_table
 from takhin.client import GroupDescription, GroupListing
 from takhin.client.model import time_of
 
 
-@click.group(no_args_is_help=False)
+@click.group(cls=Suggesting, no_args_is_help=False)
 def groups() -> None:
     """List, describe and delete consumer groups."""
 

@@ -24,9 +24,12 @@ def print_json(document: Any) -> None:
 
 
 @contextmanager
-def progress_bar(label: str, unit: str = "bytes") -> Iterator[Progress]:
-    """Show a bar with rate and time left, if stderr is a terminal. unit: "bytes" or what is counted."""
-    if not sys.stderr.isatty():
+def progress_bar(label: str, unit: str = "bytes", *, wanted: bool = True) -> Iterator[Progress]:
+    """Show a bar with rate and time left, from the first progress on, if stderr is a terminal.
+
+    unit: "bytes" or what is counted.
+    """
+    if not wanted or not sys.stderr.isatty():
         yield lambda _done, _of: None
         return
     # rich takes a tenth of a second to import
@@ -45,7 +48,7 @@ def progress_bar(label: str, unit: str = "bytes") -> Iterator[Progress]:
         columns = [DownloadColumn(), TransferSpeedColumn()]
     else:
         columns = [MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
-    with Bar(
+    bar = Bar(
         TextColumn(label),
         BarColumn(),
         *columns,
@@ -53,14 +56,19 @@ def progress_bar(label: str, unit: str = "bytes") -> Iterator[Progress]:
         console=Console(stderr=True),
         refresh_per_second=BAR_REFRESHES_PER_S,
         transient=True,
-    ) as bar:
-        task = bar.add_task(label, total=None, rate="")
+    )
+    task = bar.add_task(label, total=None, rate="")
 
-        def show(done: int, of: int) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=of, rate=f"{speed:,.0f} {unit}/s" if speed else "")
+    def show(done: int, of: int) -> None:
+        bar.start()
+        speed = bar.tasks[0].speed
+        bar.update(task, completed=done, total=of, rate=f"{speed:,.0f} {unit}/s" if speed else "")
 
+    try:
         yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def counted(number: int, noun: str) -> str:

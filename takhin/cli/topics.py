@@ -7,13 +7,14 @@ from typing import Any
 import click
 
 from takhin.cli.connection import admin, run, server_option, topics_offered
+from takhin.cli.names import Suggesting
 from takhin.cli.output import counted, json_option, print_json
 from takhin.cli.rows import print_table
 from takhin.client import PartitionDescription, TopicDescription
 from takhin.settings import INT32_MAX
 
 
-@click.group(no_args_is_help=False)
+@click.group(cls=Suggesting, no_args_is_help=False)
 def topics() -> None:
     """Create, list, describe and delete topics."""
 
