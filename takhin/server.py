@@ -138,7 +138,10 @@ async def run(settings: Settings) -> None:
         logger.warning(
             "plain_traffic", address=server.address, reason="traffic is neither encrypted nor authenticated"
         )
-    print(_ready_line(server), flush=True)  # noqa: T201  the one line that scripts wait for
+    try:
+        print(_ready_line(server), flush=True)  # noqa: T201  the one line that scripts wait for
+    except OSError as error:  # a broker whose caller does not listen serves all the same
+        logger.warning("ready_line_not_printed", reason=error.strerror, address=server.address)
     await stop.wait()
     logger.info("stopping", grace_ms=settings.shutdown_grace_ms)
     await server.stop()

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from takhin.cli.signals import ending
+
 Progress = Callable[[int, int], None]
 """Called with how much is done, and how much there is in all."""
 
@@ -17,6 +19,21 @@ BAR_REFRESHES_PER_S = 4
 """Refreshes of a progress bar: enough for the eye."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of lines.")
+
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+def confirm(what: str, *, yes: bool) -> None:
+    """Ask before something that cannot be undone. Scripts, whose stdin is no terminal, are not asked."""
+    if yes or sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    try:
+        agreed = click.confirm(f"{what}?", err=True)
+    except click.Abort:  # Ctrl-D, or Ctrl-C, which click takes for the same
+        ending.check()
+        agreed = False
+    if not agreed:
+        raise click.ClickException("nothing was deleted")
 
 
 def print_json(document: Any) -> None:

@@ -174,7 +174,7 @@ def test_output_that_cannot_be_written(takhin, broker, topic):
             command("consume", topic), stdout=full, stderr=subprocess.PIPE, env=takhin.environ(), check=False
         )
     assert done.returncode == 1
-    assert done.stderr == b"takhin: cannot read the input or write the output: No space left on device\n"
+    assert done.stderr == b"takhin: cannot write the output: No space left on device\n"
 
 
 @pytest.mark.parametrize(

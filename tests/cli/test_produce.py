@@ -121,7 +121,7 @@ def test_a_refused_record(takhin):
         (["--partition", "-1"], "is not in the range"),
         (["--key-separator", ""], "must not be empty"),
         (["--key", "a", "--key-separator", ":"], "use either --key or --key-separator, not both"),
-        (["--json", "--key", "a"], "with --json, keys and headers come from the lines"),
+        (["--json", "--key", "a"], "with --json, keys, values and headers come from the lines"),
         (["--keep-partitions"], "--keep-partitions needs --json, and no --partition"),
         (["-H", "a"], "'a' is not KEY=VALUE"),
         (["-H", "=a"], "'=a' is not KEY=VALUE"),
