@@ -22,7 +22,7 @@ from takhin.disk import wal
 from takhin.disk.connection import open_beside
 from takhin.disk.faults import is_damage
 from takhin.disk.header import HeaderError, NewerVersionError, checked_header
-from takhin.disk.layout import wal_bytes, wal_of
+from takhin.disk.layout import shm_of, wal_bytes, wal_of
 from takhin.errors import CopyError
 from takhin.schema import PAGE_BYTES
 from takhin.schema.checksums import SINCE_VERSION, load
@@ -120,12 +120,7 @@ def wal_faults(path: Path) -> list[str]:
     """
     if not wal_bytes(path):
         return []
-    connection = open_beside(path, immutable=False)
-    try:
-        connection.pragma("user_version")  # a connection that has read nothing does not know its WAL
-        in_use, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-    finally:
-        connection.close()
+    in_use = wal.frames_in_use(shm_of(path))
     found = _damaged_frames(path, in_use)
     if found:  # look twice, because a frame may be overwritten while it is read
         found = [frame for frame in found if frame in _damaged_frames(path, in_use)]

@@ -78,7 +78,7 @@ async def test_a_folder_that_cannot_be_renamed(tmp_path: Path):
         (data / "tmp").symlink_to(other)
         with pytest.raises(PartitionUnavailableError, match=r"different file systems, or .* of an overlay"):
             await engine.delete_topic("orders")
-        with pytest.raises(PartitionUnavailableError, match=r"cannot be created: .*Invalid cross-device link"):
+        with pytest.raises(PartitionUnavailableError, match="Invalid cross-device link"):
             await engine.create_topic(spec("payments"))
         await engine.topics["orders"].partitions[0].append(numbered(3))
         await engine.close()
