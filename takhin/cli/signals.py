@@ -109,6 +109,8 @@ class Ending:
         if self._woken >= 0:
             loop.add_reader(self._woken, self._drain)
         self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        if self.number is not None:  # it came before, and was lost
+            self._cancel()
         try:
             return await work
         except (asyncio.CancelledError, KeyboardInterrupt) as error:
