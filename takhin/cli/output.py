@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +13,16 @@ from typing import Any
 import click
 
 from takhin.cli.signals import ending
+from takhin.cli.streams import STDIN
 
 Progress = Callable[[int, int], None]
 """Called with how much is done, and how much there is in all."""
 
 BAR_REFRESHES_PER_S = 4
 """Refreshes of a progress bar: enough for the eye."""
+
+ANSWER_BYTES_MAX = 1_000
+"""Bytes of an answer to a question; a terminal hands over a line at a time."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of lines.")
 
@@ -27,12 +33,9 @@ def confirm(what: str, *, yes: bool) -> None:
     """Ask before something that cannot be undone. Scripts, whose stdin is no terminal, are not asked."""
     if yes or sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
-    try:
-        agreed = click.confirm(f"{what}?", err=True)
-    except click.Abort:  # Ctrl-D, or Ctrl-C, which click takes for the same
-        ending.check()
-        agreed = False
-    if not agreed:
+    print(f"{what}? [y/N]: ", end="", file=sys.stderr, flush=True)
+    ending.wait(STDIN, select.POLLIN)
+    if os.read(STDIN, ANSWER_BYTES_MAX).strip().lower() not in (b"y", b"yes"):
         raise click.ClickException("nothing was deleted")
 
 

@@ -45,7 +45,7 @@ def test_an_interrupt_that_python_loses(takhin, topic, args):
 
 
 def handles(pid: int, number: signal.Signals) -> bool:
-    """True if a process handles a signal by code of its own, and SIGTERM: Python itself handles SIGINT only."""
+    """True if a process handles a signal, and SIGTERM, which Python does not handle by itself."""
     status = Path(f"/proc/{pid}/status").read_text()
     caught = int(re.search(r"SigCgt:\s*([0-9a-f]+)", status)[1], 16)
     return all(caught >> (each - 1) & 1 for each in (number, signal.SIGTERM))
