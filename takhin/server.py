@@ -142,7 +142,10 @@ async def run(settings: Settings) -> None:
         logger.warning(
             "not_durable", engine=settings.storage.engine, reason="records are lost when the broker stops"
         )
-    print(_ready_line(server), flush=True)  # noqa: T201  the one line that scripts wait for
+    try:
+        print(_ready_line(server), flush=True)  # noqa: T201  the one line that scripts wait for
+    except OSError as error:  # a broker whose caller does not listen serves all the same
+        logger.warning("ready_line_not_printed", reason=error.strerror, address=server.address)
     await stop.wait()
     logger.info("stopping", grace_ms=settings.shutdown_grace_ms)
     await server.stop()

@@ -92,6 +92,8 @@ FILE_MODULES = {"shutil": {"rmtree", "disk_usage"}, "filecmp": set(), "tarfile":
 OPENS_WITH_REASON = {
     ("takhin/disk/folder.py", "_copy_template"): "copies the closed template before apsw ever opens the copy",
     ("takhin/disk/folder.py", "sync_folder"): "a folder, which SQLite does not lock",
+    ("takhin/disk/folder.py", "_lock_folder"): "a folder, which SQLite does not lock",
+    ("takhin/disk/folder.py", "_in_use"): "the data folder's LOCK, which is not an SQLite file",
     ("takhin/disk/folder.py", "_lock"): "the data folder's LOCK, which is not an SQLite file",
     ("takhin/disk/folder.py", "is_locked"): "the data folder's LOCK, which is not an SQLite file",
     ("takhin/disk/witness.py", "__init__"): "the witness, which is not an SQLite file",

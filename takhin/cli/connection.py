@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from takhin.cli.signals import ending
+from takhin.cli.streams import OutputError
 from takhin.client import Admin, Retry
 from takhin.client.errors import UnreachableError
 from takhin.config import SERVER_VARIABLE
@@ -72,6 +74,7 @@ async def _groups(broker: Admin) -> list[str]:
 
 topics_offered = _offered(Admin.list_topics)
 groups_offered = _offered(_groups)
+topics_argument = click.argument("topics", nargs=-1, metavar="TOPIC...", shell_complete=topics_offered)
 topic_argument = click.argument("topic", shell_complete=topics_offered)
 group_argument = click.argument("group", shell_complete=groups_offered)
 
@@ -84,12 +87,12 @@ def admin(server: str) -> Admin:
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` and return its result; errors are raised as by `explained`."""
     with explained():
-        return asyncio.run(work)
+        return ending.run(work)
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn the client's errors, and those of reading and writing, into a ClickException with a sentence."""
+    """Turn the client's errors, and those of reading, into a ClickException with a sentence."""
     try:
         yield
     except UnreachableError as error:
@@ -98,7 +101,7 @@ def explained() -> Iterator[None]:
         ) from error
     except TakhinError as error:
         raise click.ClickException(str(error)) from error
-    except BrokenPipeError:  # main() ends quietly on it
+    except (BrokenPipeError, OutputError):  # main() handles them
         raise
     except OSError as error:
-        raise click.ClickException(f"cannot read the input or write the output: {error.strerror}") from error
+        raise click.ClickException(f"cannot read the input: {error.strerror}") from error

@@ -1,10 +1,11 @@
 r"""`takhin consume`: prints records to stdout, as values, as JSON lines, or by a template.
 
-It reads the partitions one after the other up to their ends, or follows all of them at once.
+It reads the topics and their partitions one after the other up to their ends, or follows all of them at once.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,20 +15,25 @@ from typing import IO
 import click
 
 from takhin.cli import json_lines, templates
-from takhin.cli.connection import admin, partition_option, run, server_option, topic_argument
+from takhin.cli.connection import admin, partition_option, run, server_option, topics_argument
+from takhin.cli.lines import given_bytes
 from takhin.cli.offsets import chosen_partitions, offset_at
 from takhin.cli.positions import RANGE_FORMS, parse
-from takhin.client import Admin, Consumer, PartitionDescription, Record, Span
+from takhin.client import Admin, Consumer, PartitionDescription, Record, Span, TopicDescription
+from takhin.errors import UnknownTopicError
 from takhin.limits import INT64_MAX
 
 PREFETCH_BYTES_MAX = 4 << 20
 """Bytes read ahead of what was printed. Not an option: a few responses keep the printing busy."""
 
-VALUES = r"%v\n"
+VALUE = "%v"
 
 
 @click.command(short_help="Print records.")
-@topic_argument
+@topics_argument
+@click.option(
+    "--pattern", metavar="REGEX", help="Also every topic whose whole name now matches a regular expression."
+)
 @partition_option
 @click.option(
     "-o",
@@ -48,25 +54,36 @@ VALUES = r"%v\n"
     metavar="TEMPLATE",
     help=r"Print each record by a template.  [default: %v\n]",
 )
+@click.option(
+    "-D",
+    "--delimiter",
+    metavar="SEP",
+    help=r"What to print after each value, instead of a newline; escapes as in -f.",
+)
+@click.option("--null", metavar="TEXT", help="What to print for a null value or key.  [default: nothing]")
 @server_option
 def consume(
-    topic: str,
+    topics: tuple[str, ...],
     *,
+    pattern: str | None,
     partition: int | None,
     where: str,
     follow: bool,
     max_records: int | None,
     as_json: bool,
     template: str | None,
+    delimiter: str | None,
+    null: str | None,
     server: str,
 ) -> None:
-    """Print the records of TOPIC, one value per line, up to where the topic ends now.
+    """Print the records of each TOPIC, one value per line, up to where the topic ends now.
 
     \b
     takhin consume orders -o -10              the last ten of each partition
     takhin consume orders -o @-1h: --json     the records of the last hour, as JSON
     takhin consume orders -o 5:20 -p 0        offsets 5 to 19
     takhin consume orders -o end --follow -f '%o %k %v\\n'
+    takhin consume orders payments -f '%t %v\\n'
 
     -o: start, end, an offset, +N (N after the start), -N (N before the end), @TIME, @-1h (an hour ago);
     A:B reads from A up to, but not including, B.
@@ -79,8 +96,8 @@ def consume(
     text if it is UTF-8, {"base64": …} if it is not, and null if there is none; `takhin produce --json` reads
     these lines.
     """  # noqa: D301  click wants the character, to keep the lines that follow as they are
-    if as_json and template is not None:
-        raise click.UsageError("use either --json or --format, not both", click.get_current_context())
+    named = _names(topics, pattern)
+    line = _line(template, delimiter, null, as_json=as_json)
     try:
         asked = parse(where, datetime.now(UTC))
     except ValueError as error:
@@ -89,42 +106,93 @@ def consume(
         raise click.BadParameter(
             f"{where!r} says where to stop, but --follow never stops", param_hint="--offset"
         )
+    out = _Output(sys.stdout.buffer, line, max_records)
+    run(_consume(server, _Query(named, partition, asked, follow=follow), out))
+
+
+def _line(template: str | None, delimiter: str | None, null: str | None, *, as_json: bool) -> templates.Piece:
+    """How each record is printed."""
+    forms = {"--json": as_json or None, "--format": template, "--delimiter": delimiter}
+    given = [option for option, value in forms.items() if value is not None]
+    if len(given) > 1 or (as_json and null is not None):
+        raise click.UsageError(
+            f"use either {' or '.join(given) if len(given) > 1 else '--json or --null'}, not both",
+            click.get_current_context(),
+        )
+    if as_json:
+        return json_lines.line
+    absent = b"" if null is None else null.encode()
+    end = b"\n" if delimiter is None else given_bytes("--delimiter", delimiter)
     try:
-        line = json_lines.line if as_json else templates.compiled(VALUES if template is None else template)
+        shown = templates.compiled(VALUE if template is None else template, null=absent)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--format") from None
-    out = _Output(sys.stdout.buffer, line, max_records)
-    run(_consume(server, _Query(topic, partition, asked, follow=follow), out))
+    return shown if template is not None else lambda record: shown(record) + end
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """The topics that the command line asks for."""
+
+    given: tuple[str, ...]
+    pattern: re.Pattern[str] | None
+
+    async def described(self, broker: Admin) -> list[TopicDescription]:
+        """These topics, those given first. Raises UnknownTopicError."""
+        names = dict.fromkeys(self.given)
+        if self.pattern is not None:
+            matching = [name for name in await broker.list_topics() if self.pattern.fullmatch(name)]
+            if not matching:
+                raise click.ClickException(f"no topic's name matches {self.pattern.pattern!r}")
+            names |= dict.fromkeys(matching)
+        found = {of.name: of for of in await broker.describe_topics(names)}
+        for name in self.given:
+            if name not in found:
+                raise UnknownTopicError(name)
+        return [found[name] for name in names if name in found]
+
+
+def _names(given: tuple[str, ...], pattern: str | None) -> _Names:
+    if not given and pattern is None:
+        raise click.UsageError("Missing argument 'TOPIC...', or --pattern.", click.get_current_context())
+    try:
+        return _Names(given, None if pattern is None else re.compile(pattern))
+    except re.error as error:
+        raise click.BadParameter(f"{pattern!r} is not a regular expression: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class _Query:
     """What the command line asks for. partition: None for all."""
 
-    topic: str
+    names: _Names
     partition: int | None
     asked: Span
     follow: bool
 
     async def spans(self, broker: Admin) -> dict[tuple[str, int], Span]:
         """What to read of each partition: at most up to its end as of now, unless it is followed."""
-        described = await broker.describe_topic(self.topic)
-        chosen = chosen_partitions(self.topic, described.partitions, self.partition)
+        topics = await self.names.described(broker)
+        chosen = [
+            (topic.name, of)
+            for topic in topics
+            for of in chosen_partitions(topic.name, topic.partitions, self.partition)
+        ]
         if len(chosen) > 1 and any(isinstance(position, int) for position in self.asked):
+            give = f"give --partition, 0 to {len(chosen) - 1}" if len(topics) == 1 else "give one topic"
             raise click.BadParameter(
-                f"an offset is a position in one partition: give --partition, 0 to {len(chosen) - 1}",
-                param_hint="--offset",
+                f"an offset is a position in one partition: {give}", param_hint="--offset"
             )
-        return {(self.topic, of.partition): await self._span(broker, of) for of in chosen}
+        return {(topic, of.partition): await self._span(broker, topic, of) for topic, of in chosen}
 
-    async def _span(self, broker: Admin, of: PartitionDescription) -> Span:
-        begin = await offset_at(broker, self.topic, of, self.asked.start)
+    async def _span(self, broker: Admin, topic: str, of: PartitionDescription) -> Span:
+        begin = await offset_at(broker, topic, of, self.asked.start)
         if self.follow:
             return Span(begin)
         stop = self.asked.stop
         if stop is None or (isinstance(stop, int) and stop > of.end_offset):
             return Span(begin, of.end_offset)
-        return Span(begin, max(begin, await offset_at(broker, self.topic, of, stop)))
+        return Span(begin, max(begin, await offset_at(broker, topic, of, stop)))
 
 
 class _FullError(Exception):

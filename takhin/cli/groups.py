@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from takhin.cli.connection import admin, group_argument, run, server_option
-from takhin.cli.output import json_option, print_json
+from takhin.cli.names import Suggesting
+from takhin.cli.output import confirm, json_option, print_json, yes_option
 from takhin.cli.rows import print_table
 from takhin.client import GroupDescription, GroupListing
 from takhin.client.model import time_of
 
 
-@click.group(no_args_is_help=False)
+@click.group(cls=Suggesting, no_args_is_help=False)
 def groups() -> None:
     """List, describe and delete consumer groups."""
 
@@ -69,10 +70,12 @@ def _when(timestamp: int) -> str:
 
 @groups.command()
 @group_argument
+@yes_option
 @json_option
 @server_option
-def delete(group: str, *, as_json: bool, server: str) -> None:
+def delete(group: str, *, yes: bool, as_json: bool, server: str) -> None:
     """Delete GROUP and all offsets that it has committed."""
+    confirm(f"delete group {group} and its offsets", yes=yes)
 
     async def deleted() -> None:
         async with admin(server) as broker:

@@ -1,6 +1,6 @@
 """The `takhin` command: its subcommands, and how it reports errors.
 
-It owns the rule that every error is one line on stderr, with exit code 2 if the broker cannot start, else 1.
+It owns the rule that every error is one line on stderr, and the exit codes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from collections.abc import Sequence
 import click
 from click.shell_completion import shell_complete
 
+from takhin.cli.names import Suggesting
+from takhin.cli.signals import ending
+from takhin.cli.streams import whole_streams
 from takhin.errors import CopyError, QueryError, StartupError
 
 # Exit codes. Scripts rely on them: docs/commands.md lists them.
 CANNOT_START = 2
 FAILED = 1
-INTERRUPTED = 130
-"""The exit code that shells give a program which SIGINT has ended."""
 
 COMMANDS = (
     "serve",
@@ -43,7 +44,7 @@ COMPLETION_VARIABLE = "_TAKHIN_COMPLETE"
 """The name that click derives from the program's."""
 
 
-class _Commands(click.Group):
+class _Commands(Suggesting):
     """Imports a command only when it is used, because importing gRPC takes longer than most commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -60,7 +61,8 @@ class _Commands(click.Group):
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=False,
-    epilog="Exit codes: 0 done, 1 failed or refused, 2 the broker cannot start, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failed or refused, 2 the broker cannot start, 130 interrupted (Ctrl-C), "
+    "143 ended by SIGTERM.",
 )
 @click.version_option(package_name="takhin", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -71,7 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments (by default those of the process) name; return its exit code."""
     if COMPLETION_VARIABLE in os.environ:  # a shell asks what could be typed; see completion.py
         return shell_complete(cli, {}, "takhin", COMPLETION_VARIABLE, os.environ[COMPLETION_VARIABLE])
-    code = _run(sys.argv[1:] if arguments is None else arguments)
+    with whole_streams(), ending.handled():
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        if code == 0 and ending.number is not None:  # it was raised where it could only be printed
+            code = ending.exit_code()
     # An error's traceback keeps gRPC's call in a reference cycle. Python would collect it at exit, after it
     # has stopped gRPC's threads wherever they were, and __del__ would wait for ever for a lock of theirs.
     gc.collect()
@@ -85,20 +90,18 @@ def _run(arguments: Sequence[str]) -> int:
         # Not cli.main(), which handles closed pipes and prints errors in its own way.
         with cli.make_context("takhin", list(arguments)) as context:
             cli.invoke(context)
-        print(end="", flush=True)
+        sys.stdout.flush()
     except click.exceptions.Exit as done:  # --help and --version
         return done.exit_code
     except BrokenPipeError:  # the reader, such as `head`, has had enough: not an error
-        _discard_stdout()
+        pass
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return ending.exit_code()
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "takhin"
         return _complain(f"{error.format_message()} (see {path} --help)", failed)
-    except (click.ClickException, CopyError, QueryError, StartupError) as error:
+    except (click.ClickException, CopyError, QueryError, StartupError, OSError) as error:
         return _complain(str(error), failed)
-    except OSError as error:
-        return _complain(f"cannot write the output: {error.strerror}", failed)
     return 0
 
 
@@ -112,16 +115,7 @@ def _check_utf8(arguments: Sequence[str]) -> None:
 
 def _complain(sentence: str, code: int) -> int:
     print(f"takhin: {' '.join(sentence.splitlines())}", file=sys.stderr)
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _discard_stdout()
     return code
-
-
-def _discard_stdout() -> None:
-    # What is still buffered would raise again when Python flushes stdout at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from takhin.cli.connection import admin, group_argument, partition_option, run, server_option, topic_argument
+from takhin.cli.names import Suggesting
 from takhin.cli.output import counted, json_option, print_json
 from takhin.cli.positions import FORMS, parse
 from takhin.cli.rows import print_table
@@ -16,7 +17,7 @@ from takhin.client import Admin, PartitionDescription, Position
 from takhin.errors import OffsetOutOfRangeError, UnknownPartitionError
 
 
-@click.group(no_args_is_help=False)
+@click.group(cls=Suggesting, no_args_is_help=False)
 def offsets() -> None:
     """Show the offsets of a topic, and set those of a group."""
 

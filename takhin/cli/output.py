@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,13 +12,31 @@ from typing import Any
 
 import click
 
+from takhin.cli.signals import ending
+from takhin.cli.streams import STDIN
+
 Progress = Callable[[int, int], None]
 """Called with how much is done, and how much there is in all."""
 
 BAR_REFRESHES_PER_S = 4
 """Refreshes of a progress bar: enough for the eye."""
 
+ANSWER_BYTES_MAX = 1_000
+"""Bytes of an answer to a question; a terminal hands over a line at a time."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of lines.")
+
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+def confirm(what: str, *, yes: bool) -> None:
+    """Ask before something that cannot be undone. Scripts, whose stdin is no terminal, are not asked."""
+    if yes or sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    print(f"{what}? [y/N]: ", end="", file=sys.stderr, flush=True)
+    ending.wait(STDIN, select.POLLIN)
+    if os.read(STDIN, ANSWER_BYTES_MAX).strip().lower() not in (b"y", b"yes"):
+        raise click.ClickException("nothing was deleted")
 
 
 def print_json(document: Any) -> None:
@@ -24,9 +44,12 @@ def print_json(document: Any) -> None:
 
 
 @contextmanager
-def progress_bar(label: str, unit: str = "bytes") -> Iterator[Progress]:
-    """Show a bar with rate and time left, if stderr is a terminal. unit: "bytes" or what is counted."""
-    if not sys.stderr.isatty():
+def progress_bar(label: str, unit: str = "bytes", *, wanted: bool = True) -> Iterator[Progress]:
+    """Show a bar with rate and time left, from the first progress on, if stderr is a terminal.
+
+    unit: "bytes" or what is counted.
+    """
+    if not wanted or not sys.stderr.isatty():
         yield lambda _done, _of: None
         return
     # rich takes a tenth of a second to import
@@ -45,7 +68,7 @@ def progress_bar(label: str, unit: str = "bytes") -> Iterator[Progress]:
         columns = [DownloadColumn(), TransferSpeedColumn()]
     else:
         columns = [MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
-    with Bar(
+    bar = Bar(
         TextColumn(label),
         BarColumn(),
         *columns,
@@ -53,14 +76,19 @@ def progress_bar(label: str, unit: str = "bytes") -> Iterator[Progress]:
         console=Console(stderr=True),
         refresh_per_second=BAR_REFRESHES_PER_S,
         transient=True,
-    ) as bar:
-        task = bar.add_task(label, total=None, rate="")
+    )
+    task = bar.add_task(label, total=None, rate="")
 
-        def show(done: int, of: int) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=of, rate=f"{speed:,.0f} {unit}/s" if speed else "")
+    def show(done: int, of: int) -> None:
+        bar.start()
+        speed = bar.tasks[0].speed
+        bar.update(task, completed=done, total=of, rate=f"{speed:,.0f} {unit}/s" if speed else "")
 
+    try:
         yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""`takhin produce`: makes records of the lines of stdin or of a file.
+"""`takhin produce`: sends the records that lines.py makes of stdin or of a file.
 
 Nothing waits for a batch to fill: whatever a read returns is passed to the producer, and while a request is
 under way the next batch grows. A single line is sent at once. The producer waits for a broker that restarts,
@@ -8,35 +8,24 @@ and nothing is stored twice. At the end it is known what became of each line.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import click
 
-from takhin.cli import json_lines
+from takhin.cli import lines
 from takhin.cli.connection import ANSWER_MS_MAX, explained, partition_option, server_option, topic_argument
-from takhin.cli.output import Progress, counted, progress_bar
-from takhin.client import Header, NewRecord, Retry
+from takhin.cli.output import counted, progress_bar
+from takhin.cli.signals import ending
+from takhin.client import Retry
 from takhin.client.sync import Admin, Delivery, Producer
 from takhin.errors import OutcomeUnknownError, TakhinError, UnknownPartitionError
 
-STDIN = 0
-
-READ_BYTES = 512 << 10
-"""Bytes taken from stdin or a file at a time: enough that calls of the system cost nothing."""
-
-LINE_BYTES_MAX = 64 << 20
-"""Bytes of a line, far above any record: it bounds memory if the input has no lines at all."""
-
 TIMEOUT_S = 120
 """The default of --timeout."""
-
-Parse = Callable[[bytes], tuple[NewRecord, int | None]]
-"""Turns a line into its record and the partition that it names, if any."""
 
 
 @click.command(short_help="Produce lines as records.")
@@ -45,7 +34,10 @@ Parse = Callable[[bytes], tuple[NewRecord, int | None]]
 @partition_option
 @click.option("-k", "--key", metavar="KEY", help="The key of all records.")
 @click.option(
-    "-K", "--key-separator", metavar="SEP", help="The part of a line before the first SEP is its key."
+    "-K",
+    "--key-separator",
+    metavar="SEP",
+    help="The part of a line before the first SEP is its key; escapes as in --delimiter.",
 )
 @click.option(
     "-H",
@@ -55,6 +47,14 @@ Parse = Callable[[bytes], tuple[NewRecord, int | None]]
     multiple=True,
     help="A header of all records; may be repeated.",
 )
+@click.option("--null", metavar="TEXT", help="A value or key that is exactly TEXT is null, that is, absent.")
+@click.option(
+    "-D",
+    "--delimiter",
+    metavar="SEP",
+    help=r"What ends a line, instead of a newline; escapes \n \t \r \0 \\ \xHH.",
+)
+@click.option("--file-as-record", is_flag=True, help="All of FILE, or of stdin, is the value of one record.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Each line is a record as `takhin consume --json` prints it."
 )
@@ -77,6 +77,9 @@ def produce(
     key: str | None,
     key_separator: str | None,
     headers: tuple[str, ...],
+    null: str | None,
+    delimiter: str | None,
+    file_as_record: bool,
     as_json: bool,
     keep_partitions: bool,
     timeout: int,
@@ -89,96 +92,38 @@ def produce(
     stored twice.
 
     --json takes one object per line: "value", and optionally "key", "headers" and "timestamp" (ms since
-    1970). Binary is {"base64": …}. The topic, partition and offset that a record had are ignored.
+    1970). Binary is {"base64": …}. The topic, partition and offset that a record had are ignored, and blank
+    lines are passed over.
     """
-    if as_json and (key is not None or key_separator is not None or headers):
+    given = (key, key_separator, null, delimiter, *headers, True if file_as_record else None)
+    if as_json and any(option is not None for option in given):
         raise click.UsageError(
-            "with --json, keys and headers come from the lines", click.get_current_context()
+            "with --json, keys, values and headers come from the lines", click.get_current_context()
         )
     if keep_partitions and (not as_json or partition is not None):
         raise click.UsageError(
             "--keep-partitions needs --json, and no --partition", click.get_current_context()
         )
-    parse: Parse
+    if file_as_record and (key_separator is not None or delimiter is not None):
+        raise click.UsageError(
+            "with --file-as-record there are no lines to divide", click.get_current_context()
+        )
     if as_json:
-        parse = json_lines.parse if keep_partitions else _without_partition
+        parse = lines.json_parser(keep_partitions=keep_partitions)
     else:
-        parse = _line_parser(key, key_separator, headers)
-    descriptor = _opened(source)
+        parse = lines.line_parser(key, key_separator, headers, null)
+    end = b"\n" if delimiter is None else lines.given_bytes("--delimiter", delimiter)
+    descriptor = lines.opened(source)
     with explained():
         with Admin(server, timeout_ms=ANSWER_MS_MAX, retry=Retry(attempts_max=1)) as admin:
             partitions = len(admin.describe_topic(topic).partitions)  # fails at once if no broker answers
         if partition is not None and partition >= partitions:
             raise UnknownPartitionError(topic, partition, partitions)
         producer = Producer(server, delivery_timeout_ms=timeout * 1_000)
-        with progress_bar("produce") as progress:
-            _Production(producer, topic, partition, parse).run(_lines(_reads(descriptor, progress)))
-
-
-def _opened(source: str) -> int:
-    """Return a descriptor of FILE, or of stdin."""
-    if source != "-":
-        try:
-            return os.open(source, os.O_RDONLY)
-        except OSError as error:
-            raise click.ClickException(f"cannot read {source}: {error.strerror}") from error
-    if sys.stdin is None:  # closed by the caller; its number may belong to a socket by now
-        raise click.ClickException("stdin is closed")
-    return STDIN
-
-
-def _without_partition(line: bytes) -> tuple[NewRecord, None]:
-    return json_lines.parse(line)[0], None
-
-
-def _line_parser(key: str | None, key_separator: str | None, headers: tuple[str, ...]) -> Parse:
-    """A parser for lines that are values, or keys and values."""
-    if key is not None and key_separator is not None:
-        raise click.UsageError("use either --key or --key-separator, not both", click.get_current_context())
-    if key_separator == "":
-        raise click.BadParameter("must not be empty", param_hint="--key-separator")
-    pairs = [header.partition("=") for header in headers]
-    if bad := next(
-        (text for text, (name, equals, _) in zip(headers, pairs, strict=True) if not (name and equals)), None
-    ):
-        raise click.BadParameter(f"{bad!r} is not KEY=VALUE", param_hint="--header")
-    same = [Header(name, value.encode()) for name, _, value in pairs]
-    fixed = None if key is None else key.encode()
-    separator = None if key_separator is None else key_separator.encode()
-
-    def parse(line: bytes) -> tuple[NewRecord, None]:
-        if separator is None:
-            return NewRecord(line, fixed, same), None
-        key, found, value = line.partition(separator)
-        if not found:
-            raise ValueError(f"it has no {key_separator!r}")
-        return NewRecord(value, key, same), None
-
-    return parse
-
-
-def _reads(descriptor: int, progress: Progress) -> Iterator[bytes]:
-    """Yield what each read returns, until the end."""
-    size_bytes, done = os.fstat(descriptor).st_size, 0  # 0 for a pipe
-    while chunk := os.read(descriptor, READ_BYTES):
-        yield chunk
-        done += len(chunk)
-        progress(done, max(done, size_bytes))
-
-
-def _lines(reads: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Yield the lines that each read completes, without newlines; the last line may have none."""
-    pieces: list[bytes] = []  # of a line whose newline has not come yet
-    for chunk in reads:
-        head, newline, tail = chunk.rpartition(b"\n")
-        if newline:
-            yield b"".join([*pieces, head]).split(b"\n")
-            pieces.clear()
-        pieces.append(tail)
-        if sum(map(len, pieces)) > LINE_BYTES_MAX:
-            raise click.ClickException(f"a line is longer than {LINE_BYTES_MAX} bytes")
-    if last := b"".join(pieces):
-        yield [last]
+        with progress_bar("produce", wanted=not os.isatty(descriptor)) as progress:
+            chunks = lines.reads(descriptor, progress)
+            divided = lines.whole(chunks) if file_as_record else lines.lines(chunks, end)
+            _Production(producer, topic, partition, parse).run(divided)
 
 
 @dataclass
@@ -188,7 +133,7 @@ class _Production:
     producer: Producer
     topic: str
     partition: int | None
-    parse: Parse
+    parse: lines.Parse
     pending: deque[tuple[int, Delivery]] = field(default_factory=deque)
     """Numbers of lines, from 1, with their deliveries."""
     acknowledged: int = 0
@@ -200,6 +145,7 @@ class _Production:
         try:
             self._send(reads)
             self._settle(wait=True)
+            ending.check()
         except KeyboardInterrupt:
             self.producer.close(timeout_s=0)
             self._count_rest()
@@ -216,11 +162,14 @@ class _Production:
 
     def _send(self, reads: Iterable[list[bytes]]) -> None:
         number = 0
-        for lines in reads:
-            for line in lines:
+        for read in reads:
+            for line in read:
                 number += 1
                 try:
-                    (value, key, headers, timestamp), wanted = self.parse(line)
+                    parsed = self.parse(line)
+                    if parsed is None:
+                        continue
+                    (value, key, headers, timestamp), wanted = parsed
                     delivery = self.producer.send(
                         self.topic,
                         value,

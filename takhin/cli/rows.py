@@ -19,6 +19,8 @@ Row = Sequence[Any]
 TABLE_ROWS = 1_000
 """Rows of one table. The rows after them get titles and widths of their own, so that memory is bounded."""
 
+CRLF = "\r\n"
+
 GAP = 2
 """Spaces between columns."""
 CELL_WIDTH_MIN = 8
@@ -28,8 +30,10 @@ ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))
     ord("\n"): "\\n",
     ord("\r"): "\\r",
     ord("\t"): "\\t",
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
 }
-"""Escapes for control characters, which a terminal would obey."""
+"""Escapes for control characters, which a terminal would obey, and for what ends a line in Unicode."""
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Row]) -> None:
@@ -79,9 +83,17 @@ def _widths(widths: Sequence[Sequence[int]], line_width: int | None) -> list[int
 
 def print_csv(columns: Sequence[str], rows: Iterator[Row]) -> None:
     """Print RFC 4180 with the names in the first line; NULL is empty, a BLOB is as in the table."""
-    out = csv.writer(sys.stdout, lineterminator="\n")
+    # The writer quotes cells with any character that is in the end of its lines.
+    out = csv.writer(_Lines(), lineterminator=CRLF)
     out.writerow(columns)
     out.writerows([_literal(cell) if isinstance(cell, bytes) else cell for cell in row] for row in rows)
+
+
+class _Lines:
+    """What a csv.writer writes to: it ends each row with a newline alone."""
+
+    def write(self, row: str) -> None:
+        sys.stdout.write(f"{row.removesuffix(CRLF)}\n")
 
 
 def print_json_lines(columns: Sequence[str], rows: Iterator[Row]) -> None:

@@ -30,23 +30,38 @@ TOKEN = re.compile(
     re.DOTALL,
 )
 
+ESCAPED = re.compile(r"([^\\]+)|\\([ntr0\\])|\\x([0-9a-fA-F]{2})|(\\x?.{0,2})", re.DOTALL)
 
-def compiled(template: str) -> Piece:
-    """Return the function that formats a record by a template. Raises ValueError at what it does not know."""
+
+def unescaped(text: str) -> bytes:
+    """The bytes of a text in which only escapes have a meaning. Raises ValueError at an unknown one."""
+    found: list[bytes] = []
+    for plain, escape, number, unknown in ESCAPED.findall(text):
+        if unknown:
+            raise ValueError(f"{unknown!r} is no escape; the escapes are \\n \\t \\r \\0 \\\\ \\xHH")
+        found.append(plain.encode() or ESCAPES.get(escape) or bytes.fromhex(number))
+    return b"".join(found)
+
+
+def compiled(template: str, *, null: bytes = b"") -> Piece:
+    """Return the function that formats a record by a template. Raises ValueError at what it does not know.
+
+    null: what stands for a key or value that is absent.
+    """
     pieces: list[Piece] = []
     at = 0
     while at < len(template):
         token = TOKEN.match(template, at)
         if token is None:
             raise ValueError(f"{template[at : at + 2]!r} at {at} is neither a verb nor an escape; see --help")
-        pieces.append(_piece(token))
+        pieces.append(_piece(token, null))
         at = token.end()
     return lambda record: b"".join([piece(record) for piece in pieces])
 
 
-def _piece(token: re.Match[str]) -> Piece:
+def _piece(token: re.Match[str], null: bytes) -> Piece:
     if token["verb"]:
-        return _verb(token["verb"], token["form"])
+        return _verb(token["verb"], token["form"], null)
     if token["hex"]:
         raw = bytes.fromhex(token["hex"])
     elif token["escape"]:
@@ -64,14 +79,14 @@ NUMBERS: dict[str, Callable[[Record], int]] = {
     "V": lambda record: -1 if record.value is None else len(record.value),
     "H": lambda record: len(record.headers),
 }
-RAW: dict[str, Callable[[Record, Bytes], bytes]] = {
-    "k": lambda record, form: form(record.key or b""),
-    "v": lambda record, form: form(record.value or b""),
+RAW: dict[str, Callable[[Record, Bytes], bytes | None]] = {
+    "k": lambda record, form: None if record.key is None else form(record.key),
+    "v": lambda record, form: None if record.value is None else form(record.value),
     "h": lambda record, form: b",".join([key.encode() + b"=" + form(value) for key, value in record.headers]),
 }
 
 
-def _verb(verb: str, form: str | None) -> Piece:
+def _verb(verb: str, form: str | None, null: bytes) -> Piece:
     if verb == "t" and form is None:
         return lambda record: record.topic.encode()
     if verb in NUMBERS and form is None:
@@ -81,7 +96,7 @@ def _verb(verb: str, form: str | None) -> Piece:
         return lambda record: record.time.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
     if verb in RAW and (form is None or form in FORMS):
         raw, shape = RAW[verb], FORMS.get(form or "", bytes)
-        return lambda record: raw(record, shape)
+        return lambda record: null if (shown := raw(record, shape)) is None else shown
     if form is not None and verb in {"t", *NUMBERS, *RAW}:
         raise ValueError(f"%{verb} has no form {form!r}; %k, %v and %h have hex and base64, %d has iso")
     raise ValueError(

@@ -7,13 +7,14 @@ from typing import Any
 import click
 
 from takhin.cli.connection import admin, run, server_option, topics_offered
-from takhin.cli.output import counted, json_option, print_json
+from takhin.cli.names import Suggesting
+from takhin.cli.output import confirm, counted, json_option, print_json, yes_option
 from takhin.cli.rows import print_table
 from takhin.client import PartitionDescription, TopicDescription
 from takhin.settings import INT32_MAX
 
 
-@click.group(no_args_is_help=False)
+@click.group(cls=Suggesting, no_args_is_help=False)
 def topics() -> None:
     """Create, list, describe and delete topics."""
 
@@ -114,10 +115,12 @@ def _document(topic: TopicDescription) -> dict[str, Any]:
 
 @topics.command()
 @click.argument("name", shell_complete=topics_offered)
+@yes_option
 @json_option
 @server_option
-def delete(name: str, *, as_json: bool, server: str) -> None:
+def delete(name: str, *, yes: bool, as_json: bool, server: str) -> None:
     """Delete topic NAME and all its records."""
+    confirm(f"delete topic {name} and all its records", yes=yes)
 
     async def deleted() -> None:
         async with admin(server) as broker:

@@ -1,8 +1,9 @@
 """Reads one partition's file from another process than the broker's, and leaves no trace where it can.
 
 SQLite makes a -wal and a -shm beside a WAL-mode file when it reads it, and a reader leaves them there. So a
-file without a -wal is read as immutable, which makes neither. If its time or size has changed afterwards, a
-broker has opened it meanwhile, and it is read once more, as a file in use.
+file without a -wal is read as immutable, which makes neither, and one with a -wal but no -shm, such as a
+copy, through unshared.py. If its time or size has changed afterwards, a broker has opened it meanwhile, and
+it is read once more, as a file in use. So is what a killed broker has left, with its -shm.
 
 Also finds the damage in a file: pages, and frames of its write-ahead log. Knows no table.
 """
@@ -22,7 +23,8 @@ from takhin.disk import wal
 from takhin.disk.connection import open_beside
 from takhin.disk.faults import is_damage
 from takhin.disk.header import HeaderError, NewerVersionError, checked_header
-from takhin.disk.layout import wal_bytes, wal_of
+from takhin.disk.layout import shm_of, wal_bytes, wal_of
+from takhin.disk.unshared import open_unshared
 from takhin.errors import CopyError
 from takhin.schema import PAGE_BYTES
 from takhin.schema.checksums import SINCE_VERSION, load
@@ -51,14 +53,14 @@ def read(path: Path, work: Callable[[apsw.Connection], T], *, version: int | Non
         version = check_header(path)
     if before is not None:
         try:
-            done = _work(path, version, work, immutable=True)
+            done = _work(path, version, work, still=True)
         except apsw.Error:
             if _still(path) == before:
                 raise
         else:
             if _still(path) == before:
                 return done
-    return _work(path, version, work, immutable=False)
+    return _work(path, version, work, still=False)
 
 
 def read_ahead(path: Path, bytes_max: int) -> None:
@@ -78,16 +80,21 @@ def read_ahead(path: Path, bytes_max: int) -> None:
             file.xClose()
 
 
-def _still(path: Path) -> tuple[int, int, int] | None:
-    """What a write would change; None for a file with a -wal: it is in use, or its broker was killed."""
-    if wal_of(path).exists():
+def _still(path: Path) -> list[tuple[int, int, int]] | None:
+    """What a write would change; None for a file with a -shm: it is in use, or its broker was killed."""
+    if shm_of(path).exists():
         return None
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    found = [path.stat()]
+    with suppress(FileNotFoundError):
+        found.append(wal_of(path).stat())
+    return [(of.st_ino, of.st_size, of.st_mtime_ns) for of in found]
 
 
-def _work(path: Path, version: int, work: Callable[[apsw.Connection], T], *, immutable: bool) -> T:
-    connection = open_beside(path, immutable=immutable)
+def _work(path: Path, version: int, work: Callable[[apsw.Connection], T], *, still: bool) -> T:
+    if still and wal_of(path).exists():
+        connection = open_unshared(path)
+    else:
+        connection = open_beside(path, immutable=still)
     try:
         connection.pragma("trusted_schema", 0)
         connection.pragma("cache_size", -CACHE_KIB)
@@ -120,12 +127,7 @@ def wal_faults(path: Path) -> list[str]:
     """
     if not wal_bytes(path):
         return []
-    connection = open_beside(path, immutable=False)
-    try:
-        connection.pragma("user_version")  # a connection that has read nothing does not know its WAL
-        in_use, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-    finally:
-        connection.close()
+    in_use = wal.frames_in_use(shm_of(path))
     found = _damaged_frames(path, in_use)
     if found:  # look twice, because a frame may be overwritten while it is read
         found = [frame for frame in found if frame in _damaged_frames(path, in_use)]

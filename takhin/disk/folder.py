@@ -9,6 +9,7 @@ sync of the folder it happened in. Partition files are only copied before apsw o
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -20,7 +21,7 @@ from pathlib import Path
 from takhin.disk.finding import topic_folders
 from takhin.disk.layout import SUFFIX, Layout, partition_file, shm_of, wal_of
 from takhin.disk.versions import build
-from takhin.errors import StartupError
+from takhin.errors import PartitionUnavailableError, StartupError
 
 
 class DataFolder:
@@ -33,7 +34,12 @@ class DataFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             sync_folder(path.parent)
-            self._lock, self.lock_changed_before = _lock(layout.lock)
+            self._folder_lock = _lock_folder(layout)
+            try:
+                self._lock, self.lock_changed_before = _lock(layout.lock)
+            except BaseException:
+                os.close(self._folder_lock)
+                raise
         except OSError as error:
             raise StartupError(f"cannot use the data folder {path}: {error.strerror}") from error
         try:
@@ -47,6 +53,7 @@ class DataFolder:
 
     def close(self) -> None:
         os.close(self._lock)
+        os.close(self._folder_lock)
 
     def lock_changed(self) -> int:
         """The change time of LOCK (ns). No copy of the folder has a LOCK with the same one."""
@@ -69,6 +76,7 @@ class DataFolder:
 
         What is in it at the end of the block did not become part of a topic, and is removed.
         """
+        self.layout.tmp.mkdir(exist_ok=True)  # somebody may have removed it
         template = self._template()
         stage = self.layout.tmp / str(uuid.uuid4())
         stage.mkdir()
@@ -120,25 +128,49 @@ class DataFolder:
         sync_folder(self.layout.topic(topic))
 
     def retire(self, topic: str) -> None:
-        """Rename a topic's folder, its files closed, out of the catalogue, then remove it. Durable."""
+        """Rename a topic's folder, its files closed, out of the catalogue, then remove it. Durable.
+
+        Raises PartitionUnavailableError for a folder that cannot be renamed, OSError.
+        """
+        folder = self.layout.topic(topic)
+        if folder.is_symlink():  # removing it would leave the records where nobody looks for them
+            raise PartitionUnavailableError(
+                f"topic {topic!r} cannot be deleted: {folder} is a link to another folder. Stop the broker, "
+                "then remove the link and what it leads to",
+                topic=topic,
+            )
+        self.layout.tmp.mkdir(exist_ok=True)  # somebody may have removed it
         retired = self.layout.tmp / str(uuid.uuid4())
-        self.layout.topic(topic).rename(retired)
+        try:
+            folder.rename(retired)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            raise PartitionUnavailableError(
+                f"topic {topic!r} cannot be deleted: {folder} and {self.layout.tmp} are on different file "
+                "systems, or the folder is in a lower layer of an overlay, as in a container's image. Stop "
+                "the broker, then remove the folder",
+                topic=topic,
+            ) from error
         sync_folder(self.layout.topics)
         shutil.rmtree(retired, ignore_errors=True)  # what cannot be removed is swept at start
 
 
 def is_locked(data_dir: Path) -> bool:
     """True if a broker, or a command that changes the folder, has it locked. Leaves no trace."""
-    try:
-        descriptor = os.open(Layout(data_dir).lock, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
+    for path in (data_dir, Layout(data_dir).lock):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # some file systems lock no folders
+            continue
+        finally:
+            os.close(descriptor)
     return False
 
 
@@ -151,6 +183,38 @@ def sync_folder(path: Path) -> None:
         os.close(folder)
 
 
+def _lock_folder(layout: Layout) -> int:
+    """Lock the folder itself, because LOCK may be removed while we run. Returns a descriptor.
+
+    Some file systems of networks lock no folders; there LOCK must do. Raises StartupError, OSError.
+    """
+    descriptor = os.open(layout.data_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise _in_use(layout.lock) from None
+    except OSError as error:
+        if error.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP):
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+def _in_use(path: Path) -> StartupError:
+    """Says who holds the lock, if LOCK is still there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        holder = ""
+    else:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip()
+        os.close(descriptor)
+    return StartupError(
+        f"the data folder {path.parent} is in use by another broker (pid {holder or 'unknown'})"
+    )
+
+
 def _lock(path: Path) -> tuple[int, int]:
     """Take the lock and write our pid into it. The lock lasts until the descriptor is closed, or we die.
 
@@ -160,11 +224,8 @@ def _lock(path: Path) -> tuple[int, int]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
-        raise StartupError(
-            f"the data folder {path.parent} is in use by another broker (pid {holder})"
-        ) from None
+        raise _in_use(path) from None
     changed_before = os.fstat(descriptor).st_ctime_ns
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())

@@ -15,10 +15,14 @@ from typing import NamedTuple
 
 import apsw
 
+from takhin.disk.layout import size_bytes
+
 HEAD = struct.Struct(">8I")
 """Magic, version, page size, number of the checkpoint, two salts, two sums."""
 FRAME_HEAD = struct.Struct(">6I")
 """Page, pages of the file after a commit or 0, two salts, two sums."""
+INDEX_HEAD = struct.Struct("=5I")
+"""The begin of an index, in the machine's byte order: three words, four bytes, the last valid frame."""
 MAGIC = 0x377F0682
 """The last bit is the byte order of the words of a checksum: 1 for big-endian."""
 
@@ -66,6 +70,22 @@ def frames(path: Path) -> Iterator[Frame]:
             sums = sum_1, sum_2
     finally:
         file.xClose()
+
+
+def frames_in_use(index: Path) -> int:
+    """The number of frames that readers of a log use, as its shared index says; 0 without an index.
+
+    index: the `-shm` file. It is read without a lock, so also where nothing may be written, and must not be
+    read by a process that has the log open: that would lose its locks. Raises apsw.Error.
+    """
+    if size_bytes(index) < INDEX_HEAD.size:
+        return 0
+    file = apsw.VFSFile("", str(index), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+    try:
+        *_, frames_max = INDEX_HEAD.unpack(file.xRead(INDEX_HEAD.size, 0))
+    finally:
+        file.xClose()
+    return int(frames_max)
 
 
 def committed(path: Path) -> tuple[set[int], int]:

@@ -93,6 +93,11 @@ def _explained(sql: str, timeout_s: float | None) -> Iterator[None]:
     """Errors of SQLite leave the block as QueryError; those of reading files are that already."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise QueryError(
+            f"the query makes text that is not UTF-8, {error.object[:40]!r}: use the BLOB itself, or its "
+            "hex(…), instead of a cast to text"
+        ) from error
     except apsw.AuthError as error:
         raise QueryError(ONLY_READS) from error
     except apsw.InterruptError as error:

@@ -174,7 +174,7 @@ def test_output_that_cannot_be_written(takhin, broker, topic):
             command("consume", topic), stdout=full, stderr=subprocess.PIPE, env=takhin.environ(), check=False
         )
     assert done.returncode == 1
-    assert done.stderr == b"takhin: cannot read the input or write the output: No space left on device\n"
+    assert done.stderr == b"takhin: cannot write the output: No space left on device\n"
 
 
 @pytest.mark.parametrize(
@@ -237,3 +237,71 @@ def test_old_connections_are_no_end(takhin, tmp_path):
             printed, said = reader.communicate(timeout=20)
     assert (reader.returncode, said) == (0, b"")
     assert printed == b"".join(b"%d\n" % number for number in range(300))
+
+
+def test_several_topics(takhin, broker, topic):
+    """Topics are printed in the order given, those of a pattern after them; each is printed once."""
+    wide_topic = f"{topic}-w"
+    takhin.output("topics", "create", wide_topic, "--partitions", 4)
+    put(broker, topic, pb.Record(value=b"one"))
+    put(broker, wide_topic, pb.Record(value=b"two"), partition=1)
+    put(broker, wide_topic, pb.Record(value=b"three"), partition=3)
+    form = ["-f", r"%t %v\n"]
+    first = [f"{topic} one".encode()]
+    second = [f"{wide_topic} two".encode(), f"{wide_topic} three".encode()]
+    for given, expected in (
+        ([topic, wide_topic], first + second),
+        ([wide_topic, topic, wide_topic], second + first),
+        (["--pattern", f"{topic}.*"], first + second),
+        ([wide_topic, "--pattern", f"{topic[:-1]}."], second + first),
+        ([topic, wide_topic, "-n", 2], (first + second)[:2]),
+        ([topic, wide_topic, "-o", "-1", "-p", 0], first),
+    ):
+        assert takhin.output("consume", *given, *form).splitlines() == expected
+    with takhin.start("consume", topic, wide_topic, "--follow", "-n", 5) as reader:
+        assert {reader.stdout.readline() for _ in range(3)} == {b"one\n", b"two\n", b"three\n"}
+        put(broker, wide_topic, pb.Record(value=b"four"), partition=2)
+        assert reader.stdout.readline() == b"four\n"
+        put(broker, topic, pb.Record(value=b"five"))
+        assert reader.stdout.readline() == b"five\n"
+        assert reader.wait(20) == 0
+    takhin.output("topics", "delete", wide_topic)
+
+
+def test_several_topics_refused(takhin, topic):
+    """What names no topic, or a position that only one partition has, is refused."""
+    assert "there is no topic 'nosuch'" in takhin.error("consume", topic, "nosuch")
+    assert "no topic's name matches 'nosuch.*'" in takhin.error("consume", "--pattern", "nosuch.*")
+    assert "is not a regular expression" in takhin.error("consume", "--pattern", "(")
+    takhin.output("topics", "create", f"{topic}-2")
+    assert "give one topic" in takhin.error("consume", topic, f"{topic}-2", "-o", "5", "-p", "0")
+    takhin.output("topics", "delete", f"{topic}-2")
+
+
+def test_delimiters_and_nulls(takhin, topic):
+    """What --delimiter and --null print, `produce` reads back with the same options."""
+    options = ["--delimiter", r"\0", "--null", "NULL"]
+    text = b"two\nlines\0NULL\0\0"
+    takhin.output("produce", topic, *options, stdin=text)
+    assert takhin.output("consume", topic, *options) == text
+    assert takhin.output("consume", topic, "-f", "%V %v,") == b"9 two\nlines,-1 ,0 ,"
+    for wrong in (["--json", "--null", "x"], ["-f", "%v", "-D", "x"], ["--json", "-D", "x"]):
+        assert "not both" in takhin.error("consume", topic, *wrong)
+
+
+def test_a_file_as_a_record(takhin, topic, tmp_path):
+    """A file becomes one record, byte for byte; with JSON, or lines to divide, that is refused."""
+    content = bytes(range(256)) * 3_000
+    (tmp_path / "file").write_bytes(content)
+    takhin.output("produce", topic, tmp_path / "file", "--file-as-record", "-k", "name")
+    assert takhin.output("consume", topic, "-f", "%k=%v") == b"name=" + content
+    for wrong in (["--json"], ["-K", "="], ["-D", ";"]):
+        assert "with --" in takhin.error("produce", topic, "--file-as-record", *wrong)
+
+
+def test_blank_lines_of_json(takhin, topic):
+    """Blank lines and CRLF between JSON records are no records; the number of a bad line counts them."""
+    text = b'{"value": "a"}\r\n\r\n\n{"value": "b"}\r\n'
+    assert b"produced 2 records" in takhin("produce", topic, "--json", stdin=text).stderr
+    assert takhin.output("consume", topic) == b"a\nb\n"
+    assert takhin.error("produce", topic, "--json", stdin=b"\n\nno").startswith("line 3: ")

@@ -12,6 +12,7 @@ from contextlib import closing
 import pytest
 
 from blackbox.broker_process import command, environment
+from takhin.cli.main import COMMANDS
 
 WHAT_IS_LOADED = """
 import sys
@@ -24,6 +25,8 @@ SERVER_ONLY = {
     *("apsw", "sqlite3", "_sqlite3", "sqlite_utils", "structlog"),
     *("takhin.storage", "takhin.schema", "takhin.broker", "takhin.rpc", "takhin.server"),
 }
+
+KNOWN = ", ".join(COMMANDS)
 
 
 def run(*args, environ=None, entry=("-m", "takhin")) -> subprocess.CompletedProcess[str]:
@@ -66,8 +69,16 @@ def test_help(args):
     ("args", "line"),
     [
         ([], "takhin: Missing command. (see takhin --help)"),
-        (["nosuch"], "takhin: No such command 'nosuch'. (see takhin --help)"),
-        (["consume"], "takhin: Missing argument 'TOPIC'. (see takhin consume --help)"),
+        (
+            ["nosuch"],
+            f"takhin: there is no command 'nosuch'; the commands are {KNOWN} (see takhin --help)",
+        ),
+        (["cosume"], "takhin: there is no command 'cosume'; did you mean 'consume'? (see takhin --help)"),
+        (
+            ["topics", "delte"],
+            "takhin: there is no command 'delte'; did you mean 'delete'? (see takhin topics --help)",
+        ),
+        (["consume"], "takhin: Missing argument 'TOPIC...', or --pattern. (see takhin consume --help)"),
     ],
 )
 def test_usage_errors(args, line):

@@ -121,7 +121,7 @@ def test_a_refused_record(takhin):
         (["--partition", "-1"], "is not in the range"),
         (["--key-separator", ""], "must not be empty"),
         (["--key", "a", "--key-separator", ":"], "use either --key or --key-separator, not both"),
-        (["--json", "--key", "a"], "with --json, keys and headers come from the lines"),
+        (["--json", "--key", "a"], "with --json, keys, values and headers come from the lines"),
         (["--keep-partitions"], "--keep-partitions needs --json, and no --partition"),
         (["-H", "a"], "'a' is not KEY=VALUE"),
         (["-H", "=a"], "'=a' is not KEY=VALUE"),
@@ -168,8 +168,9 @@ def test_a_lone_line_does_not_wait(takhin, topic):
     assert min(waits) < 0.05, waits
 
 
-def test_ctrl_c_says_what_was_produced(takhin, topic):
-    """After SIGINT it exits with the shell's code and a true count, even if answers are missing."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_says_what_was_produced(takhin, topic, number):
+    """After a signal it exits with the shell's code and a true count, even if answers are missing."""
     with (
         takhin.start("consume", topic, "--follow") as reader,
         takhin.start("produce", topic) as writer,
@@ -181,9 +182,9 @@ def test_ctrl_c_says_what_was_produced(takhin, topic):
             (writer, {"interrupted: 2 records produced\n", f"interrupted: {NOT_ANSWERED}\n"}),
             (reader, {""}),
         ):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             _, said = process.communicate(timeout=20)
-            assert process.returncode == 130, said
+            assert process.returncode == 128 + number, said
             assert said.decode() in sentences
 
 

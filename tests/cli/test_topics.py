@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import signal
+import subprocess
 
 import pytest
 
+from blackbox.broker_process import command
 from cli.records import put
 from takhin.v1 import takhin_pb2 as pb
 
@@ -93,3 +98,36 @@ def test_json(takhin, request):
     assert json.loads(takhin.output("topics", "describe", name, "--json")) == [created]
     assert created in json.loads(takhin.output("topics", "list", "--json"))
     assert json.loads(takhin.output("topics", "delete", name, "--json")) == {"deleted": name}
+
+
+@pytest.mark.parametrize("noun", ["topics", "groups"])
+@pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 1), (b"\x04", 1), (None, 130)])
+def test_delete_asks_on_a_terminal(takhin, topic, noun, answer, code):
+    """On a terminal, delete asks first, and only yes deletes; --yes answers beforehand."""
+    takhin.output("topics", "create", "doomed")
+    takhin.output("offsets", "set", "doomed", topic, "-o", "end")
+    keyboard, theirs = pty.openpty()
+    with subprocess.Popen(
+        command(noun, "delete", "doomed"),
+        env=takhin.environ(),
+        stdin=theirs,
+        stderr=theirs,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while b"[y/N]:" not in shown:
+            shown += os.read(keyboard, 1_000)
+        if answer is None:
+            process.send_signal(signal.SIGINT)
+        else:
+            os.write(keyboard, answer)
+        try:
+            assert process.wait(20) == code
+        finally:
+            process.kill()
+    os.close(keyboard)
+    left = b"doomed" in takhin.output(noun, "list")
+    assert left == (code != 0)
+    for name in ("topics", "groups"):
+        takhin(name, "delete", "doomed", "--yes")

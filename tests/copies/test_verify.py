@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,12 +17,15 @@ from takhin.schema import VERSION
 
 from blackbox.broker_process import Broker, command
 from blackbox.clients import connected, create_topic, produce
-from copies.folders import PAGE, TOPIC, file, flip, flip_value, value
+from copies.folders import PAGE, TOPIC, file, flip, flip_value, given, in_child, tree, value
 from storage.support import alter
 from takhin.copies.backup import backup
 from takhin.copies.verify import verify
 from takhin.disk.layout import wal_of
 from takhin.errors import CopyError
+from takhin.query.topic import TopicFiles
+
+NOBODY = 65_534
 
 
 def test_nothing_where_nothing_is(data, killed, tmp_path):
@@ -71,6 +77,48 @@ def test_a_flipped_bit_in_a_log_in_use(tmp_path):
             r"frame \d+ of 0\.db-wal does not match its checksum \(page \d+\); the damage is in 0\.db-wal"
         )
         assert re.fullmatch(sentence, "; ".join(first.faults))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("state", ["stopped", "killed", "copied", "running"])
+def test_by_somebody_who_may_only_read(made, state):
+    """Another user, who may write nothing, verifies any folder, and leaves no file beside its files."""
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+        Path(place).chmod(0o755)
+        data = given(
+            made / ("stopped" if state == "running" else state.replace("copied", "killed")),
+            Path(place, "data"),
+        )
+        if state == "copied":  # by a tool that leaves out what SQLite makes again
+            for index in data.rglob("*-shm"):
+                index.unlink()
+        if state == "running":
+            broker = stack.enter_context(Broker(data))
+            with connected(broker.address) as stub:
+                produce(stub, TOPIC, [b"x"])
+        before = {path: path.stat().st_mtime_ns for path in (data / "topics").rglob("*")}
+
+        def look() -> None:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            report = verify(data)
+            assert report.ok, report
+            assert len(TopicFiles(data, TOPIC).paths) == 2  # as `takhin sql` sees it
+
+        assert in_child(look) == 0
+        assert {path: path.stat().st_mtime_ns for path in (data / "topics").rglob("*")} == before
+
+
+def test_a_copy_without_an_index(killed):
+    """Nothing is made beside a file with a -wal but no -shm, also by somebody who may write."""
+    for index in killed.rglob("*-shm"):
+        index.unlink()
+    before = tree(killed)
+    report = verify(killed)
+    assert report.ok, report
+    assert [found.end_offset for found in report.partitions] == [600, 600]
+    assert tree(killed) == before
 
 
 PRODUCER = "x'00ff" + 14 * "70" + "'"

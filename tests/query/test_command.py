@@ -70,6 +70,17 @@ def test_csv(sql):
     ]
 
 
+def test_each_record_is_one_row(sql):
+    """Whatever ends a line somewhere is quoted in CSV and escaped in a table, so that no row becomes two."""
+    cells = [f"a{end}b" for end in ("\r", "\n", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029")]
+    query = " union all ".join(f"select '{cell}' as cell" for cell in cells)
+    printed = sql(query, "--csv")
+    assert list(csv.reader(io.StringIO(printed, newline=""))) == [["cell"], *([cell] for cell in cells)]
+    assert '"a\rb"\n' in printed
+    assert len(sql(query).splitlines()) == 1 + len(cells)
+    assert [json.loads(line)["cell"] for line in sql(query, "--json").split("\n")[:-1]] == cells
+
+
 def test_json(sql):
     """JSON has a line for each row, with bytes as base64 and NULL as null."""
     lines = sql("select * from records where partition = 0 and offset in (1, 2, 5)", "--json").splitlines()
@@ -101,6 +112,14 @@ def test_without_a_query(sql):
         (["orders", "delete from records"], "table records may not be modified"),
         (["orders", "attach 'x' as y"], "a query only reads: it is a SELECT, WITH, VALUES or EXPLAIN"),
         (["orders", "select 1 a, 2 a", "--json"], "two columns are named 'a': name one of them with AS"),
+        (
+            ["orders", "select cast(x'ff41' as text)"],
+            "the query makes text that is not UTF-8, b'\\xffA': use",
+        ),
+        (
+            ["orders", "select 1 from records where key = cast(x'ff' as text)"],
+            "the query makes text that is not",
+        ),
         (["orders", ENDLESS + " where i < 0", "--timeout", "0.1"], "the query was given up after 0.1 s"),
         (["nope", "select 1"], "there is no topic 'nope' in {}"),
         (["..", "select 1"], "invalid topic name '..'"),

@@ -33,6 +33,7 @@ from takhin.errors import (
     StorageFullError,
     TakhinError,
     TopicExistsError,
+    UnavailableError,
     UnknownPartitionError,
     UnknownTopicError,
 )
@@ -142,7 +143,7 @@ class Catalogue:
         async with self.unchanging:
             if spec.name in self.topics:
                 raise TopicExistsError(spec.name)
-            with _full_disk(f"topic {spec.name!r} cannot be created"):
+            with _unavailable(f"topic {spec.name!r} cannot be created"):
                 await asyncio.to_thread(self._build, spec)
             try:
                 with _full_disk(f"topic {spec.name!r} cannot be created"):
@@ -219,8 +220,9 @@ class Catalogue:
             await _close(topic.partitions)
             self._index.drop(name)
             try:
-                await asyncio.to_thread(self._folder.retire, name)
-            except OSError:
+                with _unavailable(f"topic {name!r} cannot be deleted"):
+                    await asyncio.to_thread(self._folder.retire, name)
+            except UnavailableError:
                 self.topics = {**self.topics, name: await self._open_topic(name)}
                 raise
             self._witness.forget(topic.topic_id)
