@@ -8,6 +8,7 @@ import ipaddress
 import os
 import platform
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Protocol
@@ -18,7 +19,7 @@ from takhin.broker.broker import Broker
 from takhin.clock import Clock, system_clock
 from takhin.disk.connection import library_version
 from takhin.kinds import FilePath
-from takhin.logs import configure
+from takhin.logs import configure, for_people, print_event
 from takhin.rpc.listener import Listener
 from takhin.rpc.service import TakhinService
 from takhin.settings import Settings
@@ -119,7 +120,8 @@ class Server:
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
 
-    Prints one line on stdout when ready. Raises StartupError if it cannot start.
+    Prints one line on stdout when ready: a sentence where the log is for people, else JSON as the log's lines
+    are. Raises StartupError if it cannot start.
     """
     configure(settings.log)
     server = Server(settings)
@@ -138,22 +140,34 @@ async def run(settings: Settings) -> None:
         logger.warning(
             "plain_traffic", address=server.address, reason="traffic is neither encrypted nor authenticated"
         )
-    print(_ready_line(server), flush=True)  # noqa: T201  the one line that scripts wait for
+    _say_ready(server)
     await stop.wait()
     logger.info("stopping", grace_ms=settings.shutdown_grace_ms)
     await server.stop()
     logger.info("stopped")
 
 
-def _ready_line(server: Server) -> str:
+def _say_ready(server: Server) -> None:
+    """Print the one line that scripts wait for."""
     settings = server.settings
     data = "memory" if settings.storage.engine == "memory" else FilePath().text(settings.data_dir)
-    grpc_version = importlib.metadata.version("grpcio")
-    versions = f"SQLite {library_version()}, gRPC {grpc_version}, Python {platform.python_version()}"
-    return (
-        f"takhin {server.version} ready on {server.address}, data in {data}, "
-        f"{len(server.engine.topics)} topics ({versions})"
+    facts = {
+        "version": server.version,
+        "address": server.address,
+        "data_dir": data,
+        "topics": len(server.engine.topics),
+        "sqlite": library_version(),
+        "grpc": importlib.metadata.version("grpcio"),
+        "python": platform.python_version(),
+    }
+    if not for_people(settings.log):
+        print_event(sys.stdout, "ready", **facts)
+        return
+    line = (
+        "takhin {version} ready on {address}, data in {data_dir}, {topics} topics "
+        "(SQLite {sqlite}, gRPC {grpc}, Python {python})"
     )
+    print(line.format(**facts), flush=True)  # noqa: T201
 
 
 def _is_loopback(address: str) -> bool:

@@ -221,6 +221,9 @@ class LogSettings:
     format: str = setting(
         "auto", "auto is human on a terminal, json elsewhere", choices=("auto", "human", "json")
     )
+    debug_lines_per_s_max: int = setting(
+        1_000, "debug lines in one second; those beyond it are counted instead", least=1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
