@@ -16,7 +16,14 @@ import apsw
 import structlog
 
 from takhin.disk import statements as sql
-from takhin.disk.faults import blames_write, is_clean, is_full, outcome_unknown, unavailable
+from takhin.disk.faults import (
+    blames_write,
+    is_clean,
+    is_full,
+    outcome_unknown,
+    quota_is_full,
+    unavailable,
+)
 from takhin.disk.witness import Mark, Slot
 from takhin.logs import debugging
 from takhin.storage.sqlite.course import on
@@ -88,9 +95,10 @@ class Commits:
         self._locked_since = None
         group = self._queue.take()
         try:
-            written = group.write(
-                self._state, self._file.writer, producers_max=self._shared.settings.producers_max
-            )
+            with quota_is_full(self._file.writer):
+                written = group.write(
+                    self._state, self._file.writer, producers_max=self._shared.settings.producers_max
+                )
         except Exception as error:  # noqa: BLE001  a fault in one group must not stop the partition
             return None, self._failed(group, error)
         self._state.start_offset = written.start_offset
@@ -113,7 +121,8 @@ class Commits:
         return written, None
 
     def _commit(self, mark: Mark) -> None:  # on a commit thread
-        self._file.writer.execute(sql.COMMIT)
+        with quota_is_full(self._file.writer):
+            self._file.writer.execute(sql.COMMIT)
         self.note(mark)
 
     def note(self, mark: Mark) -> None:

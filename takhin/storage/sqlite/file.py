@@ -16,7 +16,7 @@ import structlog
 
 from takhin.disk import connection, layout
 from takhin.disk import statements as sql
-from takhin.disk.faults import CLEAN, FileChangedError
+from takhin.disk.faults import CLEAN, FileChangedError, quota_is_full
 from takhin.disk.witness import Mark
 from takhin.logs import debugging
 from takhin.schema import PAGE_BYTES
@@ -122,7 +122,7 @@ class LogFile:
             return
         try:
             # A full disk or a shell that reads can be in the way: then the WAL stays for the next start.
-            with suppress(*CLEAN):
+            with suppress(*CLEAN), quota_is_full(writer):
                 writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except BaseException:
             writer.close()
@@ -139,7 +139,8 @@ class LogFile:
         except apsw.Error:  # descriptors may be short
             return None
         try:
-            in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            with quota_is_full(copier):
+                in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             return in_wal - copied
         finally:
             copier.close()
@@ -151,17 +152,19 @@ class LogFile:
         """
         large = truncate or self.wal_bytes > connection.WAL_BYTES_KEPT
         mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if large else apsw.SQLITE_CHECKPOINT_PASSIVE
-        try:
-            in_wal, copied = self.writer.wal_checkpoint(mode=mode)
-        except apsw.BusyError:  # another program reads it
-            in_wal, copied = self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        with quota_is_full(self.writer):
+            try:
+                in_wal, copied = self.writer.wal_checkpoint(mode=mode)
+            except apsw.BusyError:  # another program reads it
+                in_wal, copied = self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         return in_wal - copied
 
     def recommit(self) -> Mark:  # on a commit thread
         """Commit once, over what a failed commit left in the WAL. Returns where the log ends after that."""
         if self.writer.in_transaction:
             self.writer.execute(sql.ROLLBACK)
-        row: Any = self.writer.execute(sql.COUNT_COMMIT).fetchall()[0]
+        with quota_is_full(self.writer):
+            row: Any = self.writer.execute(sql.COUNT_COMMIT).fetchall()[0]
         return Mark(*row)
 
     def copy_alone(self, detached: Connections, expected: Mark) -> None:  # on the checkpoint thread
