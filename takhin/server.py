@@ -17,6 +17,7 @@ import structlog
 
 from takhin.broker.broker import Broker
 from takhin.clock import Clock, system_clock
+from takhin.disk.access import limit_readers
 from takhin.disk.connection import library_version
 from takhin.kinds import FilePath
 from takhin.logs import configure, for_people, print_event
@@ -124,6 +125,7 @@ async def run(settings: Settings) -> None:
     are. Raises StartupError if it cannot start.
     """
     configure(settings.log)
+    limit_readers(settings.storage.readers)
     server = Server(settings)
     stop = asyncio.Event()
 

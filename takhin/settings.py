@@ -133,6 +133,11 @@ class StorageSettings:
         1_000, "how long a partition whose file failed waits before it is tried again", least=1
     )
     hold_age_ms_max: int = setting(600_000, "age of DATA/hold above which the broker warns", least=1)
+    readers: str = setting(
+        "owner",
+        "who may read the files and folders that are made: the broker's user, its group, too, or all users",
+        choices=("owner", "group", "all"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

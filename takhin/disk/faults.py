@@ -78,8 +78,8 @@ def is_full(error: Exception) -> bool:
 def quota_is_full(connection: apsw.Connection) -> Iterator[None]:
     """What a used-up quota refuses leaves the block as FullError, as what a full disk refuses does.
 
-    SQLite makes SQLITE_FULL of a write's ENOSPC alone (seekAndWrite in os_unix.c). A quota's EDQUOT becomes an
-    I/O error of that write, and where either keeps a `-wal` from being made, a file that cannot be opened.
+    SQLite makes SQLITE_FULL of a write's ENOSPC alone (seekAndWrite in os_unix.c). A quota's EDQUOT is an I/O
+    error of that write for it. A `-wal` that either keeps from being made is a file that cannot be opened.
     """
     try:
         yield

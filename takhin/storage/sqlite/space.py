@@ -48,8 +48,8 @@ class DiskSpace:
 
     def error(self) -> StorageFullError:
         return StorageFullError(
-            f"the disk is full: {self._free_bytes()} bytes are free for {self._folder}, a quota may leave less, "
-            f"and records are taken again when {self._wanted_bytes} are"
+            f"the disk is full: {self._free_bytes()} bytes are free for {self._folder} (a quota may leave "
+            f"less), and records are taken again when {self._wanted_bytes} are"
         )
 
     def ran_out(self) -> bool:
