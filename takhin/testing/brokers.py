@@ -111,11 +111,11 @@ class MemoryBroker(LocalBroker):
         gc.collect()
 
     async def _serve(self, values: Settings, started: Future[str]) -> None:  # on the thread
-        from takhin.server import Server  # noqa: PLC0415
-
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         try:
+            from takhin.server import Server  # noqa: PLC0415  not there if the client alone is installed
+
             server = Server(values)
             await server.start()
         except StartupError as error:
