@@ -89,7 +89,7 @@ def test_without_debug_nothing_is_wrapped_and_nothing_said(data_dir):
 
 
 def test_a_health_watch_is_told_of(data_dir):
-    """The streams of the services beside ours are told of as ours are."""
+    """The streams of the services beside ours have their lines, too."""
     with Broker(data_dir, log_level="debug") as broker:
         with grpc.insecure_channel(broker.address, options=CHANNEL_OPTIONS) as channel:
             watch = HealthStub(channel).Watch(HealthCheckRequest())
