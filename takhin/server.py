@@ -24,7 +24,7 @@ from takhin.logs import configure, for_people, print_event
 from takhin.rpc.listener import Listener
 from takhin.rpc.service import TakhinService
 from takhin.settings import Settings
-from takhin.storage.contract import Engine
+from takhin.storage.contract import Capability, Engine
 from takhin.storage.memory import MemoryEngine
 from takhin.storage.sqlite.engine import SqliteEngine
 
@@ -141,6 +141,10 @@ async def run(settings: Settings) -> None:
     if not _is_loopback(server.address):
         logger.warning(
             "plain_traffic", address=server.address, reason="traffic is neither encrypted nor authenticated"
+        )
+    if Capability.DURABLE not in server.engine.capabilities:
+        logger.warning(
+            "not_durable", engine=settings.storage.engine, reason="records are lost when the broker stops"
         )
     _say_ready(server)
     await stop.wait()

@@ -29,7 +29,7 @@ class CallLog:
         self._peers: OrderedDict[str, None] = OrderedDict()
 
     def wrapped(self, handler: Any, method: str) -> Any:
-        """The handler with a line for each of its calls. It must be a coroutine, as `Calls` makes all of them."""
+        """The handler with a line for each of its calls. It must be a coroutine, as `Calls` makes all."""
         kind = next(kind for kind in KINDS if getattr(handler, kind) is not None)
         inner = getattr(handler, kind)
         streams = "stream" in kind
