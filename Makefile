@@ -88,12 +88,12 @@ $(BIN)/python:
 
 $(RUNTIME): pyproject.toml constraints.txt $(BIN)/python
 	@echo 'installing into .venv what the broker needs (now, and when the pinned versions change)'
-	@$(PIP) -e .
+	@$(PIP) -e '.[server]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt $(BIN)/python
 	@echo 'installing into .venv what development needs (now, and when the pinned versions change)'
-	@$(PIP) -e '.[dev]'
+	@$(PIP) -e '.[server,dev]'
 	@touch $(RUNTIME) $@
 
 $(PEERS): $(DEV)

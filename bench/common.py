@@ -34,7 +34,7 @@ from takhin.disk import connection, versions
 
 Figures = dict[str, float]
 
-READY = re.compile(r"ready on (?P<address>\S+:\d+)")
+READY = re.compile(r"""( ready on |"address": ")(?P<address>[^\s",]+)""")
 STOP_SECONDS_MAX = 30
 SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
 """Values of PRAGMA synchronous, by number."""
@@ -98,7 +98,7 @@ class Running:
 
 @contextmanager
 def server(command: Sequence[str]) -> Iterator[str]:
-    """Run a server that prints a line with "ready on HOST:PORT"; yields the address, stops it afterwards."""
+    """Run a server that prints a line with its address when it is ready; yields that, stops it afterwards."""
     with running(command) as process:
         yield process.address
 

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import platform
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Protocol
@@ -16,9 +17,10 @@ import structlog
 
 from takhin.broker.broker import Broker
 from takhin.clock import Clock, system_clock
+from takhin.disk.access import limit_readers
 from takhin.disk.connection import library_version
 from takhin.kinds import FilePath
-from takhin.logs import configure
+from takhin.logs import configure, for_people, print_event
 from takhin.rpc.listener import Listener
 from takhin.rpc.service import TakhinService
 from takhin.settings import Settings
@@ -119,9 +121,11 @@ class Server:
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
 
-    Prints one line on stdout when ready. Raises StartupError if it cannot start.
+    Prints one line on stdout when ready: a sentence where the log is for people, else JSON as the log's lines
+    are. Raises StartupError if it cannot start.
     """
     configure(settings.log)
+    limit_readers(settings.storage.readers)
     server = Server(settings)
     stop = asyncio.Event()
 
@@ -143,7 +147,7 @@ async def run(settings: Settings) -> None:
             "not_durable", engine=settings.storage.engine, reason="records are lost when the broker stops"
         )
     try:
-        print(_ready_line(server), flush=True)  # noqa: T201  the one line that scripts wait for
+        _say_ready(server)
     except OSError as error:  # a broker whose caller does not listen serves all the same
         logger.warning("ready_line_not_printed", reason=error.strerror, address=server.address)
     await stop.wait()
@@ -152,15 +156,27 @@ async def run(settings: Settings) -> None:
     logger.info("stopped")
 
 
-def _ready_line(server: Server) -> str:
+def _say_ready(server: Server) -> None:
+    """Print the one line that scripts wait for."""
     settings = server.settings
     data = "memory" if settings.storage.engine == "memory" else FilePath().text(settings.data_dir)
-    grpc_version = importlib.metadata.version("grpcio")
-    versions = f"SQLite {library_version()}, gRPC {grpc_version}, Python {platform.python_version()}"
-    return (
-        f"takhin {server.version} ready on {server.address}, data in {data}, "
-        f"{len(server.engine.topics)} topics ({versions})"
+    facts = {
+        "version": server.version,
+        "address": server.address,
+        "data_dir": data,
+        "topics": len(server.engine.topics),
+        "sqlite": library_version(),
+        "grpc": importlib.metadata.version("grpcio"),
+        "python": platform.python_version(),
+    }
+    if not for_people(settings.log):
+        print_event(sys.stdout, "ready", **facts)
+        return
+    line = (
+        "takhin {version} ready on {address}, data in {data_dir}, {topics} topics "
+        "(SQLite {sqlite}, gRPC {grpc}, Python {python})"
     )
+    print(line.format(**facts), flush=True)  # noqa: T201
 
 
 def _is_loopback(address: str) -> bool:

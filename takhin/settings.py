@@ -133,6 +133,11 @@ class StorageSettings:
         1_000, "how long a partition whose file failed waits before it is tried again", least=1
     )
     hold_age_ms_max: int = setting(600_000, "age of DATA/hold above which the broker warns", least=1)
+    readers: str = setting(
+        "owner",
+        "who may read the files and folders that are made: the broker's user, its group, too, or all users",
+        choices=("owner", "group", "all"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +225,9 @@ class LogSettings:
     )
     format: str = setting(
         "auto", "auto is human on a terminal, json elsewhere", choices=("auto", "human", "json")
+    )
+    debug_lines_per_s_max: int = setting(
+        1_000, "debug lines in one second; those beyond it are counted instead", least=1
     )
 
 

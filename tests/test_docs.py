@@ -34,6 +34,7 @@ BLOCKS = re.compile(
     r"^```python\n(?P<python>.*?)^```$|(?P<session>(?:^ {4}[^\n]*\n|^\n(?= {4}))+)", re.DOTALL | re.MULTILINE
 )
 pytest_plugins = ["pytester"]
+TOPIC_MADE = re.compile(r"""^    \$ takhin topics create (\S+)|create_topic\("(\w+)\"""", re.MULTILINE)
 TIMES = re.compile(r"\b\d{13}\b|\b\d+\.\d\d s\b|\b\d{4}-\d\d-\d\dT[\d:.]+Z")
 SERVER = "127.0.0.1:9092"
 
@@ -55,6 +56,19 @@ def examples(page: str, server: str) -> Iterator[Example]:
         for text in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
             command, printed = command_and_output(text)
             yield Example(["bash", "-c", command], command, printed)
+
+
+def test_no_page_makes_a_topic_that_another_one_has_made():
+    """Whoever follows the pages one after the other, with one broker, is never told that a topic exists."""
+    made = [
+        name
+        for page in PAGES
+        for groups in TOPIC_MADE.findall((ROOT / page).read_text())
+        for name in groups
+        if name
+    ]
+    assert sorted(made) == sorted(set(made))
+    assert len(made) >= len(PAGES) - 1
 
 
 def command_and_output(text: str) -> tuple[str, str]:

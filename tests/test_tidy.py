@@ -43,10 +43,10 @@ class Layer:
 
 _SCHEMA = ("takhin.schema.checksums", "takhin.schema.upgrades")
 _DISK = (*VOCABULARY, "takhin.schema", *_SCHEMA, "takhin.disk.*")
-_STORAGE = (*_DISK, "takhin.storage.*")
+_STORAGE = (*_DISK, "takhin.logs", "takhin.storage.*")
 _BROKER = (*VOCABULARY, "takhin.storage.contract", "takhin.broker.*")
 _WIRE = (*VOCABULARY, "takhin.v1.*", "takhin.wire.*")
-_RPC = (*_BROKER, *_WIRE, "takhin.rpc.*")
+_RPC = (*_BROKER, *_WIRE, "takhin.logs", "takhin.rpc.*")
 
 LAYERS = {
     "takhin.__init__": Layer(),

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
-from takhin.cli.folders import data_dir_option
+from takhin.cli.folders import data_dir_option, readers_option
 from takhin.cli.output import counted, json_option, print_json, progress_bar, sized
 
 
 @click.command(short_help="Back up a data folder, even of a running broker.")
 @click.argument("destination", metavar="DEST", type=click.Path(path_type=Path, file_okay=False))
 @data_dir_option
+@readers_option
 @json_option
 def backup(destination: Path, *, data_dir: Path, as_json: bool) -> None:
     """Copy the data folder of a running or stopped broker into DEST, a new or empty folder.

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from takhin.config import OPTIONS
+from takhin.disk.access import UMASKS, limit_readers
 from takhin.settings import INT32_MAX, Settings
 
 data_dir_option = click.option(
@@ -23,6 +24,22 @@ data_dir_option = click.option(
 topic_option = click.option("--topic", metavar="T", help="This topic only.")
 partition_option = click.option(
     "--partition", type=click.IntRange(0, INT32_MAX), metavar="N", help="This partition of the topic only."
+)
+
+
+def _limit_readers(_context: click.Context, _parameter: click.Parameter, readers: str) -> None:
+    limit_readers(readers)
+
+
+_READERS = OPTIONS["storage.readers"]
+readers_option = click.option(
+    "--readers",
+    type=click.Choice(list(UMASKS)),
+    envvar=_READERS.variable,
+    default=Settings().storage.readers,
+    callback=_limit_readers,
+    expose_value=False,
+    help=f"Who may read what is made.  [default: {_READERS.shown_default}; variable: {_READERS.variable}]",
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from takhin.cli.folders import check_chosen, data_dir_option, partition_option, topic_option
+from takhin.cli.folders import check_chosen, data_dir_option, partition_option, readers_option, topic_option
 from takhin.cli.output import json_option, print_json, progress_bar
 
 
@@ -21,6 +21,7 @@ from takhin.cli.output import json_option, print_json, progress_bar
     help="Keep pages that do not match their checksums if the file is otherwise sound: for files that you "
     "know another program has changed.",
 )
+@readers_option
 @json_option
 def recover(
     *, data_dir: Path, topic: str | None, partition: int | None, trust_changes: bool, as_json: bool

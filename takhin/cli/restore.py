@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from takhin.cli.folders import check_chosen, data_dir_option, partition_option, topic_option
+from takhin.cli.folders import check_chosen, data_dir_option, partition_option, readers_option, topic_option
 from takhin.cli.output import counted, json_option, print_json, progress_bar
 
 
@@ -19,6 +19,7 @@ from takhin.cli.output import counted, json_option, print_json, progress_bar
 @click.option(
     "--replace", is_flag=True, help="Move what is there to DATA/aside, and put the copy in its place."
 )
+@readers_option
 @json_option
 def restore(
     source: Path, *, data_dir: Path, topic: str | None, partition: int | None, replace: bool, as_json: bool

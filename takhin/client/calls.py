@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 
-from takhin.client.connection import Connection
+from takhin.client.connection import CANCEL_SECONDS_MAX, Connection
 from takhin.client.errors import NoAnswerError
 from takhin.client.failures import error_of
 from takhin.client.model import (
@@ -244,13 +244,18 @@ class ConsumeStream:
 
         Raises NoAnswerError after silence_s_max without a response, and the error that ended the stream.
         """
+        reading = asyncio.ensure_future(self._call.read())
         try:
-            async with asyncio.timeout(silence_s_max):
-                raw = await self._call.read()
-        except TimeoutError:
-            raise NoAnswerError(f"{self._server} was silent for {silence_s_max} s") from None
+            if not (await asyncio.wait({reading}, timeout=silence_s_max))[0]:
+                raise NoAnswerError(f"{self._server} was silent for {silence_s_max} s")
+            raw = reading.result()
         except grpc.aio.AioRpcError as error:
             raise error_of(error, self._server) from error
+        finally:
+            # A read that is given up ends, too: what gRPC reports of it later could find the loop closed.
+            if not reading.done():
+                self._call.cancel()
+                await asyncio.wait({reading}, timeout=CANCEL_SECONDS_MAX)
         return ConsumeResponse(ResponseColumns(raw), len(raw)) if isinstance(raw, bytes) else None
 
 

@@ -6,6 +6,7 @@
     witness      what each log must hold             versions     new files, old files
     connection   every PRAGMA                        wal          the frames of a write-ahead log
     faults       what an error means                 beside       reading from another process
+    access       who may read what is made
 
 The engine, the copies and the queries all use it; it knows none of them.
 """

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import apsw
 
 from takhin.disk import statements as sql
-from takhin.disk.faults import PragmaError
+from takhin.disk.faults import PragmaError, quota_is_full
 from takhin.disk.layout import wal_bytes
 from takhin.errors import StartupError
 from takhin.schema import PAGE_BYTES
@@ -58,7 +58,7 @@ def open_writer(path: Path, *, alone: bool = False) -> apsw.Connection:
     """
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    with _closed_on_error(connection):
+    with _closed_on_error(connection), quota_is_full(connection):
         _configure_writer(connection, alone=alone)
     return connection
 

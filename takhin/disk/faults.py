@@ -6,6 +6,7 @@ takhin.errors, which callers get. Knows no table and no folder.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,6 +33,12 @@ class NotNowError(Exception):
 
 
 CLEAN = (apsw.FullError, apsw.BusyError, apsw.LockedError, apsw.NoMemError)
+
+NO_ROOM = {
+    apsw.SQLITE_IOERR_WRITE: (errno.EDQUOT,),
+    apsw.SQLITE_CANTOPEN: (errno.EDQUOT, errno.ENOSPC),
+}
+"""The system's errors that mean a full disk, by the result that SQLite makes of them."""
 
 OF_VALUES = (
     apsw.SQLITE_CONSTRAINT_CHECK,
@@ -65,6 +72,21 @@ def blames_write(error: Exception) -> bool:
 def is_full(error: Exception) -> bool:
     """True if the disk had no room for a page, or for the index of a write-ahead log (its -shm)."""
     return isinstance(error, apsw.FullError) or _extended(error) == apsw.SQLITE_IOERR_SHMSIZE
+
+
+@contextmanager
+def quota_is_full(connection: apsw.Connection) -> Iterator[None]:
+    """What a used-up quota refuses leaves the block as FullError, as what a full disk refuses does.
+
+    SQLite makes SQLITE_FULL of a write's ENOSPC alone (seekAndWrite in os_unix.c). A quota's EDQUOT is an I/O
+    error of that write for it. A `-wal` that either keeps from being made is a file that cannot be opened.
+    """
+    try:
+        yield
+    except apsw.Error as error:
+        if connection.system_errno in NO_ROOM.get(_extended(error) or 0, ()):
+            raise apsw.exception_for(apsw.SQLITE_FULL) from error
+        raise
 
 
 def is_damage(error: Exception) -> bool:

@@ -26,6 +26,8 @@ class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # no stub
 
     async def enter_graceful_shutdown(self) -> None:
         self.stopping = True
+        for service in self._server_watchers:  # of a name that is none of ours, too: else they never wake
+            self._server_status.setdefault(service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
         await super().enter_graceful_shutdown()
 
     async def Watch(self, request: Any, context: Any) -> None:

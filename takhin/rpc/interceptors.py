@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -20,6 +20,8 @@ from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
 
 from takhin.errors import InternalError, InvalidArgumentError, ShuttingDownError, TakhinError
+from takhin.logs import debugging
+from takhin.rpc.call_log import CallLog
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
 from takhin.wire.status import TABLE, rich_status
@@ -35,7 +37,9 @@ class Malformed:
 
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"]
-SELF_ENDING = (f"/{SERVICE.full_name}/ProduceMessageStream", "/grpc.health.v1.Health/Watch")
+PRODUCE_STREAM = f"/{SERVICE.full_name}/ProduceMessageStream"
+"""Answers a malformed request like any other that it refuses. Every other stream ends with one."""
+SELF_ENDING = (PRODUCE_STREAM, "/grpc.health.v1.Health/Watch")
 """Streams that end by themselves when the broker stops, which finish their remaining answers first."""
 STATUS_DETAILS = "grpc-status-details-bin"
 
@@ -66,6 +70,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the server."""
 
     def __init__(self) -> None:
+        self._log = CallLog()
         self._handlers: dict[str, Handler] = {}
         self._streams: dict[asyncio.Task[Any], str] = {}
         self._writing: set[asyncio.Task[Any]] = set()
@@ -98,6 +103,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         wrapped = (
             self._stream(handler, method) if handler.response_streaming else self._unary(handler, method)
         )
+        if debugging():
+            wrapped = self._log.wrapped(wrapped, method)
         self._handlers[method] = wrapped
         return wrapped
 
@@ -135,6 +142,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 if isinstance(request, Malformed):
                     raise request.error
+                if handler.request_streaming and method != PRODUCE_STREAM:
+                    request = _well_formed(request)
                 await self._run(inner(request, context), context, task)
             except asyncio.CancelledError:
                 if not self._ending:
@@ -168,6 +177,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     self._writing.discard(task)
                 if self._ending and self._streams[task] not in SELF_ENDING:
                     raise ShuttingDownError
+
+
+async def _well_formed(requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+    """The requests of a stream. Raises the error of the first one that is malformed."""
+    async for request in requests:
+        if isinstance(request, Malformed):
+            raise request.error
+        yield request
 
 
 def _parser(handler: Handler) -> Callable[[bytes], Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import select
 import subprocess
 import sys
@@ -29,8 +30,8 @@ START_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 15.0
 """How long `start` and `stop` wait before they give up: no broker of a test is so slow, so it hangs."""
 
-READY = " ready on "
-"""Stands before the address in the line that `takhin serve` prints."""
+READY = re.compile(r"""( ready on |"address": ")(?P<address>[^\s",]+)""")
+"""Where the address is in the line that `takhin serve` prints: a sentence, or JSON as its log."""
 
 SettingValues = Mapping[str, int | str]
 """Values by the keys of the README's table: {"consume.heartbeat_ms": 100}."""
@@ -110,11 +111,11 @@ class MemoryBroker(LocalBroker):
         gc.collect()
 
     async def _serve(self, values: Settings, started: Future[str]) -> None:  # on the thread
-        from takhin.server import Server  # noqa: PLC0415
-
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         try:
+            from takhin.server import Server  # noqa: PLC0415  not there if the client alone is installed
+
             server = Server(values)
             await server.start()
         except StartupError as error:
@@ -154,13 +155,13 @@ class DiskBroker(LocalBroker):
             )
         assert self._process.stdout is not None  # noqa: S101  see above
         try:
-            line = _line(self._process.stdout, START_SECONDS_MAX)
-            if READY not in line:
+            ready = READY.search(_line(self._process.stdout, START_SECONDS_MAX))
+            if ready is None:
                 raise RuntimeError(f"the broker did not start: {self.log_path.read_text()}")
         except BaseException:
             self.kill()
             raise
-        self.address = self._settings["listen"] = line.partition(READY)[2].partition(",")[0]
+        self.address = self._settings["listen"] = ready["address"]
 
     def stop(self) -> None:
         if self._process is None:

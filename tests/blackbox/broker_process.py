@@ -5,6 +5,7 @@ This file owns the command line, the ready line, signals and exit codes. It know
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -22,6 +23,7 @@ READY = re.compile(
     r"takhin (?P<version>\S+) ready on (?P<address>\S+:\d+), data in (?P<data_dir>.+), "
     r"(?P<topics>\d+) topics? \(SQLite (?P<sqlite>\S+), gRPC (?P<grpc>\S+), Python (?P<python>\S+)\)\n"
 )
+"""The ready line where the log is for people. Elsewhere it is JSON with the same facts under these names."""
 READY_WAIT_S_MAX = 20.0
 
 CHECK_FILES = Path(__file__).parents[1] / "storage" / "check_files.py"
@@ -126,7 +128,7 @@ class Broker:
         assert self._process.stdout is not None
         return self._process.stdout
 
-    def _wait_until_ready(self) -> re.Match[str]:
+    def _wait_until_ready(self) -> dict[str, str]:
         deadline = time.monotonic() + READY_WAIT_S_MAX
         line = b""
         while not line.endswith(b"\n"):
@@ -137,9 +139,13 @@ class Broker:
             if not piece:
                 raise AssertionError(f"ended with {self.wait(5)} before it was ready\n{self.log()}")
             line += piece
+        if line.startswith(b"{"):
+            event = json.loads(line)
+            assert event.pop("event") == "ready"
+            return {name: str(value) for name, value in event.items()}
         ready = READY.fullmatch(line.decode())
         assert ready is not None, f"not the ready line: {line!r}"
-        return ready
+        return ready.groupdict()
 
 
 @contextmanager

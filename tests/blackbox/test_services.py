@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2 as health
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from blackbox.broker_process import Broker
 from blackbox.clients import CALL_S_MAX, CHANNEL_OPTIONS, create_topic
 from blackbox.reflection import VERSIONS, error_code_of, file_of, service_names
 from blackbox.wire_table import SERVICE, DescribedClient, described_file
@@ -62,6 +64,42 @@ def test_health_of_an_unknown_service_is_not_found(channel):
     with pytest.raises(grpc.RpcError) as caught:
         HealthStub(channel).Check(health.HealthCheckRequest(service="takhin.v1.Takhin"), timeout=CALL_S_MAX)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    "method",
+    [f"grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in VERSIONS]
+    + [f"grpc.health.v1.Health/{method}" for method in ("Check", "Watch", "List")]
+    + [f"{SERVICE}/ConsumeMessages", f"{SERVICE}/ListTopics"],
+)
+def test_a_malformed_request_is_refused_and_not_logged(broker, channel, method):
+    """Bytes that are no message are INVALID_ARGUMENT for every service, and no line in the log."""
+    call = channel.stream_stream(f"/{method}")(iter([b"\xff"]), timeout=CALL_S_MAX)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert broker.log() == ""
+
+
+@pytest.mark.parametrize("services", [["takhin.v1.Takhin"], ["", "nobody", SERVICE, "nobody", "x" * 1_000]])
+def test_a_watch_delays_no_stop(data_dir, services):
+    """A watch of a service that nobody knows ends at once when the broker stops, like every other."""
+    with (
+        Broker(data_dir, shutdown_grace_ms=20_000) as broker,
+        grpc.insecure_channel(broker.address, options=CHANNEL_OPTIONS) as channel,
+    ):
+        watches = [HealthStub(channel).Watch(health.HealthCheckRequest(service=name)) for name in services]
+        for watch in watches:
+            next(watch)
+        reflected = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        waiting = reflected(iter(queue.SimpleQueue().get, None))
+        assert broker.stop(seconds_max=5) == 0
+        for watch in watches:
+            assert next(watch).status == health.HealthCheckResponse.NOT_SERVING
+        for call in (*watches, waiting):
+            with pytest.raises(grpc.RpcError) as caught:
+                next(call)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -8,6 +8,7 @@ the pages that it could not write as written, so that a later successful sync do
 
 from __future__ import annotations
 
+import errno
 import random
 import subprocess
 import threading
@@ -31,7 +32,7 @@ class Plan:
 
     landed: True if the failing call takes effect all the same. told: True if it returns its error.
     wal: True for the write-ahead log alone, False for the `.db` file alone, None for both.
-    code: the error code for SQLite; None for EIO's.
+    code: the error code for SQLite; None for EIO's. errno: what the system says was the reason.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Plan:
     told: bool = True
     wal: bool | None = None
     code: int | None = None
+    errno: int = errno.EIO
     calls: int = 0
     failures: int = 0
 
@@ -149,6 +151,10 @@ class FailingVFS(apsw.VFS):
 
     def xOpen(self, name, flags):
         return FailingFile(self._disk, name, flags)
+
+    def xGetLastError(self):
+        plan = self._disk.plan
+        return (0, "") if plan is None else (plan.errno, "")
 
     def xDelete(self, name, sync_directory):
         super().xDelete(name, sync_directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import random
@@ -310,6 +311,41 @@ async def test_a_failed_group_leaves_nothing_in_mind(tmp_path):
         check_files(tmp_path / "data")
 
 
+async def append_for_ever(engine, log) -> None:
+    """Append as the broker does, until something is refused."""
+    while True:
+        await engine.room()
+        await log.append(batch(b"v" * 50_000))
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (apsw.SQLITE_FULL, errno.ENOSPC),
+        (apsw.SQLITE_IOERR_WRITE, errno.EDQUOT),
+        (apsw.SQLITE_CANTOPEN, errno.EDQUOT),
+        (apsw.SQLITE_CANTOPEN, errno.ENOSPC),
+    ],
+)
+@pytest.mark.parametrize("wal", [True, False], ids=["commit", "checkpoint"])
+async def test_a_quota_is_a_full_disk(tmp_path, code, reason, wal):
+    """A used-up quota is treated and named as a full disk: no partition fails, and writes resume."""
+    with failing_disk() as disk:
+        engine = sqlite_engine(tmp_path / "data", **SETTINGS | {"checkpoint_pages": 1 if not wal else 1_000})
+        await engine.open()
+        log = (await engine.create_topic(spec("t"))).partitions[0]
+        path = tmp_path / "data/topics/t/0.db"
+        disk.plan = Plan("write", path, 1, for_good=True, wal=wal, code=code, errno=reason)
+        with pytest.raises(StorageFullError, match="the disk is full"):
+            await append_for_ever(engine, log)
+        assert [trouble for trouble in engine.troubles if "fail" in trouble] == []
+        disk.plan = None
+        await engine._parts.upkeep.look_at_space()
+        await log.append(batch(b"v"))
+        await engine.close()
+        check_files(tmp_path / "data")
+
+
 async def test_a_disk_that_is_full_in_spite_of_its_free_blocks(tmp_path):
     """An offset commit waits for the space that is being made, for a bounded time, and then gets an error."""
     with failing_disk() as disk:
@@ -325,6 +361,25 @@ async def test_a_disk_that_is_full_in_spite_of_its_free_blocks(tmp_path):
         disk.plan = None
         await engine.close()
         check_files(tmp_path / "data")
+
+
+async def test_another_error_of_a_write_is_none_of_a_full_disk(tmp_path):
+    """An I/O error fails the partition, also where a quota was used up before."""
+    with failing_disk() as disk:
+        engine = sqlite_engine(tmp_path / "data", **SETTINGS | {"recover_wait_ms": 60_000})
+        await engine.open()
+        log = (await engine.create_topic(spec("t"))).partitions[0]
+        path = tmp_path / "data/topics/t/0.db"
+        disk.plan = Plan("write", path, 1, for_good=True, code=apsw.SQLITE_IOERR_WRITE, errno=errno.EDQUOT)
+        with pytest.raises(StorageFullError):
+            await log.append(batch(b"v"))
+        disk.plan = Plan("sync", path, 1, for_good=False, errno=errno.EDQUOT)
+        await engine._parts.upkeep.look_at_space()
+        with pytest.raises(OutcomeUnknownError):
+            await log.append(batch(b"v"))
+        assert log.life.failed
+        disk.plan = None
+        await engine.close()
 
 
 @pytest.mark.control

@@ -12,11 +12,13 @@ import apsw
 import pytest
 
 from blackbox.clients import eventually
-from faults.failing_disk import GATE_S_MAX, Gate, failing_disk
+from faults.failing_disk import GATE_S_MAX, Gate, Plan, failing_disk
 from faults.test_failing_disk import Trial
+from storage.support import check_files, sqlite_engine
 from takhin.disk.layout import wal_of
-from takhin.errors import OutcomeUnknownError
+from takhin.errors import OutcomeUnknownError, PartitionUnavailableError
 from takhin.storage.sqlite.checkpoint import AGAIN_SECONDS
+from takhin.testing.contract import batch, read_all, spec
 
 HOLDER = Path(__file__).with_name("holder.py")
 CHECKPOINT_PAGES = 1_000
@@ -52,6 +54,28 @@ async def test_the_last_bit_of_a_checkpoint(tmp_path, disk):
     await trial.comes_back()
     assert await trial.faults_after_a_crash() == []
     await trial.close()
+
+
+@pytest.mark.parametrize("kind", ["sync", "write"])
+async def test_the_closing_of_an_idle_file(tmp_path, disk, kind):
+    """If a file fails while it is closed for another one, its partition fails, says so, and recovers."""
+    settings = {"open_partitions_max": 1, "checkpoint_pages": CHECKPOINT_PAGES, "recover_wait_ms": 10}
+    engine = sqlite_engine(tmp_path / "data", ballast_bytes=0, free_bytes_low=0, **settings)
+    await engine.open()
+    idle, other = (await engine.create_topic(spec("t", 2))).partitions
+    await idle.append(batch(b"kept"))
+    disk.plan = Plan(kind, tmp_path / "data/topics/t/0.db", 1, for_good=True, wal=False)
+    await other.append(batch(b"v"))
+    assert disk.plan.failures
+    assert any("topic 't' partition 0 failed" in trouble for trouble in engine.troubles)
+    with pytest.raises(PartitionUnavailableError, match="partition 0 failed"):
+        await idle.append(batch(b"refused"))
+    disk.plan = None
+    await asyncio.to_thread(eventually, lambda: not engine.troubles)
+    await idle.append(batch(b"more"))
+    assert [row[3] for row in await read_all(idle)] == [b"kept", b"more"]
+    await engine.close()
+    check_files(tmp_path / "data")
 
 
 @pytest.mark.parametrize("first", range(1, len(ATTEMPT_SYNCS) + 1), ids=ATTEMPT_SYNCS)

@@ -21,7 +21,7 @@ from takhin import topic_configs
 from takhin.clock import Clock
 from takhin.disk import connection, versions
 from takhin.disk import statements as sql
-from takhin.disk.faults import is_full, sentence
+from takhin.disk.faults import is_full, quota_is_full, sentence
 from takhin.disk.folder import DataFolder
 from takhin.disk.identity import read_log_row
 from takhin.disk.layout import partition_file, partition_number
@@ -165,7 +165,7 @@ class Catalogue:
     def _initialise(self, path: Path, spec: TopicSpec, partition: int, topic_id: str) -> None:
         write = connection.open_writer(path)
         try:
-            with write:
+            with quota_is_full(write), write:
                 identity = (spec.name, partition, topic_id, str(uuid.uuid4()))
                 write.execute(sql.PUT_LOG, (*identity, 0, 0, 0, self._clock()))
                 if partition == 0:

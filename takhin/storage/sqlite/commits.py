@@ -8,6 +8,7 @@ them. When a group may begin, and what a failed file means, is decided in life.p
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 from typing import TypeVar
 
@@ -15,8 +16,16 @@ import apsw
 import structlog
 
 from takhin.disk import statements as sql
-from takhin.disk.faults import blames_write, is_clean, is_full, outcome_unknown, unavailable
+from takhin.disk.faults import (
+    blames_write,
+    is_clean,
+    is_full,
+    outcome_unknown,
+    quota_is_full,
+    unavailable,
+)
 from takhin.disk.witness import Mark, Slot
+from takhin.logs import debugging
 from takhin.storage.sqlite.course import on
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import CommitGroup, LogState, Write, WriteQueue, Written
@@ -85,21 +94,34 @@ class Commits:
         self._locked_since = None
         group = self._queue.take()
         try:
-            written = group.write(
-                self._state, self._file.writer, producers_max=self._shared.settings.producers_max
-            )
+            with quota_is_full(self._file.writer):
+                written = group.write(
+                    self._state, self._file.writer, producers_max=self._shared.settings.producers_max
+                )
         except Exception as error:  # noqa: BLE001  a fault in one group must not stop the partition
             return None, self._failed(group, error)
         self._state.start_offset = written.start_offset
+        began = time.perf_counter()
         try:
             await on(self._shared.threads.commit, partial(self._commit, written.mark))
         except Exception as error:  # noqa: BLE001
             return None, self._failed(group, error, committing=True)
         self._landed(group, written)
+        if debugging():
+            logger.debug(
+                "group_committed",
+                partition=f"{self._state.topic}/{self._state.partition}",
+                writes=len(group.writes),
+                records=written.records,
+                queued_bytes=group.queued_bytes,
+                end_offset=written.mark.end_offset,
+                took_ms=round((time.perf_counter() - began) * 1_000, 3),
+            )
         return written, None
 
     def _commit(self, mark: Mark) -> None:  # on a commit thread
-        self._file.writer.execute(sql.COMMIT)
+        with quota_is_full(self._file.writer):
+            self._file.writer.execute(sql.COMMIT)
         self.note(mark)
 
     def note(self, mark: Mark) -> None:

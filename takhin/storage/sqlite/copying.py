@@ -7,16 +7,21 @@ own. The last bit is a step, because it needs the writing connection.
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 from typing import Protocol
 
 import apsw
+import structlog
 
 from takhin.disk.faults import is_clean, is_full
+from takhin.logs import debugging
 from takhin.storage.sqlite.checkpoint import Checkpoint, Phase
 from takhin.storage.sqlite.course import on
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.shared import Shared
+
+logger = structlog.get_logger()
 
 
 class Owner(Protocol):
@@ -44,7 +49,9 @@ class Copying:
         self._file = file
         self._checkpoint = checkpoint
         self._owner = owner
-        self._wal_large = f"wal_large {name}"
+        self._name = name
+        self._blocked = False  # the last checkpoint that came to its end could not copy everything
+        self._began = 0.0
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -54,6 +61,9 @@ class Copying:
 
     def begin(self) -> None:
         """Begin a checkpoint with its first pass."""
+        self._began = time.perf_counter()
+        if debugging():
+            logger.debug("checkpoint_began", partition=self._name, pages=self._checkpoint.pages)
         self._checkpoint.begin()
         self._pass()
 
@@ -83,27 +93,51 @@ class Copying:
         except (apsw.Error, OSError) as error:
             self._ended(error)
             return
+        self._blocked = left > 0
         self._checkpoint.finished(left, self._loop.time())
+        self._tell_end(None)
         self.watch_wal()
 
     def _ended(self, error: Exception | None) -> None:
         """A checkpoint ends before all was copied."""
         self._checkpoint.abandon(None if error is None else self._loop.time())
+        self._tell_end(error)
         if error is not None and is_full(error):
             self._shared.space.ran_out()
         elif error is not None and not is_clean(error):
             self._owner.fail_closed(error)
         self.watch_wal()
 
+    def _tell_end(self, error: Exception | None) -> None:
+        if debugging():
+            logger.debug(
+                "checkpoint_ended",
+                partition=self._name,
+                pages_left=self._checkpoint.pages,
+                error=None if error is None else str(error),
+                took_ms=round((time.perf_counter() - self._began) * 1_000, 3),
+            )
+
     def watch_wal(self) -> None:
         """Say so if the WAL has grown large, and when it no longer is."""
-        left = self._checkpoint.bytes_left
+        trouble, left = f"wal_large {self._name}", self._checkpoint.bytes_left
         if left <= self._shared.settings.wal_bytes_max:
-            self._shared.troubles.end(self._wal_large)
+            self._shared.troubles.end(trouble)
             return
-        held = self._shared.files.held
-        cause = "DATA/hold is there" if held else "a program reads it in a transaction kept open"
         self._shared.troubles.begin(
-            self._wal_large,
-            f"{left} bytes of the write-ahead log of {self._file.path} cannot be copied into it: {cause}",
+            trouble,
+            f"{left} bytes of the write-ahead log of {self._file.path} are not copied into it: "
+            f"{self._cause()}",
         )
+
+    def _cause(self) -> str:
+        """Why a WAL grows: what stops its checkpoints, else what they meet."""
+        if self._shared.files.held:
+            return "DATA/hold is there"
+        if self._shared.space.full:
+            return "the disk is full"
+        if self._owner.failed:
+            return "the file has failed"
+        if self._blocked:
+            return "a program reads it in a transaction kept open"
+        return "the disk is slower at it than records come"

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
+import structlog
 
 from takhin.disk import connection, layout
 from takhin.disk import statements as sql
-from takhin.disk.faults import CLEAN, FileChangedError
+from takhin.disk.faults import CLEAN, FileChangedError, quota_is_full
 from takhin.disk.witness import Mark
+from takhin.logs import debugging
 from takhin.schema import PAGE_BYTES
+
+logger = structlog.get_logger()
 
 
 class Connections(NamedTuple):
@@ -72,8 +76,10 @@ class LogFile:
         return int(self.writer.pragma("page_count") * PAGE_BYTES) - self.path.stat().st_size
 
     def adopt(self, writer: apsw.Connection) -> None:
-        """Keep the connection that the engine's start has opened."""
+        """Keep a connection that was opened, and whose log is known to be the right one."""
         self._writer = writer
+        if debugging():
+            logger.debug("file_opened", path=str(self.path), wal_bytes=self.wal_bytes)
 
     def reopen(self, expected: Mark) -> None:
         """Open the file again. Raises FileChangedError if its log does not end where it ended, apsw.Error."""
@@ -89,7 +95,7 @@ class LogFile:
         except BaseException:
             connection.close_untouched(writer, self.path)
             raise
-        self._writer = writer
+        self.adopt(writer)
 
     def detach(self) -> Connections:
         """Take the connections away, on the loop, so that a thread can close them."""
@@ -103,6 +109,8 @@ class LogFile:
         A closed file can have a WAL, from before a crash or from a shell that looked in: it is opened for
         that.
         """
+        if debugging() and detached.writer is not None:
+            logger.debug("file_closing", path=str(self.path), wal_bytes=self.wal_bytes, keep_wal=keep_wal)
         detached.close_reader()
         writer = detached.writer
         if writer is None and layout.wal_of(self.path).exists() and not keep_wal:
@@ -114,7 +122,7 @@ class LogFile:
             return
         try:
             # A full disk or a shell that reads can be in the way: then the WAL stays for the next start.
-            with suppress(*CLEAN):
+            with suppress(*CLEAN), quota_is_full(writer):
                 writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except BaseException:
             writer.close()
@@ -131,7 +139,8 @@ class LogFile:
         except apsw.Error:  # descriptors may be short
             return None
         try:
-            in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            with quota_is_full(copier):
+                in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             return in_wal - copied
         finally:
             copier.close()
@@ -143,17 +152,19 @@ class LogFile:
         """
         large = truncate or self.wal_bytes > connection.WAL_BYTES_KEPT
         mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if large else apsw.SQLITE_CHECKPOINT_PASSIVE
-        try:
-            in_wal, copied = self.writer.wal_checkpoint(mode=mode)
-        except apsw.BusyError:  # another program reads it
-            in_wal, copied = self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        with quota_is_full(self.writer):
+            try:
+                in_wal, copied = self.writer.wal_checkpoint(mode=mode)
+            except apsw.BusyError:  # another program reads it
+                in_wal, copied = self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         return in_wal - copied
 
     def recommit(self) -> Mark:  # on a commit thread
         """Commit once, over what a failed commit left in the WAL. Returns where the log ends after that."""
         if self.writer.in_transaction:
             self.writer.execute(sql.ROLLBACK)
-        row: Any = self.writer.execute(sql.COUNT_COMMIT).fetchall()[0]
+        with quota_is_full(self.writer):
+            row: Any = self.writer.execute(sql.COUNT_COMMIT).fetchall()[0]
         return Mark(*row)
 
     def copy_alone(self, detached: Connections, expected: Mark) -> None:  # on the checkpoint thread

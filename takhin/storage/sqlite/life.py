@@ -26,7 +26,7 @@ import apsw
 import structlog
 
 from takhin.disk import connection
-from takhin.disk.faults import unavailable
+from takhin.disk.faults import is_damage, unavailable
 from takhin.disk.witness import Slot
 from takhin.model import TopicPartition
 from takhin.storage.sqlite.checkpoint import Checkpoint, Phase
@@ -271,7 +271,9 @@ class Life:
                 reader.set_result(None)
 
     async def _give_way(self) -> None:
-        await self._close()
+        error = await self._close()
+        if error is not None and (isinstance(error, apsw.IOError) or is_damage(error)):
+            self.fail_closed(error)
         self._shared.files.release(self)
 
     async def _end(self) -> None:
@@ -283,7 +285,8 @@ class Life:
         if self._ended is not None:
             self._ended.set_result(None)
 
-    async def _close(self) -> None:
+    async def _close(self) -> Exception | None:
+        """Close the file. Returns the error, also logged, by which its WAL was not copied and stays."""
         detached = self._file.detach()
 
         def close() -> None:  # on the checkpoint thread
@@ -295,6 +298,8 @@ class Life:
             await on(self._shared.threads.checkpoint, close)
         except Exception as error:  # noqa: BLE001  it is closed, and the WAL stays for the next start
             logger.warning("close_failed", path=str(self._file.path), error=str(error))
+            return error
+        return None
 
     # GROUP
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import structlog
+
 from takhin.disk.faults import NotNowError, lost, translated
 from takhin.errors import (
     OffsetOutOfRangeError,
@@ -18,6 +20,7 @@ from takhin.errors import (
     UnavailableError,
     UnknownTopicError,
 )
+from takhin.logs import debugging
 from takhin.model import Appended, Batch, CommittedOffset, Records
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
@@ -33,6 +36,8 @@ from takhin.storage.sqlite.writes import (
     GivePagesBack,
     Trim,
 )
+
+logger = structlog.get_logger()
 
 TRIM_RECORDS_MAX = 2_000
 """Records of one step of a trim. Their DELETE occupies the event loop, for under 1 ms."""
@@ -83,6 +88,10 @@ class SqlitePartition:
             records = self._reader.read(offset, end, max_bytes=max_bytes, max_records=max_records)
         if not records.rows and offset < end:
             raise lost(offset, self.topic, self.partition)
+        if debugging():
+            logger.debug(
+                "read", partition=f"{self.topic}/{self.partition}", offset=offset, records=len(records.rows)
+            )
         return records
 
     async def grown(self, end: int) -> None:

@@ -48,8 +48,8 @@ class DiskSpace:
 
     def error(self) -> StorageFullError:
         return StorageFullError(
-            f"the disk is full: {self._free_bytes()} bytes are free for {self._folder}, and records are "
-            f"taken again when {self._wanted_bytes} are"
+            f"the disk is full: {self._free_bytes()} bytes are free for {self._folder} (a quota may leave "
+            f"less), and records are taken again when {self._wanted_bytes} are"
         )
 
     def ran_out(self) -> bool:
@@ -80,8 +80,9 @@ class DiskSpace:
         if self._ballast_bytes and not self._ballast.exists():
             try:
                 await asyncio.to_thread(self._fill)
-            except OSError as error:  # somebody else was faster
-                logger.warning("ballast_failed", path=str(self._ballast), error=error.strerror)
+            except OSError as error:  # somebody else was faster, or a quota leaves less than is free
+                if not self.full:
+                    logger.warning("ballast_failed", path=str(self._ballast), error=error.strerror)
                 return
         self.full = False
         self._troubles.end(FULL)
@@ -95,6 +96,9 @@ class DiskSpace:
         part = unfinished(self._ballast)
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
+            if self.full:  # a quota can leave less than is free, so see whether the space is ours to use
+                os.posix_fallocate(descriptor, 0, self._wanted_bytes)
+                os.ftruncate(descriptor, 0)
             os.posix_fallocate(descriptor, 0, self._ballast_bytes)
             part.rename(self._ballast)
             if self._closed:
