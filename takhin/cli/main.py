@@ -28,6 +28,7 @@ COMMANDS = (
     "produce",
     "consume",
     "groups",
+    "health",
     "offsets",
     "sql",
     "bench",
