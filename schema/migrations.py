@@ -93,6 +93,12 @@ def m0003_producer_batches(db: "Database") -> None:
     db.execute(UPGRADES[3])
 
 
+@migrations()
+def m0004_lost_offsets(db: "Database") -> None:
+    """Add the offsets that were given up. upgrades.py does so for files of versions 2 and 3."""
+    db.execute(UPGRADES[4])
+
+
 def migrate(path: str) -> None:
     """Give the closed file at `path` the current tables and views; a missing file is created.
 

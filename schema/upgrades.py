@@ -17,5 +17,13 @@ CREATE TABLE producer_batches (
 ) STRICT, WITHOUT ROWID
 """
 
-UPGRADES = {3: PRODUCER_BATCHES}
+LOST_OFFSETS = """
+CREATE TABLE lost_offsets (
+  -- Ranges [first, beyond) that takhin recover has given up: they have no records, and readers skip them.
+  first INTEGER PRIMARY KEY,
+  beyond INTEGER NOT NULL
+) STRICT
+"""
+
+UPGRADES = {3: PRODUCER_BATCHES, 4: LOST_OFFSETS}
 """Statements by the version that the file has afterwards."""

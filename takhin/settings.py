@@ -132,6 +132,9 @@ class StorageSettings:
     recover_wait_ms: int = setting(
         1_000, "how long a partition whose file failed waits before it is tried again", least=1
     )
+    strict: bool = setting(
+        False, "refuse to start if a partition cannot be served, instead of serving all others"
+    )
     hold_age_ms_max: int = setting(600_000, "age of DATA/hold above which the broker warns", least=1)
     readers: str = setting(
         "owner",

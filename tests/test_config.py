@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from takhin.config import OPTIONS, Option, load
 from takhin.errors import StartupError
-from takhin.kinds import Choice, FilePath, Text, Whole
+from takhin.kinds import Bool, Choice, FilePath, Text, Whole
 from takhin.settings import Settings, split_address
 
 EVERY_OPTION = pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)
@@ -33,6 +33,8 @@ def some_values(option: Option, number: int) -> list[object]:
         return list(islice(cycle(option.kind.choices), number))
     if isinstance(option.kind, Whole):
         return [option.kind.least + n for n in range(number)]
+    if isinstance(option.kind, Bool):
+        return list(islice(cycle([True, False]), number))
     if isinstance(option.kind, FilePath):
         return [Path(f"folder-{n}") for n in range(number)]
     return [f"host-{n}:{n}" for n in range(number)]
@@ -86,7 +88,7 @@ def test_precedence(tmp_path, option):
     """Every setting has the precedence flag > variable > file > default, and the origin names the winner."""
     in_file, in_variable, in_flag = some_values(option, 3)
     branch, _, name = option.key.rpartition(".")
-    shown = in_file if isinstance(in_file, int) else f'"{in_file}"'
+    shown = str(in_file).lower() if isinstance(in_file, int) else f'"{in_file}"'
     file = toml_file(tmp_path, f"{f'[{branch}]' if branch else ''}\n{name} = {shown}\n")
     environ = {option.variable: str(in_variable)}
     flags = {option.key: str(in_flag)}
@@ -273,6 +275,8 @@ def values(option: Option) -> st.SearchStrategy[object]:
         return st.integers(option.kind.least, option.kind.most)
     if isinstance(option.kind, Text):
         return st.builds("{}:{}".format, st.sampled_from(["h", "[::1]", "10.1.2.3"]), st.integers(0, 65535))
+    if isinstance(option.kind, Bool):
+        return st.sampled_from(["true", "false"])
     return st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1)
 
 

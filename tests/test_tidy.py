@@ -96,6 +96,10 @@ OPENS_WITH_REASON = {
     ("takhin/disk/folder.py", "_in_use"): "the data folder's LOCK, which is not an SQLite file",
     ("takhin/disk/folder.py", "_lock"): "the data folder's LOCK, which is not an SQLite file",
     ("takhin/disk/folder.py", "is_locked"): "the data folder's LOCK, which is not an SQLite file",
+    ("takhin/disk/repairs.py", "wanted"): "DATA/recover, which is not an SQLite file",
+    ("takhin/disk/repairs.py", "released"): "DATA/recover, which is not an SQLite file",
+    ("takhin/disk/repairs.py", "answer"): "DATA/released, which is not an SQLite file",
+    ("takhin/disk/repairs.py", "_wait_for_answer"): "DATA/released, which is not an SQLite file",
     ("takhin/disk/witness.py", "__init__"): "the witness, which is not an SQLite file",
     ("takhin/storage/sqlite/space.py", "_fill"): "the ballast, which is not an SQLite file",
 }

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 
 from takhin import limits
 from takhin.broker.shared_reads import SharedReads
-from takhin.errors import OffsetOutOfRangeError, UnknownTopicError
+from takhin.errors import OffsetOutOfRangeError
 from takhin.model import EARLIEST, LATEST, Chunk, ConsumeRequest, Records
 from takhin.settings import ConsumeSettings, Settings
 from takhin.sizes import MESSAGE_ROOM_BYTES, response_bytes
@@ -27,9 +27,10 @@ async def consume(
 
     Ends at the request's bounds; without any it goes on until closed. Raises a RefusedError for a bad
     request, OffsetOutOfRangeError for an offset outside the log (also when a trim overtakes the reader),
-    UnknownTopicError when the topic is deleted.
+    UnknownTopicError when the topic is deleted, PartitionUnavailableError if the log cannot be served.
     """
     _check(request, settings.consume)
+    log.check_available()
     position = await _first_offset(log, request)
     stop = UNBOUNDED if request.stop_offset is None else request.stop_offset
     if request.stop_at_end:
@@ -43,8 +44,7 @@ async def consume(
     loop = asyncio.get_running_loop()
     with reads.consumer(log):
         while position < stop and left > 0:
-            if log.closed:
-                raise UnknownTopicError(log.topic)
+            log.check_available()
             if position == log.end_offset:
                 if not await _grown(log, position, loop.time() + heartbeat_seconds):
                     yield Chunk(Records((), {}, position), log.end_offset)
@@ -97,8 +97,7 @@ async def _read(
             return records
         if not await _grown(log, end, deadline):
             return records
-        if log.closed:
-            raise UnknownTopicError(log.topic)
+        log.check_available()
 
 
 async def _grown(log: PartitionLog, end: int, deadline: float) -> bool:

@@ -45,6 +45,7 @@ class GroupOffsetVerbs:
                 raise InvalidArgumentError(
                     f"topic {topic!r} partition {partition} stands twice in the commit", field="offsets"
                 )
+            log.check_available()
             limits.check_commit_offset(topic, partition, offset, log.end_offset)
             checked[at] = CommittedOffset(offset, limits.check_metadata(metadata), now)
         await self._engine.offsets.commit(group_id, checked)
@@ -57,9 +58,11 @@ class GroupOffsetVerbs:
         limits.check_range("partitions", len(partitions), 0, self._settings.commit_offsets_max)
         if not partitions:
             return [(TopicPartition(of.topic, of.partition), of.committed) for of in self._offsets(group_id)]
-        for topic, partition in partitions:
-            find_log(self._engine, topic, partition)
         committed = self._engine.offsets.of(group_id)
+        for at in partitions:
+            log = find_log(self._engine, *at)
+            if at not in committed:  # nothing is a claim, too: a reader would begin elsewhere
+                log.check_available()
         return [(at, committed.get(at)) for at in partitions]
 
     def list_groups(self) -> list[ListedGroup]:

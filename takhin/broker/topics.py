@@ -62,8 +62,10 @@ class TopicVerbs:
         return [self.describe(name) for name in dict.fromkeys(names) if name in self._engine.topics]
 
     def describe_partition(self, topic: str, partition: int) -> PartitionInfo:
-        """The ends of one partition now."""
-        return _info(find_log(self._engine, topic, partition))
+        """The ends of one partition now. Raises PartitionUnavailableError where they are not certain."""
+        log = find_log(self._engine, topic, partition)
+        log.check_available()
+        return _info(log)
 
 
 def find_topic(engine: Engine, name: str) -> Topic:

@@ -29,6 +29,7 @@ COMMANDS = (
     "produce",
     "consume",
     "groups",
+    "health",
     "offsets",
     "sql",
     "bench",

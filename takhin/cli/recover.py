@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from takhin.cli.folders import check_chosen, data_dir_option, partition_option, readers_option, topic_option
 from takhin.cli.output import json_option, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from takhin.copies.recover import Recovered
 
 
 @click.command(short_help="Make short or damaged logs startable.")
@@ -26,19 +31,30 @@ from takhin.cli.output import json_option, print_json, progress_bar
 def recover(
     *, data_dir: Path, topic: str | None, partition: int | None, trust_changes: bool, as_json: bool
 ) -> None:
-    """Make logs that are short or damaged startable, in a data folder that no broker runs on.
+    """Make logs that are short or damaged startable.
 
-    The old files are kept in DATA/aside. A short log is accepted as it is; of a damaged one, the longest run
-    of readable records is kept. The command prints which offsets are lost. The logs get new incarnation ids
-    and continue at the end of what was kept. Sound logs are not touched.
+    A broker that runs on the folder closes them meanwhile, and serves the others. The old files are kept in
+    DATA/aside. A short log is accepted as it is; of a damaged one, all that can be read is kept. The command
+    prints which offsets are lost. The logs get new incarnation ids and continue at the end of what was kept.
+    Sound logs are not touched.
 
     A backup may save more: see takhin restore.
     """
     check_chosen(topic, partition)
-    from takhin.copies.recover import recover as make_startable  # noqa: PLC0415  loads SQLite
+    from takhin.copies.recover import RecoverError  # noqa: PLC0415  loads SQLite
+    from takhin.copies.recover import recover as make_startable  # noqa: PLC0415
 
-    with progress_bar("recover") as progress:
-        recovered = make_startable(data_dir, topic, partition, changed=trust_changes, progress=progress)
+    try:
+        with progress_bar("recover") as progress:
+            recovered = make_startable(data_dir, topic, partition, changed=trust_changes, progress=progress)
+    except RecoverError as error:
+        if error.recovered:
+            _print(error.recovered, as_json=as_json)
+        raise
+    _print(recovered, as_json=as_json)
+
+
+def _print(recovered: Sequence[Recovered], *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(of) for of in recovered])
         return
@@ -48,7 +64,8 @@ def recover(
         lost = [f"{first} to {end - 1}" if end - first > 1 else f"{first}" for first, end in of.lost]
         lost_text = f"lost offsets {' and '.join(lost)}" if lost else "no record is lost"
         besides = f", and {' and '.join(of.lost_besides)}" if of.lost_besides else ""
+        aside = f"the old file is {of.aside}" if of.aside else "there was no file"
         click.echo(
             f"{of.topic}/{of.partition}: {lost_text}{besides}; it has {of.start_offset} to {of.end_offset}; "
-            f"the old file is {of.aside} ({of.faults[0]})"
+            f"{aside} ({of.faults[0]})"
         )

@@ -53,17 +53,20 @@ def given_flags(parameters: Mapping[str, Any], options: dict[str, config.Option]
 @click.option(
     "--config", "file", metavar="FILE", help=f"TOML file with settings  [variable: {config.CONFIG_VARIABLE}]"
 )
+@click.option(
+    "--strict", is_flag=True, help="Refuse to start if a partition cannot be served: --storage-strict."
+)
 @click.option("--print-config", is_flag=True, help="Print the settings and where each comes from, then exit.")
 @partial(add_flags, options=config.OPTIONS)
-def serve(file: str | None, *, print_config: bool, **parameters: Any) -> None:
+def serve(file: str | None, *, strict: bool, print_config: bool, **parameters: Any) -> None:
     """Run a broker until SIGTERM or SIGINT. It finishes what it has begun; a second signal ends it at once.
 
     A setting is taken from its flag, else from its variable (--log-level: TAKHIN_LOG_LEVEL), else from
     the TOML file (level in [log]), else from its default.
     """
-    loaded = config.load(
-        given_flags(parameters, config.OPTIONS), os.environ, Path(file) if file is not None else None
-    )
+    given = {"storage.strict": "true"} if strict else {}
+    given |= given_flags(parameters, config.OPTIONS)
+    loaded = config.load(given, os.environ, Path(file) if file is not None else None)
     if print_config:
         click.echo(loaded.as_toml(), nl=False)
         return

@@ -85,6 +85,7 @@ class _Backup:
 
     def run(self, names: list[str]) -> Manifest:
         manifest = self._manifest
+        lacking: list[str] = []
         self._write_manifest()
         self._total = sum(map(size_bytes, self._source_files(names)))
         for gone in {of["topic"] for of in manifest.partitions.values()} - set(names):
@@ -97,10 +98,18 @@ class _Backup:
                     self._copy_topic(name)
                 except _GoneError:
                     self._leave_out(name)
+                except DamagedError as error:
+                    lacking.append(str(error))
         except BaseException:
             self._write_manifest()
             raise
         sync_folder(self._target.topics)
+        if lacking:
+            self._write_manifest()
+            raise CopyError(
+                f"the backup is incomplete: {'; '.join(lacking)}. All other topics are in it, and the same "
+                "command continues it once these are whole"
+            )
         manifest.complete = True
         manifest.finished_at = _now()
         self._write_manifest()
@@ -132,7 +141,7 @@ class _Backup:
         with _gone_explains(source, first):
             count, log = read(first, lambda db: (num_partitions(db), read_log_row(db)))
             if count is None or log is None:
-                raise CopyError(f"{first} does not say what the topic {name!r} is")
+                raise DamagedError(f"{first} does not say what the topic {name!r} is")
             copied = self._manifest.log(name, 0)
             if copied is not None and copied.topic_id != log.topic_id:  # another topic of that name
                 self._drop(name)

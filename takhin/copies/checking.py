@@ -17,7 +17,7 @@ import apsw
 from takhin.disk import statements as sql
 from takhin.disk.faults import sentence
 from takhin.disk.identity import LogRow, identity_fault, read_log_row
-from takhin.disk.versions import PRODUCERS_SINCE
+from takhin.disk.versions import LOST_SINCE, PRODUCERS_SINCE
 from takhin.disk.witness import Mark
 
 
@@ -47,19 +47,22 @@ def _integrity(connection: apsw.Connection) -> Iterator[str]:
 
 
 def _content(connection: apsw.Connection, log: LogRow) -> Iterator[str]:
+    version = connection.pragma("user_version")
     count = connection.execute(sql.COUNT_RECORDS).get
+    range_ = {"start": log.start_offset, "end": log.end_offset}
+    given_up = connection.execute(sql.COUNT_LOST, range_).get if version >= LOST_SINCE else 0
     bounds = connection.execute(sql.FIRST_OFFSET).get, connection.execute(sql.LAST_OFFSET).get
     expected = (log.start_offset, log.end_offset - 1) if log.end_offset > log.start_offset else (None, None)
-    if (count, bounds) != (log.end_offset - log.start_offset, expected):
+    if (count, bounds) != (log.end_offset - log.start_offset - given_up, expected):
         found = f"{count} from {bounds[0]} to {bounds[1]}" if count else "none"
         yield (
             f"records do not lie densely from {log.start_offset} to {log.end_offset - 1}: there are {found}"
         )
-    for (offset,) in connection.execute(sql.STRAY_HEADER, {"start": log.start_offset, "end": log.end_offset}):
+    for (offset,) in connection.execute(sql.STRAY_HEADER, range_):
         yield f"there is a header of offset {offset}, which has no record"
     for group_id, offset in connection.execute(sql.BAD_COMMITTED, {"end": log.end_offset}):
         yield f"group {group_id!r} has committed offset {offset}, and the log ends at {log.end_offset}"
-    if connection.pragma("user_version") >= PRODUCERS_SINCE:
+    if version >= PRODUCERS_SINCE:
         for producer_id, end in connection.execute(sql.BAD_PRODUCER, {"end": log.end_offset}):
             yield (
                 f"producer {producer_id} is said to have sent records up to {end - 1}, and the log ends at "

@@ -38,6 +38,8 @@ NO_PAGE = b"\xff" * PAGE_BYTES
 
 INTERIOR = (0x02, 0x05)
 """First byte of a page without rows, which only leads to pages with rows (sqlite.org/fileformat2.html)."""
+LEAVES = (0x0A, 0x0D)
+"""First byte of a page with rows."""
 
 
 def mend_header(path: Path, template: Path | None = None) -> bool:
@@ -123,6 +125,51 @@ def take_in_wal(path: Path) -> None:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     finally:
         connection.close()
+
+
+def mend_empty_tables(path: Path) -> None:
+    """Restore in a closed copy the damaged pages of tables that have never had a row. Raises apsw.Error.
+
+    Such a page differs from no other one of its kind, so its checksum says that it is one.
+    """
+    usable = PAGE_BYTES - RESERVED_BYTES
+    heads = (bytes([kind]) + bytes(4) + usable.to_bytes(2, "big") + b"\0" for kind in LEAVES)
+    empty = {checksum(page): page for page in (head.ljust(usable, b"\0") for head in heads)}
+    damaged = damaged_pages(path)
+    with path.open("r+b") as file:
+        for number in damaged:
+            file.seek((number - 1) * PAGE_BYTES)
+            page = file.read(PAGE_BYTES)
+            for sums, content in empty.items():
+                # A page without a checksum has been written by another program, see above.
+                if sums == page[usable:] or (content == page[:usable] and any(page[usable:])):
+                    file.seek((number - 1) * PAGE_BYTES)
+                    file.write(content + sums)
+
+
+def hide_zeroed_pages(path: Path) -> None:
+    """Make pages of zeros unreadable in a closed copy: their checksum is right, but nobody has written them.
+
+    A value may end with a page of zeros of its own, and is given up then: the two cannot be told apart.
+    """
+    with path.open("r+b") as file:
+        number = 0
+        while len(page := file.read(PAGE_BYTES)) == PAGE_BYTES:
+            if not any(page):
+                file.seek(number * PAGE_BYTES)
+                file.write(NO_PAGE)
+            number += 1
+
+
+def move_root(path: Path, table: str, root: int) -> None:
+    """Say in a closed copy that a table begins at another page. Raises apsw.Error."""
+    connection = open_unverified(path)
+    try:
+        connection.pragma("writable_schema", 1)
+        connection.execute(sql.MOVE_ROOT, (root, table))
+    finally:
+        connection.close()
+    take_in_wal(path)
 
 
 def trust_pages(path: Path, *, changed: bool) -> bool:

@@ -26,55 +26,42 @@ from takhin.disk import statements as sql
 from takhin.disk.connection import close_whole, open_writer
 from takhin.disk.folder import DataFolder, sync_folder
 from takhin.disk.identity import LogRow
-from takhin.disk.layout import shm_of, wal_bytes, wal_of
-from takhin.disk.witness import Mark, Witness
+from takhin.disk.layout import Layout, shm_of, wal_bytes, wal_of
+from takhin.disk.witness import Mark, Notes, Witness
 from takhin.errors import CopyError
 
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
 
 
-class Catalogue:
-    """A data folder under its lock, for changes while no broker runs. A context manager."""
+class Workplace:
+    """Where files are made and kept aside in a data folder, whoever has it locked."""
 
-    def __init__(self, data: Path) -> None:
-        """Lock the folder, and make it if it is missing. Raises StartupError if a broker has it, OSError."""
-        self.folder = DataFolder(data)
-        try:
-            self._witness = Witness(
-                self.folder.layout.witness, lock_changed_before=self.folder.lock_changed_before
-            )
-        except OSError:
-            self.folder.close()
-            raise
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
         self._aside: Path | None = None
-        self._lock = Lock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_failure: object) -> None:
-        self._witness.close()
-        self.folder.close()
 
     @property
     def tmp(self) -> Path:
         """Where new files are made; swept whenever the folder is locked."""
-        return self.folder.layout.tmp
+        return self.layout.tmp
 
     def noted(self, topic_id: str, partition: int) -> Mark | None:
         """What the witness has noted of a log."""
-        with self._lock:
-            return self._witness.slot(topic_id, partition).mark
+        raise NotImplementedError
+
+    def note(self, log: LogRow) -> None:
+        """Note in the witness where the log ends that was put in place. Durable on return."""
+        raise NotImplementedError
 
     def aside(self, topic: str) -> Path:
         """Where to keep the replaced files of a topic: a new folder, the same for all of one command."""
         if self._aside is None:
-            aside = self.folder.layout.aside
+            aside = self.layout.aside
             self._aside = aside / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%fZ")
             self._aside.mkdir(parents=True)
             sync_folder(aside)
-            sync_folder(self.folder.path)
+            sync_folder(self.layout.data_dir)
         return self._aside / topic
 
     def keep_copy(self, topic: str, path: Path) -> Path:
@@ -99,10 +86,35 @@ class Catalogue:
         connection.execute(sql.RENEW_LOG, (incarnation_id := str(uuid.uuid4()), commits))
         return replace(log, incarnation_id=incarnation_id, commits=commits)
 
+
+class Catalogue(Workplace):
+    """A data folder under its lock, for changes while no broker runs. A context manager."""
+
+    def __init__(self, data: Path) -> None:
+        """Lock the folder, and make it if it is missing. Raises StartupError if a broker has it, OSError."""
+        self.folder = DataFolder(data)
+        super().__init__(self.folder.layout)
+        try:
+            self._witness = Witness(self.layout.witness, lock_changed_before=self.folder.lock_changed_before)
+        except OSError:
+            self.folder.close()
+            raise
+        self._lock = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        self._witness.close()
+        self.folder.close()
+
+    def noted(self, topic_id: str, partition: int) -> Mark | None:
+        with self._lock:
+            return self._witness.slot(topic_id, partition).mark
+
     def note(self, log: LogRow) -> None:
-        """Note in the witness where the log ends that was put in place. Durable on return."""
         self._witness.slot(log.topic_id, log.partition).note(log.mark)
-        sync_file(self.folder.layout.witness)
+        sync_file(self.layout.witness)
 
     def put_topic(self, stage: Path, topic: str) -> Path | None:
         """Make a staged folder the topic's. Returns where the replaced topic is now, if there was one."""
@@ -125,6 +137,21 @@ class Catalogue:
         sync_folder(self.folder.layout.topics)
         sync_folder(aside.parent)
         return aside
+
+
+class BesideBroker(Workplace):
+    """A data folder that a broker has locked, for changes of partitions that it has let go of."""
+
+    def __init__(self, data: Path) -> None:
+        """Raises OSError."""
+        super().__init__(Layout(data))
+        self._notes = Notes(data)
+
+    def noted(self, topic_id: str, partition: int) -> Mark | None:
+        return self._notes.of(topic_id, partition)
+
+    def note(self, log: LogRow) -> None:
+        """Nothing is noted: the witness is the broker's, and it may lag behind a log."""
 
 
 def put_file(new: Path, path: Path) -> None:

@@ -1,32 +1,69 @@
-"""Makes a new file of the records that can be read in a damaged one.
+"""Makes a new file of what can be read in a damaged one: table by table, and records page by page.
 
-Reads a closed copy, which mending.py has repaired as far as it could. Page checksums tell which records can
-be believed. Knows the tables through the statements of takhin/disk alone, and no folder.
+Reads a closed copy, which mending.py has repaired as far as it could. Page checksums tell what can be
+believed. The two files have a connection each: an error in reading the one undoes nothing in the other.
+Knows the tables through the statements of takhin/disk alone, and no folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
 from takhin import topic_configs
 from takhin.clock import system_clock
+from takhin.copies.leaves import Leaf, lend_root, record_leaves, roots
+from takhin.copies.mending import move_root
 from takhin.disk import statements as sql
 from takhin.disk import versions
-from takhin.disk.connection import close_whole, open_writer
+from takhin.disk.connection import close_whole, open_copy, open_writer
 from takhin.disk.header import file_header
-from takhin.disk.identity import LogRow, read_log_row
+from takhin.disk.identity import LogRow, num_partitions
+from takhin.disk.layout import wal_bytes
 from takhin.schema import VERSION
-from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION, load
+from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION
 from takhin.settings import Settings
 
 CHUNK = 4_096
-"""Offsets that are read at once."""
+"""Offsets that are read at once, and written in one transaction."""
 PROBES = 64
 """Offsets that are tried, evenly spread, before each one is."""
+TIME_INDEX_RECORDS = 1_024
+"""Records for which the new file's time index has a row."""
+
+UNREADABLE = (apsw.Error, ValueError)
+"""What reading a damaged file raises. ValueError: text that is no UTF-8, in a file without checksums."""
+
+
+class Table(NamedTuple):
+    """A small table. key: its columns in order. types: of all columns."""
+
+    name: str
+    columns: str
+    key: str
+    types: tuple[type, ...]
+
+
+COMMITTED = Table(
+    "committed_offsets", "group_id, offset, metadata, committed_at", "group_id", (str, int, str, int)
+)
+PRODUCERS = Table(
+    "producer_batches",
+    "producer_id, sequence, record_count, offset, timestamp, slot",
+    "producer_id, slot",
+    (bytes, int, int, int, int, int),
+)
+CONFIGS = Table("topic_configs", "key, value", "key", (str, str))
+LOST = Table("lost_offsets", "first, beyond", "first", (int, int))
+
+LATER_TABLES = (PRODUCERS, LOST)
+LATER_ROOTS = range(11, 14)
+"""Where the tables of later versions begin depends on the version in which the file was new."""
 
 
 class Run(NamedTuple):
@@ -36,136 +73,307 @@ class Run(NamedTuple):
     end: int
 
 
-class Expected(NamedTuple):
-    """What the log should hold, from other sources where the file itself cannot be read."""
-
-    log: LogRow
-    num_partitions: int
-    """What the new file says of the topic if it is partition 0's."""
-
-
 class Salvage:
-    """A new file, and the old one whose readable records it gets."""
+    """A new file, and the old one whose readable content it gets. Life: `records`, `others`, `close`."""
 
-    def __init__(self, old: Path, new: Path) -> None:
+    def __init__(self, old: Path, new: Path, *, lent: bool) -> None:
         """old: a closed copy of the damaged file. new: where there is no file yet.
 
+        lent: the first page of the old file is that of a new file, see mending.py.
         Raises OSError, apsw.Error.
         """
         versions.build(new)
-        self._db = open_writer(new)
+        self._path = old
+        self._new = open_writer(new)
+        self._old: apsw.Connection | None = None
         self.notes: list[str] = []
         """What was lost besides records, as clauses."""
         self._version = VERSION
-        try:
+        with suppress(*UNREADABLE):
             header = file_header(old)
             self._version = header.user_version
             # With another number of reserved bytes SQLite would not compare checksums.
-            self.readable = header.user_version < SINCE_VERSION or header.reserved_bytes == RESERVED_BYTES
-            if self.readable:
-                self._db.execute(sql.ATTACH_OLD, (str(old),))
-                self._db.execute(sql.TOUCH_OLD).fetchall()
-        except (apsw.Error, ValueError):
-            self.readable = False
+            if header.user_version < SINCE_VERSION or header.reserved_bytes == RESERVED_BYTES:
+                self._open()
+        if lent:
+            self._find_later_tables()
 
     def close(self) -> None:
-        close_whole(self._db)
+        self._close_old()
+        close_whole(self._new)
 
-    def longest_run(self, start: int, end: int) -> Run:
-        """The longest run of whole records in [start, end); an empty one at `end` if there is none."""
-        longest, run = Run(end, end), Run(start, start)
-        for piece in self._runs(start, end):
-            run = Run(run.start, piece.end) if piece.start == run.end else piece
-            if run.end - run.start > longest.end - longest.start:
-                longest = run
-        return longest
-
-    def end(self, known: int) -> int:
-        """Where the records of the old file end, but at least `known`."""
+    def _open(self) -> None:
+        """Open the old file. It stays closed if SQLite cannot do anything with it."""
+        self._close_old()
+        self._old = open_copy(self._path)
         try:
-            highest = self._db.execute(sql.OLD_LAST_OFFSET).get if self.readable else None
+            self._old.execute(sql.TOUCH).fetchall()
         except apsw.Error:
-            highest = None
-        return max(known, highest + 1 if highest is not None else 0)
+            self._close_old()
 
-    def _runs(self, start: int, end: int) -> Iterator[Run]:
-        if not self.readable or not self._anything(start, end):
-            return
-        for first in range(start, end, CHUNK):
-            yield from self._split(first, min(first + CHUNK, end))
+    def _close_old(self) -> None:
+        if self._old is not None:
+            self._old.close()
+            self._old = None
 
-    def _anything(self, start: int, end: int) -> bool:
-        """True if any of some evenly spread offsets can be read. If not, it is useless to try each one."""
+    def _find_later_tables(self) -> None:
+        """Find where the tables of later versions are: not where they are in a new file, perhaps."""
+        for table in LATER_TABLES:
+            for root in LATER_ROOTS:
+                with suppress(*UNREADABLE):
+                    self._close_old()
+                    move_root(self._path, table.name, root)
+                    self._open()
+                    list(self._rows_of(table))
+                    break
+
+    # Records and their headers
+
+    def records(self, log: LogRow) -> tuple[int, list[Run]]:
+        """Take over all records from the log's start on that can be read, with their headers.
+
+        Returns (where the log ended, at least where `log` says, the runs of records that were kept).
+        """
+        leaves = self._leaves()
+        end = max(log.end_offset, self._beyond_last(), *(leaf.last + 1 for leaf in leaves))
+        kept: list[Run] = []
+        self._take([Run(log.start_offset, end)], kept)
+        missing = without([Run(log.start_offset, end)], kept)
+        root = self._root()
+        if root is not None and missing:
+            wanted = [
+                leaf
+                for leaf in leaves
+                if any(run.start <= leaf.last and leaf.first < run.end for run in missing)
+            ]
+            for some in roots(wanted):
+                self._close_old()
+                lend_root(self._path, root, some)
+                self._open()
+                bounds = [Run(leaf.first, leaf.last + 1) for leaf in some]
+                self._take(within(without(missing, kept), bounds), kept)
+        kept = joined(kept)
+        self._take_headers(kept)
+        return end, kept
+
+    def _leaves(self) -> list[Leaf]:
+        if wal_bytes(self._path):  # which may have later versions of the same pages
+            return []
+        try:
+            return record_leaves(self._path)
+        except apsw.Error:
+            return []
+
+    def _beyond_last(self) -> int:
+        with suppress(*UNREADABLE):
+            for (offset,) in self._rows(sql.LAST_OFFSET):
+                return offset + 1 if offset is not None else 0
+        return 0
+
+    def _root(self) -> int | None:
+        with suppress(*UNREADABLE):
+            for (root,) in self._rows(sql.ROOT_OF_RECORDS):
+                return int(root)
+        return None
+
+    def _take(self, wanted: Iterable[Run], kept: list[Run]) -> None:
+        """Take over what can be read of these records, and add it to `kept`."""
+        for start, end in wanted:
+            for run in self._readable(self._record_runs, start, end):
+                for first in range(run.start, run.end, CHUNK):
+                    with self._new:
+                        bounds = first, min(first + CHUNK, run.end)
+                        self._new.executemany(sql.PUT_RECORD, self._rows(sql.OLD_RECORDS, bounds))
+                kept.append(run)
+
+    def _take_headers(self, kept: Sequence[Run]) -> None:
+        lost: list[Run] = []
+        for start, end in kept:
+            taken = []
+            for run in self._readable(self._header_run, start, end):
+                with self._new:
+                    self._new.executemany(sql.INSERT_HEADER, self._rows(sql.OLD_HEADERS, run))
+                taken.append(run)
+            lost += without([Run(start, end)], joined(taken))
+        if lost:
+            some = ", ".join(said(run) for run in lost[:5]) + (", …" if len(lost) > 5 else "")
+            self.notes.append(f"the headers that offsets {some} may have had")
+
+    def _readable(self, read: Callable[[int, int], Sequence[Run]], start: int, end: int) -> Iterator[Run]:
+        """The runs of [start, end) that `read` finds. It raises for a range that it cannot read whole."""
         step = max(1, (end - start) // PROBES)
-        return any(self._try(at, at + 1) is not None for at in range(start, end, step))
+        if not any(_can(read, at) for at in range(start, end, step)):
+            return  # it is useless to try each one
+        for first in range(start, end, CHUNK):
+            yield from _split(read, first, min(first + CHUNK, end))
 
-    def _split(self, start: int, end: int) -> Iterator[Run]:
-        """The runs of [start, end). A range that cannot be read as a whole is read by halves."""
-        runs = self._try(start, end)
-        if runs is not None:
-            yield from runs
-        elif end - start > 1:
-            middle = (start + end) // 2
-            yield from self._split(start, middle)
-            yield from self._split(middle, end)
-
-    def _try(self, start: int, end: int) -> Sequence[Run] | None:
-        """The runs of records in [start, end); None if a record or a header in it cannot be read."""
+    def _record_runs(self, start: int, end: int) -> Sequence[Run]:
+        """The runs of records in [start, end)."""
         runs: list[Run] = []
-        try:
-            for offset, *_ in self._db.execute(sql.OLD_RECORDS, (start, end)):
-                if runs and runs[-1].end == offset:
-                    runs[-1] = Run(runs[-1].start, offset + 1)
-                else:
-                    runs.append(Run(offset, offset + 1))
-            for _ in self._db.execute(sql.OLD_HEADERS, (start, end)):
-                pass
-        except apsw.Error:
-            return None
+        for offset, timestamp, *contents in self._rows(sql.OLD_RECORDS, (start, end)):
+            if not isinstance(timestamp, int) or not all(isinstance(it, bytes | None) for it in contents):
+                raise ValueError(offset)
+            if runs and runs[-1].end == offset:
+                runs[-1] = Run(runs[-1].start, offset + 1)
+            else:
+                runs.append(Run(offset, offset + 1))
         return runs
 
-    def write(self, run: Run, expected: Expected) -> None:
-        """Fill the new file: the records of the run, what groups have committed, whose log it is."""
-        log = expected.log
-        with self._db:
-            for statement in sql.COPY_RECORDS:
-                if run.start < run.end:
-                    self._db.execute(statement, run)
-            self._try_copy(sql.COPY_TIMES, run, None)
-            self._try_copy(sql.COPY_COMMITTED, run, "the groups' committed offsets")
+    def _header_run(self, start: int, end: int) -> Sequence[Run]:
+        for _, _, key, value in self._rows(sql.OLD_HEADERS, (start, end)):
+            if not isinstance(key, str) or not isinstance(value, bytes):
+                raise ValueError(key)  # noqa: TRY004  as for what cannot be read
+        return [Run(start, end)]
+
+    def _rows(self, statement: str, bindings: Sequence[int] = ()) -> Iterator[Sequence[Any]]:
+        if self._old is None:
+            raise apsw.CorruptError
+        return iter(self._old.execute(statement, bindings))
+
+    # The other tables
+
+    def others(self, log: LogRow, kept: Sequence[Run], partitions: int) -> None:
+        """Fill the other tables of the new file. log: as it is from now on.
+
+        kept: the runs of its records. partitions: how many the topic has if the old file does not say.
+        """
+        gaps = [Run(one.end, other.start) for one, other in pairwise(kept)]
+        with self._new:
+            self._new.execute(sql.INDEX_TIMES, (TIME_INDEX_RECORDS,))
+            self._new.executemany(sql.PUT_LOST, gaps)
+            self._committed(log)
             if self._version >= versions.PRODUCERS_SINCE:
-                self._try_copy(sql.COPY_PRODUCERS, (run.end,), "what its producers have sent last")
+                self._producers(without([Run(0, log.end_offset)], gaps))
             identity = (log.topic, log.partition, log.topic_id, log.incarnation_id)
-            self._db.execute(sql.PUT_LOG, (*identity, *run, log.commits, system_clock()))
+            range_ = (log.start_offset, log.end_offset)
+            self._new.execute(sql.PUT_LOG, (*identity, *range_, log.commits, system_clock()))
             if log.partition == 0:
-                self._db.execute(sql.PUT_NUM_PARTITIONS, (expected.num_partitions,))
-                self._try_copy(sql.COPY_CONFIGS, (), "the topic's configs, which are the defaults now")
-                if not self._db.execute(sql.COUNT_CONFIGS).get:
-                    configs = topic_configs.as_texts(topic_configs.parse({}, Settings()))
-                    self._db.executemany(sql.PUT_CONFIG, configs.items())
+                self._new.execute(sql.PUT_NUM_PARTITIONS, (self._num_partitions() or partitions,))
+                self._configs()
 
-    def _try_copy(self, statement: str, bindings: Sequence[int], what: str | None) -> None:
-        """Copy a small table, all of it or nothing. what: the note if it is lost; None for none."""
+    def lost_before(self) -> list[Run]:
+        """What an earlier recovery has given up."""
+        with suppress(*UNREADABLE):
+            if self._version >= versions.LOST_SINCE:
+                return [Run(*row) for row in self._rows_of(LOST)]
+        return []
+
+    def _committed(self, log: LogRow) -> None:
+        rows = self._table(COMMITTED, "the groups' committed offsets")
+        for group_id, offset, *rest in rows:
+            within_log = max(log.start_offset, min(log.end_offset, offset))
+            self._new.execute(sql.PUT_COMMITTED, (group_id, within_log, *rest))
+
+    def _producers(self, whole: Sequence[Run]) -> None:
+        """Take over what producers have sent last, as long as all of it is there.
+
+        A batch that was lost, if only in part, may be sent again, so it is not remembered, nor are those
+        before it if there are any after it.
+        """
+        rows = self._table(PRODUCERS, "what its producers have sent last")
+        for _, batches in groupby(sorted(rows, key=tuple), lambda row: row[0]):
+            remembered: list[Sequence[Any]] = []
+            broken = False
+            for row in batches:
+                _, sequence, count, offset, *_ = row
+                if within([Run(offset, offset + count)], whole) != [Run(offset, offset + count)]:
+                    broken = True
+                    continue
+                if broken or (remembered and remembered[-1][1] + remembered[-1][2] != sequence):
+                    remembered = []
+                broken = False
+                remembered.append(row)
+            self._new.executemany(sql.PUT_PRODUCER_BATCH, remembered)
+
+    def _configs(self) -> None:
+        configs = dict(topic_configs.as_texts(topic_configs.parse({}, Settings())))
+        names = ", ".join(sorted(configs))
+        what = f"the topic's configs or some of them (of {names}), which are the defaults now"
+        rows = self._table(CONFIGS, what)
+        configs.update((key, value) for key, value in rows)
+        self._new.executemany(sql.PUT_CONFIG, configs.items())
+
+    def _num_partitions(self) -> int | None:
+        with suppress(*UNREADABLE):
+            return None if self._old is None else num_partitions(self._old)
+        return None
+
+    def _table(self, table: Table, what: str) -> list[Sequence[Any]]:
+        """The rows of a small table that can be read, from both ends up to the damage.
+
+        what: the note if some cannot be.
+        """
+        rows: dict[Sequence[Any], None] = {}
+        damaged = False
         try:
-            if not self.readable:
-                raise apsw.CorruptError
-            with self._db:  # a savepoint
-                self._db.execute(statement, bindings)
-        except apsw.Error:
-            if what is not None:
-                self.notes.append(what)
+            for row in self._rows_of(table):
+                rows[row] = None
+        except UNREADABLE:
+            damaged = True
+            with suppress(*UNREADABLE):
+                for row in self._rows_of(table, descending=True):
+                    rows[row] = None
+        if damaged:
+            self.notes.append(f"some of {what}" if rows else what)
+        return list(rows)
+
+    def _rows_of(self, table: Table, *, descending: bool = False) -> Iterator[Sequence[Any]]:
+        """The rows of a small table. Raises UNREADABLE, also for rows that are of another table."""
+        for row in self._rows(sql.old_rows(table.name, table.columns, table.key, descending=descending)):
+            if tuple(map(type, row)) != table.types:
+                raise ValueError(row)
+            yield tuple(row)
 
 
-def readable_log_row(path: Path) -> LogRow | None:
-    """What a damaged copy says of its log, if that can be read."""
+def _can(read: Callable[[int, int], Sequence[Run]], at: int) -> bool:
     try:
-        load()
-        connection = apsw.Connection(str(path))
-    except apsw.Error:
-        return None
+        read(at, at + 1)
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _split(read: Callable[[int, int], Sequence[Run]], start: int, end: int) -> Iterator[Run]:
+    """The runs of [start, end). A range that cannot be read as a whole is read by halves."""
     try:
-        return read_log_row(connection)
-    except apsw.Error:
-        return None
-    finally:
-        connection.close()
+        yield from read(start, end)
+    except UNREADABLE:
+        if end - start > 1:
+            middle = (start + end) // 2
+            yield from _split(read, start, middle)
+            yield from _split(read, middle, end)
+
+
+def said(run: Run) -> str:
+    """A run for people."""
+    return f"{run.start} to {run.end - 1}" if run.end - run.start > 1 else f"{run.start}"
+
+
+def joined(runs: Iterable[Run]) -> list[Run]:
+    """The same offsets in as few runs as possible, in order."""
+    whole: list[Run] = []
+    for run in sorted(runs):
+        if whole and run.start <= whole[-1].end:
+            whole[-1] = Run(whole[-1].start, max(whole[-1].end, run.end))
+        elif run.start < run.end:
+            whole.append(run)
+    return whole
+
+
+def without(runs: Iterable[Run], others: Iterable[Run]) -> list[Run]:
+    """What is in `runs` and not in `others`."""
+    left = joined(runs)
+    for other in joined(others):
+        left = [
+            part
+            for run in left
+            for part in (Run(run.start, min(run.end, other.start)), Run(max(run.start, other.end), run.end))
+            if part.start < part.end
+        ]
+    return left
+
+
+def within(runs: Iterable[Run], others: Iterable[Run]) -> list[Run]:
+    """What is in both."""
+    runs = joined(runs)
+    return without(runs, without(runs, others))

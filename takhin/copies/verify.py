@@ -76,7 +76,7 @@ def verify(folder: Path, *, progress: Progress = lambda _done, _of: None) -> Rep
     report = Report(str(folder), "data" if manifest is None else "backup")
     layout = Layout(folder)
     notes = Notes(folder)  # before the logs, which may grow meanwhile
-    places = [place for name in topic_names(folder) for place in _places(layout, name, report)]
+    places = [place for name in topic_names(folder, strange=True) for place in _places(layout, name, report)]
     report.partitions = _look_over(places, notes, progress)
     for name in dict.fromkeys(place.topic for place in places):
         report.faults += _topic_faults(name, [found for found in report.partitions if found.topic == name])
@@ -151,8 +151,8 @@ def look_at(place: Place, noted: Callable[[str, int], Mark | None] = lambda _id,
         found.unreadable = str(error).removeprefix(f"{place.path} ")
     except OSError as error:
         found.unreadable = error.strerror or str(error)
-    except apsw.Error as error:
-        if is_damage(error) or isinstance(error, apsw.SQLError):
+    except (apsw.Error, ValueError) as error:  # ValueError: text that is none, where pages have no checksums
+        if is_damage(error) or isinstance(error, apsw.SQLError | ValueError):
             found.faults += [sentence(error), *_extent(place.path)]
         else:
             found.unreadable = sentence(error)

@@ -121,6 +121,16 @@ def open_beside(path: Path, *, immutable: bool) -> apsw.Connection:
     return connection
 
 
+def open_copy(path: Path) -> apsw.Connection:
+    """A connection to a damaged copy; what does not match its checksum is not read. Raises apsw.Error."""
+    load_checksums()
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    with _closed_on_error(connection):
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        connection.pragma("trusted_schema", 0)
+    return connection
+
+
 def open_unverified(path: Path) -> apsw.Connection:
     """A connection to a copy, which reads pages whatever their checksums say. Raises apsw.Error."""
     load_checksums()

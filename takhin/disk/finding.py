@@ -23,16 +23,36 @@ def checked_topic(name: str) -> str:
         raise CopyError(str(error)) from error
 
 
-def topic_folders(layout: Layout) -> list[str]:
-    """The names of the topics' folders, sorted. Raises OSError."""
+def all_folders(layout: Layout) -> list[str]:
+    """The names of all folders where topics are, sorted. Raises OSError."""
     return sorted(entry.name for entry in os.scandir(layout.topics) if entry.is_dir())
 
 
-def topic_names(root: Path) -> list[str]:
-    """The topics of a data folder or a backup, sorted. Raises CopyError if `root` is neither."""
+def topic_folders(layout: Layout) -> list[str]:
+    """The names of the topics' folders, sorted, without folders that no topic can have. Raises OSError.
+
+    Such are `lost+found`, which a file system has made, and those without a partition's file.
+    """
+    return [name for name in all_folders(layout) if _may_be_topic(layout, name)]
+
+
+def _may_be_topic(layout: Layout, name: str) -> bool:
+    try:
+        return bool(checked_topic(name) and partition_files(layout.topic(name)))
+    except CopyError:
+        return False
+    except OSError:  # it may be one: whoever opens it gets the error
+        return True
+
+
+def topic_names(root: Path, *, strange: bool = False) -> list[str]:
+    """The topics of a data folder or a backup, sorted. Raises CopyError if `root` is neither.
+
+    strange: with the folders that are none.
+    """
     layout = Layout(root)
     try:
-        return topic_folders(layout)
+        return all_folders(layout) if strange else topic_folders(layout)
     except OSError as error:
         raise CopyError(
             f"{root} is neither a data folder nor a backup: {layout.topics}: {error.strerror}"

@@ -15,10 +15,10 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from takhin.disk.finding import topic_folders
+from takhin.disk.finding import all_folders, partition_files, strangers, topic_folders
 from takhin.disk.layout import SUFFIX, Layout, partition_file, shm_of, wal_of
 from takhin.disk.versions import build
 from takhin.errors import PartitionUnavailableError, StartupError
@@ -66,9 +66,19 @@ class DataFolder:
     def file(self, topic: str, partition: int) -> Path:
         return self.layout.partition(topic, partition)
 
-    def files(self, topic: str) -> list[Path]:
-        """Everything in a topic's folder that is named like a database, whatever its partition count."""
-        return [path for path in sorted(self.layout.topic(topic).iterdir()) if path.suffix == SUFFIX]
+    def files(self, topic: str) -> dict[int, Path]:
+        """The partition files in a topic's folder by number, whatever its partition count. Raises OSError."""
+        return dict(partition_files(self.layout.topic(topic)))
+
+    def strangers(self) -> Iterator[Path]:
+        """What is in the catalogue and belongs to no topic. Raises OSError."""
+        names = self.topic_names()
+        yield from (self.layout.topics / name for name in sorted(set(all_folders(self.layout)) - set(names)))
+        for name in names:
+            with suppress(OSError):  # whoever opens the topic gets it
+                yield from (
+                    self.layout.topic(name) / stranger for stranger in strangers(self.layout.topic(name))
+                )
 
     @contextmanager
     def staged(self, num_partitions: int, *, first: int = 0) -> Iterator[Path]:

@@ -7,6 +7,8 @@
     DATA/ballast                         room that is given up when the disk is full
     DATA/hold                            made by people: please let me copy these files
     DATA/held                            the broker's answer: copy them now
+    DATA/recover                         made by takhin recover: please close these partitions (repairs.py)
+    DATA/released                        the broker's answer: they are closed
     DATA/aside/<time>/<topic>/<n>.db     what restore and recover have replaced
 
 A backup is a folder with the same topics/ and a backup.json.
@@ -25,6 +27,8 @@ WITNESS = "witness"
 BALLAST = "ballast"
 HOLD = "hold"
 HELD = "held"
+RECOVER = "recover"
+RELEASED = "released"
 ASIDE = "aside"
 MANIFEST = "backup.json"
 
@@ -87,6 +91,14 @@ class Layout:
     @property
     def held(self) -> Path:
         return self.data_dir / HELD
+
+    @property
+    def recover(self) -> Path:
+        return self.data_dir / RECOVER
+
+    @property
+    def released(self) -> Path:
+        return self.data_dir / RELEASED
 
     @property
     def aside(self) -> Path:

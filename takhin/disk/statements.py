@@ -63,6 +63,7 @@ TRIM = (
 )
 
 LAST_OFFSET = "SELECT max(offset) FROM records"
+GET_LOST = "SELECT first, beyond FROM lost_offsets ORDER BY first"
 
 FREE_PAGES = "PRAGMA freelist_count"
 
@@ -124,6 +125,7 @@ STRUCTURE = "PRAGMA integrity_check(1)"
 COUNT_RECORDS = "SELECT count(*) FROM records"
 """Offsets are unique, so a count and two bounds say whether they are dense; a count alone is fast."""
 FIRST_OFFSET = "SELECT min(offset) FROM records"
+COUNT_LOST = "SELECT coalesce(sum(max(0, min(beyond, :end) - max(first, :start))), 0) FROM lost_offsets"
 STRAY_HEADER = (
     "SELECT offset FROM headers WHERE offset < :start UNION ALL "
     "SELECT offset FROM headers WHERE offset >= :end LIMIT 1"
@@ -138,34 +140,33 @@ BAD_PRODUCER = (
 
 # A new file made of an old, damaged one (copies/salvage.py), and the target of a backup
 
-ATTACH_OLD = "ATTACH ? AS old"
-TOUCH_OLD = "SELECT count(*) FROM old.sqlite_schema"
 OLD_RECORDS = (
-    "SELECT offset, timestamp, key, value FROM old.records WHERE offset >= ? AND offset < ? ORDER BY offset"
+    "SELECT offset, timestamp, key, value FROM records WHERE offset >= ?1 AND offset < ?2 ORDER BY offset "
+    "LIMIT ?2 - ?1"
 )
-OLD_HEADERS = "SELECT offset, key, value FROM old.headers WHERE offset >= ? AND offset < ?"
-OLD_LAST_OFFSET = "SELECT max(offset) FROM old.records"
-COPY_RECORDS = tuple(
-    f"INSERT INTO {table} ({columns}) SELECT {columns} FROM old.{table} WHERE offset >= ? AND offset < ?"
-    for table, columns in (
-        ("records", "offset, timestamp, key, value"),
-        ("headers", "offset, position, key, value"),
-    )
+"""The limit is more than the number of rows, or as many: then SQLite does not look at the next one's page."""
+OLD_HEADERS = (
+    "SELECT offset, position, key, value FROM headers WHERE offset >= ? AND offset < ? "
+    "ORDER BY offset, position"
 )
-COPY_TIMES = (
-    "INSERT INTO time_index SELECT timestamp, offset FROM old.time_index WHERE offset >= ? AND offset <= ?"
+ROOT_OF_RECORDS = "SELECT rootpage FROM sqlite_schema WHERE name = 'records'"
+MOVE_ROOT = "UPDATE sqlite_schema SET rootpage = ? WHERE name = ?"
+PUT_RECORD = "INSERT INTO records (offset, timestamp, key, value) VALUES (?,?,?,?)"
+PUT_LOST = "INSERT INTO lost_offsets (first, beyond) VALUES (?,?)"
+INDEX_TIMES = (
+    "INSERT OR REPLACE INTO time_index (timestamp, offset) SELECT highest, offset FROM ("
+    "SELECT offset, row_number() OVER own AS number, "
+    "max(timestamp) OVER (own ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS highest "
+    "FROM records WINDOW own AS (ORDER BY offset)) WHERE number % ? = 1 AND number > 1 ORDER BY offset"
 )
-COPY_COMMITTED = (
-    "INSERT INTO committed_offsets SELECT group_id, max(?1, min(?2, offset)), metadata, committed_at "
-    "FROM old.committed_offsets"
-)
-COPY_PRODUCERS = (
-    "INSERT INTO producer_batches (producer_id, slot, sequence, record_count, offset, timestamp) "
-    "SELECT producer_id, slot, sequence, record_count, offset, timestamp FROM old.producer_batches "
-    "WHERE offset + record_count <= ?"
-)
-"""A batch that was lost, if only in part, may be sent again, so it is not remembered."""
-COPY_CONFIGS = "INSERT INTO topic_configs SELECT key, value FROM old.topic_configs"
+"""Fills an empty time index. Parameter: the records for which it has one row."""
+
+
+def old_rows(table: str, columns: str, key: str, *, descending: bool) -> str:
+    """All rows of a small table in the order of its key, from the one end or the other."""
+    order = ", ".join(f"{name} DESC" if descending else name for name in key.split(", "))
+    return f"SELECT {columns} FROM {table} ORDER BY {order}"
+
 
 FIRST_PAGE = "CREATE TABLE first (page)"
 """Makes SQLite write the first page of a new file."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import apsw
 
-from takhin.disk.header import HeaderError, checked_header
+from takhin.disk.header import HeaderError, NewerVersionError, checked_header
 from takhin.errors import StartupError
 from takhin.schema import VERSION
 from takhin.schema.checksums import SINCE_VERSION
@@ -23,6 +23,8 @@ from takhin.schema.upgrades import UPGRADES
 
 PRODUCERS_SINCE = 3
 """The schema version that first had producer_batches."""
+LOST_SINCE = 4
+"""The schema version that first had lost_offsets."""
 
 
 def build(*paths: Path) -> None:
@@ -37,6 +39,11 @@ def build(*paths: Path) -> None:
         last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
         number = errno.ENOSPC if "full" in last_line else errno.EIO
         raise OSError(number, f"cannot build {paths[0]}: {last_line}")
+
+
+def is_newer(error: BaseException) -> bool:
+    """True for an error of `check` that says that a later Takhin wrote the file."""
+    return isinstance(error.__cause__, NewerVersionError)
 
 
 def check(paths: Sequence[Path]) -> None:

@@ -157,6 +157,12 @@ class Witness:
         self._marks[key] = at, mark or Mark(0, 0)
         return Slot(mark, self._descriptor, at, key)
 
+    def remember(self, topic_id: str, partition: int, mark: Mark) -> None:
+        """A log was closed with this mark: it must hold that much when it is opened again."""
+        key = (UUID(topic_id).bytes, partition)
+        if key in self._marks:
+            self._marks[key] = self._marks[key][0], mark
+
     def _take(self) -> int:
         if self._free:
             return self._free.pop()

@@ -31,8 +31,9 @@ class Capability(StrEnum):
 class PartitionLog(Protocol):
     """One partition's log, the half-open offset range [start_offset, end_offset).
 
-    Once closed, every method but `grown` raises UnknownTopicError. Offsets are given from 0, in append
-    order, one after the other, and never twice, whatever is removed. A log has gaps where records were
+    Once closed, every method but `grown` raises UnknownTopicError. While the engine cannot serve the log they
+    raise PartitionUnavailableError, and its properties say what is known of it. Offsets are given from 0, in
+    append order, one after the other, and never twice, whatever is removed. A log has gaps where records were
     removed.
     """
 
@@ -60,6 +61,9 @@ class PartitionLog(Protocol):
     @property
     def size_bytes(self) -> int:
         """The space that the log takes where the engine keeps it, now. Raises OSError where that fails."""
+
+    def check_available(self) -> None:
+        """Raises PartitionUnavailableError if the engine cannot serve it, UnknownTopicError once closed."""
 
     def append(self, batch: Batch) -> asyncio.Future[Appended]:
         """Queue a batch; the future resolves when it is durable, all of it or nothing.
@@ -157,7 +161,10 @@ class Engine(Protocol):
         """What the engine counts, by names with their unit (`queued_bytes`). Waits for nothing."""
 
     async def open(self) -> None:
-        """Load the catalogue. Raises StartupError with a sentence for whatever stands in the way."""
+        """Load the catalogue. Raises StartupError with a sentence for whatever stands in the way.
+
+        A log that cannot be served is a trouble; all others are served.
+        """
 
     async def close(self) -> None:
         """Finish every queued write, then let go of all files."""

@@ -70,6 +70,9 @@ class MemoryLog:
     def size_bytes(self) -> int:
         return sum(map(self._size_bytes, self._rows))
 
+    def check_available(self) -> None:
+        self._check_open()
+
     def append(self, batch: Batch) -> asyncio.Future[Appended]:
         self._check_open()
         if batch.condition is not None:

@@ -140,7 +140,7 @@ def foreign_file(folder):
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path, odd):
     """An odd or unwritable data folder is named in one line, with exit code 2."""
     path = odd(tmp_path)
-    line, _ = refused("--data-dir", path, "--listen", "127.0.0.1:0")
+    line, _ = refused("--strict", "--data-dir", path, "--listen", "127.0.0.1:0")
     assert str(path) in line
 
 

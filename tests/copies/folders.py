@@ -67,6 +67,8 @@ async def content(data: Path, *, checked: bool = True) -> Content:
     engine = sqlite_engine(data)
     await engine.open()
     try:
+        for log in (log for topic in engine.topics.values() for log in topic.partitions):
+            log.check_available()
         return {
             name: [await read_all(log) for log in topic.partitions] for name, topic in engine.topics.items()
         }

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import tarfile
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,16 +25,19 @@ from copies.folders import (
     tree,
     value,
 )
-from storage.support import check_files, sqlite_engine
+from storage.support import check_files, run_sql, sqlite_engine
 from takhin.copies.mending import checksum
-from takhin.copies.recover import recover
-from takhin.errors import CopyError, StartupError
-from takhin.testing.contract import batch, under
+from takhin.copies.recover import RecoverError, recover
+from takhin.errors import CopyError, OutOfSequenceError, PartitionUnavailableError
+from takhin.testing.contract import batch, spec, under
 
 
 def kept(rows, recovered):
     """The rows that a recovery reports as kept."""
-    return [row for row in rows if recovered.start_offset <= row[0] < recovered.end_offset]
+    lost = {offset for first, end in recovered.lost for offset in range(first, end)}
+    return [
+        row for row in rows if recovered.start_offset <= row[0] < recovered.end_offset and row[0] not in lost
+    ]
 
 
 def kept_aside(recovered, suffix=""):
@@ -52,11 +54,11 @@ async def test_nothing_to_do(data, killed):
 
 
 async def test_a_short_log(killed):
-    """A broker refuses a short log; once recovered it has another id, and the old file is in aside/."""
+    """A broker does not serve a short log; recovered, it has another id, and the old file is in aside/."""
     old = file(killed, 1).read_bytes()
     file(killed, 1).with_name("1.db-wal").unlink()
-    with pytest.raises(StartupError, match="takhin recover --topic orders --partition 1"):
-        await content(killed)
+    with pytest.raises(PartitionUnavailableError, match="takhin recover --topic orders --partition 1"):
+        await content(killed, checked=False)
     (recovered,) = recover(killed, TOPIC, 1)
     assert (recovered.partition, recovered.start_offset, recovered.end_offset) == (1, 0, 0)
     assert recovered.lost == [(0, 600)]
@@ -107,7 +109,7 @@ async def test_a_flipped_bit_in_the_first_page_of_an_upgraded_file(version, at, 
 
 @pytest.mark.parametrize("numbers", [(300,), (100, 350), (0,), (599,), (5, 20, 100, 590)], ids=str)
 async def test_flipped_bits_in_records(numbers, data):
-    """The longest run without a damaged page is kept; the rest is reported as lost and never served."""
+    """All records of whole pages are kept; the rest is reported as lost and never served."""
     before = await content(data)
     old = await incarnations(data)
     for number in numbers:
@@ -120,13 +122,67 @@ async def test_flipped_bits_in_records(numbers, data):
     assert lost | {row[0] for row in rows[1]} == set(range(600))
     assert lost.issuperset(numbers)
     assert not lost & {row[0] for row in rows[1]}
-    bounds = [-1, *numbers, 600]
-    gap = max(later - sooner for sooner, later in pairwise(bounds))
-    assert len(rows[1]) > gap - 2 * 17  # a page has room for 16
+    assert len(rows[1]) >= 600 - 17 * len(numbers)  # a page has room for 17
     assert kept_aside(recovered) == damaged
     new = await incarnations(data)
     assert (new[0], new[1] != old[1]) == (old[0], True)
     assert recover(data) == []
+
+
+@pytest.mark.parametrize("at", [3, 9_000, PAGE - 3])
+@pytest.mark.parametrize(
+    "table", ["topic", "topic_configs", "headers", "time_index", "producer_batches", "lost_offsets"]
+)
+async def test_a_flipped_bit_in_a_table_without_rows(table, at, tmp_path):
+    """Nothing is lost, because such a page looks like every other one of its kind."""
+    engine = sqlite_engine(tmp_path / "data")
+    await engine.open()
+    await engine.create_topic(spec(TOPIC, 2))
+    await engine.topics[TOPIC].partitions[1].append(batch(*map(value, range(50))))
+    await engine.close()
+    path = file(tmp_path / "data", 1)
+    before = await content(tmp_path / "data")
+    flip(path, (root_of(path, table) - 1) * PAGE + at)
+    (recovered,) = recover(tmp_path / "data")
+    assert (recovered.lost, recovered.lost_besides) == ([], [])
+    assert await content(tmp_path / "data") == before
+
+
+ROWS = {
+    "log": [],
+    "headers": ["the headers that offsets 0 to 1799 may have had"],
+    "committed_offsets": ["the groups' committed offsets"],
+    "producer_batches": ["what its producers have sent last"],
+    "topic": [],
+    "topic_configs": ["the topic's configs"],
+    "time_index": [],
+}
+
+
+@pytest.mark.parametrize("table", ROWS)
+async def test_a_flipped_bit_in_a_table_with_rows(table, data):
+    """What is lost is said, and that is nothing that can be found elsewhere; no record is."""
+    engine = sqlite_engine(data)
+    await engine.open()
+    for number in range(12):  # more rows of each table
+        sent = under(batch(*[b""] * 100), b"p", 100 * number)
+        await engine.topics[TOPIC].partitions[0].append(sent)
+    await engine.close()
+    before = await content(data)
+    flip(file(data), (root_of(file(data), table) - 1) * PAGE + 16_300)
+    (recovered,) = recover(data)
+    assert recovered.lost == []
+    said = [note.partition(" or some")[0] for note in recovered.lost_besides]
+    assert said == ROWS[table]
+    after = await content(data)
+    assert [[row[:4] for row in rows] for rows in after[TOPIC]] == [
+        [row[:4] for row in rows] for rows in before[TOPIC]
+    ]
+
+
+def root_of(path, table):
+    """The page on which a table begins."""
+    return int(run_sql(path, f"SELECT rootpage FROM sqlite_schema WHERE name = '{table}'"))
 
 
 async def test_committed_offsets_come_along(data):
@@ -135,11 +191,12 @@ async def test_committed_offsets_come_along(data):
     flip_value(file(data), 590)
     (recovered,) = recover(data)
     await content(data)  # which checks them
-    assert 300 < recovered.end_offset < 600 or recovered.end_offset <= 300
+    assert recovered.end_offset == 600
+    assert len(recovered.lost) == 2
 
 
 async def test_what_producers_sent_comes_along(data):
-    """A repeat of a kept batch is recognised; a lost one may be sent again, and is stored at the end."""
+    """A repeat of a kept batch is recognised; what was sent before a lost one is no longer remembered."""
     engine = sqlite_engine(data)
     await engine.open()
     for n in range(5):
@@ -149,34 +206,35 @@ async def test_what_producers_sent_comes_along(data):
     flip_value(file(data), 655)
     (recovered,) = recover(data)
     assert recovered.lost_besides == []
-    end = recovered.end_offset
-    assert 615 < end <= 655
+    ((first, beyond),) = recovered.lost
+    assert 615 < first <= 655 < beyond <= 660
     engine = sqlite_engine(data)
     await engine.open()
     log = engine.topics[TOPIC].partitions[0]
-    told = [await log.append(under(batch(*[b""] * 15), b"p", 15 * n)) for n in range(5)]
-    kept_whole = (end - 600) // 15
-    assert [(each.offset, each.duplicate) for each in told] == [
-        *((600 + 15 * n, True) for n in range(kept_whole)),
-        *((end + 15 * n, False) for n in range(5 - kept_whole)),
-    ]
+    assert log.end_offset == 675
+    for n, offset in ((4, 660), (5, 675)):
+        told = await log.append(under(batch(*[b""] * 15), b"p", 15 * n))
+        assert (told.offset, told.duplicate) == (offset, n == 4)
+    with pytest.raises(OutOfSequenceError):
+        await log.append(under(batch(*[b""] * 15), b"p", 15 * 3))
     await engine.close()
     check_files(data)
 
 
 async def test_a_file_that_is_cut_short_beside_its_log(data):
-    """A broker refuses it; the run that file and log still have is kept, and nothing is invented."""
+    """A broker refuses it; what file and log still have is kept, and nothing is invented."""
     before = (await content(data))[TOPIC]
     await fill(data, records=100, killed=True)
     path = file(data, 1)
     path.write_bytes(path.read_bytes()[: page_of(path, value(400))])
-    with pytest.raises(StartupError, match=r"1\.db is cut short: .* is not in its write-ahead log either"):
-        await content(data)
+    cut_short = r"1\.db is cut short: .* is not in its write-ahead log either"
+    with pytest.raises(PartitionUnavailableError, match=cut_short):
+        await content(data, checked=False)
     (recovered,) = recover(data)
     rows = (await content(data))[TOPIC][1]
     assert (rows[0][0], len(rows) > 300) == (0, True)
-    assert rows == before[1][: len(rows)]
-    assert recovered.lost == [(len(rows), 700)]
+    assert [row for row in rows if row[0] < 600] == kept(before[1], recovered)
+    assert len(rows) == 700 - sum(end - first for first, end in recovered.lost)
 
 
 async def test_a_file_that_is_cut_short(data):
@@ -198,6 +256,28 @@ async def test_nothing_is_left(junk, data):
     assert (recovered.start_offset, recovered.end_offset, recovered.lost) == (600, 600, [(0, 600)])
     assert any("configs" in besides for besides in recovered.lost_besides)
     assert [len(rows) for rows in (await content(data))[TOPIC]] == [0, 600]
+
+
+@pytest.mark.parametrize("partition", [0, 1])
+async def test_a_missing_file(partition, data):
+    """Chosen by its number, it becomes an empty one, so that the others of its topic are served again."""
+    file(data, partition).unlink()
+    assert recover(data) == []
+    (recovered,) = recover(data, TOPIC, partition)
+    assert (recovered.aside, recovered.lost, recovered.end_offset) == ("", [(0, 600)], 600)
+    assert [len(rows) for rows in (await content(data))[TOPIC]] == [600 * partition, 600 - 600 * partition]
+
+
+async def test_the_others_are_recovered_beside_one_that_cannot_be(data):
+    """A file that is another's is left as it is and named, and keeps no other one from being mended."""
+    flip_value(file(data), 300)
+    file(data, 1).write_bytes(file(data).read_bytes())
+    flip_value(file(data), 20)
+    other = file(data, 1).read_bytes()
+    with pytest.raises(RecoverError, match="is misplaced and is left as it is") as caught:
+        recover(data)
+    assert [of.partition for of in caught.value.recovered] == [0]
+    assert file(data, 1).read_bytes() == other
 
 
 BY_ANOTHER = """
@@ -264,5 +344,5 @@ def test_the_command(killed, tmp_path):
         recover(killed, TOPIC, 7)
     with pytest.raises(CopyError, match="is neither a data folder"):
         recover(tmp_path / "nosuch")
-    with Broker(killed), pytest.raises(StartupError, match="is in use by another broker"):
-        recover(killed)
+    with Broker(killed):
+        assert recover(killed) == []

@@ -19,7 +19,7 @@ from takhin.errors import PartitionUnavailableError, StartupError
 from takhin.model import CommittedOffset, Header
 from takhin.testing.contract import ALL, NOW, as_stored, batch, name_of, spec
 
-SETTINGS = {"checkpoint_pages": 40, "ballast_bytes": 0, "free_bytes_low": 0}
+SETTINGS = {"checkpoint_pages": 40, "ballast_bytes": 0, "free_bytes_low": 0, "strict": True}
 TOPIC, PARTITIONS, BATCHES, RECORDS = "t", 2, 60, 50
 GROUPS = 5
 """A partition's consumer commits once in this many batches."""

@@ -1,4 +1,4 @@
-"""Files that do not belong in a data folder are refused by name at start, and left unchanged."""
+"""With `strict`, files that do not belong in a data folder are refused at start, and left unchanged."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ from takhin.storage.sqlite.engine import SqliteEngine
 
 
 def engine(data):
-    return SqliteEngine(data, StorageSettings(), clock=system_clock)
+    return SqliteEngine(data, StorageSettings(strict=True), clock=system_clock)
 
 
 @pytest.fixture

@@ -21,9 +21,11 @@ FAULTS = {
         "SELECT start_offset, end_offset FROM log WHERE NOT 0 <= start_offset OR start_offset > end_offset"
     ),
     "records do not lie densely from start_offset to end_offset": """
-        SELECT start_offset, end_offset, lowest, highest, total
-        FROM log, (SELECT min(offset) AS lowest, max(offset) AS highest, count(*) AS total FROM records)
-        WHERE total != end_offset - start_offset
+        SELECT start_offset, end_offset, lowest, highest, total, lost
+        FROM log, (SELECT min(offset) AS lowest, max(offset) AS highest, count(*) AS total FROM records),
+          (SELECT coalesce(sum(beyond - max(first, start_offset)), 0) AS lost
+           FROM lost_offsets, log WHERE beyond > start_offset)
+        WHERE total != end_offset - start_offset - lost
         OR total > 0 AND (lowest != start_offset OR highest != end_offset - 1)""",
     "a header has no record": (
         "SELECT offset, position FROM headers WHERE offset NOT IN (SELECT offset FROM records)"

@@ -49,5 +49,5 @@ async def test_a_short_log_is_refused_again_and_again(short: Path):
     left = wal.read_bytes()
     for _ in range(3):
         with pytest.raises(StartupError, match=r"acknowledged offsets \d+ to 49 are missing"):
-            await sqlite_engine(short).open()
+            await sqlite_engine(short, strict=True).open()
         assert wal.read_bytes() == left

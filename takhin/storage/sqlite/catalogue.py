@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import uuid
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +18,12 @@ import structlog
 
 from takhin import topic_configs
 from takhin.clock import Clock
-from takhin.disk import connection, versions
+from takhin.disk import connection
 from takhin.disk import statements as sql
 from takhin.disk.faults import is_full, quota_is_full, sentence
 from takhin.disk.folder import DataFolder
-from takhin.disk.identity import read_log_row
-from takhin.disk.layout import partition_file, partition_number
+from takhin.disk.layout import partition_file
+from takhin.disk.repairs import Repairs
 from takhin.disk.witness import Witness
 from takhin.errors import (
     OutcomeUnknownError,
@@ -37,26 +36,17 @@ from takhin.errors import (
     UnknownPartitionError,
     UnknownTopicError,
 )
-from takhin.model import TopicConfig, TopicPartition, TopicSpec
+from takhin.model import TopicPartition, TopicSpec
 from takhin.storage.conditions import fewer_partitions
 from takhin.storage.sqlite.offset_index import OffsetIndex
-from takhin.storage.sqlite.opening import Opened, open_partition
 from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.shared import Shared
+from takhin.storage.sqlite.topics import AT_WORK, Log, SqliteTopic, TopicOpener, close
+from takhin.storage.sqlite.unavailable import Known, UnavailablePartition
 
 logger = structlog.get_logger()
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class SqliteTopic:
-    """A topic whose partitions are open."""
-
-    name: str
-    topic_id: str
-    config: TopicConfig
-    partitions: Sequence[SqlitePartition]
 
 
 class Catalogue:
@@ -67,6 +57,7 @@ class Catalogue:
     ) -> None:
         self.topics: Mapping[str, SqliteTopic] = {}
         """A snapshot: each change puts another one in its place."""
+        self.repairs = Repairs(folder.layout)
         self.unchanging = asyncio.Lock()
         """Hold it while the catalogue must not change."""
         self._shared = shared
@@ -74,13 +65,18 @@ class Catalogue:
         self._witness = witness
         self._index = index
         self._clock = clock
+        self._opener = TopicOpener(shared, folder, witness, index)
+        self._told: dict[str, str] = {}  # the troubles of what is not served
         self._changes: set[asyncio.Task[Any]] = set()
 
     def logs(self) -> list[SqlitePartition]:
-        """Every partition of every topic."""
-        return [log for topic in self.topics.values() for log in topic.partitions]
+        """Every partition of every topic that is served."""
+        return [log for log in self._all() if isinstance(log, SqlitePartition)]
 
-    def log(self, at: TopicPartition) -> SqlitePartition:
+    def _all(self) -> Iterator[Log]:
+        return (log for topic in self.topics.values() for log in topic.partitions)
+
+    def log(self, at: TopicPartition) -> Log:
         """One partition. Raises UnknownTopicError, UnknownPartitionError."""
         topic = self.topics.get(at.topic)
         if topic is None:
@@ -90,9 +86,86 @@ class Catalogue:
         return topic.partitions[at.partition]
 
     async def load(self) -> None:
-        """Open every topic of the folder. Raises StartupError."""
+        """Open every topic of the folder.
+
+        What cannot be served is a trouble, or with the setting `strict` a StartupError, as is a file of a
+        later Takhin in any case.
+        """
+        _, closed = self.repairs.wanted()
+        for path in self._folder.strangers():
+            logger.warning("stranger_ignored", path=str(path), reason="it belongs to no topic")
         for name in self._folder.topic_names():
-            self.topics = {**self.topics, name: await self._open_topic(name)}
+            strict = self._shared.settings.strict
+            self._put(await self._opener.opened(name, strict=strict, closed=closed))
+
+    async def let_go(self) -> None:
+        """Close the partitions that `takhin recover` wants, and answer it. Raises OSError."""
+        asked, wanted = self.repairs.wanted()
+        if wanted and self._shared.files.held:
+            return  # the files are being copied: they must not change
+        async with self.unchanging:
+            for at in wanted:
+                topic = self.topics.get(at.topic)
+                if topic is None or not 0 <= at.partition < len(topic.partitions):
+                    continue
+                log = topic.partitions[at.partition]
+                if isinstance(log, SqlitePartition):
+                    known = Known(log.start_offset, log.end_offset, log.incarnation_id)
+                    closed = UnavailablePartition(at, log.path, AT_WORK, known, may_pass=False)
+                    self._put(topic.with_log(closed))
+                    await log.close(closed.error)
+                    self._witness.remember(topic.topic_id, at.partition, log.mark)
+        self.repairs.answer(asked)
+
+    async def take_back(self) -> None:
+        """Serve what could not be served, if its file is another one now and `takhin recover` is done."""
+        if all(isinstance(log, SqlitePartition) for log in self._all()):
+            return
+        _, wanted = self.repairs.wanted()
+        async with self.unchanging:
+            for topic in self.topics.values():
+                if topic.described:
+                    await self._take_back_partitions(topic, wanted)
+                    continue
+                first = topic.partitions[0]
+                at_work = any(at.topic == topic.name for at in wanted)
+                if isinstance(first, UnavailablePartition) and first.worth_a_try() and not at_work:
+                    await close(topic.partitions)
+                    self._put(await self._reopened(topic))
+
+    async def _take_back_partitions(self, topic: SqliteTopic, wanted: Collection[TopicPartition]) -> None:
+        for log in topic.partitions:
+            if not isinstance(log, UnavailablePartition) or (log.topic, log.partition) in wanted:
+                continue
+            if log.worth_a_try() or log.reason == AT_WORK:
+                again = await self._opener.again(log)
+                self._put(self.topics[topic.name].with_log(again))
+
+    async def _reopened(self, topic: SqliteTopic) -> SqliteTopic:
+        try:
+            return await self._opener.opened(topic.name, strict=False)
+        except (StartupError, OSError) as error:  # of a later Takhin
+            return topic.with_log(self._opener.unavailable(TopicPartition(topic.name, 0), error).log)
+
+    def _put(self, topic: SqliteTopic) -> None:
+        self.topics = {**self.topics, topic.name: topic}
+        self._tell()
+
+    def _tell(self) -> None:
+        """Begin the troubles of what is not served, and end those of what is."""
+        troubles = {}
+        for topic in self.topics.values():
+            for log in topic.partitions:
+                if isinstance(log, UnavailablePartition):
+                    troubles[f"not_served {topic.name}/{log.partition}"] = str(log.error)
+                if not topic.described:
+                    break  # the others only follow from it
+        for trouble, sentence_ in troubles.items():
+            if self._told.get(trouble) != sentence_:
+                self._shared.troubles.begin(trouble, sentence_)
+        for trouble in self._told.keys() - troubles.keys():
+            self._shared.troubles.end(trouble)
+        self._told = troubles
 
     async def settled(self) -> None:
         """Return when no change is under way."""
@@ -102,8 +175,9 @@ class Catalogue:
     async def close(self) -> None:
         """Close every partition. No change may be under way."""
         for topic in self.topics.values():
-            await _close(topic.partitions)
+            await close(topic.partitions)
         self.topics = {}
+        self.repairs.answer("")
 
     def witness_held(self, *, held: bool) -> None:
         """Let the witness say whose it is while copies are made. Raises OSError."""
@@ -147,11 +221,11 @@ class Catalogue:
                 await asyncio.to_thread(self._build, spec)
             try:
                 with _full_disk(f"topic {spec.name!r} cannot be created"):
-                    topic = await self._open_topic(spec.name)
+                    topic = await self._opener.opened(spec.name, strict=True)
             except BaseException:  # out of file descriptors, say: what cannot be opened is not left behind
                 await asyncio.to_thread(self._folder.retire, spec.name)
                 raise
-            self.topics = {**self.topics, spec.name: topic}
+            self._put(topic)
             return topic
 
     def _build(self, spec: TopicSpec) -> None:  # on a worker thread
@@ -190,19 +264,19 @@ class Catalogue:
                     if spec.num_partitions > present:
                         await asyncio.to_thread(self._build_more, spec, former)
                     for partition in range(present, spec.num_partitions):
-                        opened = self._open_partition(spec.name, partition)
+                        opened = self._opener.open_partition(TopicPartition(spec.name, partition))
                         new.append(opened.log)
                 await former.partitions[0].alter_topic(
                     spec.num_partitions, topic_configs.as_texts(spec.config)
                 )
             except BaseException as error:
-                await _close(new)
+                await close(new)
                 if not isinstance(error, OutcomeUnknownError):  # which a crash may turn into a success
                     made = range(present, spec.num_partitions)
                     await asyncio.to_thread(self._folder.remove, spec.name, made)
                 raise
             topic = SqliteTopic(spec.name, former.topic_id, spec.config, (*former.partitions, *new))
-            self.topics = {**self.topics, spec.name: topic}
+            self._put(topic)
             return topic
 
     def _build_more(self, spec: TopicSpec, topic: SqliteTopic) -> None:  # on a worker thread
@@ -217,15 +291,17 @@ class Catalogue:
             topic = self._existing(name)
             self._check_not_held(name, "be deleted")
             self.topics = {of: other for of, other in self.topics.items() if of != name}
-            await _close(topic.partitions)
+            self._tell()
+            await close(topic.partitions)
             self._index.drop(name)
             try:
                 with _unavailable(f"topic {name!r} cannot be deleted"):
                     await asyncio.to_thread(self._folder.retire, name)
             except UnavailableError:
-                self.topics = {**self.topics, name: await self._open_topic(name)}
+                self._put(await self._opener.opened(name, strict=False))
                 raise
-            self._witness.forget(topic.topic_id)
+            if topic.topic_id:
+                self._witness.forget(topic.topic_id)
 
     def _existing(self, name: str) -> SqliteTopic:
         if name not in self.topics:
@@ -239,62 +315,6 @@ class Catalogue:
                 "copied",
                 topic=name,
             )
-
-    async def _open_topic(self, name: str) -> SqliteTopic:
-        """Open all partitions of a topic's folder. Raises StartupError for what does not fit together."""
-        first = self._folder.file(name, 0)
-        if not first.exists():
-            raise StartupError(f"{first.parent} has no partition 0 (0.db), which describes the topic")
-        versions.check(self._folder.files(name))
-        logs: list[SqlitePartition] = []
-        try:
-            opened = self._open_partition(name, 0)
-            logs.append(opened.log)
-            if opened.facts is None:
-                raise StartupError(f"{first} does not say what the topic {name!r} is")
-            num_partitions, config = opened.facts
-            for partition in range(1, num_partitions):
-                path = self._folder.file(name, partition)
-                if not path.exists():
-                    raise StartupError(f"{path} is missing: topic {name!r} has {num_partitions} partitions")
-                logs.append(self._open_partition(name, partition).log)
-            if not self._shared.files.held:
-                self._remove_strays(name, opened.topic_id, num_partitions)
-        except (apsw.Error, KeyError, ValueError) as error:
-            await _close(logs)
-            raise StartupError(
-                f"{first.parent} cannot be opened, after {len(logs)} partitions: {sentence(error)}"
-            ) from error
-        except BaseException:
-            await _close(logs)
-            raise
-        return SqliteTopic(name, opened.topic_id, config, logs)
-
-    def _remove_strays(self, name: str, topic_id: str, num_partitions: int) -> None:
-        """Remove the empty partitions that a change of the topic left behind when it was interrupted."""
-        for path in self._folder.files(name):
-            number = partition_number(path.name)
-            if number is None or number < num_partitions:
-                continue
-            db = connection.open_writer(path)
-            try:
-                row = read_log_row(db)
-            finally:
-                connection.close_untouched(db, path)
-            if row is not None and row.topic_id == topic_id and row.end_offset == 0:
-                self._folder.remove(name, [number])
-                logger.info(
-                    "stray_removed", path=str(path), reason="an interrupted change of the topic made it"
-                )
-
-    def _open_partition(self, name: str, partition: int) -> Opened:
-        path, at = self._folder.file(name, partition), TopicPartition(name, partition)
-        return open_partition(self._shared, path, at, self._witness, self._index)
-
-
-async def _close(partitions: Iterable[SqlitePartition]) -> None:
-    for log in partitions:
-        await log.close()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from takhin.model import TopicSpec
 from takhin.settings import StorageSettings
 from takhin.storage.contract import Capability
 from takhin.storage.sqlite.admission import Admission
-from takhin.storage.sqlite.catalogue import Catalogue, SqliteTopic
+from takhin.storage.sqlite.catalogue import Catalogue
 from takhin.storage.sqlite.hold import Hold
 from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.offsets import SqliteOffsets
@@ -26,6 +26,7 @@ from takhin.storage.sqlite.open_files import OpenFiles
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.space import DiskSpace
 from takhin.storage.sqlite.threads import DiskThreads, Threads
+from takhin.storage.sqlite.topics import SqliteTopic
 from takhin.storage.sqlite.troubles import Troubles
 from takhin.storage.sqlite.upkeep import Upkeep
 

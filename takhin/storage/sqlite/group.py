@@ -6,6 +6,7 @@ Knows the file's tables and where the log ends; when a group is formed and commi
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,6 +44,13 @@ class LogState:
     """The offset in the last row of the time index; 0 where there is none."""
     producers: int
     """How many producers the file remembers."""
+    lost: Sequence[tuple[int, int]] = ()
+    """Ranges [first, beyond) that `takhin recover` has given up, in order."""
+
+    def beyond_lost(self, offset: int) -> int:
+        """Where a read from `offset` begins: at the end of what was given up there."""
+        at = bisect_right(self.lost, offset, key=lambda lost: lost[0]) - 1
+        return max(offset, self.lost[at][1]) if at >= 0 else offset
 
     @property
     def end_offset(self) -> int:

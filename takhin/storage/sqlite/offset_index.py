@@ -38,6 +38,10 @@ class OffsetIndex:
                 if not offsets:
                     del self._groups[group_id]
 
+    def forget(self, at: TopicPartition) -> None:
+        """Forget what was read of one partition: its file is read once more."""
+        self.note(at, [(group_id, None) for group_id, of in list(self._groups.items()) if at in of])
+
     def drop(self, topic: str) -> None:
         """Forget a topic that was deleted."""
         for group_id, offsets in list(self._groups.items()):

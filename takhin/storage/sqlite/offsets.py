@@ -31,6 +31,8 @@ class SqliteOffsets:
         committed = self._index.of(group_id)
         # A topic that is being deleted takes what was committed in it along.
         logs = [self._catalogue.log(at) for at in committed if at.topic in self._catalogue.topics]
+        for log in logs:  # before anything is forgotten
+            log.check_available()
         await _all_durable([log.forget_offset(group_id) for log in logs])
 
 

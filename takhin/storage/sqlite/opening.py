@@ -6,14 +6,16 @@ Nothing in the file is changed before it is known that the log is whole.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 
 from takhin.disk import connection, versions
 from takhin.disk import statements as sql
+from takhin.disk.header import HeaderError, checked_header
 from takhin.disk.identity import LogRow, identity_fault, read_log_row
 from takhin.disk.witness import Mark, Witness
 from takhin.errors import StartupError
@@ -25,6 +27,9 @@ from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.reader import topic_facts
 from takhin.storage.sqlite.shared import Shared
+from takhin.storage.sqlite.unavailable import Known
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +44,17 @@ class Opened:
     facts: tuple[int, TopicConfig] | None
 
 
+UNOPENED = (apsw.Error, KeyError, ValueError, OSError, StartupError)
+"""What `open_partition` raises for a file that cannot be served."""
+
+
 def open_partition(
-    shared: Shared, path: Path, at: TopicPartition, witness: Witness, offsets: OffsetIndex
+    shared: Shared, path: Path, at: TopicPartition, witness: Witness, offsets: OffsetIndex, *, is_copy: bool
 ) -> Opened:
-    """Open a partition's file. Raises StartupError if it is another's, or contradicts itself; apsw.Error."""
+    """Open a partition's file. Raises StartupError if it is another's, or contradicts itself; UNOPENED.
+
+    is_copy: the folder was copied from a held one.
+    """
     write = connection.open_writer(path)
     try:
         found = _identity(write, path, *at)
@@ -50,22 +62,65 @@ def open_partition(
         slot = witness.slot(found.topic_id, at.partition)
         if slot.mark is not None:
             _check_whole(path, *at, mark, slot.mark)
-        if witness.is_copy:
+        if is_copy:
             incarnation_id = str(uuid.uuid4())
             write.execute(sql.SET_INCARNATION, (incarnation_id,))
         versions.upgrade(write)
         producers = write.execute(sql.COUNT_PRODUCERS).get
-        state = LogState(*at, start, start, mark, *_times(write), producers)
-        offsets.note(at, _committed(write))
+        lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
+        state = LogState(*at, start, start, mark, *_times(write), producers, lost)
+        committed = list(_committed(write))
         facts = topic_facts(write)
     except BaseException:
         connection.close_untouched(write, path)
         raise
+    offsets.forget(at)
+    offsets.note(at, committed)
     file = LogFile(path)
     life = Life(shared, file, state, slot, offsets)
     life.adopt(write)
     log = SqlitePartition(shared, file, state, life, incarnation_id=incarnation_id)
     return Opened(log, found.topic_id, facts)
+
+
+UNKNOWN = Known()
+
+
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """What can be read of a file that cannot be served. topic_id: empty where that is unknown."""
+
+    known: Known = UNKNOWN
+    topic_id: str = ""
+    facts: tuple[int, TopicConfig] | None = None
+    committed: Sequence[tuple[str, CommittedOffset]] = ()
+
+
+def glimpse(path: Path, at: TopicPartition) -> Glimpse:
+    """Read what can be read of a file that cannot be served, and leave it as it is."""
+    if not path.exists():
+        return Glimpse()
+    try:
+        checked_header(path)
+        write = connection.open_writer(path)
+    except (HeaderError, *UNOPENED):
+        return Glimpse()
+    try:
+        log = _tried(lambda: read_log_row(write))
+        if log is None or identity_fault(log, *at) is not None:
+            return Glimpse()
+        known = Known(log.start_offset, log.end_offset, log.incarnation_id)
+        committed = _tried(lambda: list(_committed(write))) or ()
+        return Glimpse(known, log.topic_id, _tried(lambda: topic_facts(write)), committed)
+    finally:
+        connection.close_untouched(write, path)
+
+
+def _tried(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except UNOPENED:
+        return None
 
 
 def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) -> LogRow:

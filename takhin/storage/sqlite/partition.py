@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from takhin.disk.faults import NotNowError, lost, translated
+from takhin.disk.witness import Mark
 from takhin.errors import (
     OffsetOutOfRangeError,
     PartitionUnavailableError,
@@ -54,6 +55,7 @@ class SqlitePartition:
         self.incarnation_id = incarnation_id
         self.closed = False
         self.life = life
+        self._closed_by: UnavailableError | None = None
         self._shared = shared
         self._file = file
         self._state = state
@@ -72,8 +74,16 @@ class SqlitePartition:
         return self._state.end_offset
 
     @property
+    def mark(self) -> Mark:
+        """How far the log has come."""
+        return self._state.mark
+
+    @property
     def size_bytes(self) -> int:
         return self._file.size_bytes
+
+    def check_available(self) -> None:
+        self._check_open()
 
     def append(self, batch: Batch) -> asyncio.Future[Appended]:
         self._check_open()
@@ -85,6 +95,7 @@ class SqlitePartition:
             start, end = self.start_offset, self.end_offset
             if not start <= offset <= end:
                 raise OffsetOutOfRangeError(self.topic, self.partition, offset, start, end)
+            offset = self._state.beyond_lost(offset)
             records = self._reader.read(offset, end, max_bytes=max_bytes, max_records=max_records)
         if not records.rows and offset < end:
             raise lost(offset, self.topic, self.partition)
@@ -165,9 +176,13 @@ class SqlitePartition:
         if self.life.can_close and self._file.wal_bytes and self._file.growth_bytes <= room_bytes:
             await self.life.cut_wal()
 
-    async def close(self) -> None:
-        """Refuse what is new, finish what is queued, copy the WAL into the file, close it."""
+    async def close(self, reason: UnavailableError | None = None) -> None:
+        """Refuse what is new, finish what is queued, copy the WAL into the file, close it.
+
+        reason: what callers get from now on, if the topic is not gone.
+        """
         self.closed = True
+        self._closed_by = reason
         self.life.growth.wake()
         await self.life.end()
 
@@ -196,4 +211,4 @@ class SqlitePartition:
 
     def _check_open(self) -> None:
         if self.closed:
-            raise UnknownTopicError(self.topic)
+            raise self._closed_by or UnknownTopicError(self.topic)

@@ -1,6 +1,8 @@
-"""What an engine does by itself, again and again: it answers holds, and finds space on a full disk.
+"""What an engine does by itself, again and again.
 
-Runs as two tasks on the loop beside everything else. Knows the partitions only through the catalogue.
+It answers holds and `takhin recover`, takes back what could not be served, and finds space on a full disk.
+
+Runs as tasks on the loop beside everything else. Knows the partitions only through the catalogue.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ HOLD_AT_A_TIME = 64
 
 
 class Upkeep:
-    """The two watches. Life: `begin`, `start`, `stop`, `end_hold`."""
+    """The watches. Life: `begin`, `start`, `stop`, `end_hold`."""
 
     def __init__(self, shared: Shared, catalogue: Catalogue, hold: Hold) -> None:
         self._shared = shared
@@ -44,6 +46,10 @@ class Upkeep:
         self._tasks = [
             asyncio.create_task(_watch(self.look_at_space, WATCH_SPACE_SECONDS)),
             asyncio.create_task(_watch(self.look_at_hold, WATCH_HOLD_SECONDS)),
+            asyncio.create_task(_watch(self._catalogue.let_go, WATCH_HOLD_SECONDS)),
+            asyncio.create_task(
+                _watch(self._catalogue.take_back, self._shared.settings.recover_wait_ms / 1_000)
+            ),
         ]
 
     async def stop(self) -> None:
@@ -88,6 +94,8 @@ class Upkeep:
     async def _take_hold(self) -> None:
         """From now on no `.db` file changes, and no WAL is restarted. Raises NotNowError, OSError."""
         async with self._catalogue.unchanging:
+            if self._catalogue.repairs.wanted()[1]:
+                raise NotNowError("`takhin recover` is at work")
             self._shared.files.held = True
             await self._shared.threads.checkpoint.quiet()
             logs = self._catalogue.logs()

@@ -1,0 +1,110 @@
+"""A partition whose file is not open, because it cannot be served. The contract's PartitionLog.
+
+It refuses everything with its reason and keeps what is known of the log. Why it came to that, and when it is
+tried again, is in catalogue.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from takhin.disk.layout import size_bytes, wal_of
+from takhin.errors import PartitionUnavailableError, UnknownTopicError
+from takhin.model import Appended, Batch, CommittedOffset, Records, TopicPartition
+
+Signature = tuple[tuple[int, int, int] | None, ...]
+"""Inode, size and time of the file and its write-ahead log; None for one that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a log that cannot be served."""
+
+    start_offset: int = 0
+    end_offset: int = 0
+    incarnation_id: str = ""
+
+
+class UnavailablePartition:
+    """The log in a file that cannot be served."""
+
+    def __init__(self, at: TopicPartition, path: Path, reason: str, known: Known, *, may_pass: bool) -> None:
+        """may_pass: the file itself may be whole, so it is tried again even if it stays as it is."""
+        self.topic, self.partition = at
+        self.path = path
+        self.reason = reason
+        self.start_offset = known.start_offset
+        self.end_offset = known.end_offset
+        self.incarnation_id = known.incarnation_id
+        self.closed = False
+        self._may_pass = may_pass
+        self._tried = self._seen = signature(path)
+
+    @property
+    def error(self) -> PartitionUnavailableError:
+        return PartitionUnavailableError(
+            f"topic {self.topic!r} partition {self.partition} is not served: {self.reason}",
+            topic=self.topic,
+            partition=self.partition,
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        return size_bytes(self.path) + size_bytes(wal_of(self.path))
+
+    def worth_a_try(self) -> bool:
+        """True if opening the file may do now: it is another one than at the last try, and at rest."""
+        before, self._seen = self._seen, signature(self.path)
+        return self._may_pass or before == self._seen != self._tried
+
+    def check_available(self) -> NoReturn:
+        raise UnknownTopicError(self.topic) if self.closed else self.error
+
+    def append(self, _batch: Batch) -> asyncio.Future[Appended]:
+        self.check_available()
+
+    async def read(self, _offset: int, *, max_bytes: int, max_records: int) -> Records:
+        self.check_available()
+
+    async def grown(self, _end: int) -> None:
+        """Return at once: the next question gets the reason."""
+
+    async def offset_for_time(self, _timestamp: int) -> int:
+        self.check_available()
+
+    async def trim(self, _offset: int) -> None:
+        self.check_available()
+
+    # As SqlitePartition has it
+
+    def commit_offset(self, _group_id: str, _committed: CommittedOffset) -> asyncio.Future[None]:
+        self.check_available()
+
+    def forget_offset(self, _group_id: str) -> asyncio.Future[None]:
+        self.check_available()
+
+    def check_writable(self) -> None:
+        self.check_available()
+
+    def alter_topic(self, _num_partitions: int, _configs: Mapping[str, str]) -> asyncio.Future[None]:
+        self.check_available()
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def signature(path: Path) -> Signature:
+    """What changes when another file is put in the place of this one, or is written to."""
+    return tuple(_of(each) for each in (path, wal_of(path)))
+
+
+def _of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
