@@ -14,10 +14,11 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from takhin.disk.finding import topic_folders
+from takhin.disk.inodes import inode
 from takhin.disk.layout import SUFFIX, Layout, partition_file, shm_of, wal_of
 from takhin.disk.versions import build
 from takhin.errors import StartupError
@@ -34,6 +35,7 @@ class DataFolder:
             path.mkdir(parents=True, exist_ok=True)
             sync_folder(path.parent)
             self._lock, self.lock_changed_before = _lock(layout.lock)
+            self._lock_inode = inode(layout.lock)
         except OSError as error:
             raise StartupError(f"cannot use the data folder {path}: {error.strerror}") from error
         try:
@@ -47,6 +49,19 @@ class DataFolder:
 
     def close(self) -> None:
         os.close(self._lock)
+
+    def keep_lock(self) -> bool:
+        """Make LOCK again, and lock it, if it was removed or replaced: True then.
+
+        Raises StartupError if another broker has locked the folder meanwhile, OSError if LOCK cannot be made.
+        """
+        if inode(self.layout.lock) == self._lock_inode:
+            return False
+        descriptor, _ = _lock(self.layout.lock)
+        os.dup2(descriptor, self._lock, inheritable=False)
+        os.close(descriptor)
+        self._lock_inode = inode(self.layout.lock)
+        return True
 
     def lock_changed(self) -> int:
         """The change time of LOCK (ns). No copy of the folder has a LOCK with the same one."""
@@ -122,7 +137,8 @@ class DataFolder:
     def retire(self, topic: str) -> None:
         """Rename a topic's folder, its files closed, out of the catalogue, then remove it. Durable."""
         retired = self.layout.tmp / str(uuid.uuid4())
-        self.layout.topic(topic).rename(retired)
+        with suppress(FileNotFoundError):  # somebody has removed it already
+            self.layout.topic(topic).rename(retired)
         sync_folder(self.layout.topics)
         shutil.rmtree(retired, ignore_errors=True)  # what cannot be removed is swept at start
 

@@ -24,7 +24,8 @@ from uuid import UUID
 
 import structlog
 
-from takhin.disk.layout import Layout
+from takhin.disk.inodes import inode
+from takhin.disk.layout import Layout, unfinished
 
 logger = structlog.get_logger()
 
@@ -128,7 +129,9 @@ class Witness:
 
         lock_changed_before: the change time of LOCK (ns) before this start wrote to it.
         """
+        self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._inode = inode(path)
         content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
         self.is_copy = is_own(content, lock_changed_before) is False
         """True if this folder was copied from another one during a hold."""
@@ -149,6 +152,24 @@ class Witness:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+    def keep(self) -> bool:
+        """Put the file back, with its notes, if it was removed or replaced: True then. Raises OSError.
+
+        A commit may note itself meanwhile; that note is lost, which is allowed.
+        """
+        if inode(self._path) == self._inode:
+            return False
+        content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+        part = unfinished(self._path)
+        part.write_bytes(content)
+        descriptor = os.open(part, os.O_RDWR)
+        os.fsync(descriptor)
+        part.rename(self._path)
+        os.dup2(descriptor, self._descriptor, inheritable=False)  # all slots write through this number
+        os.close(descriptor)
+        self._inode = inode(self._path)
+        return True
 
     def slot(self, topic_id: str, partition: int) -> Slot:
         """The place of a partition, a new one if it has none. Raises OSError if the disk is full."""

@@ -21,7 +21,7 @@ from takhin import topic_configs
 from takhin.clock import Clock
 from takhin.disk import connection, versions
 from takhin.disk import statements as sql
-from takhin.disk.faults import is_full, sentence
+from takhin.disk.faults import FileGoneError, is_full, sentence
 from takhin.disk.folder import DataFolder
 from takhin.disk.identity import read_log_row
 from takhin.disk.layout import partition_file, partition_number
@@ -46,6 +46,9 @@ from takhin.storage.sqlite.shared import Shared
 logger = structlog.get_logger()
 
 T = TypeVar("T")
+
+LOST = "folder_lost"
+"""The trouble of a data folder that is no longer there, or that another broker has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,23 @@ class Catalogue:
     def witness_held(self, *, held: bool) -> None:
         """Let the witness say whose it is while copies are made. Raises OSError."""
         self._witness.hold(self._folder.lock_changed() if held else 0)
+
+    def check_folder(self) -> None:
+        """Put LOCK and the witness back if they are gone. If another broker has the folder, take no writes."""
+        try:
+            if self._folder.keep_lock():
+                self.witness_held(held=self._shared.files.held)
+                logger.warning("lock_put_back", path=str(self._folder.layout.lock))
+            if self._witness.keep():
+                logger.warning("witness_put_back", path=str(self._folder.layout.witness))
+        except StartupError as error:
+            self._shared.troubles.begin(LOST, str(error))
+            for log in self.logs():
+                log.life.fail_closed(FileGoneError(f"{self._folder.layout.lock} was removed: {error}"))
+        except OSError as error:
+            self._shared.troubles.begin(LOST, f"{error.filename} cannot be put back: {error.strerror}")
+        else:
+            self._shared.troubles.end(LOST)
 
     def settle_witness(self) -> None:
         """All logs are open, those of a copy under new incarnations: the witness is this folder's.

@@ -101,6 +101,7 @@ class Commits:
 
     def _commit(self, mark: Mark) -> None:  # on a commit thread
         self._file.writer.execute(sql.COMMIT)
+        self._file.check_place()  # else it would be acknowledged into a file that no start finds
         self.note(mark)
 
     def note(self, mark: Mark) -> None:

@@ -26,7 +26,7 @@ import apsw
 import structlog
 
 from takhin.disk import connection
-from takhin.disk.faults import unavailable
+from takhin.disk.faults import FileGoneError, WalDamagedError, unavailable
 from takhin.disk.witness import Slot
 from takhin.model import TopicPartition
 from takhin.storage.sqlite.checkpoint import Checkpoint, Phase
@@ -115,6 +115,21 @@ class Life:
         """Raises PartitionUnavailableError if the file has failed."""
         if self.failure is not None:
             raise self._unavailable(self.failure.error)
+
+    def check_place(self) -> None:
+        """Raises PartitionUnavailableError if the file is gone, or another has its name; it has failed then."""
+        try:
+            if self.gone:
+                self.check_writable()
+            self._file.check_place()
+        except FileGoneError as error:
+            self.fail_closed(error)
+            raise self._unavailable(error) from error
+
+    @property
+    def gone(self) -> bool:
+        """True if it is known that the file no longer has its name."""
+        return self.failure is not None and isinstance(self.failure.error, FileGoneError)
 
     async def opened(self) -> None:
         """Return when the file is open, or its life has ended. Raises what opening it raises."""
@@ -247,7 +262,9 @@ class Life:
             for reader in self._readers:
                 fail(reader, error)
             self._readers.clear()
-            if isinstance(error, apsw.BusyError) and self._commits:
+            if isinstance(error, FileGoneError):
+                self.fail_closed(error)
+            elif isinstance(error, apsw.BusyError) and self._commits:
                 self._commits.locked(error)
             else:
                 self._commits.fail_waiting(self._unavailable(error))
@@ -287,6 +304,8 @@ class Life:
             await on(self._shared.threads.checkpoint, close)
         except Exception as error:  # noqa: BLE001  it is closed, and the WAL stays for the next start
             logger.warning("close_failed", path=str(self._file.path), error=str(error))
+            if self._ended is None and isinstance(error, FileGoneError | WalDamagedError):
+                self.fail_closed(error)
 
     # GROUP
 
@@ -338,6 +357,9 @@ class Life:
             self.checkpoint.abandon()
         self._shared.files.withdraw(self)
         self._shared.files.release(self)  # it stays open, whatever else needs opening
+        if self.gone:
+            self.growth.wake()  # those who wait to read have to know
+            self.wake()
         told = self._unavailable(error)
         self._shared.troubles.begin(f"partition_failed {self._name}", str(told))
         self._commits.fail_waiting(told)

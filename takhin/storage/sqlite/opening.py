@@ -43,8 +43,10 @@ def open_partition(
     shared: Shared, path: Path, at: TopicPartition, witness: Witness, offsets: OffsetIndex
 ) -> Opened:
     """Open a partition's file. Raises StartupError if it is another's, or contradicts itself; apsw.Error."""
+    file = LogFile(path)
     write = connection.open_writer(path)
     try:
+        file.note_place()
         found = _identity(write, path, *at)
         mark, start, incarnation_id = found.mark, found.start_offset, found.incarnation_id
         slot = witness.slot(found.topic_id, at.partition)
@@ -61,7 +63,6 @@ def open_partition(
     except BaseException:
         connection.close_untouched(write, path)
         raise
-    file = LogFile(path)
     life = Life(shared, file, state, slot, offsets)
     life.adopt(write)
     log = SqlitePartition(shared, file, state, life, incarnation_id=incarnation_id)
