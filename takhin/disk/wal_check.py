@@ -10,6 +10,7 @@ lost with a descriptor that is closed: they are on the .db and the -shm.)
 from __future__ import annotations
 
 import os
+import struct
 import uuid
 from contextlib import suppress
 from functools import cache
@@ -20,11 +21,17 @@ import structlog
 
 from takhin.disk.faults import WalDamagedError
 from takhin.disk.layout import SUFFIX, scratch_of, wal_of
+from takhin.schema import PAGE_BYTES
+from takhin.schema.checksums import RESERVED_BYTES
 
 logger = structlog.get_logger()
 
-STUB = b"SQLite format 3\0\x02\x00\x02\x02\x00\x40\x20\x20".ljust(512, b"\0")
-"""A page without content, of 512 bytes, in WAL mode (sqlite.org/fileformat2.html). The WAL brings its own."""
+STUB = struct.pack(
+    f">16sHBBBBBB{100 - 24}xBHHHB{PAGE_BYTES - 108}x",
+    *(b"SQLite format 3\0", PAGE_BYTES, 2, 2, RESERVED_BYTES, 64, 32, 32),
+    *(13, 0, 0, PAGE_BYTES - RESERVED_BYTES, 0),
+)
+"""A file of one page in WAL mode, the empty root of a schema (sqlite.org/fileformat2.html)."""
 LOOKS_MAX = 3
 """A WAL that is restarted between two looks has fewer frames than before. That does not repeat itself."""
 
