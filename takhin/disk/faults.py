@@ -138,7 +138,9 @@ def lost(offset: int, topic: str, partition: int) -> PartitionUnavailableError:
 
 def outcome_unknown(error: Exception, topic: str, partition: int) -> OutcomeUnknownError:
     """The error for a group whose COMMIT failed, but may turn out to have succeeded after a crash."""
-    what = "the file was not in its place when" if isinstance(error, FileGoneError) else "the disk failed while"
+    what = (
+        "the file was not in its place when" if isinstance(error, FileGoneError) else "the disk failed while"
+    )
     return OutcomeUnknownError(
         f"{what} the records were committed to topic {topic!r} partition {partition} "
         f"({error}); whether they will be there after a restart is unknown",

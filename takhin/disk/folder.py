@@ -20,6 +20,7 @@ from pathlib import Path
 from takhin.disk.finding import topic_folders
 from takhin.disk.inodes import inode
 from takhin.disk.layout import SUFFIX, Layout, partition_file, shm_of, wal_of
+from takhin.disk.plain import open_plain
 from takhin.disk.versions import build
 from takhin.errors import StartupError
 
@@ -37,7 +38,8 @@ class DataFolder:
             self._lock, self.lock_changed_before = _lock(layout.lock)
             self._lock_inode = inode(layout.lock)
         except OSError as error:
-            raise StartupError(f"cannot use the data folder {path}: {error.strerror}") from error
+            what = error.filename or path
+            raise StartupError(f"cannot use the data folder {path}: {what}: {error.strerror}") from error
         try:
             shutil.rmtree(layout.tmp, ignore_errors=True)
             layout.tmp.mkdir(exist_ok=True)
@@ -146,7 +148,7 @@ class DataFolder:
 def is_locked(data_dir: Path) -> bool:
     """True if a broker, or a command that changes the folder, has it locked. Leaves no trace."""
     try:
-        descriptor = os.open(Layout(data_dir).lock, os.O_RDONLY)
+        descriptor = open_plain(Layout(data_dir).lock, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -172,7 +174,7 @@ def _lock(path: Path) -> tuple[int, int]:
 
     Returns (descriptor, the file's previous change time in ns).
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_plain(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -157,7 +157,9 @@ async def test_lock_and_witness_are_put_back(engine, log, tmp_path, name, harm):
         await sqlite_engine(data, **SETTINGS).open()
     await log.append(numbered(1, 1))
     crashed = tmp_path / "crashed"
-    shutil.copytree(data, crashed, ignore=lambda _, names: [each for each in names if each.startswith("0.db-")])
+    shutil.copytree(
+        data, crashed, ignore=lambda _, names: [each for each in names if each.startswith("0.db-")]
+    )
     with pytest.raises(StartupError, match="is short"):
         await sqlite_engine(crashed, **SETTINGS).open()
 

@@ -59,11 +59,13 @@ async def test_a_clean_stop_does_not_make_it_good(tmp_path, figures):
         data = tmp_path / str(number)
         engine, log, files = await frozen(data)
         before = log.path.stat().st_mtime_ns
-        flip(wal_of(log.path), wal.HEAD.size + chance.randrange(in_use(log) * FRAME_BYTES), chance.randrange(8))
+        flip(
+            wal_of(log.path), wal.HEAD.size + chance.randrange(in_use(log) * FRAME_BYTES), chance.randrange(8)
+        )
         files.held = False
         await engine.close()
         assert log.path.stat().st_mtime_ns == before
-        with pytest.raises(StartupError, match="0.db is short"):
+        with pytest.raises(StartupError, match=r"0\.db is short"):
             await sqlite_engine(data, **SETTINGS).open()
         assert not verify(data).ok
 
@@ -76,11 +78,11 @@ async def test_a_checkpoint_fails_the_partition_closed(tmp_path, frame):
     files.held = False
     log.life.wake()
     await log.life.rested()
-    with pytest.raises(PartitionUnavailableError, match="is damaged.*frames in use"):
+    with pytest.raises(PartitionUnavailableError, match=r"is damaged.*frames in use"):
         log.append(numbered(1))
     assert any("0.db-wal is not as it was written" in sentence for sentence in engine.troubles)
     await engine.close()
-    with pytest.raises(StartupError, match="0.db is short"):
+    with pytest.raises(StartupError, match=r"0\.db is short"):
         await sqlite_engine(tmp_path / "data", **SETTINGS).open()
 
 

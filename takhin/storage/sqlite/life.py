@@ -117,14 +117,22 @@ class Life:
             raise self._unavailable(self.failure.error)
 
     def check_place(self) -> None:
-        """Raises PartitionUnavailableError if the file is gone, or another has its name; it has failed then."""
+        """Raises PartitionUnavailableError if the file is gone, or another has its name.
+
+        An open one has failed then: what was written to it since may be lost.
+        """
         try:
             if self.gone:
                 self.check_writable()
             self._file.check_place()
         except FileGoneError as error:
-            self.fail_closed(error)
-            raise self._unavailable(error) from error
+            told = self._unavailable(error)
+            if self._file.is_open:
+                self.fail_closed(error)
+            else:  # nothing was written meanwhile, so it may come back
+                self._shared.troubles.begin(f"partition_gone {self._name}", str(told))
+            raise told from error
+        self._shared.troubles.end(f"partition_gone {self._name}")
 
     @property
     def gone(self) -> bool:
@@ -161,7 +169,7 @@ class Life:
         if self._ended is None:
             self._ended = self._loop.create_future()
             self._commits.not_before = 0.0
-            for trouble in ("partition_failed", "wal_large"):
+            for trouble in ("partition_failed", "partition_gone", "wal_large"):
                 self._shared.troubles.end(f"{trouble} {self._name}")
             self.wake()
         await asyncio.shield(self._ended)
@@ -262,9 +270,7 @@ class Life:
             for reader in self._readers:
                 fail(reader, error)
             self._readers.clear()
-            if isinstance(error, FileGoneError):
-                self.fail_closed(error)
-            elif isinstance(error, apsw.BusyError) and self._commits:
+            if isinstance(error, apsw.BusyError) and self._commits:
                 self._commits.locked(error)
             else:
                 self._commits.fail_waiting(self._unavailable(error))

@@ -15,6 +15,7 @@ import apsw
 from takhin.disk import connection, versions
 from takhin.disk import statements as sql
 from takhin.disk.identity import LogRow, identity_fault, read_log_row
+from takhin.disk.tables import tables_fault
 from takhin.disk.witness import Mark, Witness
 from takhin.errors import StartupError
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition
@@ -71,6 +72,8 @@ def open_partition(
 
 def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) -> LogRow:
     """What the file says of its log, checked against its place and its records."""
+    if (altered := tables_fault(write)) is not None:
+        raise StartupError(f"{path} {altered}")
     log = read_log_row(write)
     fault = identity_fault(log, topic, partition)
     if log is None or fault is not None:
