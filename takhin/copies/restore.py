@@ -27,9 +27,9 @@ from takhin.disk import versions
 from takhin.disk.beside import check_header, read
 from takhin.disk.connection import close_whole, open_writer
 from takhin.disk.faults import is_damage, sentence
-from takhin.disk.header import HeaderError
 from takhin.disk.finding import checked_topic, partition_files, strangers, topic_names
 from takhin.disk.folder import is_locked
+from takhin.disk.header import HeaderError
 from takhin.disk.identity import LogRow, num_partitions, read_log_row
 from takhin.disk.layout import MANIFEST, Layout, wal_of
 from takhin.disk.witness import Notes

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def is_plain(path: Path) -> bool:
-    """True unless the name is something else than a file: a FIFO, a device, a folder. A link may lead to one."""
+    """True unless the name is something else than a file: a FIFO, a device, a folder, or a link to one."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
@@ -31,7 +31,7 @@ def open_plain(path: Path, flags: int, mode: int = 0o644) -> int:
 def read_plain(path: Path, bytes_max: int) -> bytes:
     """The content of a plain file. Raises OSError, also if it is larger than `bytes_max`."""
     descriptor = open_plain(path, os.O_RDONLY)
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         content = file.read(bytes_max + 1)
     if len(content) > bytes_max:
         raise OSError(errno.EFBIG, f"it has more than {bytes_max} bytes", str(path))

@@ -1,8 +1,8 @@
 """Whether a file's tables are those that our migrations make. A file from elsewhere may have others.
 
-A trigger would change what a write does, a view in a table's place could run for ever, and an expression in an
-index runs with each record. Connections of ours run no trigger and no view anyway (connection.py). People may
-add what does nothing by itself: tables and views of their own, and indexes on plain columns.
+A trigger would change what a write does, a view in a table's place could run for ever, and an expression in
+an index runs with each record. Connections of ours run no trigger and no view anyway (connection.py). People
+may add what does nothing by itself: tables and views of their own, and indexes on plain columns.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ from collections.abc import Mapping
 from functools import cache
 
 import apsw
-from takhin.schema.tables import COMMITS, TABLES
-from takhin.schema.upgrades import UPGRADES
 
 from takhin.disk import statements as sql
 from takhin.schema.checksums import SINCE_VERSION
+from takhin.schema.tables import COMMITS, TABLES
+from takhin.schema.upgrades import UPGRADES
 from takhin.sentences import shown
-
-_NAME = re.compile(r"CREATE TABLE (\w+)")
-_PLAIN_INDEX = re.compile(r"CREATE INDEX [^()]+\([^()]+\)", re.IGNORECASE)
 
 
 def tables_fault(connection: apsw.Connection) -> str | None:
-    """What is wrong with the file's tables, as a clause that follows its path; else None. Raises apsw.Error."""
+    """What is wrong with the file's tables, as a clause that follows its path. Raises apsw.Error."""
     wanted = tables_of(int(connection.pragma("user_version")))
     found: dict[str, str] = {}
     rows = connection.execute(sql.SCHEMA, (sql.SCHEMA_ROWS_MAX + 1,)).fetchall()
@@ -35,7 +32,7 @@ def tables_fault(connection: apsw.Connection) -> str | None:
             return f"has a trigger, {shown(str(name))}: Takhin makes none"
         if kind == "table":
             found[str(name)] = str(text)
-        plain = text is None or _PLAIN_INDEX.fullmatch(str(text))
+        plain = text is None or re.fullmatch(sql.PLAIN_INDEX, str(text), re.IGNORECASE)
         if kind == "index" and table in wanted and not plain:
             return f"has an index, {shown(str(name))}, on more than plain columns: Takhin makes none"
     for name, text in wanted.items():
@@ -50,7 +47,7 @@ def tables_fault(connection: apsw.Connection) -> str | None:
 def tables_of(version: int) -> Mapping[str, str]:
     """The statement of each table of a schema version, without comments and spaces that mean nothing."""
     statements = [*TABLES.split(";\n"), *(UPGRADES[each] for each in sorted(UPGRADES) if each <= version)]
-    tables = {found[1]: _normal(text) for text in statements if (found := _NAME.search(text))}
+    tables = {found[1]: _normal(text) for text in statements if (found := re.search(sql.TABLE_NAME, text))}
     if version >= SINCE_VERSION:
         head, closing, rest = tables["log"].rpartition(")")
         tables["log"] = _normal(f"{head}, {COMMITS}{closing}{rest}")

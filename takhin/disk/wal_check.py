@@ -2,9 +2,9 @@
 
 SQLite compares the checksums of a WAL when it recovers one, and not when it copies its pages into the file:
 there a damaged page would get a checksum that is right. So before that, the WAL is recovered once more: under
-a second name, a hard link in DATA/tmp, beside a file of one empty page. That connection has its index in memory
-and changes nothing. 6 µs a frame, without Python's lock. (A -wal has none of SQLite's locks, which would be
-lost with a descriptor that is closed: they are on the .db and the -shm.)
+a second name, a hard link in DATA/tmp, beside a file of one empty page. That connection has its index in
+memory and changes nothing. 6 µs a frame, without Python's lock. (A -wal has none of SQLite's locks, which
+would be lost with a descriptor that is closed: they are on the .db and the -shm.)
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _frames(connection: apsw.Connection) -> int:
 
 
 def _recovered(path: Path) -> int:
-    """The frames that SQLite takes from the WAL now. Raises OSError if the link cannot be made, apsw.Error."""
+    """The frames that SQLite takes from the WAL now. Raises OSError where no link can be made, apsw.Error."""
     stub = scratch_of(path) / f"{uuid.uuid4()}{SUFFIX}"
     link = wal_of(stub)
     try:

@@ -173,8 +173,8 @@ class Witness:
             return False
         content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
         part = unfinished(self._path)
-        part.write_bytes(content)
-        descriptor = os.open(part, os.O_RDWR)
+        descriptor = open_plain(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        os.pwrite(descriptor, content, 0)
         os.fsync(descriptor)
         part.rename(self._path)
         os.dup2(descriptor, self._descriptor, inheritable=False)  # all slots write through this number

@@ -1,4 +1,4 @@
-"""Files made to do harm are refused by name, by the broker and by every command, and nothing waits for them."""
+"""Files made to do harm are refused by name, by the broker and by every command; nothing waits for them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,8 @@ TABLES = [
         )
         for name, view in VIEWS.items()
     ),
-    pytest.param(
-        ["CREATE INDEX i ON committed_offsets (hex(zeroblob(100000)))"], "index", id="expression"
-    ),
-    pytest.param(["ALTER TABLE records ADD COLUMN n INTEGER AS (length(value))"], "table records", id="column"),
+    pytest.param(["CREATE INDEX i ON committed_offsets (hex(zeroblob(100000)))"], "index", id="expression"),
+    pytest.param(["ALTER TABLE records ADD COLUMN n INTEGER AS (offset)"], "table records", id="column"),
 ]
 BY_PEOPLE = [
     "CREATE TABLE notes (text)",

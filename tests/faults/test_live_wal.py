@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 
@@ -50,12 +51,13 @@ def in_use(log) -> int:
     return log.path.with_name("0.db-wal").stat().st_size // FRAME_BYTES
 
 
-async def test_a_clean_stop_does_not_make_it_good(tmp_path, figures):
+@pytest.mark.parametrize("count", [8, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+async def test_a_clean_stop_does_not_make_it_good(tmp_path, count, figures):
     """A bit flipped in a frame in use: the stop copies nothing, and the next start refuses and names it."""
     seed = int(os.environ.get("FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     print(f"FAULT_SEED={seed}")
     chance = random.Random(seed)
-    for number in range(8):
+    for number in range(count):
         data = tmp_path / str(number)
         engine, log, files = await frozen(data)
         before = log.path.stat().st_mtime_ns
@@ -68,6 +70,8 @@ async def test_a_clean_stop_does_not_make_it_good(tmp_path, figures):
         with pytest.raises(StartupError, match=r"0\.db is short"):
             await sqlite_engine(data, **SETTINGS).open()
         assert not verify(data).ok
+        shutil.rmtree(data)
+    figures(f"flips in a live -wal: {count} times, each refused by the next start")
 
 
 @pytest.mark.parametrize("frame", [0, 1, 3, 30, 80])

@@ -112,7 +112,7 @@ class Catalogue:
         self._witness.hold(self._folder.lock_changed() if held else 0)
 
     def check_folder(self) -> None:
-        """Put LOCK and the witness back if they are gone. If another broker has the folder, take no writes."""
+        """Put LOCK and the witness back if they are gone. Fail all logs if another broker has the folder."""
         try:
             if self._folder.keep_lock():
                 self.witness_held(held=self._shared.files.held)

@@ -183,7 +183,7 @@ class LogFile:
         return in_wal - copied
 
     def _check_all(self, connection: apsw.Connection) -> None:
-        """Check the names and the WAL before it is copied. Raises FileGoneError, WalDamagedError, apsw.Error."""
+        """Check names and WAL before it is copied. Raises FileGoneError, WalDamagedError, apsw.Error."""
         if self._inodes is not None:
             self._inodes.check()
         check_wal(self.path, connection)
