@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from takhin.errors import StartupError
 from takhin.kinds import FilePath, Kind, Secret, SecretText
-from takhin.sentences import nearest, shown
+from takhin.sentences import NEAR, nearest, shown
 from takhin.settings import Settings
 
 VARIABLE_PREFIX = "TAKHIN_"
@@ -75,8 +75,8 @@ class Option:
     def parse(self, raw: object, origin: str) -> Any:
         """The value of a flag or a variable (both are text) or of a TOML key.
 
-        Raises StartupError if it is not allowed. The error names the key, the value unless it is a secret,
-        and `origin`.
+        Raises StartupError if it is not allowed. The error names the key, `origin`, and the value, unless
+        that is a secret or may be one that was given in place of its file.
         """
         try:
             return self.kind.parse(raw)
@@ -84,6 +84,8 @@ class Option:
             value = shown(raw if isinstance(raw, str) else repr(raw))
             if isinstance(self.kind, SecretText):
                 value = "what was given, which is a secret"
+            elif self.fills != self.key:
+                value = "what was given, which may be a secret"
             raise StartupError(f"{self.key} must be {error}, not {value} ({origin})") from None
 
 
@@ -105,8 +107,8 @@ class Tree(Generic[S]):
         """Every option by its key, in the order of the tree."""
 
     def _options(self) -> Iterator[Option]:
-        for branch, kind in self.branches.items():
-            for field in dataclasses.fields(kind):
+        for branch, branch_class in self.branches.items():
+            for field in dataclasses.fields(branch_class):
                 if field.name not in self.branches:
                     key = f"{branch}.{field.name}" if branch else field.name
                     option = Option(key, field.default, field.metadata["doc"], field.metadata["kind"], key)
@@ -133,7 +135,7 @@ class Tree(Generic[S]):
                 option = self.options[key]
                 value = option.parse(raw, origin)
                 if option.fills != key:
-                    value = _secret_in(value, f"{key}, {origin}")
+                    value = _secret_in(value, key, origin)
                 if option.fills in filled:
                     raise StartupError(f"give {filled[option.fills]} or {key}, not both ({origin})")
                 filled[option.fills] = key
@@ -171,7 +173,7 @@ class Tree(Generic[S]):
         if name in known or SERVICE_LINK.fullmatch(f"{name}={raw}"):
             return
         bare = name.removeprefix(VARIABLE_PREFIX)
-        cutoff = 0.0 if bare.split("_")[0].lower() in self.branches else 0.6
+        cutoff = 0.0 if bare.split("_")[0].lower() in self.branches else NEAR
         near = nearest(bare, [other.removeprefix(VARIABLE_PREFIX) for other in known], cutoff=cutoff)
         if near is not None:
             raise StartupError(
@@ -212,10 +214,10 @@ class Loaded(Generic[S]):
         A secret is the exception, unless it came from a file: it is masked in a comment, and so left out.
         """
         lines: list[str] = []
-        for branch, kind in self.tree.branches.items():
+        for branch, branch_class in self.tree.branches.items():
             part = getattr(self.settings, branch) if branch else self.settings
             if branch:
-                lines += ["", f"[{branch}]  # {kind.__doc__}"]
+                lines += ["", f"[{branch}]  # {branch_class.__doc__}"]
             for option in self.tree.options.values():
                 head, _, name = option.key.rpartition(".")
                 if head == branch and option.fills == option.key:
@@ -236,18 +238,24 @@ def _read(file: Path) -> dict[str, object]:
         raise StartupError(f"the config file {str(file)!r} is not TOML: {error}") from error
 
 
-def _secret_in(file: Path, origin: str) -> Secret:
-    """The secret in a file, without the end of its line. No error repeats what the file holds."""
+def _secret_in(file: Path, key: str, origin: str) -> Secret:
+    """The secret in a file, without the end of its line. No error repeats what the file holds.
+
+    A path without a slash is not repeated either: it may be the secret itself, given under the wrong key.
+    """
+    named = f"the file of {key}"
+    if "/" in str(file):
+        named += f", {str(file)!r},"
     try:
         text = file.read_text("utf-8").removesuffix("\n").removesuffix("\r")
     except OSError as error:
-        raise StartupError(f"cannot read the file {str(file)!r}: {error.strerror} ({origin})") from error
+        raise StartupError(f"{named} cannot be read: {error.strerror} ({origin})") from None
     except UnicodeDecodeError:
-        raise StartupError(f"the file {str(file)!r} is not UTF-8 ({origin})") from None
+        raise StartupError(f"{named} is not UTF-8 ({origin})") from None
     try:
         return Secret(SecretText().parse(text).reveal(), file=file)
     except ValueError as error:
-        raise StartupError(f"what the file {str(file)!r} holds must be {error} ({origin})") from None
+        raise StartupError(f"{named} must hold {error} ({origin})") from None
 
 
 def _toml_line(name: str, value: object) -> str:

@@ -7,7 +7,6 @@ neither the name of what it reads nor where that came from: see `takhin.config` 
 from __future__ import annotations
 
 import hmac
-import math
 import re
 import unicodedata
 from abc import ABC, abstractmethod
@@ -25,7 +24,6 @@ NO_LIMIT = -1
 """How a number with `no_limit` says that there is none, as in Kafka."""
 
 WHOLE = re.compile(r"-?[0-9]{1,19}")
-DECIMAL = re.compile(r"[0-9]{1,20}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?")
 
 
 class Secret:
@@ -126,28 +124,6 @@ class Whole(Kind[int]):
 
 
 @dataclass(frozen=True, slots=True)
-class Ratio(Kind[float]):
-    """A number from 0 to 1."""
-
-    metavar: ClassVar[str] = "RATIO"
-
-    @property
-    def allowed(self) -> str:
-        return "a number from 0 to 1"
-
-    @property
-    def note(self) -> str:
-        return "0 to 1"
-
-    def parse(self, raw: object) -> float:
-        if isinstance(raw, str) and DECIMAL.fullmatch(raw):
-            raw = float(raw)
-        if not isinstance(raw, int | float) or isinstance(raw, bool) or not 0 <= raw <= 1:  # nor NaN
-            raise ValueError(self.allowed)
-        return math.fabs(raw)  # -0.0 is 0
-
-
-@dataclass(frozen=True, slots=True)
 class Bool(Kind[bool]):
     """True or false, in any case of letters."""
 
@@ -211,7 +187,7 @@ class Choice(Kind[T]):
 
 @dataclass(frozen=True, slots=True)
 class FilePath(Kind[Path]):
-    """The path of a file or a folder, which need not exist. A relative one is shown with `./` before it."""
+    """The path of a file or a folder, which need not exist. If relative, it is shown beginning with a dot."""
 
     metavar: ClassVar[str] = "PATH"
 

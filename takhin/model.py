@@ -116,7 +116,7 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
-class GroupOffset(NamedTuple):
+class GroupLag(NamedTuple):
     """A committed offset beside the end of its log; lag = end_offset - committed.offset."""
 
     topic: str
@@ -135,7 +135,7 @@ class GroupState(StrEnum):
     DEAD = "Dead"
 
 
-class GroupListing(NamedTuple):
+class ListedGroup(NamedTuple):
     """A consumer group in a list of groups."""
 
     group_id: str
@@ -143,12 +143,12 @@ class GroupListing(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ConsumerGroup:
+class DescribedGroup:
     """A consumer group as described to clients: its state, and its committed offsets by partition, sorted."""
 
     group_id: str
     state: GroupState
-    offsets: Sequence[GroupOffset]
+    offsets: Sequence[GroupLag]
 
 
 class TimestampType(StrEnum):
@@ -256,7 +256,7 @@ class Chunk:
 
 
 class BrokerHealth(NamedTuple):
-    """How the broker is.
+    """The state of the broker.
 
     uptime_seconds: since the broker was put together.
     troubles: a sentence for each thing that is wrong now, which the broker goes on without.

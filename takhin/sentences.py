@@ -9,6 +9,10 @@ SHOWN_CHARS_MAX = 80
 """Characters of a caller's text that an error repeats. Not a setting: it only keeps sentences readable."""
 
 
+NEAR = 0.6
+"""How alike two names are if one may have been meant by the other; see `nearest`."""
+
+
 def shown(text: str) -> str:
     """A caller's text as an error may repeat it: quoted, escaped, cut at 80 characters."""
     if len(text) <= SHOWN_CHARS_MAX:

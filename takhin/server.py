@@ -22,7 +22,7 @@ from takhin.logs import configure
 from takhin.rpc.listener import Listener
 from takhin.rpc.service import TakhinService
 from takhin.settings import Settings
-from takhin.storage.contract import Engine
+from takhin.storage.contract import Capability, Engine
 from takhin.storage.memory import MemoryEngine
 from takhin.storage.sqlite.engine import SqliteEngine
 
@@ -137,6 +137,10 @@ async def run(settings: Settings) -> None:
     if not _is_loopback(server.address):
         logger.warning(
             "plain_traffic", address=server.address, reason="traffic is neither encrypted nor authenticated"
+        )
+    if Capability.DURABLE not in server.engine.capabilities:
+        logger.warning(
+            "not_durable", engine=settings.storage.engine, reason="records are lost when the broker stops"
         )
     print(_ready_line(server), flush=True)  # noqa: T201  the one line that scripts wait for
     await stop.wait()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from takhin.kinds import Bool, Choice, FilePath, Kind, ListOf, Ratio, Secret, SecretText, Text, Whole
+from takhin.kinds import Bool, Choice, FilePath, Kind, ListOf, Secret, SecretText, Text, Whole
 from takhin.limits import INT64_MAX
 
 INT32_MAX = (1 << 31) - 1
@@ -45,14 +45,13 @@ def setting(
 
 
 def kind_of(default: object, number: Kind[int], text: Kind[str]) -> Kind[Any]:
-    """The kind of a setting by its default: bool, int, float (a ratio), Path, Secret, tuple (a list) or str.
+    """The kind of a setting by its default: bool, int, Path, Secret, tuple (a list) or str.
 
     A list has texts as items. The default of a secret is the empty Secret.
     """
     kinds: dict[type, Kind[Any]] = {
         bool: Bool(),
         int: number,
-        float: Ratio(),
         Path: FilePath(),
         Secret: SecretText(),
         tuple: ListOf(text),
@@ -107,7 +106,8 @@ class StorageSettings:
     )
     busy_wait_ms_max: int = setting(
         2_000,
-        "how long a write waits for another process's lock, and a read for its file to be opened",
+        "how long a write waits for another process's lock or for space on a full disk, "
+        "and a read for its file to be opened",
         least=1,
     )
     open_partitions_max: int = setting(

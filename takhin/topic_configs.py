@@ -14,7 +14,7 @@ from typing import Any
 from takhin.errors import InvalidConfigError
 from takhin.kinds import Choice, Kind, Whole
 from takhin.model import TimestampType, TopicConfig
-from takhin.sentences import SHOWN_CHARS_MAX, listed, nearest, shown
+from takhin.sentences import NEAR, SHOWN_CHARS_MAX, listed, nearest, shown
 from takhin.settings import Settings
 from takhin.sizes import MESSAGE_ROOM_BYTES
 
@@ -22,7 +22,7 @@ MAX_MESSAGE_BYTES = "max.message.bytes"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ConfigRow:
     """One config.
 
     name: as in Kafka.
@@ -58,7 +58,7 @@ def _record_bytes_max(settings: Settings) -> int:
 FIELD_DEFAULTS = {field.name: field.default for field in fields(TopicConfig)}
 
 TABLE = (
-    Row(
+    ConfigRow(
         MAX_MESSAGE_BYTES,
         "max_message_bytes",
         Whole(least=1),
@@ -66,7 +66,7 @@ TABLE = (
         default=lambda settings: min(settings.topics.max_message_bytes, _record_bytes_max(settings)),
         narrowed=lambda settings: Whole(least=1, most=_record_bytes_max(settings)),
     ),
-    Row(
+    ConfigRow(
         "message.timestamp.type",
         "timestamp_type",
         Choice(tuple(TimestampType)),
@@ -94,17 +94,12 @@ def parse(given: Mapping[str, str], settings: Settings) -> TopicConfig:
     return TopicConfig(**values)
 
 
-def described(config: TopicConfig) -> dict[str, str]:
-    """Every config by name, with the value in force as text."""
-    return {row.name: row.kind.text(getattr(config, row.field)) for row in TABLE}
+def as_texts(config: TopicConfig) -> dict[str, str]:
+    """Every config by name, with the value in force as text: what a client sees and what a file stores.
 
-
-def to_stored(config: TopicConfig) -> Mapping[str, str]:
-    """The rows of topic_configs, value by key, for a topic.
-
-    All values in force are stored, so that a topic keeps them when the broker's settings change.
+    Defaults are stored as well, so that a topic keeps them when the broker's settings change.
     """
-    return described(config)
+    return {row.name: row.kind.text(getattr(config, row.field)) for row in TABLE}
 
 
 def from_stored(rows: Iterable[tuple[str, str]]) -> TopicConfig:
@@ -127,8 +122,9 @@ def from_stored(rows: Iterable[tuple[str, str]]) -> TopicConfig:
 
 
 def _unknown(name: str) -> InvalidConfigError:
+    near = nearest(name, ROWS, cutoff=NEAR)
+    meant = "" if near is None else f"the nearest is {near}, and "
     return InvalidConfigError(
-        f"unknown topic config {shown(name)}; the nearest is {nearest(name, ROWS)}, and known are "
-        f"{listed(list(ROWS), 'and')}",
+        f"unknown topic config {shown(name)}; {meant}known are {listed(list(ROWS), 'and')}",
         key=name[:SHOWN_CHARS_MAX],
     )

@@ -44,6 +44,27 @@ def toml_file(folder: Path, text: str) -> Path:
     return file
 
 
+def printed_values(text: str) -> dict[str, object]:
+    """What a printed config says of each setting, by key, as TOML has it."""
+    tables = tomllib.loads(text)
+    return {
+        key: (tables[branch] if branch else tables)[name]
+        for key in OPTIONS
+        for branch, _, name in [key.rpartition(".")]
+    }
+
+
+def assert_printed(text: str, settings: Settings) -> None:
+    """Every setting is printed as what it is: a number as a number. A path is text, as TOML has none."""
+    for key, printed in printed_values(text).items():
+        value = value_of(settings, key)
+        if isinstance(value, Path):
+            assert isinstance(printed, str)
+            assert Path(printed) == value
+        else:
+            assert (type(printed), printed) == (type(value), value)
+
+
 def refusal(folder: Path, *, flags=None, environ=None, file: str | None = None) -> str:
     """The sentence with which these sources are refused."""
     with pytest.raises(StartupError) as caught:
@@ -259,6 +280,7 @@ def values(option: Option) -> st.SearchStrategy[object]:
 def test_a_printed_config_loads_back(tmp_path_factory, flags):
     """`--print-config` prints a config file, and loading it gives the same settings."""
     printed = load(flags, {}, None)
+    assert_printed(printed.as_toml(), printed.settings)
     file = toml_file(tmp_path_factory.mktemp("printed"), printed.as_toml())
     assert load({}, {}, file).settings == printed.settings
 
@@ -269,11 +291,8 @@ def test_a_printed_config_shows_every_value_with_its_doc_and_origin(tmp_path):
     loaded = load({"storage.commit_threads": "7"}, {"TAKHIN_LISTEN": "[::1]:1"}, file)
     text = loaded.as_toml()
     lines = text.splitlines()
-    tables = tomllib.loads(text)
-    for key, option in OPTIONS.items():
-        branch, _, name = key.rpartition(".")
-        printed = (tables[branch] if branch else tables)[name]
-        assert option.parse(printed, "printed") == value_of(loaded.settings, key)
+    assert_printed(text, loaded.settings)
+    for option in OPTIONS.values():
         assert any(option.doc in line for line in lines)
     assert "commit_threads = 7  # from: flag --storage-commit-threads" in lines
     assert 'listen = "[::1]:1"  # from: variable TAKHIN_LISTEN' in lines

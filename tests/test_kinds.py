@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from takhin.cli.serve import add_flags, given_flags
 from takhin.config import Loaded, Tree
 from takhin.errors import StartupError
-from takhin.kinds import Bool, Choice, FilePath, Kind, ListOf, Ratio, Secret, SecretText, Text, Whole
+from takhin.kinds import Bool, Choice, FilePath, Kind, ListOf, Secret, SecretText, Text, Whole
 from takhin.settings import setting
 
 
@@ -26,7 +26,6 @@ class Branch:
     """A branch with some of each kind."""
 
     strict: bool = setting(default=False, doc="whether it is strict")
-    share: float = setting(0.5, "how much")
     retention: int = setting(-1, "how long", least=1, no_limit=True)
     names: tuple[str, ...] = setting((), "who")
     policies: tuple[str, ...] = setting(("delete",), "what", choices=("delete", "compact"))
@@ -65,10 +64,6 @@ GOOD = [
     ("branch.strict", "true", "true", True),
     ("branch.strict", "True", "false", True),
     ("branch.strict", "FALSE", "true", False),
-    ("branch.share", "0", "0", 0.0),
-    ("branch.share", "1", "1.0", 1.0),
-    ("branch.share", "0.25", "0.25", 0.25),
-    ("branch.share", "1e-3", "1e-3", 0.001),
     ("branch.retention", "-1", "-1", -1),
     ("branch.retention", "7", "7", 7),
     ("branch.names", "a", "['a']", ("a",)),
@@ -104,12 +99,6 @@ BAD = [
     ("branch.strict", "yes", "branch.strict must be true or false, not 'yes'"),
     ("branch.strict", "", "not ''"),
     ("branch.strict", 1, "branch.strict must be true or false, not '1'"),
-    ("branch.share", "1.1", "branch.share must be a number from 0 to 1, not '1.1'"),
-    ("branch.share", "-0.1", "not '-0.1'"),
-    ("branch.share", "nan", "not 'nan'"),
-    ("branch.share", float("nan"), "not 'nan'"),
-    ("branch.share", True, "not 'True'"),
-    ("branch.share", ".5", "not '.5'"),
     ("branch.retention", "0", "must be a whole number from 1 to 2147483647, or -1 for no limit, not '0'"),
     ("branch.retention", "-2", "not '-2'"),
     ("branch.names", "a,,b", "branch.names must be a list with commas, each item text without control"),
@@ -140,7 +129,6 @@ def of_kind(kind: Kind[object]) -> st.SearchStrategy[object]:
         return st.sampled_from(kind.choices)
     return {
         Whole: st.integers(1, (1 << 31) - 1) | st.just(-1),
-        Ratio: st.floats(0, 1),
         Bool: st.booleans(),
         FilePath: TEXTS.map(Path),
         Text: TEXTS,
@@ -235,8 +223,16 @@ def test_a_bad_file_of_a_secret(tmp_path, content, words):
     if content is not None:
         path.write_bytes(content)
     sentence = refusal(tmp_path, environ={"TAKHIN_BRANCH_TOKEN_FILE": str(path)})
-    for word in (words, str(path), "variable TAKHIN_BRANCH_TOKEN_FILE"):
+    for word in (words, str(path), "branch.token_file", "variable TAKHIN_BRANCH_TOKEN_FILE"):
         assert word in sentence
+
+
+@pytest.mark.parametrize("given", [SECRET, f"{SECRET}\n", f"./{SECRET}"])
+def test_a_secret_given_as_its_own_file_is_not_repeated(tmp_path, given):
+    """The error names the key whose value is wrong; a name without a folder may be the secret."""
+    sentence = refusal(tmp_path, environ={"TAKHIN_BRANCH_TOKEN_FILE": given})
+    assert "branch.token_file" in sentence
+    assert "variable TAKHIN_BRANCH_TOKEN_FILE" in sentence
 
 
 @pytest.mark.parametrize(
@@ -253,7 +249,7 @@ def test_a_bad_secret_is_not_repeated(tmp_path, toml):
     ("arguments", "branch"),
     [
         ("--branch-strict", Branch(strict=True)),
-        ("--branch-strict --branch-share 0.1", Branch(strict=True, share=0.1)),
+        ("--branch-strict --branch-retention 7", Branch(strict=True, retention=7)),
         ("--branch-strict=false", Branch(strict=False)),
         ("--branch-names a --branch-names b,c", Branch(names=("a", "b", "c"))),
         ("--branch-names=", Branch(names=())),

@@ -16,7 +16,7 @@ from takhin.errors import InvalidConfigError, RefusedError
 from takhin.model import TimestampType, TopicConfig
 from takhin.settings import RpcSettings, Settings, TopicSettings
 from takhin.sizes import MESSAGE_ROOM_BYTES
-from takhin.topic_configs import MAX_MESSAGE_BYTES, TABLE, Row
+from takhin.topic_configs import MAX_MESSAGE_BYTES, TABLE, ConfigRow
 
 COMMANDS = Path(__file__).parents[1] / "docs/commands.md"
 LISTED = re.compile(r"^\| `[a-z]+\.[a-z.]+` \| .* \|$", re.MULTILINE)
@@ -48,7 +48,7 @@ def test_configs_that_are_given(order: int):
     shuffled = dict(list(raw.items())[::order])
     made = topic_configs.parse(shuffled, broker())
     assert made == TopicConfig(17, TimestampType.LOG_APPEND_TIME)
-    assert topic_configs.described(made) == raw
+    assert topic_configs.as_texts(made) == raw
 
 
 @pytest.mark.parametrize("value", ["1", "5000", "0005"])
@@ -78,19 +78,22 @@ def test_bad_timestamp_type(value: str):
     ("key", "near"),
     [
         ("max.message.byte", "max.message.bytes"),
+        ("max.mesage.bytes", "max.message.bytes"),
+        ("max_message_bytes", "max.message.bytes"),
         ("timestamp.type", "message.timestamp.type"),
         ("Max.Message.Bytes", "max.message.bytes"),
-        *((key, "") for key in ("retention.ms", "", "max_message_bytes", "x" * 10_000)),
+        *((key, "") for key in ("retention.ms", "cleanup.policy", "", "x" * 10_000)),
     ],
     ids=lambda text: text[:20],
 )
 def test_unknown_configs(key: str, near: str):
-    """The error for an unknown config names the nearest known one, and all of them."""
+    """The error for an unknown config names all known ones, and before them one that resembles it."""
     with pytest.raises(
         InvalidConfigError, match=r"max\.message\.bytes and message\.timestamp\.type"
     ) as refused:
         topic_configs.parse({key: "1"}, broker())
-    assert f"the nearest is {near}" in str(refused.value)
+    assert ("the nearest is" in str(refused.value)) == bool(near)
+    assert not near or f"; the nearest is {near}, and known are " in str(refused.value)
     assert len(str(refused.value)) < 300
 
 
@@ -107,27 +110,27 @@ configs = st.builds(TopicConfig, st.integers(1, 1 << 40), st.sampled_from(Timest
 @given(configs)
 def test_what_is_stored_is_read(made: TopicConfig):
     """Every config comes back as stored, even if the broker's settings no longer allow it."""
-    rows = list(topic_configs.to_stored(made).items())
+    rows = list(topic_configs.as_texts(made).items())
     assert [key for key, _ in rows] == [row.name for row in TABLE]
     assert topic_configs.from_stored(rows) == made
 
 
 @given(configs, st.sampled_from(TABLE))
-def test_a_config_without_a_row_has_its_default(made: TopicConfig, missing: Row):
+def test_a_config_without_a_row_has_its_default(made: TopicConfig, missing: ConfigRow):
     """A topic that is older than a config has its default, and keeps its other values."""
-    rows = [(key, value) for key, value in topic_configs.to_stored(made).items() if key != missing.name]
+    rows = [(key, value) for key, value in topic_configs.as_texts(made).items() if key != missing.name]
     default = getattr(topic_configs.parse({}, Settings()), missing.field)
     assert topic_configs.from_stored(rows) == dataclasses.replace(made, **{missing.field: default})
 
 
 def test_a_stored_key_that_is_unknown_is_ignored():
     """An unknown stored key is ignored, because a later version may have written it."""
-    rows = [*topic_configs.to_stored(TopicConfig(7)).items(), ("of.tomorrow", "1")]
+    rows = [*topic_configs.as_texts(TopicConfig(7)).items(), ("of.tomorrow", "1")]
     assert topic_configs.from_stored(rows) == TopicConfig(7)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
-def test_a_stored_value_that_makes_no_sense(row: Row):
+def test_a_stored_value_that_makes_no_sense(row: ConfigRow):
     """The error names the config, the rule and the value."""
     with pytest.raises(ValueError, match=f"{re.escape(row.name)} must be .*, not 'x y'"):
         topic_configs.from_stored([(row.name, "x y")])
@@ -136,12 +139,12 @@ def test_a_stored_value_that_makes_no_sense(row: Row):
 def test_rows_and_fields_belong_together():
     """Each row fills a field of TopicConfig, each field has a row, and each default may be given."""
     assert [row.field for row in TABLE] == [field.name for field in dataclasses.fields(TopicConfig)]
-    defaults = topic_configs.described(topic_configs.parse({}, Settings()))
-    assert topic_configs.described(topic_configs.parse(defaults, Settings())) == defaults
+    defaults = topic_configs.as_texts(topic_configs.parse({}, Settings()))
+    assert topic_configs.as_texts(topic_configs.parse(defaults, Settings())) == defaults
 
 
 def test_the_docs_list_every_config():
     """docs/commands.md has a row for each config with its default, its allowed values and its doc."""
-    defaults = topic_configs.described(topic_configs.parse({}, Settings()))
+    defaults = topic_configs.as_texts(topic_configs.parse({}, Settings()))
     rows = [f"| `{row.name}` | `{defaults[row.name]}` | {row.kind.note} | {row.doc} |" for row in TABLE]
     assert LISTED.findall(COMMANDS.read_text()) == rows, "\n".join(["the table should be:", *rows])

@@ -112,7 +112,10 @@ async def _grown(log: PartitionLog, end: int, deadline: float) -> bool:
 
 
 def _below(records: Records, stop: int) -> Records:
-    """The records below `stop`: a read is bounded by their number, and reaches further in a log with gaps."""
+    """The records below `stop`.
+
+    A read is bounded by a number of records. In a log with gaps that many records reach beyond `stop`.
+    """
     if not records.rows or records.rows[-1][0] < stop:
         return records
     rows = [row for row in records.rows if row[0] < stop]

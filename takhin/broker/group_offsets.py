@@ -10,10 +10,10 @@ from takhin.clock import Clock
 from takhin.errors import InvalidArgumentError, UnknownGroupError
 from takhin.model import (
     CommittedOffset,
-    ConsumerGroup,
-    GroupListing,
-    GroupOffset,
+    DescribedGroup,
+    GroupLag,
     GroupState,
+    ListedGroup,
     TopicPartition,
 )
 from takhin.settings import GroupSettings
@@ -62,27 +62,27 @@ class GroupOffsetVerbs:
         committed = self._engine.offsets.of(group_id)
         return [(at, committed.get(at)) for at in partitions]
 
-    def list_groups(self) -> list[GroupListing]:
+    def list_groups(self) -> list[ListedGroup]:
         """Every group that has committed an offset, sorted."""
-        return [GroupListing(group_id, GroupState.EMPTY) for group_id in self._engine.offsets.groups()]
+        return [ListedGroup(group_id, GroupState.EMPTY) for group_id in self._engine.offsets.groups()]
 
-    def describe_group(self, group_id: str) -> ConsumerGroup:
+    def describe_group(self, group_id: str) -> DescribedGroup:
         """A group with all that it has committed. Raises UnknownGroupError."""
         limits.check_group_id(group_id)
         offsets = self._offsets(group_id)
         if not offsets:
             raise UnknownGroupError(group_id)
-        return ConsumerGroup(group_id, GroupState.EMPTY, offsets)
+        return DescribedGroup(group_id, GroupState.EMPTY, offsets)
 
     async def delete_group(self, group_id: str) -> None:
         """Drop all that the group committed; durable on return. Raises UnknownGroupError."""
         self.describe_group(group_id)
         await self._engine.offsets.forget(group_id)
 
-    def _offsets(self, group_id: str) -> list[GroupOffset]:
+    def _offsets(self, group_id: str) -> list[GroupLag]:
         """All that the group has committed beside the ends of the logs, by topic and partition."""
         return [
-            GroupOffset(*at, committed, find_log(self._engine, *at).end_offset)
+            GroupLag(*at, committed, find_log(self._engine, *at).end_offset)
             for at, committed in sorted(self._engine.offsets.of(group_id).items())
             if at.topic in self._engine.topics  # else the topic is being deleted right now
         ]

@@ -35,10 +35,12 @@ from takhin.storage.contract import Capability, Engine, PartitionLog, Topic
 class PendingProduce(NamedTuple):
     """A produce request whose batch is queued.
 
+    size_bytes: of the batch.
     appended: resolves when the batch is durable or was refused; with acks 0 it has resolved already.
     deadline: when the wait ends, in the loop's time; None: the wait has no bound.
     """
 
+    size_bytes: int
     appended: asyncio.Future[Appended]
     deadline: float | None
 
@@ -65,6 +67,7 @@ class RecordVerbs:
     def __init__(self, engine: Engine, settings: Settings, clock: Clock) -> None:
         self._engine = engine
         self._settings = settings
+        self._batch_records_max = settings.produce.batch_records_max
         self._clock = clock
         self._reads = SharedReads(
             bytes_max=settings.consume.shared_bytes_max, records_max=settings.consume.response_records_max
@@ -80,13 +83,14 @@ class RecordVerbs:
         """Wait until the queue has room for another batch. Raises OverloadedError, StorageFullError."""
         return self._engine.room()
 
-    def check_shape(self, *, has_record: bool, record_count: int) -> None:
-        """Refuse a request that has both one record and a list of records, neither, or too many of them."""
-        limits.check_range("records", record_count, 0, self._settings.produce.batch_records_max)
-        if has_record and record_count:
-            raise InvalidBatchError("the request has both record and records; set one of them")
-        if not has_record and not record_count:
-            raise InvalidBatchError("the request has neither record nor records; set one of them")
+    def check_record_count(self, records: int) -> None:
+        """Refuse more records than a batch may have. `produce` calls it, too."""
+        if records > self._batch_records_max:
+            raise InvalidArgumentError(
+                f"a batch has at most {self._batch_records_max} records, not {records}",
+                field="records",
+                value=records,
+            )
 
     def produce(self, request: ProduceRequest) -> PendingProduce:
         """Queue the request's batch.
@@ -96,19 +100,24 @@ class RecordVerbs:
         the batch's condition holds is known only when the answer is.
         """
         acks, timeout_ms, batch = request.required_acks, request.timeout_ms, request.batch
+        if not batch.values:
+            raise InvalidBatchError("a batch has at least one record")
+        self.check_record_count(len(batch.values))
         if acks is not None:
             limits.check_range("required_acks", acks, -1, 1)
-        limits.check_range("timeout_ms", timeout_ms, 0)
+        if timeout_ms:
+            limits.check_range("timeout_ms", timeout_ms, 0)
         appended = self._append(request.topic, request.partition, batch)
         if acks == 0:
             appended = asyncio.get_running_loop().create_future()
             appended.set_result(Appended(request.partition, -1, batch.timestamps[0], len(batch)))
         if not timeout_ms:
-            return PendingProduce(appended, None)
-        return PendingProduce(appended, asyncio.get_running_loop().time() + timeout_ms / 1_000)
+            return PendingProduce(batch.size_bytes, appended, None)
+        deadline = asyncio.get_running_loop().time() + timeout_ms / 1_000
+        return PendingProduce(batch.size_bytes, appended, deadline)
 
     def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
-        """Records as they are and as they come; see consumption.py for what it yields and raises."""
+        """The log's records, then new ones as they arrive. consumption.py says what it yields and raises."""
         log = find_log(self._engine, request.topic, request.partition)
         return consume(log, request, self._reads, self._settings)
 

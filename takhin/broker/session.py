@@ -1,7 +1,7 @@
 """What a caller can ask of a broker: one method for each verb, and the only way in for adapters such as rpc.
 
-Every verb comes by here with its caller at hand. So rules of access, quotas and notes of activity belong
-into these methods, in front of the call. Today every caller may do everything.
+Every verb comes by here with its caller at hand. So rules of access, quotas and notes of activity belong in
+these methods, before the call. Today every caller may do everything.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from takhin.model import (
     Chunk,
     CommittedOffset,
     ConsumeRequest,
-    ConsumerGroup,
-    GroupListing,
+    DescribedGroup,
+    ListedGroup,
     PartitionInfo,
     ProduceRequest,
     TopicInfo,
@@ -67,15 +67,19 @@ class Session:
     # Records
 
     def room(self) -> Awaitable[None]:
-        """Wait until another batch may be queued: await it first of all. Raises OverloadedError."""
+        """Wait until another batch may be queued: await it first of all.
+
+        Raises OverloadedError, StorageFullError.
+        """
         return self._broker.records.room()
 
-    def check_shape(self, *, has_record: bool, record_count: int) -> None:
-        """Refuse a produce request that has both one record and a list of records, neither, or too many.
+    def check_record_count(self, records: int) -> None:
+        """Refuse more records than a batch may have.
 
-        Call it before the records are converted, so that a request that is too large costs nothing.
+        `produce` refuses them as well. An adapter that has to convert records calls this before, so that a
+        request that is too large costs nothing.
         """
-        self._broker.records.check_shape(has_record=has_record, record_count=record_count)
+        self._broker.records.check_record_count(records)
 
     def produce(self, request: ProduceRequest) -> PendingProduce:
         """Queue the request's batch; `answer` of what is returned waits until it is durable.
@@ -85,7 +89,7 @@ class Session:
         return self._broker.records.produce(request)
 
     def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
-        """Records as they are and as they come; see consumption.py for what it yields and raises."""
+        """The log's records, then new ones as they arrive. consumption.py says what it yields and raises."""
         return self._broker.records.consume(request)
 
     # Consumer groups
@@ -100,11 +104,11 @@ class Session:
         """What the group committed in `partitions` (None: nothing); without any, everywhere."""
         return self._broker.group_offsets.committed(group_id, partitions)
 
-    def list_groups(self) -> list[GroupListing]:
+    def list_groups(self) -> list[ListedGroup]:
         """Every group that has committed an offset, sorted."""
         return self._broker.group_offsets.list_groups()
 
-    def describe_group(self, group_id: str) -> ConsumerGroup:
+    def describe_group(self, group_id: str) -> DescribedGroup:
         """A group with all that it has committed. Raises UnknownGroupError."""
         return self._broker.group_offsets.describe_group(group_id)
 

@@ -24,17 +24,17 @@ class TopicVerbs:
         self, name: str, *, num_partitions: int, replication_factor: int, configs: Mapping[str, str]
     ) -> None:
         """Make a topic; durable on return. num_partitions: 0 and below mean 1."""
-        topics = self._settings.topics
+        settings = self._settings.topics
         limits.check_topic_name(name)
         limits.check_replication(replication_factor)
         num_partitions = max(num_partitions, 1)
-        limits.check_range("num_partitions", num_partitions, 1, topics.partitions_per_topic_max)
+        limits.check_range("num_partitions", num_partitions, 1, settings.partitions_per_topic_max)
         config = topic_configs.parse(configs, self._settings)
         present = sum(len(topic.partitions) for topic in self._engine.topics.values())
-        if present + num_partitions > topics.partitions_max:
+        if present + num_partitions > settings.partitions_max:
             raise InvalidArgumentError(
                 f"{num_partitions} more partitions are too many: the broker has {present} and its limit is "
-                f"{topics.partitions_max} (topics.partitions_max)",
+                f"{settings.partitions_max} (topics.partitions_max)",
                 field="num_partitions",
                 value=num_partitions,
             )

@@ -60,14 +60,14 @@ class Admin(Client):
         Raises TopicExistsError, unless an attempt of this call went unanswered and may have made it.
         """
         check_range("partitions", partitions, 1)
-        await self._change(TopicExistsError, self._calls.create_topic, name, partitions, configs or {})
+        await self._change(TopicExistsError, self._calls.create_topic, name, partitions, dict(configs or {}))
 
     async def list_topics(self) -> list[str]:
         """The names of all topics, sorted."""
         return await self._call(self._calls.list_topics)
 
     async def describe_topic(self, name: str) -> TopicDescription:
-        """Raises UnknownTopicError."""
+        """A topic's partitions and configs. Raises UnknownTopicError."""
         return await self._call(self._calls.get_topic, name)
 
     async def describe_topics(self, names: Iterable[str]) -> list[TopicDescription]:
@@ -95,7 +95,7 @@ class Admin(Client):
         return await self._call(self._calls.list_consumer_groups)
 
     async def describe_group(self, group_id: str) -> GroupDescription:
-        """Raises UnknownGroupError."""
+        """A group with all that it committed. Raises UnknownGroupError."""
         return await self._call(self._calls.describe_consumer_group, group_id)
 
     async def delete_group(self, group_id: str) -> None:
@@ -116,10 +116,10 @@ class Admin(Client):
         self, group_id: str, offsets: Mapping[tuple[str, int], int | CommittedOffset]
     ) -> None:
         """Set what a group committed, the next offset to read for each partition; durable on return."""
-        await self._call(self._calls.commit_offset, group_id, offsets)
+        await self._call(self._calls.commit_offset, group_id, dict(offsets))
 
     async def health(self) -> Health:
-        """How the broker is."""
+        """The state of the broker."""
         return await self._call(self._calls.health_check)
 
     async def _call(

@@ -60,12 +60,12 @@ class Calls:
     async def create_topic(
         self, deadline: float, name: str, partitions: int, configs: Mapping[str, str]
     ) -> None:
-        """Raises TopicExistsError, InvalidTopicNameError, InvalidConfigError."""
+        """Make a topic. Raises TopicExistsError, InvalidTopicNameError, InvalidConfigError."""
         request = pb.CreateTopicRequest(name=name, num_partitions=partitions, configs=configs)
         await self._connection.unary(self._stub.CreateTopic, request, deadline)
 
     async def delete_topic(self, deadline: float, name: str) -> None:
-        """Raises UnknownTopicError."""
+        """Remove a topic with its records. Raises UnknownTopicError."""
         request = pb.DeleteTopicRequest(name=name)
         await self._connection.unary(self._stub.DeleteTopic, request, deadline)
 
@@ -74,13 +74,13 @@ class Calls:
         return list(response.topics)
 
     async def get_topic(self, deadline: float, name: str) -> TopicDescription:
-        """Raises UnknownTopicError."""
+        """A topic's partitions and configs. Raises UnknownTopicError."""
         request = pb.GetTopicRequest(name=name)
         response = await self._connection.unary(self._stub.GetTopic, request, deadline)
         return _description(response.topic)
 
     async def describe_topics(self, deadline: float, names: Iterable[str]) -> list[TopicDescription]:
-        """Unknown names are left out."""
+        """Descriptions of those of `names` that exist."""
         request = pb.DescribeTopicsRequest(topics=names)
         response = await self._connection.unary(self._stub.DescribeTopics, request, deadline)
         return [_description(info) for info in response.topics]
@@ -159,9 +159,9 @@ class Calls:
     async def commit_offset(
         self, deadline: float, group_id: str, offsets: Mapping[tuple[str, int], int | CommittedOffset]
     ) -> None:
-        """Raises OffsetOutOfRangeError for an offset beyond the end of its log; then nothing is written.
+        """Set what a group committed. Without offsets there is no call.
 
-        Without offsets there is no call.
+        Raises OffsetOutOfRangeError for an offset beyond the end of its log; then nothing is written.
         """
         request = pb.CommitOffsetRequest(group_id=group_id)
         for (topic, partition), commit in offsets.items():
@@ -189,7 +189,7 @@ class Calls:
         return [GroupListing(of.group_id, of.state, of.member_count) for of in response.groups]
 
     async def describe_consumer_group(self, deadline: float, group_id: str) -> GroupDescription:
-        """Raises UnknownGroupError."""
+        """A group with all that it committed. Raises UnknownGroupError."""
         request = pb.DescribeConsumerGroupRequest(group_id=group_id)
         response = await self._connection.unary(self._stub.DescribeConsumerGroup, request, deadline)
         offsets = [
@@ -198,7 +198,7 @@ class Calls:
         return GroupDescription(response.group_id, response.state, offsets)
 
     async def delete_consumer_group(self, deadline: float, group_id: str) -> None:
-        """Raises GroupNotEmptyError, UnknownGroupError."""
+        """Drop all that a group committed. Raises GroupNotEmptyError, UnknownGroupError."""
         request = pb.DeleteConsumerGroupRequest(group_id=group_id)
         await self._connection.unary(self._stub.DeleteConsumerGroup, request, deadline)
 

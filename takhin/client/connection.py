@@ -93,7 +93,7 @@ class Connection:
 
     @property
     def channel(self) -> grpc.aio.Channel:
-        """Raises ClosedError before `open` and after `close`."""
+        """The open channel. Raises ClosedError before `open` and after `close`."""
         if self._channel is None or self._closed:
             raise ClosedError(f"this client of {self.server} is not open")
         return self._channel

@@ -2,6 +2,10 @@
 
 `integrity_check` reads every page, and so compares every checksum; the other queries read few pages or
 only count. Knows one connection at a time and no folder.
+
+Offsets have to be dense, and the check relies on that on purpose: nothing removes a record from the middle of
+a log, so a gap is damage, and a count finds it without reading the records. Compaction would make gaps
+legitimate. The rule then has to change here, with it.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ class Salvage:
                 self._db.execute(sql.PUT_NUM_PARTITIONS, (expected.num_partitions,))
                 self._try_copy(sql.COPY_CONFIGS, (), "the topic's configs, which are the defaults now")
                 if not self._db.execute(sql.COUNT_CONFIGS).get:
-                    configs = topic_configs.to_stored(topic_configs.parse({}, Settings()))
+                    configs = topic_configs.as_texts(topic_configs.parse({}, Settings()))
                     self._db.executemany(sql.PUT_CONFIG, configs.items())
 
     def _try_copy(self, statement: str, bindings: Sequence[int], what: str | None) -> None:

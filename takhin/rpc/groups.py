@@ -9,7 +9,7 @@ from takhin.wire import convert
 
 
 class GroupMethods(Methods):
-    """Commits and tells offsets; lists, describes and deletes groups."""
+    """Commits and returns offsets; lists, describes and deletes groups."""
 
     async def CommitOffset(
         self, request: pb.CommitOffsetRequest, context: Context

@@ -17,7 +17,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-class Health(health.aio.HealthServicer):  # type: ignore[misc]  # no stub has List yet
+class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # no stub has List yet
     """The library's servicer, which here also answers List and ends its watches when the broker stops."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]  # no stub has Li
 class _Watcher:
     """One Watch call. When the broker stops it sends NOT_SERVING, then ends with UNAVAILABLE."""
 
-    def __init__(self, servicer: Health, context: Context) -> None:
+    def __init__(self, servicer: HealthService, context: Context) -> None:
         self._servicer = servicer
         self._context = context
 
@@ -72,8 +72,8 @@ def _service_of(method: str) -> str | None:
     return str(found.containing_service.full_name)
 
 
-async def add_health(server: grpc.aio.Server) -> Health:
-    servicer = Health()
+async def add_health(server: grpc.aio.Server) -> HealthService:
+    servicer = HealthService()
     await servicer.set(SERVICE.full_name, SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     return servicer

@@ -62,7 +62,7 @@ async def abort(context: Context, error: TakhinError) -> None:
     await context.abort(TABLE[type(error)].status, str(error), metadata)
 
 
-class Calls(grpc.aio.ServerInterceptor):
+class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the server."""
 
     def __init__(self) -> None:

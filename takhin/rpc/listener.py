@@ -8,7 +8,7 @@ import grpc
 
 from takhin.errors import StartupError
 from takhin.rpc.health import add_health, add_reflection
-from takhin.rpc.interceptors import Calls
+from takhin.rpc.interceptors import CallInterceptor
 from takhin.rpc.service import TakhinService
 from takhin.settings import RpcSettings
 from takhin.v1 import takhin_pb2_grpc
@@ -23,9 +23,9 @@ class Listener:
     def __init__(self, service: TakhinService, listen: str, settings: RpcSettings) -> None:
         self._service = service
         self._listen = listen
-        self._calls = Calls()
+        self._interceptor = CallInterceptor()
         self._server = grpc.aio.server(
-            interceptors=[self._calls],
+            interceptors=[self._interceptor],
             options=_options(settings),
             maximum_concurrent_rpcs=settings.calls_max,
         )
@@ -54,7 +54,7 @@ class Listener:
         await self._health.enter_graceful_shutdown()
         self._service.drain()
         stopping = asyncio.ensure_future(self._server.stop(grace_seconds))
-        await self._calls.end_streams(grace_seconds / 2)
+        await self._interceptor.end_streams(grace_seconds / 2)
         await stopping
 
 

@@ -1,4 +1,4 @@
-"""What the methods of all nouns share: a session for each call's caller, and how a request is read."""
+"""What methods share: a session for each call's caller, and the one way in for a request's records."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from takhin.broker.broker import Broker
+from takhin.broker.records import PendingProduce
 from takhin.broker.session import Session
-from takhin.model import Caller, ProduceRequest
+from takhin.model import Caller
 from takhin.rpc.interceptors import Context
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1 import takhin_pb2_grpc
@@ -37,7 +38,12 @@ def caller_of(peer: str) -> Caller:
     return Caller(ANONYMOUS, address if scheme in ("ipv4", "ipv6") else peer)
 
 
-def produce_request(session: Session, message: pb.ProduceMessageRequest) -> ProduceRequest:
-    """The message as a value. Its records are counted before they are converted."""
-    session.check_shape(has_record=message.HasField("record"), record_count=len(message.records))
-    return convert.produce_request(message)
+async def submit(session: Session, message: pb.ProduceMessageRequest) -> PendingProduce:
+    """Queue the records of a produce request, of a call of its own or of a stream.
+
+    Raises a RefusedError or an UnavailableError for what cannot be queued.
+    """
+    await session.room()
+    # From here to the end nothing may be awaited: others would take the room, or come in between.
+    session.check_record_count(len(message.records))  # before the conversion, which costs the most
+    return session.produce(convert.produce_request(message))

@@ -1,7 +1,7 @@
 """Produce streams: requests are queued as they come, and answered in the same order.
 
 A task of each stream reads requests and queues their records, a bounded amount ahead. The call itself waits
-for one after the other and answers it. A refused request is answered like any other and ends no stream.
+for each in turn and answers it. A refused request is answered like any other and ends no stream.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from takhin.broker.records import PendingProduce
 from takhin.broker.session import Session
 from takhin.errors import ShuttingDownError
 from takhin.rpc.interceptors import Malformed, known
-from takhin.rpc.methods import produce_request
+from takhin.rpc.methods import submit
 from takhin.settings import ProduceSettings
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
@@ -59,7 +59,7 @@ class UnansweredQueue:
         return await self._queue.get()
 
     def answered(self, unanswered: Unanswered) -> None:
-        """Count a request no more."""
+        """Take an answered request out of the count."""
         self._requests -= 1
         self._bytes -= unanswered.size_bytes
         self._room.set()
@@ -118,22 +118,20 @@ async def _read(
     When `drain` cancels it, everything it has queued is answered: nothing is awaited between the two.
     """
     try:
-        async for request in requests:
-            queue.put(await _submit(session, request))
+        async for message in requests:
+            queue.put(await _submitted(session, message))
             await queue.room()
     finally:
         queue.end()
 
 
-async def _submit(session: Session, message: pb.ProduceMessageRequest | Malformed) -> Unanswered:
+async def _submitted(session: Session, message: pb.ProduceMessageRequest | Malformed) -> Unanswered:
     if isinstance(message, Malformed):
         return Unanswered("", 0, 0, message.error)
     outcome: PendingProduce | Exception
     try:
-        await session.room()
-        request = produce_request(session, message)
-        outcome = session.produce(request)
-        size_bytes = request.batch.size_bytes
+        outcome = await submit(session, message)
+        size_bytes = outcome.size_bytes
     except Exception as error:  # noqa: BLE001  a refused request never ends the stream
         outcome = error
         size_bytes = message.ByteSize()

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from takhin.broker.broker import Broker
 from takhin.model import Records
 from takhin.rpc.interceptors import Context
-from takhin.rpc.methods import Methods, produce_request
+from takhin.rpc.methods import Methods, submit
 from takhin.rpc.produce_stream import ProduceStreams
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert, encode
@@ -30,9 +30,7 @@ class RecordMethods(Methods):
     async def ProduceMessage(
         self, request: pb.ProduceMessageRequest, context: Context
     ) -> pb.ProduceMessageResponse:
-        session = self._session(context)
-        await session.room()
-        pending = session.produce(produce_request(session, request))
+        pending = await submit(self._session(context), request)
         return convert.produced(request.topic, await pending.answer())
 
     def ProduceMessageStream(

@@ -165,7 +165,7 @@ class MemoryTopic:
 
 
 class MemoryOffsets:
-    """An `Offsets`: committed offsets by group, then by partition."""
+    """An `Offsets`: committed offsets by group, then by partition. A group without any is not there."""
 
     def __init__(self) -> None:
         self._committed: dict[str, dict[TopicPartition, CommittedOffset]] = {}
@@ -178,13 +178,14 @@ class MemoryOffsets:
                 raise UnknownTopicError(topic)
             if not 0 <= partition < len(found.partitions):
                 raise UnknownPartitionError(topic, partition, len(found.partitions))
-        self._committed.setdefault(group_id, {}).update(offsets)
+        if offsets:
+            self._committed.setdefault(group_id, {}).update(offsets)
 
     def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
         return dict(self._committed.get(group_id, {}))
 
     def groups(self) -> Sequence[str]:
-        return sorted(group_id for group_id, offsets in self._committed.items() if offsets)
+        return sorted(self._committed)
 
     async def forget(self, group_id: str) -> None:
         self._committed.pop(group_id, None)
@@ -192,9 +193,11 @@ class MemoryOffsets:
     def catalogue_changed(self, topics: Mapping[str, MemoryTopic]) -> None:
         """Know these topics from now on, and nothing about others any more."""
         self._engine_topics = topics
-        for offsets in self._committed.values():
+        for group_id, offsets in list(self._committed.items()):
             for gone in [at for at in offsets if at.topic not in topics]:
                 del offsets[gone]
+            if not offsets:
+                del self._committed[group_id]
 
 
 class MemoryEngine:

@@ -1,4 +1,4 @@
-"""Messages to the values of model.py and back. Owns the shapes; decides nothing.
+"""Messages to the values of model.py and back. Refuses a message of a wrong shape and decides nothing else.
 
 A batch's records come from columns.py, and the records of a response go out by encode.py.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from takhin import topic_configs
-from takhin.errors import EndOffsetMismatchError, TakhinError
+from takhin.errors import EndOffsetMismatchError, InvalidBatchError, TakhinError
 from takhin.model import (
     Appended,
     Batch,
@@ -17,9 +17,9 @@ from takhin.model import (
     CommittedOffset,
     Condition,
     ConsumeRequest,
-    ConsumerGroup,
-    GroupListing,
+    DescribedGroup,
     GroupState,
+    ListedGroup,
     PartitionInfo,
     ProduceRequest,
     TopicInfo,
@@ -38,15 +38,22 @@ ECHO_CHARS_MAX = 255
 
 
 def produce_request(request: pb.ProduceMessageRequest) -> ProduceRequest:
-    """A produce request that has either `record` or `records`."""
+    """The message as a value. Raises as `batch` does."""
     acks = request.required_acks if request.HasField("required_acks") else None
     return ProduceRequest(request.topic, request.partition, batch(request), acks, request.timeout_ms)
 
 
 def batch(request: pb.ProduceMessageRequest) -> Batch:
-    """The records of a produce request: `record` is a batch of one."""
+    """The records of a produce request: `record` is a batch of one.
+
+    Raises InvalidBatchError for a request that has both `record` and `records`, or neither.
+    """
     if request.HasField("record"):
+        if request.records:
+            raise InvalidBatchError("the request has both record and records; set one of them")
         return _batch_of_one(request.record, _condition(request))
+    if not request.records:
+        raise InvalidBatchError("the request has neither record nor records; set one of them")
     columns = Columns(request)
     return Batch(
         columns.keys,
@@ -103,7 +110,7 @@ def topic_info(info: TopicInfo) -> pb.TopicInfo:
         num_partitions=len(info.partitions),
         replication_factor=1,
         partitions={of.partition: _partition_info(of) for of in info.partitions},
-        configs=topic_configs.described(info.config),
+        configs=topic_configs.as_texts(info.config),
         topic_id=info.topic_id,
     )
 
@@ -142,14 +149,14 @@ def committed(
     return response
 
 
-def groups(listed: Sequence[GroupListing]) -> pb.ListConsumerGroupsResponse:
+def groups(listed: Sequence[ListedGroup]) -> pb.ListConsumerGroupsResponse:
     response = pb.ListConsumerGroupsResponse()
     for group_id, state in listed:
         response.groups.add(group_id=group_id, state=state.value, protocol_type=PROTOCOL_TYPE)
     return response
 
 
-def group(described: ConsumerGroup) -> pb.DescribeConsumerGroupResponse:
+def group(described: DescribedGroup) -> pb.DescribeConsumerGroupResponse:
     response = pb.DescribeConsumerGroupResponse(
         group_id=described.group_id, state=described.state.value, protocol_type=PROTOCOL_TYPE
     )

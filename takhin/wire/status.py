@@ -19,7 +19,7 @@ DOMAIN = "takhin"
 PREFIX = "ERROR_CODE_"
 
 
-class Row(NamedTuple):
+class ErrorRow(NamedTuple):
     """How one error is put on the wire.
 
     http: the status code of an HTTP response.
@@ -42,39 +42,41 @@ class Row(NamedTuple):
 
 Status = grpc.StatusCode
 
-TABLE: dict[type[errors.TakhinError], Row] = {
-    errors.InvalidArgumentError: Row(pb.ERROR_CODE_INVALID_ARGUMENT, Status.INVALID_ARGUMENT, 400),
-    errors.InvalidTopicNameError: Row(pb.ERROR_CODE_INVALID_TOPIC_NAME, Status.INVALID_ARGUMENT, 400),
-    errors.InvalidGroupIdError: Row(pb.ERROR_CODE_INVALID_GROUP_ID, Status.INVALID_ARGUMENT, 400),
-    errors.InvalidConfigError: Row(pb.ERROR_CODE_INVALID_CONFIG, Status.INVALID_ARGUMENT, 400),
-    errors.InvalidRecordError: Row(pb.ERROR_CODE_INVALID_RECORD, Status.INVALID_ARGUMENT, 400),
-    errors.InvalidBatchError: Row(pb.ERROR_CODE_INVALID_BATCH, Status.INVALID_ARGUMENT, 400),
-    errors.RecordTooLargeError: Row(pb.ERROR_CODE_RECORD_TOO_LARGE, Status.INVALID_ARGUMENT, 413),
-    errors.UnsupportedReplicationError: Row(
+TABLE: dict[type[errors.TakhinError], ErrorRow] = {
+    errors.InvalidArgumentError: ErrorRow(pb.ERROR_CODE_INVALID_ARGUMENT, Status.INVALID_ARGUMENT, 400),
+    errors.InvalidTopicNameError: ErrorRow(pb.ERROR_CODE_INVALID_TOPIC_NAME, Status.INVALID_ARGUMENT, 400),
+    errors.InvalidGroupIdError: ErrorRow(pb.ERROR_CODE_INVALID_GROUP_ID, Status.INVALID_ARGUMENT, 400),
+    errors.InvalidConfigError: ErrorRow(pb.ERROR_CODE_INVALID_CONFIG, Status.INVALID_ARGUMENT, 400),
+    errors.InvalidRecordError: ErrorRow(pb.ERROR_CODE_INVALID_RECORD, Status.INVALID_ARGUMENT, 400),
+    errors.InvalidBatchError: ErrorRow(pb.ERROR_CODE_INVALID_BATCH, Status.INVALID_ARGUMENT, 400),
+    errors.RecordTooLargeError: ErrorRow(pb.ERROR_CODE_RECORD_TOO_LARGE, Status.INVALID_ARGUMENT, 413),
+    errors.UnsupportedReplicationError: ErrorRow(
         pb.ERROR_CODE_UNSUPPORTED_REPLICATION, Status.INVALID_ARGUMENT, 400
     ),
-    errors.UnknownTopicError: Row(pb.ERROR_CODE_UNKNOWN_TOPIC, Status.NOT_FOUND, 404),
-    errors.UnknownPartitionError: Row(pb.ERROR_CODE_UNKNOWN_PARTITION, Status.NOT_FOUND, 404),
-    errors.UnknownGroupError: Row(pb.ERROR_CODE_UNKNOWN_GROUP, Status.NOT_FOUND, 404),
-    errors.TopicExistsError: Row(pb.ERROR_CODE_TOPIC_EXISTS, Status.ALREADY_EXISTS, 409),
-    errors.GroupNotEmptyError: Row(pb.ERROR_CODE_GROUP_NOT_EMPTY, Status.FAILED_PRECONDITION, 409),
-    errors.OffsetOutOfRangeError: Row(pb.ERROR_CODE_OFFSET_OUT_OF_RANGE, Status.OUT_OF_RANGE, 400),
-    errors.EndOffsetMismatchError: Row(pb.ERROR_CODE_END_OFFSET_MISMATCH, Status.FAILED_PRECONDITION, 409),
-    errors.OutOfSequenceError: Row(pb.ERROR_CODE_OUT_OF_SEQUENCE, Status.FAILED_PRECONDITION, 409),
-    errors.OutcomeUnknownError: Row(pb.ERROR_CODE_OUTCOME_UNKNOWN, Status.DEADLINE_EXCEEDED, 504),
-    errors.OverloadedError: Row(
+    errors.UnknownTopicError: ErrorRow(pb.ERROR_CODE_UNKNOWN_TOPIC, Status.NOT_FOUND, 404),
+    errors.UnknownPartitionError: ErrorRow(pb.ERROR_CODE_UNKNOWN_PARTITION, Status.NOT_FOUND, 404),
+    errors.UnknownGroupError: ErrorRow(pb.ERROR_CODE_UNKNOWN_GROUP, Status.NOT_FOUND, 404),
+    errors.TopicExistsError: ErrorRow(pb.ERROR_CODE_TOPIC_EXISTS, Status.ALREADY_EXISTS, 409),
+    errors.GroupNotEmptyError: ErrorRow(pb.ERROR_CODE_GROUP_NOT_EMPTY, Status.FAILED_PRECONDITION, 409),
+    errors.OffsetOutOfRangeError: ErrorRow(pb.ERROR_CODE_OFFSET_OUT_OF_RANGE, Status.OUT_OF_RANGE, 400),
+    errors.EndOffsetMismatchError: ErrorRow(
+        pb.ERROR_CODE_END_OFFSET_MISMATCH, Status.FAILED_PRECONDITION, 409
+    ),
+    errors.OutOfSequenceError: ErrorRow(pb.ERROR_CODE_OUT_OF_SEQUENCE, Status.FAILED_PRECONDITION, 409),
+    errors.OutcomeUnknownError: ErrorRow(pb.ERROR_CODE_OUTCOME_UNKNOWN, Status.DEADLINE_EXCEEDED, 504),
+    errors.OverloadedError: ErrorRow(
         pb.ERROR_CODE_OVERLOADED, Status.RESOURCE_EXHAUSTED, 429, in_band=False, retry_ms=500
     ),
-    errors.StorageFullError: Row(
+    errors.StorageFullError: ErrorRow(
         pb.ERROR_CODE_STORAGE_FULL, Status.RESOURCE_EXHAUSTED, 507, in_band=False, retry_ms=5_000
     ),
-    errors.PartitionUnavailableError: Row(
+    errors.PartitionUnavailableError: ErrorRow(
         pb.ERROR_CODE_PARTITION_UNAVAILABLE, Status.UNAVAILABLE, 503, in_band=False, retry_ms=1_000
     ),
-    errors.ShuttingDownError: Row(
+    errors.ShuttingDownError: ErrorRow(
         pb.ERROR_CODE_SHUTTING_DOWN, Status.UNAVAILABLE, 503, in_band=False, retry_ms=1_000
     ),
-    errors.InternalError: Row(pb.ERROR_CODE_INTERNAL, Status.INTERNAL, 500, in_band=False),
+    errors.InternalError: ErrorRow(pb.ERROR_CODE_INTERNAL, Status.INTERNAL, 500, in_band=False),
 }
 
 ERRORS = {row.code: error for error, row in TABLE.items()}

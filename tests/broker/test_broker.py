@@ -183,10 +183,20 @@ async def test_a_deadline_ends_the_wait_and_not_the_write(session):
         produce(session, "t", 0, batch(b"a"), timeout_ms=-1)
 
 
-@pytest.mark.parametrize(("has_record", "record_count"), [(True, 1), (False, 0), (False, 10_001)])
-def test_a_request_has_one_record_or_a_list(session, has_record, record_count):
-    """A request with both a record and a list, with neither, or with too many records is refused first."""
-    with pytest.raises((InvalidBatchError, InvalidArgumentError), match="record"):
-        session.check_shape(has_record=has_record, record_count=record_count)
-    session.check_shape(has_record=True, record_count=0)
-    session.check_shape(has_record=False, record_count=10_000)
+async def test_a_batch_has_one_record_to_batch_records_max(engine, session):
+    """An empty batch and one with too many records are refused, also where nobody counted them before."""
+    await create(session)
+    with pytest.raises(InvalidBatchError, match="at least one record"):
+        produce(session, "t", 0, batch())
+    with pytest.raises(InvalidArgumentError, match="at most 10000 records, not 10001"):
+        produce(session, "t", 0, batch(*[b""] * 10_001))
+    assert engine.topics["t"].partitions[0].end_offset == 0
+    assert (await produce(session, "t", 0, batch(*[b""] * 10_000))).record_count == 10_000
+
+
+def test_records_may_be_counted_before_they_are_converted(session):
+    """The rule is the one of `produce`; no records at all are refused elsewhere."""
+    with pytest.raises(InvalidArgumentError, match="at most 10000 records, not 10001"):
+        session.check_record_count(10_001)
+    session.check_record_count(10_000)
+    session.check_record_count(0)

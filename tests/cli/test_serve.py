@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from blackbox.broker_process import command, environment
+from blackbox.broker_process import Broker, command, environment
 from takhin.config import OPTIONS, load
 from takhin.settings import Settings
 
@@ -88,3 +88,11 @@ def test_mistakes(tmp_path, args, settings, sentence):
     assert line.startswith("takhin: ")
     assert sentence in line
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "memory"])
+def test_a_broker_that_loses_its_records_says_so(tmp_path, engine):
+    """The engine in memory is warned of at the start; the one over files is not."""
+    with Broker(tmp_path / "data", storage_engine=engine) as broker:
+        assert ("not_durable" in broker.log()) == (engine == "memory")
+        assert ("records are lost when the broker stops" in broker.log()) == (engine == "memory")

@@ -47,3 +47,9 @@ def test_times_to_look_up():
 def test_what_committed_stands_for(committed, uncommitted, expected):
     """COMMITTED becomes the committed offset plus its distance, or `uncommitted` as given."""
     assert without_committed(Span(COMMITTED, COMMITTED + 2), committed, uncommitted) == expected
+
+
+def test_nothing_committed_reads_from_wherever_the_log_begins():
+    """The broker is asked for its earliest record, as for START: what is trimmed meanwhile does no harm."""
+    found = read_range(without_committed(Span(COMMITTED), None, START), PARTITION, {})
+    assert (found.first, found.position, found.stop_offset) == (EARLIEST, 10, None)

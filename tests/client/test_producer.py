@@ -14,6 +14,7 @@ from blackbox.broker_process import Broker
 from client.support import produce, read, values
 from takhin.client import Admin, Delivery, Header, NewRecord, Producer, RecordMetadata, Retry
 from takhin.client.errors import ClosedError, UnreachableError
+from takhin.client.producing.producer import ThreadedProducer
 from takhin.errors import (
     InvalidArgumentError,
     InvalidBatchError,
@@ -50,6 +51,17 @@ async def test_none_and_empty_stay_apart(server, topic, key, value):
     """A key or value of None or b"" comes back as it was given."""
     await produce(server, topic, [value, value], key=key)
     assert [(record.key, record.value) for record in await read(server, topic)] == [(key, value)] * 2
+
+
+async def test_a_topic_that_is_found_after_the_end_is_not_taken(server, topic):
+    """Whoever waits for the broker's answer about a topic while the producer is closed cannot send."""
+    async with ThreadedProducer(server) as producer:
+        asking = asyncio.create_task(producer.intake.ready(topic))
+        await asyncio.sleep(0)
+        producer.intake.shut()
+        with pytest.raises(ClosedError, match="the producer is closed"):
+            await asking
+        assert producer.intake.router(topic) is None
 
 
 async def test_headers_come_back_in_order(server, topic):

@@ -1,11 +1,15 @@
 """The one retry policy: how long it waits, and when it gives up."""
 
 import random
+from collections.abc import Mapping
 
 import pytest
 
-from takhin.client import Retry
-from takhin.errors import OverloadedError
+from takhin.client import Admin, Consumer, Retry
+from takhin.errors import OverloadedError, UnavailableError
+
+NOBODY = "127.0.0.1:1"
+"""No broker listens there."""
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +41,40 @@ def test_attempts_have_a_limit():
         False,
         True,
     ]
+
+
+class Counted(Mapping):
+    """A mapping that counts how often somebody goes through it."""
+
+    def __init__(self, items):
+        self._items = items
+        self.readings = 0
+
+    def __getitem__(self, key):
+        return self._items[key]
+
+    def __iter__(self):
+        self.readings += 1
+        return iter(self._items)
+
+    def __len__(self):
+        return len(self._items)
+
+
+@pytest.mark.parametrize("call", ["create_topic", "commit_offsets", "commit"])
+async def test_what_is_given_is_read_once(call):
+    """All attempts send the same, whatever the caller does to a mapping meanwhile."""
+    offsets, configs = Counted({("t", 0): 1}), Counted({"max.message.bytes": "9"})
+    retry = Retry(first_wait_ms=1, attempts_max=3)
+    async with Admin(NOBODY, retry=retry) as admin, Consumer(NOBODY, group_id="g", retry=retry) as consumer:
+        attempts = {
+            "create_topic": admin.create_topic("t", configs=configs),
+            "commit_offsets": admin.commit_offsets("g", offsets),
+            "commit": consumer.commit(offsets),
+        }
+        chosen = attempts.pop(call)
+        for other in attempts.values():
+            other.close()
+        with pytest.raises(UnavailableError):
+            await chosen
+    assert offsets.readings + configs.readings == 1

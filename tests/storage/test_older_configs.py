@@ -14,14 +14,14 @@ from takhin import topic_configs
 from takhin.model import TimestampType, TopicConfig
 from takhin.settings import Settings
 from takhin.testing.contract import spec
-from takhin.topic_configs import TABLE, Row
+from takhin.topic_configs import TABLE, ConfigRow
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("schema-*.tar.xz"))
 DEFAULTS = topic_configs.parse({}, Settings())
 EACH_CONFIG = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 
 
-def without(data: Path, row: Row) -> None:
+def without(data: Path, row: ConfigRow) -> None:
     """Delete the row of a config from the closed file of the topic."""
     path = data / "topics" / TOPIC / "0.db"
     alter(path, f"DELETE FROM topic_configs WHERE key = '{row.name}'")

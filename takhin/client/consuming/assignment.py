@@ -38,7 +38,7 @@ class Assignment:
         return {at: fetcher.prefetched.position for at, fetcher in self._fetchers.items()}
 
     def prefetched(self, topic: str, partition: int) -> Prefetched:
-        """Raises InvalidArgumentError if the partition is not assigned."""
+        """A partition's records that were read ahead. Raises InvalidArgumentError if it is not assigned."""
         return self._fetcher(TopicPartition(topic, partition)).prefetched
 
     async def replace_all(self, ranges: Mapping[TopicPartition, ReadRange], options: FetchOptions) -> None:

@@ -139,8 +139,9 @@ class Consumer(Client):
         if offsets is None:
             now = self._assigned.positions()
             offsets = {at: offset for at, offset in now.items() if self._committed.get(at) != offset}
-        await retried(self._retry, self._deadline(), self._calls.commit_offset, group_id, offsets)
-        for at, commit in offsets.items():
+        given = dict(offsets)  # the caller may change its own while this waits
+        await retried(self._retry, self._deadline(), self._calls.commit_offset, group_id, given)
+        for at, commit in given.items():
             offset = commit.offset if isinstance(commit, CommittedOffset) else commit
             self._committed[TopicPartition(*at)] = offset
 

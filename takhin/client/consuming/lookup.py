@@ -38,7 +38,7 @@ class Lookup:
         self._slots = asyncio.Semaphore(LOOKUPS_AT_ONCE_MAX)
 
     async def describe(self, topics: Iterable[str], deadline: float) -> list[TopicDescription]:
-        """Raises UnknownTopicError."""
+        """Descriptions of these topics. Raises UnknownTopicError."""
         return await asyncio.gather(
             *(retried(self._retry, deadline, self._calls.get_topic, topic) for topic in topics)
         )
@@ -46,7 +46,10 @@ class Lookup:
     async def find(
         self, spans: Mapping[TopicPartition, Span], deadline: float
     ) -> dict[TopicPartition, ReadRange]:
-        """Raises UnknownTopicError, UnknownPartitionError, and InvalidArgumentError for a bad position."""
+        """Where to read each partition.
+
+        Raises UnknownTopicError, UnknownPartitionError, and InvalidArgumentError for a bad position.
+        """
         for span in spans.values():
             check_span(span)
         partitions = await self._partitions(spans, deadline)

@@ -13,6 +13,7 @@ from takhin.client.calls import Calls
 from takhin.client.errors import ClosedError
 from takhin.client.model import TopicDescription
 from takhin.client.producing.buffer import Buffer
+from takhin.client.producing.doubts import Doubts
 from takhin.client.producing.options import SendOptions
 from takhin.client.producing.outbox import Outbox
 from takhin.client.producing.records import RecordEncoder
@@ -33,47 +34,48 @@ class Intake:
         self._calls = calls
         self._options = options
         self._buffer = Buffer(options.buffer_bytes_max)
-        self.outbox = Outbox(calls, options, self._buffer, self._doubt)
+        self._doubts = Doubts()
+        self.outbox = Outbox(calls, options, self._buffer, self._doubts)
         self._routers: dict[str, Router] = {}
-        self._doubtful: dict[str, Router] = {}
         self._asking = asyncio.Lock()
         self._shut = False
 
     def router(self, topic: str) -> Router | None:
-        """Takes in the topic's records. None while the topic is not known or the buffer is full."""
+        """Takes in the topic's records. None while the topic is in doubt or not known, or the buffer full."""
         buffer = self._buffer
-        return None if buffer.bytes >= buffer.bytes_max else self._routers.get(topic)
+        if buffer.bytes >= buffer.bytes_max or topic in self._doubts.topics:
+            return None
+        return self._routers.get(topic)
 
     async def ready(self, topic: str) -> None:
-        """Wait for room in the buffer, and ask the broker about the topic if it is not known.
+        """Wait for room in the buffer, and ask the broker about the topic if it is in doubt or not known.
 
         Raises ClosedError after `shut`, UnknownTopicError, and UnavailableError after delivery_timeout_ms.
         """
         await self._buffer.room()
         deadline = time.monotonic() + self._options.delivery_s_max
         async with self._asking:  # one task asks, the others wait for its answer
-            if self._shut:
-                raise ClosedError("the producer is closed")
-            if topic in self._routers:
+            self._check_open()
+            if topic in self._routers and topic not in self._doubts.topics:
                 return
             found = await retried(self._options.retry, deadline, self._calls.get_topic, topic)
-            router = self._doubtful.pop(topic, None)
+            self._check_open()  # `shut` may have come meanwhile
+            router = self._routers.get(topic)
             if router is None or router.topic_id != found.topic_id:
-                router = self._router(found)
-            self._routers[topic] = router
+                self._routers[topic] = self._router(found)
+            self._doubts.settle(topic)
 
     def shut(self) -> None:
         """Take in nothing more."""
         self._shut = True
         self._routers.clear()  # so that everybody has to ask `ready`
 
+    def _check_open(self) -> None:
+        if self._shut:
+            raise ClosedError("the producer is closed")
+
     def _router(self, topic: TopicDescription) -> Router:
         queues = [self.outbox.queue(TopicPartition(topic.name, of.partition)) for of in topic.partitions]
         max_message_bytes = int(topic.configs.get(MAX_MESSAGE_BYTES, INT64_MAX))
         encoder = RecordEncoder(topic.name, max_message_bytes)
         return Router(topic.topic_id, queues, encoder, self._buffer)
-
-    def _doubt(self, topic: str) -> None:
-        """The topic may have been deleted and created again: ask before its next record."""
-        if topic in self._routers:
-            self._doubtful[topic] = self._routers.pop(topic)

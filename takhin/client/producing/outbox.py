@@ -10,13 +10,13 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 
 from takhin.client.calls import Calls
 from takhin.client.errors import ClosedError
 from takhin.client.producing.batches import PendingBatch
 from takhin.client.producing.buffer import Buffer
+from takhin.client.producing.doubts import Doubts
 from takhin.client.producing.options import SendOptions
 from takhin.client.producing.queue import PartitionQueue
 from takhin.client.producing.sending import Sender
@@ -28,23 +28,21 @@ FAILURES_KEPT_MAX = 1_000
 class Outbox:
     """Starts the workers of one producer, waits for them and stops them.
 
-    doubt: called with the name of a topic that may have been deleted and created again.
+    doubts: where senders note a topic that may have been deleted and created again.
     """
 
-    def __init__(
-        self, calls: Calls, options: SendOptions, buffer: Buffer, doubt: Callable[[str], None]
-    ) -> None:
+    def __init__(self, calls: Calls, options: SendOptions, buffer: Buffer, doubts: Doubts) -> None:
         self.options = options
         self.buffer = buffer
         self._calls = calls
-        self._doubt = doubt
+        self._doubts = doubts
         self._slots = asyncio.Semaphore(options.in_flight_max)
         self._working: dict[Worker, asyncio.Task[None]] = {}
         self._failed: deque[PendingBatch] = deque(maxlen=FAILURES_KEPT_MAX)
 
     def queue(self, at: TopicPartition) -> PartitionQueue:
         """A new queue, whose batches a worker of its own sends. Call it on the loop."""
-        return Worker(self, at, Sender(self._calls, self.options, self._slots, self._doubt)).queue
+        return Worker(self, at, Sender(self._calls, self.options, self._slots, self._doubts)).queue
 
     async def flush(self) -> None:
         """Return when all that is there now is settled. Raises the first failure that nobody was told."""

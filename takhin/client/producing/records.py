@@ -27,7 +27,10 @@ class RecordEncoder:
         headers: Headers = (),
         timestamp: datetime | int | None = None,
     ) -> bytes:
-        """Raises InvalidRecordError, RecordTooLargeError, and InvalidArgumentError for a bad timestamp."""
+        """The record as bytes of a request.
+
+        Raises InvalidRecordError, RecordTooLargeError, and InvalidArgumentError for a bad timestamp.
+        """
         if not isinstance(value, OPTIONAL_BYTES) or not isinstance(key, OPTIONAL_BYTES):
             raise InvalidRecordError(
                 "a record's value and key are bytes or None, "

@@ -7,12 +7,12 @@ Knows neither queues nor tasks: it is given one batch at a time. The waits betwe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from itertools import count
 
 from takhin.client.calls import Calls
 from takhin.client.errors import CallFailedError, NoAnswerError
 from takhin.client.producing.batches import PendingBatch
+from takhin.client.producing.doubts import Doubts
 from takhin.client.producing.identity import Identity
 from takhin.client.producing.options import SendOptions
 from takhin.client.retry import pause
@@ -44,17 +44,15 @@ class Sender:
     """Sends the batches of one partition, one after the other.
 
     slots: shared by a producer's senders; bounds the requests under way.
-    doubt: called with the name of a topic that may have been deleted and created again.
+    doubts: gets each topic that may have been deleted and created again.
     """
 
-    def __init__(
-        self, calls: Calls, options: SendOptions, slots: asyncio.Semaphore, doubt: Callable[[str], None]
-    ) -> None:
+    def __init__(self, calls: Calls, options: SendOptions, slots: asyncio.Semaphore, doubts: Doubts) -> None:
         self._calls = calls
         self._retry = options.retry
         self._identity = Identity(idempotent=options.idempotent)
         self._slots = slots
-        self._doubt = doubt
+        self._doubts = doubts
 
     async def send(self, batch: PendingBatch) -> None:
         """Fill the batch's outcomes. This takes no longer than its deadline."""
@@ -79,7 +77,7 @@ class Sender:
             outcome = error
         except TakhinError as error:
             if isinstance(error, ANOTHER_TOPIC):
-                self._doubt(batch.at.topic)
+                self._doubts.add(batch.at.topic)
             outcome = error
         batch.outcomes.append((start, outcome))
 
@@ -106,7 +104,7 @@ class Sender:
             except OutOfSequenceError as error:
                 # The log knows fewer of our batches than it has acknowledged: either it has forgotten this
                 # producer, or it is the log of another topic of that name.
-                self._doubt(batch.at.topic)
+                self._doubts.add(batch.at.topic)
                 if maybe_stored:
                     raise OutcomeUnknownError(
                         "an attempt went unanswered, and the broker has since forgotten this producer: "

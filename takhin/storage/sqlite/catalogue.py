@@ -189,7 +189,7 @@ class Catalogue:
                 write.execute(sql.PUT_LOG, (*identity, 0, 0, 0, self._clock()))
                 if partition == 0:
                     write.execute(sql.PUT_NUM_PARTITIONS, (spec.num_partitions,))
-                    write.executemany(sql.PUT_CONFIG, topic_configs.to_stored(spec.config).items())
+                    write.executemany(sql.PUT_CONFIG, topic_configs.as_texts(spec.config).items())
         finally:
             connection.close_whole(write)
 
@@ -212,7 +212,7 @@ class Catalogue:
                         opened = self._open_partition(spec.name, partition)
                         new.append(opened.log)
                 await former.partitions[0].alter_topic(
-                    spec.num_partitions, topic_configs.to_stored(spec.config)
+                    spec.num_partitions, topic_configs.as_texts(spec.config)
                 )
             except BaseException as error:
                 await _close(new)

@@ -65,6 +65,14 @@ class Offsets(Harness):
         await engine.offsets.commit("billing", {ORDERS: CommittedOffset(5, "host-1", NOW - 1)})
         assert committed(engine) == {"billing": {ORDERS: CommittedOffset(5, "host-1", NOW - 1)}}
 
+    async def test_a_commit_of_nothing(self, engine: Engine, log: PartitionLog) -> None:
+        """A commit without offsets makes no group, and takes nothing from one that is there."""
+        await engine.offsets.commit("billing", {})
+        assert committed(engine) == {}
+        await engine.offsets.commit("billing", {ORDERS: at(0)})
+        await engine.offsets.commit("billing", {})
+        assert committed(engine) == {"billing": {ORDERS: at(0)}}
+
     async def test_the_last_commit_counts(self, engine: Engine, log: PartitionLog) -> None:
         """A commit replaces the whole of the one before it, also by a lower offset and empty metadata."""
         await log.append(numbered(5))

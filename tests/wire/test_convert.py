@@ -1,0 +1,28 @@
+"""The shape of a produce message, whoever converts it."""
+
+import pytest
+
+from takhin.errors import InvalidBatchError
+from takhin.v1 import takhin_pb2 as pb
+from takhin.wire import convert
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (pb.ProduceMessageRequest(record=pb.Record(), records=[pb.Record()]), "both record and records"),
+        (pb.ProduceMessageRequest(topic="t"), "neither record nor records"),
+    ],
+    ids=["both", "neither"],
+)
+def test_a_produce_message_has_one_record_or_a_list(message, sentence):
+    """Both and neither are refused."""
+    with pytest.raises(InvalidBatchError, match=sentence):
+        convert.produce_request(message)
+
+
+def test_an_empty_record_is_a_record():
+    """A record without key and value counts, alone and in a list."""
+    alone = convert.produce_request(pb.ProduceMessageRequest(record=pb.Record()))
+    listed = convert.produce_request(pb.ProduceMessageRequest(records=[pb.Record()]))
+    assert [len(alone.batch), len(listed.batch)] == [1, 1]
