@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import shutil
@@ -101,6 +102,33 @@ async def test_no_false_alarm_under_load(tmp_path):
     assert not engine.troubles
     assert [path.name for path in (tmp_path / "data/tmp").iterdir()] == ["template.db"]
     assert len(await read_all(log)) == 1_200
+    await engine.close()
+
+
+SHELL = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+print(db.execute("SELECT count(*) FROM records").fetchone()[0])
+db.close()
+"""
+
+
+async def test_the_locks_are_kept(tmp_path):
+    """After checks, a shell that opens and closes the file is not the last to do so: the -wal stays."""
+    engine = sqlite_engine(tmp_path / "data", **SETTINGS)
+    await engine.open()
+    log = (await engine.create_topic(spec("orders", 1))).partitions[0]
+    for n in range(1, 4):
+        for _ in range(5):
+            await log.append(batch(*[b"x" * 20_000] * 20))
+        await log.life.rested()
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SHELL, log.path, stdout=subprocess.PIPE
+        )
+        printed, _ = await child.communicate()
+        assert int(printed) == 100 * n
+        log.life.check_place()
+        assert in_use(log) > 0
     await engine.close()
 
 
