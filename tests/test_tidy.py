@@ -41,7 +41,7 @@ class Layer:
     libraries: tuple[str, ...] = ()
 
 
-_SCHEMA = ("takhin.schema.checksums", "takhin.schema.upgrades")
+_SCHEMA = ("takhin.schema.checksums", "takhin.schema.tables", "takhin.schema.upgrades")
 _DISK = (*VOCABULARY, "takhin.schema", *_SCHEMA, "takhin.disk.*")
 _STORAGE = (*_DISK, "takhin.logs", "takhin.storage.*")
 _BROKER = (*VOCABULARY, "takhin.storage.contract", "takhin.broker.*")
@@ -52,6 +52,7 @@ LAYERS = {
     "takhin.__init__": Layer(),
     "takhin.v1": Layer(),
     "takhin.schema.checksums": Layer((), ("apsw",)),
+    "takhin.schema.tables": Layer(),
     "takhin.schema.upgrades": Layer(),
     # Run on closed files in a child process. Its root holds two numbers, which storage may see.
     "takhin.schema": Layer(("takhin.schema.*",), SQLITE_OF_PYTHON),
@@ -93,14 +94,9 @@ OPENS_WITH_REASON = {
     ("takhin/disk/folder.py", "_copy_template"): "copies the closed template before apsw ever opens the copy",
     ("takhin/disk/folder.py", "sync_folder"): "a folder, which SQLite does not lock",
     ("takhin/disk/folder.py", "_lock_folder"): "a folder, which SQLite does not lock",
-    ("takhin/disk/folder.py", "_in_use"): "the data folder's LOCK, which is not an SQLite file",
-    ("takhin/disk/folder.py", "_lock"): "the data folder's LOCK, which is not an SQLite file",
-    ("takhin/disk/folder.py", "is_locked"): "the data folder's LOCK, which is not an SQLite file",
-    ("takhin/disk/repairs.py", "wanted"): "DATA/recover, which is not an SQLite file",
-    ("takhin/disk/repairs.py", "released"): "DATA/recover, which is not an SQLite file",
     ("takhin/disk/repairs.py", "answer"): "DATA/released, which is not an SQLite file",
-    ("takhin/disk/repairs.py", "_wait_for_answer"): "DATA/released, which is not an SQLite file",
-    ("takhin/disk/witness.py", "__init__"): "the witness, which is not an SQLite file",
+    ("takhin/disk/plain.py", "open_plain"): "LOCK, the witness, backup.json, which are not SQLite files",
+    ("takhin/disk/wal_check.py", "_recovered"): "a new file of its own, before SQLite opens it",
     ("takhin/storage/sqlite/space.py", "_fill"): "the ballast, which is not an SQLite file",
 }
 

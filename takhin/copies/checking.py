@@ -17,12 +17,15 @@ import apsw
 from takhin.disk import statements as sql
 from takhin.disk.faults import sentence
 from takhin.disk.identity import LogRow, identity_fault, read_log_row
+from takhin.disk.tables import tables_fault
 from takhin.disk.versions import LOST_SINCE, PRODUCERS_SINCE
 from takhin.disk.witness import Mark
 
 
 def log_of(connection: apsw.Connection, topic: str, partition: int) -> tuple[LogRow | None, list[str]]:
     """(the file's row of the table `log`, what is wrong with it at this place, as sentences)."""
+    if (altered := tables_fault(connection)) is not None:
+        return None, [f"it {altered}"]
     log = read_log_row(connection)
     fault = identity_fault(log, topic, partition)
     if log is None or fault is not None:

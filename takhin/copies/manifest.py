@@ -15,9 +15,12 @@ from takhin.copies.places import place_key
 from takhin.disk.folder import sync_folder
 from takhin.disk.identity import LogRow
 from takhin.disk.layout import Layout, unfinished
+from takhin.disk.plain import read_plain
 from takhin.errors import CopyError
 
 FORMAT = 1
+BYTES_MAX = 256 << 20
+"""About a million partitions."""
 
 
 @dataclass(slots=True)
@@ -68,9 +71,11 @@ def load(folder: Path) -> Manifest | None:
     """The manifest of a backup; None for another folder. Raises CopyError if it cannot be read."""
     path = Layout(folder).manifest
     try:
-        content = path.read_bytes()
+        content = read_plain(path, BYTES_MAX)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise CopyError(f"{path} cannot be read: {error.strerror}") from error
     try:
         found = json.loads(content)
         if (version := found.pop("format")) != FORMAT:

@@ -29,6 +29,7 @@ from takhin.disk.connection import close_whole, open_writer
 from takhin.disk.faults import is_damage, sentence
 from takhin.disk.finding import checked_topic, partition_files, strangers, topic_names
 from takhin.disk.folder import is_locked
+from takhin.disk.header import HeaderError
 from takhin.disk.identity import LogRow, num_partitions, read_log_row
 from takhin.disk.layout import MANIFEST, Layout, wal_of
 from takhin.disk.witness import Notes
@@ -192,12 +193,13 @@ class _Stager:
         Returns what the log says of itself, and the topic's partition count if the file is partition 0's.
         """
         path = folder / place.path.name
+        check_header(place.path)  # before it is copied: it may be a hole of some terabytes
         for each in (place.path, wal_of(place.path)):
             if each.exists():
                 shutil.copyfile(each, folder / each.name)
         try:
             if check_header(path) < SINCE_VERSION:
-                versions.build(path)
+                versions.migrate(path)
             connection = open_writer(path)
             try:
                 log = self._checked(connection, place)
@@ -207,7 +209,7 @@ class _Stager:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             finally:
                 close_whole(connection)
-        except CopyError as error:
+        except (CopyError, HeaderError) as error:
             raise CopyError(str(error).replace(str(path), str(place.path))) from error
         except apsw.Error as error:
             what = "is damaged" if is_damage(error) else "cannot be put back"

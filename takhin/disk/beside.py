@@ -24,6 +24,7 @@ from takhin.disk.connection import open_beside
 from takhin.disk.faults import is_damage
 from takhin.disk.header import HeaderError, NewerVersionError, checked_header
 from takhin.disk.layout import shm_of, wal_bytes, wal_of
+from takhin.disk.plain import is_plain
 from takhin.disk.unshared import open_unshared
 from takhin.errors import CopyError
 from takhin.schema import PAGE_BYTES
@@ -69,6 +70,8 @@ def read_ahead(path: Path, bytes_max: int) -> None:
     SQLite then reads it in the order of its trees without waiting for the disk at each page. Errors are left
     to that reading: the file may be damaged, or may have become shorter.
     """
+    if not is_plain(path):
+        return
     with suppress(apsw.Error):
         file = apsw.VFSFile("unix", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
         try:
@@ -96,7 +99,6 @@ def _work(path: Path, version: int, work: Callable[[apsw.Connection], T], *, sti
     else:
         connection = open_beside(path, immutable=still)
     try:
-        connection.pragma("trusted_schema", 0)
         connection.pragma("cache_size", -CACHE_KIB)
         connection.execute(sql.BEGIN_READ)
         connection.execute(sql.TOUCH).fetchall()  # from here on it is one state

@@ -59,6 +59,7 @@ def open_writer(path: Path, *, alone: bool = False) -> apsw.Connection:
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     with _closed_on_error(connection), quota_is_full(connection):
+        _distrust(connection)
         _configure_writer(connection, alone=alone)
     return connection
 
@@ -81,7 +82,18 @@ def _configure_writer(connection: apsw.Connection, *, alone: bool) -> None:
     _set(connection, "journal_size_limit", WAL_BYTES_KEPT)
     _set(connection, "cache_size", -4_096)  # KiB: the tail of the log and its indexes
     _set(connection, "temp_store", 2)  # in memory
-    _set(connection, "trusted_schema", 0)  # an altered schema must not run functions of ours
+
+
+def _distrust(connection: apsw.Connection) -> None:
+    """Run nothing that a file brings with it: it may come from elsewhere, and we need none of it."""
+    for setting, value in (
+        (apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0),
+        (apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0),
+        (apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0),  # it runs no function that has effects outside the file
+        (apsw.SQLITE_DBCONFIG_DEFENSIVE, 1),  # and no statement can write to sqlite_schema
+    ):
+        if connection.config(setting, value) != value:
+            raise PragmaError(f"{connection.filename}: SQLite does not take its setting {setting}")
 
 
 def close_whole(connection: apsw.Connection) -> None:
@@ -103,9 +115,9 @@ def open_reader(path: Path) -> apsw.Connection:
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     with _closed_on_error(connection):
+        _distrust(connection)
         _set(connection, "checksum_verification", "1")
         _set(connection, "cache_size", -1_024)  # KiB: a scan reads each page once
-        _set(connection, "trusted_schema", 0)
     return connection
 
 
@@ -117,7 +129,9 @@ def open_beside(path: Path, *, immutable: bool) -> apsw.Connection:
     load_checksums()
     uri = f"file:{quote(str(path.absolute()))}?{'immutable=1' if immutable else 'mode=ro'}"
     connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-    connection.set_busy_timeout(BUSY_MS_MAX)
+    with _closed_on_error(connection):
+        _distrust(connection)
+        connection.set_busy_timeout(BUSY_MS_MAX)
     return connection
 
 
@@ -136,6 +150,7 @@ def open_unverified(path: Path) -> apsw.Connection:
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     with _closed_on_error(connection):
+        _distrust(connection)
         connection.pragma("checksum_verification", 0)
     return connection
 

@@ -24,6 +24,14 @@ class FileChangedError(Exception):
     """The file is no longer the log that it was when this broker last had it open."""
 
 
+class FileGoneError(FileChangedError):
+    """The name of an open file is gone, or is another file's: no start will find what is written now."""
+
+
+class WalDamagedError(Exception):
+    """A write-ahead log in use is not as it was written."""
+
+
 class PragmaError(apsw.Error):
     """SQLite does not take a setting without which the file must not be used."""
 
@@ -91,7 +99,7 @@ def quota_is_full(connection: apsw.Connection) -> Iterator[None]:
 
 def is_damage(error: Exception) -> bool:
     """True if the file is not as it was written: a page's checksum or the file's structure is wrong."""
-    damaged = isinstance(error, apsw.CorruptError | apsw.NotADBError)
+    damaged = isinstance(error, apsw.CorruptError | apsw.NotADBError | WalDamagedError)
     return damaged or _extended(error) == apsw.SQLITE_IOERR_DATA
 
 
@@ -152,8 +160,11 @@ def lost(offset: int, topic: str, partition: int) -> PartitionUnavailableError:
 
 def outcome_unknown(error: Exception, topic: str, partition: int) -> OutcomeUnknownError:
     """The error for a group whose COMMIT failed, but may turn out to have succeeded after a crash."""
+    what = (
+        "the file was not in its place when" if isinstance(error, FileGoneError) else "the disk failed while"
+    )
     return OutcomeUnknownError(
-        f"the disk failed while the records were committed to topic {topic!r} partition {partition} "
+        f"{what} the records were committed to topic {topic!r} partition {partition} "
         f"({error}); whether they will be there after a restart is unknown",
         topic=topic,
         partition=partition,

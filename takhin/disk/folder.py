@@ -19,7 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from takhin.disk.finding import all_folders, partition_files, strangers, topic_folders
+from takhin.disk.inodes import inode
 from takhin.disk.layout import SUFFIX, Layout, partition_file, shm_of, wal_of
+from takhin.disk.plain import open_plain
 from takhin.disk.versions import build
 from takhin.errors import PartitionUnavailableError, StartupError
 
@@ -37,11 +39,13 @@ class DataFolder:
             self._folder_lock = _lock_folder(layout)
             try:
                 self._lock, self.lock_changed_before = _lock(layout.lock)
+                self._lock_inode = inode(layout.lock)
             except BaseException:
                 os.close(self._folder_lock)
                 raise
         except OSError as error:
-            raise StartupError(f"cannot use the data folder {path}: {error.strerror}") from error
+            what = error.filename or path
+            raise StartupError(f"cannot use the data folder {path}: {what}: {error.strerror}") from error
         try:
             shutil.rmtree(layout.tmp, ignore_errors=True)
             layout.tmp.mkdir(exist_ok=True)
@@ -54,6 +58,19 @@ class DataFolder:
     def close(self) -> None:
         os.close(self._lock)
         os.close(self._folder_lock)
+
+    def keep_lock(self) -> bool:
+        """Make LOCK again, and lock it, if it was removed or replaced: True then.
+
+        Raises StartupError if another broker has locked the folder meanwhile, OSError if LOCK cannot be made.
+        """
+        if inode(self.layout.lock) == self._lock_inode:
+            return False
+        descriptor, _ = _lock(self.layout.lock)
+        os.dup2(descriptor, self._lock, inheritable=False)
+        os.close(descriptor)
+        self._lock_inode = inode(self.layout.lock)
+        return True
 
     def lock_changed(self) -> int:
         """The change time of LOCK (ns). No copy of the folder has a LOCK with the same one."""
@@ -153,6 +170,8 @@ class DataFolder:
         retired = self.layout.tmp / str(uuid.uuid4())
         try:
             folder.rename(retired)
+        except FileNotFoundError:  # somebody has removed it already
+            pass
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
@@ -168,9 +187,10 @@ class DataFolder:
 
 def is_locked(data_dir: Path) -> bool:
     """True if a broker, or a command that changes the folder, has it locked. Leaves no trace."""
-    for path in (data_dir, Layout(data_dir).lock):
+    lock = Layout(data_dir).lock
+    for path, opened in ((data_dir, os.open), (lock, open_plain)):
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = opened(path, os.O_RDONLY)
         except OSError:
             continue
         try:
@@ -214,7 +234,7 @@ def _lock_folder(layout: Layout) -> int:
 def _in_use(path: Path) -> StartupError:
     """Says who holds the lock, if LOCK is still there."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = open_plain(path, os.O_RDONLY)
     except OSError:
         holder = ""
     else:
@@ -230,7 +250,7 @@ def _lock(path: Path) -> tuple[int, int]:
 
     Returns (descriptor, the file's previous change time in ns).
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_plain(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import apsw
 
 from takhin.disk import wal
-from takhin.disk.layout import wal_bytes, wal_of
+from takhin.disk.layout import shm_of, wal_bytes, wal_of
+from takhin.disk.plain import is_plain
 from takhin.schema import APPLICATION_ID, VERSION
 from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION
 
@@ -49,6 +50,8 @@ def file_header(path: Path) -> FileHeader:
     version is an exception: while an upgrade is in the WAL only, the header still says the old version.
     Raises ValueError if the file is not a database, apsw.Error if it cannot be read.
     """
+    if not is_plain(path):
+        raise ValueError("it is not a plain file")
     file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
     try:
         header = file.xRead(HEADER_BYTES, 0) if file.xFileSize() >= HEADER_BYTES else b""
@@ -75,6 +78,8 @@ def checked_header(path: Path) -> FileHeader:
 
     Raises HeaderError for any other file, NewerVersionError for one of a later Takhin, apsw.Error, OSError.
     """
+    if beside := [each.name for each in (wal_of(path), shm_of(path)) if not is_plain(each)]:
+        raise HeaderError(f"{path} has a {beside[0]} that is not a plain file")
     try:
         header = file_header(path)
     except ValueError as error:
@@ -103,6 +108,13 @@ def _visible_loss(path: Path, header: FileHeader) -> str | None:
     if header.user_version >= SINCE_VERSION and header.reserved_bytes != RESERVED_BYTES:
         return "is damaged: its header says that its pages have no checksums"
     size_bytes = path.stat().st_size
+    if size_bytes > header.pages * header.page_bytes and not wal_bytes(path):
+        if path.stat().st_size != size_bytes:  # a broker has copied its write-ahead log meanwhile
+            return None
+        return (
+            f"is longer than it should be: it has {size_bytes} bytes, and its header says "
+            f"{header.pages * header.page_bytes}"
+        )
     if size_bytes >= header.pages * header.page_bytes and size_bytes % header.page_bytes == 0:
         return None
     in_wal, pages = wal.committed(wal_of(path)) if wal_bytes(path) else (set(), 0)

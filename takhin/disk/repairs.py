@@ -16,12 +16,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from takhin.disk.layout import Layout, unfinished
+from takhin.disk.plain import open_plain, read_plain
 from takhin.errors import CopyError
 from takhin.model import TopicPartition
 
 WAIT_SECONDS = 15.0
 """How long recover waits for the broker's answer: a queue may have to be written first."""
 LOOK_SECONDS = 0.05
+BYTES_MAX = 1 << 20
+"""How long either file may be."""
 
 
 class Repairs:
@@ -35,13 +38,13 @@ class Repairs:
     def wanted(self) -> tuple[str, frozenset[TopicPartition]]:
         """(what recover has written, the partitions that it wants); nothing if none is at work."""
         try:
-            descriptor = os.open(self._asked, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+            descriptor = open_plain(self._asked, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError:
             return "", frozenset()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            asked = os.read(descriptor, 1 << 20).decode(errors="replace")
+            asked = os.read(descriptor, BYTES_MAX).decode(errors="replace")
             return asked, frozenset(_parsed(asked))
         finally:
             os.close(descriptor)
@@ -70,7 +73,7 @@ def _parsed(asked: str) -> Iterator[TopicPartition]:
 @contextmanager
 def released(layout: Layout, wanted: Sequence[TopicPartition]) -> Iterator[None]:
     """Recover's side: within the block no broker has these partitions open. Raises CopyError, OSError."""
-    descriptor = os.open(layout.recover, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    descriptor = open_plain(layout.recover, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         _lock(descriptor)
         asked = "".join(f"{line}\n" for line in (uuid.uuid4(), *(f"{topic}/{n}" for topic, n in wanted)))
@@ -102,7 +105,7 @@ def _wait_for_answer(layout: Layout, asked: str) -> None:
     give_up = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < give_up:
         try:
-            if layout.released.read_text() == asked:
+            if read_plain(layout.released, BYTES_MAX) == asked.encode():
                 return
         except FileNotFoundError:  # not yet
             pass

@@ -101,6 +101,12 @@ FORGET_PRODUCERS = (
 GET_END = "SELECT commits, end_offset FROM log WHERE id = 0"
 GET_LOG = "SELECT * FROM log WHERE id = 0"
 """With the columns that the file's version has: LOG_COLUMNS names them."""
+SCHEMA = "SELECT type, lower(name), lower(tbl_name), sql FROM sqlite_schema LIMIT ?"
+SCHEMA_ROWS_MAX = 200
+"""More than any file needs: Takhin makes a dozen."""
+TABLE_NAME = r"CREATE TABLE (\w+)"
+PLAIN_INDEX = r"CREATE INDEX [^()]+\([^()]+\)"
+"""What people's indexes may be: on columns, without expressions and conditions."""
 LOG_COLUMNS = "SELECT name FROM pragma_table_info('log')"
 SET_INCARNATION = "UPDATE log SET incarnation_id = ?"
 RENEW_LOG = "UPDATE log SET incarnation_id = ?, commits = ?"

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import apsw
 
+from takhin.disk.connection import open_beside
 from takhin.disk.header import HeaderError, NewerVersionError, checked_header
+from takhin.disk.tables import tables_fault
 from takhin.errors import StartupError
 from takhin.schema import VERSION
 from takhin.schema.checksums import SINCE_VERSION
@@ -46,6 +48,23 @@ def is_newer(error: BaseException) -> bool:
     return isinstance(error.__cause__, NewerVersionError)
 
 
+def migrate(*paths: Path) -> None:
+    """Bring closed files of version 1 to VERSION. The child process would run whatever is in them.
+
+    Raises HeaderError for a file whose tables are not those of its version, OSError as `build` does,
+    apsw.Error.
+    """
+    for path in paths:
+        db = open_beside(path, immutable=False)
+        try:
+            altered = tables_fault(db)
+        finally:
+            db.close()
+        if altered is not None:
+            raise HeaderError(f"{path} {altered}")
+    build(*paths)
+
+
 def check(paths: Sequence[Path]) -> None:
     """Bring files of version 1 to VERSION, and refuse files that are not ours or of a later Takhin.
 
@@ -63,8 +82,10 @@ def check(paths: Sequence[Path]) -> None:
             older.append(path)
     if older:
         try:
-            build(*older)
-        except OSError as error:
+            migrate(*older)
+        except HeaderError as error:
+            raise StartupError(str(error)) from error
+        except (OSError, apsw.Error) as error:
             raise StartupError(f"cannot migrate to schema version {VERSION}: {error}") from error
 
 

@@ -14,6 +14,7 @@ folder and is ignored.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -24,7 +25,10 @@ from uuid import UUID
 
 import structlog
 
-from takhin.disk.layout import Layout
+from takhin.disk.inodes import inode
+from takhin.disk.layout import Layout, unfinished
+from takhin.disk.plain import open_plain, read_plain
+from takhin.errors import CopyError
 
 logger = structlog.get_logger()
 
@@ -36,6 +40,9 @@ SLOT = struct.Struct("<I16sIQQ")
 """CRC-32 of the rest; topic id, partition, commits, end offset."""
 SLOT_BYTES = 64
 """A disk's sector is a multiple of it, so a power cut leaves either the old slot or the new one."""
+
+BYTES_MAX = 64 << 20
+"""A million partitions. A larger file is no witness."""
 
 Key = tuple[bytes, int]
 
@@ -78,13 +85,15 @@ class Notes:
     """What a folder's witness says of each log, read by another process without changing it."""
 
     def __init__(self, data_dir: Path) -> None:
-        """A folder without a witness has no notes, nor has one with a copied witness. Raises OSError."""
+        """A folder without a witness has no notes, nor has one with a copied witness. Raises CopyError."""
         layout = Layout(data_dir)
         self._marks: dict[Key, Mark] = {}
         try:
-            content = layout.witness.read_bytes()
+            content = read_plain(layout.witness, BYTES_MAX)
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise CopyError(f"{layout.witness} cannot be read: {error.strerror}") from error
         if is_own(content, _changed(layout.lock)):
             self._marks = dict(noted for _, noted in noted_in(content) if noted is not None)
 
@@ -128,7 +137,12 @@ class Witness:
 
         lock_changed_before: the change time of LOCK (ns) before this start wrote to it.
         """
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._path = path
+        self._descriptor = open_plain(path, os.O_RDWR | os.O_CREAT)
+        if os.fstat(self._descriptor).st_size > BYTES_MAX:
+            os.close(self._descriptor)
+            raise OSError(errno.EFBIG, f"it has more than {BYTES_MAX} bytes", str(path))
+        self._inode = inode(path)
         content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
         self.is_copy = is_own(content, lock_changed_before) is False
         """True if this folder was copied from another one during a hold."""
@@ -149,6 +163,24 @@ class Witness:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+    def keep(self) -> bool:
+        """Put the file back, with its notes, if it was removed or replaced: True then. Raises OSError.
+
+        A commit may note itself meanwhile; that note is lost, which is allowed.
+        """
+        if inode(self._path) == self._inode:
+            return False
+        content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+        part = unfinished(self._path)
+        descriptor = open_plain(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        os.pwrite(descriptor, content, 0)
+        os.fsync(descriptor)
+        part.rename(self._path)
+        os.dup2(descriptor, self._descriptor, inheritable=False)  # all slots write through this number
+        os.close(descriptor)
+        self._inode = inode(self._path)
+        return True
 
     def slot(self, topic_id: str, partition: int) -> Slot:
         """The place of a partition, a new one if it has none. Raises OSError if the disk is full."""

@@ -131,7 +131,7 @@ FAULTS = {
     "in the header": (lambda data: flip(file(data), 20), "its header says that its pages have no checksums"),
     "another schema": (
         lambda data: alter(file(data), "DROP TABLE committed_offsets"),
-        "no such table: committed_offsets",
+        "it has no table committed_offsets",
     ),
     "a record too few": (
         lambda data: alter(file(data), "DELETE FROM records WHERE offset = 77"),
@@ -155,7 +155,7 @@ FAULTS = {
     ),
     "no memory of producers": (
         lambda data: alter(file(data), "DROP TABLE producer_batches"),
-        "no such table: producer_batches",
+        "it has no table producer_batches",
     ),
     "misplaced": (
         lambda data: file(data, 1).rename(file(data)) and shutil.copy(file(data), file(data, 1)),

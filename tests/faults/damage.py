@@ -14,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
+from takhin.schema import PAGE_BYTES
+
 from storage.support import freeze, sqlite_engine
 from takhin.errors import PartitionUnavailableError, StartupError
 from takhin.model import CommittedOffset, Header
@@ -128,7 +130,24 @@ def remove_wal(folder: Path, chance: random.Random) -> str:
     return f"{path.name} removed"
 
 
-DAMAGES: list[Callable[[Path, random.Random], str]] = [flip_in_db, flip_in_wal, cut_db, cut_wal, remove_wal]
+def zero_in_db(folder: Path, chance: random.Random) -> str:
+    """A page of zeros, which is what a lost write into a hole leaves; the checksum of zeros is zero."""
+    path = folder / "0.db"
+    page = chance.randrange(path.stat().st_size // PAGE_BYTES)
+    with path.open("r+b") as file:
+        file.seek(page * PAGE_BYTES)
+        file.write(bytes(PAGE_BYTES))
+    return f"{path.name}: page {page + 1} zeroed"
+
+
+DAMAGES: list[Callable[[Path, random.Random], str]] = [
+    flip_in_db,
+    flip_in_wal,
+    cut_db,
+    cut_wal,
+    remove_wal,
+    zero_in_db,
+]
 
 
 def _flip(path: Path, chance: random.Random) -> str:

@@ -34,7 +34,9 @@ def open_files(store: Store) -> set[str]:
             links.append(str(descriptor.readlink()))
         except FileNotFoundError:  # the descriptor of the listing itself
             continue
-    return {link for link in links if link.startswith(str(store.data_dir)) and link.endswith(".db")}
+    return {
+        link for link in links if link.startswith(str(store.data_dir / "topics")) and link.endswith(".db")
+    }
 
 
 async def fill(store: Store, rounds: int) -> None:

@@ -20,7 +20,7 @@ from takhin import topic_configs
 from takhin.clock import Clock
 from takhin.disk import connection
 from takhin.disk import statements as sql
-from takhin.disk.faults import is_full, quota_is_full, sentence
+from takhin.disk.faults import FileGoneError, is_full, quota_is_full, sentence
 from takhin.disk.folder import DataFolder
 from takhin.disk.layout import partition_file
 from takhin.disk.repairs import Repairs
@@ -47,6 +47,9 @@ from takhin.storage.sqlite.unavailable import Known, UnavailablePartition
 logger = structlog.get_logger()
 
 T = TypeVar("T")
+
+LOST = "folder_lost"
+"""The trouble of a data folder that is no longer there, or that another broker has."""
 
 
 class Catalogue:
@@ -182,6 +185,23 @@ class Catalogue:
     def witness_held(self, *, held: bool) -> None:
         """Let the witness say whose it is while copies are made. Raises OSError."""
         self._witness.hold(self._folder.lock_changed() if held else 0)
+
+    def check_folder(self) -> None:
+        """Put LOCK and the witness back if they are gone. Fail all logs if another broker has the folder."""
+        try:
+            if self._folder.keep_lock():
+                self.witness_held(held=self._shared.files.held)
+                logger.warning("lock_put_back", path=str(self._folder.layout.lock))
+            if self._witness.keep():
+                logger.warning("witness_put_back", path=str(self._folder.layout.witness))
+        except StartupError as error:
+            self._shared.troubles.begin(LOST, str(error))
+            for log in self.logs():
+                log.life.fail_closed(FileGoneError(f"{self._folder.layout.lock} was removed: {error}"))
+        except OSError as error:
+            self._shared.troubles.begin(LOST, f"{error.filename} cannot be put back: {error.strerror}")
+        else:
+            self._shared.troubles.end(LOST)
 
     def settle_witness(self) -> None:
         """All logs are open, those of a copy under new incarnations: the witness is this folder's.

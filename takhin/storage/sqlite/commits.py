@@ -122,6 +122,7 @@ class Commits:
     def _commit(self, mark: Mark) -> None:  # on a commit thread
         with quota_is_full(self._file.writer):
             self._file.writer.execute(sql.COMMIT)
+        self._file.check_place()  # else it would be acknowledged into a file that no start finds
         self.note(mark)
 
     def note(self, mark: Mark) -> None:

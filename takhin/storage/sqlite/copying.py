@@ -14,7 +14,7 @@ from typing import Protocol
 import apsw
 import structlog
 
-from takhin.disk.faults import is_clean, is_full
+from takhin.disk.faults import FileChangedError, WalDamagedError, is_clean, is_full
 from takhin.logs import debugging
 from takhin.storage.sqlite.checkpoint import Checkpoint, Phase
 from takhin.storage.sqlite.course import on
@@ -90,7 +90,7 @@ class Copying:
         copy = partial(self._file.copy_last_bit, truncate=self._checkpoint.truncate)
         try:
             left = await on(self._shared.threads.commit, copy)
-        except (apsw.Error, OSError) as error:
+        except (apsw.Error, OSError, FileChangedError, WalDamagedError) as error:
             self._ended(error)
             return
         self._blocked = left > 0

@@ -17,6 +17,8 @@ import structlog
 from takhin.disk import connection, layout
 from takhin.disk import statements as sql
 from takhin.disk.faults import CLEAN, FileChangedError, quota_is_full
+from takhin.disk.inodes import Inodes
+from takhin.disk.wal_check import check_wal
 from takhin.disk.witness import Mark
 from takhin.logs import debugging
 from takhin.schema import PAGE_BYTES
@@ -42,6 +44,7 @@ class LogFile:
         self.path = path
         self._writer: apsw.Connection | None = None
         self._reader: apsw.Connection | None = None
+        self._inodes: Inodes | None = None  # of the last time it was opened
 
     @property
     def is_open(self) -> bool:
@@ -68,12 +71,27 @@ class LogFile:
     @property
     def size_bytes(self) -> int:
         """The space that the file and its write-ahead log take."""
-        return self.path.stat().st_size + self.wal_bytes
+        return layout.size_bytes(self.path) + self.wal_bytes
 
     @property
     def growth_bytes(self) -> int:
         """How much longer the `.db` file gets when all of its WAL is copied. For an open file at rest."""
         return int(self.writer.pragma("page_count") * PAGE_BYTES) - self.path.stat().st_size
+
+    def check_place(self) -> None:
+        """Raises FileGoneError if the file no longer has its name. On any thread.
+
+        An open file's -wal and -shm are looked at, too.
+        """
+        if self._inodes is not None:
+            if self.is_open:
+                self._inodes.check()
+            else:
+                self._inodes.check_file()
+
+    def note_place(self) -> None:
+        """Note which file it is. Call it when it has just been opened."""
+        self._inodes = Inodes(self.path)
 
     def adopt(self, writer: apsw.Connection) -> None:
         """Keep a connection that was opened, and whose log is known to be the right one."""
@@ -82,7 +100,12 @@ class LogFile:
             logger.debug("file_opened", path=str(self.path), wal_bytes=self.wal_bytes)
 
     def reopen(self, expected: Mark) -> None:
-        """Open the file again. Raises FileChangedError if its log does not end where it ended, apsw.Error."""
+        """Open the file again.
+
+        Raises FileGoneError if another file has its name, FileChangedError if its log does not end where it
+        ended, apsw.Error.
+        """
+        self.check_place()
         writer = connection.open_writer(self.path)
         try:
             found = Mark(*writer.execute(sql.GET_END).get)
@@ -95,7 +118,9 @@ class LogFile:
         except BaseException:
             connection.close_untouched(writer, self.path)
             raise
+        self.check_place()
         self.adopt(writer)
+        self.note_place()
 
     def detach(self) -> Connections:
         """Take the connections away, on the loop, so that a thread can close them."""
@@ -107,20 +132,24 @@ class LogFile:
         """Copy the WAL into the file and close both connections. keep_wal: close them only.
 
         A closed file can have a WAL, from before a crash or from a shell that looked in: it is opened for
-        that.
+        that. Raises what `copy_pages` raises; both connections are closed then, and nothing was copied.
         """
         if debugging() and detached.writer is not None:
             logger.debug("file_closing", path=str(self.path), wal_bytes=self.wal_bytes, keep_wal=keep_wal)
         detached.close_reader()
         writer = detached.writer
         if writer is None and layout.wal_of(self.path).exists() and not keep_wal:
+            self.check_place()
             writer = connection.open_writer(self.path)
+            self.note_place()
         if writer is None:
             return
         if keep_wal:
             writer.close()
             return
         try:
+            # The last connection removes the WAL by its name, which may be another file's.
+            self._check_all(writer)
             # A full disk or a shell that reads can be in the way: then the WAL stays for the next start.
             with suppress(*CLEAN), quota_is_full(writer):
                 writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -132,13 +161,15 @@ class LogFile:
     def copy_pages(self) -> int | None:  # on the checkpoint thread
         """Copy what it can of the WAL, beside the commits, by a connection of its own.
 
-        Returns the pages left.
+        Returns the pages left. Raises FileGoneError or WalDamagedError, when nothing was copied; apsw.Error.
         """
+        self.check_place()  # else another file would be opened
         try:
             copier = connection.open_writer(self.path)
         except apsw.Error:  # descriptors may be short
             return None
         try:
+            self._check_all(copier)
             with quota_is_full(copier):
                 in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             return in_wal - copied
@@ -148,8 +179,10 @@ class LogFile:
     def copy_last_bit(self, *, truncate: bool) -> int:  # on a commit thread
         """Copy the rest of the WAL, so that the next commit restarts it. Returns the pages left.
 
-        truncate: cut the WAL to nothing, as is done anyway with one that has grown large.
+        truncate: cut the WAL to nothing, as is done anyway with one that has grown large. Raises what
+        `copy_pages` raises.
         """
+        self._check_all(self.writer)
         large = truncate or self.wal_bytes > connection.WAL_BYTES_KEPT
         mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if large else apsw.SQLITE_CHECKPOINT_PASSIVE
         with quota_is_full(self.writer):
@@ -159,24 +192,32 @@ class LogFile:
                 in_wal, copied = self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         return in_wal - copied
 
+    def _check_all(self, connection: apsw.Connection) -> None:
+        """Check names and WAL before it is copied. Raises FileGoneError, WalDamagedError, apsw.Error."""
+        if self._inodes is not None:
+            self._inodes.check()
+        check_wal(self.path, connection)
+
     def recommit(self) -> Mark:  # on a commit thread
         """Commit once, over what a failed commit left in the WAL. Returns where the log ends after that."""
         if self.writer.in_transaction:
             self.writer.execute(sql.ROLLBACK)
         with quota_is_full(self.writer):
             row: Any = self.writer.execute(sql.COUNT_COMMIT).fetchall()[0]
+        self.check_place()
         return Mark(*row)
 
     def copy_alone(self, detached: Connections, expected: Mark) -> None:  # on the checkpoint thread
         """Close both connections, then copy all of the WAL by one that has the file to itself.
 
         The shared WAL index records pages as checkpointed even if the sync after that checkpoint failed. So
-        the index is discarded and rebuilt, by opening the file exclusively. Raises FileChangedError,
-        apsw.Error.
+        the index is discarded and rebuilt from the WAL, by opening the file exclusively. Raises
+        FileChangedError, apsw.Error.
         """
         detached.close_reader()
         if detached.writer is not None:
             detached.writer.close()
+        self.check_place()
         alone = connection.open_writer(self.path, alone=True)
         try:
             row: Any = alone.execute(sql.GET_END).fetchall()[0]

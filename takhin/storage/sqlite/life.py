@@ -26,7 +26,7 @@ import apsw
 import structlog
 
 from takhin.disk import connection
-from takhin.disk.faults import is_damage, unavailable
+from takhin.disk.faults import FileGoneError, is_damage, unavailable
 from takhin.disk.witness import Slot
 from takhin.model import TopicPartition
 from takhin.storage.sqlite.checkpoint import Checkpoint, Phase
@@ -116,6 +116,29 @@ class Life:
         if self.failure is not None:
             raise self._unavailable(self.failure.error)
 
+    def check_place(self) -> None:
+        """Raises PartitionUnavailableError if the file is gone, or another has its name.
+
+        An open one has failed then: what was written to it since may be lost.
+        """
+        try:
+            if self.gone:
+                self.check_writable()
+            self._file.check_place()
+        except FileGoneError as error:
+            told = self._unavailable(error)
+            if self._file.is_open:
+                self.fail_closed(error)
+            else:  # nothing was written meanwhile, so it may come back
+                self._shared.troubles.begin(f"partition_gone {self._name}", str(told))
+            raise told from error
+        self._shared.troubles.end(f"partition_gone {self._name}")
+
+    @property
+    def gone(self) -> bool:
+        """True if it is known that the file no longer has its name."""
+        return self.failure is not None and isinstance(self.failure.error, FileGoneError)
+
     async def opened(self) -> None:
         """Return when the file is open, or its life has ended. Raises what opening it raises."""
         waiter: asyncio.Future[None] = self._loop.create_future()
@@ -146,7 +169,7 @@ class Life:
         if self._ended is None:
             self._ended = self._loop.create_future()
             self._commits.not_before = 0.0
-            for trouble in ("partition_failed", "wal_large"):
+            for trouble in ("partition_failed", "partition_gone", "wal_large"):
                 self._shared.troubles.end(f"{trouble} {self._name}")
             self.wake()
         await asyncio.shield(self._ended)
@@ -272,7 +295,7 @@ class Life:
 
     async def _give_way(self) -> None:
         error = await self._close()
-        if error is not None and (isinstance(error, apsw.IOError) or is_damage(error)):
+        if error is not None and (isinstance(error, apsw.IOError | FileGoneError) or is_damage(error)):
             self.fail_closed(error)
         self._shared.files.release(self)
 
@@ -352,6 +375,9 @@ class Life:
             self.checkpoint.abandon()
         self._shared.files.withdraw(self)
         self._shared.files.release(self)  # it stays open, whatever else needs opening
+        if self.gone:
+            self.growth.wake()  # those who wait to read have to know
+            self.wake()
         told = self._unavailable(error)
         self._shared.troubles.begin(f"partition_failed {self._name}", str(told))
         self._commits.fail_waiting(told)

@@ -17,6 +17,7 @@ from takhin.disk import connection, versions
 from takhin.disk import statements as sql
 from takhin.disk.header import HeaderError, checked_header
 from takhin.disk.identity import LogRow, identity_fault, read_log_row
+from takhin.disk.tables import tables_fault
 from takhin.disk.witness import Mark, Witness
 from takhin.errors import StartupError
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition
@@ -55,8 +56,10 @@ def open_partition(
 
     is_copy: the folder was copied from a held one.
     """
+    file = LogFile(path)
     write = connection.open_writer(path)
     try:
+        file.note_place()
         found = _identity(write, path, *at)
         mark, start, incarnation_id = found.mark, found.start_offset, found.incarnation_id
         slot = witness.slot(found.topic_id, at.partition)
@@ -76,7 +79,6 @@ def open_partition(
         raise
     offsets.forget(at)
     offsets.note(at, committed)
-    file = LogFile(path)
     life = Life(shared, file, state, slot, offsets)
     life.adopt(write)
     log = SqlitePartition(shared, file, state, life, incarnation_id=incarnation_id)
@@ -125,6 +127,8 @@ def _tried(read: Callable[[], T]) -> T | None:
 
 def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) -> LogRow:
     """What the file says of its log, checked against its place and its records."""
+    if (altered := tables_fault(write)) is not None:
+        raise StartupError(f"{path} {altered}")
     log = read_log_row(write)
     fault = identity_fault(log, topic, partition)
     if log is None or fault is not None:

@@ -107,6 +107,7 @@ class SqlitePartition:
 
     async def grown(self, end: int) -> None:
         while not self.closed and self.end_offset <= end:
+            self.life.check_place()
             await self.life.growth.wait()
 
     async def offset_for_time(self, timestamp: int) -> int:
@@ -187,8 +188,13 @@ class SqlitePartition:
         await self.life.end()
 
     async def _file_open(self) -> None:
-        """Return when the file is open. Raises UnknownTopicError once the log is closed."""
+        """Return when the file is open.
+
+        Raises UnknownTopicError once the log is closed, PartitionUnavailableError if its file is gone: what
+        would be read from it vanishes with the broker.
+        """
         self._check_open()
+        self.life.check_place()
         if not self._file.is_open:
             wait_ms = self._shared.settings.busy_wait_ms_max
             try:

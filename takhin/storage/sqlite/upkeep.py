@@ -1,6 +1,7 @@
 """What an engine does by itself, again and again.
 
-It answers holds and `takhin recover`, takes back what could not be served, and finds space on a full disk.
+It answers holds and `takhin recover`, takes back what could not be served, finds space on a full disk, and
+sees that its files are where they were.
 
 Runs as tasks on the loop beside everything else. Knows the partitions only through the catalogue.
 """
@@ -15,6 +16,7 @@ import apsw
 import structlog
 
 from takhin.disk.faults import NotNowError
+from takhin.errors import PartitionUnavailableError
 from takhin.storage.sqlite.catalogue import Catalogue
 from takhin.storage.sqlite.hold import Hold
 from takhin.storage.sqlite.shared import Shared
@@ -24,6 +26,9 @@ logger = structlog.get_logger()
 WATCH_SPACE_SECONDS = 0.5
 WATCH_HOLD_SECONDS = 0.1
 """How often the two are looked at: a statvfs and a lstat cost some µs each, and people wait for `held`."""
+WATCH_PLACES_SECONDS = 0.1
+PLACES_AT_A_TIME = 128
+"""Partitions whose files are looked at in one turn, also if nobody uses them: a look costs 2 to 6 µs."""
 HOLD_AT_A_TIME = 64
 """Partitions that commit together before a hold: enough to share syncs, few enough not to fill the queues."""
 
@@ -36,6 +41,7 @@ class Upkeep:
         self._catalogue = catalogue
         self._hold = hold
         self._tasks: list[asyncio.Task[None]] = []
+        self._next_place = 0
 
     def begin(self, *, is_copy: bool) -> None:
         """Look at a hold before any file is opened. is_copy: the folder was copied from a held one."""
@@ -50,6 +56,7 @@ class Upkeep:
             asyncio.create_task(
                 _watch(self._catalogue.take_back, self._shared.settings.recover_wait_ms / 1_000)
             ),
+            asyncio.create_task(_watch(self.look_at_places, WATCH_PLACES_SECONDS)),
         ]
 
     async def stop(self) -> None:
@@ -76,6 +83,20 @@ class Upkeep:
                     ):  # a failed disk, or a damaged file, which others report
                         await log.cut_wal(space.room_bytes())
         await space.look()
+
+    async def look_at_places(self) -> None:
+        """See whether the folder's own files and some of the partitions' are still where they were.
+
+        The partitions take turns.
+        """
+        self._catalogue.check_folder()
+        logs = self._catalogue.logs()
+        first = self._next_place if self._next_place < len(logs) else 0
+        self._next_place = first + PLACES_AT_A_TIME
+        for log in logs[first : self._next_place]:
+            if not log.closed:
+                with suppress(PartitionUnavailableError):  # health says it
+                    log.life.check_place()
 
     async def look_at_hold(self) -> None:
         """See whether `hold` has come or gone, and act on it."""
