@@ -13,7 +13,7 @@ import pytest
 from blackbox.broker_process import Broker
 from client.support import produce, read, values
 from takhin.client import Admin, Delivery, Header, NewRecord, Producer, RecordMetadata, Retry
-from takhin.client.errors import ClosedError, UnreachableError
+from takhin.client.errors import ClosedError, FlushError, UnreachableError
 from takhin.client.producing.producer import ThreadedProducer
 from takhin.errors import (
     InvalidArgumentError,
@@ -207,16 +207,19 @@ async def test_one_refused_record_does_not_spoil_its_neighbours(server, topic):
 
 
 async def test_flush_raises_what_nobody_was_told(server, topic):
-    """`flush` raises each error once, unless its delivery was awaited."""
+    """`flush` raises what failed, once, with the count and the errors, unless its delivery was awaited."""
     ahead = datetime.now(UTC) + timedelta(days=400)
     async with Producer(server) as producer:
         told = await producer.send(topic, b"", timestamp=ahead)
         with pytest.raises(InvalidRecordError):
             await told
         await producer.flush()
-        await producer.send(topic, b"", timestamp=ahead)
-        with pytest.raises(InvalidRecordError):
+        for number in range(3):
+            await producer.send(topic, b"", timestamp=None if number == 1 else ahead)
+        with pytest.raises(FlushError, match="2 records were not stored") as raised:
             await producer.flush()
+        assert raised.value.record_count == 2
+        assert {type(failure.error) for failure in raised.value.failures} == {InvalidRecordError}
         await producer.flush()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from takhin import client
 from takhin.client import END, START, Span, sync
-from takhin.client.errors import ClosedError
+from takhin.client.errors import ClosedError, FlushError
 from takhin.errors import InvalidRecordError, UnknownTopicError
 
 ALL = Span(START, END)
@@ -93,8 +93,9 @@ def test_errors_are_raised_where_one_waits(server, topic):
             with pytest.raises(InvalidRecordError):
                 delivery.result(20)
         producer.send(topic, b"", timestamp=ahead)
-        with pytest.raises(InvalidRecordError):
+        with pytest.raises(FlushError) as raised:
             producer.flush()
+        assert isinstance(raised.value.__cause__, InvalidRecordError)
 
 
 def test_waiting_has_an_end(shared, server, topic):

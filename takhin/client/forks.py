@@ -1,0 +1,45 @@
+"""What a fork does to clients.
+
+gRPC's threads and locks do not survive a fork: in the child, calls hang or the process is aborted, whatever
+GRPC_ENABLE_FORK_SUPPORT says, which is for gRPC's blocking calls alone. So once a process has used a client,
+clients refuse to work in what is forked from it, inherited ones and new ones alike.
+"""
+
+from __future__ import annotations
+
+import os
+
+from takhin.client.errors import ForkedError
+
+
+class _State:
+    """Of this process. used: it, or one from which it was forked, has made a channel. forked: since then."""
+
+    used = False
+    forked = False
+
+
+def grpc_is_used() -> None:
+    """Call before a channel is made."""
+    _State.used = True
+
+
+def forked() -> bool:
+    """True in a process that was forked from one that had used gRPC."""
+    return _State.forked
+
+
+def check() -> None:
+    """Raise ForkedError in a process that was forked from one that had used gRPC."""
+    if _State.forked:
+        raise ForkedError(
+            "this process was forked from one that had used a client of Takhin, and gRPC does not survive "
+            "that; start processes by spawn, or fork before the first client is opened"
+        )
+
+
+def _in_child() -> None:
+    _State.forked = _State.used
+
+
+os.register_at_fork(after_in_child=_in_child)
