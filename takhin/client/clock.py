@@ -12,3 +12,8 @@ def monotonic() -> float:
     with a clock that stands still no wait would ever end.
     """
     return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def timeout_of_call(seconds: float) -> float:
+    """The timeout to give gRPC for a call of `seconds`: it adds time.time(), which may be frozen as well."""
+    return seconds + time.clock_gettime(time.CLOCK_REALTIME) - time.time()

@@ -15,7 +15,7 @@ from typing import TypeVar
 import grpc
 
 from takhin.client import forks
-from takhin.client.clock import monotonic
+from takhin.client.clock import monotonic, timeout_of_call
 from takhin.client.errors import ClosedError, NoAnswerError, UnreachableError
 from takhin.client.failures import error_of, refusal_in
 from takhin.errors import InvalidArgumentError
@@ -138,7 +138,7 @@ class Connection:
         left_s = deadline - monotonic()
         if left_s <= 0:
             raise UnreachableError(f"there was no time left to call {self.server}", server=self.server)
-        call = rpc(request, timeout=min(left_s, ATTEMPT_SECONDS_MAX), metadata=self._metadata)
+        call = rpc(request, timeout=timeout_of_call(min(left_s, ATTEMPT_SECONDS_MAX)), metadata=self._metadata)
         try:
             response = await call
         except asyncio.CancelledError:
@@ -165,7 +165,8 @@ class Connection:
             channel = self._channels[number]
             await self._connect(channel, connect_deadline)
             rpc: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(method, None, None)
-            call = rpc(request, timeout=seconds_max, metadata=self._metadata)
+            timeout = None if seconds_max is None else timeout_of_call(seconds_max)
+            call = rpc(request, timeout=timeout, metadata=self._metadata)
             try:
                 yield call
             finally:
