@@ -19,7 +19,7 @@ from takhin.settings import INT32_MAX, Settings, split_address
 
 T = TypeVar("T")
 
-# What the client logs would come between a command's own lines; the errors themselves are told by the command.
+# What the client logs would come between a command's own lines. The command itself tells the errors.
 logging.getLogger("takhin.client").addHandler(logging.NullHandler())
 
 ANSWER_MS_MAX = 60_000

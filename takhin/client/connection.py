@@ -138,7 +138,8 @@ class Connection:
         left_s = deadline - monotonic()
         if left_s <= 0:
             raise UnreachableError(f"there was no time left to call {self.server}", server=self.server)
-        call = rpc(request, timeout=timeout_of_call(min(left_s, ATTEMPT_SECONDS_MAX)), metadata=self._metadata)
+        timeout = timeout_of_call(min(left_s, ATTEMPT_SECONDS_MAX))
+        call = rpc(request, timeout=timeout, metadata=self._metadata)
         try:
             response = await call
         except asyncio.CancelledError:

@@ -11,7 +11,7 @@ from takhin.v1 import takhin_pb2 as pb
 
 @pytest.fixture
 def former(stub):
-    """The description of a topic with ten records that has since been deleted and created again, with as many."""
+    """A topic's description; it has since been deleted and created again, with as many records."""
     found = [created(stub) for _ in range(2)]
     return found[0]
 
@@ -57,7 +57,7 @@ def test_a_commit_for_the_former_log_is_not_taken(stub, former):
 
 
 def test_records_for_the_former_topic_are_not_stored(stub, former):
-    """Records that name the former topic_id are LOG_REPLACED, alone and in a stream; the present one is taken."""
+    """Records that name the former topic_id are LOG_REPLACED, also in a stream; the present one is taken."""
     assert error_name(produce(stub, former.topic_id)) == "LOG_REPLACED"
     requests = [
         pb.ProduceMessageRequest(topic="t", record=pb.Record(value=b""), topic_id=topic_id)

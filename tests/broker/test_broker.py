@@ -74,7 +74,9 @@ async def test_a_commit_is_checked_whole_before_anything_is_written(session):
         with pytest.raises(OffsetOutOfRangeError):
             await session.commit_offsets("g", [OffsetCommit(good, 1, ""), OffsetCommit(bad, wrong, "")])
     with pytest.raises(UnknownTopicError):
-        await session.commit_offsets("g", [OffsetCommit(good, 1, ""), OffsetCommit(TopicPartition("nope", 0), 0, "")])
+        await session.commit_offsets(
+            "g", [OffsetCommit(good, 1, ""), OffsetCommit(TopicPartition("nope", 0), 0, "")]
+        )
     with pytest.raises(InvalidArgumentError, match="twice"):
         await session.commit_offsets("g", [OffsetCommit(good, 1, ""), OffsetCommit(good, 0, "")])
     with pytest.raises(InvalidArgumentError, match="metadata"):

@@ -85,7 +85,9 @@ def test_an_interrupted_consumer_goes_on(server, topic):
         assert next(records).value == b"after"
 
 
-@pytest.mark.parametrize("wait", [next, lambda records: records.poll(60), lambda records: next(records.batches())])
+@pytest.mark.parametrize(
+    "wait", [next, lambda records: records.poll(60), lambda records: next(records.batches())]
+)
 def test_close_ends_a_wait_of_another_thread(server, topic, wait):
     """A thread that waits for records gets a ClosedError when another one closes the consumer."""
     consumer, ended = sync.Consumer(server), []
