@@ -106,7 +106,8 @@ class StorageSettings:
     )
     busy_wait_ms_max: int = setting(
         2_000,
-        "how long a write waits for another process's lock, and a read for its file to be opened",
+        "how long a write waits for another process's lock or for space on a full disk, "
+        "and a read for its file to be opened",
         least=1,
     )
     open_partitions_max: int = setting(

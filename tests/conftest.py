@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -21,6 +24,14 @@ def pytest_asyncio_loop_factories(config, item):
     if item.path.parent.name in UVLOOP_FOLDERS:
         return {"uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture
+def memory():
+    """A folder in memory, if there is one: for tests that write a great deal which need not last."""
+    shm = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shm if os.access(shm, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import random
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -28,14 +27,6 @@ IMAGES_SOAK, IMAGES_OF_A_WORKLOAD, PARTS = 50_000, 1_000, 2
 CONTROL_IMAGES = 30
 SOAK_S_MAX = 1_800
 """The time after which each part of the full count ends, and says how far it came."""
-
-
-@pytest.fixture
-def memory():
-    """A folder in memory, if there is one: there are many images, and they need not last."""
-    shm = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shm if os.access(shm, os.W_OK) else None) as folder:
-        yield Path(folder)
 
 
 def recorded(memory: Path, seed: int, synchronous: str = "2"):

@@ -310,6 +310,23 @@ async def test_a_failed_group_leaves_nothing_in_mind(tmp_path):
         check_files(tmp_path / "data")
 
 
+async def test_a_disk_that_is_full_in_spite_of_its_free_blocks(tmp_path):
+    """An offset commit waits for the space that is being made, for a bounded time, and then gets an error."""
+    with failing_disk() as disk:
+        engine = sqlite_engine(tmp_path / "data", busy_wait_ms_max=300)
+        await engine.open()
+        log = (await engine.create_topic(spec("t"))).partitions[0]
+        await log.append(batch(b"v"))
+        path = tmp_path / "data/topics/t/0.db"
+        disk.plan = Plan("write", path, 1, for_good=True, wal=True, code=apsw.SQLITE_FULL)
+        waiting = engine.offsets.commit("group", {name_of(log): CommittedOffset(0, "", NOW)})
+        with pytest.raises(StorageFullError):
+            await asyncio.wait_for(waiting, 20)
+        disk.plan = None
+        await engine.close()
+        check_files(tmp_path / "data")
+
+
 @pytest.mark.control
 async def test_an_acknowledgement_in_spite_of_it_is_seen(tmp_path):
     """Control: if a sync fails silently, so that its group is acknowledged, the check reports it."""

@@ -53,6 +53,7 @@ class Commits:
         self._witness = witness
         self._queue = WriteQueue(shared.settings)
         self._locked_since: float | None = None
+        self._full_since: float | None = None
         self._loop = asyncio.get_running_loop()
 
     def __bool__(self) -> bool:
@@ -112,6 +113,7 @@ class Commits:
 
     def _landed(self, group: CommitGroup, written: Written) -> None:
         """The group is durable: move the end and answer everyone, in one turn of the loop."""
+        self._full_since = None
         self._shared.admission.remove(group.queued_bytes)
         self._state.landed(written)
         group.answer(written)
@@ -147,10 +149,19 @@ class Commits:
         return unclean
 
     def _wait_for_space(self, group: CommitGroup, error: Exception) -> None:
-        """Refuse appends while the disk is full. Other writes are tried again: they may free space."""
+        """Refuse appends while the disk is full. Other writes are tried again: they may free space.
+
+        For a bounded time: a file system can be full although it counts free blocks.
+        """
+        now = self._loop.time()
+        if self._full_since is None:
+            self._full_since = now
         self._queue.put_back(group.writes)
         self._drop(self._queue.take_appends(), self._for_callers(error))
-        self.not_before = self._loop.time() + ROOM_RETRY_SECONDS
+        if now - self._full_since < self._shared.settings.busy_wait_ms_max / 1_000:
+            self.not_before = now + ROOM_RETRY_SECONDS
+        else:
+            self.fail_waiting(self._for_callers(error))
 
     def locked(self, error: apsw.BusyError) -> None:
         """Another process has the file locked: try again for a bounded time."""
@@ -164,7 +175,7 @@ class Commits:
 
     def fail_waiting(self, error: Exception) -> None:
         """Give up whatever waits."""
-        self._locked_since = None
+        self._locked_since = self._full_since = None
         while self._queue:
             self._drop(self._queue.take(), error)
 
