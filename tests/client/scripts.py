@@ -1,4 +1,4 @@
-"""Programs that use the blocking clients, run as scripts by test_processes.py: `python scripts.py NAME SERVER TOPIC`."""
+"""Programs that use clients; test_processes.py runs `python scripts.py NAME SERVER TOPIC`."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def forks_within_a_loop(server, topic):
                 except ForkedError:
                     print("child True", flush=True)
                 os._exit(0)
-            os.waitpid(pid, 0)
+            os.waitpid(pid, 0)  # noqa: ASYNC222  nothing else is to run
             print("parent", (await (await producer.send(topic, b"again"))).offset)
 
     asyncio.run(main())
@@ -134,9 +134,9 @@ def freezes_time(server, topic):
     """Where a test freezes time, as freezegun does, the blocking clients go on."""
     now = time.monotonic()
     with (
-        mock.patch("time.monotonic", lambda: now),
-        mock.patch("time.time", lambda: 1.0),
-        mock.patch("time.perf_counter", lambda: now),
+        mock.patch("time.monotonic", return_value=now),
+        mock.patch("time.time", return_value=1.0),
+        mock.patch("time.perf_counter", return_value=now),
     ):
         with sync.Producer(server, delivery_timeout_ms=1_000, linger_ms=10) as producer:
             print(producer.send(topic, b"cold").result(20).offset)

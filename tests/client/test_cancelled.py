@@ -44,7 +44,7 @@ async def test_every_delivery_ends_when_all_tasks_are_cancelled(server, topic, t
 
 
 async def test_close_tells_what_a_cancellation_left(shared, server, topic):
-    """`close` after all tasks were cancelled raises an error with the count of records that were not stored."""
+    """`close` after all tasks were cancelled raises an error with the count of lost records."""
     producer = await Producer(server, batch_records_max=10).open()
     await (await producer.send(topic, b"first"))
     shared.send_signal(SIGSTOP)
@@ -95,7 +95,7 @@ async def test_a_consumer_goes_on_after_all_tasks_were_cancelled(server, topic, 
 
 
 async def test_a_call_that_somebody_cancelled_is_repeated(shared, server, admin):
-    """gRPC runs a call in a task of its own; where that one is cancelled, the caller gets its answer all the same."""
+    """Where only the task in which gRPC runs a call is cancelled, the caller still gets an answer."""
     await admin.health()
     shared.send_signal(SIGSTOP)
     asking = asyncio.create_task(admin.list_topics())

@@ -36,7 +36,7 @@ async def test_a_commit_never_lands_in_the_next_topic(server, admin, topic, expl
 
 @pytest.mark.parametrize("idempotent", [False, True])
 async def test_a_producer_learns_of_the_next_topic(server, admin, topic, idempotent):
-    """What is under way to the former topic fails; the next record goes to a partition that only the new one has."""
+    """What is under way to the former topic fails; the next record finds the new topic's partitions."""
     async with Producer(server, idempotent=idempotent) as producer:
         await (await producer.send(topic, b"old"))
         await again(admin, topic, partitions=2)

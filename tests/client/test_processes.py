@@ -43,7 +43,7 @@ async def test_what_was_sent_is_stored_when_a_program_ends(server, topic, script
 
 
 async def test_what_cannot_be_sent_at_the_end_is_told(data_dir):
-    """Without a broker a program with an open producer ends after delivery_timeout_ms, and says what is lost."""
+    """Without a broker a program ends after its producer's delivery_timeout_ms, and says what is lost."""
     with Broker(data_dir) as broker:
         async with Admin(broker.address) as admin:
             await admin.create_topic("t")
@@ -78,6 +78,6 @@ async def test_what_works_with_processes(server, topic, script):
 
 
 async def test_a_frozen_clock_stops_no_blocking_client(server, topic):
-    """With time.time, time.monotonic and time.perf_counter standing still, waits and timeouts end all the same."""
+    """Waits and timeouts end although the clocks of the module time stand still."""
     printed, _ = run("freezes_time", server, topic)
     assert printed.splitlines() == ["0", "b'cold' None", "in time"]

@@ -1,4 +1,4 @@
-"""Waits for records that end: by a time, by a cancellation, by an interrupt, by `close`. Nothing is lost by that."""
+"""Waits for records that end by a timeout, a cancellation, an interrupt or `close`, and lose nothing."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 
+from takhin.client import forks
 from takhin.client.calls import Calls
 from takhin.client.clock import monotonic
 from takhin.client.errors import ClosedError
-from takhin.client.forks import check, forked
 from takhin.client.model import TopicDescription
 from takhin.client.producing.buffer import Buffer
 from takhin.client.producing.doubts import Doubts
@@ -40,11 +40,12 @@ class Intake:
         self._routers: dict[str, Router] = {}
         self._asking = asyncio.Lock()
         self._shut = False
+        forks.shut_in_child(self)
 
     def router(self, topic: str) -> Router | None:
         """Takes in the topic's records. None while the topic is in doubt or not known, or the buffer full."""
         buffer = self._buffer
-        if buffer.bytes >= buffer.bytes_max or topic in self._doubts.topics or forked():
+        if buffer.bytes >= buffer.bytes_max or topic in self._doubts.topics:
             return None
         return self._routers.get(topic)
 
@@ -54,7 +55,7 @@ class Intake:
         Raises ClosedError after `shut`, ForkedError, UnknownTopicError, and UnavailableError after
         delivery_timeout_ms.
         """
-        check()
+        forks.check()
         await self._buffer.room()
         deadline = monotonic() + self._options.delivery_s_max
         async with self._asking:  # one task asks, the others wait for its answer
