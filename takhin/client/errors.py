@@ -81,7 +81,7 @@ class Failure(NamedTuple):
 
 
 class FlushError(TakhinError):
-    """Records were not stored, and nobody was told by their deliveries. The first one's error is the cause.
+    """Records were not stored, and nobody asked their deliveries. The first one's error is the cause.
 
     failures: by batch, in the order in which they ended; the first 1,000. record_count: of all there were.
     """
