@@ -17,7 +17,8 @@
     │   ├── GroupNotEmptyError
     │   ├── OffsetOutOfRangeError
     │   ├── EndOffsetMismatchError
-    │   └── OutOfSequenceError
+    │   ├── OutOfSequenceError
+    │   └── LogReplacedError
     ├── UnavailableError         the broker cannot do it now; the same request may succeed later
     │   ├── OverloadedError
     │   ├── StorageFullError
@@ -203,6 +204,14 @@ class EndOffsetMismatchError(RefusedError):
 
 class OutOfSequenceError(RefusedError):
     """A batch that is neither its producer's next one nor one that the log remembers."""
+
+
+class LogReplacedError(RefusedError):
+    """The log is another one than the request names.
+
+    An older copy of it was put back, or the topic was deleted and created again. So an offset of the former
+    log may stand for another record now, and records that were meant for the former topic are not taken.
+    """
 
 
 class OverloadedError(UnavailableError):

@@ -116,6 +116,18 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
+class OffsetCommit(NamedTuple):
+    """What a group commits in one partition: the next offset to read.
+
+    incarnation_id: of the log that was read, which must still be there; empty: any.
+    """
+
+    at: TopicPartition
+    offset: int
+    metadata: str = ""
+    incarnation_id: str = ""
+
+
 class GroupLag(NamedTuple):
     """A committed offset beside the end of its log; lag = end_offset - committed.offset."""
 
@@ -212,6 +224,7 @@ class ProduceRequest(NamedTuple):
     partition: CHOOSE_PARTITION leaves the choice to the broker.
     required_acks: None, 1 and -1: the answer comes when the batch is durable. 0: when it is queued.
     timeout_ms: how long to wait for durability; 0: no bound but the call's own.
+    topic_id: of the topic that the batch is meant for; empty: any.
     """
 
     topic: str
@@ -219,6 +232,7 @@ class ProduceRequest(NamedTuple):
     batch: Batch
     required_acks: int | None = None
     timeout_ms: int = 0
+    topic_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +247,7 @@ class ConsumeRequest:
     stop_at_end: end at the end offset as of the start of the call.
     stop_offset: end before this offset.
     max_records: end after as many records; 0 means no bound.
+    incarnation_id: of the log that is to be read; empty: any.
     """
 
     topic: str
@@ -245,6 +260,7 @@ class ConsumeRequest:
     stop_at_end: bool = False
     stop_offset: int | None = None
     max_records: int = 0
+    incarnation_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from takhin import limits
-from takhin.broker.topics import find_log
+from takhin.broker.topics import check_incarnation, find_log
 from takhin.clock import Clock
 from takhin.errors import InvalidArgumentError, UnknownGroupError
 from takhin.model import (
@@ -14,6 +14,7 @@ from takhin.model import (
     GroupLag,
     GroupState,
     ListedGroup,
+    OffsetCommit,
     TopicPartition,
 )
 from takhin.settings import GroupSettings
@@ -28,8 +29,8 @@ class GroupOffsetVerbs:
         self._settings = settings
         self._clock = clock
 
-    async def commit(self, group_id: str, offsets: Sequence[tuple[TopicPartition, int, str]]) -> None:
-        """Remember (partition, next offset to read, metadata) for a group; durable on return.
+    async def commit(self, group_id: str, offsets: Sequence[OffsetCommit]) -> None:
+        """Remember offsets for a group; durable on return.
 
         All are checked before any is written. Across partitions they are separate transactions: after
         an UnavailableError some may have been remembered, and committing again is right.
@@ -38,9 +39,9 @@ class GroupOffsetVerbs:
         limits.check_range("offsets", len(offsets), 0, self._settings.commit_offsets_max)
         now = self._clock()
         checked: dict[TopicPartition, CommittedOffset] = {}
-        for at, offset, metadata in offsets:
+        for at, offset, metadata, incarnation_id in offsets:
             topic, partition = at
-            log = find_log(self._engine, topic, partition)
+            log = check_incarnation(find_log(self._engine, topic, partition), incarnation_id)
             if at in checked:
                 raise InvalidArgumentError(
                     f"topic {topic!r} partition {partition} stands twice in the commit", field="offsets"

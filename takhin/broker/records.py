@@ -13,7 +13,7 @@ from typing import NamedTuple
 from takhin import limits
 from takhin.broker.consumption import consume
 from takhin.broker.shared_reads import SharedReads
-from takhin.broker.topics import find_log, find_topic, log_of
+from takhin.broker.topics import check_incarnation, check_topic_id, find_log, find_topic, log_of
 from takhin.clock import Clock
 from takhin.errors import InvalidArgumentError, InvalidBatchError, OutcomeUnknownError, ShuttingDownError
 from takhin.model import (
@@ -107,7 +107,7 @@ class RecordVerbs:
             limits.check_range("required_acks", acks, -1, 1)
         if timeout_ms:
             limits.check_range("timeout_ms", timeout_ms, 0)
-        appended = self._append(request.topic, request.partition, batch)
+        appended = self._append(request)
         if acks == 0:
             appended = asyncio.get_running_loop().create_future()
             appended.set_result(Appended(request.partition, -1, batch.timestamps[0], len(batch)))
@@ -119,12 +119,14 @@ class RecordVerbs:
     def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
         """The log's records, then new ones as they arrive. consumption.py says what it yields and raises."""
         log = find_log(self._engine, request.topic, request.partition)
+        check_incarnation(log, request.incarnation_id)
         return consume(log, request, self._reads, self._settings)
 
-    def _append(self, name: str, partition: int, batch: Batch) -> asyncio.Future[Appended]:
+    def _append(self, request: ProduceRequest) -> asyncio.Future[Appended]:
         if self._draining:
             raise ShuttingDownError
-        topic = find_topic(self._engine, name)
+        partition, batch = request.partition, request.batch
+        topic = check_topic_id(find_topic(self._engine, request.topic), request.topic_id)
         now = self._clock()
         if batch.condition is not None:
             limits.check_condition(batch, batch.condition, partition)

@@ -18,6 +18,7 @@ from takhin.model import (
     ConsumeRequest,
     DescribedGroup,
     ListedGroup,
+    OffsetCommit,
     PartitionInfo,
     ProduceRequest,
     TopicInfo,
@@ -94,7 +95,7 @@ class Session:
 
     # Consumer groups
 
-    async def commit_offsets(self, group_id: str, offsets: Sequence[tuple[TopicPartition, int, str]]) -> None:
+    async def commit_offsets(self, group_id: str, offsets: Sequence[OffsetCommit]) -> None:
         """Remember (partition, next offset to read, metadata) for a group; durable on return."""
         await self._broker.group_offsets.commit(group_id, offsets)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from takhin import limits, topic_configs
-from takhin.errors import InvalidArgumentError, UnknownPartitionError, UnknownTopicError
+from takhin.errors import InvalidArgumentError, LogReplacedError, UnknownPartitionError, UnknownTopicError
 from takhin.model import PartitionInfo, TopicInfo, TopicSpec
 from takhin.settings import Settings
 from takhin.storage.contract import Engine, PartitionLog, Topic
@@ -88,6 +88,30 @@ def log_of(topic: Topic, partition: int) -> PartitionLog:
     if not 0 <= partition < len(partitions):
         raise UnknownPartitionError(topic.name, partition, len(partitions))
     return partitions[partition]
+
+
+def check_topic_id(topic: Topic, topic_id: str) -> Topic:
+    """`topic` as it is. Raises LogReplacedError if it has another id; an empty one means any."""
+    if topic_id and topic_id != topic.topic_id:
+        raise LogReplacedError(
+            f"topic {topic.name!r} was deleted and created again: its topic_id is {topic.topic_id} now",
+            topic=topic.name,
+            topic_id=topic.topic_id,
+        )
+    return topic
+
+
+def check_incarnation(log: PartitionLog, incarnation_id: str) -> PartitionLog:
+    """`log` as it is. Raises LogReplacedError if it has another incarnation id; an empty one means any."""
+    if incarnation_id and incarnation_id != log.incarnation_id:
+        raise LogReplacedError(
+            f"the log of topic {log.topic!r} partition {log.partition} is another one than before: an older "
+            "copy was put back, or the topic was deleted and created again",
+            topic=log.topic,
+            partition=log.partition,
+            incarnation_id=log.incarnation_id,
+        )
+    return log
 
 
 def _info(log: PartitionLog) -> PartitionInfo:

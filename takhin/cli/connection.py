@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from takhin.errors import TakhinError
 from takhin.settings import INT32_MAX, Settings, split_address
 
 T = TypeVar("T")
+
+# What the client logs would come between a command's own lines. The command itself tells the errors.
+logging.getLogger("takhin.client").addHandler(logging.NullHandler())
 
 ANSWER_MS_MAX = 60_000
 """How long a command waits for an answer. Not an option: Ctrl-C ends a wait that is too long."""

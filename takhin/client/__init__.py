@@ -12,6 +12,7 @@
 Errors: `takhin.client.errors` draws the tree. Importing this package loads no SQLite.
 """
 
+import takhin.client.forks  # noqa: F401  before gRPC, which the others import
 from takhin.client.admin import Admin
 from takhin.client.connection import Tls
 from takhin.client.consuming.consumer import Consumer

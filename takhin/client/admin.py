@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Concatenate, ParamSpec, TypeVar
@@ -10,6 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import grpc
 
 from takhin.client.base import Client
+from takhin.client.clock import monotonic
 from takhin.client.connection import Tls
 from takhin.client.errors import NoAnswerError
 from takhin.client.model import (
@@ -126,7 +126,7 @@ class Admin(Client):
         self, rpc: Callable[Concatenate[float, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """The answer of `rpc(deadline, …)`, with retries."""
-        deadline = time.monotonic() + self._timeout_s
+        deadline = monotonic() + self._timeout_s
         return await retried(self._retry, deadline, rpc, *args, **kwargs)
 
     async def _change(

@@ -16,7 +16,8 @@ from takhin.client.retry import Retry
 class Client:
     """Life: `open` (or `async with`), then calls, then `close`; all on one running event loop.
 
-    A client belongs to the process and the loop that opened it: after a fork, make another one.
+    A client belongs to the process and the loop that opened it. In processes forked from that one, it and all
+    others raise ForkedError: start processes by spawn.
     """
 
     _kind: str

@@ -7,15 +7,16 @@ it where its caller wants that. (ProduceMessageStream is missing: it saves a cli
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 
-from takhin.client.connection import CANCEL_SECONDS_MAX, Connection
+from takhin.client.clock import monotonic
+from takhin.client.connection import CANCEL_SECONDS_MAX, ByteStream, Connection
 from takhin.client.errors import NoAnswerError
 from takhin.client.failures import error_of
 from takhin.client.model import (
@@ -38,14 +39,13 @@ if TYPE_CHECKING:
     from takhin.v1.takhin_pb2_grpc import TakhinServiceAsyncStub  # only its stub file has it
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"].full_name
-
-ByteStream = grpc.aio.UnaryStreamCall[pb.ConsumeMessagesRequest, bytes]
+CONSUME_MESSAGES = f"/{SERVICE}/ConsumeMessages"
 
 
 class Calls:
     """The RPCs, in the order of takhin.proto and under its names.
 
-    deadline: of time.monotonic(); until then an attempt may take. Every method may raise an
+    deadline: of clock.monotonic(); until then an attempt may take. Every method may raise an
     UnavailableError, CallFailedError or ClosedError besides the errors that are named.
     """
 
@@ -94,8 +94,12 @@ class Calls:
         producer_id: bytes = b"",
         sequence: int = 0,
         expected_offset: int | None = None,
+        topic_id: str = "",
     ) -> int:
-        """Store a batch and return its first offset. records: as `takhin.wire.requests.record` makes them."""
+        """Store a batch and return its first offset. records: as `takhin.wire.requests.record` makes them.
+
+        Raises LogReplacedError if the topic has another id than topic_id, unless that is empty.
+        """
         request = requests.produce(
             at.topic,
             at.partition,
@@ -103,6 +107,7 @@ class Calls:
             producer_id=producer_id,
             sequence=sequence,
             expected_offset=expected_offset,
+            topic_id=topic_id,
         )
         return (await self._connection.unary(self._produce_message, request, deadline)).offset
 
@@ -114,17 +119,24 @@ class Calls:
         *,
         offset: int,
         stop_offset: int | None,
+        stop_at_end: bool,
+        incarnation_id: str,
         response_bytes_max: int,
     ) -> AsyncIterator[ConsumeStream]:
-        """A stream of records from `offset` up to, without, `stop_offset`. deadline: for connecting."""
+        """A stream of records from `offset` up to, without, `stop_offset`, or to the end as of now.
+
+        deadline: for connecting. Reading raises LogReplacedError if the log has another incarnation id.
+        """
         request = pb.ConsumeMessagesRequest(
             topic=at.topic,
             partition=at.partition,
             offset=offset,
             stop_offset=stop_offset,
+            stop_at_end=stop_at_end,
+            incarnation_id=incarnation_id,
             max_bytes=response_bytes_max,
         )
-        async with self._connection.stream(self._consume_messages, request, deadline) as call:
+        async with self._connection.stream(CONSUME_MESSAGES, request.SerializeToString(), deadline) as call:
             yield ConsumeStream(call, self.server)
 
     async def get_partition_offsets(self, deadline: float, at: TopicPartition) -> PartitionOffsets:
@@ -146,9 +158,9 @@ class Calls:
             max_records=1,
             stop_at_end=True,
         )
-        left_s = deadline - time.monotonic()
+        left_s = deadline - monotonic()
         async with self._connection.stream(
-            self._consume_messages, request, deadline, seconds_max=left_s
+            CONSUME_MESSAGES, request.SerializeToString(), deadline, seconds_max=left_s
         ) as call:
             stream = ConsumeStream(call, self.server)
             while (response := await stream.read()) is not None:
@@ -157,16 +169,28 @@ class Calls:
         return end_offset
 
     async def commit_offset(
-        self, deadline: float, group_id: str, offsets: Mapping[tuple[str, int], int | CommittedOffset]
+        self,
+        deadline: float,
+        group_id: str,
+        offsets: Mapping[tuple[str, int], int | CommittedOffset],
+        incarnation_ids: Mapping[tuple[str, int], str] = MappingProxyType({}),
     ) -> None:
         """Set what a group committed. Without offsets there is no call.
 
-        Raises OffsetOutOfRangeError for an offset beyond the end of its log; then nothing is written.
+        incarnation_ids: of the logs that the offsets are about, as far as they are known.
+        Raises OffsetOutOfRangeError for an offset beyond the end of its log, LogReplacedError for another
+        log; then nothing is written.
         """
         request = pb.CommitOffsetRequest(group_id=group_id)
         for (topic, partition), commit in offsets.items():
             offset, metadata = commit if isinstance(commit, CommittedOffset) else (commit, "")
-            request.offsets.add(topic=topic, partition=partition, offset=offset, metadata=metadata)
+            request.offsets.add(
+                topic=topic,
+                partition=partition,
+                offset=offset,
+                metadata=metadata,
+                incarnation_id=incarnation_ids.get((topic, partition), ""),
+            )
         if request.offsets:
             await self._connection.unary(self._stub.CommitOffset, request, deadline)
 
@@ -210,18 +234,12 @@ class Calls:
     def _stub(self) -> TakhinServiceAsyncStub:
         return TakhinServiceStub(self._connection.channel)
 
-    # These two carry bytes: wire/requests.py and wire/columns.py do what the stub would do, but faster.
+    # Records are carried as bytes: wire/requests.py and wire/columns.py do what the stub would, but faster.
 
     @cached_property
     def _produce_message(self) -> grpc.aio.UnaryUnaryMultiCallable[bytes, pb.ProduceMessageResponse]:
         return self._connection.channel.unary_unary(
             f"/{SERVICE}/ProduceMessage", None, pb.ProduceMessageResponse.FromString
-        )
-
-    @cached_property
-    def _consume_messages(self) -> grpc.aio.UnaryStreamMultiCallable[pb.ConsumeMessagesRequest, bytes]:
-        return self._connection.channel.unary_stream(
-            f"/{SERVICE}/ConsumeMessages", pb.ConsumeMessagesRequest.SerializeToString, None
         )
 
 
@@ -248,6 +266,8 @@ class ConsumeStream:
         try:
             if not (await asyncio.wait({reading}, timeout=silence_s_max))[0]:
                 raise NoAnswerError(f"{self._server} was silent for {silence_s_max} s")
+            if reading.cancelled():
+                raise NoAnswerError(f"a stream of {self._server} was cancelled")
             raw = reading.result()
         except grpc.aio.AioRpcError as error:
             raise error_of(error, self._server) from error

@@ -1,4 +1,4 @@
-"""A channel to one broker: its options and credentials, and single attempts with a deadline.
+"""The channels to one broker: their options and credentials, and single attempts with a deadline.
 
 Knows no RPC by name (calls.py does) and repeats nothing (retry.py does).
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from typing import TypeVar
 
 import grpc
 
-from takhin.client.errors import ClosedError, UnreachableError
+from takhin.client import forks
+from takhin.client.clock import monotonic, timeout_of_call
+from takhin.client.errors import ClosedError, NoAnswerError, UnreachableError
 from takhin.client.failures import error_of, refusal_in
 from takhin.errors import InvalidArgumentError
 from takhin.settings import split_address
@@ -23,9 +24,16 @@ from takhin.settings import split_address
 Q = TypeVar("Q")
 R = TypeVar("R")
 
+ByteStream = grpc.aio.UnaryStreamCall[bytes, bytes]
+
 ATTEMPT_SECONDS_MAX = 30.0
 """A call without an answer by then counts as lost."""
 CANCEL_SECONDS_MAX = 1.0
+STREAMS_PER_CHANNEL = 90
+"""Streams on one connection; the rest is for calls. RFC 9113 (5.1.2) recommends that a server allows 100 at
+least. Whatever is above a broker's limit waits in gRPC without a word."""
+CHANNELS_MAX = 8
+"""Connections of one client. Beyond STREAMS_PER_CHANNEL on each, streams are spread evenly."""
 State = grpc.ChannelConnectivity
 
 OPTIONS = [
@@ -56,7 +64,9 @@ class Tls:
 
 
 class Connection:
-    """One channel. Life: `open`, calls, `close`, all on one event loop.
+    """A channel for calls and streams, and more of them for many streams.
+
+    Life: `open`, calls, `close`, all on one event loop.
 
     server: HOST:PORT. tls: None for plain traffic. token: sent with every call as a bearer token.
     Raises InvalidArgumentError for a bad address, and for a token that would travel unencrypted.
@@ -71,43 +81,48 @@ class Connection:
         self.server = server
         self._tls = tls
         self._metadata = None if token is None else (("authorization", f"Bearer {token}"),)
-        self._channel: grpc.aio.Channel | None = None
+        self._channels: list[grpc.aio.Channel] = []
+        self._streams: list[int] = []  # under way on each channel
         self._closed = False
 
     def open(self) -> None:
-        """Make the channel, on the running loop. It connects when it is first used."""
+        """Make the first channel, on the running loop. It connects when it is first used.
+
+        Raises ClosedError after `close`, ForkedError in a process forked from one that used gRPC.
+        """
+        forks.check()
         if self._closed:
             raise ClosedError(f"this client of {self.server} is closed")
-        if self._channel is None:
-            self._channel = _channel(self.server, self._tls)
+        if not self._channels:
+            self._add_channel()
 
     async def close(self) -> None:
-        """Cancel all calls under way. May be called again."""
+        """Cancel all calls under way. May be called again, and does nothing in a forked process."""
         self._closed = True
-        if self._channel is not None:
-            await self._channel.close()
+        if not forks.forked():
+            await asyncio.gather(*(channel.close() for channel in self._channels))
 
     @property
     def is_open(self) -> bool:
-        return self._channel is not None and not self._closed
+        return bool(self._channels) and not self._closed and not forks.forked()
 
     @property
     def channel(self) -> grpc.aio.Channel:
-        """The open channel. Raises ClosedError before `open` and after `close`."""
-        if self._channel is None or self._closed:
+        """The first channel. Raises ClosedError before `open` and after `close`, and ForkedError."""
+        forks.check()
+        if not self._channels or self._closed:
             raise ClosedError(f"this client of {self.server} is not open")
-        return self._channel
+        return self._channels[0]
 
-    async def connect(self, deadline: float) -> None:
-        """Return when the channel is connected. Raises UnreachableError when connecting has failed."""
-        channel = self.channel
+    async def _connect(self, channel: grpc.aio.Channel, deadline: float) -> None:
+        """Return when a channel is connected. Raises UnreachableError when connecting has failed."""
         try:
             while (state := channel.get_state(try_to_connect=True)) is not State.READY:
                 if state is State.SHUTDOWN:
                     raise ClosedError(f"this client of {self.server} is closed")
                 if state is State.TRANSIENT_FAILURE:
                     raise UnreachableError(f"no broker answers at {self.server}", server=self.server)
-                async with asyncio.timeout(deadline - time.monotonic()):
+                async with asyncio.timeout(deadline - monotonic()):
                     await channel.wait_for_state_change(state)
         except TimeoutError:
             raise UnreachableError(
@@ -115,20 +130,22 @@ class Connection:
             ) from None
 
     async def unary(self, rpc: grpc.aio.UnaryUnaryMultiCallable[Q, R], request: Q, deadline: float) -> R:
-        """The answer to one attempt of a unary call. deadline: of time.monotonic().
+        """The answer to one attempt of a unary call. deadline: of clock.monotonic().
 
         Every way in which the attempt can fail is raised as a TakhinError.
         """
-        await self.connect(deadline)
-        left_s = deadline - time.monotonic()
+        await self._connect(self.channel, deadline)
+        left_s = deadline - monotonic()
         if left_s <= 0:
             raise UnreachableError(f"there was no time left to call {self.server}", server=self.server)
-        call = rpc(request, timeout=min(left_s, ATTEMPT_SECONDS_MAX), metadata=self._metadata)
+        timeout = timeout_of_call(min(left_s, ATTEMPT_SECONDS_MAX))
+        call = rpc(request, timeout=timeout, metadata=self._metadata)
         try:
             response = await call
         except asyncio.CancelledError:
             await _end(call)
-            raise
+            raise_if_cancelled()
+            raise NoAnswerError(f"the call to {self.server} was cancelled", server=self.server) from None
         except grpc.aio.AioRpcError as error:
             raise error_of(error, self.server) from error
         if (refusal := refusal_in(response)) is not None:
@@ -137,23 +154,53 @@ class Connection:
 
     @asynccontextmanager
     async def stream(
-        self,
-        rpc: grpc.aio.UnaryStreamMultiCallable[Q, R],
-        request: Q,
-        connect_deadline: float,
-        *,
-        seconds_max: float | None = None,
-    ) -> AsyncIterator[grpc.aio.UnaryStreamCall[Q, R]]:
+        self, method: str, request: bytes, connect_deadline: float, *, seconds_max: float | None = None
+    ) -> AsyncIterator[ByteStream]:
         """A call whose responses are read one by one. It is cancelled, if need be, when the block is left.
 
         Reading raises grpc.aio.AioRpcError; failures.py turns it into ours.
         """
-        await self.connect(connect_deadline)
-        call = rpc(request, timeout=seconds_max, metadata=self._metadata)
+        number = self._place_for_stream()
+        self._streams[number] += 1
         try:
-            yield call
+            channel = self._channels[number]
+            await self._connect(channel, connect_deadline)
+            rpc: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(method, None, None)
+            timeout = None if seconds_max is None else timeout_of_call(seconds_max)
+            call = rpc(request, timeout=timeout, metadata=self._metadata)
+            try:
+                yield call
+            finally:
+                await _end(call)
         finally:
-            await _end(call)
+            self._streams[number] -= 1
+
+    def _place_for_stream(self) -> int:
+        """The number of the channel for one more stream: the first with room, else the emptiest one."""
+        _ = self.channel  # raises if the client is not open
+        for number, streams in enumerate(self._streams):
+            if streams < STREAMS_PER_CHANNEL:
+                return number
+        if len(self._channels) < CHANNELS_MAX:
+            return self._add_channel()
+        return self._streams.index(min(self._streams))
+
+    def _add_channel(self) -> int:
+        """Make another channel; returns its number."""
+        forks.grpc_is_used()
+        self._channels.append(_channel(self.server, self._tls))
+        self._streams.append(0)
+        return len(self._channels) - 1
+
+
+def raise_if_cancelled() -> None:
+    """Raise CancelledError if the running task was cancelled; call it where a CancelledError was caught.
+
+    A call of gRPC runs in a task of its own. Where somebody else cancelled that one, it is a lost call.
+    """
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _end(call: grpc.aio.Call) -> None:

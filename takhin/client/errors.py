@@ -2,6 +2,7 @@
 
     TakhinError
     ├── RefusedError             as in takhin.errors: the request cannot be granted as it stands
+    │   ├── LogReplacedError     a log is another one than before: offsets may stand for other records
     │   └── …
     ├── UnavailableError         the same request may succeed later
     │   ├── UnreachableError     nothing was sent: no broker answers at the address
@@ -11,14 +12,32 @@
     │   └── …                    as in takhin.errors
     ├── CallFailedError          a gRPC status that the broker itself did not give
     ├── ClosedError              the client is closed, or was never opened
-    └── LogReplacedError         a log is another one than before: offsets may stand for other records
+    ├── ForkedError              gRPC does not survive a fork, so clients do not work in this process
+    ├── NotSentError             the task that was to send the record was cancelled, or failed
+    └── FlushError               records were not stored; `failures` lists them
 
 An error of the broker is the same exception whether it came in a response or as a gRPC status.
 """
 
 from __future__ import annotations
 
-from takhin.errors import OverloadedError, TakhinError, UnavailableError
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from takhin.errors import LogReplacedError, OverloadedError, TakhinError, UnavailableError
+
+__all__ = [
+    "CallFailedError",
+    "ClosedError",
+    "Failure",
+    "FlushError",
+    "ForkedError",
+    "LogReplacedError",
+    "NoAnswerError",
+    "NotSentError",
+    "TransportLimitError",
+    "UnreachableError",
+]
 
 
 class UnreachableError(UnavailableError):
@@ -41,9 +60,40 @@ class ClosedError(TakhinError):
     """The client is closed, or was never opened."""
 
 
-class LogReplacedError(TakhinError):
-    """The log is another one than before: an older copy was put back, or the topic was created again.
+class ForkedError(TakhinError):
+    """This process was forked from one that had used a client, and gRPC does not survive that."""
 
-    Offsets below the consumer's position may stand for other records now. `Consumer.seek` goes on in the new
-    log.
+
+class NotSentError(TakhinError):
+    """The record was not sent: the producer's task was cancelled from outside, or ended by a fault.
+
+    The usual cause is a shutdown that cancels all of `asyncio.all_tasks()` before it closes the producer.
     """
+
+
+class Failure(NamedTuple):
+    """Records of one partition that were not stored, or of which nobody knows, and the first one's error."""
+
+    topic: str
+    partition: int
+    record_count: int
+    error: Exception
+
+
+class FlushError(TakhinError):
+    """Records were not stored, and nobody asked their deliveries. The first one's error is the cause.
+
+    failures: by batch, in the order in which they ended; the first 1,000. record_count: of all there were.
+    """
+
+    def __init__(self, failures: Sequence[Failure], record_count: int) -> None:
+        first = failures[0]
+        records = "record was" if record_count == 1 else "records were"
+        super().__init__(
+            f"{record_count} {records} not stored; the first, of topic {first.topic!r} partition "
+            f"{first.partition}: {first.error}",
+            topic=first.topic,
+            partition=first.partition,
+        )
+        self.failures = failures
+        self.record_count = record_count

@@ -1,22 +1,25 @@
 """When to try again: the one policy of all clients, and the loop that follows it.
 
-Knows no RPC: an attempt is any coroutine function whose first argument is a deadline (of time.monotonic()).
+Knows no RPC: an attempt is any coroutine function whose first argument is a deadline (of clock.monotonic()).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Concatenate, ParamSpec, TypeVar
 
+from takhin.client.clock import monotonic
 from takhin.errors import UnavailableError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+logger = logging.getLogger("takhin.client")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +48,10 @@ class Retry:
 async def pause(retry: Retry, failures: int, error: UnavailableError, deadline: float) -> bool:
     """Wait before the next attempt. Returns False, at once, if there is none before the deadline."""
     wait_s = retry.wait_s(failures, error)
-    if wait_s is None or time.monotonic() + wait_s >= deadline:
+    if wait_s is None or monotonic() + wait_s >= deadline:
+        logger.info("attempt %d failed, and was the last one: %s", failures, error)
         return False
+    logger.log(logging.DEBUG if failures > 1 else logging.INFO, "attempt %d failed: %s", failures, error)
     await asyncio.sleep(wait_s)
     return True
 

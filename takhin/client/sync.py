@@ -17,6 +17,8 @@ method waits on the calling thread, and may be interrupted there.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -28,13 +30,19 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from takhin import client
 from takhin.client.base import Client
+from takhin.client.clock import monotonic
+from takhin.client.consuming.consumer import Batches as AsyncBatches
 from takhin.client.consuming.consumer import ThreadedConsumer
+from takhin.client.forks import check, forked
 from takhin.client.model import Headers
+from takhin.client.producing.outbox import BUSY
 from takhin.client.producing.producer import ThreadedProducer
 
 C = TypeVar("C", bound=Client)
 P = ParamSpec("P")
 T = TypeVar("T")
+
+logger = logging.getLogger("takhin.client")
 
 
 @cache
@@ -43,21 +51,51 @@ def _loop_of(pid: int) -> asyncio.AbstractEventLoop:
 
     It is never closed: when a call ends late, gRPC reports that to the loop on which it was made.
     """
-    loop = asyncio.new_event_loop()
+    loop = Loop()
     threading.Thread(target=loop.run_forever, name=f"takhin clients of {pid}", daemon=True).start()
+    atexit.register(_send_the_rest, loop)
     return loop
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop that goes by the real clock, also where a test of its users freezes time."""
+
+    def time(self) -> float:
+        return monotonic()
+
+
+def _send_the_rest(loop: asyncio.AbstractEventLoop) -> None:
+    """At the end of the process, send the records of producers that were not closed, or say what is lost.
+
+    Takes as long as their delivery_timeout_ms allows.
+    """
+    if not forked():
+        asyncio.run_coroutine_threadsafe(_flushed(), loop).result()
+
+
+async def _flushed() -> None:
+    if not BUSY:
+        return
+    logger.warning("the program ends with a Producer that was not closed; sending the rest of its records")
+    for outcome in await asyncio.gather(*(outbox.flush() for outbox in BUSY), return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            logger.error("records were lost at the program's end: %s", outcome)
 
 
 class Blocking(Generic[C]):
     """An asynchronous client, the core, on the loop of the blocking ones."""
 
     def _begin(self, core: C) -> None:
+        check()
         self._core = core
         self._loop = _loop_of(os.getpid())
         self._run(core.open())
 
     def _run(self, work: Coroutine[Any, Any, T], seconds_max: float | None = None) -> T:
         """The result of a coroutine that runs on the clients' thread. Cancels it if waiting ends early."""
+        if forked():  # there is no such thread
+            work.close()
+            check()
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(seconds_max)
@@ -66,7 +104,12 @@ class Blocking(Generic[C]):
             raise
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Like the asynchronous client's `close`, but cancels it after timeout_s. May be called again."""
+        """Like the asynchronous client's `close`, but cancels it after timeout_s. May be called again.
+
+        Any thread may call it, also while another one waits in a method, which then raises a ClosedError.
+        """
+        if forked():  # it is the parent's, who goes on with it
+            return
 
         async def closed() -> None:
             with suppress(TimeoutError):
@@ -166,6 +209,14 @@ class Delivery:
             self._run(self._delivery.wait(), timeout_s)
         return self._delivery.result()
 
+    def add_done_callback(self, callback: Callable[[Delivery], object]) -> None:
+        """Have the clients' thread call `callback(delivery)` soon after it is done. It must not wait."""
+
+        async def add() -> None:
+            self._delivery.add_done_callback(lambda _: callback(self))
+
+        self._run(add())
+
 
 class Producer(Blocking[ThreadedProducer]):
     """`takhin.client.Producer`, blocking. Any number of threads may send."""
@@ -209,11 +260,55 @@ class Consumer(Blocking[ThreadedConsumer]):
     pause = _passed_on(ThreadedConsumer.pause)
     resume = _passed_on(ThreadedConsumer.resume)
 
-    def __iter__(self) -> Iterator[client.Record]:
-        while (loaded := self._run(self._core.assigned.next_loaded())) is not None:
-            yield from loaded.hand_out()
+    _loaded: Iterator[client.Record] = iter(())
 
-    def batches(self) -> Iterator[client.RecordBatch]:
-        """Like iterating over the consumer, but with all records of a response at once."""
-        while (loaded := self._run(self._core.assigned.next_loaded())) is not None:
-            yield loaded.take()
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> client.Record:
+        """The next record, as `takhin.client.Consumer` gives it. Goes on after an interrupt."""
+        return self._next(None)
+
+    def poll(self, timeout: float | None = None) -> client.Record | None:
+        """The next record; None if none comes within `timeout` seconds, or if all spans are read.
+
+        timeout: 0 takes only what has been read already; None waits. Raises as iterating does.
+        """
+        with suppress(TimeoutError, StopIteration):
+            return self._next(timeout)
+        return None
+
+    def batches(
+        self, max_records: int | None = None, timeout: float | None = None
+    ) -> Iterator[client.RecordBatch]:
+        """Like iterating over the consumer, but with all records of a response, or max_records, at once.
+
+        timeout: iterating ends when none has come for so many seconds; it may be resumed.
+        """
+        return Batches(self._core.batches(max_records, timeout), self._run)
+
+    def _next(self, seconds_max: float | None) -> client.Record:
+        """The next record. Raises StopIteration when all spans are read, TimeoutError after seconds_max."""
+        while (record := next(self._loaded, None)) is None:
+            loaded = self._run(self._core.assigned.next_loaded(seconds_max))
+            if loaded is None:
+                raise StopIteration
+            self._loaded = loaded.hand_out()
+        return record
+
+
+class Batches:
+    """Iterates over batches of records. It may be resumed after it has ended, or was interrupted."""
+
+    def __init__(self, batches: AsyncBatches, run: Callable[..., client.RecordBatch]) -> None:
+        self._batches = batches
+        self._run = run
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> client.RecordBatch:
+        try:
+            return self._run(self._batches.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None

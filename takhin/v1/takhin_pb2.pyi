@@ -67,6 +67,10 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """the log ends at end_offset, not at expected_offset"""
     ERROR_CODE_OUT_OF_SEQUENCE: _ErrorCode.ValueType  # 22
     """A gap in the sequence, a producer that the log does not know, or a repeat too old to be recognised."""
+    ERROR_CODE_LOG_REPLACED: _ErrorCode.ValueType  # 23
+    """The topic or the log is another one than the request names by topic_id or incarnation_id: the topic was
+    deleted and created again, or an older copy of the log was restored. Nothing was done.
+    """
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """What went wrong, for programs; the error text beside it is for people. The same names, without the
@@ -110,6 +114,10 @@ ERROR_CODE_END_OFFSET_MISMATCH: ErrorCode.ValueType  # 21
 """the log ends at end_offset, not at expected_offset"""
 ERROR_CODE_OUT_OF_SEQUENCE: ErrorCode.ValueType  # 22
 """A gap in the sequence, a producer that the log does not know, or a repeat too old to be recognised."""
+ERROR_CODE_LOG_REPLACED: ErrorCode.ValueType  # 23
+"""The topic or the log is another one than the request names by topic_id or incarnation_id: the topic was
+deleted and created again, or an older copy of the log was restored. Nothing was done.
+"""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final
@@ -563,6 +571,7 @@ class ProduceMessageRequest(_message.Message):
     PRODUCER_ID_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     EXPECTED_OFFSET_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     """-1: the broker chooses, by the key if there is one"""
@@ -584,6 +593,10 @@ class ProduceMessageRequest(_message.Message):
     """Append only if the log ends here, so that this is the first record's offset; else END_OFFSET_MISMATCH.
     Such a batch names its partition, too. Absent: append wherever the log ends.
     """
+    topic_id: _builtins.str
+    """TopicInfo.topic_id of the topic that the records are meant for. A topic created again under the same name
+    does not take them: LOG_REPLACED. Empty: whichever topic has the name.
+    """
     @_builtins.property
     def record(self) -> Global___Record: ...
     @_builtins.property
@@ -602,10 +615,11 @@ class ProduceMessageRequest(_message.Message):
         producer_id: _builtins.bytes = ...,
         sequence: _builtins.int = ...,
         expected_offset: _builtins.int | None = ...,
+        topic_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "record", b"record", "required_acks", b"required_acks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "partition", b"partition", "producer_id", b"producer_id", "record", b"record", "records", b"records", "required_acks", b"required_acks", "sequence", b"sequence", "timeout_ms", b"timeout_ms", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "partition", b"partition", "producer_id", b"producer_id", "record", b"record", "records", b"records", "required_acks", b"required_acks", "sequence", b"sequence", "timeout_ms", b"timeout_ms", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_offset: _TypeAlias = _typing.Literal["expected_offset"]  # noqa: Y015
     _WhichOneofArgType__expected_offset: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset"]  # noqa: Y015
@@ -679,6 +693,7 @@ class ConsumeMessagesRequest(_message.Message):
     STOP_OFFSET_FIELD_NUMBER: _builtins.int
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     START_TIMESTAMP_FIELD_NUMBER: _builtins.int
+    INCARNATION_ID_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     offset: _builtins.int
@@ -696,6 +711,10 @@ class ConsumeMessagesRequest(_message.Message):
     """end the stream after this many records; 0: no limit"""
     start_timestamp: _builtins.int
     """Start at the first record at or after this time (ms since 1970) instead of at offset."""
+    incarnation_id: _builtins.str
+    """PartitionInfo.incarnation_id of the log that the offsets are about; another log is not read: the call ends
+    with FAILED_PRECONDITION and the reason LOG_REPLACED. Empty: whichever log the partition has.
+    """
     def __init__(
         self,
         *,
@@ -709,10 +728,11 @@ class ConsumeMessagesRequest(_message.Message):
         stop_offset: _builtins.int | None = ...,
         max_records: _builtins.int = ...,
         start_timestamp: _builtins.int | None = ...,
+        incarnation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_start_timestamp", b"_start_timestamp", "_stop_offset", b"_stop_offset", "start_timestamp", b"start_timestamp", "stop_offset", b"stop_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_start_timestamp", b"_start_timestamp", "_stop_offset", b"_stop_offset", "max_bytes", b"max_bytes", "max_records", b"max_records", "max_wait_ms", b"max_wait_ms", "min_bytes", b"min_bytes", "offset", b"offset", "partition", b"partition", "start_timestamp", b"start_timestamp", "stop_at_end", b"stop_at_end", "stop_offset", b"stop_offset", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_start_timestamp", b"_start_timestamp", "_stop_offset", b"_stop_offset", "incarnation_id", b"incarnation_id", "max_bytes", b"max_bytes", "max_records", b"max_records", "max_wait_ms", b"max_wait_ms", "min_bytes", b"min_bytes", "offset", b"offset", "partition", b"partition", "start_timestamp", b"start_timestamp", "stop_at_end", b"stop_at_end", "stop_offset", b"stop_offset", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__start_timestamp: _TypeAlias = _typing.Literal["start_timestamp"]  # noqa: Y015
     _WhichOneofArgType__start_timestamp: _TypeAlias = _typing.Literal["_start_timestamp", b"_start_timestamp"]  # noqa: Y015
@@ -791,12 +811,17 @@ class TopicPartitionOffset(_message.Message):
     PARTITION_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    INCARNATION_ID_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     offset: _builtins.int
     """the next one to read; -1 if none is committed"""
     metadata: _builtins.str
     """at most 4,096 bytes, returned as given"""
+    incarnation_id: _builtins.str
+    """In CommitOffset: PartitionInfo.incarnation_id of the log that was read. An offset of another log is not
+    taken: LOG_REPLACED, and nothing of the commit is done. Empty: whichever log the partition has.
+    """
     def __init__(
         self,
         *,
@@ -804,10 +829,11 @@ class TopicPartitionOffset(_message.Message):
         partition: _builtins.int = ...,
         offset: _builtins.int = ...,
         metadata: _builtins.str = ...,
+        incarnation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "offset", b"offset", "partition", b"partition", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation_id", b"incarnation_id", "metadata", b"metadata", "offset", b"offset", "partition", b"partition", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,6 +20,7 @@ from takhin.model import (
     DescribedGroup,
     GroupState,
     ListedGroup,
+    OffsetCommit,
     PartitionInfo,
     ProduceRequest,
     TopicInfo,
@@ -40,7 +41,9 @@ ECHO_CHARS_MAX = 255
 def produce_request(request: pb.ProduceMessageRequest) -> ProduceRequest:
     """The message as a value. Raises as `batch` does."""
     acks = request.required_acks if request.HasField("required_acks") else None
-    return ProduceRequest(request.topic, request.partition, batch(request), acks, request.timeout_ms)
+    return ProduceRequest(
+        request.topic, request.partition, batch(request), acks, request.timeout_ms, request.topic_id
+    )
 
 
 def batch(request: pb.ProduceMessageRequest) -> Batch:
@@ -101,6 +104,7 @@ def consume_request(request: pb.ConsumeMessagesRequest) -> ConsumeRequest:
         stop_at_end=request.stop_at_end,
         stop_offset=request.stop_offset if request.HasField("stop_offset") else None,
         max_records=request.max_records,
+        incarnation_id=request.incarnation_id,
     )
 
 
@@ -127,8 +131,11 @@ def _partition_info(info: PartitionInfo) -> pb.PartitionInfo:
     )
 
 
-def commits(request: pb.CommitOffsetRequest) -> list[tuple[TopicPartition, int, str]]:
-    return [(TopicPartition(o.topic, o.partition), o.offset, o.metadata) for o in request.offsets]
+def commits(request: pb.CommitOffsetRequest) -> list[OffsetCommit]:
+    return [
+        OffsetCommit(TopicPartition(of.topic, of.partition), of.offset, of.metadata, of.incarnation_id)
+        for of in request.offsets
+    ]
 
 
 def topic_partitions(request: pb.GetCommittedOffsetsRequest) -> list[TopicPartition]:

@@ -57,13 +57,15 @@ def produce(
     producer_id: bytes = b"",
     sequence: int = 0,
     expected_offset: int | None = None,
+    topic_id: str = "",
 ) -> bytes:
-    """A ProduceMessageRequest, serialized. records: results of `record`. producer_id: empty for none."""
+    """A ProduceMessageRequest, serialized. records: results of `record`. Ids: empty for none."""
     head = pb.ProduceMessageRequest(
         topic=topic,
         partition=partition,
         producer_id=producer_id,
         sequence=sequence,
         expected_offset=expected_offset,
+        topic_id=topic_id,
     )
     return b"".join((head.SerializeToString(), *records))

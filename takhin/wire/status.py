@@ -63,6 +63,7 @@ TABLE: dict[type[errors.TakhinError], ErrorRow] = {
         pb.ERROR_CODE_END_OFFSET_MISMATCH, Status.FAILED_PRECONDITION, 409
     ),
     errors.OutOfSequenceError: ErrorRow(pb.ERROR_CODE_OUT_OF_SEQUENCE, Status.FAILED_PRECONDITION, 409),
+    errors.LogReplacedError: ErrorRow(pb.ERROR_CODE_LOG_REPLACED, Status.FAILED_PRECONDITION, 409),
     errors.OutcomeUnknownError: ErrorRow(pb.ERROR_CODE_OUTCOME_UNKNOWN, Status.DEADLINE_EXCEEDED, 504),
     errors.OverloadedError: ErrorRow(
         pb.ERROR_CODE_OVERLOADED, Status.RESOURCE_EXHAUSTED, 429, in_band=False, retry_ms=500

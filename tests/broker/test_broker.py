@@ -15,7 +15,7 @@ from takhin.errors import (
     UnknownPartitionError,
     UnknownTopicError,
 )
-from takhin.model import Condition, ProduceRequest, TopicPartition
+from takhin.model import Condition, OffsetCommit, ProduceRequest, TopicPartition
 from takhin.partitioner import partition_for_key
 from takhin.storage.contract import Capability
 from takhin.storage.memory import MemoryEngine
@@ -72,13 +72,15 @@ async def test_a_commit_is_checked_whole_before_anything_is_written(session):
     good, bad = TopicPartition("t", 0), TopicPartition("t", 1)
     for wrong in (1, -1):
         with pytest.raises(OffsetOutOfRangeError):
-            await session.commit_offsets("g", [(good, 1, ""), (bad, wrong, "")])
+            await session.commit_offsets("g", [OffsetCommit(good, 1, ""), OffsetCommit(bad, wrong, "")])
     with pytest.raises(UnknownTopicError):
-        await session.commit_offsets("g", [(good, 1, ""), (TopicPartition("nope", 0), 0, "")])
+        await session.commit_offsets(
+            "g", [OffsetCommit(good, 1, ""), OffsetCommit(TopicPartition("nope", 0), 0, "")]
+        )
     with pytest.raises(InvalidArgumentError, match="twice"):
-        await session.commit_offsets("g", [(good, 1, ""), (good, 0, "")])
+        await session.commit_offsets("g", [OffsetCommit(good, 1, ""), OffsetCommit(good, 0, "")])
     with pytest.raises(InvalidArgumentError, match="metadata"):
-        await session.commit_offsets("g", [(good, 1, "x" * 4097)])
+        await session.commit_offsets("g", [OffsetCommit(good, 1, "x" * 4097)])
     assert session.list_groups() == []
 
 
@@ -86,7 +88,7 @@ async def test_committed_offsets_are_those_asked_for_or_all(session):
     """A partition without a commit gives None; a request without partitions gives all commits, sorted."""
     await create(session, partitions=3)
     first, second, third = (TopicPartition("t", partition) for partition in range(3))
-    await session.commit_offsets("g", [(third, 0, "c"), (first, 0, "a")])
+    await session.commit_offsets("g", [OffsetCommit(third, 0, "c"), OffsetCommit(first, 0, "a")])
     found = session.committed_offsets("g", [second, third])
     assert [(at, at_offset and at_offset.metadata) for at, at_offset in found] == [
         (second, None),
@@ -101,7 +103,7 @@ async def test_groups_show_what_they_committed_and_their_lag(session):
     """A group's description has offset, end, lag and metadata by partition; deleting it removes them."""
     await create(session)
     await produce(session, "t", 0, batch(b"a", b"b", b"c"))
-    await session.commit_offsets("g", [(TopicPartition("t", 0), 1, "note")])
+    await session.commit_offsets("g", [OffsetCommit(TopicPartition("t", 0), 1, "note")])
     (offset,) = session.describe_group("g").offsets
     assert (offset.committed.offset, offset.end_offset, offset.committed.metadata) == (1, 3, "note")
     await session.delete_group("g")

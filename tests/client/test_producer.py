@@ -13,7 +13,7 @@ import pytest
 from blackbox.broker_process import Broker
 from client.support import produce, read, values
 from takhin.client import Admin, Delivery, Header, NewRecord, Producer, RecordMetadata, Retry
-from takhin.client.errors import ClosedError, UnreachableError
+from takhin.client.errors import ClosedError, FlushError, UnreachableError
 from takhin.client.producing.producer import ThreadedProducer
 from takhin.errors import (
     InvalidArgumentError,
@@ -207,17 +207,46 @@ async def test_one_refused_record_does_not_spoil_its_neighbours(server, topic):
 
 
 async def test_flush_raises_what_nobody_was_told(server, topic):
-    """`flush` raises each error once, unless its delivery was awaited."""
+    """`flush` raises what failed, once, with the count and the errors, unless its delivery was awaited."""
     ahead = datetime.now(UTC) + timedelta(days=400)
     async with Producer(server) as producer:
         told = await producer.send(topic, b"", timestamp=ahead)
         with pytest.raises(InvalidRecordError):
             await told
         await producer.flush()
-        await producer.send(topic, b"", timestamp=ahead)
-        with pytest.raises(InvalidRecordError):
+        for number in range(3):
+            await producer.send(topic, b"", timestamp=None if number == 1 else ahead)
+        with pytest.raises(FlushError, match="2 records were not stored") as raised:
             await producer.flush()
+        assert raised.value.record_count == 2
+        assert {type(failure.error) for failure in raised.value.failures} == {InvalidRecordError}
         await producer.flush()
+
+
+async def test_a_callback_is_called_once_a_delivery_is_done(server, topic, caplog):
+    """Callbacks get the delivery, before or after its end, and its outcome; a fault of one is logged."""
+    ahead = datetime.now(UTC) + timedelta(days=400)
+    called = asyncio.Queue()
+    async with Producer(server) as producer:
+        good = await producer.send(topic, b"")
+        bad = await producer.send(topic, b"", timestamp=ahead)
+        good.add_done_callback(lambda _: 1 / 0)
+        for delivery in (good, bad):
+            delivery.add_done_callback(called.put_nowait)
+        async with asyncio.timeout(20):
+            assert {await called.get(), await called.get()} == {good, bad}
+        good.add_done_callback(called.put_nowait)
+        assert await asyncio.wait_for(called.get(), 20) is good
+        assert good.result().offset == 0
+        with pytest.raises(InvalidRecordError):
+            bad.result()
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_producers_begin_at_random_partitions(server, wide):
+    """The first records without a key, each of a new producer, do not all go to one partition."""
+    first = {(await produce(server, wide, [b""]))[0].partition for _ in range(20)}
+    assert len(first) > 1
 
 
 async def test_close_drains_and_then_refuses(server, topic):

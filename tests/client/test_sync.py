@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import queue
 import threading
 from datetime import UTC, datetime, timedelta
 from signal import SIGCONT, SIGSTOP
@@ -11,7 +12,7 @@ import pytest
 
 from takhin import client
 from takhin.client import END, START, Span, sync
-from takhin.client.errors import ClosedError
+from takhin.client.errors import ClosedError, FlushError
 from takhin.errors import InvalidRecordError, UnknownTopicError
 
 ALL = Span(START, END)
@@ -93,8 +94,21 @@ def test_errors_are_raised_where_one_waits(server, topic):
             with pytest.raises(InvalidRecordError):
                 delivery.result(20)
         producer.send(topic, b"", timestamp=ahead)
-        with pytest.raises(InvalidRecordError):
+        with pytest.raises(FlushError) as raised:
             producer.flush()
+        assert isinstance(raised.value.__cause__, InvalidRecordError)
+
+
+def test_a_callback_is_called_on_the_clients_thread(server, topic):
+    """A delivery's callback gets it on another thread, once it is done."""
+    called = queue.SimpleQueue()
+    with sync.Producer(server) as producer:
+        delivery = producer.send(topic, b"", partition=0)
+        delivery.add_done_callback(lambda of: called.put((of, threading.get_ident())))
+        of, thread = called.get(timeout=20)
+    assert of is delivery
+    assert thread != threading.get_ident()
+    assert of.result().offset == 0
 
 
 def test_waiting_has_an_end(shared, server, topic):

@@ -29,7 +29,8 @@ MESSAGES = {
         optional bytes key = 1; optional bytes value = 2; repeated RecordHeader headers = 3;
         int64 timestamp = 4; int64 offset = 5; int32 partition = 6""",
     "RecordHeader": "string key = 1; bytes value = 2",
-    "TopicPartitionOffset": "string topic = 1; int32 partition = 2; int64 offset = 3",
+    "TopicPartitionOffset": """
+        string topic = 1; int32 partition = 2; int64 offset = 3; string incarnation_id = 5""",
     "TopicInfo": """
         string name = 1; int32 num_partitions = 2; int32 replication_factor = 3;
         map<int32, PartitionInfo> partitions = 4""",
@@ -56,13 +57,13 @@ MESSAGES = {
     "ProduceMessageRequest": """
         string topic = 1; int32 partition = 2; Record record = 3; optional int32 required_acks = 4;
         int32 timeout_ms = 5; repeated Record records = 6; bytes producer_id = 7; int64 sequence = 8;
-        optional int64 expected_offset = 9""",
+        optional int64 expected_offset = 9; string topic_id = 11""",
     "ProduceMessageResponse": """
         string topic = 1; int32 partition = 2; int64 offset = 3; int64 timestamp = 4; string error = 5;
         int64 end_offset = 8; bool duplicate = 9""",
     "ConsumeMessagesRequest": """
         string topic = 1; int32 partition = 2; int64 offset = 3; int32 max_bytes = 4; int32 min_bytes = 5;
-        int32 max_wait_ms = 6""",
+        int32 max_wait_ms = 6; string incarnation_id = 11""",
     "ConsumeMessagesResponse": """
         string topic = 1; int32 partition = 2; int64 high_watermark = 3; repeated Record records = 4;
         string error = 5""",

@@ -7,11 +7,11 @@ out on its user's thread. Knows nothing of positions that are not offsets.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from takhin.client.calls import Calls
+from takhin.client.consuming.arrivals import Arrivals
 from takhin.client.consuming.fetcher import Fetcher, FetchOptions
 from takhin.client.consuming.positions import ReadRange
 from takhin.client.consuming.prefetched import Prefetched
@@ -26,8 +26,7 @@ class Assignment:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._fetchers: dict[TopicPartition, Fetcher] = {}
-        self._turns: deque[Fetcher] = deque()
-        self._arrived = asyncio.Event()
+        self._arrivals: Arrivals[Fetcher] = Arrivals()
         self._closed = False
 
     def partitions(self) -> list[TopicPartition]:
@@ -37,6 +36,10 @@ class Assignment:
         """The offset of the next record of each partition."""
         return {at: fetcher.prefetched.position for at, fetcher in self._fetchers.items()}
 
+    def incarnation_ids(self) -> dict[tuple[str, int], str]:
+        """Of the logs that are read."""
+        return {at: fetcher.incarnation_id for at, fetcher in self._fetchers.items()}
+
     def prefetched(self, topic: str, partition: int) -> Prefetched:
         """A partition's records that were read ahead. Raises InvalidArgumentError if it is not assigned."""
         return self._fetcher(TopicPartition(topic, partition)).prefetched
@@ -45,65 +48,71 @@ class Assignment:
         """Read these partitions, and none of those that were read before."""
         before = list(self._fetchers.values())
         self._fetchers = {
-            at: Fetcher(self._calls, at, read_range, options, self._arrived)
+            at: Fetcher(self._calls, at, read_range, options, self._arrivals)
             for at, read_range in ranges.items()
         }
-        self._turns = deque(self._fetchers.values())
-        await self._switch(before)
+        await self._switch(before, list(self._fetchers.values()))
 
     async def move(self, at: TopicPartition, read_range: ReadRange) -> None:
         """Go on at another offset of a partition, which keeps its stop offset and its turn."""
         before = self._fetcher(at)
         read_range = replace(read_range, stop_offset=before.stop_offset)
-        fetcher = Fetcher(self._calls, at, read_range, before.options, self._arrived)
+        fetcher = Fetcher(self._calls, at, read_range, before.options, self._arrivals)
         fetcher.prefetched.paused = before.prefetched.paused
         self._fetchers[at] = fetcher
-        self._turns[self._turns.index(before)] = fetcher
-        await self._switch([before])
+        await self._switch([before], [fetcher])
 
     def pause(self, partitions: Iterable[tuple[str, int]], *, paused: bool) -> None:
         """Pause partitions or let them go on. Raises InvalidArgumentError, and then changes nothing."""
-        for prefetched in [self.prefetched(*at) for at in partitions]:
-            prefetched.paused = paused
-        self._arrived.set()
+        for fetcher in [self._fetcher(TopicPartition(*at)) for at in partitions]:
+            fetcher.prefetched.paused = paused
+            self._arrivals.add(fetcher)
 
-    async def next_loaded(self) -> Prefetched | None:
+    async def next_loaded(self, seconds_max: float | None = None) -> Prefetched | None:
         """A partition with records to hand out, each in turn; None when all partitions are finished.
 
-        Raises the error that ended a partition's reading, ClosedError, and InvalidArgumentError if nothing
-        is assigned.
+        Raises TimeoutError after seconds_max, the error that ended a partition's reading, ClosedError, and
+        InvalidArgumentError if nothing is assigned. A wait that is cancelled loses nothing.
         """
+        async with asyncio.timeout(seconds_max):
+            return await self._next_loaded()
+
+    async def _next_loaded(self) -> Prefetched | None:
         if not self._fetchers:
             raise InvalidArgumentError("nothing is assigned to this consumer; see `assign`")
         while True:
             if self._closed:
                 raise ClosedError("the consumer is closed")
-            self._arrived.clear()
-            for _ in range(len(self._turns)):
-                fetcher = self._turns[0]
-                self._turns.rotate(-1)
+            self._arrivals.forget_wakes()
+            while (fetcher := self._arrivals.take()) is not None:
+                if fetcher.stopped:
+                    continue
                 if fetcher.prefetched.load():
+                    self._arrivals.add(fetcher)  # it may have more, when the others have had their turns
                     return fetcher.prefetched
-                if fetcher.error is not None and not fetcher.prefetched.paused:
+                if fetcher.error is None:
+                    fetcher.start()
+                elif not fetcher.prefetched.paused:
                     error, fetcher.error = fetcher.error, None
+                    self._arrivals.add(fetcher)
                     raise error
-                fetcher.start()
-            if all(fetcher.finished for fetcher in self._turns):
+            if all(fetcher.finished for fetcher in self._fetchers.values()):
                 return None
-            await self._arrived.wait()
+            await self._arrivals.wait()
 
     async def close(self) -> None:
         """Stop reading. May be called again."""
         self._closed = True
         await asyncio.gather(*(fetcher.stop() for fetcher in self._fetchers.values()))
-        self._arrived.set()
+        self._arrivals.wake()
 
-    async def _switch(self, before: Iterable[Fetcher]) -> None:
-        """Stop these fetchers, start those that are assigned, and let whoever iterates look again."""
+    async def _switch(self, before: Iterable[Fetcher], after: Iterable[Fetcher]) -> None:
+        """Stop some fetchers, start others, and let whoever iterates look again."""
         await asyncio.gather(*(fetcher.stop() for fetcher in before))
-        for fetcher in self._turns:
+        for fetcher in after:
             fetcher.start()
-        self._arrived.set()
+            self._arrivals.add(fetcher)
+        self._arrivals.wake()
 
     def _fetcher(self, at: TopicPartition) -> Fetcher:
         fetcher = self._fetchers.get(at)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Self
 
 import grpc
 
 from takhin.client.base import Client
+from takhin.client.clock import monotonic
 from takhin.client.connection import Tls
 from takhin.client.consuming.assignment import Assignment
 from takhin.client.consuming.fetcher import FetchOptions
 from takhin.client.consuming.lookup import Lookup, raise_no_group
+from takhin.client.consuming.scout import TAILS_MAX, Scout
 from takhin.client.model import START, CommittedOffset, Position, Record, RecordBatch, Span
 from takhin.client.retry import Retry, retried
 from takhin.limits import check_group_id, check_range
@@ -61,6 +65,7 @@ class Consumer(Client):
         self._silence_s_max = silence_ms_max / 1_000
         self._outage_s_max = outage_timeout_ms / 1_000
         self._committed: dict[TopicPartition, int] = {}
+        self._records = self._hand_out()
 
     async def assign(self, partitions: Mapping[tuple[str, int], Position | Span]) -> None:
         """Read these partitions from now on instead of any before, each from its position, or over its span.
@@ -85,24 +90,46 @@ class Consumer(Client):
         """The partitions that are read."""
         return self._assigned.partitions()
 
-    def __aiter__(self) -> AsyncIterator[Record]:
-        return self._records()
+    def __aiter__(self) -> Self:
+        return self
 
-    async def _records(self) -> AsyncGenerator[Record, None]:
-        """Records in each partition's order. Ends when all spans are read; without a stop, never.
+    def __anext__(self) -> Coroutine[Any, Any, Record]:
+        """The next record, in each partition's order. Ends when all spans are read; without a stop, never.
 
-        Iterating may be left and resumed; the next record is then the one after the last. Raises
-        OffsetOutOfRangeError (its values say both ends), LogReplacedError, UnknownTopicError and, after
-        outage_timeout_ms, an UnavailableError. After any of them `seek` or just iterating again goes on.
+        Iterating may be left and resumed, also where waiting was cancelled: the next record is the one after
+        the last. Raises OffsetOutOfRangeError (its values say both ends), LogReplacedError, UnknownTopicError
+        and, after outage_timeout_ms, an UnavailableError; ClosedError after `close`. After any of the others,
+        `seek` or just iterating again goes on.
         """
+        # A generator takes half as long as a coroutine for each record, but it is over once it was cancelled.
+        records: Any = self._records
+        if records.ag_frame is None or records.ag_running:
+            records = self._records = self._hand_out()
+        return records.__anext__()  # type: ignore[no-any-return]
+
+    async def _hand_out(self) -> AsyncGenerator[Record, None]:
         while (loaded := await self._assigned.next_loaded()) is not None:
             for record in loaded.hand_out():
                 yield record
 
-    async def batches(self) -> AsyncGenerator[RecordBatch, None]:
-        """Like iterating over the consumer, but with all records of a response at once."""
-        while (loaded := await self._assigned.next_loaded()) is not None:
-            yield loaded.take()
+    async def poll(self, timeout: float | None = None) -> Record | None:  # noqa: ASYNC109  as in the sync face
+        """The next record; None if none comes within `timeout` seconds, or if all spans are read.
+
+        timeout: 0 takes only what has been read already; None waits. Raises as iterating does.
+        """
+        with suppress(TimeoutError, StopAsyncIteration):
+            async with asyncio.timeout(timeout):
+                return await anext(self)
+        return None
+
+    def batches(self, max_records: int | None = None, timeout: float | None = None) -> Batches:
+        """Like iterating over the consumer, but with all records of a response, or max_records, at once.
+
+        timeout: iterating ends when none has come for so many seconds; it may be resumed.
+        """
+        if max_records is not None:
+            check_range("max_records", max_records, 1)
+        return Batches(self._assigned, max_records, timeout)
 
     def position(self, topic: str, partition: int) -> int:
         """The offset of the next record that iterating gives of the partition."""
@@ -133,14 +160,17 @@ class Consumer(Client):
         """Store for the group which records it has read; durable on return.
 
         offsets: the next one to read for each partition; None: the positions of all assigned partitions
-        that have changed since they were last committed. Raises InvalidArgumentError without a group_id.
+        that have changed since they were last committed. An offset of an assigned partition is one of the log
+        that is read: LogReplacedError if another one has taken its place, and then nothing is committed.
+        Raises InvalidArgumentError without a group_id.
         """
         group_id = self._group_id or raise_no_group()
         if offsets is None:
             now = self._assigned.positions()
             offsets = {at: offset for at, offset in now.items() if self._committed.get(at) != offset}
         given = dict(offsets)  # the caller may change its own while this waits
-        await retried(self._retry, self._deadline(), self._calls.commit_offset, group_id, given)
+        logs = self._assigned.incarnation_ids()
+        await retried(self._retry, self._deadline(), self._calls.commit_offset, group_id, given, logs)
         for at, commit in given.items():
             offset = commit.offset if isinstance(commit, CommittedOffset) else commit
             self._committed[TopicPartition(*at)] = offset
@@ -156,10 +186,32 @@ class Consumer(Client):
             silence_s_max=self._silence_s_max,
             outage_s_max=self._outage_s_max,
             retry=self._retry,
+            scout=Scout(self._calls) if partitions > TAILS_MAX else None,
         )
 
     def _deadline(self) -> float:
-        return time.monotonic() + self._outage_s_max
+        return monotonic() + self._outage_s_max
+
+
+class Batches:
+    """Iterates over batches of records. It may be resumed after it has ended, or was cancelled."""
+
+    def __init__(self, assigned: Assignment, records_max: int | None, seconds_max: float | None) -> None:
+        self._assigned = assigned
+        self._records_max = records_max
+        self._seconds_max = seconds_max
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> RecordBatch:
+        try:
+            loaded = await self._assigned.next_loaded(self._seconds_max)
+        except TimeoutError:
+            raise StopAsyncIteration from None
+        if loaded is None:
+            raise StopAsyncIteration
+        return loaded.take(self._records_max)
 
 
 class ThreadedConsumer(Consumer):

@@ -41,9 +41,14 @@ class Prefetched:
         self._responses.append(response)
         self._bytes += response.size_bytes
 
+    @property
+    def full(self) -> bool:
+        """True if there is no room for another response."""
+        return self._bytes >= self._bytes_max
+
     async def room(self) -> None:
         """Return when there is room for another response."""
-        while self._bytes >= self._bytes_max:
+        while self.full:
             self._taken.clear()
             await self._taken.wait()
 
@@ -79,10 +84,14 @@ class Prefetched:
         while records and not self.paused:
             yield records.popleft()
 
-    def take(self) -> RecordBatch:
-        """The loaded records at once."""
-        records = list(self._records)
-        self._records.clear()
+    def take(self, records_max: int | None = None) -> RecordBatch:
+        """The loaded records at once, or the first records_max of them."""
+        loaded = self._records
+        if records_max is None or records_max >= len(loaded):
+            records = list(loaded)
+            loaded.clear()
+        else:
+            records = [loaded.popleft() for _ in range(records_max)]
         return RecordBatch(*self.at, records, self.end_offset)
 
 

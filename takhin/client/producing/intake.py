@@ -7,9 +7,10 @@ threads.
 from __future__ import annotations
 
 import asyncio
-import time
 
+from takhin.client import forks
 from takhin.client.calls import Calls
+from takhin.client.clock import monotonic
 from takhin.client.errors import ClosedError
 from takhin.client.model import TopicDescription
 from takhin.client.producing.buffer import Buffer
@@ -39,6 +40,7 @@ class Intake:
         self._routers: dict[str, Router] = {}
         self._asking = asyncio.Lock()
         self._shut = False
+        forks.shut_in_child(self)
 
     def router(self, topic: str) -> Router | None:
         """Takes in the topic's records. None while the topic is in doubt or not known, or the buffer full."""
@@ -50,10 +52,12 @@ class Intake:
     async def ready(self, topic: str) -> None:
         """Wait for room in the buffer, and ask the broker about the topic if it is in doubt or not known.
 
-        Raises ClosedError after `shut`, UnknownTopicError, and UnavailableError after delivery_timeout_ms.
+        Raises ClosedError after `shut`, ForkedError, UnknownTopicError, and UnavailableError after
+        delivery_timeout_ms.
         """
+        forks.check()
         await self._buffer.room()
-        deadline = time.monotonic() + self._options.delivery_s_max
+        deadline = monotonic() + self._options.delivery_s_max
         async with self._asking:  # one task asks, the others wait for its answer
             self._check_open()
             if topic in self._routers and topic not in self._doubts.topics:
@@ -75,7 +79,10 @@ class Intake:
             raise ClosedError("the producer is closed")
 
     def _router(self, topic: TopicDescription) -> Router:
-        queues = [self.outbox.queue(TopicPartition(topic.name, of.partition)) for of in topic.partitions]
+        queues = [
+            self.outbox.queue(TopicPartition(topic.name, of.partition), topic.topic_id)
+            for of in topic.partitions
+        ]
         max_message_bytes = int(topic.configs.get(MAX_MESSAGE_BYTES, INT64_MAX))
         encoder = RecordEncoder(topic.name, max_message_bytes)
         return Router(topic.topic_id, queues, encoder, self._buffer)

@@ -90,9 +90,10 @@ class Producer(Client):
         timestamp: an aware datetime or ms since 1970; None and 0: the broker's clock.
         partition: the partition to use, instead of that choice.
 
-        Raises what can be refused at once (InvalidRecordError, RecordTooLargeError, UnknownTopicError,
-        UnknownPartitionError, InvalidArgumentError for a timestamp), ClosedError, and, for the first record
-        of a topic, UnavailableError after delivery_timeout_ms without a broker.
+        Raises what the producer can tell by itself, and has not taken the record then: InvalidRecordError,
+        RecordTooLargeError, UnknownTopicError, UnknownPartitionError, InvalidArgumentError for a timestamp,
+        ClosedError, ForkedError, and, for the first record of a topic, UnavailableError after
+        delivery_timeout_ms without a broker. Whatever the broker says of the record is the delivery's.
         """
         while (router := self._intake.router(topic)) is None:
             await self._intake.ready(topic)
@@ -130,7 +131,7 @@ class Producer(Client):
     async def flush(self) -> None:
         """Return when every record sent before is acknowledged or has failed.
 
-        Raises the first failure that nobody has seen by awaiting a delivery, if there is one.
+        Raises FlushError with all failures that nobody has seen by awaiting a delivery, if there are any.
         """
         await self._intake.outbox.flush()
 

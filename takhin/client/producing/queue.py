@@ -88,7 +88,7 @@ class PartitionQueue:
 
     @property
     def lingers_until(self) -> float | None:
-        """When the growing batch, if there is one, has waited for linger_ms; of time.monotonic()."""
+        """When the growing batch, if there is one, has waited for linger_ms; of clock.monotonic()."""
         batch = self._growing
         return None if batch is None else batch.began + self._linger_s
 
@@ -102,6 +102,11 @@ class PartitionQueue:
                 return None
             self.taken = self._ready.popleft()
             return self.taken
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing waits to be taken."""
+        return self._growing is None and not self._ready
 
     def end(self) -> PendingBatch | None:
         """End the growing batch. When the returned one is settled, so is all that was put in so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import count
@@ -29,8 +30,9 @@ class Router:
         self._queues = queues
         self._encode = encoder.encode
         self._lock = buffer.lock
-        self._turn = count(1)
-        self._sticky = queues[0]
+        first = random.randrange(len(queues))  # noqa: S311  else the first records of all producers meet
+        self._turn = count(first + 1)
+        self._sticky = queues[first]
         self._sticky_taken: PendingBatch | None = None
 
     def put(

@@ -21,6 +21,7 @@ from takhin.errors import (
     InvalidArgumentError,
     InvalidBatchError,
     InvalidRecordError,
+    LogReplacedError,
     OutcomeUnknownError,
     OutOfSequenceError,
     PartitionUnavailableError,
@@ -36,32 +37,31 @@ MAYBE_STORED = (NoAnswerError, OutcomeUnknownError, PartitionUnavailableError, I
 """After these errors the batch may be in the log, or may still get there."""
 OF_ONE_RECORD = (InvalidArgumentError, InvalidBatchError, InvalidRecordError, RecordTooLargeError)
 """One bad record causes these. The batch is split in halves and sent again, so the others get through."""
-ANOTHER_TOPIC = (UnknownTopicError, UnknownPartitionError, OutOfSequenceError)
+ANOTHER_TOPIC = (UnknownTopicError, UnknownPartitionError, LogReplacedError)
 """These may mean that the topic was deleted and created again."""
 
 
 class Sender:
     """Sends the batches of one partition, one after the other.
 
+    topic_id: of the topic that the batches are meant for.
     slots: shared by a producer's senders; bounds the requests under way.
     doubts: gets each topic that may have been deleted and created again.
     """
 
-    def __init__(self, calls: Calls, options: SendOptions, slots: asyncio.Semaphore, doubts: Doubts) -> None:
+    def __init__(
+        self, calls: Calls, topic_id: str, options: SendOptions, slots: asyncio.Semaphore, doubts: Doubts
+    ) -> None:
         self._calls = calls
+        self._topic_id = topic_id
         self._retry = options.retry
         self._identity = Identity(idempotent=options.idempotent)
         self._slots = slots
         self._doubts = doubts
 
     async def send(self, batch: PendingBatch) -> None:
-        """Fill the batch's outcomes. This takes no longer than its deadline."""
-        try:
-            await self._send(batch, 0, len(batch.records))
-        except BaseException as error:
-            reason = f"sending was interrupted by {type(error).__name__}"
-            batch.outcomes.append((0, OutcomeUnknownError(reason)))
-            raise
+        """Fill the batch's outcomes, also where it raises. This takes no longer than the batch's deadline."""
+        await self._send(batch, 0, len(batch.records))
 
     async def _send(self, batch: PendingBatch, start: int, stop: int) -> None:
         """Add the outcomes of the batch's records from `start` up to `stop`."""
@@ -79,6 +79,10 @@ class Sender:
             if isinstance(error, ANOTHER_TOPIC):
                 self._doubts.add(batch.at.topic)
             outcome = error
+        except BaseException as error:
+            reason = f"sending was interrupted by {type(error).__name__}"
+            batch.outcomes.append((start, OutcomeUnknownError(reason)))  # and that of all that follow
+            raise
         batch.outcomes.append((start, outcome))
 
     async def _stored(self, batch: PendingBatch, start: int, stop: int) -> int:
@@ -102,9 +106,8 @@ class Sender:
             try:
                 return await self._attempt(batch, records)
             except OutOfSequenceError as error:
-                # The log knows fewer of our batches than it has acknowledged: either it has forgotten this
-                # producer, or it is the log of another topic of that name.
-                self._doubts.add(batch.at.topic)
+                # The log knows fewer of our batches than it has acknowledged: it has forgotten this producer,
+                # or is an older copy.
                 if maybe_stored:
                     raise OutcomeUnknownError(
                         "an attempt went unanswered, and the broker has since forgotten this producer: "
@@ -135,4 +138,5 @@ class Sender:
                 producer_id=self._identity.producer_id,
                 sequence=self._identity.sequence,
                 expected_offset=batch.expected_offset,
+                topic_id=self._topic_id,
             )
