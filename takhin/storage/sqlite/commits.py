@@ -87,7 +87,7 @@ class Commits:
         self._locked_since = None
         group = self._queue.take()
         try:
-            written = group.write(
+            written = await group.write(
                 self._state, self._file.writer, producers_max=self._shared.settings.producers_max
             )
         except Exception as error:  # noqa: BLE001  a fault in one group must not stop the partition

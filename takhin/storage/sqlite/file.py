@@ -72,11 +72,14 @@ class LogFile:
         return int(self.writer.pragma("page_count") * PAGE_BYTES) - self.path.stat().st_size
 
     def adopt(self, writer: apsw.Connection) -> None:
-        """Keep the connection that the engine's start has opened."""
+        """Use a connection that was opened elsewhere: the file is open now."""
         self._writer = writer
 
-    def reopen(self, expected: Mark) -> None:
-        """Open the file again. Raises FileChangedError if its log does not end where it ended, apsw.Error."""
+    def opened(self, expected: Mark) -> apsw.Connection:  # on a commit thread
+        """A writing connection, for `adopt`.
+
+        Raises FileChangedError if the log does not end where it ended, apsw.Error.
+        """
         writer = connection.open_writer(self.path)
         try:
             found = Mark(*writer.execute(sql.GET_END).get)
@@ -89,7 +92,7 @@ class LogFile:
         except BaseException:
             connection.close_untouched(writer, self.path)
             raise
-        self._writer = writer
+        return writer
 
     def detach(self) -> Connections:
         """Take the connections away, on the loop, so that a thread can close them."""

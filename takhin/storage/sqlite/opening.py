@@ -6,7 +6,7 @@ Nothing in the file is changed before it is known that the log is whole.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import apsw
 from takhin.disk import connection, versions
 from takhin.disk import statements as sql
 from takhin.disk.identity import LogRow, identity_fault, read_log_row
-from takhin.disk.witness import Mark, Witness
+from takhin.disk.witness import Mark, Slot, Witness
 from takhin.errors import StartupError
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition
 from takhin.storage.sqlite.file import LogFile
@@ -28,21 +28,41 @@ from takhin.storage.sqlite.shared import Shared
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A partition that was opened, and what its file says of the topic.
+class Found:
+    """An open file, and what it says. Made on a worker thread, it becomes a partition on the loop.
 
     facts: (partition count, config), which partition 0's file alone has.
     """
 
-    log: SqlitePartition
+    path: Path
+    at: TopicPartition
+    write: apsw.Connection
     topic_id: str
+    incarnation_id: str
+    state: LogState
+    slot: Slot
+    committed: Sequence[tuple[str, CommittedOffset]]
     facts: tuple[int, TopicConfig] | None
 
+    def partition(self, shared: Shared, offsets: OffsetIndex) -> SqlitePartition:  # on the loop
+        """Give the file its life."""
+        offsets.note(self.at, self.committed)
+        file = LogFile(self.path)
+        life = Life(shared, file, self.state, self.slot, offsets)
+        life.adopt(self.write)
+        return SqlitePartition(shared, file, self.state, life, incarnation_id=self.incarnation_id)
 
-def open_partition(
-    shared: Shared, path: Path, at: TopicPartition, witness: Witness, offsets: OffsetIndex
-) -> Opened:
-    """Open a partition's file. Raises StartupError if it is another's, or contradicts itself; apsw.Error."""
+    def close(self) -> None:
+        """Leave the file as it was found."""
+        connection.close_untouched(self.write, self.path)
+
+
+def open_file(path: Path, at: TopicPartition, witness: Witness) -> Found:  # on a worker thread
+    """Open a partition's file. Raises StartupError if it is another's, or contradicts itself; apsw.Error.
+
+    A topic's files are opened by one thread: apsw lets go of the interpreter at each step, so that the loop
+    goes on meanwhile.
+    """
     write = connection.open_writer(path)
     try:
         found = _identity(write, path, *at)
@@ -56,16 +76,11 @@ def open_partition(
         versions.upgrade(write)
         producers = write.execute(sql.COUNT_PRODUCERS).get
         state = LogState(*at, start, start, mark, *_times(write), producers)
-        offsets.note(at, _committed(write))
-        facts = topic_facts(write)
+        committed, facts = list(_committed(write)), topic_facts(write)
     except BaseException:
         connection.close_untouched(write, path)
         raise
-    file = LogFile(path)
-    life = Life(shared, file, state, slot, offsets)
-    life.adopt(write)
-    log = SqlitePartition(shared, file, state, life, incarnation_id=incarnation_id)
-    return Opened(log, found.topic_id, facts)
+    return Found(path, at, write, found.topic_id, incarnation_id, state, slot, committed, facts)
 
 
 def _identity(write: apsw.Connection, path: Path, topic: str, partition: int) -> LogRow:

@@ -1,6 +1,6 @@
-"""What an engine does by itself, again and again: it answers holds, and finds space on a full disk.
+"""What an engine does by itself, again and again: answer holds, find space on a full disk, see shortages.
 
-Runs as two tasks on the loop beside everything else. Knows the partitions only through the catalogue.
+Runs as tasks on the loop beside everything else. Knows the partitions only through the catalogue.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import suppress
 import apsw
 import structlog
 
+from takhin.disk.descriptors import shortage
 from takhin.disk.faults import NotNowError
 from takhin.storage.sqlite.catalogue import Catalogue
 from takhin.storage.sqlite.hold import Hold
@@ -27,7 +28,7 @@ HOLD_AT_A_TIME = 64
 
 
 class Upkeep:
-    """The two watches. Life: `begin`, `start`, `stop`, `end_hold`."""
+    """The watches. Life: `begin`, `start`, `stop`, `end_hold`."""
 
     def __init__(self, shared: Shared, catalogue: Catalogue, hold: Hold) -> None:
         self._shared = shared
@@ -44,6 +45,7 @@ class Upkeep:
         self._tasks = [
             asyncio.create_task(_watch(self.look_at_space, WATCH_SPACE_SECONDS)),
             asyncio.create_task(_watch(self.look_at_hold, WATCH_HOLD_SECONDS)),
+            asyncio.create_task(_watch(self.look_at_descriptors, WATCH_SPACE_SECONDS)),
         ]
 
     async def stop(self) -> None:
@@ -70,6 +72,14 @@ class Upkeep:
                     ):  # a failed disk, or a damaged file, which others report
                         await log.cut_wal(space.room_bytes())
         await space.look()
+
+    async def look_at_descriptors(self) -> None:
+        """See whether files and connections can still be opened."""
+        reason = shortage()
+        if reason is None:
+            self._shared.troubles.end("descriptors")
+        else:
+            self._shared.troubles.begin("descriptors", f"nothing can be opened: {reason}")
 
     async def look_at_hold(self) -> None:
         """See whether `hold` has come or gone, and act on it."""
