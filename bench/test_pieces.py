@@ -95,12 +95,22 @@ def test_read(benchmark: Any, log: Log, records: int, value_bytes: int) -> None:
     assert len(chunk.records.rows) == records
 
 
+def batched(message: pb.ProduceMessageRequest) -> Batch:
+    """The batch of a request that is not large: its conversion waits for nothing."""
+    try:
+        convert.batch(message).send(None)
+    except StopIteration as ended:
+        found: Batch = ended.value
+        return found
+    raise AssertionError("the conversion waits")
+
+
 @SHAPES
 def test_request_to_batch(benchmark: Any, records: int, value_bytes: int) -> None:
     """The bytes of a produce request become a batch: parsed as gRPC does it, then converted."""
     benchmark.group = "request to batch"
     wire = request(records, value_bytes)
-    found = timed(benchmark, lambda: convert.batch(pb.ProduceMessageRequest.FromString(wire)), rounds=300)
+    found = timed(benchmark, lambda: batched(pb.ProduceMessageRequest.FromString(wire)), rounds=300)
     assert len(found) == records
 
 
@@ -110,7 +120,7 @@ def test_request_parsed_to_batch(benchmark: Any, records: int, value_bytes: int)
     benchmark.group = "request to batch"
     wire = request(records, value_bytes)
     found = benchmark.pedantic(
-        convert.batch, setup=lambda: ((pb.ProduceMessageRequest.FromString(wire),), {}), rounds=300
+        batched, setup=lambda: ((pb.ProduceMessageRequest.FromString(wire),), {}), rounds=300
     )
     assert len(found) == records
 

@@ -7,6 +7,7 @@ are checked in `takhin.topic_configs`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from takhin.errors import (
     InvalidArgumentError,
@@ -19,7 +20,7 @@ from takhin.errors import (
 )
 from takhin.model import Batch, Condition
 from takhin.sentences import shown
-from takhin.sizes import size_bytes
+from takhin.sizes import HEADER_OVERHEAD_BYTES, size_bytes
 
 TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 """Kafka's rule, and a name of a folder. Not a setting: folders and copies rely on it."""
@@ -123,8 +124,9 @@ def check_condition(batch: Batch, condition: Condition, partition: int) -> None:
 
 def check_batch(batch: Batch, *, max_message_bytes: int, now: int, ahead_ms_max: int) -> Batch:
     """Return `batch` if its record sizes, timestamps and header keys are allowed. now: ms since 1970."""
-    if batch.size_bytes > max_message_bytes:  # else no single record can be
-        for position in range(len(batch)):
+    most_bytes = batch.size_bytes + HEADER_OVERHEAD_BYTES * batch.header_count
+    if most_bytes > max_message_bytes:  # else no single record can be
+        for position in _large_records(batch, max_message_bytes):
             _check_record_size(batch, position, max_message_bytes)
     least, most = min(batch.timestamps), max(batch.timestamps)
     if least < 0 or most > now + ahead_ms_max:
@@ -139,6 +141,13 @@ def check_batch(batch: Batch, *, max_message_bytes: int, now: int, ahead_ms_max:
             if not header.key:
                 raise InvalidRecordError(f"header {i} of record {position} has no key", record=position)
     return batch
+
+
+def _large_records(batch: Batch, size_bytes: int) -> Iterable[int]:
+    """The positions of all records that may be larger than `size_bytes`."""
+    longest = max(map(len, filter(None, batch.keys)), default=0)
+    longest += max(map(len, filter(None, batch.values)), default=0)
+    return range(len(batch)) if longest > size_bytes else batch.headers
 
 
 def _check_record_size(batch: Batch, position: int, max_message_bytes: int) -> None:

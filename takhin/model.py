@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from takhin.sizes import RECORD_OVERHEAD_BYTES
+from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES
 
 EARLIEST = -1
 LATEST = -2
@@ -67,9 +67,15 @@ class Batch:
         return len(self.values)
 
     @property
+    def header_count(self) -> int:
+        """The headers of all records together."""
+        return sum(map(len, self.headers.values()))
+
+    @property
     def queued_bytes(self) -> int:
-        """The bytes that the batch counts for in a queue: an empty record takes memory too."""
-        return self.size_bytes + RECORD_OVERHEAD_BYTES * len(self.values)
+        """The bytes that the batch counts for in a queue: an empty record or header takes memory too."""
+        overhead = RECORD_OVERHEAD_BYTES * len(self.values) + HEADER_OVERHEAD_BYTES * self.header_count
+        return self.size_bytes + overhead
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.metadata
 import ipaddress
 import os
@@ -17,6 +18,7 @@ import structlog
 
 from takhin.broker.broker import Broker
 from takhin.clock import Clock, system_clock
+from takhin.disk import descriptors
 from takhin.disk.access import limit_readers
 from takhin.disk.connection import library_version
 from takhin.kinds import FilePath
@@ -98,7 +100,7 @@ class Server:
         self.version = importlib.metadata.version("takhin")
         self.engine = ENGINES[settings.storage.engine](settings, clock)
         self._broker = Broker(self.engine, settings, clock=clock, version=self.version)
-        self._listener = Listener(TakhinService(self._broker), settings.listen, settings.rpc)
+        self._listener = Listener(TakhinService(self._broker), settings)
         self._parts = Parts(
             EnginePart(self.engine), self._listener, grace_seconds=settings.shutdown_grace_ms / 1_000
         )
@@ -137,6 +139,7 @@ async def run(settings: Settings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):  # before the start, which may take a while
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    _take_descriptors(settings)
     await server.start()
     if not _is_loopback(server.address):
         logger.warning(
@@ -146,6 +149,9 @@ async def run(settings: Settings) -> None:
         logger.warning(
             "not_durable", engine=settings.storage.engine, reason="records are lost when the broker stops"
         )
+    # What is there now stays: a full collection would look at all of it, which takes 20 ms or more.
+    gc.collect()
+    gc.freeze()
     try:
         _say_ready(server)
     except OSError as error:  # a broker whose caller does not listen serves all the same
@@ -154,6 +160,21 @@ async def run(settings: Settings) -> None:
     logger.info("stopping", grace_ms=settings.shutdown_grace_ms)
     await server.stop()
     logger.info("stopped")
+
+
+def _take_descriptors(settings: Settings) -> None:
+    """Raise the process's limit on file descriptors, and warn if it is below what the settings allow."""
+    limit = descriptors.raise_limit()
+    connections, partitions = settings.rpc.connections_max, settings.storage.open_partitions_max
+    needed = descriptors.needed(connections=connections, open_partitions=partitions)
+    if limit < needed:
+        logger.warning(
+            "descriptors_few",
+            limit=limit,
+            needed=needed,
+            reason=f"{connections} connections (rpc.connections_max) and {partitions} open partitions "
+            "(storage.open_partitions_max) may need more: raise the limit (`ulimit -n`) or lower them",
+        )
 
 
 def _say_ready(server: Server) -> None:

@@ -159,6 +159,8 @@ class ProduceSettings:
     """What a produce call may do."""
 
     batch_records_max: int = setting(10_000, "records in one request", least=1)
+    batch_headers_max: int = setting(10_000, "headers in one request, of all its records together", least=0)
+    record_headers_max: int = setting(1_000, "headers of one record", least=0)
     timestamp_ahead_ms_max: int = setting(
         3_600_000, "how far a record's timestamp may be ahead of the broker's clock", most=INT64_MAX
     )
@@ -176,7 +178,9 @@ class ConsumeSettings:
 
     response_bytes: int = setting(1 << 20, "bytes of a response if the client does not say", least=1)
     response_records_max: int = setting(
-        2_000, "records in a response; reading one occupies the event loop for about 1 µs", least=1
+        2_000,
+        "records in a response; reading one occupies the event loop for about 1 µs",
+        least=1,
     )
     shared_bytes_max: int = setting(
         16 << 20, "bytes of recent reads kept for other consumers of the same partition", most=INT64_MAX
@@ -200,6 +204,18 @@ class RpcSettings:
 
     message_bytes_max: int = setting(
         10 << 20, "bytes of one gRPC message, in either direction", least=128 << 10
+    )
+    arrivals_max: int = setting(
+        8,
+        "unary requests that arrive at one time; those of over 64 KiB count until they are answered",
+        least=1,
+    )
+    arrival_ms_max: int = setting(10_000, "time for a unary request to arrive", least=1)
+    lookahead_bytes: int = setting(
+        128 << 10,
+        "bytes that a call may send before they are asked for; a distant client sends as many per round trip",
+        least=1_024,
+        most=16 << 20,
     )
     calls_max: int = setting(2_000, "calls under way, streams included", least=1)
     connections_max: int = setting(1_000, "connections at one time", least=1)

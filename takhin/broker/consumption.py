@@ -7,7 +7,8 @@ Positions come from `Records.next_offset`, never from counts: a log has gaps whe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import math
+from collections.abc import AsyncGenerator, Iterator
 
 from takhin import limits
 from takhin.broker.shared_reads import SharedReads
@@ -40,24 +41,79 @@ async def consume(
         request.max_bytes or settings.consume.response_bytes,
         settings.rpc.message_bytes_max - MESSAGE_ROOM_BYTES,
     )
+    gathered = Gathered(log, request, max_bytes)
     heartbeat_seconds = settings.consume.heartbeat_ms / 1_000
     loop = asyncio.get_running_loop()
     with reads.consumer(log):
         while position < stop and left > 0:
             log.check_available()
             if position == log.end_offset:
-                if not await _grown(log, position, loop.time() + heartbeat_seconds):
-                    yield Chunk(Records((), {}, position), log.end_offset)
-                continue
-            max_records = min(left, stop - position, settings.consume.response_records_max)
-            records = await _read(
-                log, position, stop, request, reads, max_bytes=max_bytes, max_records=max_records
-            )
-            position = records.next_offset
-            records = _below(records, stop)
-            if records.rows:  # none where all that was there is removed
+                if await _grown(log, position, min(gathered.due, loop.time() + heartbeat_seconds)):
+                    continue
+                records = gathered.take() if loop.time() >= gathered.due else Records((), {}, position)
                 left -= len(records.rows)
                 yield Chunk(records, log.end_offset)
+                continue
+            end = log.end_offset
+            most = min(left, settings.consume.response_records_max) - gathered.count
+            most = min(most, stop - position)
+            records = await gathered.read(reads, position, max_records=most)
+            full = len(records.rows) == most or records.next_offset < end or records.next_offset >= stop
+            position = records.next_offset
+            for answer in gathered.answers(_below(records, stop), full=full):
+                left -= len(answer.rows)
+                yield Chunk(answer, log.end_offset)
+
+
+class Gathered:
+    """Records that wait for the rest of their response: up to max_wait_ms for min_bytes."""
+
+    def __init__(self, log: PartitionLog, request: ConsumeRequest, max_bytes: int) -> None:
+        self.due = math.inf
+        """When they are sent though they are too few, in the loop's time."""
+        self._log = log
+        self._min_bytes = request.min_bytes
+        self._max_bytes = max_bytes
+        self._wait_seconds = request.max_wait_ms / 1_000
+        self._pieces: list[Records] = []
+        self._bytes = 0
+
+    @property
+    def count(self) -> int:
+        """How many records there are."""
+        return sum(len(piece.rows) for piece in self._pieces)
+
+    async def read(self, reads: SharedReads, position: int, *, max_records: int) -> Records:
+        """What comes next in the log, as much as there is room for."""
+        if not self._min_bytes:
+            return await reads.read(self._log, position, max_bytes=self._max_bytes, max_records=max_records)
+        # Not a shared read: what another consumer was given may be less than there is now.
+        return await self._log.read(
+            position, max_bytes=self._max_bytes - self._bytes, max_records=max_records
+        )
+
+    def answers(self, records: Records, *, full: bool) -> Iterator[Records]:
+        """Add what was read; the responses that are due by it. full: what follows has no room with it."""
+        if records.rows:  # none where all that was there is removed
+            size = response_bytes(records.rows, records.headers) if self._min_bytes else 0
+            if self._pieces and self._bytes + size > self._max_bytes:
+                yield self.take()
+            if not self._pieces:
+                self.due = asyncio.get_running_loop().time() + self._wait_seconds
+            self._pieces.append(records)
+            self._bytes += size
+        if self._pieces and (full or self._bytes >= self._min_bytes):
+            yield self.take()
+
+    def take(self) -> Records:
+        """All of them, as one response."""
+        pieces, self._pieces = self._pieces, []
+        self._bytes, self.due = 0, math.inf
+        if len(pieces) == 1:  # the very object, which others may share
+            return pieces[0]
+        rows = [row for piece in pieces for row in piece.rows]
+        headers = {offset: of_record for piece in pieces for offset, of_record in piece.headers.items()}
+        return Records(rows, headers, pieces[-1].next_offset)
 
 
 async def _first_offset(log: PartitionLog, request: ConsumeRequest) -> int:
@@ -72,32 +128,6 @@ async def _first_offset(log: PartitionLog, request: ConsumeRequest) -> int:
             log.topic, log.partition, request.offset, log.start_offset, log.end_offset
         )
     return request.offset
-
-
-async def _read(
-    log: PartitionLog,
-    position: int,
-    stop: int,
-    request: ConsumeRequest,
-    reads: SharedReads,
-    *,
-    max_bytes: int,
-    max_records: int,
-) -> Records:
-    """A response's worth of records; waits up to max_wait_ms for min_bytes of them."""
-    if not request.min_bytes:
-        return await reads.read(log, position, max_bytes=max_bytes, max_records=max_records)
-    deadline = asyncio.get_running_loop().time() + request.max_wait_ms / 1_000
-    while True:
-        end = log.end_offset
-        # Not a shared read: what another consumer was given may be less than there is now.
-        records = await log.read(position, max_bytes=max_bytes, max_records=max_records)
-        full = len(records.rows) == max_records or records.next_offset < end or records.next_offset >= stop
-        if full or response_bytes(records.rows, records.headers) >= request.min_bytes:
-            return records
-        if not await _grown(log, end, deadline):
-            return records
-        log.check_available()
 
 
 async def _grown(log: PartitionLog, end: int, deadline: float) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from takhin import limits
 from takhin.broker.topics import check_incarnation, find_log
@@ -19,6 +19,7 @@ from takhin.model import (
 )
 from takhin.settings import GroupSettings
 from takhin.storage.contract import Engine
+from takhin.turns import in_turns
 
 
 class GroupOffsetVerbs:
@@ -29,7 +30,7 @@ class GroupOffsetVerbs:
         self._settings = settings
         self._clock = clock
 
-    async def commit(self, group_id: str, offsets: Sequence[OffsetCommit]) -> None:
+    async def commit(self, group_id: str, offsets: Collection[OffsetCommit]) -> None:
         """Remember offsets for a group; durable on return.
 
         All are checked before any is written. Across partitions they are separate transactions: after
@@ -39,7 +40,7 @@ class GroupOffsetVerbs:
         limits.check_range("offsets", len(offsets), 0, self._settings.commit_offsets_max)
         now = self._clock()
         checked: dict[TopicPartition, CommittedOffset] = {}
-        for at, offset, metadata, incarnation_id in offsets:
+        async for at, offset, metadata, incarnation_id in in_turns(offsets):
             topic, partition = at
             log = check_incarnation(find_log(self._engine, topic, partition), incarnation_id)
             if at in checked:
@@ -51,16 +52,17 @@ class GroupOffsetVerbs:
             checked[at] = CommittedOffset(offset, limits.check_metadata(metadata), now)
         await self._engine.offsets.commit(group_id, checked)
 
-    def committed(
+    async def committed(
         self, group_id: str, partitions: Sequence[TopicPartition]
     ) -> list[tuple[TopicPartition, CommittedOffset | None]]:
         """What the group committed in `partitions` (None: nothing); without any, everywhere."""
         limits.check_group_id(group_id)
         limits.check_range("partitions", len(partitions), 0, self._settings.commit_offsets_max)
         if not partitions:
-            return [(TopicPartition(of.topic, of.partition), of.committed) for of in self._offsets(group_id)]
+            offsets = await self._offsets(group_id)
+            return [(TopicPartition(of.topic, of.partition), of.committed) for of in offsets]
         committed = self._engine.offsets.of(group_id)
-        for at in partitions:
+        async for at in in_turns(partitions):
             log = find_log(self._engine, *at)
             if at not in committed:  # nothing is a claim, too: a reader would begin elsewhere
                 log.check_available()
@@ -70,23 +72,25 @@ class GroupOffsetVerbs:
         """Every group that has committed an offset, sorted."""
         return [ListedGroup(group_id, GroupState.EMPTY) for group_id in self._engine.offsets.groups()]
 
-    def describe_group(self, group_id: str) -> DescribedGroup:
+    async def describe_group(self, group_id: str) -> DescribedGroup:
         """A group with all that it has committed. Raises UnknownGroupError."""
         limits.check_group_id(group_id)
-        offsets = self._offsets(group_id)
+        offsets = await self._offsets(group_id)
         if not offsets:
             raise UnknownGroupError(group_id)
         return DescribedGroup(group_id, GroupState.EMPTY, offsets)
 
     async def delete_group(self, group_id: str) -> None:
         """Drop all that the group committed; durable on return. Raises UnknownGroupError."""
-        self.describe_group(group_id)
+        limits.check_group_id(group_id)
+        if not self._engine.offsets.of(group_id):
+            raise UnknownGroupError(group_id)
         await self._engine.offsets.forget(group_id)
 
-    def _offsets(self, group_id: str) -> list[GroupLag]:
+    async def _offsets(self, group_id: str) -> list[GroupLag]:
         """All that the group has committed beside the ends of the logs, by topic and partition."""
         return [
             GroupLag(*at, committed, find_log(self._engine, *at).end_offset)
-            for at, committed in sorted(self._engine.offsets.of(group_id).items())
+            async for at, committed in in_turns(sorted(self._engine.offsets.of(group_id).items()))
             if at.topic in self._engine.topics  # else the topic is being deleted right now
         ]

@@ -6,7 +6,7 @@ Whatever can be refused is refused before anything is queued. How a consume call
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from itertools import count
 from typing import NamedTuple
 
@@ -15,7 +15,13 @@ from takhin.broker.consumption import consume
 from takhin.broker.shared_reads import SharedReads
 from takhin.broker.topics import check_incarnation, check_topic_id, find_log, find_topic, log_of
 from takhin.clock import Clock
-from takhin.errors import InvalidArgumentError, InvalidBatchError, OutcomeUnknownError, ShuttingDownError
+from takhin.errors import (
+    InvalidArgumentError,
+    InvalidBatchError,
+    OutcomeUnknownError,
+    OverloadedError,
+    ShuttingDownError,
+)
 from takhin.model import (
     CHOOSE_PARTITION,
     Appended,
@@ -67,7 +73,6 @@ class RecordVerbs:
     def __init__(self, engine: Engine, settings: Settings, clock: Clock) -> None:
         self._engine = engine
         self._settings = settings
-        self._batch_records_max = settings.produce.batch_records_max
         self._clock = clock
         self._reads = SharedReads(
             bytes_max=settings.consume.shared_bytes_max, records_max=settings.consume.response_records_max
@@ -79,57 +84,82 @@ class RecordVerbs:
         """Refuse produce requests from now on."""
         self._draining = True
 
-    def room(self) -> Awaitable[None]:
-        """Wait until the queue has room for another batch. Raises OverloadedError, StorageFullError."""
-        return self._engine.room()
+    def check_counts(self, records: int, headers: Iterable[int]) -> None:
+        """Refuse more records or headers than a batch may have. `produce` calls it, too.
 
-    def check_record_count(self, records: int) -> None:
-        """Refuse more records than a batch may have. `produce` calls it, too."""
-        if records > self._batch_records_max:
+        headers: how many each record has; records without any may be left out.
+        """
+        settings = self._settings.produce
+        if records > settings.batch_records_max:
             raise InvalidArgumentError(
-                f"a batch has at most {self._batch_records_max} records, not {records}",
+                f"a batch has at most {settings.batch_records_max} records, not {records}",
                 field="records",
                 value=records,
             )
+        counts = list(headers)
+        for found, most, whose in (
+            (max(counts, default=0), settings.record_headers_max, "record"),
+            (sum(counts), settings.batch_headers_max, "batch"),
+        ):
+            if found > most:
+                raise InvalidArgumentError(
+                    f"a {whose} has at most {most} headers, not {found}", field="headers", value=found
+                )
 
     def produce(self, request: ProduceRequest) -> PendingProduce:
-        """Queue the request's batch.
+        """Queue the request's batch at once.
 
         Batches of one caller for one partition land in the order of the calls. Timestamps of 0 become
         the broker's clock. Raises a RefusedError or an UnavailableError for what cannot be queued. Whether
         the batch's condition holds is known only when the answer is.
         """
-        acks, timeout_ms, batch = request.required_acks, request.timeout_ms, request.batch
-        if not batch.values:
-            raise InvalidBatchError("a batch has at least one record")
-        self.check_record_count(len(batch.values))
-        if acks is not None:
-            limits.check_range("required_acks", acks, -1, 1)
-        if timeout_ms:
-            limits.check_range("timeout_ms", timeout_ms, 0)
-        appended = self._append(request)
-        if acks == 0:
-            appended = asyncio.get_running_loop().create_future()
-            appended.set_result(Appended(request.partition, -1, batch.timestamps[0], len(batch)))
-        if not timeout_ms:
-            return PendingProduce(batch.size_bytes, appended, None)
-        deadline = asyncio.get_running_loop().time() + timeout_ms / 1_000
-        return PendingProduce(batch.size_bytes, appended, deadline)
+        return self._queue(request, *self._checked(request), _deadline(request))
 
-    def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
-        """The log's records, then new ones as they arrive. consumption.py says what it yields and raises."""
-        log = find_log(self._engine, request.topic, request.partition)
-        check_incarnation(log, request.incarnation_id)
-        return consume(log, request, self._reads, self._settings)
+    async def submit(self, request: ProduceRequest) -> PendingProduce:
+        """Queue the request's batch as soon as the queue has room; the wait counts against timeout_ms.
 
-    def _append(self, request: ProduceRequest) -> asyncio.Future[Appended]:
+        Raises what `produce` raises, refusals first; OverloadedError, StorageFullError.
+        """
+        deadline = _deadline(request)
+        log, batch = self._checked(request)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._engine.room()
+        except TimeoutError:
+            raise OverloadedError(
+                f"nothing was stored: the queue had no room within timeout_ms ({request.timeout_ms})",
+                timeout_ms=request.timeout_ms,
+            ) from None
+        # From here to the end nothing may be awaited: others would take the room, or come in between.
+        return self._queue(request, log, batch, deadline)
+
+    def _queue(
+        self, request: ProduceRequest, log: PartitionLog, batch: Batch, deadline: float | None
+    ) -> PendingProduce:
         if self._draining:
             raise ShuttingDownError
-        partition, batch = request.partition, request.batch
+        appended = log.append(batch)
+        if request.required_acks == 0:
+            appended = asyncio.get_running_loop().create_future()
+            appended.set_result(Appended(request.partition, -1, batch.timestamps[0], len(batch)))
+        return PendingProduce(batch.size_bytes, appended, deadline)
+
+    def _checked(self, request: ProduceRequest) -> tuple[PartitionLog, Batch]:
+        """Where the batch belongs, and the batch with its timestamps; whatever can be refused is."""
+        if self._draining:
+            raise ShuttingDownError
+        batch, acks = request.batch, request.required_acks
+        if not batch.values:
+            raise InvalidBatchError("a batch has at least one record")
+        self.check_counts(len(batch), map(len, batch.headers.values()))
+        if acks is not None:
+            limits.check_range("required_acks", acks, -1, 1)
+        if request.timeout_ms:
+            limits.check_range("timeout_ms", request.timeout_ms, 0)
         topic = check_topic_id(find_topic(self._engine, request.topic), request.topic_id)
         now = self._clock()
         if batch.condition is not None:
-            limits.check_condition(batch, batch.condition, partition)
+            limits.check_condition(batch, batch.condition, request.partition)
             self._check_capabilities(batch.condition)
         stamped = _stamped(batch, topic.config, now)
         limits.check_batch(
@@ -138,7 +168,13 @@ class RecordVerbs:
             now=now,
             ahead_ms_max=self._settings.produce.timestamp_ahead_ms_max,
         )
-        return self._choose_log(topic, partition, stamped.keys).append(stamped)
+        return self._choose_log(topic, request.partition, stamped.keys), stamped
+
+    def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
+        """The log's records, then new ones as they arrive. consumption.py says what it yields and raises."""
+        log = find_log(self._engine, request.topic, request.partition)
+        check_incarnation(log, request.incarnation_id)
+        return consume(log, request, self._reads, self._settings)
 
     def _check_capabilities(self, condition: Condition) -> None:
         """Refuse a condition that the engine cannot judge."""
@@ -162,6 +198,13 @@ class RecordVerbs:
                 "batch goes to one: name it, or send the keys of each partition in a batch of their own"
             )
         return partitions[chosen.pop() if chosen else next(self._turn) % len(partitions)]
+
+
+def _deadline(request: ProduceRequest) -> float | None:
+    """When the wait for an answer ends, in the loop's time; None: it has no bound."""
+    if request.timeout_ms <= 0:
+        return None
+    return asyncio.get_running_loop().time() + request.timeout_ms / 1_000
 
 
 def _lacking(field: str, capability: Capability) -> InvalidArgumentError:

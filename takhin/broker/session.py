@@ -6,7 +6,7 @@ these methods, before the call. Today every caller may do everything.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 
 from takhin.broker.broker import Broker
 from takhin.broker.records import PendingProduce
@@ -57,7 +57,7 @@ class Session:
         """A topic's config, and the ends of its partitions now."""
         return self._broker.topics.describe(name)
 
-    def describe_topics(self, names: Sequence[str]) -> list[TopicInfo]:
+    def describe_topics(self, names: Sequence[str]) -> AsyncIterator[TopicInfo]:
         """Those of `names` that exist, each once."""
         return self._broker.topics.describe_known(names)
 
@@ -67,27 +67,24 @@ class Session:
 
     # Records
 
-    def room(self) -> Awaitable[None]:
-        """Wait until another batch may be queued: await it first of all.
-
-        Raises OverloadedError, StorageFullError.
-        """
-        return self._broker.records.room()
-
-    def check_record_count(self, records: int) -> None:
-        """Refuse more records than a batch may have.
+    def check_counts(self, records: int, headers: Iterable[int]) -> None:
+        """Refuse more records or headers than a batch may have. headers: how many each record has.
 
         `produce` refuses them as well. An adapter that has to convert records calls this before, so that a
         request that is too large costs nothing.
         """
-        self._broker.records.check_record_count(records)
+        self._broker.records.check_counts(records, headers)
 
     def produce(self, request: ProduceRequest) -> PendingProduce:
-        """Queue the request's batch; `answer` of what is returned waits until it is durable.
+        """Queue the request's batch at once; `answer` of what is returned waits until it is durable.
 
-        Await `room` before. Raises a RefusedError or an UnavailableError for what cannot be queued.
+        Raises a RefusedError or an UnavailableError for what cannot be queued.
         """
         return self._broker.records.produce(request)
+
+    async def submit(self, request: ProduceRequest) -> PendingProduce:
+        """Like `produce`, once the queue has room. Raises OverloadedError, StorageFullError, too."""
+        return await self._broker.records.submit(request)
 
     def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
         """The log's records, then new ones as they arrive. consumption.py says what it yields and raises."""
@@ -95,23 +92,23 @@ class Session:
 
     # Consumer groups
 
-    async def commit_offsets(self, group_id: str, offsets: Sequence[OffsetCommit]) -> None:
+    async def commit_offsets(self, group_id: str, offsets: Collection[OffsetCommit]) -> None:
         """Remember (partition, next offset to read, metadata) for a group; durable on return."""
         await self._broker.group_offsets.commit(group_id, offsets)
 
-    def committed_offsets(
+    async def committed_offsets(
         self, group_id: str, partitions: Sequence[TopicPartition]
     ) -> list[tuple[TopicPartition, CommittedOffset | None]]:
         """What the group committed in `partitions` (None: nothing); without any, everywhere."""
-        return self._broker.group_offsets.committed(group_id, partitions)
+        return await self._broker.group_offsets.committed(group_id, partitions)
 
     def list_groups(self) -> list[ListedGroup]:
         """Every group that has committed an offset, sorted."""
         return self._broker.group_offsets.list_groups()
 
-    def describe_group(self, group_id: str) -> DescribedGroup:
+    async def describe_group(self, group_id: str) -> DescribedGroup:
         """A group with all that it has committed. Raises UnknownGroupError."""
-        return self._broker.group_offsets.describe_group(group_id)
+        return await self._broker.group_offsets.describe_group(group_id)
 
     async def delete_group(self, group_id: str) -> None:
         """Drop all that the group committed; durable on return. Raises UnknownGroupError."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from takhin import limits, topic_configs
 from takhin.errors import InvalidArgumentError, LogReplacedError, UnknownPartitionError, UnknownTopicError
 from takhin.model import PartitionInfo, TopicInfo, TopicSpec
 from takhin.settings import Settings
 from takhin.storage.contract import Engine, PartitionLog, Topic
+from takhin.turns import in_turns, others_turn
 
 
 class TopicVerbs:
@@ -57,9 +58,12 @@ class TopicVerbs:
         topic = find_topic(self._engine, name)
         return TopicInfo(topic.name, topic.topic_id, topic.config, [_info(log) for log in topic.partitions])
 
-    def describe_known(self, names: Sequence[str]) -> list[TopicInfo]:
+    async def describe_known(self, names: Sequence[str]) -> AsyncIterator[TopicInfo]:
         """Those of `names` that exist, each once, in the order in which they are asked for."""
-        return [self.describe(name) for name in dict.fromkeys(names) if name in self._engine.topics]
+        async for name in in_turns(dict.fromkeys(names)):
+            if name in self._engine.topics:
+                yield self.describe(name)
+                await others_turn()
 
     def describe_partition(self, topic: str, partition: int) -> PartitionInfo:
         """The ends of one partition now. Raises PartitionUnavailableError where they are not certain."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import apsw
 
+from takhin.disk.descriptors import shortage
 from takhin.errors import (
     OutcomeUnknownError,
     PartitionUnavailableError,
@@ -112,6 +113,10 @@ def sentence(error: Exception) -> str:
     """The error as a clause for people: SQLite's own text, except where that does not help."""
     if is_full(error):
         return "the disk is full"
+    if isinstance(error, apsw.CantOpenError | OSError) and (reason := shortage()) is not None:
+        return reason
+    if isinstance(error, OSError) and error.strerror:  # without the names of files
+        return error.strerror
     return "a page does not match its checksum" if _extended(error) == apsw.SQLITE_IOERR_DATA else str(error)
 
 
@@ -141,11 +146,10 @@ def unavailable(error: Exception, topic: str, partition: int) -> UnavailableErro
         )
     if isinstance(error, PragmaError | FileChangedError):
         return PartitionUnavailableError(f"{where}: {error}", topic=topic, partition=partition)
-    return PartitionUnavailableError(
-        f"the file of {where} failed: {error} (SQLite result {_extended(error)})",
-        topic=topic,
-        partition=partition,
-    )
+    what = f"the file of {where} failed: {error} (SQLite result {_extended(error)})"
+    if isinstance(error, apsw.CantOpenError) and (reason := shortage()) is not None:
+        what = f"{where} cannot be opened now: {reason}"
+    return PartitionUnavailableError(what, topic=topic, partition=partition)
 
 
 def lost(offset: int, topic: str, partition: int) -> PartitionUnavailableError:

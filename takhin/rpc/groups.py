@@ -14,24 +14,25 @@ class GroupMethods(Methods):
     async def CommitOffset(
         self, request: pb.CommitOffsetRequest, context: Context
     ) -> pb.CommitOffsetResponse:
-        await self._session(context).commit_offsets(request.group_id, convert.commits(request))
+        await self._session(context).commit_offsets(request.group_id, await convert.commits(request))
         return pb.CommitOffsetResponse(success=True)
 
     async def GetCommittedOffsets(
         self, request: pb.GetCommittedOffsetsRequest, context: Context
     ) -> pb.GetCommittedOffsetsResponse:
-        partitions = convert.topic_partitions(request)
-        return convert.committed(self._session(context).committed_offsets(request.group_id, partitions))
+        partitions = await convert.topic_partitions(request)
+        found = await self._session(context).committed_offsets(request.group_id, partitions)
+        return await convert.committed(found)
 
     async def ListConsumerGroups(
         self, request: pb.ListConsumerGroupsRequest, context: Context
     ) -> pb.ListConsumerGroupsResponse:
-        return convert.groups(self._session(context).list_groups())
+        return await convert.groups(self._session(context).list_groups())
 
     async def DescribeConsumerGroup(
         self, request: pb.DescribeConsumerGroupRequest, context: Context
     ) -> pb.DescribeConsumerGroupResponse:
-        return convert.group(self._session(context).describe_group(request.group_id))
+        return await convert.group(await self._session(context).describe_group(request.group_id))
 
     async def DeleteConsumerGroup(
         self, request: pb.DeleteConsumerGroupRequest, context: Context

@@ -21,9 +21,12 @@ from google.protobuf.message import DecodeError
 
 from takhin.errors import InternalError, InvalidArgumentError, ShuttingDownError, TakhinError
 from takhin.logs import debugging
+from takhin.rpc.arrivals import Arrivals
 from takhin.rpc.call_log import CallLog
+from takhin.settings import Settings
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
+from takhin.wire.crowd import bounds
 from takhin.wire.status import TABLE, rich_status
 
 logger = structlog.get_logger()
@@ -41,6 +44,8 @@ PRODUCE_STREAM = f"/{SERVICE.full_name}/ProduceMessageStream"
 """Answers a malformed request like any other that it refuses. Every other stream ends with one."""
 SELF_ENDING = (PRODUCE_STREAM, "/grpc.health.v1.Health/Watch")
 """Streams that end by themselves when the broker stops, which finish their remaining answers first."""
+UNREAD_SECONDS = 1.0
+"""How long the stop waits for the client of a tail to read what is being written to it."""
 STATUS_DETAILS = "grpc-status-details-bin"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -69,8 +74,10 @@ async def abort(context: Context, error: TakhinError) -> None:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the server."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._log = CallLog()
+        self._arrivals = Arrivals(settings.rpc)
+        self._bounds = bounds(settings)
         self._handlers: dict[str, Handler] = {}
         self._streams: dict[asyncio.Task[Any], str] = {}
         self._writing: set[asyncio.Task[Any]] = set()
@@ -79,13 +86,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def end_streams(self, seconds: float) -> None:
         """End every stream with UNAVAILABLE. Those of SELF_ENDING get `seconds` to finish their answers."""
         self._ending = True
-        for task, method in self._streams.items():
+        tails = [task for task, method in self._streams.items() if method not in SELF_ENDING]
+        for task in tails:
             # Not within a write: during the first one gRPC refuses the status, and the call would hang.
-            if method not in SELF_ENDING and task not in self._writing:
+            if task not in self._writing:
                 task.cancel()
-        if self._streams:
-            await asyncio.wait(self._streams, timeout=seconds)
-        for task in self._streams:  # their clients do not read
+        deadline = asyncio.get_running_loop().time() + seconds
+        await self._end(tails, min(seconds, UNREAD_SECONDS))
+        await self._end(list(self._streams), deadline - asyncio.get_running_loop().time())
+
+    async def _end(self, tasks: list[asyncio.Task[Any]], seconds: float) -> None:
+        """Wait for streams to end; those that have not by then have clients that do not read."""
+        if tasks:
+            await asyncio.wait(tasks, timeout=max(0.0, seconds))
+        for task in tasks:
             task.cancel()
 
     async def intercept_service(
@@ -109,10 +123,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _unary(self, handler: Handler, method: str) -> Handler:
+        """A unary method, as one whose request is a stream of one message: the same on the wire.
+
+        gRPC would receive and parse a unary request before it calls anything. This one is pulled when there
+        is a place for it.
+        """
         inner: Any = handler.unary_unary
+        parse = self._parser(handler, method)
         response_class = _response_class(method)
 
-        async def call(request: Any, context: Context) -> Any:
+        async def answer(request: Any, context: Context) -> Any:
             if isinstance(request, Malformed):
                 return await abort(context, request.error)
             try:
@@ -126,7 +146,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     return convert.refusal(response_class(), request, error, row.code)
                 return await abort(context, error)
 
-        return grpc.unary_unary_rpc_method_handler(call, _parser(handler), handler.response_serializer)
+        async def call(_: object, context: Context) -> Any:
+            try:
+                async with self._arrivals.message(context) as pulled:
+                    return await answer(parse(pulled), context)
+            except TakhinError as error:  # there is no request
+                return await abort(context, error)
+
+        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
     def _stream(self, handler: Handler, method: str) -> Handler:
         make: Any = grpc.stream_stream_rpc_method_handler
@@ -158,8 +185,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             finally:
                 del self._streams[task]
 
-        wrapped: Handler = make(call, _parser(handler), _serializer(handler))
+        wrapped: Handler = make(call, self._parser(handler, method), _serializer(handler))
         return wrapped
+
+    def _parser(self, handler: Handler, method: str) -> Callable[[bytes], Any]:
+        """The handler's deserializer, except that it returns Malformed where that one raises.
+
+        It also does so for what has so many elements that to make objects of them would take too long.
+        """
+        parse: Any = handler.request_deserializer
+        refuse = self._bounds.get(method.rpartition("/")[2])
+
+        def parsed(raw: bytes) -> Any:
+            if refuse is not None and (reason := refuse(raw)) is not None:
+                return Malformed(InvalidArgumentError(reason))
+            try:
+                return parse(raw)
+            except DecodeError as error:
+                return Malformed(InvalidArgumentError(f"the request is no such protobuf message: {error}"))
+
+        return parsed
 
     async def _run(self, stream: Any, context: Context, task: asyncio.Task[Any]) -> None:
         """Run a streaming method of either style: a coroutine that writes, or a generator of responses."""
@@ -185,19 +230,6 @@ async def _well_formed(requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None
         if isinstance(request, Malformed):
             raise request.error
         yield request
-
-
-def _parser(handler: Handler) -> Callable[[bytes], Any]:
-    """The handler's deserializer, except that it returns Malformed where that one raises."""
-    parse: Any = handler.request_deserializer
-
-    def parsed(raw: bytes) -> Any:
-        try:
-            return parse(raw)
-        except DecodeError as error:
-            return Malformed(InvalidArgumentError(f"the request is no such protobuf message: {error}"))
-
-    return parsed
 
 
 def _serializer(handler: Handler) -> Callable[[Any], bytes]:

@@ -10,7 +10,7 @@ from takhin.errors import StartupError
 from takhin.rpc.health import add_health, add_reflection
 from takhin.rpc.interceptors import CallInterceptor
 from takhin.rpc.service import TakhinService
-from takhin.settings import RpcSettings
+from takhin.settings import RpcSettings, Settings
 from takhin.v1 import takhin_pb2_grpc
 
 
@@ -20,14 +20,14 @@ class Listener:
     address: str
     """HOST:PORT with the port taken, once started."""
 
-    def __init__(self, service: TakhinService, listen: str, settings: RpcSettings) -> None:
+    def __init__(self, service: TakhinService, settings: Settings) -> None:
         self._service = service
-        self._listen = listen
-        self._interceptor = CallInterceptor()
+        self._listen = settings.listen
+        self._interceptor = CallInterceptor(settings)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
-            options=_options(settings),
-            maximum_concurrent_rpcs=settings.calls_max,
+            options=_options(settings.rpc),
+            maximum_concurrent_rpcs=settings.rpc.calls_max,
         )
         takhin_pb2_grpc.add_TakhinServiceServicer_to_server(service, self._server)
         add_reflection(self._server)
@@ -64,6 +64,10 @@ def _options(settings: RpcSettings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),  # else a second broker could listen on the same port
         ("grpc.max_receive_message_length", settings.message_bytes_max),
         ("grpc.max_send_message_length", settings.message_bytes_max),
+        # A call of which no message is asked for yet may send this much. Probes for the speed of a connection
+        # would make it megabytes.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", settings.lookahead_bytes),
         ("grpc.max_concurrent_streams", settings.streams_per_connection_max),
         ("grpc.max_allowed_incoming_connections", settings.connections_max),
         ("grpc.server_handshake_timeout_ms", settings.handshake_ms_max),

@@ -43,7 +43,6 @@ async def submit(session: Session, message: pb.ProduceMessageRequest) -> Pending
 
     Raises a RefusedError or an UnavailableError for what cannot be queued.
     """
-    await session.room()
-    # From here to the end nothing may be awaited: others would take the room, or come in between.
-    session.check_record_count(len(message.records))  # before the conversion, which costs the most
-    return session.produce(convert.produce_request(message))
+    headers = [len(record.headers) for record in (message.record, *message.records)]
+    session.check_counts(len(message.records), headers)  # before the conversion, which costs the most
+    return await session.submit(await convert.produce_request(message))

@@ -47,7 +47,7 @@ class TopicMethods(Methods):
         self, request: pb.DescribeTopicsRequest, context: Context
     ) -> pb.DescribeTopicsResponse:
         infos = self._session(context).describe_topics(request.topics)
-        return pb.DescribeTopicsResponse(topics=[convert.topic_info(info) for info in infos])
+        return pb.DescribeTopicsResponse(topics=[convert.topic_info(info) async for info in infos])
 
     async def GetPartitionOffsets(
         self, request: pb.GetPartitionOffsetsRequest, context: Context

@@ -57,16 +57,23 @@ ColumnsResponse = _columns_class(
 )
 
 
+def canonical(request: pb.ProduceMessageRequest) -> bytes:
+    """The request's bytes, not as they came.
+
+    Serialized again, a record has no field twice, so that a column of the right length has one entry for each
+    record. And a field that the generated code does not know (a timestamp in packed form) is dropped, which
+    would be a known one here.
+    """
+    request.DiscardUnknownFields()
+    return request.SerializeToString()
+
+
 class Columns:
     """The columns of a request's `records`, each as long as there are records."""
 
-    def __init__(self, request: pb.ProduceMessageRequest) -> None:
-        # Not the bytes as they came. Serialized again, a record has no field twice, so that a column of the
-        # right length has one entry for each record. And a field that the generated code does not know (a
-        # timestamp in packed form) is dropped, which would be a known one here.
-        request.DiscardUnknownFields()
-        wire = request.SerializeToString()
-        found = ColumnsRequest.FromString(wire).records
+    def __init__(self, request: pb.ProduceMessageRequest, wire: bytes, parsed: Any) -> None:
+        """wire: `canonical` of the request. parsed: `ColumnsRequest` of that."""
+        found = parsed.records
         records = request.records
         self.size_bytes = len(wire)
         self.keys = _column(found.key, records, None, key_of)

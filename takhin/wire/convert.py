@@ -26,8 +26,9 @@ from takhin.model import (
     TopicInfo,
     TopicPartition,
 )
+from takhin.turns import LARGE_BYTES, in_turns, others_turn
 from takhin.v1 import takhin_pb2 as pb
-from takhin.wire.columns import Columns, headers_of, key_of, value_of
+from takhin.wire.columns import Columns, ColumnsRequest, canonical, headers_of, key_of, value_of
 
 R = TypeVar("R")
 
@@ -38,18 +39,19 @@ ECHO_CHARS_MAX = 255
 """How much of a name a refusal repeats."""
 
 
-def produce_request(request: pb.ProduceMessageRequest) -> ProduceRequest:
+async def produce_request(request: pb.ProduceMessageRequest) -> ProduceRequest:
     """The message as a value. Raises as `batch` does."""
     acks = request.required_acks if request.HasField("required_acks") else None
     return ProduceRequest(
-        request.topic, request.partition, batch(request), acks, request.timeout_ms, request.topic_id
+        request.topic, request.partition, await batch(request), acks, request.timeout_ms, request.topic_id
     )
 
 
-def batch(request: pb.ProduceMessageRequest) -> Batch:
+async def batch(request: pb.ProduceMessageRequest) -> Batch:
     """The records of a produce request: `record` is a batch of one.
 
-    Raises InvalidBatchError for a request that has both `record` and `records`, or neither.
+    Each step of a large one has a turn of the loop for itself. Raises InvalidBatchError for a request that
+    has both `record` and `records`, or neither.
     """
     if request.HasField("record"):
         if request.records:
@@ -57,7 +59,16 @@ def batch(request: pb.ProduceMessageRequest) -> Batch:
         return _batch_of_one(request.record, _condition(request))
     if not request.records:
         raise InvalidBatchError("the request has neither record nor records; set one of them")
-    columns = Columns(request)
+    wire = canonical(request)
+    large = len(wire) > LARGE_BYTES
+    if large:
+        await others_turn()
+    parsed = ColumnsRequest.FromString(wire)
+    if large:
+        await others_turn()
+    columns = Columns(request, wire, parsed)
+    if large:
+        await others_turn()
     return Batch(
         columns.keys,
         columns.values,
@@ -131,22 +142,22 @@ def _partition_info(info: PartitionInfo) -> pb.PartitionInfo:
     )
 
 
-def commits(request: pb.CommitOffsetRequest) -> list[OffsetCommit]:
+async def commits(request: pb.CommitOffsetRequest) -> list[OffsetCommit]:
     return [
         OffsetCommit(TopicPartition(of.topic, of.partition), of.offset, of.metadata, of.incarnation_id)
-        for of in request.offsets
+        async for of in in_turns(request.offsets)
     ]
 
 
-def topic_partitions(request: pb.GetCommittedOffsetsRequest) -> list[TopicPartition]:
-    return [TopicPartition(asked.topic, asked.partition) for asked in request.partitions]
+async def topic_partitions(request: pb.GetCommittedOffsetsRequest) -> list[TopicPartition]:
+    return [TopicPartition(asked.topic, asked.partition) async for asked in in_turns(request.partitions)]
 
 
-def committed(
+async def committed(
     found: Sequence[tuple[TopicPartition, CommittedOffset | None]],
 ) -> pb.GetCommittedOffsetsResponse:
     response = pb.GetCommittedOffsetsResponse()
-    for (topic, partition), offset in found:
+    async for (topic, partition), offset in in_turns(found):
         response.offsets.add(
             topic=topic,
             partition=partition,
@@ -156,18 +167,18 @@ def committed(
     return response
 
 
-def groups(listed: Sequence[ListedGroup]) -> pb.ListConsumerGroupsResponse:
+async def groups(listed: Sequence[ListedGroup]) -> pb.ListConsumerGroupsResponse:
     response = pb.ListConsumerGroupsResponse()
-    for group_id, state in listed:
+    async for group_id, state in in_turns(listed):
         response.groups.add(group_id=group_id, state=state.value, protocol_type=PROTOCOL_TYPE)
     return response
 
 
-def group(described: DescribedGroup) -> pb.DescribeConsumerGroupResponse:
+async def group(described: DescribedGroup) -> pb.DescribeConsumerGroupResponse:
     response = pb.DescribeConsumerGroupResponse(
         group_id=described.group_id, state=described.state.value, protocol_type=PROTOCOL_TYPE
     )
-    for of in described.offsets:
+    async for of in in_turns(described.offsets):
         response.offsets.add(
             topic=of.topic,
             partition=of.partition,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import grpc
@@ -138,3 +139,17 @@ def test_clients_that_never_read_hold_up_nobody(data_dir):
             with pytest.raises(grpc.RpcError) as caught:
                 list(tail)
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_tail_that_is_not_read_does_not_hold_up_the_stop(data_dir):
+    """The broker waits a moment for it, not for half of its grace."""
+    with Broker(data_dir, shutdown_grace_ms=20_000) as broker, connected(broker.address) as stub:
+        create_topic(stub, "t")
+        for _ in range(8):
+            produce(stub, "t", [bytes(1_000_000)] * 4)
+        unread = consume(stub, "t")
+        next(unread)
+        begin = time.monotonic()
+        assert broker.stop() == 0
+        assert time.monotonic() - begin < 6
+        unread.cancel()

@@ -10,6 +10,7 @@ from takhin.errors import (
     InvalidBatchError,
     OffsetOutOfRangeError,
     OutcomeUnknownError,
+    OverloadedError,
     ShuttingDownError,
     UnknownGroupError,
     UnknownPartitionError,
@@ -89,14 +90,14 @@ async def test_committed_offsets_are_those_asked_for_or_all(session):
     await create(session, partitions=3)
     first, second, third = (TopicPartition("t", partition) for partition in range(3))
     await session.commit_offsets("g", [OffsetCommit(third, 0, "c"), OffsetCommit(first, 0, "a")])
-    found = session.committed_offsets("g", [second, third])
+    found = await session.committed_offsets("g", [second, third])
     assert [(at, at_offset and at_offset.metadata) for at, at_offset in found] == [
         (second, None),
         (third, "c"),
     ]
-    assert [at for at, _ in session.committed_offsets("g", [])] == [first, third]
+    assert [at for at, _ in await session.committed_offsets("g", [])] == [first, third]
     with pytest.raises(UnknownPartitionError):
-        session.committed_offsets("g", [TopicPartition("t", 3)])
+        await session.committed_offsets("g", [TopicPartition("t", 3)])
 
 
 async def test_groups_show_what_they_committed_and_their_lag(session):
@@ -104,11 +105,11 @@ async def test_groups_show_what_they_committed_and_their_lag(session):
     await create(session)
     await produce(session, "t", 0, batch(b"a", b"b", b"c"))
     await session.commit_offsets("g", [OffsetCommit(TopicPartition("t", 0), 1, "note")])
-    (offset,) = session.describe_group("g").offsets
+    (offset,) = (await session.describe_group("g")).offsets
     assert (offset.committed.offset, offset.end_offset, offset.committed.metadata) == (1, 3, "note")
     await session.delete_group("g")
     with pytest.raises(UnknownGroupError):
-        session.describe_group("g")
+        await session.describe_group("g")
     with pytest.raises(UnknownGroupError):
         await session.delete_group("g")
 
@@ -199,6 +200,42 @@ async def test_a_batch_has_one_record_to_batch_records_max(engine, session):
 def test_records_may_be_counted_before_they_are_converted(session):
     """The rule is the one of `produce`; no records at all are refused elsewhere."""
     with pytest.raises(InvalidArgumentError, match="at most 10000 records, not 10001"):
-        session.check_record_count(10_001)
-    session.check_record_count(10_000)
-    session.check_record_count(0)
+        session.check_counts(10_001, ())
+    session.check_counts(10_000, ())
+    session.check_counts(0, ())
+
+
+@pytest.mark.parametrize(
+    ("headers", "sentence"),
+    [
+        ([1_001], "a record has at most 1000 headers, not 1001"),
+        ([1_000] * 10 + [1], "a batch has at most 10000 headers, not 10001"),
+    ],
+    ids=["record", "batch"],
+)
+def test_headers_are_counted_before_they_are_converted(session, headers, sentence):
+    """Those of one record are bounded, and those of all together."""
+    with pytest.raises(InvalidArgumentError, match=sentence):
+        session.check_counts(len(headers), headers)
+    session.check_counts(10, [1_000] * 10)
+
+
+class FullEngine(MemoryEngine):
+    """An engine whose queue never has room."""
+
+    async def room(self):
+        await asyncio.Event().wait()
+
+
+async def test_a_full_queue_hides_no_refusal():
+    """Whatever is refused is refused at once; what is not waits for room, within timeout_ms."""
+    engine = FullEngine()
+    await engine.open()
+    session = session_of(broker_over(engine))
+    await create(session)
+    with pytest.raises(UnknownTopicError):
+        await session.submit(ProduceRequest("nowhere", 0, batch(b"v")))
+    with pytest.raises(InvalidArgumentError, match="required_acks"):
+        await session.submit(ProduceRequest("t", 0, batch(b"v"), required_acks=7))
+    with pytest.raises(OverloadedError, match="no room within timeout_ms"):
+        await session.submit(ProduceRequest("t", 0, batch(b"v"), timeout_ms=20))

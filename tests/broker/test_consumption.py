@@ -91,3 +91,37 @@ async def test_min_bytes_is_met_also_beside_another_consumer(session):
     assert len((await waiting).records.rows) == 3
     await impatient.aclose()
     await patient.aclose()
+
+
+async def test_what_waits_for_min_bytes_is_read_once_and_the_stream_stays_alive(session, engine, monkeypatch):
+    """Records that wait for more are kept, and a quiet stream says that it is alive meanwhile."""
+    await create(session)
+    (log,) = engine.topics["t"].partitions
+    read, begun = log.read, []
+
+    async def noted(offset, **limits):
+        begun.append(offset)
+        return await read(offset, **limits)
+
+    monkeypatch.setattr(log, "read", noted)
+    await produce(session, "t", 0, batch(b"a" * 100))
+    patient = session.consume(ConsumeRequest("t", 0, min_bytes=300, max_wait_ms=60_000))
+    assert len((await anext(patient)).records.rows) == 0
+    await produce(session, "t", 0, batch(b"b" * 100))
+    assert len((await anext(patient)).records.rows) == 0
+    await produce(session, "t", 0, batch(b"c" * 100))
+    assert [row[0] for row in (await anext(patient)).records.rows] == [0, 1, 2]
+    assert begun == [0, 1, 2]
+    await patient.aclose()
+
+
+async def test_a_response_that_waited_keeps_to_max_bytes(session):
+    """What does not fit beside the records that wait comes in a response of its own."""
+    await create(session)
+    await produce(session, "t", 0, batch(b"a" * 100))
+    patient = session.consume(ConsumeRequest("t", 0, max_bytes=200, min_bytes=190, max_wait_ms=60_000))
+    waiting = asyncio.ensure_future(anext(patient))
+    await asyncio.sleep(0)
+    await produce(session, "t", 0, batch(b"b" * 150))
+    assert [row[0] for row in (await waiting).records.rows] == [0]
+    await patient.aclose()

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from storage.support import Store, run_sql
-from takhin.errors import OffsetOutOfRangeError, OutOfSequenceError, StorageFullError
+from takhin.errors import (
+    OffsetOutOfRangeError,
+    OutOfSequenceError,
+    PartitionUnavailableError,
+    StorageFullError,
+)
 from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig
 from takhin.storage.conditions import BATCHES_REMEMBERED
 from takhin.storage.sqlite.group import TIME_INDEX_RECORDS
@@ -225,7 +230,7 @@ async def test_a_create_that_failed_does_not_spoil_the_next(store: Store):
     unbounded = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, unbounded[1]))  # bytes per file, also in children
     try:
-        with pytest.raises((OSError, StorageFullError)):
+        with pytest.raises((PartitionUnavailableError, StorageFullError)):
             await store.engine.create_topic(spec("orders"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unbounded)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from takhin.model import Header, Records
 from takhin.v1 import takhin_pb2 as pb
-from takhin.wire.columns import Columns, ResponseColumns
+from takhin.wire.columns import Columns, ColumnsRequest, ResponseColumns, canonical
 from takhin.wire.encode import consumed, encoded, varint
 
 BYTES = st.none() | st.binary(max_size=200)
@@ -58,7 +58,8 @@ def test_columns_are_the_fields_of_the_records(records, topic):
         pb.ProduceMessageRequest(topic=topic).SerializeToString() + wire(records)
     )
     expected = by_generated_code(request.records)
-    columns = Columns(request)
+    canon = canonical(request)
+    columns = Columns(request, canon, ColumnsRequest.FromString(canon))
     assert (list(columns.keys), list(columns.values), list(columns.timestamps), columns.headers) == expected
     assert columns.size_bytes == request.ByteSize()
 

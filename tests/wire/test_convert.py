@@ -15,14 +15,14 @@ from takhin.wire import convert
     ],
     ids=["both", "neither"],
 )
-def test_a_produce_message_has_one_record_or_a_list(message, sentence):
+async def test_a_produce_message_has_one_record_or_a_list(message, sentence):
     """Both and neither are refused."""
     with pytest.raises(InvalidBatchError, match=sentence):
-        convert.produce_request(message)
+        await convert.produce_request(message)
 
 
-def test_an_empty_record_is_a_record():
+async def test_an_empty_record_is_a_record():
     """A record without key and value counts, alone and in a list."""
-    alone = convert.produce_request(pb.ProduceMessageRequest(record=pb.Record()))
-    listed = convert.produce_request(pb.ProduceMessageRequest(records=[pb.Record()]))
+    alone = await convert.produce_request(pb.ProduceMessageRequest(record=pb.Record()))
+    listed = await convert.produce_request(pb.ProduceMessageRequest(records=[pb.Record()]))
     assert [len(alone.batch), len(listed.batch)] == [1, 1]

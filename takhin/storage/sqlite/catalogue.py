@@ -148,7 +148,7 @@ class Catalogue:
         try:
             return await self._opener.opened(topic.name, strict=False)
         except (StartupError, OSError) as error:  # of a later Takhin
-            return topic.with_log(self._opener.unavailable(TopicPartition(topic.name, 0), error).log)
+            return topic.with_log(await self._opener.unavailable(TopicPartition(topic.name, 0), error))
 
     def _put(self, topic: SqliteTopic) -> None:
         self.topics = {**self.topics, topic.name: topic}
@@ -240,7 +240,7 @@ class Catalogue:
             with _unavailable(f"topic {spec.name!r} cannot be created"):
                 await asyncio.to_thread(self._build, spec)
             try:
-                with _full_disk(f"topic {spec.name!r} cannot be created"):
+                with _unavailable(f"topic {spec.name!r} cannot be created"):
                     topic = await self._opener.opened(spec.name, strict=True)
             except BaseException:  # out of file descriptors, say: what cannot be opened is not left behind
                 await asyncio.to_thread(self._folder.retire, spec.name)
@@ -283,9 +283,7 @@ class Catalogue:
                 with _unavailable(f"topic {spec.name!r} cannot get more partitions"):
                     if spec.num_partitions > present:
                         await asyncio.to_thread(self._build_more, spec, former)
-                    for partition in range(present, spec.num_partitions):
-                        opened = self._opener.open_partition(TopicPartition(spec.name, partition))
-                        new.append(opened.log)
+                    await self._opener.open_more(spec.name, range(present, spec.num_partitions), new)
                 await former.partitions[0].alter_topic(
                     spec.num_partitions, topic_configs.as_texts(spec.config)
                 )

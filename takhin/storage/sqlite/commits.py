@@ -95,7 +95,7 @@ class Commits:
         group = self._queue.take()
         try:
             with quota_is_full(self._file.writer):
-                written = group.write(
+                written = await group.write(
                     self._state, self._file.writer, producers_max=self._shared.settings.producers_max
                 )
         except Exception as error:  # noqa: BLE001  a fault in one group must not stop the partition

@@ -6,15 +6,24 @@ that brings a thread's outcome, so a group is committed and answered in one turn
 
 from __future__ import annotations
 
+import asyncio
 import types
 from collections.abc import Callable, Coroutine, Generator
+from enum import Enum, auto
 from typing import Any, TypeVar
 
 from takhin.storage.sqlite.threads import DiskThreads
 
 T = TypeVar("T")
 
-Request = tuple[DiskThreads, Callable[[], object]] | None
+
+class OthersTurn(Enum):
+    """What a coroutine asks for to let others have their turn."""
+
+    OTHERS_TURN = auto()
+
+
+Request = tuple[DiskThreads, Callable[[], object]] | OthersTurn | None
 Outcome = tuple[Any, Exception | None] | None
 
 
@@ -39,8 +48,14 @@ def woken() -> Generator[Request, Outcome, None]:
     yield None
 
 
+@types.coroutine
+def others_turn() -> Generator[Request, Outcome, None]:
+    """Let the loop do what else is due, then go on. Inside a Course only."""
+    yield OthersTurn.OTHERS_TURN
+
+
 class Course:
-    """One coroutine and where it stands. It may await `on` and `woken`, and nothing else."""
+    """One coroutine and where it stands. It may await `on`, `woken` and `others_turn`, and nothing else."""
 
     def __init__(self, coroutine: Coroutine[Request, Outcome, None]) -> None:
         self._coroutine = coroutine
@@ -54,7 +69,9 @@ class Course:
             request = self._coroutine.send(outcome)
         except StopIteration:
             return
-        if request is not None:
+        if isinstance(request, OthersTurn):
+            asyncio.get_running_loop().call_soon(self._resume, None)
+        elif request is not None:
             threads, work = request
             threads.submit(work, self._done)
 

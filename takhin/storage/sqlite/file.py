@@ -94,13 +94,13 @@ class LogFile:
         self._inodes = Inodes(self.path)
 
     def adopt(self, writer: apsw.Connection) -> None:
-        """Keep a connection that was opened, and whose log is known to be the right one."""
+        """Use a connection that was opened elsewhere, and whose log is known to be the right one."""
         self._writer = writer
         if debugging():
             logger.debug("file_opened", path=str(self.path), wal_bytes=self.wal_bytes)
 
-    def reopen(self, expected: Mark) -> None:
-        """Open the file again.
+    def opened(self, expected: Mark) -> apsw.Connection:  # on a commit thread
+        """A writing connection, for `adopt`.
 
         Raises FileGoneError if another file has its name, FileChangedError if its log does not end where it
         ended, apsw.Error.
@@ -115,12 +115,12 @@ class LogFile:
                     f"{expected.end_offset}, after {expected.commits} commits, and now it ends at "
                     f"{found.end_offset}, after {found.commits}"
                 )
+            self.check_place()
+            self.note_place()
         except BaseException:
             connection.close_untouched(writer, self.path)
             raise
-        self.check_place()
-        self.adopt(writer)
-        self.note_place()
+        return writer
 
     def detach(self) -> Connections:
         """Take the connections away, on the loop, so that a thread can close them."""

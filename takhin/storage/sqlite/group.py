@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -19,11 +19,19 @@ from takhin.disk.witness import Mark
 from takhin.errors import RefusedError
 from takhin.model import Appended, Batch, CommittedOffset
 from takhin.settings import StorageSettings
+from takhin.storage.sqlite.course import others_turn
 from takhin.storage.sqlite.producers import Producers
 
 TIME_INDEX_RECORDS = 1_024
 """Records between two rows of the time index: a row in every commit would cost it a page more.
 Readers rely on no number: a file keeps the rows it has."""
+
+SLICE_BYTES = 1 << 20
+SLICE_HEADERS = 2_000
+SLICE_WRITES = 200
+"""How much of a group is written before others have their turn on the loop: 1 to 3 ms of work."""
+ROW_BYTES = 512
+"""What inserting a row costs besides its value, in bytes of a value."""
 
 Answer_co = TypeVar("Answer_co", covariant=True)
 
@@ -107,7 +115,8 @@ class Draft:
     def with_records(self) -> apsw.Connection:
         """The connection, once all records appended so far are in the table."""
         before = self.db.total_changes()
-        self._insert()
+        for _ in self._insert():
+            pass
         self._inserted += self.db.total_changes() - before
         return self.db
 
@@ -128,9 +137,10 @@ class Draft:
         self.end_offset = first + len(batch)
         return Appended(self._state.partition, first, batch.timestamps[0], len(batch))
 
-    def finish(self, answers: Sequence[object]) -> Written:
-        """Insert what is left, and count the commit."""
-        self._insert()
+    async def finish(self, answers: Sequence[object]) -> Written:
+        """Insert what is left, in turn with what else the loop has to do, and count the commit."""
+        for _ in self._insert():
+            await others_turn()
         mark = Mark(self._state.mark.commits + 1, self.end_offset)
         self.db.execute(sql.SET_END, (mark.end_offset, mark.commits))
         return Written(
@@ -144,14 +154,17 @@ class Draft:
             self.end_offset - self._state.end_offset,
         )
 
-    def _insert(self) -> None:
+    def _insert(self) -> Iterator[None]:
+        """Insert the records appended so far; yields where others may have their turn."""
         first, rows = self._first, self.end_offset - self._first
         if not rows:
             return
-        _insert(self.db, first, rows, self._columns)
-        if self._headers:
-            self.db.executemany(sql.INSERT_HEADER, self._headers)
-            self._headers.clear()
+        yield from _insert(self.db, first, rows, self._columns)
+        for at in range(0, len(self._headers), SLICE_HEADERS):
+            if at:
+                yield
+            self.db.executemany(sql.INSERT_HEADER, self._headers[at : at + SLICE_HEADERS])
+        self._headers.clear()
         if first == self._state.end_offset and self._state.times_due():
             self._indexed = first
             self.db.execute(sql.PUT_TIME, (self._highest, first))
@@ -192,14 +205,16 @@ class CommitGroup:
         """How many of the writes append records."""
         return sum(1 for write, _ in self.writes if write.record_count)
 
-    def write(self, state: LogState, db: apsw.Connection, *, producers_max: int) -> Written:
+    async def write(self, state: LogState, db: apsw.Connection, *, producers_max: int) -> Written:
         """Apply all of it in the open transaction, behind `state`, which stays as it is.
 
-        Raises whatever a write raises that is not a refusal.
+        Inside a Course only. Raises whatever a write raises that is not a refusal.
         """
         draft = Draft(state, db, producers_max)
         answers: list[object] = []
-        for write, _ in self.writes:
+        for count, (write, _) in enumerate(self.writes, 1):
+            if count % SLICE_WRITES == 0:
+                await others_turn()
             before = draft.changes
             try:
                 answers.append(write.apply(draft))
@@ -207,7 +222,7 @@ class CommitGroup:
                 if draft.changes != before:
                     raise AssertionError(f"{write} refused after it had written") from refused
                 answers.append(refused)
-        return draft.finish(answers)
+        return await draft.finish(answers)
 
     def answer(self, written: Written) -> None:
         """Tell everyone that the group is durable."""
@@ -278,11 +293,16 @@ def fail(future: asyncio.Future[Any], error: Exception) -> None:
 
 def _insert(
     db: apsw.Connection, first: int, rows: int, columns: tuple[list[Any], list[Any], list[Any]]
-) -> None:
+) -> Iterator[None]:
     flat: list[Any] = [None] * (3 * rows)
     flat[0::3], flat[1::3], flat[2::3] = columns
-    at = 0
+    values = columns[2]
+    at = in_slice = 0
     while at < rows:
+        if in_slice >= SLICE_BYTES:
+            yield
+            in_slice = 0
         size = min(sql.ROWS_PER_STATEMENT_MAX, 1 << ((rows - at).bit_length() - 1))
         db.execute(sql.insert_records(size), [first + at, *flat[3 * at : 3 * (at + size)]])
+        in_slice += size * ROW_BYTES + sum(map(len, filter(None, values[at : at + size])))
         at += size

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import apsw
@@ -96,6 +97,8 @@ class Life:
             self._shared.files.ask(self)
             self._file.adopt(writer)
             self.checkpoint.reset_page_count(self._file.wal_bytes)
+        elif self._shared.files.held:  # whoever copies has seen its WAL, even an empty one
+            writer.close()
         else:  # a WAL left by a crash is copied when the file is needed, or at the end
             connection.close_untouched(writer, self._file.path)
 
@@ -272,7 +275,8 @@ class Life:
 
     async def _open(self) -> None:
         try:
-            self._file.reopen(self._state.mark)
+            opened = await on(self._shared.threads.commit, partial(self._file.opened, self._state.mark))
+            self._file.adopt(opened)
         except Exception as error:  # noqa: BLE001  whatever it is, nothing was touched
             self._shared.files.release(self)
             for reader in self._readers:

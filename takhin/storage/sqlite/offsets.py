@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from weakref import WeakValueDictionary
 
+from takhin.errors import TakhinError
 from takhin.model import CommittedOffset, TopicPartition
 from takhin.storage.sqlite.catalogue import Catalogue
 from takhin.storage.sqlite.offset_index import OffsetIndex
+from takhin.turns import in_turns
+
+AT_ONCE = 32
+"""Writes that one call queues in one turn of the loop: each wakes a partition, which may open its file."""
 
 
 class SqliteOffsets:
@@ -16,10 +24,13 @@ class SqliteOffsets:
     def __init__(self, catalogue: Catalogue, index: OffsetIndex) -> None:
         self._catalogue = catalogue
         self._index = index
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def commit(self, group_id: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-        logs = [(self._catalogue.log(at), committed) for at, committed in offsets.items()]
-        await _all_durable([log.commit_offset(group_id, committed) for log, committed in logs])
+        logs = [(self._catalogue.log(at), committed) async for at, committed in in_turns(offsets.items())]
+        await self._all_durable(
+            group_id, [partial(log.commit_offset, group_id, committed) for log, committed in logs]
+        )
 
     def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
         return self._index.of(group_id)
@@ -33,11 +44,35 @@ class SqliteOffsets:
         logs = [self._catalogue.log(at) for at in committed if at.topic in self._catalogue.topics]
         for log in logs:  # before anything is forgotten
             log.check_available()
-        await _all_durable([log.forget_offset(group_id) for log in logs])
+        await self._all_durable(group_id, [partial(log.forget_offset, group_id) for log in logs])
+
+    async def _all_durable(self, group_id: str, writes: Sequence[Callable[[], asyncio.Future[None]]]) -> None:
+        """Queue all writes, a few at a time, and wait for every one; then raise the first error, if any.
+
+        Those of one group wait for each other, so that they land in the order of the calls.
+        """
+        rest, failed = deque(writes), list[BaseException]()
+        turn = self._turns.setdefault(group_id, asyncio.Lock())
+        async with turn:
+            while len(rest) > AT_ONCE:
+                failed += await _errors([_begun(rest.popleft()) for _ in range(AT_ONCE)])
+            last = [_begun(write) for write in rest]
+        failed += await _errors(last)
+        if failed:
+            raise failed[0]
 
 
-async def _all_durable(futures: Sequence[asyncio.Future[None]]) -> None:
-    """Wait for every one, then raise the first error if there is any."""
-    for outcome in await asyncio.gather(*futures, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome
+def _begun(write: Callable[[], asyncio.Future[None]]) -> asyncio.Future[None]:
+    """The write's future; one that has failed where the write cannot even be queued."""
+    try:
+        return write()
+    except TakhinError as error:
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(error)
+        return future
+
+
+async def _errors(futures: Sequence[asyncio.Future[None]]) -> list[BaseException]:
+    """Wait for every one; the errors of those that have failed."""
+    outcomes = await asyncio.gather(*futures, return_exceptions=True)
+    return [outcome for outcome in outcomes if outcome is not None]

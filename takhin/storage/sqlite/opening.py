@@ -18,7 +18,7 @@ from takhin.disk import statements as sql
 from takhin.disk.header import HeaderError, checked_header
 from takhin.disk.identity import LogRow, identity_fault, read_log_row
 from takhin.disk.tables import tables_fault
-from takhin.disk.witness import Mark, Witness
+from takhin.disk.witness import Mark, Slot, Witness
 from takhin.errors import StartupError
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition
 from takhin.storage.sqlite.file import LogFile
@@ -34,27 +34,44 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A partition that was opened, and what its file says of the topic.
+class Found:
+    """An open file, and what it says. Made on a worker thread, it becomes a partition on the loop.
 
     facts: (partition count, config), which partition 0's file alone has.
     """
 
-    log: SqlitePartition
+    file: LogFile
+    at: TopicPartition
+    write: apsw.Connection
     topic_id: str
+    incarnation_id: str
+    state: LogState
+    slot: Slot
+    committed: Sequence[tuple[str, CommittedOffset]]
     facts: tuple[int, TopicConfig] | None
+
+    def partition(self, shared: Shared, offsets: OffsetIndex) -> SqlitePartition:  # on the loop
+        """Give the file its life."""
+        offsets.forget(self.at)
+        offsets.note(self.at, self.committed)
+        life = Life(shared, self.file, self.state, self.slot, offsets)
+        life.adopt(self.write)
+        return SqlitePartition(shared, self.file, self.state, life, incarnation_id=self.incarnation_id)
+
+    def close(self) -> None:
+        """Leave the file as it was found."""
+        connection.close_untouched(self.write, self.file.path)
 
 
 UNOPENED = (apsw.Error, KeyError, ValueError, OSError, StartupError)
-"""What `open_partition` raises for a file that cannot be served."""
+"""What `open_file` raises for a file that cannot be served."""
 
 
-def open_partition(
-    shared: Shared, path: Path, at: TopicPartition, witness: Witness, offsets: OffsetIndex, *, is_copy: bool
-) -> Opened:
-    """Open a partition's file. Raises StartupError if it is another's, or contradicts itself; UNOPENED.
+def open_file(path: Path, at: TopicPartition, witness: Witness, *, is_copy: bool) -> Found:
+    """Open a partition's file, on a worker thread. Raises StartupError if it contradicts itself; UNOPENED.
 
-    is_copy: the folder was copied from a held one.
+    A topic's files are opened by one thread: apsw lets go of the interpreter at each step, so that the loop
+    goes on meanwhile. is_copy: the folder was copied from a held one.
     """
     file = LogFile(path)
     write = connection.open_writer(path)
@@ -72,17 +89,11 @@ def open_partition(
         producers = write.execute(sql.COUNT_PRODUCERS).get
         lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
         state = LogState(*at, start, start, mark, *_times(write), producers, lost)
-        committed = list(_committed(write))
-        facts = topic_facts(write)
+        committed, facts = list(_committed(write)), topic_facts(write)
     except BaseException:
         connection.close_untouched(write, path)
         raise
-    offsets.forget(at)
-    offsets.note(at, committed)
-    life = Life(shared, file, state, slot, offsets)
-    life.adopt(write)
-    log = SqlitePartition(shared, file, state, life, incarnation_id=incarnation_id)
-    return Opened(log, found.topic_id, facts)
+    return Found(file, at, write, found.topic_id, incarnation_id, state, slot, committed, facts)
 
 
 UNKNOWN = Known()

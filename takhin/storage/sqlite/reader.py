@@ -22,6 +22,9 @@ from takhin.model import (
 from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, size_bytes
 from takhin.storage.sqlite.file import LogFile
 
+READ_HEADERS_MAX = 2_000
+"""Headers of one read, unless its first record has more. Each occupies the event loop for about 2 µs."""
+
 
 class Reader:
     """Reads through a file's reading connection; the file must be open."""
@@ -48,13 +51,13 @@ class Reader:
         return self._with_headers(rows, max_bytes) if rows else Records((), {}, offset)
 
     def _with_headers(self, rows: list[Row], max_bytes: int) -> Records:
-        """Add the rows' headers; where those take up the limit, the rows after them are left out."""
+        """Add the rows' headers; where those take up a limit, the rows after them are left out."""
         headers: dict[int, list[Header]] = {}
         total = 0
         cursor = self._file.reader.execute(sql.READ_HEADERS, (rows[0][0], rows[-1][0]))
-        for offset, key, value in cursor:
+        for count, (offset, key, value) in enumerate(cursor, 1):
             total += HEADER_OVERHEAD_BYTES + len(key.encode()) + len(value)
-            if total > max_bytes and offset > rows[0][0]:  # headers alone are too many
+            if (total > max_bytes or count > READ_HEADERS_MAX) and offset > rows[0][0]:  # headers alone
                 del rows[bisect_left(rows, (offset,)) :]
                 headers.pop(offset, None)
                 cursor.close()

@@ -56,7 +56,7 @@ async def try_to_recover(shared: Shared, file: LogFile, state: LogState, commits
     file holds another log, NotNowError while it is being copied.
     """
     if not file.is_open:
-        file.reopen(state.mark)
+        file.adopt(await on(shared.threads.commit, partial(file.opened, state.mark)))
     mark = await on(shared.threads.commit, file.recommit)
     expected = Mark(state.mark.commits + 1, state.end_offset)
     if mark != expected:
@@ -71,5 +71,5 @@ async def try_to_recover(shared: Shared, file: LogFile, state: LogState, commits
     except apsw.BusyError:
         # Another program has the file open. If it were the last to close it, it would copy the log into the
         # file, in pages without checksums. So keep the file open, too.
-        file.reopen(state.mark)
+        file.adopt(await on(shared.threads.commit, partial(file.opened, state.mark)))
         raise

@@ -1,9 +1,9 @@
 """Threads that wait for the disk, so that the event loop never does. Owns the threads; knows no table.
 
-Only COMMIT, checkpoints and the closing of files come here. Statements that do not wait for the disk run
-on the loop: apsw releases the GIL at every step, and a thread that wants it back beside a busy loop waits
-up to 5 ms for each (measured: a transaction of five statements 16 ms on a thread, its COMMIT alone 5 ms). So
-a commit group crosses to a thread and back exactly once.
+Only COMMIT, checkpoints, and the opening and closing of files come here. All other statements run on the
+loop: apsw releases the GIL at every step, and a thread that wants it back beside a busy loop waits up to 5 ms
+for each (measured: a transaction of five statements 16 ms on a thread, its COMMIT alone 5 ms). So a commit
+group crosses to a thread and back exactly once.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from takhin.errors import StartupError
 from takhin.model import TopicConfig, TopicPartition
 from takhin.settings import Settings
 from takhin.storage.sqlite.offset_index import OffsetIndex
-from takhin.storage.sqlite.opening import UNOPENED, Opened, glimpse, open_partition
+from takhin.storage.sqlite.opening import UNOPENED, Found, Glimpse, glimpse, open_file
 from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.unavailable import Known, UnavailablePartition
@@ -52,6 +52,20 @@ class SqliteTopic:
         """The topic with another log in the place of one of its own."""
         logs = [log if each.partition == log.partition else each for each in self.partitions]
         return replace(self, partitions=tuple(logs))
+
+
+OPEN_AT_A_TIME = 8
+"""Files that a topic's opening has open beside those that the limit counts. To give one its life takes the
+loop 0.1 ms, and to close it again as long."""
+
+
+class Refused(NamedTuple):
+    """A file that cannot be served, why, and what can be read of it all the same."""
+
+    at: TopicPartition
+    path: Path
+    error: Exception
+    glimpse: Glimpse
 
 
 class Taken(NamedTuple):
@@ -98,7 +112,7 @@ class TopicOpener:
     ) -> SqliteTopic:
         folder = self._folder.layout.topic(name)
         try:
-            files = self._folder.files(name)
+            files = await asyncio.to_thread(self._folder.files, name)
             refused = await self._refused(files, strict=strict)
         except OSError as error:
             files, refused = {}, {0: StartupError(f"{folder} cannot be read: {error.strerror}")}
@@ -106,38 +120,90 @@ class TopicOpener:
         if 0 not in files:
             missing = StartupError(f"{folder} has no partition 0 (0.db), which describes the topic")
             refused.setdefault(0, missing)
-        first, topic_id, facts = await self._taken(TopicPartition(name, 0), refused.get(0), strict=strict)
+        first, topic_id, facts = (await self._some(name, [0], refused, strict=strict))[0]
         logs.append(first)
         if facts is None:
-            return self._undescribed(name, first, max(files, default=0) + 1)
+            return await self._undescribed(name, first, max(files, default=0) + 1)
         num_partitions, config = facts
-        for at in (TopicPartition(name, number) for number in range(1, num_partitions)):
-            if at.partition not in files:
-                path = self._folder.file(*at)
+        for partition in range(1, num_partitions):
+            if partition not in files:
+                path = self._folder.file(name, partition)
                 missing = StartupError(f"{path} is missing: topic {name!r} has {num_partitions} partitions")
-                refused.setdefault(at.partition, missing)
-            log, found_id, _ = await self._taken(at, refused.get(at.partition), strict=strict)
-            logs.append(log)
-            topic_id = topic_id or found_id
+                refused.setdefault(partition, missing)
+        for begin in range(1, num_partitions, OPEN_AT_A_TIME):
+            few = range(begin, min(begin + OPEN_AT_A_TIME, num_partitions))
+            for log, found_id, _ in await self._some(name, few, refused, strict=strict):
+                logs.append(log)
+                topic_id = topic_id or found_id
         if not self._shared.files.held and not closed:
-            self._remove_strays(name, topic_id, num_partitions)
+            await asyncio.to_thread(self._remove_strays, name, topic_id, num_partitions)
         return SqliteTopic(name, topic_id, config, tuple(logs))
 
-    async def _taken(self, at: TopicPartition, refused: Exception | None, *, strict: bool) -> Taken:
-        """Open a partition; unless `strict`, what cannot be served becomes an UnavailablePartition."""
+    async def open_more(self, name: str, partitions: Sequence[int], logs: list[SqlitePartition]) -> None:
+        """Open new partitions of a topic and add them to `logs`. Raises UNOPENED."""
+        for begin in range(0, len(partitions), OPEN_AT_A_TIME):
+            few = partitions[begin : begin + OPEN_AT_A_TIME]
+            for taken in await self._some(name, few, {}, strict=True):
+                assert isinstance(taken.log, SqlitePartition)  # noqa: S101  the others are errors
+                logs.append(taken.log)
+
+    async def _some(
+        self, name: str, partitions: Sequence[int], refused: Mapping[int, Exception], *, strict: bool
+    ) -> list[Taken]:
+        """Open a few partitions. Unless `strict`, one that cannot be served is an UnavailablePartition."""
+        wanted = [(TopicPartition(name, number), refused.get(number)) for number in partitions]
+        found = await asyncio.to_thread(self._look_at, wanted, strict=strict)
+        return [self._taken(each) for each in found]
+
+    def _look_at(
+        self, wanted: Sequence[tuple[TopicPartition, Exception | None]], *, strict: bool
+    ) -> list[Found | Refused]:  # on a worker thread
+        found: list[Found | Refused] = []
+        try:
+            for at, refused in wanted:
+                found.append(self._found(at, refused, strict=strict))
+        except BaseException:
+            for opened in found:
+                if isinstance(opened, Found):
+                    opened.close()
+            raise
+        return found
+
+    def _found(
+        self, at: TopicPartition, refused: Exception | None, *, strict: bool
+    ) -> Found | Refused:  # on a worker thread
+        path = self._folder.file(*at)
         try:
             if refused is not None:
                 raise refused
-            opened = self.open_partition(at)
-            if at.partition or opened.facts is not None:
-                return Taken(opened.log, opened.topic_id, opened.facts)
-            await opened.log.close()
-            path = self._folder.file(*at)
+            if not path.exists():
+                raise StartupError(f"{path} is missing")
+            found = open_file(path, at, self._witness, is_copy=self.is_copy)
+            if at.partition or found.facts is not None:
+                return found
+            found.close()
             raise StartupError(f"{path} does not say what the topic {at.topic!r} is")
         except UNOPENED as error:
             if strict and str(error) != AT_WORK:
                 raise
-            return self.unavailable(at, error)
+            return Refused(at, path, error, glimpse(path, at))
+
+    def _taken(self, found: Found | Refused) -> Taken:
+        """Give what was found its place on the loop."""
+        if isinstance(found, Found):
+            return Taken(found.partition(self._shared, self._index), found.topic_id, found.facts)
+        at, path, error, seen = found
+        known = seen.known
+        if seen.topic_id:
+            noted = self._witness.slot(seen.topic_id, at.partition).mark
+            if noted is not None:
+                end = max(known.end_offset, noted.end_offset)
+                known = Known(known.start_offset, end, known.incarnation_id)
+        self._index.forget(at)
+        self._index.note(at, seen.committed)
+        may_pass = not isinstance(error, StartupError | KeyError | ValueError) and not is_damage(error)
+        log = UnavailablePartition(at, path, _reason(error, path, at), known, may_pass=may_pass)
+        return Taken(log, seen.topic_id, seen.facts)
 
     async def _refused(self, files: Mapping[int, Path], *, strict: bool) -> dict[int, StartupError]:
         """Bring files of the oldest version up to date. Returns why others are refused, by number."""
@@ -160,47 +226,34 @@ class TopicOpener:
                 refused[number] = StartupError(f"{path} cannot be read: {error.strerror}")
         return refused
 
-    def _undescribed(self, name: str, first: Log, count: int) -> SqliteTopic:
+    async def _undescribed(self, name: str, first: Log, count: int) -> SqliteTopic:
         """The topic whose partition 0 is refused and does not say what the topic is."""
         why = first.reason if isinstance(first, UnavailablePartition) else ""
         reason = StartupError(f"partition 0 describes the topic, and it is not served: {why}")
-        others = [self.unavailable(TopicPartition(name, number), reason) for number in range(1, count)]
+        numbers = range(1, count)
+        others = await self._some(name, numbers, dict.fromkeys(numbers, reason), strict=False)
         topic_id = next((other.topic_id for other in others if other.topic_id), "")
         logs = (first, *(other.log for other in others))
         config = topic_configs.parse({}, Settings())
         return SqliteTopic(name, topic_id, config, logs, described=False)
 
-    def open_partition(self, at: TopicPartition) -> Opened:
-        """Raises UNOPENED."""
-        path = self._folder.file(*at)
-        return open_partition(self._shared, path, at, self._witness, self._index, is_copy=self.is_copy)
-
     async def again(self, log: UnavailablePartition) -> Log:
         """Try to serve a partition of a topic that is described; another refusal if that does not do."""
         at = TopicPartition(log.topic, log.partition)
-        try:
-            if not log.path.exists():
-                raise StartupError(f"{log.path} is missing")
-            await asyncio.to_thread(versions.check, [log.path])
-            return self.open_partition(at).log
-        except UNOPENED as error:
-            return self.unavailable(at, error).log
+        return self._taken(await asyncio.to_thread(self._found_again, at, log.path)).log
 
-    def unavailable(self, at: TopicPartition, error: Exception) -> Taken:
-        """A partition that is not served, because of `error`, with what can be read of it all the same."""
-        path = self._folder.file(*at)
-        found = glimpse(path, at)
-        known = found.known
-        if found.topic_id:
-            noted = self._witness.slot(found.topic_id, at.partition).mark
-            if noted is not None:
-                end = max(known.end_offset, noted.end_offset)
-                known = Known(known.start_offset, end, known.incarnation_id)
-        self._index.forget(at)
-        self._index.note(at, found.committed)
-        may_pass = not isinstance(error, StartupError | KeyError | ValueError) and not is_damage(error)
-        log = UnavailablePartition(at, path, _reason(error, path, at), known, may_pass=may_pass)
-        return Taken(log, found.topic_id, found.facts)
+    def _found_again(self, at: TopicPartition, path: Path) -> Found | Refused:  # on a worker thread
+        refused = None
+        try:
+            if path.exists():
+                versions.check([path])
+        except UNOPENED as error:
+            refused = error
+        return self._found(at, refused, strict=False)
+
+    async def unavailable(self, at: TopicPartition, error: Exception) -> Log:
+        """A partition that is not served, because of `error`."""
+        return self._taken(await asyncio.to_thread(self._found, at, error, strict=False)).log
 
     def _remove_strays(self, name: str, topic_id: str, num_partitions: int) -> None:
         """Remove the empty partitions that a change of the topic left behind when it was interrupted."""

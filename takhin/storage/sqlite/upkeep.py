@@ -1,7 +1,7 @@
 """What an engine does by itself, again and again.
 
 It answers holds and `takhin recover`, takes back what could not be served, finds space on a full disk, and
-sees that its files are where they were.
+sees that its files are where they were and that more can be opened.
 
 Runs as tasks on the loop beside everything else. Knows the partitions only through the catalogue.
 """
@@ -15,6 +15,7 @@ from contextlib import suppress
 import apsw
 import structlog
 
+from takhin.disk.descriptors import shortage
 from takhin.disk.faults import NotNowError
 from takhin.errors import PartitionUnavailableError
 from takhin.storage.sqlite.catalogue import Catalogue
@@ -57,6 +58,7 @@ class Upkeep:
                 _watch(self._catalogue.take_back, self._shared.settings.recover_wait_ms / 1_000)
             ),
             asyncio.create_task(_watch(self.look_at_places, WATCH_PLACES_SECONDS)),
+            asyncio.create_task(_watch(self.look_at_descriptors, WATCH_SPACE_SECONDS)),
         ]
 
     async def stop(self) -> None:
@@ -97,6 +99,14 @@ class Upkeep:
             if not log.closed:
                 with suppress(PartitionUnavailableError):  # health says it
                     log.life.check_place()
+
+    async def look_at_descriptors(self) -> None:
+        """See whether files and connections can still be opened."""
+        reason = shortage()
+        if reason is None:
+            self._shared.troubles.end("descriptors")
+        else:
+            self._shared.troubles.begin("descriptors", f"nothing can be opened: {reason}")
 
     async def look_at_hold(self) -> None:
         """See whether `hold` has come or gone, and act on it."""

@@ -1,0 +1,138 @@
+"""The room for requests on their way in: so many at a time, and connections take turns.
+
+gRPC holds whatever has arrived. A call of the service therefore asks for its message only when it has a place
+here; until then HTTP/2's windows hold its client back. A small message gives its place up once it is there. A
+large one keeps it until the call ends, so that the places bound the memory of all of them. One that is slow
+goes on beside them. As many may be slow as there are places; the one that has been for longest gives way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from takhin.errors import InvalidArgumentError, OverloadedError
+from takhin.settings import RpcSettings
+from takhin.turns import LARGE_BYTES, others_turn
+
+SMALL_BYTES = 64 << 10
+"""Up to this size a message does not keep its place: gRPC holds as much of every call anyway."""
+PATIENCE_SECONDS = 0.5
+"""A message that is not there by then goes on without a place, so that it holds nobody up."""
+
+
+class Places:
+    """A number of places. Those who wait get one in the turn of their connections. Lives on the loop."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._free = number
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the connection whose turn is next first
+
+    async def take(self, peer: str) -> None:
+        """Return with a place."""
+        if self._free:
+            self._free -= 1
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(peer, deque()).append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():  # it has just got one
+                self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """Let the next one have the place."""
+        while self._waiting:
+            peer = next(iter(self._waiting))
+            waiters = self._waiting.pop(peer)
+            waiter = waiters.popleft()
+            if waiters:
+                self._waiting[peer] = waiters  # behind all other connections
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._free += 1
+
+
+class Ticket:
+    """One call on its way in. A place is given up once: early if the message is slow or small."""
+
+    def __init__(self, places: Places, slow: dict[Ticket, None]) -> None:
+        self.limit: asyncio.Timeout | None = None
+        self._places = places
+        self._slow = slow
+        self._placed = True
+
+    def give_up_place(self) -> None:
+        """Let others have the place."""
+        if self._placed:
+            self._placed = False
+            self._places.give_back()
+
+    def is_slow(self) -> None:
+        """The message takes its time: it goes on without a place, unless too many do."""
+        self.give_up_place()
+        self._slow[self] = None
+        if len(self._slow) > self._places.number:
+            oldest = next(iter(self._slow))
+            del self._slow[oldest]
+            oldest.hurry()
+
+    def hurry(self) -> None:
+        """Refuse the call if its message is still not there."""
+        if self.limit is not None:
+            self.limit.reschedule(asyncio.get_running_loop().time())
+
+    def end(self) -> None:
+        """The call is answered."""
+        self._slow.pop(self, None)
+        self.give_up_place()
+
+
+class Arrivals:
+    """Pulls the message of each call when there is a place for it."""
+
+    def __init__(self, settings: RpcSettings) -> None:
+        self._wait_ms = settings.arrival_ms_max
+        self._places = Places(settings.arrivals_max)
+        self._slow: dict[Ticket, None] = {}  # the oldest first
+
+    @asynccontextmanager
+    async def message(self, context: Any) -> AsyncIterator[bytes]:
+        """The call's message as it came. Raises OverloadedError if it does not come in time."""
+        await self._places.take(context.peer())
+        ticket = Ticket(self._places, self._slow)
+        try:
+            message = await self._pulled(context, ticket)
+            if len(message) <= SMALL_BYTES:
+                ticket.give_up_place()
+            elif len(message) > LARGE_BYTES:
+                await others_turn()
+            yield message
+        finally:
+            ticket.end()
+
+    async def _pulled(self, context: Any, ticket: Ticket) -> bytes:
+        slow = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, ticket.is_slow)
+        try:
+            async with asyncio.timeout(self._wait_ms / 1_000) as ticket.limit:
+                message = await context.read()
+        except TimeoutError:
+            raise OverloadedError(
+                f"the request did not arrive within {self._wait_ms} ms (rpc.arrival_ms_max), or others waited"
+            ) from None
+        finally:
+            slow.cancel()
+            ticket.limit = None
+        if message is grpc.aio.EOF:
+            raise InvalidArgumentError("the call has ended without a request")
+        arrived: bytes = message
+        return arrived

@@ -1,0 +1,113 @@
+"""Requests that arrive at once take bounded memory, and those that do not arrive hold nobody up."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from threading import Event
+
+import grpc
+import pytest
+
+from blackbox.broker_process import Broker
+from blackbox.clients import (
+    CALL_S_MAX,
+    CHANNEL_OPTIONS,
+    batch,
+    connected,
+    create_topic,
+    eventually,
+    own_topic,
+    produce,
+    refusal,
+)
+from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
+
+PRODUCE = "/takhin.v1.TakhinService/ProduceMessage"
+ARRIVALS_MAX = 4
+RSS_MAX = 512 << 20
+RSS_AFTER_MAX = 250 << 20
+
+
+def resident_bytes(broker, field="VmRSS"):
+    status = Path(f"/proc/{broker.pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1_024
+
+
+@pytest.mark.parametrize("calls", [200, pytest.param(1_000, marks=pytest.mark.soak)])
+def test_many_large_requests(broker, figures, calls):
+    """Calls of 4 MB at once all succeed, beside an honest client, within 512 MB; most are given back."""
+    request = batch("flood", [bytes(1_000_000)] * 4)
+    with connected(broker.address) as honest:
+        create_topic(honest, "flood")
+        create_topic(honest, "honest")
+        channels = [grpc.insecure_channel(broker.address, options=CHANNEL_OPTIONS) for _ in range(8)]
+        stubs = [TakhinServiceStub(channel) for channel in channels]
+        futures = [stubs[n % 8].ProduceMessage.future(request, timeout=300) for n in range(calls)]
+        sent, slowest = 0, 0.0
+        while not all(future.done() for future in futures):
+            begin = time.monotonic()
+            produce(honest, "honest", [b"v"] * 10)
+            sent, slowest = sent + 1, max(slowest, time.monotonic() - begin)
+        outcomes = Counter(future.result().error for future in futures)
+        for channel in channels:
+            channel.close()
+        assert outcomes == {"": calls}
+        peak = resident_bytes(broker, "VmHWM")
+        figures(f"{calls} x 4 MB: {peak >> 20} MiB; {sent} honest calls, the slowest took {slowest:.1f} s")
+        assert peak <= RSS_MAX
+        eventually(lambda: resident_bytes(broker) <= RSS_AFTER_MAX)
+
+
+def never(released):
+    """The requests of a client that never sends one."""
+    released.wait()
+    yield from ()
+
+
+def test_calls_without_a_request_hold_nobody_up(data_dir):
+    """Calls that send no request, more than there are places, delay others by a moment, and are ended."""
+    with (
+        Broker(data_dir, rpc_arrivals_max=ARRIVALS_MAX, rpc_arrival_ms_max=2_000) as broker,
+        connected(broker.address) as stub,
+        grpc.insecure_channel(broker.address, options=CHANNEL_OPTIONS) as channel,
+    ):
+        create_topic(stub, "t")
+        silent = Event()
+        method = channel.stream_unary(PRODUCE)
+        calls = [method.future(never(silent), timeout=CALL_S_MAX) for _ in range(4 * ARRIVALS_MAX)]
+        try:
+            begin = time.monotonic()
+            for _ in range(20):
+                produce(stub, "t", [b"v"])
+            assert time.monotonic() - begin < 5
+            for call in calls:
+                failed = refusal(call.exception())
+                assert (failed.code, failed.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        finally:
+            silent.set()
+
+
+def test_a_call_that_ends_without_a_request(stub, broker):
+    """It is refused by name."""
+    with grpc.insecure_channel(broker.address, options=CHANNEL_OPTIONS) as channel:
+        with pytest.raises(grpc.RpcError) as failed:
+            channel.stream_unary(PRODUCE)(iter(()), timeout=CALL_S_MAX)
+        assert refusal(failed.value).reason == "INVALID_ARGUMENT"
+
+
+def test_cancelled_calls_give_their_places_back(data_dir):
+    """Clients that hang up before their request has arrived leave room for others."""
+    with Broker(data_dir, rpc_arrivals_max=1) as broker, connected(broker.address) as stub:
+        topic = own_topic(stub, "cancelled")
+        for _ in range(5):
+            with grpc.insecure_channel(broker.address, options=CHANNEL_OPTIONS) as channel:
+                silent = Event()
+                calls = [channel.stream_unary(PRODUCE).future(never(silent)) for _ in range(3)]
+                produce(stub, topic, [b"v"])
+                for call in calls:
+                    call.cancel()
+                silent.set()
+        produce(stub, topic, [b"v"])
