@@ -49,8 +49,11 @@ class _Watcher:
 
     async def write(self, response: Any) -> None:
         await self._context.write(response)
-        if self._servicer.stopping:
-            raise ShuttingDownError
+        if not self._servicer.stopping:
+            return
+        if response.status != NOT_SERVING:  # the stop began within the write
+            await self._context.write(health_pb2.HealthCheckResponse(status=NOT_SERVING))
+        raise ShuttingDownError
 
 
 class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # the library has no stubs

@@ -1,4 +1,4 @@
-"""What every call needs, done once: errors put on the wire, streams ended when the broker stops.
+"""What every call needs, done once: errors put on the wire, and its end when the broker stops.
 
 A method of the service raises. Here the error becomes the response's own error field or a gRPC status, by the
 table in wire/status.py. An error that is none of ours is logged under an id, and the client gets INTERNAL
@@ -42,7 +42,9 @@ class Malformed:
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"]
 PRODUCE_STREAM = f"/{SERVICE.full_name}/ProduceMessageStream"
 """Answers a malformed request like any other that it refuses. Every other stream ends with one."""
-SELF_ENDING = (PRODUCE_STREAM, "/grpc.health.v1.Health/Watch")
+HEALTH = "/grpc.health.v1.Health/"
+"""What the methods of the health service begin with. They answer also while the broker stops."""
+SELF_ENDING = (PRODUCE_STREAM, f"{HEALTH}Watch")
 """Streams that end by themselves when the broker stops, which finish their remaining answers first."""
 UNREAD_SECONDS = 1.0
 """How long the stop waits for the client of a tail to read what is being written to it."""
@@ -79,28 +81,40 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._arrivals = Arrivals(settings.rpc)
         self._bounds = bounds(settings)
         self._handlers: dict[str, Handler] = {}
+        self._unary_calls: set[asyncio.Task[Any]] = set()
         self._streams: dict[asyncio.Task[Any], str] = {}
         self._writing: set[asyncio.Task[Any]] = set()
         self._ending = False
 
-    async def end_streams(self, seconds: float) -> None:
-        """End every stream with UNAVAILABLE. Those of SELF_ENDING get `seconds` to finish their answers."""
+    async def end_calls(self, seconds: float) -> None:
+        """Refuse new calls, end every stream with UNAVAILABLE, and wait so long for those that are at work.
+
+        Streams of SELF_ENDING get half of the time to finish their answers.
+        """
         self._ending = True
+        now = asyncio.get_running_loop().time
+        deadline = now() + seconds
         tails = [task for task, method in self._streams.items() if method not in SELF_ENDING]
         for task in tails:
             # Not within a write: during the first one gRPC refuses the status, and the call would hang.
             if task not in self._writing:
                 task.cancel()
-        deadline = asyncio.get_running_loop().time() + seconds
-        await self._end(tails, min(seconds, UNREAD_SECONDS))
-        await self._end(list(self._streams), deadline - asyncio.get_running_loop().time())
+        await self._end_streams(tails, min(seconds / 2, UNREAD_SECONDS))
+        await self._end_streams(list(self._streams), deadline - seconds / 2 - now())
+        if self._unary_calls:
+            await asyncio.wait(self._unary_calls, timeout=max(0.0, deadline - now()))
 
-    async def _end(self, tasks: list[asyncio.Task[Any]], seconds: float) -> None:
+    async def _end_streams(self, tasks: list[asyncio.Task[Any]], seconds: float) -> None:
         """Wait for streams to end; those that have not by then have clients that do not read."""
         if tasks:
             await asyncio.wait(tasks, timeout=max(0.0, seconds))
         for task in tasks:
             task.cancel()
+
+    def _check_open(self, method: str) -> None:
+        """Raise ShuttingDownError for a call that begins while the broker stops."""
+        if self._ending and not method.startswith(HEALTH):
+            raise ShuttingDownError
 
     async def intercept_service(
         self,
@@ -147,11 +161,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return await abort(context, error)
 
         async def call(_: object, context: Context) -> Any:
+            task = _current_task()
+            self._unary_calls.add(task)
             try:
+                self._check_open(method)
                 async with self._arrivals.message(context) as pulled:
                     return await answer(parse(pulled), context)
             except TakhinError as error:  # there is no request
                 return await abort(context, error)
+            finally:
+                self._unary_calls.discard(task)
 
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
@@ -163,10 +182,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             inner = handler.unary_stream
 
         async def call(request: Any, context: Context) -> None:
-            task = asyncio.current_task()
-            assert task is not None  # noqa: S101  grpc.aio runs every handler in a task
+            task = _current_task()
             self._streams[task] = method
             try:
+                self._check_open(method)
                 if isinstance(request, Malformed):
                     raise request.error
                 if handler.request_streaming and method != PRODUCE_STREAM:
@@ -222,6 +241,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     self._writing.discard(task)
                 if self._ending and self._streams[task] not in SELF_ENDING:
                     raise ShuttingDownError
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  grpc.aio runs every handler in a task
+    return task
 
 
 async def _well_formed(requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:

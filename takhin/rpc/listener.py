@@ -13,6 +13,9 @@ from takhin.rpc.service import TakhinService
 from takhin.settings import RpcSettings, Settings
 from takhin.v1 import takhin_pb2_grpc
 
+GOODBYE_SECONDS = 1.0
+"""How long the stop waits for last answers to be on their way, when no call is at work any more."""
+
 
 class Listener:
     """Serves one TakhinService at one address, as a part of the server. Life: `start`, serve, `stop`."""
@@ -47,15 +50,17 @@ class Listener:
         self.address = f"{host}:{port}"
 
     async def stop(self, grace_seconds: float) -> None:
-        """Say NOT_SERVING, answer what is queued, end streams with UNAVAILABLE, then close.
+        """Say NOT_SERVING, refuse new calls, answer what is queued, end streams, then close.
 
-        Calls that have not ended after `grace_seconds` are cut off.
+        Calls that have not ended after `grace_seconds` are cut off. gRPC's server stops last: it would refuse
+        new calls as CANCELLED, or leave them unanswered for as long as another one is at work.
         """
+        deadline = asyncio.get_running_loop().time() + grace_seconds
         await self._health.enter_graceful_shutdown()
         self._service.drain()
-        stopping = asyncio.ensure_future(self._server.stop(grace_seconds))
-        await self._interceptor.end_streams(grace_seconds / 2)
-        await stopping
+        await self._interceptor.end_calls(grace_seconds)
+        left = deadline - asyncio.get_running_loop().time()
+        await self._server.stop(max(0.0, min(left, GOODBYE_SECONDS)))
 
 
 def _options(settings: RpcSettings) -> list[tuple[str, int]]:

@@ -70,7 +70,7 @@ def test_describe_an_unknown_topic(takhin, topic):
         (["create", "x", "--config", "a=1", "--config", "a=2"], "a is given twice"),
         (["delete", "nosuch"], "there is no topic 'nosuch'"),
         (["delete"], "Missing argument 'NAME'"),
-        (["creat", "x"], "No such command 'creat'"),
+        (["creat", "x"], "there is no command 'creat'; did you mean 'create'?"),
         ([], "Missing command"),
         (["create", "\udcff"], "is not UTF-8"),
         (["list", "--server", "nowhere"], "must be HOST:PORT"),

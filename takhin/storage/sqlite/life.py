@@ -81,7 +81,7 @@ class Life:
             Step.REST: self._rest,
             Step.OPEN: self._open,
             Step.GROUP: self._group,
-            Step.LAST_BIT: self._last_bit,
+            Step.LAST_BIT: self._copying.last_bit,
             Step.GIVE_WAY: self._give_way,
             Step.RECOVER: self._recover,
             Step.END: self._end,
@@ -361,9 +361,6 @@ class Life:
             return
         if not self._shared.space.full and not self._shared.files.gives_way(self):
             self._copying.begin()
-
-    async def _last_bit(self) -> None:
-        await self._copying.last_bit()
 
     # RECOVER
 
