@@ -37,13 +37,24 @@ def m0002_commits(db: "Database") -> None:
 @migrations()
 def m0003_producer_batches(db: "Database") -> None:
     """Add the last batches of each producer. upgrades.py does so for files of version 2."""
-    db.execute(UPGRADES[3])
+    _upgrade(db, 3)
 
 
 @migrations()
 def m0004_lost_offsets(db: "Database") -> None:
     """Add the offsets that were given up. upgrades.py does so for files of versions 2 and 3."""
-    db.execute(UPGRADES[4])
+    _upgrade(db, 4)
+
+
+@migrations()
+def m0005_zero_tails(db: "Database") -> None:
+    """Add the ends of zeros. upgrades.py does so for files of versions 2 to 4."""
+    _upgrade(db, 5)
+
+
+def _upgrade(db: "Database", version: int) -> None:
+    for statement in UPGRADES[version]:
+        db.execute(statement)
 
 
 def migrate(path: str) -> None:

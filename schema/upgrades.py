@@ -25,5 +25,20 @@ CREATE TABLE lost_offsets (
 ) STRICT
 """
 
-UPGRADES = {3: PRODUCER_BATCHES, 4: LOST_OFFSETS}
+ZERO_TAILS = """
+CREATE TABLE zero_tails (
+  -- Keys with values that end in so many zeros that the loss of a page would not be noticed.
+  -- A row with offset -1: nothing is known of the offsets below its length, which are older than this table.
+  offset INTEGER NOT NULL,
+  position INTEGER NOT NULL,          -- that of a header; -1: the record's own key and value
+  length INTEGER NOT NULL,            -- bytes of key and value together without the zeros at their end
+  PRIMARY KEY (offset, position)
+) STRICT, WITHOUT ROWID
+"""
+
+TAILS_UNKNOWN = """
+INSERT INTO zero_tails SELECT -1, 0, end_offset FROM log WHERE end_offset > start_offset
+"""
+
+UPGRADES = {3: (PRODUCER_BATCHES,), 4: (LOST_OFFSETS,), 5: (ZERO_TAILS, TAILS_UNKNOWN)}
 """Statements by the version that the file has afterwards."""

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,12 +22,13 @@ from threading import Lock
 import apsw
 
 from takhin.copies import manifest as manifests
-from takhin.copies.checking import log_of
+from takhin.copies.checking import content_faults, log_of
 from takhin.copies.manifest import Manifest
+from takhin.copies.mending import has_zeroed_page
 from takhin.copies.places import Place, Progress
 from takhin.copies.replace import sync_file
 from takhin.disk.beside import DamagedError, read
-from takhin.disk.connection import library_version, open_backup_target
+from takhin.disk.connection import library_version, open_backup_target, open_beside
 from takhin.disk.faults import is_damage, is_full, sentence
 from takhin.disk.finding import checked_topic, partition_files, topic_names
 from takhin.disk.folder import sync_folder
@@ -182,6 +183,7 @@ class _Backup:
                 raise DamagedError(
                     f"{place.path} belongs to another topic ({log.topic_id}) than partition 0 ({topic_id})"
                 )
+            _check_zeros(part, place, log)
             sync_file(part)
             part.rename(to)
         except apsw.Error as error:
@@ -214,6 +216,16 @@ class _Backup:
         finally:
             target.close()
         return log
+
+
+def _check_zeros(part: Path, place: Place, log: LogRow) -> None:
+    """Raise DamagedError if a page that was lost has been copied as zeros: its checksum matches."""
+    if not has_zeroed_page(part):
+        return
+    with closing(open_beside(part, immutable=True)) as copied:
+        faults = content_faults(copied, log)
+    if faults:
+        raise DamagedError(f"{place.path} is damaged: {faults[0]}; `takhin verify` shows how far it goes")
 
 
 def _begun(data: Path, destination: Path) -> Manifest:

@@ -11,6 +11,7 @@ legitimate. The rule then has to change here, with it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import apsw
 
@@ -20,6 +21,10 @@ from takhin.disk.identity import LogRow, identity_fault, read_log_row
 from takhin.disk.tables import tables_fault
 from takhin.disk.versions import LOST_SINCE, PRODUCERS_SINCE
 from takhin.disk.witness import Mark
+from takhin.disk.zero_tails import faults_in
+
+LOST_PAGES_MAX = 3
+"""As many complaints of each kind as integrity_check is asked for."""
 
 
 def log_of(connection: apsw.Connection, topic: str, partition: int) -> tuple[LogRow | None, list[str]]:
@@ -65,6 +70,7 @@ def _content(connection: apsw.Connection, log: LogRow) -> Iterator[str]:
         yield f"there is a header of offset {offset}, which has no record"
     for group_id, offset in connection.execute(sql.BAD_COMMITTED, {"end": log.end_offset}):
         yield f"group {group_id!r} has committed offset {offset}, and the log ends at {log.end_offset}"
+    yield from islice(faults_in(connection), LOST_PAGES_MAX)
     if version >= PRODUCERS_SINCE:
         for producer_id, end in connection.execute(sql.BAD_PRODUCER, {"end": log.end_offset}):
             yield (

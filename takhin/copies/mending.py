@@ -36,6 +36,8 @@ OF_ITS_OWN = (slice(24, 40), slice(92, 100), slice(-RESERVED_BYTES, None))
 NO_PAGE = b"\xff" * PAGE_BYTES
 """Stands for a page that is gone: its checksum does not match, while one of zeros would."""
 
+ZEROED = bytes(PAGE_BYTES)
+
 INTERIOR = (0x02, 0x05)
 """First byte of a page without rows, which only leads to pages with rows (sqlite.org/fileformat2.html)."""
 LEAVES = (0x0A, 0x0D)
@@ -159,6 +161,15 @@ def hide_zeroed_pages(path: Path) -> None:
                 file.seek(number * PAGE_BYTES)
                 file.write(NO_PAGE)
             number += 1
+
+
+def has_zeroed_page(path: Path) -> bool:
+    """True if a page of a closed file is all zeros: lost, or free, or the end of a value of zeros."""
+    with path.open("rb") as file:
+        while some := file.read(64 * PAGE_BYTES):
+            if any(not some[at] and some.startswith(ZEROED, at) for at in range(0, len(some), PAGE_BYTES)):
+                return True
+    return False
 
 
 def move_root(path: Path, table: str, root: int) -> None:

@@ -18,7 +18,6 @@ import apsw
 
 from takhin.copies.checking import content_faults, log_of
 from takhin.copies.mending import (
-    hide_zeroed_pages,
     lend_first_page,
     mend_empty_tables,
     mend_header,
@@ -27,7 +26,8 @@ from takhin.copies.mending import (
 )
 from takhin.copies.places import Place, Progress
 from takhin.copies.replace import BesideBroker, Catalogue, Workplace, close_alone, put_file
-from takhin.copies.salvage import Run, Salvage, without
+from takhin.copies.runs import Run, without
+from takhin.copies.salvage import Salvage
 from takhin.copies.verify import Found, look_at
 from takhin.disk import versions
 from takhin.disk.beside import read
@@ -36,7 +36,7 @@ from takhin.disk.faults import sentence
 from takhin.disk.finding import checked_topic, partition_files, topic_names
 from takhin.disk.folder import is_locked
 from takhin.disk.identity import LogRow, num_partitions, read_log_row
-from takhin.disk.layout import DAMAGED, SALVAGED, TEMPLATE, Layout, wal_bytes, wal_of
+from takhin.disk.layout import DAMAGED, SALVAGED, TEMPLATE, Layout, wal_of
 from takhin.disk.repairs import released
 from takhin.errors import CopyError, StartupError
 from takhin.model import TopicPartition
@@ -238,8 +238,6 @@ class _Recovery:
         """Put a new file in place, made of all that can be read."""
         with suppress(apsw.Error):  # also where the first page had to be lent before
             take_in_wal(old)
-        if old.exists() and not wal_bytes(old):
-            hide_zeroed_pages(old)
         expected = self._expected(readable_log_row(old))
         salvage = Salvage(old, new, lent=lent)
         try:

@@ -18,13 +18,15 @@ import apsw
 from takhin import topic_configs
 from takhin.clock import system_clock
 from takhin.copies.leaves import Leaf, lend_root, record_leaves, roots
-from takhin.copies.mending import move_root
+from takhin.copies.mending import hide_zeroed_pages, move_root
+from takhin.copies.runs import Run, joined, said, within, without
 from takhin.disk import statements as sql
 from takhin.disk import versions
 from takhin.disk.connection import close_whole, open_copy, open_writer
 from takhin.disk.header import file_header
 from takhin.disk.identity import LogRow, num_partitions
 from takhin.disk.layout import wal_bytes
+from takhin.disk.zero_tails import check_committed, check_header, check_record, tails_in
 from takhin.schema import VERSION
 from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION
 from takhin.settings import Settings
@@ -61,16 +63,11 @@ PRODUCERS = Table(
 CONFIGS = Table("topic_configs", "key, value", "key", (str, str))
 LOST = Table("lost_offsets", "first, beyond", "first", (int, int))
 
-LATER_TABLES = (PRODUCERS, LOST)
-LATER_ROOTS = range(11, 14)
+TAILS = Table("zero_tails", "offset, position, length", "offset, position", (int, int, int))
+
+LATER_TABLES = (PRODUCERS, LOST, TAILS)
+LATER_ROOTS = range(11, 15)
 """Where the tables of later versions begin depends on the version in which the file was new."""
-
-
-class Run(NamedTuple):
-    """Offsets [start, end)."""
-
-    start: int
-    end: int
 
 
 class Salvage:
@@ -86,6 +83,7 @@ class Salvage:
         self._path = old
         self._new = open_writer(new)
         self._old: apsw.Connection | None = None
+        self._told_apart = True  # zeros at the end of a record, and a lost page
         self.notes: list[str] = []
         """What was lost besides records, as clauses."""
         self._version = VERSION
@@ -134,6 +132,8 @@ class Salvage:
 
         Returns (where the log ended, at least where `log` says, the runs of records that were kept).
         """
+        if not self._zeros_known(log.start_offset):
+            self._hide_zeros()
         leaves = self._leaves()
         end = max(log.end_offset, self._beyond_last(), *(leaf.last + 1 for leaf in leaves))
         kept: list[Run] = []
@@ -155,6 +155,20 @@ class Salvage:
         kept = joined(kept)
         self._take_headers(kept)
         return end, kept
+
+    def _zeros_known(self, start: int) -> bool:
+        """True if the file says of all its records from `start` on which of them end in zeros."""
+        with suppress(*UNREADABLE):
+            if self._version >= versions.TAILS_SINCE:
+                return all(offset >= 0 or length <= start for offset, _, length in self._rows_of(TAILS))
+        return False
+
+    def _hide_zeros(self) -> None:
+        self._told_apart = False
+        if self._old is not None and not wal_bytes(self._path):
+            self._close_old()
+            hide_zeroed_pages(self._path)
+            self._open()
 
     def _leaves(self) -> list[Leaf]:
         if wal_bytes(self._path):  # which may have later versions of the same pages
@@ -213,6 +227,7 @@ class Salvage:
         for offset, timestamp, *contents in self._rows(sql.OLD_RECORDS, (start, end)):
             if not isinstance(timestamp, int) or not all(isinstance(it, bytes | None) for it in contents):
                 raise ValueError(offset)
+            self._check(check_record, offset, *contents)
             if runs and runs[-1].end == offset:
                 runs[-1] = Run(runs[-1].start, offset + 1)
             else:
@@ -220,10 +235,15 @@ class Salvage:
         return runs
 
     def _header_run(self, start: int, end: int) -> Sequence[Run]:
-        for _, _, key, value in self._rows(sql.OLD_HEADERS, (start, end)):
+        for offset, position, key, value in self._rows(sql.OLD_HEADERS, (start, end)):
             if not isinstance(key, str) or not isinstance(value, bytes):
                 raise ValueError(key)  # noqa: TRY004  as for what cannot be read
+            self._check(check_header, offset, position, key.encode(), value)
         return [Run(start, end)]
+
+    def _check(self, check: Callable[..., None], *content: Any) -> None:
+        if self._told_apart and self._old is not None:
+            check(self._old, *content)
 
     def _rows(self, statement: str, bindings: Sequence[int] = ()) -> Iterator[Sequence[Any]]:
         if self._old is None:
@@ -241,6 +261,7 @@ class Salvage:
         with self._new:
             self._new.execute(sql.INDEX_TIMES, (TIME_INDEX_RECORDS,))
             self._new.executemany(sql.PUT_LOST, gaps)
+            self._new.executemany(sql.PUT_ZERO_TAIL, list(tails_in(self._new)))
             self._committed(log)
             if self._version >= versions.PRODUCERS_SINCE:
                 self._producers(without([Run(0, log.end_offset)], gaps))
@@ -322,6 +343,8 @@ class Salvage:
         for row in self._rows(sql.old_rows(table.name, table.columns, table.key, descending=descending)):
             if tuple(map(type, row)) != table.types:
                 raise ValueError(row)
+            if table is COMMITTED:
+                check_committed(row[0], row[-1])
             yield tuple(row)
 
 
@@ -342,38 +365,3 @@ def _split(read: Callable[[int, int], Sequence[Run]], start: int, end: int) -> I
             middle = (start + end) // 2
             yield from _split(read, start, middle)
             yield from _split(read, middle, end)
-
-
-def said(run: Run) -> str:
-    """A run for people."""
-    return f"{run.start} to {run.end - 1}" if run.end - run.start > 1 else f"{run.start}"
-
-
-def joined(runs: Iterable[Run]) -> list[Run]:
-    """The same offsets in as few runs as possible, in order."""
-    whole: list[Run] = []
-    for run in sorted(runs):
-        if whole and run.start <= whole[-1].end:
-            whole[-1] = Run(whole[-1].start, max(whole[-1].end, run.end))
-        elif run.start < run.end:
-            whole.append(run)
-    return whole
-
-
-def without(runs: Iterable[Run], others: Iterable[Run]) -> list[Run]:
-    """What is in `runs` and not in `others`."""
-    left = joined(runs)
-    for other in joined(others):
-        left = [
-            part
-            for run in left
-            for part in (Run(run.start, min(run.end, other.start)), Run(max(run.start, other.end), run.end))
-            if part.start < part.end
-        ]
-    return left
-
-
-def within(runs: Iterable[Run], others: Iterable[Run]) -> list[Run]:
-    """What is in both."""
-    runs = joined(runs)
-    return without(runs, without(runs, others))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+from takhin.disk import overflow
+
 # Transactions
 
 BEGIN = "BEGIN IMMEDIATE"
@@ -48,6 +50,24 @@ READ = (
 )
 READ_HEADERS = "SELECT offset, key, value FROM headers WHERE offset BETWEEN ? AND ? ORDER BY offset, position"
 
+PUT_ZERO_TAIL = "INSERT INTO zero_tails (offset, position, length) VALUES (?,?,?)"
+GET_ZERO_TAIL = "SELECT length FROM zero_tails WHERE offset = ? AND position = ?"
+TAILS_UNKNOWN_BELOW = "SELECT length FROM zero_tails WHERE offset = -1"
+LONG_RECORD = (
+    f"coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0) >= {overflow.RECORD_LAST_BYTES_MIN}"
+)
+LONG_HEADER = f"octet_length(key) + octet_length(value) >= {overflow.HEADER_LAST_BYTES_MIN}"
+"""SQLite finds lengths at the beginning of a row, so these conditions read none of its overflow pages."""
+LONG_CONTENT = (
+    f"SELECT offset, -1, key, value FROM records WHERE {LONG_RECORD} UNION ALL "
+    f"SELECT offset, position, CAST(key AS BLOB), value FROM headers WHERE {LONG_HEADER}"
+)
+LONG_CONTENT_AT = (
+    f"SELECT offset, -1, key, value FROM records WHERE offset = ? AND {LONG_RECORD} UNION ALL "
+    "SELECT offset, position, CAST(key AS BLOB), value FROM headers "
+    f"WHERE offset = ? AND {LONG_HEADER}"
+)
+
 LAST_BEFORE_TIME = "SELECT offset FROM time_index WHERE timestamp < ? ORDER BY timestamp DESC LIMIT 1"
 FIRST_AT_TIME = (
     "SELECT offset FROM records WHERE offset >= ? AND offset < ? AND timestamp >= ? ORDER BY offset LIMIT 1"
@@ -58,6 +78,8 @@ HIGHEST_TIME_FROM = "SELECT max(timestamp) FROM records WHERE offset >= ?"
 TRIM = (
     "DELETE FROM records WHERE offset < ?",
     "DELETE FROM headers WHERE offset < ?",
+    # The row with a negative offset says something else: see schema/upgrades.py.
+    "DELETE FROM zero_tails WHERE offset >= 0 AND offset < ?",
     # The last row at or below the new start says where a search may begin: it stays.
     "DELETE FROM time_index WHERE timestamp < (SELECT max(timestamp) FROM time_index WHERE offset <= ?)",
 )
@@ -139,6 +161,7 @@ STRAY_HEADER = (
 BAD_COMMITTED = (
     "SELECT group_id, offset FROM committed_offsets WHERE offset NOT BETWEEN 0 AND :end ORDER BY group_id"
 )
+ZEROED_COMMITTED = "SELECT group_id, committed_at FROM committed_offsets WHERE committed_at = 0"
 BAD_PRODUCER = (
     "SELECT lower(hex(producer_id)), offset + record_count FROM producer_batches "
     "WHERE offset < 0 OR record_count < 1 OR offset + record_count > :end ORDER BY offset DESC LIMIT 3"
@@ -184,6 +207,8 @@ HEADERS_AS_JSON = (
     "(SELECT json_group_array(json_array(key, hex(value))) FROM "
     "(SELECT key, value FROM headers WHERE headers.offset = records.offset ORDER BY position))"
 )
+LONG_KEY = f"(octet_length(key) > {overflow.KEY_LOCAL_BYTES_MAX} AND {LONG_RECORD})"
+HAS_LONG_HEADER = f"EXISTS (SELECT 1 FROM headers WHERE headers.offset = records.offset AND {LONG_HEADER})"
 LAG = "end_offset - offset"
 COMMITTED_AND_LOG = "committed_offsets CROSS JOIN log"
 
@@ -196,6 +221,11 @@ def compare(column: str, operator: str) -> str:
 def compare_text(column: str, operator: str) -> str:
     """A condition with one parameter on the column's bytes as text."""
     return f"CAST({column} AS TEXT) {operator} ?"
+
+
+def either(conditions: Iterable[str]) -> str:
+    """True if one of the conditions is true; without any it is false."""
+    return f"({' OR '.join(conditions) or 'false'})"
 
 
 def select(columns: Iterable[str], source: str) -> str:

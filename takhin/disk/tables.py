@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
+from itertools import chain
 
 import apsw
 
@@ -46,7 +47,8 @@ def tables_fault(connection: apsw.Connection) -> str | None:
 @cache
 def tables_of(version: int) -> Mapping[str, str]:
     """The statement of each table of a schema version, without comments and spaces that mean nothing."""
-    statements = [*TABLES.split(";\n"), *(UPGRADES[each] for each in sorted(UPGRADES) if each <= version)]
+    upgrades = chain.from_iterable(UPGRADES[each] for each in sorted(UPGRADES) if each <= version)
+    statements = [*TABLES.split(";\n"), *upgrades]
     tables = {found[1]: _normal(text) for text in statements if (found := re.search(sql.TABLE_NAME, text))}
     if version >= SINCE_VERSION:
         head, closing, rest = tables["log"].rpartition(")")

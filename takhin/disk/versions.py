@@ -27,6 +27,8 @@ PRODUCERS_SINCE = 3
 """The schema version that first had producer_batches."""
 LOST_SINCE = 4
 """The schema version that first had lost_offsets."""
+TAILS_SINCE = 5
+"""The schema version that first had zero_tails."""
 
 
 def build(*paths: Path) -> None:
@@ -100,5 +102,6 @@ def upgrade(connection: apsw.Connection) -> None:
         return
     with connection:
         for each in range(version + 1, VERSION + 1):
-            connection.execute(UPGRADES[each])
+            for statement in UPGRADES[each]:
+                connection.execute(statement)
         connection.pragma("user_version", VERSION)

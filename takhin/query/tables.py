@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +18,7 @@ import apsw
 
 from takhin.disk import statements
 from takhin.disk.identity import LogRow
+from takhin.disk.zero_tails import check_committed, check_offset
 from takhin.json_bytes import json_bytes
 from takhin.limits import INT64_MAX
 from takhin.query.topic import TopicFiles
@@ -94,6 +96,8 @@ class LogTable:
     name: str
     columns: Sequence[Column]
     key: Sequence[str]
+    long: Mapping[str, str]
+    """By column, a condition: it may end on a page of its own, which may be lost."""
     ordered = True
 
     def scan(self, topic: TopicFiles, wanted: Wanted) -> Iterator[list[Row]]:
@@ -130,10 +134,11 @@ class LogTable:
         for column, operator, value in wanted.conditions:
             if column not in ("partition", "offset"):
                 condition, comparable = self._condition(column, operator, value)
-                conditions.append(condition)
+                # What is lost would compare as something else.
+                conditions.append(statements.either((condition, *self._long({column}))))
                 values.append(comparable)
         select = statements.select_offsets(
-            self._columns(partition, wanted),
+            [*self._columns(partition, wanted), statements.either(self._long(wanted.columns))],
             self.name,
             conditions,
             self.key[1:],
@@ -145,10 +150,14 @@ class LogTable:
         ]
         rows: list[Row] = []
         size_bytes = 0
+        checked = -1
         for row in cursor:
             if size_bytes > READ_BYTES and row[1] != rows[-1][1]:
                 cursor.close()
                 return rows, False
+            if row[-1] and row[1] != checked:
+                checked = row[1]
+                check_offset(connection, checked)
             rows.append(row)
             for at in sized:
                 size_bytes += len(row[at] or b"")
@@ -157,6 +166,9 @@ class LogTable:
     def _columns(self, partition: int, wanted: Wanted) -> list[str]:
         needed = {*wanted.columns, "offset"}
         return [of.sql.format(partition=partition) if of.name in needed else "NULL" for of in self.columns]
+
+    def _long(self, columns: AbstractSet[str]) -> list[str]:
+        return [condition for column, condition in self.long.items() if column in columns]
 
     def _condition(self, name: str, operator: str, value: Any) -> tuple[str, Any]:
         """(SQL that is true for every row that fulfils the comparison, its parameter)."""
@@ -176,17 +188,21 @@ class StateTable:
     columns: Sequence[Column]
     key: Sequence[str]
     source: str
+    check: Callable[[Row], None] = lambda _row: None
+    """Raises LostPageError for a row whose end is lost."""
     ordered = False
 
     def scan(self, topic: TopicFiles, wanted: Wanted) -> Iterator[list[Row]]:
         for partition in _partitions(topic, wanted):
             columns = [column.sql.format(partition=partition) for column in self.columns]
             select = statements.select(columns, self.source)
-            yield topic.read(partition, partial(_all, select))
+            yield topic.read(partition, partial(self._all, select))
 
-
-def _all(select: str, connection: apsw.Connection, _log: LogRow) -> list[Row]:
-    return connection.execute(select).fetchall()
+    def _all(self, select: str, connection: apsw.Connection, _log: LogRow) -> list[Row]:
+        rows = connection.execute(select).fetchall()
+        for row in rows:
+            self.check(row)
+        return rows
 
 
 def _partitions(topic: TopicFiles, wanted: Wanted) -> Sequence[int]:
@@ -259,6 +275,11 @@ RECORDS = LogTable(
         Column("time", statements.TIME_AS_TEXT, "TEXT", hidden=True),
     ),
     ("partition", "offset"),
+    {
+        "key": statements.LONG_KEY,
+        "value": statements.LONG_RECORD,
+        "headers": statements.HAS_LONG_HEADER,
+    },
 )
 HEADERS = LogTable(
     "headers",
@@ -270,6 +291,7 @@ HEADERS = LogTable(
         VALUE,
     ),
     ("partition", "offset", "position"),
+    {"key": statements.LONG_HEADER, "value": statements.LONG_HEADER},
 )
 COMMITTED_OFFSETS = StateTable(
     "committed_offsets",
@@ -284,6 +306,7 @@ COMMITTED_OFFSETS = StateTable(
     ),
     ("group_id", "partition"),
     statements.COMMITTED_AND_LOG,
+    lambda row: check_committed(row[0], row[5]),
 )
 PARTITIONS = StateTable(
     "partitions",

@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import apsw
 
 from takhin.disk import statements as sql
+from takhin.disk.overflow import RECORD_LAST_BYTES_MIN
 from takhin.disk.witness import Mark
+from takhin.disk.zero_tails import header_tails, long_headers, record_tails
 from takhin.errors import RefusedError
 from takhin.model import Appended, Batch, CommittedOffset
 from takhin.settings import StorageSettings
@@ -163,7 +165,11 @@ class Draft:
         for at in range(0, len(self._headers), SLICE_HEADERS):
             if at:
                 yield
-            self.db.executemany(sql.INSERT_HEADER, self._headers[at : at + SLICE_HEADERS])
+            part = self._headers[at : at + SLICE_HEADERS]
+            self.db.executemany(sql.INSERT_HEADER, part)
+            if long := long_headers(part):
+                yield
+                self.db.executemany(sql.PUT_ZERO_TAIL, header_tails(long))
         self._headers.clear()
         if first == self._state.end_offset and self._state.times_due():
             self._indexed = first
@@ -296,7 +302,7 @@ def _insert(
 ) -> Iterator[None]:
     flat: list[Any] = [None] * (3 * rows)
     flat[0::3], flat[1::3], flat[2::3] = columns
-    values = columns[2]
+    _, keys, values = columns
     at = in_slice = 0
     while at < rows:
         if in_slice >= SLICE_BYTES:
@@ -304,5 +310,13 @@ def _insert(
             in_slice = 0
         size = min(sql.ROWS_PER_STATEMENT_MAX, 1 << ((rows - at).bit_length() - 1))
         db.execute(sql.insert_records(size), [first + at, *flat[3 * at : 3 * (at + size)]])
-        in_slice += size * ROW_BYTES + sum(map(len, filter(None, values[at : at + size])))
+        part = slice(at, at + size)
+        of_keys, of_values = _bytes(keys[part]), _bytes(values[part])
+        if of_keys + of_values >= RECORD_LAST_BYTES_MIN:
+            db.executemany(sql.PUT_ZERO_TAIL, record_tails(first + at, keys[part], values[part], of_keys))
+        in_slice += size * ROW_BYTES + of_keys + of_values
         at += size
+
+
+def _bytes(column: Iterable[bytes | None]) -> int:
+    return sum(map(len, filter(None, column)))

@@ -19,6 +19,7 @@ from takhin.disk.header import HeaderError, checked_header
 from takhin.disk.identity import LogRow, identity_fault, read_log_row
 from takhin.disk.tables import tables_fault
 from takhin.disk.witness import Mark, Slot, Witness
+from takhin.disk.zero_tails import check_committed
 from takhin.errors import StartupError
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition
 from takhin.storage.sqlite.file import LogFile
@@ -172,5 +173,7 @@ def _times(write: apsw.Connection) -> tuple[int, int]:
 
 def _committed(write: apsw.Connection) -> Iterator[tuple[str, CommittedOffset]]:
     """(group, what it has committed) for all groups of a file."""
-    for group_id, *committed in write.execute(sql.ALL_COMMITTED):
-        yield str(group_id), CommittedOffset(*committed)
+    for group_id, *row in write.execute(sql.ALL_COMMITTED):
+        committed = CommittedOffset(*row)
+        check_committed(str(group_id), committed.committed_at)
+        yield str(group_id), committed

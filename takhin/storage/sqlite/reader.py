@@ -7,12 +7,15 @@ beside a busy loop each row waits for the GIL (measured: 130 ms). The limits of 
 from __future__ import annotations
 
 from bisect import bisect_left
+from contextlib import closing
 
 import apsw
 
 from takhin import topic_configs
 from takhin.disk import statements as sql
 from takhin.disk.identity import num_partitions
+from takhin.disk.overflow import HEADER_LAST_BYTES_MIN, RECORD_LAST_BYTES_MIN
+from takhin.disk.zero_tails import check_header, check_record
 from takhin.model import (
     Header,
     Records,
@@ -36,16 +39,20 @@ class Reader:
         """Records from offset on, below end, within both limits: at least one, unless that offset has none.
 
         What lies behind a gap is not read: it would be taken for the log's next record.
+        Raises LostPageError, apsw.Error.
         """
         rows: list[Row] = []
         total = 0
-        cursor = self._file.reader.execute(sql.READ, (offset, end, max_records))
-        for row in cursor:
-            total += RECORD_OVERHEAD_BYTES + len(row[2] or b"") + len(row[3] or b"")
-            if total > max_bytes and rows:
-                cursor.close()  # else the statement, and with it a snapshot, stays open
-                break
-            rows.append(row)
+        # A statement that is not closed would keep its snapshot, which is that of the checks, too.
+        with closing(self._file.reader.execute(sql.READ, (offset, end, max_records))) as cursor:
+            for row in cursor:
+                size = len(row[2] or b"") + len(row[3] or b"")
+                total += RECORD_OVERHEAD_BYTES + size
+                if total > max_bytes and rows:
+                    break
+                if size >= RECORD_LAST_BYTES_MIN:
+                    check_record(self._file.reader, row[0], row[2], row[3])
+                rows.append(row)
         if rows and rows[-1][0] - offset != len(rows) - 1:
             del rows[next(at for at, row in enumerate(rows) if row[0] != offset + at) :]
         return self._with_headers(rows, max_bytes) if rows else Records((), {}, offset)
@@ -54,15 +61,18 @@ class Reader:
         """Add the rows' headers; where those take up a limit, the rows after them are left out."""
         headers: dict[int, list[Header]] = {}
         total = 0
-        cursor = self._file.reader.execute(sql.READ_HEADERS, (rows[0][0], rows[-1][0]))
-        for count, (offset, key, value) in enumerate(cursor, 1):
-            total += HEADER_OVERHEAD_BYTES + len(key.encode()) + len(value)
-            if (total > max_bytes or count > READ_HEADERS_MAX) and offset > rows[0][0]:  # headers alone
-                del rows[bisect_left(rows, (offset,)) :]
-                headers.pop(offset, None)
-                cursor.close()
-                break
-            headers.setdefault(offset, []).append(Header(key, value))
+        with closing(self._file.reader.execute(sql.READ_HEADERS, (rows[0][0], rows[-1][0]))) as cursor:
+            for count, (offset, key, value) in enumerate(cursor, 1):
+                size = len(key.encode()) + len(value)
+                total += HEADER_OVERHEAD_BYTES + size
+                if (total > max_bytes or count > READ_HEADERS_MAX) and offset > rows[0][0]:  # headers alone
+                    del rows[bisect_left(rows, (offset,)) :]
+                    headers.pop(offset, None)
+                    break
+                of_record = headers.setdefault(offset, [])
+                if size >= HEADER_LAST_BYTES_MIN:
+                    check_header(self._file.reader, offset, len(of_record), key.encode(), value)
+                of_record.append(Header(key, value))
         if headers:
             self._cut(rows, headers, max_bytes)
         return Records(rows, headers, rows[-1][0] + 1)
