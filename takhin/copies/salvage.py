@@ -118,10 +118,11 @@ class Salvage:
         """Find where the tables of later versions are: not where they are in a new file, perhaps."""
         for table in LATER_TABLES:
             for root in LATER_ROOTS:
+                self._close_old()
                 with suppress(*UNREADABLE):
-                    self._close_old()
                     move_root(self._path, table.name, root)
-                    self._open()
+                self._open()
+                with suppress(*UNREADABLE):
                     list(self._rows_of(table))
                     break
 

@@ -131,7 +131,8 @@ async def test_flipped_bits_in_records(numbers, data):
 
 @pytest.mark.parametrize("at", [3, 9_000, PAGE - 3])
 @pytest.mark.parametrize(
-    "table", ["topic", "topic_configs", "headers", "time_index", "producer_batches", "lost_offsets"]
+    "table",
+    ["topic", "topic_configs", "headers", "time_index", "producer_batches", "lost_offsets", "zero_tails"],
 )
 async def test_a_flipped_bit_in_a_table_without_rows(table, at, tmp_path):
     """Nothing is lost, because such a page looks like every other one of its kind."""

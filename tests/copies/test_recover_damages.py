@@ -22,7 +22,7 @@ from takhin.model import CommittedOffset, Header
 from takhin.testing.contract import NOW, batch, name_of, spec, under
 
 RECORDS, TRIMMED, GROUPS = 2_400, 150, 400
-TABLE_PAGES = range(1, 14)
+TABLE_PAGES = range(1, 15)
 """The header with the schema, the page that says what each page is for, and the roots of all tables."""
 
 

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from takhin.schema import PAGE_BYTES
 
+from faults.pages import pages_of, zero
 from storage.support import freeze, sqlite_engine
 from takhin.errors import PartitionUnavailableError, StartupError
 from takhin.model import CommittedOffset, Header
@@ -23,6 +24,8 @@ from takhin.testing.contract import ALL, NOW, as_stored, batch, name_of, spec
 
 SETTINGS = {"checkpoint_pages": 40, "ballast_bytes": 0, "free_bytes_low": 0, "strict": True}
 TOPIC, PARTITIONS, BATCHES, RECORDS = "t", 2, 60, 50
+LONG = 10
+"""A batch has a value with overflow pages, and one of zeros, once in this many batches."""
 GROUPS = 5
 """A partition's consumer commits once in this many batches."""
 
@@ -31,6 +34,9 @@ def sent(partition: int, number: int):
     """The batch with that number, which is the same every time."""
     chance = random.Random(f"{partition} {number}")
     values = [chance.randbytes(chance.randrange(360)) for _ in range(RECORDS)]
+    if number % LONG == 0:
+        values[0] = chance.randbytes(40_000)
+        values[1] = bytes(40_000)
     keys = [b"key %d" % chance.randrange(9) for _ in values]
     return batch(*values, keys=keys, headers={0: [Header("h", chance.randbytes(20))]})
 
@@ -134,10 +140,18 @@ def zero_in_db(folder: Path, chance: random.Random) -> str:
     """A page of zeros, which is what a lost write into a hole leaves; the checksum of zeros is zero."""
     path = folder / "0.db"
     page = chance.randrange(path.stat().st_size // PAGE_BYTES)
-    with path.open("r+b") as file:
-        file.seek(page * PAGE_BYTES)
-        file.write(bytes(PAGE_BYTES))
+    zero(path, page + 1)
     return f"{path.name}: page {page + 1} zeroed"
+
+
+def zero_last_page(folder: Path, chance: random.Random) -> str:
+    """The last overflow page of a value, whose content may be anything, as far as SQLite knows."""
+    path = folder / "0.db"
+    last = [page.number for page in pages_of(path) if page.kind == "last"]
+    content = path.read_bytes()
+    page = chance.choice([n for n in last if any(content[(n - 1) * PAGE_BYTES : n * PAGE_BYTES])])
+    zero(path, page)
+    return f"{path.name}: overflow page {page} zeroed"
 
 
 DAMAGES: list[Callable[[Path, random.Random], str]] = [
@@ -147,6 +161,7 @@ DAMAGES: list[Callable[[Path, random.Random], str]] = [
     cut_wal,
     remove_wal,
     zero_in_db,
+    zero_last_page,
 ]
 
 
