@@ -49,7 +49,8 @@ def content_faults(connection: apsw.Connection, log: LogRow) -> list[str]:
 
 
 def _integrity(connection: apsw.Connection) -> Iterator[str]:
-    for (message,) in connection.execute(sql.INTEGRITY):
+    found = dict.fromkeys(row for each in (sql.INTEGRITY, sql.FREE_LIST) for row in connection.execute(each))
+    for (message,) in found:
         if message != "ok":
             yield f"integrity_check: {' '.join(str(message).split())}"
 

@@ -149,6 +149,8 @@ COUNT_CONFIGS = "SELECT count(*) FROM topic_configs"
 
 INTEGRITY = "PRAGMA integrity_check(3)"
 """Reads every page, and so compares every checksum; up to three complaints."""
+FREE_LIST = "PRAGMA integrity_check(sqlite_schema)"
+"""INTEGRITY leaves the list of free pages out if the schema has a view, by SQLite's hash of the names."""
 STRUCTURE = "PRAGMA integrity_check(1)"
 COUNT_RECORDS = "SELECT count(*) FROM records"
 """Offsets are unique, so a count and two bounds say whether they are dense; a count alone is fast."""

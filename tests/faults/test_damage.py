@@ -113,7 +113,7 @@ def test_a_log_that_is_cut_while_it_is_read(killed, tmp_path):
 
 @pytest.mark.control
 async def test_without_checksums_and_witness_it_is_silent(killed, tmp_path, monkeypatch, figures):
-    """Control: without checksums, witness and zero_tails the same damage goes unnoticed, and the test sees it."""
+    """Control: without checksums, witness and zero_tails, damage goes unnoticed, and the test sees it."""
     monkeypatch.setattr(connection, "open_writer", unchecked(connection.open_writer))
     monkeypatch.setattr(connection, "open_reader", unchecked(connection.open_reader))
     monkeypatch.setattr(reader, "check_record", lambda *_: None)

@@ -49,9 +49,8 @@ async def fill(data: Path) -> None:
     for first in range(0, SMALL, 50):
         headers = {n: [Header("h", filled(900, first + n))] for n in range(50)}
         values = [filled(600, first + n) for n in range(50)]
-        await log.append(
-            under(batch(*values, headers=headers), b"p%d" % (first // 50 % 3), first // 150 * 50)
-        )
+        of_producer = b"p%d" % (first // 50 % 3), first // 150 * 50
+        await log.append(under(batch(*values, headers=headers), *of_producer))
     for number in range(4):
         await log.append(batch(filled(60_000 + number, number), keys=[filled(20, number)]))
         await log.append(batch(b"", keys=[filled(50_000 + number, number)]))
@@ -149,6 +148,32 @@ async def test_every_kind_of_page(whole, tmp_path):
         await check_recovered(data, before, page, name)
 
 
+@pytest.mark.parametrize("which", ["pointer map", "free list", "free"])
+async def test_pages_of_no_table(which, data, tmp_path):
+    """A lost page of SQLite's own lists is found, and recover mends it; a free one is no damage."""
+    path = path_of(data)
+    gone = ("DELETE FROM records WHERE offset < 300", "DELETE FROM headers WHERE offset < 300")
+    alter(path, *gone, "UPDATE log SET start_offset = 300", "DELETE FROM time_index")
+    before = (await served(Path(shutil.copytree(data, tmp_path / "before"))))[0]
+    trunk = int.from_bytes(path.read_bytes()[32:36], "big")
+    in_use = {page.number for page in pages_of(path)}
+    free = next(number for number in range(3, trunk + 99) if number not in in_use | {trunk})
+    zero(path, {"pointer map": 2, "free list": trunk, "free": free}[which])
+    if which != "free":
+        assert not verify(data).ok
+        with pytest.raises(CopyError):
+            backup(data, tmp_path / "backup")
+        assert [(one.lost, one.lost_besides) for one in recover(data)] == [([], [])]
+    assert verify(data).ok
+    backup(data, tmp_path / "copy")
+    assert (await served(data))[0] == before
+    engine = sqlite_engine(data)
+    await engine.open()
+    await engine.topics[TOPIC].partitions[0].append(batch(*[filled(60_000, 1)] * 60))
+    await engine.close()
+    check_files(data)
+
+
 async def check_recovered(data, before, page: Page, name: str) -> None:
     """recover keeps what is not on the page, reports what it has lost, and leaves a sound folder."""
     (told,) = recover(data)
@@ -166,9 +191,8 @@ async def check_recovered(data, before, page: Page, name: str) -> None:
     for group, found in committed.items():
         moved = max(within[0], min(within[-1], before[1][group].offset))
         assert found == before[1][group]._replace(offset=moved), name
-    assert committed.keys() == before[1].keys() or any("committed" in note for note in told.lost_besides), (
-        name
-    )
+    said = any("committed" in note for note in told.lost_besides)
+    assert said or committed.keys() == before[1].keys(), name
 
 
 async def test_a_record_that_lost_its_end_is_named(data):
@@ -202,7 +226,7 @@ def test_headers_in_a_query_of_records(data):
         if (page.table, page.kind) == ("headers", "last"):
             zero(path_of(data), page.number)
     assert len(list(run(TopicFiles(data, TOPIC), "SELECT value FROM records").rows)) > SMALL
-    with pytest.raises(QueryError, match="header 0 of record 6.. ends in a page of zeros"):
+    with pytest.raises(QueryError, match=r"header 0 of record \d+ ends in a page of zeros"):
         list(run(TopicFiles(data, TOPIC), "SELECT headers FROM records").rows)
 
 
