@@ -135,7 +135,8 @@ class Draft:
         keys.extend(batch.keys)
         values.extend(batch.values)
         for position, of_record in batch.headers.items():
-            self._headers += ((first + position, i, *header) for i, header in enumerate(of_record))
+            offset = first + position
+            self._headers += [(offset, i, key, value) for i, (key, value) in enumerate(of_record)]
         self.end_offset = first + len(batch)
         return Appended(self._state.partition, first, batch.timestamps[0], len(batch))
 

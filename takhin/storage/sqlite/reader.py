@@ -69,10 +69,10 @@ class Reader:
                     del rows[bisect_left(rows, (offset,)) :]
                     headers.pop(offset, None)
                     break
-                of_record = headers.setdefault(offset, [])
                 if size >= HEADER_LAST_BYTES_MIN:
-                    check_header(self._file.reader, offset, len(of_record), key.encode(), value)
-                of_record.append(Header(key, value))
+                    position = len(headers.get(offset, ()))
+                    check_header(self._file.reader, offset, position, key.encode(), value)
+                headers.setdefault(offset, []).append(Header(key, value))
         if headers:
             self._cut(rows, headers, max_bytes)
         return Records(rows, headers, rows[-1][0] + 1)
