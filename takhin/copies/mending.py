@@ -176,7 +176,6 @@ def move_root(path: Path, table: str, root: int) -> None:
     """Say in a closed copy that a table begins at another page. Raises apsw.Error."""
     connection = open_unverified(path)
     try:
-        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)  # else sqlite_schema cannot be changed
         connection.pragma("writable_schema", 1)
         connection.execute(sql.MOVE_ROOT, (root, table))
     finally:

@@ -30,6 +30,7 @@ WholeHeader = tuple[int, int, str, bytes]
 """A row of `headers`: (offset, position, key, value)."""
 
 STEPS = (2_048, 256, 32)
+"""Bytes that are compared at once."""
 NOTHING = b""
 
 
@@ -40,8 +41,7 @@ class LostPageError(apsw.CorruptError):
 def length_without(key: bytes, value: bytes, zeros: bytes) -> int | None:
     """The bytes of key and value together without the zeros at their end; None if those are fewer.
 
-    zeros: so many of them count. Comparing in C, by steps, takes 0.5 ms for 10 MB of zeros; stripping
-    them takes 40.
+    zeros: so many of them count. Comparing in C, by steps, takes 2 ms for 10 MB of zeros; stripping 18.
     """
     missing = len(zeros) - len(value)
     if missing <= 0:
@@ -104,9 +104,7 @@ def check_header(db: apsw.Connection, offset: int, position: int, key: bytes, va
 def check_committed(group_id: str, committed_at: int) -> None:
     """Raise LostPageError if the row has lost its last page, on which its last column would be."""
     if not committed_at:
-        raise LostPageError(
-            f"what group {group_id!r} has committed ends in a page of zeros: its own page is lost"
-        )
+        raise LostPageError(f"what group {group_id!r} has committed has lost a page: zeros are in its place")
 
 
 def check_offset(db: apsw.Connection, offset: int) -> None:
@@ -152,4 +150,4 @@ def _check(db: apsw.Connection, offset: int, position: int, length: int) -> None
     if noted == length or (noted is None and offset < (db.execute(sql.TAILS_UNKNOWN_BELOW).get or 0)):
         return
     what = "record" if position == OF_RECORD else f"header {position} of record"
-    raise LostPageError(f"{what} {offset} ends in a page of zeros: its own page is lost")
+    raise LostPageError(f"{what} {offset} has lost its last page: zeros are in its place")

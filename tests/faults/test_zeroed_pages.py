@@ -202,12 +202,12 @@ async def test_a_record_that_lost_its_end_is_named(data):
     engine = sqlite_engine(data)
     await engine.open()
     (log,) = engine.topics[TOPIC].partitions
-    with pytest.raises(PartitionUnavailableError, match=f"record {SMALL} ends in a page of zeros"):
+    with pytest.raises(PartitionUnavailableError, match=f"record {SMALL} has lost its last page"):
         await log.read(SMALL, max_bytes=1, max_records=1)
     assert (await log.read(SMALL - 1, max_bytes=1, max_records=1)).rows[0][3] == filled(600, SMALL - 1)
     await engine.close()
     report = verify(data)
-    assert any(f"record {SMALL} ends in" in fault for fault in report.partitions[0].faults)
+    assert any(f"record {SMALL} has lost" in fault for fault in report.partitions[0].faults)
 
 
 @pytest.mark.parametrize("where", ["key = 'x'", "value LIKE '%x%'", "key GLOB 'x*'", "value = 'x'"])
@@ -216,7 +216,7 @@ async def test_a_condition_does_not_hide_it(where, data):
     for page in pages_of(path_of(data)):
         if (page.table, page.kind) == ("records", "last"):
             zero(path_of(data), page.number)
-    with pytest.raises(QueryError, match="ends in a page of zeros"):
+    with pytest.raises(QueryError, match="has lost its last page"):
         list(run(TopicFiles(data, TOPIC), f"SELECT offset FROM records WHERE {where}").rows)
 
 
@@ -226,7 +226,7 @@ def test_headers_in_a_query_of_records(data):
         if (page.table, page.kind) == ("headers", "last"):
             zero(path_of(data), page.number)
     assert len(list(run(TopicFiles(data, TOPIC), "SELECT value FROM records").rows)) > SMALL
-    with pytest.raises(QueryError, match=r"header 0 of record \d+ ends in a page of zeros"):
+    with pytest.raises(QueryError, match=r"header 0 of record \d+ has lost its last page"):
         list(run(TopicFiles(data, TOPIC), "SELECT headers FROM records").rows)
 
 
@@ -245,7 +245,7 @@ async def test_values_of_zeros_survive_a_recovery(data):
 
 
 async def test_what_is_older_than_the_table_is_served(data):
-    """After an upgrade, nothing is known of the records before it; those after it are told apart."""
+    """After an upgrade, nothing is known of the records before it; those after it are recognised."""
     before = await served(data)
     alter(path_of(data), "DROP TABLE zero_tails", "PRAGMA user_version = 4")
     assert verify(data).ok
@@ -264,7 +264,7 @@ async def test_what_is_older_than_the_table_is_served(data):
         if (page.table, page.kind) == ("records", "last"):
             zero(path_of(data), page.number)
     (faults,) = (found.faults for found in verify(data).partitions)
-    assert faults == [f"record {end + 1} ends in a page of zeros: its own page is lost"]
+    assert faults == [f"record {end + 1} has lost its last page: zeros are in its place"]
     (told,) = recover(data)
     assert any(first <= end + 1 < beyond for first, beyond in told.lost)
     check_files(data)
