@@ -67,7 +67,19 @@ def roots(leaves: Iterable[Leaf]) -> Iterator[Sequence[Leaf]]:
 
 
 def lend_root(path: Path, root: int, leaves: Sequence[Leaf]) -> None:
-    """Make page `root` of a closed copy lead to these leaves and to nothing else."""
+    """Make page `root` of a closed copy lead to these leaves and to nothing else.
+
+    A single leaf is copied there itself: a root without rows between its children is none for SQLite.
+    """
+    with path.open("r+b") as file:
+        file.seek((leaves[0].page - 1) * PAGE_BYTES)
+        page = file.read(PAGE_BYTES) if len(leaves) == 1 else _interior(leaves)
+        file.seek((root - 1) * PAGE_BYTES)
+        file.write(page)
+
+
+def _interior(leaves: Sequence[Leaf]) -> bytes:
+    """A page that leads to these leaves."""
     usable = PAGE_BYTES - RESERVED_BYTES
     page = bytearray(usable)
     at = usable
@@ -81,9 +93,7 @@ def lend_root(path: Path, root: int, leaves: Sequence[Leaf]) -> None:
     page[3:5] = (len(leaves) - 1).to_bytes(2, "big")
     page[5:7] = at.to_bytes(2, "big")
     page[8:12] = leaves[-1].page.to_bytes(4, "big")
-    with path.open("r+b") as file:
-        file.seek((root - 1) * PAGE_BYTES)
-        file.write(page + checksum(page))
+    return bytes(page + checksum(page))
 
 
 def _bounds(page: bytes) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from copies.folders import (
     value,
 )
 from storage.support import check_files, run_sql, sqlite_engine
+from takhin.copies.leaves import record_leaves
 from takhin.copies.mending import checksum
 from takhin.copies.recover import RecoverError, recover
 from takhin.errors import CopyError, OutOfSequenceError, PartitionUnavailableError
@@ -127,6 +129,16 @@ async def test_flipped_bits_in_records(numbers, data):
     new = await incarnations(data)
     assert (new[0], new[1] != old[1]) == (old[0], True)
     assert recover(data) == []
+
+
+async def test_a_single_page_of_records(data):
+    """Records of the only page that is left are kept, although no page leads to it any more."""
+    before = (await content(data))[TOPIC][1]
+    leaf = min(record_leaves(file(data, 1)), key=lambda leaf: leaf.page)
+    os.truncate(file(data, 1), leaf.page * PAGE)
+    (recovered,) = recover(data)
+    assert (recovered.start_offset, recovered.end_offset) == (leaf.first, leaf.last + 1)
+    assert (await content(data))[TOPIC][1] == before[leaf.first : leaf.last + 1]
 
 
 @pytest.mark.parametrize("at", [3, 9_000, PAGE - 3])
