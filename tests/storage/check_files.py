@@ -53,9 +53,12 @@ FAULTS = {
           (SELECT timestamp, offset, lag(offset) OVER (ORDER BY timestamp) AS before FROM time_index)
         WHERE before >= offset""",
     "a row of zero_tails is missing, wrong or one too many": """
-        WITH needed AS (
-          SELECT offset, -1 AS position, tail(key, value, 14312) AS length FROM records
-          UNION ALL SELECT offset, position, tail(key, value, 2055) FROM headers)
+        WITH hexed AS (
+          SELECT offset, -1 AS position, 14312 AS least, hex(key) || hex(value) AS content FROM records
+          UNION ALL SELECT offset, position, 2055, hex(key) || hex(value) FROM headers),
+        needed AS (
+          SELECT offset, position, (length(rtrim(content, '0')) + 1) / 2 AS length FROM hexed
+          WHERE length(content) / 2 - (length(rtrim(content, '0')) + 1) / 2 >= least)
         SELECT offset, needed.position, needed.length, noted.length
         FROM needed FULL JOIN (SELECT * FROM zero_tails WHERE offset >= 0) AS noted USING (offset, position)
         WHERE needed.length IS NOT noted.length AND offset >= coalesce(
@@ -68,7 +71,6 @@ def faults_of_file(path: Path) -> Iterator[str]:
     """A line for each thing that is wrong in one partition's file."""
     db = sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)
     try:
-        db.create_function("tail", 3, tail, deterministic=True)
         names = {"topic": path.parent.name, "partition": int(path.stem)}
         for fault, query in FAULTS.items():
             rows = db.execute(query, names if ":" in query else {}).fetchmany(3)
@@ -76,13 +78,6 @@ def faults_of_file(path: Path) -> Iterator[str]:
                 yield f"{path}: {fault}: {rows}"
     finally:
         db.close()
-
-
-def tail(key: str | bytes | None, value: bytes | None, zeros_min: int) -> int | None:
-    """The bytes of key and value without the zeros at their end, if those are at least `zeros_min`."""
-    content = (key.encode() if isinstance(key, str) else key or b"") + (value or b"")
-    length = len(content.rstrip(b"\0"))
-    return length if len(content) - length >= zeros_min else None
 
 
 def faults_of_topic(folder: Path) -> Iterator[str]:

@@ -37,6 +37,8 @@ DAMAGES = {
     "INSERT INTO time_index VALUES (399, 4)": "miss a record",
     "UPDATE time_index SET timestamp = 5": "miss a record",
     "INSERT INTO time_index VALUES (9e15, 0)": "not ascending",
+    "INSERT INTO zero_tails VALUES (5, -1, 0)": "a row of zero_tails",
+    "UPDATE records SET value = zeroblob(14312) WHERE offset = 5": "a row of zero_tails",
 }
 
 
