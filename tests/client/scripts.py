@@ -104,6 +104,40 @@ def forks_within_a_loop(server, topic):
     asyncio.run(main())
 
 
+def forks_with_records_read_ahead(server, topic):
+    """A forked child gets none of the records that its parent has read ahead; the parent gets them all."""
+
+    async def main():
+        async with client.Consumer(server) as consumer:
+            await consumer.assign_topics(topic)
+            assert (await anext(consumer)).offset == 0
+            if (pid := os.fork()) == 0:
+                try:
+                    await anext(consumer)
+                except ForkedError:
+                    print("child async", flush=True)
+                os._exit(0)
+            os.waitpid(pid, 0)  # noqa: ASYNC222  nothing else is to run
+            assert [(await anext(consumer)).offset for _ in range(99)] == list(range(1, 100))
+
+    with sync.Producer(server) as producer:
+        for _ in range(100):
+            producer.send(topic, b"")
+    with sync.Consumer(server) as consumer:
+        consumer.assign_topics(topic)
+        assert next(consumer).offset == 0
+        if (pid := os.fork()) == 0:
+            for attempt in (lambda: next(consumer), lambda: next(consumer.batches()), lambda: consumer.poll(1)):
+                try:
+                    attempt()
+                except ForkedError:
+                    print("child", flush=True)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert [next(consumer).offset for _ in range(99)] == list(range(1, 100))
+    asyncio.run(main())
+
+
 def forks_before(server, topic):
     """A child that was forked before any client was opened has clients of its own."""
     if (pid := os.fork()) == 0:
