@@ -127,7 +127,11 @@ def forks_with_records_read_ahead(server, topic):
         consumer.assign_topics(topic)
         assert next(consumer).offset == 0
         if (pid := os.fork()) == 0:
-            for attempt in (lambda: next(consumer), lambda: next(consumer.batches()), lambda: consumer.poll(1)):
+            for attempt in (
+                lambda: next(consumer),
+                lambda: next(consumer.batches()),
+                lambda: consumer.poll(1),
+            ):
                 try:
                     attempt()
                 except ForkedError:

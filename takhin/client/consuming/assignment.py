@@ -79,9 +79,10 @@ class Assignment:
         """A partition with records to hand out, each in turn; None when all partitions are finished.
 
         Raises TimeoutError after seconds_max, the error that ended a partition's reading, ClosedError,
-        ForkedError, and InvalidArgumentError if nothing is assigned. A wait that is cancelled loses nothing.
+        ForkedError, OtherLoopError, and InvalidArgumentError if nothing is assigned. A wait that is cancelled
+        loses nothing.
         """
-        forks.check()
+        self._calls.check_here()
         async with asyncio.timeout(seconds_max):
             return await self._next_loaded()
 

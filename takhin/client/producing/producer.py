@@ -92,9 +92,10 @@ class Producer(Client):
 
         Raises what the producer can tell by itself, and has not taken the record then: InvalidRecordError,
         RecordTooLargeError, UnknownTopicError, UnknownPartitionError, InvalidArgumentError for a timestamp,
-        ClosedError, ForkedError, and, for the first record of a topic, UnavailableError after
-        delivery_timeout_ms without a broker. Whatever the broker says of the record is the delivery's.
+        ClosedError, ForkedError, OtherLoopError, and, for the first record of a topic, UnavailableError
+        after delivery_timeout_ms without a broker. Whatever the broker says of the record is the delivery's.
         """
+        self._connection.check_here()
         while (router := self._intake.router(topic)) is None:
             await self._intake.ready(topic)
         delivery = router.put(value, key, headers, timestamp, partition)
@@ -121,6 +122,7 @@ class Producer(Client):
         """
         if expected_offset is not None:
             check_range("expected_offset", expected_offset, 0)
+        self._connection.check_here()
         together = list(records)
         while (router := self._intake.router(topic)) is None:
             await self._intake.ready(topic)
@@ -133,6 +135,7 @@ class Producer(Client):
 
         Raises FlushError with all failures that nobody has seen by awaiting a delivery, if there are any.
         """
+        self._connection.check_here()
         await self._intake.outbox.flush()
 
     async def close(self) -> None:
