@@ -104,6 +104,26 @@ def forks_within_a_loop(server, topic):
     asyncio.run(main())
 
 
+def forks_within_open_clients(server, topic):
+    """A child that leaves the block of inherited asyncio clients ends in order; the parent stores all."""
+
+    async def main():
+        async with client.Producer(server) as producer, client.Consumer(server) as consumer:
+            await (await producer.send(topic, b""))
+            await consumer.assign_topics(topic)
+            await anext(consumer)
+            for _ in range(3_000):
+                await producer.send(topic, bytes(100))
+            if (pid := os.fork()) == 0:
+                sys.exit(0)
+            _, status = os.waitpid(pid, 0)  # noqa: ASYNC222  nothing else is to run
+            print("child", os.waitstatus_to_exitcode(status))
+            await producer.flush()
+            print("parent", (await (await producer.send(topic, b""))).offset)
+
+    asyncio.run(main())
+
+
 def forks_with_records_read_ahead(server, topic):
     """A forked child gets none of the records that its parent has read ahead; the parent gets them all."""
 

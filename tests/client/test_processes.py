@@ -70,6 +70,13 @@ async def test_a_forked_child_is_told_at_once(server, topic, script):
     assert "Traceback" not in said
 
 
+async def test_a_forked_child_leaves_open_clients_in_order(server, topic):
+    """A child that leaves inherited clients ends in order: closing them there does nothing."""
+    printed, said = run("forks_within_open_clients", server, topic)
+    assert printed.splitlines() == ["child 0", "parent 3001"], said
+    assert "FlushError" not in said
+
+
 async def test_a_forked_child_gets_no_records(server, topic):
     """What a consumer has read ahead is handed out by the parent alone, by either face."""
     printed, said = run("forks_with_records_read_ahead", server, topic)

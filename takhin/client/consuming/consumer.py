@@ -17,6 +17,7 @@ from takhin.client.consuming.fetcher import FetchOptions
 from takhin.client.consuming.iterating import Records
 from takhin.client.consuming.lookup import Lookup, raise_no_group
 from takhin.client.consuming.scout import TAILS_MAX, Scout
+from takhin.client.forks import forked
 from takhin.client.model import START, CommittedOffset, Position, Record, RecordBatch, Span
 from takhin.client.retry import Retry, retried
 from takhin.limits import check_group_id, check_range
@@ -168,7 +169,12 @@ class Consumer(Client):
             self._committed[TopicPartition(*at)] = offset
 
     async def close(self) -> None:
-        """Stop reading and give up the connection. Commits nothing by itself. May be called again."""
+        """Stop reading and give up the connection. Commits nothing by itself. May be called again.
+
+        Does nothing in a forked process.
+        """
+        if forked():
+            return
         await self._assigned.close()
         await super().close()
 

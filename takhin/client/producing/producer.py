@@ -10,6 +10,7 @@ import grpc
 
 from takhin.client.base import Client
 from takhin.client.connection import Tls
+from takhin.client.forks import forked
 from takhin.client.model import Appended, Headers, NewRecord
 from takhin.client.producing.batches import Delivery
 from takhin.client.producing.intake import Intake
@@ -142,8 +143,11 @@ class Producer(Client):
         """Flush, then give up the connection; takes delivery_timeout_ms at most. Raises as `flush` does.
 
         Cancelled, it ends at once: records whose request is under way fail with OutcomeUnknownError, the
-        others with ClosedError. May be called again.
+        others with ClosedError. May be called again, and does nothing in a forked process: the records are
+        the parent's.
         """
+        if forked():
+            return
         self._intake.shut()
         try:
             await self._intake.outbox.flush()
