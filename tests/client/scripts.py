@@ -105,7 +105,7 @@ def forks_within_a_loop(server, topic):
 
 
 def forks_within_open_clients(server, topic):
-    """A child that leaves the block of inherited asyncio clients ends in order; the parent stores all."""
+    """A child that closes inherited asyncio clients ends in order; the parent stores all."""
 
     async def main():
         async with client.Producer(server) as producer, client.Consumer(server) as consumer:
@@ -115,7 +115,9 @@ def forks_within_open_clients(server, topic):
             for _ in range(3_000):
                 await producer.send(topic, bytes(100))
             if (pid := os.fork()) == 0:
-                sys.exit(0)
+                await producer.close()
+                await consumer.close()
+                os._exit(0)  # asyncio.run would cancel the parent's calls, on the parent's connection
             _, status = os.waitpid(pid, 0)  # noqa: ASYNC222  nothing else is to run
             print("child", os.waitstatus_to_exitcode(status))
             await producer.flush()

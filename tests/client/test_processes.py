@@ -71,7 +71,7 @@ async def test_a_forked_child_is_told_at_once(server, topic, script):
 
 
 async def test_a_forked_child_leaves_open_clients_in_order(server, topic):
-    """A child that leaves inherited clients ends in order: closing them there does nothing."""
+    """Closing inherited asyncio clients does nothing: no flush of the parent's records, and no hang."""
     printed, said = run("forks_within_open_clients", server, topic)
     assert printed.splitlines() == ["child 0", "parent 3001"], said
     assert "FlushError" not in said
