@@ -84,7 +84,8 @@ class Connection:
         self._channels: list[grpc.aio.Channel] = []
         self._streams: list[int] = []  # under way on each channel
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The one on which it was opened."""
 
     def open(self) -> None:
         """Make the first channel, on the running loop. It connects when it is first used.
@@ -95,7 +96,7 @@ class Connection:
         if self._closed:
             raise ClosedError(f"this client of {self.server} is closed")
         if not self._channels:
-            self._loop = asyncio.get_running_loop()
+            self.loop = asyncio.get_running_loop()
             self._add_channel()
 
     async def close(self) -> None:
@@ -114,7 +115,7 @@ class Connection:
         What waits there would wait for ever.
         """
         forks.check()
-        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+        if self.loop is not None and asyncio.get_running_loop() is not self.loop:
             raise OtherLoopError(
                 f"this client of {self.server} was opened on another event loop, and works on that one "
                 "alone; open one on each loop, or use takhin.client.sync, whose clients any thread may use"

@@ -96,7 +96,8 @@ class Producer(Client):
         ClosedError, ForkedError, OtherLoopError, and, for the first record of a topic, UnavailableError
         after delivery_timeout_ms without a broker. Whatever the broker says of the record is the delivery's.
         """
-        self._connection.check_here()
+        if forked() or asyncio.get_running_loop() is not self._connection.loop:
+            self._connection.check_here()
         while (router := self._intake.router(topic)) is None:
             await self._intake.ready(topic)
         delivery = router.put(value, key, headers, timestamp, partition)
