@@ -57,6 +57,10 @@ class Calls:
         """HOST:PORT, for error texts."""
         return self._connection.server
 
+    def check_here(self) -> None:
+        """Raise ForkedError or OtherLoopError where no call could be made."""
+        self._connection.check_here()
+
     async def create_topic(
         self, deadline: float, name: str, partitions: int, configs: Mapping[str, str]
     ) -> None:

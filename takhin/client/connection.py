@@ -16,7 +16,7 @@ import grpc
 
 from takhin.client import forks
 from takhin.client.clock import monotonic, timeout_of_call
-from takhin.client.errors import ClosedError, NoAnswerError, UnreachableError
+from takhin.client.errors import ClosedError, NoAnswerError, OtherLoopError, UnreachableError
 from takhin.client.failures import error_of, refusal_in
 from takhin.errors import InvalidArgumentError
 from takhin.settings import split_address
@@ -84,6 +84,8 @@ class Connection:
         self._channels: list[grpc.aio.Channel] = []
         self._streams: list[int] = []  # under way on each channel
         self._closed = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The one on which it was opened."""
 
     def open(self) -> None:
         """Make the first channel, on the running loop. It connects when it is first used.
@@ -94,6 +96,7 @@ class Connection:
         if self._closed:
             raise ClosedError(f"this client of {self.server} is closed")
         if not self._channels:
+            self.loop = asyncio.get_running_loop()
             self._add_channel()
 
     async def close(self) -> None:
@@ -106,10 +109,22 @@ class Connection:
     def is_open(self) -> bool:
         return bool(self._channels) and not self._closed and not forks.forked()
 
+    def check_here(self) -> None:
+        """Raise ForkedError in a forked process, OtherLoopError on another event loop than `open` was on.
+
+        What waits there would wait for ever.
+        """
+        forks.check()
+        if self.loop is not None and asyncio.get_running_loop() is not self.loop:
+            raise OtherLoopError(
+                f"this client of {self.server} was opened on another event loop, and works on that one "
+                "alone; open one on each loop, or use takhin.client.sync, whose clients any thread may use"
+            )
+
     @property
     def channel(self) -> grpc.aio.Channel:
-        """The first channel. Raises ClosedError before `open` and after `close`, and ForkedError."""
-        forks.check()
+        """The first channel. Raises ClosedError before `open` and after `close`, and as `check_here`."""
+        self.check_here()
         if not self._channels or self._closed:
             raise ClosedError(f"this client of {self.server} is not open")
         return self._channels[0]

@@ -13,6 +13,7 @@
     ├── CallFailedError          a gRPC status that the broker itself did not give
     ├── ClosedError              the client is closed, or was never opened
     ├── ForkedError              gRPC does not survive a fork, so clients do not work in this process
+    ├── OtherLoopError           the client was opened on another event loop
     ├── NotSentError             the task that was to send the record was cancelled, or failed
     └── FlushError               records were not stored; `failures` lists them
 
@@ -35,6 +36,7 @@ __all__ = [
     "LogReplacedError",
     "NoAnswerError",
     "NotSentError",
+    "OtherLoopError",
     "TransportLimitError",
     "UnreachableError",
 ]
@@ -62,6 +64,10 @@ class ClosedError(TakhinError):
 
 class ForkedError(TakhinError):
     """This process was forked from one that had used a client, and gRPC does not survive that."""
+
+
+class OtherLoopError(TakhinError):
+    """The client was opened on another event loop than the one that runs: see `takhin.client.sync`."""
 
 
 class NotSentError(TakhinError):

@@ -6,6 +6,10 @@ process has used a client, clients refuse to work in what is forked from it, the
 This file is imported before gRPC. gRPC's own support for forks is for its blocking calls alone. Beside
 asyncio its handlers made 11 of 70 children end by SIGSEGV (grpcio 1.85), even those that called nothing, and
 none without. So it is off unless the environment says otherwise.
+
+What nobody can stop: a child forked within a running loop inherits its tasks, gRPC's own among them. If it
+ends by sys.exit, asyncio.run cancels them, and the parent, whose socket it is, too, waits for answers that
+never come, until an attempt's time is up. Such a child ends by os._exit.
 """
 
 from __future__ import annotations

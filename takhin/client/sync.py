@@ -24,15 +24,17 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import datetime
-from functools import cache, wraps
+from functools import cache, cached_property, wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from takhin import client
 from takhin.client.base import Client
 from takhin.client.clock import monotonic
+from takhin.client.consuming.assignment import Assignment
 from takhin.client.consuming.consumer import Batches as AsyncBatches
 from takhin.client.consuming.consumer import ThreadedConsumer
+from takhin.client.consuming.prefetched import Prefetched
 from takhin.client.forks import check, forked
 from takhin.client.model import Headers
 from takhin.client.producing.outbox import BUSY
@@ -260,22 +262,24 @@ class Consumer(Blocking[ThreadedConsumer]):
     pause = _passed_on(ThreadedConsumer.pause)
     resume = _passed_on(ThreadedConsumer.resume)
 
-    _loaded: Iterator[client.Record] = iter(())
+    @cached_property
+    def _records(self) -> Records:
+        return Records(self._core.assigned, self._run)
 
-    def __iter__(self) -> Self:
-        return self
+    def __iter__(self) -> Iterator[client.Record]:
+        return self._records
 
     def __next__(self) -> client.Record:
         """The next record, as `takhin.client.Consumer` gives it. Goes on after an interrupt."""
-        return self._next(None)
+        return next(self._records)
 
     def poll(self, timeout: float | None = None) -> client.Record | None:
         """The next record; None if none comes within `timeout` seconds, or if all spans are read.
 
         timeout: 0 takes only what has been read already; None waits. Raises as iterating does.
         """
-        with suppress(TimeoutError, StopIteration):
-            return self._next(timeout)
+        with suppress(TimeoutError):
+            return self._records.poll(timeout)
         return None
 
     def batches(
@@ -287,14 +291,48 @@ class Consumer(Blocking[ThreadedConsumer]):
         """
         return Batches(self._core.batches(max_records, timeout), self._run)
 
-    def _next(self, seconds_max: float | None) -> client.Record:
-        """The next record. Raises StopIteration when all spans are read, TimeoutError after seconds_max."""
-        while (record := next(self._loaded, None)) is None:
-            loaded = self._run(self._core.assigned.next_loaded(seconds_max))
-            if loaded is None:
-                raise StopIteration
-            self._loaded = loaded.hand_out()
-        return record
+
+class Records:
+    """Iterates over records. It may be resumed after it has ended, or was interrupted.
+
+    A generator takes half as long as a method for each record, but it is over then; so another one follows.
+    """
+
+    __slots__ = ("__next__", "_assigned", "_run", "_waits_s_max")
+
+    __next__: Callable[[], client.Record]
+    """That of the generator, or `_begin`. Python looks it up for each record, and runs no code of ours."""
+
+    def __init__(self, assigned: Assignment, run: Callable[..., Prefetched | None]) -> None:
+        self._assigned = assigned
+        self._run = run
+        self._waits_s_max: float | None = None
+        self.__next__ = self._begin
+
+    def __iter__(self) -> Self:
+        return self
+
+    def poll(self, seconds_max: float | None) -> client.Record | None:
+        """The next record; None if all spans are read. Raises TimeoutError after seconds_max."""
+        self._waits_s_max = seconds_max
+        try:
+            return next(self, None)
+        finally:
+            self._waits_s_max = None
+
+    def _begin(self) -> client.Record:
+        """The first record of a new generator."""
+        self.__next__ = self._hand_out().__next__
+        return self.__next__()
+
+    def _hand_out(self) -> Iterator[client.Record]:
+        try:
+            while (loaded := self._run(self._assigned.next_loaded(self._waits_s_max))) is not None:
+                records = loaded.records
+                while records and not loaded.paused:
+                    yield records.popleft()
+        finally:
+            self.__next__ = self._begin
 
 
 class Batches:

@@ -104,6 +104,66 @@ def forks_within_a_loop(server, topic):
     asyncio.run(main())
 
 
+def forks_within_open_clients(server, topic):
+    """A child that closes inherited asyncio clients ends in order; the parent stores all."""
+
+    async def main():
+        async with client.Producer(server) as producer, client.Consumer(server) as consumer:
+            await (await producer.send(topic, b""))
+            await consumer.assign_topics(topic)
+            await anext(consumer)
+            for _ in range(3_000):
+                await producer.send(topic, bytes(100))
+            if (pid := os.fork()) == 0:
+                await producer.close()
+                await consumer.close()
+                os._exit(0)  # asyncio.run would cancel the parent's calls, on the parent's connection
+            _, status = os.waitpid(pid, 0)  # noqa: ASYNC222  nothing else is to run
+            print("child", os.waitstatus_to_exitcode(status))
+            await producer.flush()
+            print("parent", (await (await producer.send(topic, b""))).offset)
+
+    asyncio.run(main())
+
+
+def forks_with_records_read_ahead(server, topic):
+    """A forked child gets none of the records that its parent has read ahead; the parent gets them all."""
+
+    async def main():
+        async with client.Consumer(server) as consumer:
+            await consumer.assign_topics(topic)
+            assert (await anext(consumer)).offset == 0
+            if (pid := os.fork()) == 0:
+                try:
+                    await anext(consumer)
+                except ForkedError:
+                    print("child async", flush=True)
+                os._exit(0)
+            os.waitpid(pid, 0)  # noqa: ASYNC222  nothing else is to run
+            assert [(await anext(consumer)).offset for _ in range(99)] == list(range(1, 100))
+
+    with sync.Producer(server) as producer:
+        for _ in range(100):
+            producer.send(topic, b"")
+    with sync.Consumer(server) as consumer:
+        consumer.assign_topics(topic)
+        assert next(consumer).offset == 0
+        if (pid := os.fork()) == 0:
+            for attempt in (
+                lambda: next(consumer),
+                lambda: next(consumer.batches()),
+                lambda: consumer.poll(1),
+            ):
+                try:
+                    attempt()
+                except ForkedError:
+                    print("child", flush=True)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert [next(consumer).offset for _ in range(99)] == list(range(1, 100))
+    asyncio.run(main())
+
+
 def forks_before(server, topic):
     """A child that was forked before any client was opened has clients of its own."""
     if (pid := os.fork()) == 0:

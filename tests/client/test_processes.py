@@ -70,6 +70,19 @@ async def test_a_forked_child_is_told_at_once(server, topic, script):
     assert "Traceback" not in said
 
 
+async def test_a_forked_child_leaves_open_clients_in_order(server, topic):
+    """Closing inherited asyncio clients does nothing: no flush of the parent's records, and no hang."""
+    printed, said = run("forks_within_open_clients", server, topic)
+    assert printed.splitlines() == ["child 0", "parent 3001"], said
+    assert "FlushError" not in said
+
+
+async def test_a_forked_child_gets_no_records(server, topic):
+    """What a consumer has read ahead is handed out by the parent alone, by either face."""
+    printed, said = run("forks_with_records_read_ahead", server, topic)
+    assert printed.splitlines() == ["child", "child", "child", "child async"], said
+
+
 @pytest.mark.parametrize("script", ["forks_before", "spawns"])
 async def test_what_works_with_processes(server, topic, script):
     """A child that is forked before the first client, or spawned, has clients of its own."""

@@ -11,7 +11,8 @@ import pytest
 
 from client.support import ALL, produce
 from takhin.client import Consumer, Producer, sync
-from takhin.client.errors import ClosedError
+from takhin.client.errors import ClosedError, FlushError
+from takhin.errors import OutcomeUnknownError
 
 
 async def test_a_cancelled_anext_loses_nothing(server, topic):
@@ -83,6 +84,45 @@ def test_an_interrupted_consumer_goes_on(server, topic):
             timer.join()
         producer.send(topic, b"after").result(20)
         assert next(records).value == b"after"
+
+
+@pytest.mark.parametrize("wait", ["result", "flush"])
+def test_an_interrupted_producer_goes_on(shared, server, topic, wait):
+    """Ctrl-C ends a wait for a delivery or for all of them; the records are stored, and so are later ones."""
+    with sync.Producer(server) as producer:
+        producer.send(topic, b"first").result(20)
+        shared.send_signal(signal.SIGSTOP)
+        delivery = producer.send(topic, b"second")
+        timer = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT])
+        timer.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                delivery.result() if wait == "result" else producer.flush()
+        finally:
+            shared.send_signal(signal.SIGCONT)
+        timer.join()
+        assert producer.send(topic, b"third").result(20).offset == 2
+        assert delivery.result(20).offset == 1
+
+
+def test_an_interrupted_close_tells_what_became_of_the_records(shared, server, topic):
+    """Ctrl-C ends `close` at once; the delivery and a second `close` tell what became of the records."""
+    producer = sync.Producer(server)
+    producer.send(topic, b"first").result(20)
+    shared.send_signal(signal.SIGSTOP)
+    delivery = producer.send(topic, b"second")
+    timer = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT])
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            producer.close()
+    finally:
+        shared.send_signal(signal.SIGCONT)
+    timer.join()
+    with pytest.raises(FlushError):
+        producer.close()
+    with pytest.raises((OutcomeUnknownError, ClosedError)):
+        delivery.result(20)
 
 
 @pytest.mark.parametrize(

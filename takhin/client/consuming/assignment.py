@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from takhin.client import forks
 from takhin.client.calls import Calls
 from takhin.client.consuming.arrivals import Arrivals
 from takhin.client.consuming.fetcher import Fetcher, FetchOptions
@@ -28,6 +29,12 @@ class Assignment:
         self._fetchers: dict[TopicPartition, Fetcher] = {}
         self._arrivals: Arrivals[Fetcher] = Arrivals()
         self._closed = False
+        forks.shut_in_child(self)
+
+    def shut(self) -> None:
+        """Hand out nothing more: in a forked process, whose parent hands out what was read ahead."""
+        for fetcher in self._fetchers.values():
+            fetcher.prefetched.clear()
 
     def partitions(self) -> list[TopicPartition]:
         return list(self._fetchers)
@@ -71,9 +78,11 @@ class Assignment:
     async def next_loaded(self, seconds_max: float | None = None) -> Prefetched | None:
         """A partition with records to hand out, each in turn; None when all partitions are finished.
 
-        Raises TimeoutError after seconds_max, the error that ended a partition's reading, ClosedError, and
-        InvalidArgumentError if nothing is assigned. A wait that is cancelled loses nothing.
+        Raises TimeoutError after seconds_max, the error that ended a partition's reading, ClosedError,
+        ForkedError, OtherLoopError, and InvalidArgumentError if nothing is assigned. A wait that is cancelled
+        loses nothing.
         """
+        self._calls.check_here()
         async with asyncio.timeout(seconds_max):
             return await self._next_loaded()
 

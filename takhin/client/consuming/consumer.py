@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import suppress
-from typing import Any, Self
+from typing import Self
 
 import grpc
 
@@ -14,8 +14,10 @@ from takhin.client.clock import monotonic
 from takhin.client.connection import Tls
 from takhin.client.consuming.assignment import Assignment
 from takhin.client.consuming.fetcher import FetchOptions
+from takhin.client.consuming.iterating import Records
 from takhin.client.consuming.lookup import Lookup, raise_no_group
 from takhin.client.consuming.scout import TAILS_MAX, Scout
+from takhin.client.forks import forked
 from takhin.client.model import START, CommittedOffset, Position, Record, RecordBatch, Span
 from takhin.client.retry import Retry, retried
 from takhin.limits import check_group_id, check_range
@@ -65,7 +67,7 @@ class Consumer(Client):
         self._silence_s_max = silence_ms_max / 1_000
         self._outage_s_max = outage_timeout_ms / 1_000
         self._committed: dict[TopicPartition, int] = {}
-        self._records = self._hand_out()
+        self._records = Records(self._assigned)
 
     async def assign(self, partitions: Mapping[tuple[str, int], Position | Span]) -> None:
         """Read these partitions from now on instead of any before, each from its position, or over its span.
@@ -90,10 +92,10 @@ class Consumer(Client):
         """The partitions that are read."""
         return self._assigned.partitions()
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[Record]:
+        return self._records
 
-    def __anext__(self) -> Coroutine[Any, Any, Record]:
+    def __anext__(self) -> Awaitable[Record]:
         """The next record, in each partition's order. Ends when all spans are read; without a stop, never.
 
         Iterating may be left and resumed, also where waiting was cancelled: the next record is the one after
@@ -101,16 +103,7 @@ class Consumer(Client):
         and, after outage_timeout_ms, an UnavailableError; ClosedError after `close`. After any of the others,
         `seek` or just iterating again goes on.
         """
-        # A generator takes half as long as a coroutine for each record, but it is over once it was cancelled.
-        records: Any = self._records
-        if records.ag_frame is None or records.ag_running:
-            records = self._records = self._hand_out()
-        return records.__anext__()  # type: ignore[no-any-return]
-
-    async def _hand_out(self) -> AsyncGenerator[Record, None]:
-        while (loaded := await self._assigned.next_loaded()) is not None:
-            for record in loaded.hand_out():
-                yield record
+        return self._records.__anext__()
 
     async def poll(self, timeout: float | None = None) -> Record | None:  # noqa: ASYNC109  as in the sync face
         """The next record; None if none comes within `timeout` seconds, or if all spans are read.
@@ -176,7 +169,12 @@ class Consumer(Client):
             self._committed[TopicPartition(*at)] = offset
 
     async def close(self) -> None:
-        """Stop reading and give up the connection. Commits nothing by itself. May be called again."""
+        """Stop reading and give up the connection. Commits nothing by itself. May be called again.
+
+        Does nothing in a forked process.
+        """
+        if forked():
+            return
         await self._assigned.close()
         await super().close()
 

@@ -1,7 +1,7 @@
 """One partition's records that were read and not yet handed out. Knows neither calls nor tasks.
 
 Two sides meet here: a fetcher puts responses in (`add`, then `room`), and whoever iterates takes records out
-(`load`, then `hand_out` or `take`).
+(`load`, then one by one from `records`, or `take`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Prefetched:
         self.at = at
         self.end_offset = end_offset
         self.paused = False
-        self._records: deque[Record] = deque()
+        self.records: deque[Record] = deque()
+        """Of the response that is loaded. Take from the left, and only while `paused` is False."""
         self._after_loaded = position
         self._responses: deque[ConsumeResponse] = deque()
         self._bytes = 0
@@ -55,38 +56,32 @@ class Prefetched:
     def clear(self) -> None:
         """Hand out nothing more."""
         self._responses.clear()
-        self._records.clear()
+        self.records.clear()
 
     @property
     def position(self) -> int:
         """The offset of the next record to hand out, or the one after the last."""
-        return self._records[0].offset if self._records else self._after_loaded
+        return self.records[0].offset if self.records else self._after_loaded
 
     @property
     def empty(self) -> bool:
-        return not self._responses and not self._records
+        return not self._responses and not self.records
 
     def load(self) -> bool:
         """Make the next response's records ready to hand out. False if there are none or it is paused."""
         if self.paused:
             return False
-        if not self._records and self._responses:
+        if not self.records and self._responses:
             columns, size_bytes = self._responses.popleft()
             self._bytes -= size_bytes
             self._taken.set()
-            self._records.extend(_records(self.at, columns))
+            self.records.extend(_records(self.at, columns))
             self._after_loaded = columns.offsets[-1] + 1
-        return bool(self._records)
-
-    def hand_out(self) -> Iterator[Record]:
-        """The loaded records one by one, until there are no more or it is paused."""
-        records = self._records
-        while records and not self.paused:
-            yield records.popleft()
+        return bool(self.records)
 
     def take(self, records_max: int | None = None) -> RecordBatch:
         """The loaded records at once, or the first records_max of them."""
-        loaded = self._records
+        loaded = self.records
         if records_max is None or records_max >= len(loaded):
             records = list(loaded)
             loaded.clear()

@@ -10,6 +10,7 @@ import grpc
 
 from takhin.client.base import Client
 from takhin.client.connection import Tls
+from takhin.client.forks import forked
 from takhin.client.model import Appended, Headers, NewRecord
 from takhin.client.producing.batches import Delivery
 from takhin.client.producing.intake import Intake
@@ -92,9 +93,11 @@ class Producer(Client):
 
         Raises what the producer can tell by itself, and has not taken the record then: InvalidRecordError,
         RecordTooLargeError, UnknownTopicError, UnknownPartitionError, InvalidArgumentError for a timestamp,
-        ClosedError, ForkedError, and, for the first record of a topic, UnavailableError after
-        delivery_timeout_ms without a broker. Whatever the broker says of the record is the delivery's.
+        ClosedError, ForkedError, OtherLoopError, and, for the first record of a topic, UnavailableError
+        after delivery_timeout_ms without a broker. Whatever the broker says of the record is the delivery's.
         """
+        if forked() or asyncio.get_running_loop() is not self._connection.loop:
+            self._connection.check_here()
         while (router := self._intake.router(topic)) is None:
             await self._intake.ready(topic)
         delivery = router.put(value, key, headers, timestamp, partition)
@@ -121,6 +124,7 @@ class Producer(Client):
         """
         if expected_offset is not None:
             check_range("expected_offset", expected_offset, 0)
+        self._connection.check_here()
         together = list(records)
         while (router := self._intake.router(topic)) is None:
             await self._intake.ready(topic)
@@ -133,14 +137,18 @@ class Producer(Client):
 
         Raises FlushError with all failures that nobody has seen by awaiting a delivery, if there are any.
         """
+        self._connection.check_here()
         await self._intake.outbox.flush()
 
     async def close(self) -> None:
         """Flush, then give up the connection; takes delivery_timeout_ms at most. Raises as `flush` does.
 
         Cancelled, it ends at once: records whose request is under way fail with OutcomeUnknownError, the
-        others with ClosedError. May be called again.
+        others with ClosedError. May be called again, and does nothing in a forked process: the records are
+        the parent's.
         """
+        if forked():
+            return
         self._intake.shut()
         try:
             await self._intake.outbox.flush()

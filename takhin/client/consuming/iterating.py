@@ -1,0 +1,53 @@
+"""Iterating over records one by one, at the speed of a generator, and without its end.
+
+A generator is over once an exception has left it, be it the cancellation of a wait. So another one takes its
+place then, in a slot that Python looks up for each record without running any Python code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Self
+
+from takhin.client.consuming.assignment import Assignment
+from takhin.client.model import Record
+
+Anext = Callable[[], Awaitable[Record]]
+
+
+class Records:
+    """The records of an assignment. Any number of tasks may wait for the next one; each record comes once."""
+
+    __slots__ = ("__anext__", "_assigned")
+
+    __anext__: Anext
+    """That of the generator that has records at hand; else `_begin`."""
+
+    def __init__(self, assigned: Assignment) -> None:
+        self._assigned = assigned
+        self.__anext__ = self._begin
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def _begin(self) -> Awaitable[Record]:
+        """The first record of a new generator."""
+        own: list[Anext] = []
+        own.append(self._hand_out(own).__anext__)
+        return own[0]()
+
+    async def _hand_out(self, own: list[Anext]) -> AsyncGenerator[Record, None]:
+        """own: this generator's own `__anext__`."""
+        try:
+            while (loaded := await self._assigned.next_loaded()) is not None:
+                self.__anext__ = own[0]
+                records = loaded.records
+                while records and not loaded.paused:
+                    yield records.popleft()
+                self._withdraw(own)  # whoever else waits begins another one
+        finally:
+            self._withdraw(own)
+
+    def _withdraw(self, own: list[Anext]) -> None:
+        if self.__anext__ is own[0]:
+            self.__anext__ = self._begin
