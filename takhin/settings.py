@@ -113,6 +113,12 @@ class StorageSettings:
     open_partitions_max: int = setting(
         128, "partitions whose files are open at one time, with five descriptors each", least=1
     )
+    page_cache_bytes_max: int = setting(
+        64 << 20,
+        "bytes of the page caches of all open files together; each has at least 256 KiB and at most 4 MiB",
+        least=1,
+        most=INT64_MAX,
+    )
     checkpoint_pages: int = setting(
         500, "pages (16 KiB) in a write-ahead log before it is copied into its file", least=1
     )

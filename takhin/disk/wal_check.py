@@ -19,7 +19,7 @@ from pathlib import Path
 import apsw
 import structlog
 
-from takhin.disk.faults import WalDamagedError
+from takhin.disk.faults import WalDamagedError, is_cut_short
 from takhin.disk.layout import SUFFIX, scratch_of, wal_of
 from takhin.schema import PAGE_BYTES
 from takhin.schema.checksums import RESERVED_BYTES
@@ -50,6 +50,10 @@ def check_wal(path: Path, connection: apsw.Connection) -> None:
         except OSError as error:  # a file system without hard links, or a full one
             _unchecked(str(path.parent), error.strerror or str(error))
             return
+        except apsw.IOError as error:
+            if not is_cut_short(error):
+                raise
+            whole = 0  # it was restarted, and what it had grown too large was cut off, while it was read
         if whole >= used:
             return
     raise WalDamagedError(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from pathlib import Path
 from threading import Event
 
 import grpc
 import pytest
 
-from blackbox.broker_process import Broker
+from blackbox.broker_process import Broker, resident_bytes
 from blackbox.clients import (
     CALL_S_MAX,
     CHANNEL_OPTIONS,
@@ -28,12 +27,6 @@ PRODUCE = "/takhin.v1.TakhinService/ProduceMessage"
 ARRIVALS_MAX = 4
 RSS_MAX = 512 << 20
 RSS_AFTER_MAX = 250 << 20
-
-
-def resident_bytes(broker, field="VmRSS"):
-    status = Path(f"/proc/{broker.pid}/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1_024
 
 
 @pytest.mark.parametrize("calls", [200, pytest.param(1_000, marks=pytest.mark.soak)])

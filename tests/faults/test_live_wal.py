@@ -8,14 +8,17 @@ import random
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 
+import apsw
 import pytest
 from takhin.schema import PAGE_BYTES
 
 from storage.support import freeze, sqlite_engine
 from takhin.copies.verify import verify
-from takhin.disk import wal
+from takhin.disk import connection, wal
 from takhin.disk.layout import wal_of
+from takhin.disk.wal_check import check_wal
 from takhin.errors import PartitionUnavailableError, StartupError
 from takhin.testing.contract import batch, numbered, read_all, spec
 
@@ -103,6 +106,42 @@ async def test_no_false_alarm_under_load(tmp_path):
     assert [path.name for path in (tmp_path / "data/tmp").iterdir()] == ["template.db"]
     assert len(await read_all(log)) == 1_200
     await engine.close()
+
+
+async def test_a_wal_cut_off_while_it_is_checked(tmp_path):
+    """A commit that restarts a WAL and cuts off what it had grown too large is no damage."""
+    path = await a_file(tmp_path / "data")
+    checker, writer = connection.open_writer(path), connection.open_writer(path)
+    writer.pragma("journal_size_limit", PAGE_BYTES)
+
+    def check():
+        for _ in range(100):
+            check_wal(path, checker)
+
+    checking = asyncio.ensure_future(asyncio.to_thread(check))
+    number = 0
+    while not checking.done():
+        for _ in range(20):
+            number += 1
+            writer.execute("UPDATE log SET commits = commits + 1")
+            writer.execute(
+                "INSERT INTO records (offset, timestamp, value) VALUES (?, 0, zeroblob(400000))", (number,)
+            )
+        with suppress(apsw.BusyError):
+            writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        await asyncio.sleep(0)
+    await checking
+    checker.close()
+    writer.close()
+
+
+async def a_file(data):
+    """A partition's file that no broker has open."""
+    engine = sqlite_engine(data, **SETTINGS)
+    await engine.open()
+    path = (await engine.create_topic(spec("orders", 1))).partitions[0].path
+    await engine.close()
+    return path
 
 
 SHELL = """

@@ -55,7 +55,7 @@ class Outbox:
 
         end_offset: where the partition's log ended not long ago.
         """
-        sender = Sender(self._calls, topic_id, end_offset, self.options, self._slots, self._doubts)
+        sender = Sender(self._calls, topic_id, self.options, self._slots, self._doubts, end_offset=end_offset)
         return Worker(self, at, sender).queue
 
     async def flush(self) -> None:

@@ -54,10 +54,11 @@ class Sender:
         self,
         calls: Calls,
         topic_id: str,
-        end_offset: int,
         options: SendOptions,
         slots: asyncio.Semaphore,
         doubts: Doubts,
+        *,
+        end_offset: int,
     ) -> None:
         self._calls = calls
         self._topic_id = topic_id

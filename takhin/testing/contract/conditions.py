@@ -208,7 +208,7 @@ class Conditions(Harness):
 
     @needs(Capability.SEQUENCES)
     async def test_a_first_batch_that_cannot_be_forgotten(self, forgetful: PartitionLog) -> None:
-        """It is stored if the log remembers all producers since the attempt, however many it forgot before."""
+        """It is stored if the log remembers all producers since the attempt, whatever it forgot before."""
         log = forgetful
         assert not (await log.append(under(numbered(1), b"first", maybe_stored_from=0))).duplicate
         for n in range(10):
