@@ -104,11 +104,6 @@ def is_damage(error: Exception) -> bool:
     return damaged or _extended(error) == apsw.SQLITE_IOERR_DATA
 
 
-def is_cut_short(error: Exception) -> bool:
-    """True if a file ended where SQLite still read."""
-    return _extended(error) == apsw.SQLITE_IOERR_SHORT_READ
-
-
 def _extended(error: Exception) -> int | None:
     """SQLite's extended result code (sqlite.org/rescode.html)."""
     return getattr(error, "extendedresult", None)

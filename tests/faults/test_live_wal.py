@@ -8,7 +8,9 @@ import random
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from threading import Event
 
 import apsw
 import pytest
@@ -113,24 +115,24 @@ async def test_a_wal_cut_off_while_it_is_checked(tmp_path):
     path = await a_file(tmp_path / "data")
     checker, writer = connection.open_writer(path), connection.open_writer(path)
     writer.pragma("journal_size_limit", PAGE_BYTES)
+    written = Event()
 
     def check():
-        for _ in range(100):
-            check_wal(path, checker)
+        while not written.is_set():
+            with suppress(apsw.BusyError):
+                check_wal(path, checker)
 
-    checking = asyncio.ensure_future(asyncio.to_thread(check))
-    number = 0
-    while not checking.done():
-        for _ in range(20):
-            number += 1
-            writer.execute("UPDATE log SET commits = commits + 1")
+    with ThreadPoolExecutor(1) as threads:
+        checking = threads.submit(check)
+        for number in range(300):
             writer.execute(
-                "INSERT INTO records (offset, timestamp, value) VALUES (?, 0, zeroblob(400000))", (number,)
+                "INSERT INTO records (offset, timestamp, value) VALUES (?, 0, zeroblob(1000000))", [number]
             )
-        with suppress(apsw.BusyError):
-            writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        await asyncio.sleep(0)
-    await checking
+            if number % 20 == 0:
+                with suppress(apsw.BusyError):
+                    writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        written.set()
+        checking.result()
     checker.close()
     writer.close()
 
