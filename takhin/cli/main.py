@@ -74,10 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments (by default those of the process) name; return its exit code."""
     if COMPLETION_VARIABLE in os.environ:  # a shell asks what could be typed; see completion.py
         return shell_complete(cli, {}, "takhin", COMPLETION_VARIABLE, os.environ[COMPLETION_VARIABLE])
-    with whole_streams(), ending.handled():
-        code = _run(sys.argv[1:] if arguments is None else arguments)
-        if code == 0 and ending.number is not None:  # it was raised where it could only be printed
-            code = ending.exit_code()
+    try:
+        with whole_streams(), ending.handled():
+            code = _run(sys.argv[1:] if arguments is None else arguments)
+            if code == 0 and ending.number is not None:  # it was raised where it could only be printed
+                code = ending.exit_code()
+    except KeyboardInterrupt:  # just before the command began, or just after it
+        code = ending.exit_code()
     # An error's traceback keeps gRPC's call in a reference cycle. Python would collect it at exit, after it
     # has stopped gRPC's threads wherever they were, and __del__ would wait for ever for a lock of theirs.
     gc.collect()

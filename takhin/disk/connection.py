@@ -166,6 +166,7 @@ def open_unverified(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     with _closed_on_error(connection):
         _distrust(connection)
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)  # recover moves a table's root
         connection.pragma("checksum_verification", 0)
     return connection
 

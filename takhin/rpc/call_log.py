@@ -1,6 +1,6 @@
 """Debug lines about calls: the outcome and duration of each, a stream's start, a connection's first call.
 
-Only for a broker that wants them: `Calls` wraps its methods once more then, and not at all otherwise.
+Only for a broker that wants them: the interceptor wraps its methods once more then, and not at all otherwise.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ class CallLog:
     def __init__(self) -> None:
         self._peers: OrderedDict[str, None] = OrderedDict()
 
-    def wrapped(self, handler: Any, method: str) -> Any:
-        """The handler with a line for each of its calls. It must be a coroutine, as `Calls` makes all."""
+    def wrapped(self, handler: Any, method: str, *, streams: bool) -> Any:
+        """The handler, a coroutine as the interceptor makes all, with a line for each of its calls.
+
+        streams: the method is one of more than a request and a response.
+        """
         kind = next(kind for kind in KINDS if getattr(handler, kind) is not None)
         inner = getattr(handler, kind)
-        streams = "stream" in kind
 
         async def call(request: Any, context: Any) -> Any:
             peer = context.peer()

@@ -132,7 +132,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._stream(handler, method) if handler.response_streaming else self._unary(handler, method)
         )
         if debugging():
-            wrapped = self._log.wrapped(wrapped, method)
+            wrapped = self._log.wrapped(wrapped, method, streams=bool(handler.response_streaming))
         self._handlers[method] = wrapped
         return wrapped
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.support import alter, sqlite_engine
+from storage.support import alter, refused, sqlite_engine
 from takhin.copies.backup import backup
 from takhin.copies.restore import restore
 from takhin.copies.verify import verify
@@ -45,10 +45,9 @@ BY_PEOPLE = [
 ]
 
 
-async def refused(data: Path, aside: Path, match: str) -> None:
-    """Check that the broker and each command refuse the folder, and say why."""
-    with pytest.raises(StartupError, match=match):
-        await sqlite_engine(data).open()
+async def refused_everywhere(data: Path, aside: Path, match: str) -> None:
+    """Check that the broker and each command refuse the partition, and say why."""
+    await refused(data, match)
     report = verify(data)
     assert any(match in fault for found in report.partitions for fault in found.faults), report
     with pytest.raises(CopyError):
@@ -61,7 +60,7 @@ async def refused(data: Path, aside: Path, match: str) -> None:
 async def test_other_tables(data, tmp_path, statements, match):
     """Triggers, views in place of tables, computed columns and indexes are refused, and none of them runs."""
     alter(data / "topics/orders/0.db", *statements)
-    await refused(data, tmp_path, match)
+    await refused_everywhere(data, tmp_path, match)
 
 
 async def test_what_people_add(data, tmp_path):
@@ -84,8 +83,7 @@ def fifo(path: Path) -> None:
 async def test_a_fifo_for_a_partition(data, tmp_path, name):
     """A FIFO in the place of a partition's file, or beside one, holds nobody up."""
     fifo(data / "topics/orders" / name)
-    with pytest.raises(StartupError, match="not a plain file"):
-        await sqlite_engine(data).open()
+    await refused(data, "not a plain file")
     assert not verify(data).ok
     with pytest.raises(CopyError):
         backup(data, tmp_path / "backup")
@@ -127,4 +125,4 @@ def test_a_fifo_for_a_manifest(data, tmp_path):
 async def test_a_file_with_a_hole(data, tmp_path):
     """A partition that is longer than its header says is refused, and not copied."""
     os.truncate(data / "topics/orders/0.db", 2 << 40)
-    await refused(data, tmp_path, "is longer than it should be")
+    await refused_everywhere(data, tmp_path, "is longer than it should be")

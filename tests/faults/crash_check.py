@@ -62,7 +62,7 @@ class Facts:
 
 async def faults_of(data: Path, facts: Facts) -> list[str]:
     """Start an engine on what a crash left; returns a sentence for each broken promise."""
-    engine = sqlite_engine(data, ballast_bytes=0, free_bytes_low=0)
+    engine = sqlite_engine(data, ballast_bytes=0, free_bytes_low=0, strict=True)
     try:
         await engine.open()
     except StartupError as error:

@@ -215,7 +215,7 @@ class Trial:
             await busy[0].life.rested()
         share = self._chance.choice([0, 0.5, 1]) if share is None else share
         self._disk.crash(self._data, copy, self._chance, share)
-        engine = sqlite_engine(copy, **SETTINGS)
+        engine = sqlite_engine(copy, **SETTINGS, strict=True)
         try:
             await engine.open()
         except StartupError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.support import sqlite_engine
+from storage.support import refused, sqlite_engine
 from takhin.errors import OutcomeUnknownError, PartitionUnavailableError, StartupError
 from takhin.storage.sqlite.upkeep import Upkeep
 from takhin.testing.contract import numbered, read_all, spec
@@ -160,8 +160,7 @@ async def test_lock_and_witness_are_put_back(engine, log, tmp_path, name, harm):
     shutil.copytree(
         data, crashed, ignore=lambda _, names: [each for each in names if each.startswith("0.db-")]
     )
-    with pytest.raises(StartupError, match="is short"):
-        await sqlite_engine(crashed, **SETTINGS).open()
+    await refused(crashed, "is short", **SETTINGS)
 
 
 async def test_a_second_broker_got_in(engine, log, tmp_path):

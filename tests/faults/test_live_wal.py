@@ -16,12 +16,12 @@ import apsw
 import pytest
 from takhin.schema import PAGE_BYTES
 
-from storage.support import freeze, sqlite_engine
+from storage.support import freeze, refused, sqlite_engine
 from takhin.copies.verify import verify
 from takhin.disk import connection, wal
 from takhin.disk.layout import wal_of
 from takhin.disk.wal_check import check_wal
-from takhin.errors import PartitionUnavailableError, StartupError
+from takhin.errors import PartitionUnavailableError
 from takhin.testing.contract import batch, numbered, read_all, spec
 
 SETTINGS = {"ballast_bytes": 0, "free_bytes_low": 0, "checkpoint_pages": 40}
@@ -73,8 +73,7 @@ async def test_a_clean_stop_does_not_make_it_good(tmp_path, count, figures):
         files.held = False
         await engine.close()
         assert log.path.stat().st_mtime_ns == before
-        with pytest.raises(StartupError, match=r"0\.db is short"):
-            await sqlite_engine(data, **SETTINGS).open()
+        await refused(data, r"0\.db is short", **SETTINGS)
         assert not verify(data).ok
         shutil.rmtree(data)
     figures(f"flips in a live -wal: {count} times, each refused by the next start")
@@ -92,8 +91,7 @@ async def test_a_checkpoint_fails_the_partition_closed(tmp_path, frame):
         log.append(numbered(1))
     assert any("0.db-wal is not as it was written" in sentence for sentence in engine.troubles)
     await engine.close()
-    with pytest.raises(StartupError, match=r"0\.db is short"):
-        await sqlite_engine(tmp_path / "data", **SETTINGS).open()
+    await refused(tmp_path / "data", r"0\.db is short", **SETTINGS)
 
 
 async def test_no_false_alarm_under_load(tmp_path):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from takhin.disk.versions import build
+from takhin.errors import StartupError
 from takhin.settings import StorageSettings
 from takhin.storage.contract import PartitionLog
 from takhin.storage.sqlite.engine import SqliteEngine
@@ -59,6 +63,17 @@ def alter(path: Path, *statements: str) -> None:
 def sqlite_engine(data_dir: Path, **settings: int) -> SqliteEngine:
     """An engine that is not open yet. settings: fields of StorageSettings that are not at their defaults."""
     return SqliteEngine(data_dir, StorageSettings(**settings), clock=clock)
+
+
+async def refused(data_dir: Path, match: str, **settings: int) -> None:
+    """Check that a broker serves the folder without a partition, and says why; with `strict` not at all."""
+    engine = sqlite_engine(data_dir, **settings)
+    await engine.open()
+    troubles = list(engine.troubles)
+    await engine.close()
+    assert [trouble for trouble in troubles if re.search(match, trouble)], troubles
+    with pytest.raises(StartupError, match=match):
+        await sqlite_engine(data_dir, **settings | {"strict": True}).open()
 
 
 @cache

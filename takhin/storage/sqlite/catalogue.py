@@ -133,8 +133,8 @@ class Catalogue:
                 first = topic.partitions[0]
                 at_work = any(at.topic == topic.name for at in wanted)
                 if isinstance(first, UnavailablePartition) and first.worth_a_try() and not at_work:
-                    await close(topic.partitions)
                     self._put(await self._reopened(topic))
+                    await close(topic.partitions)
 
     async def _take_back_partitions(self, topic: SqliteTopic, wanted: Collection[TopicPartition]) -> None:
         for log in topic.partitions:
