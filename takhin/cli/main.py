@@ -81,6 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 code = ending.exit_code()
     except KeyboardInterrupt:  # just before the command began, or just after it
         code = ending.exit_code()
+    except Exception:
+        if ending.number is None:
+            raise
+        code = ending.exit_code()  # within C code an interrupt may come out as something else: ImportError
+    if ending.number is not None:
+        # After a KeyboardInterrupt within an exec(), such as that of a dataclass, Python would kill itself by
+        # SIGINT in the end, although it was caught. The next exec() that ends well makes it forget that.
+        exec("")  # noqa: S102
     # An error's traceback keeps gRPC's call in a reference cycle. Python would collect it at exit, after it
     # has stopped gRPC's threads wherever they were, and __del__ would wait for ever for a lock of theirs.
     gc.collect()

@@ -28,6 +28,25 @@ gc.callbacks.append(interrupt)
 from takhin.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
+WITHIN_IMPORT = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "takhin.cli.consume":
+            sys.meta_path.remove(self)
+            number = getattr(signal, sys.argv[1])
+            try:
+                exec("os.kill(os.getpid(), number); [n for n in range(10_000)]")
+            except KeyboardInterrupt:
+                if sys.argv[2] == "as it is":
+                    raise
+                raise ImportError("what C code makes of it") from None
+
+sys.meta_path.insert(0, Finder())
+from takhin.cli.main import main
+sys.exit(main(["consume", "nothing"]))
+"""
 ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n) select max(i) from n"
 
 
@@ -42,6 +61,16 @@ def test_an_interrupt_that_python_loses(takhin, topic, args):
             assert b"Exception ignored" in process.stderr.read()  # it was lost
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("comes_out", ["as it is", "otherwise"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_an_import(number, comes_out):
+    """The exit code is that of the signal, whatever an import makes of the interrupt."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHIN_IMPORT, number.name, comes_out], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, b"", b"")
 
 
 def handles(pid: int, number: signal.Signals) -> bool:
