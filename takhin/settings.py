@@ -206,12 +206,7 @@ class GroupSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpcSettings:
-    """Connections and calls.
-
-    lookahead_bytes is a compromise. Each call that waits for its turn holds so much, so 1,000 calls of 4 MB take 400 MB
-    with 128 KiB and 700 with 512 KiB. A stream of small messages moves so much per round trip; larger messages are sent
-    at full speed once they are asked for. docs/exposing.md has the figures.
-    """
+    """Connections and calls."""
 
     message_bytes_max: int = setting(
         10 << 20, "bytes of one gRPC message, in either direction", least=128 << 10
@@ -228,6 +223,9 @@ class RpcSettings:
         least=1_024,
         most=16 << 20,
     )
+    """A compromise. Each call that waits for its turn holds so much: 1,000 calls of 4 MB take 400 MB with 128 KiB
+    and 700 MB with 512. A stream of small messages moves so much per round trip; of larger ones all the rest is
+    sent at once when they are asked for. docs/exposing.md has the figures."""
     calls_max: int = setting(2_000, "calls under way, streams included", least=1)
     connections_max: int = setting(1_000, "connections at one time", least=1)
     streams_per_connection_max: int = setting(1_000, "calls under way on one connection", least=1)
