@@ -28,7 +28,7 @@ class Tenant(Protocol):
 class OpenFiles:
     """The slots. Pure bookkeeping on the loop."""
 
-    def __init__(self, files_max: int, *, cache_bytes_max: int = 64 << 20) -> None:
+    def __init__(self, files_max: int, *, cache_bytes_max: int) -> None:
         self.held = False
         """True while copies are made: `.db` files do not change then, and `-wal` files only grow."""
         self._files_max = files_max
