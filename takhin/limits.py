@@ -112,6 +112,14 @@ def check_condition(batch: Batch, condition: Condition, partition: int) -> None:
             value=condition.sequence,
         )
     check_range("sequence", condition.sequence, 0, INT64_MAX - len(batch))
+    if condition.maybe_stored_from is not None:
+        check_range("maybe_stored_from", condition.maybe_stored_from, 0)
+        if not size:
+            raise InvalidArgumentError(
+                "maybe_stored_from was given without a producer_id",
+                field="maybe_stored_from",
+                value=condition.maybe_stored_from,
+            )
     if condition.expected_offset is not None:
         check_range("expected_offset", condition.expected_offset, 0)
     if partition < 0:

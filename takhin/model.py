@@ -38,11 +38,14 @@ class Condition:
     sequence: the number of the batch's first record among all that this producer sent to the partition. The
     first is 0, and no number is left out.
     expected_offset: where the log must end; None: anywhere.
+    maybe_stored_from: an earlier attempt of the batch may have been stored, at this offset or after it; None:
+    there was none.
     """
 
     producer_id: bytes = b""
     sequence: int = 0
     expected_offset: int | None = None
+    maybe_stored_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

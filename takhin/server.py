@@ -23,6 +23,7 @@ from takhin.disk.access import limit_readers
 from takhin.disk.connection import library_version
 from takhin.kinds import FilePath
 from takhin.logs import configure, for_people, print_event
+from takhin.rpc.connections import ConnectionWatch
 from takhin.rpc.listener import Listener
 from takhin.rpc.service import TakhinService
 from takhin.settings import Settings
@@ -100,7 +101,8 @@ class Server:
         self.version = importlib.metadata.version("takhin")
         self.engine = ENGINES[settings.storage.engine](settings, clock)
         self._broker = Broker(self.engine, settings, clock=clock, version=self.version)
-        self._listener = Listener(TakhinService(self._broker), settings)
+        connections = ConnectionWatch(self._broker, settings.rpc.connections_max)
+        self._listener = Listener(TakhinService(self._broker), settings, connections)
         self._parts = Parts(
             EnginePart(self.engine), self._listener, grace_seconds=settings.shutdown_grace_ms / 1_000
         )

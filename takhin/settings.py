@@ -113,6 +113,12 @@ class StorageSettings:
     open_partitions_max: int = setting(
         128, "partitions whose files are open at one time, with five descriptors each", least=1
     )
+    page_cache_bytes_max: int = setting(
+        64 << 20,
+        "bytes of the page caches of all open files together; each has at least 256 KiB and at most 4 MiB",
+        least=1,
+        most=INT64_MAX,
+    )
     checkpoint_pages: int = setting(
         500, "pages (16 KiB) in a write-ahead log before it is copied into its file", least=1
     )
@@ -207,7 +213,7 @@ class RpcSettings:
     )
     arrivals_max: int = setting(
         8,
-        "unary requests that arrive at one time; those of over 64 KiB count until they are answered",
+        "requests that arrive at one time; those of over 64 KiB count until they are answered",
         least=1,
     )
     arrival_ms_max: int = setting(10_000, "time for a unary request to arrive", least=1)
@@ -217,6 +223,9 @@ class RpcSettings:
         least=1_024,
         most=16 << 20,
     )
+    """A compromise. Each call that waits for its turn holds so much: 1,000 calls of 4 MB take 400 MB with
+    128 KiB and 700 MB with 512. A stream of small messages moves so much per round trip; of larger ones all
+    the rest is sent at once when they are asked for. docs/exposing.md has the figures."""
     calls_max: int = setting(2_000, "calls under way, streams included", least=1)
     connections_max: int = setting(1_000, "connections at one time", least=1)
     streams_per_connection_max: int = setting(1_000, "calls under way on one connection", least=1)

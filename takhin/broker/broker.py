@@ -21,6 +21,8 @@ class Broker:
 
     def __init__(self, engine: Engine, settings: Settings, *, clock: Clock, version: str) -> None:
         self.settings = settings
+        self.crowd: str | None = None
+        """Why no connection is taken any more, in a sentence; None while they are."""
         self.topics = TopicVerbs(engine, settings)
         self.records = RecordVerbs(engine, settings, clock)
         self.group_offsets = GroupOffsetVerbs(engine, settings.groups, clock)
@@ -34,4 +36,5 @@ class Broker:
 
     def health(self) -> BrokerHealth:
         """The program's version, its uptime, and what is wrong now."""
-        return BrokerHealth(self._version, int(time.monotonic() - self._started), self._engine.troubles)
+        troubles = [*self._engine.troubles, *([] if self.crowd is None else [self.crowd])]
+        return BrokerHealth(self._version, int(time.monotonic() - self._started), troubles)

@@ -99,9 +99,11 @@ class Calls:
         sequence: int = 0,
         expected_offset: int | None = None,
         topic_id: str = "",
+        maybe_stored_from: int | None = None,
     ) -> int:
         """Store a batch and return its first offset. records: as `takhin.wire.requests.record` makes them.
 
+        maybe_stored_from: an earlier attempt may have been stored, there or behind it.
         Raises LogReplacedError if the topic has another id than topic_id, unless that is empty.
         """
         request = requests.produce(
@@ -112,6 +114,7 @@ class Calls:
             sequence=sequence,
             expected_offset=expected_offset,
             topic_id=topic_id,
+            maybe_stored_from=maybe_stored_from,
         )
         return (await self._connection.unary(self._produce_message, request, deadline)).offset
 

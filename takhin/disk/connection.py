@@ -26,6 +26,10 @@ FIXED_IN = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 
 WAL_BYTES_KEPT = 64 << 20
 """When SQLite restarts a WAL that is larger, it gives the rest back to the file system."""
+LEAST_CACHE_KIB = 128
+"""Eight pages: the way from the root to a record. The size of a page cache that nobody has set."""
+SPILL_PAGES = 256
+"""4 MiB. A transaction that has changed more pages writes some of them to the WAL before its COMMIT."""
 BUSY_MS_MAX = 5_000
 """How long a reader beside a broker waits for a lock."""
 
@@ -80,7 +84,10 @@ def _configure_writer(connection: apsw.Connection, *, alone: bool) -> None:
     _set(connection, "wal_autocheckpoint", 0)
     # After a reader held up checkpoints, the WAL shrinks to this many bytes when SQLite restarts it.
     _set(connection, "journal_size_limit", WAL_BYTES_KEPT)
-    _set(connection, "cache_size", -4_096)  # KiB: the tail of the log and its indexes
+    set_page_cache(connection, LEAST_CACHE_KIB)
+    # Up to here a transaction keeps what it has changed, whatever the size of its cache: else INSERTs would
+    # write to the WAL. What is above the cache's size is freed at the COMMIT.
+    _set(connection, "cache_spill", SPILL_PAGES)
     _set(connection, "temp_store", 2)  # in memory
 
 
@@ -111,14 +118,22 @@ def close_untouched(connection: apsw.Connection, path: Path) -> None:
 
 
 def open_reader(path: Path) -> apsw.Connection:
-    """A read-only connection of the broker's, for scans of one statement. Raises apsw.Error."""
+    """A read-only connection of the broker's, for scans of one statement. Raises apsw.Error.
+
+    A scan reads each page once, so its cache need not be large.
+    """
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     with _closed_on_error(connection):
         _distrust(connection)
         _set(connection, "checksum_verification", "1")
-        _set(connection, "cache_size", -1_024)  # KiB: a scan reads each page once
+        set_page_cache(connection, LEAST_CACHE_KIB)
     return connection
+
+
+def set_page_cache(connection: apsw.Connection, kib: int) -> None:
+    """Bound the pages that a connection keeps between its transactions, and free what is above."""
+    _set(connection, "cache_size", -kib)
 
 
 def open_beside(path: Path, *, immutable: bool) -> apsw.Connection:

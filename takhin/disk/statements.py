@@ -113,6 +113,9 @@ PUT_PRODUCER_BATCH = (
     "(producer_id, sequence, record_count, offset, timestamp, slot) VALUES (?,?,?,?,?,?)"
 )
 COUNT_PRODUCERS = "SELECT count(DISTINCT producer_id) FROM producer_batches"
+OLDEST_LAST_BATCH = (
+    "SELECT min(last) FROM (SELECT max(offset) AS last FROM producer_batches GROUP BY producer_id)"
+)
 FORGET_PRODUCERS = (
     "DELETE FROM producer_batches WHERE producer_id IN "
     "(SELECT producer_id FROM producer_batches GROUP BY producer_id ORDER BY max(offset) LIMIT ?)"

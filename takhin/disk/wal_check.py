@@ -33,7 +33,8 @@ STUB = struct.pack(
 )
 """A file of one page in WAL mode, the empty root of a schema (sqlite.org/fileformat2.html)."""
 LOOKS_MAX = 3
-"""A WAL that is restarted between two looks has fewer frames than before. That does not repeat itself."""
+"""A WAL that is restarted between two looks has fewer frames than before. One that is restarted or cut off
+during a look can seem too short or malformed. Neither repeats itself."""
 
 
 def check_wal(path: Path, connection: apsw.Connection) -> None:
@@ -41,7 +42,7 @@ def check_wal(path: Path, connection: apsw.Connection) -> None:
 
     Frames that are added meanwhile need not be in the check: the next one has them.
     """
-    for _ in range(LOOKS_MAX):
+    for look in range(1, LOOKS_MAX + 1):
         used = _frames(connection)
         if used <= 0:
             return
@@ -50,6 +51,10 @@ def check_wal(path: Path, connection: apsw.Connection) -> None:
         except OSError as error:  # a file system without hard links, or a full one
             _unchecked(str(path.parent), error.strerror or str(error))
             return
+        except apsw.Error:
+            if look == LOOKS_MAX:
+                raise
+            continue
         if whole >= used:
             return
     raise WalDamagedError(

@@ -4,15 +4,18 @@ gRPC holds whatever has arrived. A call of the service therefore asks for its me
 here; until then HTTP/2's windows hold its client back. A small message gives its place up once it is there. A
 large one keeps it until the call ends, so that the places bound the memory of all of them. One that is slow
 goes on beside them. As many may be slow as there are places; the one that has been for longest gives way.
+
+A produce stream may be quiet for as long as it likes, so its messages are pulled without a place. One that is
+not small waits for a place before it is parsed, and keeps it until its records are durable.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -62,24 +65,31 @@ class Places:
         self._free += 1
 
 
-class Ticket:
-    """One call on its way in. A place is given up once: early if the message is slow or small."""
+class Place:
+    """A place of one message. It is given up once, however often that is asked for."""
+
+    def __init__(self, places: Places) -> None:
+        self.held = True
+        self._places = places
+
+    def give_up(self) -> None:
+        """Let others have the place."""
+        if self.held:
+            self.held = False
+            self._places.give_back()
+
+
+class Ticket(Place):
+    """One call on its way in. It gives its place up early if the message is slow or small."""
 
     def __init__(self, places: Places, slow: dict[Ticket, None]) -> None:
+        super().__init__(places)
         self.limit: asyncio.Timeout | None = None
-        self._places = places
         self._slow = slow
-        self._placed = True
-
-    def give_up_place(self) -> None:
-        """Let others have the place."""
-        if self._placed:
-            self._placed = False
-            self._places.give_back()
 
     def is_slow(self) -> None:
         """The message takes its time: it goes on without a place, unless too many do."""
-        self.give_up_place()
+        self.give_up()
         self._slow[self] = None
         if len(self._slow) > self._places.number:
             oldest = next(iter(self._slow))
@@ -94,7 +104,14 @@ class Ticket:
     def end(self) -> None:
         """The call is answered."""
         self._slow.pop(self, None)
-        self.give_up_place()
+        self.give_up()
+
+
+class Arrival(NamedTuple):
+    """A request of a stream. leave: gives its place up; to be called in every case, as often as one likes."""
+
+    request: Any
+    leave: Callable[[], None]
 
 
 class Arrivals:
@@ -113,12 +130,30 @@ class Arrivals:
         try:
             message = await self._pulled(context, ticket)
             if len(message) <= SMALL_BYTES:
-                ticket.give_up_place()
+                ticket.give_up()
             elif len(message) > LARGE_BYTES:
                 await others_turn()
             yield message
         finally:
             ticket.end()
+
+    async def requests(
+        self, messages: AsyncIterator[bytes], peer: str, parse: Callable[[bytes], Any]
+    ) -> AsyncGenerator[Arrival, None]:
+        """The requests of a stream, each parsed when there is a place for it."""
+        async for message in messages:
+            if len(message) <= SMALL_BYTES:
+                yield Arrival(parse(message), _no_place)
+                continue
+            await self._places.take(peer)
+            place = Place(self._places)
+            try:
+                request = parse(message)
+            except BaseException:
+                place.give_up()
+                raise
+            del message
+            yield Arrival(request, place.give_up)
 
     async def _pulled(self, context: Any, ticket: Ticket) -> bytes:
         slow = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, ticket.is_slow)
@@ -136,3 +171,7 @@ class Arrivals:
             raise InvalidArgumentError("the call has ended without a request")
         arrived: bytes = message
         return arrived
+
+
+def _no_place() -> None:
+    """Small messages have none to give up."""

@@ -175,11 +175,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
     def _stream(self, handler: Handler, method: str) -> Handler:
-        make: Any = grpc.stream_stream_rpc_method_handler
-        inner: Any = handler.stream_stream
-        if not handler.request_streaming:
-            make = grpc.unary_stream_rpc_method_handler
-            inner = handler.unary_stream
+        streaming = handler.request_streaming
+        make: Any = (
+            grpc.stream_stream_rpc_method_handler if streaming else grpc.unary_stream_rpc_method_handler
+        )
+        inner: Any = handler.stream_stream if streaming else handler.unary_stream
+        parse = self._parser(handler, method)
+        pulled = method == PRODUCE_STREAM  # its requests are parsed when there is a place for them
+
+        def prepared(request: Any, context: Context) -> Any:
+            if pulled:
+                return self._arrivals.requests(request, context.peer(), parse)
+            return _well_formed(request) if streaming else request
 
         async def call(request: Any, context: Context) -> None:
             task = _current_task()
@@ -188,9 +195,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._check_open(method)
                 if isinstance(request, Malformed):
                     raise request.error
-                if handler.request_streaming and method != PRODUCE_STREAM:
-                    request = _well_formed(request)
-                await self._run(inner(request, context), context, task)
+                await self._run(inner(prepared(request, context), context), context, task)
             except asyncio.CancelledError:
                 if not self._ending:
                     raise
@@ -204,7 +209,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             finally:
                 del self._streams[task]
 
-        wrapped: Handler = make(call, self._parser(handler, method), _serializer(handler))
+        wrapped: Handler = make(call, None if pulled else parse, _serializer(handler))
         return wrapped
 
     def _parser(self, handler: Handler, method: str) -> Callable[[bytes], Any]:

@@ -7,6 +7,7 @@ import asyncio
 import grpc
 
 from takhin.errors import StartupError
+from takhin.rpc.connections import ConnectionWatch
 from takhin.rpc.health import add_health, add_reflection
 from takhin.rpc.interceptors import CallInterceptor
 from takhin.rpc.service import TakhinService
@@ -23,9 +24,10 @@ class Listener:
     address: str
     """HOST:PORT with the port taken, once started."""
 
-    def __init__(self, service: TakhinService, settings: Settings) -> None:
+    def __init__(self, service: TakhinService, settings: Settings, connections: ConnectionWatch) -> None:
         self._service = service
         self._listen = settings.listen
+        self._connections = connections
         self._interceptor = CallInterceptor(settings)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
@@ -48,6 +50,7 @@ class Listener:
             ) from error
         await self._server.start()
         self.address = f"{host}:{port}"
+        self._connections.start(port)
 
     async def stop(self, grace_seconds: float) -> None:
         """Say NOT_SERVING, refuse new calls, answer what is queued, end streams, then close.
@@ -56,6 +59,7 @@ class Listener:
         new calls as CANCELLED, or leave them unanswered for as long as another one is at work.
         """
         deadline = asyncio.get_running_loop().time() + grace_seconds
+        await self._connections.stop()
         await self._health.enter_graceful_shutdown()
         self._service.drain()
         await self._interceptor.end_calls(grace_seconds)

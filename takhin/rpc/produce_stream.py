@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from takhin.broker.records import PendingProduce
 from takhin.broker.session import Session
 from takhin.errors import ShuttingDownError
+from takhin.rpc.arrivals import Arrival
 from takhin.rpc.interceptors import Malformed, known
 from takhin.rpc.methods import submit
 from takhin.settings import ProduceSettings
@@ -89,7 +90,7 @@ class ProduceStreams:
             reader.cancel()
 
     async def answers(
-        self, session: Session, requests: AsyncIterator[pb.ProduceMessageRequest]
+        self, session: Session, requests: AsyncIterator[Arrival]
     ) -> AsyncGenerator[pb.ProduceMessageResponse, None]:
         """The responses of one stream, in the order of its requests."""
         if self._draining:
@@ -110,32 +111,34 @@ class ProduceStreams:
         reader.result()
 
 
-async def _read(
-    session: Session, requests: AsyncIterator[pb.ProduceMessageRequest | Malformed], queue: UnansweredQueue
-) -> None:
+async def _read(session: Session, requests: AsyncIterator[Arrival], queue: UnansweredQueue) -> None:
     """Queue each request's records as it comes, in order; a bounded amount ahead of the answers.
 
     When `drain` cancels it, everything it has queued is answered: nothing is awaited between the two.
     """
     try:
-        async for message in requests:
-            queue.put(await _submitted(session, message))
+        async for arrival in requests:
+            queue.put(await _submitted(session, arrival))
             await queue.room()
     finally:
         queue.end()
 
 
-async def _submitted(session: Session, message: pb.ProduceMessageRequest | Malformed) -> Unanswered:
+async def _submitted(session: Session, arrival: Arrival) -> Unanswered:
+    """Queue the records of a request. It keeps its place until they are durable or refused."""
+    message = arrival.request
     if isinstance(message, Malformed):
+        arrival.leave()
         return Unanswered("", 0, 0, message.error)
-    outcome: PendingProduce | Exception
     try:
-        outcome = await submit(session, message)
-        size_bytes = outcome.size_bytes
-    except Exception as error:  # noqa: BLE001  a refused request never ends the stream
-        outcome = error
-        size_bytes = message.ByteSize()
-    return Unanswered(message.topic, message.partition, size_bytes, outcome)
+        pending = await submit(session, message)
+    except BaseException as error:
+        arrival.leave()
+        if not isinstance(error, Exception):
+            raise
+        return Unanswered(message.topic, message.partition, message.ByteSize(), error)  # this ends no stream
+    pending.appended.add_done_callback(lambda _: arrival.leave())
+    return Unanswered(message.topic, message.partition, pending.size_bytes, pending)
 
 
 async def _answer(unanswered: Unanswered) -> pb.ProduceMessageResponse:

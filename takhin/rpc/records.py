@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from takhin.broker.broker import Broker
 from takhin.model import Records
+from takhin.rpc.arrivals import Arrival
 from takhin.rpc.interceptors import Context
 from takhin.rpc.methods import Methods, submit
 from takhin.rpc.produce_stream import ProduceStreams
@@ -33,8 +34,8 @@ class RecordMethods(Methods):
         pending = await submit(self._session(context), request)
         return convert.produced(request.topic, await pending.answer())
 
-    def ProduceMessageStream(
-        self, requests: AsyncIterator[pb.ProduceMessageRequest], context: Context
+    def ProduceMessageStream(  # type: ignore[override]  # not parsed yet, see arrivals.py
+        self, requests: AsyncIterator[Arrival], context: Context
     ) -> AsyncIterator[pb.ProduceMessageResponse]:
         return self._streams.answers(self._session(context), requests)
 

@@ -8,7 +8,7 @@ org.apache.kafka.storage.internals.log.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from takhin.errors import EndOffsetMismatchError, InvalidArgumentError, OutOfSequenceError
@@ -38,16 +38,21 @@ def judge(
     topic: str,
     partition: int,
     end: int,
+    forgotten_before: Callable[[], int],
 ) -> Appended | None:
     """The answer to a batch that was stored before; None for one that is to be appended at `end`.
 
     remembered: what the log has of the batch's producer, in any order.
+    forgotten_before: asks for an offset. Producers whose last batch is there or behind it are all remembered.
     Raises OutOfSequenceError, EndOffsetMismatchError.
     """
     if condition.producer_id and condition.sequence != _next_sequence(remembered):
         for stored in remembered:
             if stored[:2] == (condition.sequence, record_count):
                 return Appended(partition, stored.offset, stored.timestamp, record_count, duplicate=True)
+        raise _out_of_sequence(condition.sequence, record_count, remembered, topic, partition)
+    maybe = condition.maybe_stored_from
+    if maybe is not None and not remembered and maybe < forgotten_before():
         raise _out_of_sequence(condition.sequence, record_count, remembered, topic, partition)
     expected = condition.expected_offset
     if expected is not None and expected != end:
@@ -68,7 +73,17 @@ def to_forget(producers: int, producers_max: int) -> int:
     """
     if producers < producers_max:
         return 0
-    return producers + 1 - (producers_max - producers_max // 10)
+    return producers + 1 - _fewest_left(producers_max)
+
+
+def may_have_forgotten(producers: int, producers_max: int) -> bool:
+    """True if a log that remembers so many producers may have forgotten others."""
+    return producers >= _fewest_left(producers_max)
+
+
+def _fewest_left(producers_max: int) -> int:
+    """How many producers a log remembers at least, once it has forgotten any."""
+    return producers_max - producers_max // 10
 
 
 def fewer_partitions(spec: TopicSpec, present: int) -> InvalidArgumentError:
@@ -93,7 +108,10 @@ def _out_of_sequence(
 ) -> OutOfSequenceError:
     expected = _next_sequence(remembered)
     if not remembered:
-        why = "the log knows nothing of this producer (any more), which would have to begin at 0"
+        why = (
+            "the log knows nothing of this producer (any more), which would have to begin at 0, with a batch "
+            "that was not sent before"
+        )
     elif sequence > expected:
         why = f"there is a gap: the producer's next record is {expected}"
     elif sequence < min(remembered).sequence:

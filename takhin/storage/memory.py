@@ -39,6 +39,7 @@ from takhin.storage.conditions import (
     Remembered,
     fewer_partitions,
     judge,
+    may_have_forgotten,
     to_forget,
     to_remember,
 )
@@ -95,7 +96,15 @@ class MemoryLog:
         """The answer to a repeat; None if the batch is to be appended, which is remembered."""
         producer_id, end = condition.producer_id, self.end_offset
         remembered = self._producers.get(producer_id, deque(maxlen=BATCHES_REMEMBERED))
-        stored = judge(condition, len(batch), remembered, topic=self.topic, partition=self.partition, end=end)
+        stored = judge(
+            condition,
+            len(batch),
+            remembered,
+            topic=self.topic,
+            partition=self.partition,
+            end=end,
+            forgotten_before=self._forgotten_before,
+        )
         if stored is None and producer_id:
             if not remembered:
                 silent = list(self._producers)[: to_forget(len(self._producers), self._producers_max)]
@@ -105,6 +114,12 @@ class MemoryLog:
             self._producers.pop(producer_id, None)
             self._producers[producer_id] = remembered
         return stored
+
+    def _forgotten_before(self) -> int:
+        """Producers whose last batch is at this offset or behind it are all remembered."""
+        if not may_have_forgotten(len(self._producers), self._producers_max):
+            return 0
+        return max(next(iter(self._producers.values()))).offset
 
     async def read(self, offset: int, *, max_bytes: int, max_records: int) -> Records:
         self._check_open()

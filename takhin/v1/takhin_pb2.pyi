@@ -572,6 +572,7 @@ class ProduceMessageRequest(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     EXPECTED_OFFSET_FIELD_NUMBER: _builtins.int
     TOPIC_ID_FIELD_NUMBER: _builtins.int
+    MAYBE_STORED_FROM_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     """-1: the broker chooses, by the key if there is one"""
@@ -597,6 +598,13 @@ class ProduceMessageRequest(_message.Message):
     """TopicInfo.topic_id of the topic that the records are meant for. A topic created again under the same name
     does not take them: LOG_REPLACED. Empty: whichever topic has the name.
     """
+    maybe_stored_from: _builtins.int
+    """With a producer_id: an earlier attempt of this batch may have been stored, at this offset or after it. Any end
+    offset that the log had before that attempt will do; 0 if none is known. A log remembers a limited number of
+    producers. If it may have forgotten this one since that offset, a batch of sequence 0 is refused with
+    OUT_OF_SEQUENCE: whether it was stored is unknown. Absent: a batch of sequence 0 of a producer that the log does
+    not know is stored, a second time if the log has forgotten the first.
+    """
     @_builtins.property
     def record(self) -> Global___Record: ...
     @_builtins.property
@@ -616,17 +624,22 @@ class ProduceMessageRequest(_message.Message):
         sequence: _builtins.int = ...,
         expected_offset: _builtins.int | None = ...,
         topic_id: _builtins.str = ...,
+        maybe_stored_from: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "record", b"record", "required_acks", b"required_acks"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_maybe_stored_from", b"_maybe_stored_from", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "maybe_stored_from", b"maybe_stored_from", "record", b"record", "required_acks", b"required_acks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "partition", b"partition", "producer_id", b"producer_id", "record", b"record", "records", b"records", "required_acks", b"required_acks", "sequence", b"sequence", "timeout_ms", b"timeout_ms", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_maybe_stored_from", b"_maybe_stored_from", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "maybe_stored_from", b"maybe_stored_from", "partition", b"partition", "producer_id", b"producer_id", "record", b"record", "records", b"records", "required_acks", b"required_acks", "sequence", b"sequence", "timeout_ms", b"timeout_ms", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_offset: _TypeAlias = _typing.Literal["expected_offset"]  # noqa: Y015
     _WhichOneofArgType__expected_offset: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset"]  # noqa: Y015
+    _WhichOneofReturnType__maybe_stored_from: _TypeAlias = _typing.Literal["maybe_stored_from"]  # noqa: Y015
+    _WhichOneofArgType__maybe_stored_from: _TypeAlias = _typing.Literal["_maybe_stored_from", b"_maybe_stored_from"]  # noqa: Y015
     _WhichOneofReturnType__required_acks: _TypeAlias = _typing.Literal["required_acks"]  # noqa: Y015
     _WhichOneofArgType__required_acks: _TypeAlias = _typing.Literal["_required_acks", b"_required_acks"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_offset) -> _WhichOneofReturnType__expected_offset | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__maybe_stored_from) -> _WhichOneofReturnType__maybe_stored_from | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__required_acks) -> _WhichOneofReturnType__required_acks | None: ...
 

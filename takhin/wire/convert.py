@@ -87,9 +87,10 @@ def _batch_of_one(record: pb.Record, condition: Condition | None) -> Batch:
 
 def _condition(request: pb.ProduceMessageRequest) -> Condition | None:
     expected = request.expected_offset if request.HasField("expected_offset") else None
-    if expected is None and not request.producer_id and not request.sequence:
+    maybe = request.maybe_stored_from if request.HasField("maybe_stored_from") else None
+    if expected is None and maybe is None and not request.producer_id and not request.sequence:
         return None
-    return Condition(request.producer_id, request.sequence, expected)
+    return Condition(request.producer_id, request.sequence, expected, maybe)
 
 
 def produced(topic: str, appended: Appended) -> pb.ProduceMessageResponse:

@@ -58,6 +58,7 @@ def produce(
     sequence: int = 0,
     expected_offset: int | None = None,
     topic_id: str = "",
+    maybe_stored_from: int | None = None,
 ) -> bytes:
     """A ProduceMessageRequest, serialized. records: results of `record`. Ids: empty for none."""
     head = pb.ProduceMessageRequest(
@@ -67,5 +68,6 @@ def produce(
         sequence=sequence,
         expected_offset=expected_offset,
         topic_id=topic_id,
+        maybe_stored_from=maybe_stored_from,
     )
     return b"".join((head.SerializeToString(), *records))

@@ -148,6 +148,13 @@ class Broker:
         return ready.groupdict()
 
 
+def resident_bytes(broker: Broker, field: str = "VmRSS") -> int:
+    """The broker's memory now; with VmHWM the most that it ever had."""
+    status = Path(f"/proc/{broker.pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1_024
+
+
 @contextmanager
 def looked_over(folder: Path) -> Iterator[Path]:
     """A data folder whose files are checked after the block; its last broker must have exited cleanly."""

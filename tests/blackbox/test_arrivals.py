@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import grpc
 import pytest
 
-from blackbox.broker_process import Broker
+from blackbox.broker_process import Broker, resident_bytes
 from blackbox.clients import (
     CALL_S_MAX,
     CHANNEL_OPTIONS,
     batch,
     connected,
     create_topic,
+    end_offset,
     eventually,
     own_topic,
     produce,
@@ -28,12 +29,6 @@ PRODUCE = "/takhin.v1.TakhinService/ProduceMessage"
 ARRIVALS_MAX = 4
 RSS_MAX = 512 << 20
 RSS_AFTER_MAX = 250 << 20
-
-
-def resident_bytes(broker, field="VmRSS"):
-    status = Path(f"/proc/{broker.pid}/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1_024
 
 
 @pytest.mark.parametrize("calls", [200, pytest.param(1_000, marks=pytest.mark.soak)])
@@ -59,6 +54,38 @@ def test_many_large_requests(broker, figures, calls):
         figures(f"{calls} x 4 MB: {peak >> 20} MiB; {sent} honest calls, the slowest took {slowest:.1f} s")
         assert peak <= RSS_MAX
         eventually(lambda: resident_bytes(broker) <= RSS_AFTER_MAX)
+
+
+def test_large_requests_of_many_streams(data_dir):
+    """They take turns as unary requests do: none is refused for a full queue, nor is a call beside them."""
+    settings = {"rpc_arrivals_max": 2, "storage_queue_bytes_max": 16 << 20, "storage_queue_wait_ms_max": 50}
+    requests = [batch("flood", [bytes(1_000_000)] * 4)] * 3
+    with Broker(data_dir, **settings) as broker, connected(broker.address) as stub:
+        create_topic(stub, "flood")
+        create_topic(stub, "honest")
+        with ThreadPoolExecutor(16) as threads:
+            streams = [
+                threads.submit(lambda: list(stub.ProduceMessageStream(iter(requests), timeout=120)))
+                for _ in range(16)
+            ]
+            while not all(stream.done() for stream in streams):
+                produce(stub, "honest", [b"v"])
+        assert [answer.error for stream in streams for answer in stream.result()] == [""] * 48
+
+
+def test_a_stream_whose_answers_are_not_read_holds_no_place(data_dir):
+    """Once its requests are durable others have their turn, whether or not its client reads."""
+    with (
+        Broker(data_dir, rpc_arrivals_max=1) as broker,
+        connected(broker.address) as stub,
+        connected(broker.address) as other,
+    ):
+        create_topic(stub, "t")
+        large = batch("t", [bytes(100_000)] * 5)
+        call = stub.ProduceMessageStream(iter([large] * 20), timeout=CALL_S_MAX)
+        eventually(lambda: end_offset(other, "t") == 100)
+        produce(other, "t", [bytes(100_000)] * 5)
+        assert len(list(call)) == 20
 
 
 def never(released):

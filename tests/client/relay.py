@@ -1,4 +1,4 @@
-"""A TCP relay between clients and a broker, which can hold back the broker's answers."""
+"""A TCP relay between clients and a broker, which can hold back what either side says."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ class Relay:
         self._host, _, self._port = server.rpartition(":")
         self._answers = asyncio.Event()
         self._answers.set()
+        self._requests = asyncio.Event()
+        self._requests.set()
+        self._request_held = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -35,11 +38,21 @@ class Relay:
         """Hold back everything that the broker says from now on."""
         self._answers.clear()
 
+    def hold_requests(self) -> None:
+        """Hold back everything that clients say from now on."""
+        self._request_held.clear()
+        self._requests.clear()
+
+    async def holds_requests(self) -> None:
+        """Return when something that a client says is being held back."""
+        await self._request_held.wait()
+
     def cut(self) -> None:
         """Hang up on all clients and drop what was held; later connections are forwarded as before."""
         for connection in self._connections:
             connection.cancel()
         self._answers.set()
+        self._requests.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = asyncio.current_task()
@@ -54,8 +67,8 @@ class Relay:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_broker, to_broker = await asyncio.open_connection(self._host, self._port)
-        asking = asyncio.create_task(self._pump(reader, to_broker, asyncio.Event(), held=False))
-        answering = asyncio.create_task(self._pump(from_broker, writer, self._answers, held=True))
+        asking = asyncio.create_task(self._pump(reader, to_broker, self._requests, self._request_held))
+        answering = asyncio.create_task(self._pump(from_broker, writer, self._answers, asyncio.Event()))
         try:
             await asyncio.wait({asking, answering}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -66,10 +79,14 @@ class Relay:
 
     @staticmethod
     async def _pump(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event, *, held: bool
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        passing: asyncio.Event,
+        held: asyncio.Event,
     ) -> None:
         while data := await reader.read(1 << 16):
-            if held:
+            if not passing.is_set():
+                held.set()
                 await passing.wait()
             writer.write(data)
             await writer.drain()

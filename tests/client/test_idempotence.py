@@ -8,7 +8,7 @@ import pytest
 
 from blackbox.broker_process import Broker
 from client.relay import Relay
-from client.support import values
+from client.support import read, values
 from takhin.client import Admin, Producer, Retry, Span
 from takhin.errors import EndOffsetMismatchError, InvalidArgumentError, OutcomeUnknownError
 
@@ -87,3 +87,45 @@ async def test_a_log_that_has_forgotten_a_producer(data_dir):
                 await maybe
             assert (await (await one.send("t", b"next"))).offset == 13
         assert await values(broker.address, "t", Span(10, 14)) == [b"last", b"maybe", b"other", b"next"]
+
+
+async def test_a_first_batch_that_the_log_has_forgotten_is_not_stored_again(data_dir):
+    """Its outcome is unknown if its answer was lost and the log has forgotten its producer since."""
+    with Broker(data_dir, storage_producers_max=1) as broker:
+        async with (
+            Admin(broker.address) as admin,
+            Relay(broker.address) as relay,
+            Producer(relay.address, retry=QUICK) as one,
+            Producer(broker.address) as other,
+        ):
+            await admin.create_topic("t", partitions=2)
+            await (await one.send("t", b"to know the topic", partition=1))
+            maybe = await stored_unheard(relay, admin, "t", await one.send("t", b"maybe", partition=0))
+            await (await other.send("t", b"other", partition=0))
+            relay.cut()
+            with pytest.raises(OutcomeUnknownError, match="forgotten"):
+                await maybe
+            assert (await (await one.send("t", b"next", partition=0))).offset == 2
+        stored = [record.value for record in await read(broker.address, "t") if record.partition == 0]
+        assert stored == [b"maybe", b"other", b"next"]
+
+
+async def test_a_first_batch_that_never_arrived_is_stored(data_dir):
+    """It is, in a log that forgets producers, too, as long as nobody else has been forgotten since."""
+    with Broker(data_dir, storage_producers_max=1) as broker:
+        async with (
+            Admin(broker.address) as admin,
+            Relay(broker.address) as relay,
+            Producer(relay.address, retry=QUICK) as one,
+            Producer(broker.address) as other,
+        ):
+            await admin.create_topic("t", partitions=2)
+            await (await other.send("t", b"other", partition=0))
+            await (await one.send("t", b"to know the topic", partition=1))
+            relay.hold_requests()
+            sent = await one.send("t", b"once", partition=0)
+            await relay.holds_requests()
+            relay.cut()
+            assert (await sent).offset == 1
+        stored = [record.value for record in await read(broker.address, "t") if record.partition == 0]
+        assert stored == [b"other", b"once"]

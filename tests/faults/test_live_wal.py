@@ -8,14 +8,19 @@ import random
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Event
 
+import apsw
 import pytest
 from takhin.schema import PAGE_BYTES
 
 from storage.support import freeze, refused, sqlite_engine
 from takhin.copies.verify import verify
-from takhin.disk import wal
+from takhin.disk import connection, wal
 from takhin.disk.layout import wal_of
+from takhin.disk.wal_check import check_wal
 from takhin.errors import PartitionUnavailableError
 from takhin.testing.contract import batch, numbered, read_all, spec
 
@@ -101,6 +106,42 @@ async def test_no_false_alarm_under_load(tmp_path):
     assert [path.name for path in (tmp_path / "data/tmp").iterdir()] == ["template.db"]
     assert len(await read_all(log)) == 1_200
     await engine.close()
+
+
+async def test_a_wal_cut_off_while_it_is_checked(tmp_path):
+    """A commit that restarts a WAL and cuts off what it had grown too large is no damage."""
+    path = await a_file(tmp_path / "data")
+    checker, writer = connection.open_writer(path), connection.open_writer(path)
+    writer.pragma("journal_size_limit", PAGE_BYTES)
+    written = Event()
+
+    def check():
+        while not written.is_set():
+            with suppress(apsw.BusyError):
+                check_wal(path, checker)
+
+    with ThreadPoolExecutor(1) as threads:
+        checking = threads.submit(check)
+        for number in range(300):
+            writer.execute(
+                "INSERT INTO records (offset, timestamp, value) VALUES (?, 0, zeroblob(1000000))", [number]
+            )
+            if number % 20 == 0:
+                with suppress(apsw.BusyError):
+                    writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        written.set()
+        checking.result()
+    checker.close()
+    writer.close()
+
+
+async def a_file(data):
+    """A partition's file that no broker has open."""
+    engine = sqlite_engine(data, **SETTINGS)
+    await engine.open()
+    path = (await engine.create_topic(spec("orders", 1))).partitions[0].path
+    await engine.close()
+    return path
 
 
 SHELL = """

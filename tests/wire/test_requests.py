@@ -23,9 +23,9 @@ def by_generated_code(key, value, headers, timestamp):
     return record
 
 
-@given(st.lists(RECORD, min_size=1, max_size=8), st.text(max_size=5), st.none() | INT64)
-@example([(None, bytes(4_095), (), 0), (b"", b"", (), 0)], "t", 0)
-def test_bytes_parse_to_the_message_of_the_generated_code(records, topic, expected_offset):
+@given(st.lists(RECORD, min_size=1, max_size=8), st.text(max_size=5), st.none() | INT64, st.none() | INT64)
+@example([(None, bytes(4_095), (), 0), (b"", b"", (), 0)], "t", 0, 0)
+def test_bytes_parse_to_the_message_of_the_generated_code(records, topic, expected_offset, maybe_stored_from):
     """Every field survives: absent and empty apart, headers in order, the fields before the records too."""
     wire = requests.produce(
         topic,
@@ -34,6 +34,7 @@ def test_bytes_parse_to_the_message_of_the_generated_code(records, topic, expect
         producer_id=bytes(16),
         sequence=7,
         expected_offset=expected_offset,
+        maybe_stored_from=maybe_stored_from,
     )
     assert pb.ProduceMessageRequest.FromString(wire) == pb.ProduceMessageRequest(
         topic=topic,
@@ -42,4 +43,5 @@ def test_bytes_parse_to_the_message_of_the_generated_code(records, topic, expect
         producer_id=bytes(16),
         sequence=7,
         expected_offset=expected_offset,
+        maybe_stored_from=maybe_stored_from,
     )

@@ -80,7 +80,7 @@ class Intake:
 
     def _router(self, topic: TopicDescription) -> Router:
         queues = [
-            self.outbox.queue(TopicPartition(topic.name, of.partition), topic.topic_id)
+            self.outbox.queue(TopicPartition(topic.name, of.partition), topic.topic_id, of.end_offset)
             for of in topic.partitions
         ]
         max_message_bytes = int(topic.configs.get(MAX_MESSAGE_BYTES, INT64_MAX))

@@ -50,9 +50,12 @@ class Outbox:
         self._dropped = 0  # records of failures that are not kept
         self._cancelled = False
 
-    def queue(self, at: TopicPartition, topic_id: str) -> PartitionQueue:
-        """A new queue, whose batches a worker of its own sends to that topic. Call it on the loop."""
-        sender = Sender(self._calls, topic_id, self.options, self._slots, self._doubts)
+    def queue(self, at: TopicPartition, topic_id: str, end_offset: int) -> PartitionQueue:
+        """A new queue, whose batches a worker of its own sends to that topic. Call it on the loop.
+
+        end_offset: where the partition's log ended not long ago.
+        """
+        sender = Sender(self._calls, topic_id, self.options, self._slots, self._doubts, end_offset=end_offset)
         return Worker(self, at, sender).queue
 
     async def flush(self) -> None:

@@ -45,15 +45,24 @@ class Sender:
     """Sends the batches of one partition, one after the other.
 
     topic_id: of the topic that the batches are meant for.
+    end_offset: where the partition's log ended at some time before this.
     slots: shared by a producer's senders; bounds the requests under way.
     doubts: gets each topic that may have been deleted and created again.
     """
 
     def __init__(
-        self, calls: Calls, topic_id: str, options: SendOptions, slots: asyncio.Semaphore, doubts: Doubts
+        self,
+        calls: Calls,
+        topic_id: str,
+        options: SendOptions,
+        slots: asyncio.Semaphore,
+        doubts: Doubts,
+        *,
+        end_offset: int,
     ) -> None:
         self._calls = calls
         self._topic_id = topic_id
+        self._end_offset = end_offset
         self._retry = options.retry
         self._identity = Identity(idempotent=options.idempotent)
         self._slots = slots
@@ -97,6 +106,7 @@ class Sender:
             self._identity.renew()
             raise
         self._identity.advance(len(records))
+        self._end_offset = max(self._end_offset, offset + len(records))
         return offset
 
     async def _attempts(self, batch: PendingBatch, records: list[bytes]) -> int:
@@ -104,7 +114,7 @@ class Sender:
         maybe_stored = False
         for failures in count(1):
             try:
-                return await self._attempt(batch, records)
+                return await self._attempt(batch, records, maybe_stored=maybe_stored)
             except OutOfSequenceError as error:
                 # The log knows fewer of our batches than it has acknowledged: it has forgotten this producer,
                 # or is an older copy.
@@ -129,7 +139,7 @@ class Sender:
                 raise
         raise AssertionError  # count has no end
 
-    async def _attempt(self, batch: PendingBatch, records: list[bytes]) -> int:
+    async def _attempt(self, batch: PendingBatch, records: list[bytes], *, maybe_stored: bool) -> int:
         async with self._slots:
             return await self._calls.produce_message(
                 batch.deadline,
@@ -139,4 +149,5 @@ class Sender:
                 sequence=self._identity.sequence,
                 expected_offset=batch.expected_offset,
                 topic_id=self._topic_id,
+                maybe_stored_from=self._end_offset if maybe_stored and self._identity.producer_id else None,
             )

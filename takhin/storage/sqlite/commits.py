@@ -79,6 +79,7 @@ class Commits:
 
         Returns (what has landed, how the file failed).
         """
+        self._file.fit_page_caches(self._shared.files.cache_kib)
         if self._shared.space.full:
             self._drop(self._queue.take_appends(), self._shared.space.error())
         if not self.waiting:

@@ -100,7 +100,7 @@ class SqliteEngine:
         shared = Shared(
             settings,
             Threads(DiskThreads("commit", settings.commit_threads), DiskThreads("checkpoint", 1)),
-            OpenFiles(settings.open_partitions_max),
+            OpenFiles(settings.open_partitions_max, cache_bytes_max=settings.page_cache_bytes_max),
             Admission(bytes_max=settings.queue_bytes_max, wait_ms_max=settings.queue_wait_ms_max),
             DiskSpace(folder.path, settings, troubles),
             troubles,

@@ -25,6 +25,9 @@ from takhin.schema import PAGE_BYTES
 
 logger = structlog.get_logger()
 
+READER_SHARE = 4
+"""The reader gets a fourth of a file's page caches: a scan reads each page once."""
+
 
 class Connections(NamedTuple):
     """The connections of a file that is being closed; None where there was none."""
@@ -44,6 +47,7 @@ class LogFile:
         self.path = path
         self._writer: apsw.Connection | None = None
         self._reader: apsw.Connection | None = None
+        self._cache_kib = 0  # as the connections have it
         self._inodes: Inodes | None = None  # of the last time it was opened
 
     @property
@@ -61,7 +65,21 @@ class LogFile:
         """The reading connection of an open file, opened at the first read."""
         if self._reader is None:
             self._reader = connection.open_reader(self.path)
+            self._set_page_caches()
         return self._reader
+
+    def fit_page_caches(self, kib: int) -> None:
+        """Bound what both connections of an open file cache. On the loop, while no thread uses them."""
+        if kib != self._cache_kib:
+            self._cache_kib = kib
+            self._set_page_caches()
+
+    def _set_page_caches(self) -> None:
+        least = connection.LEAST_CACHE_KIB
+        of_reader = max(least, self._cache_kib // READER_SHARE)
+        connection.set_page_cache(self.writer, max(least, self._cache_kib - of_reader))
+        if self._reader is not None:
+            connection.set_page_cache(self._reader, of_reader)
 
     @property
     def wal_bytes(self) -> int:
@@ -96,6 +114,7 @@ class LogFile:
     def adopt(self, writer: apsw.Connection) -> None:
         """Use a connection that was opened elsewhere, and whose log is known to be the right one."""
         self._writer = writer
+        self._cache_kib = 0
         if debugging():
             logger.debug("file_opened", path=str(self.path), wal_bytes=self.wal_bytes)
 

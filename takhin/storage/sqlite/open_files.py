@@ -1,14 +1,17 @@
 """Which partitions may have their files open: a bound on all of them together.
 
-An open file takes five descriptors and half a megabyte, and a broker may have thousands of partitions of
+An open file takes five descriptors and its page caches, and a broker may have thousands of partitions of
 which few are busy. Whoever needs a file asks for a slot; when all are taken, the one unused for longest among
 those at rest gives way, or else the next one that ends a commit group. What a log is (its range, its times)
-stays known while its file is closed.
+stays known while its file is closed. All page caches share one budget, by how many files are open.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
+
+CACHE_KIB_MAX = 4 << 10
+"""The page caches of one file at most. Larger ones gain nothing."""
 
 
 class Tenant(Protocol):
@@ -25,10 +28,11 @@ class Tenant(Protocol):
 class OpenFiles:
     """The slots. Pure bookkeeping on the loop."""
 
-    def __init__(self, files_max: int) -> None:
+    def __init__(self, files_max: int, *, cache_bytes_max: int) -> None:
         self.held = False
         """True while copies are made: `.db` files do not change then, and `-wal` files only grow."""
         self._files_max = files_max
+        self._cache_kib_max = cache_bytes_max >> 10
         self._slots: dict[Tenant, None] = {}  # the one unused for longest comes first
         self._giving_way: set[Tenant] = set()
         self._waiting: dict[Tenant, None] = {}  # in the order of asking
@@ -39,6 +43,12 @@ class OpenFiles:
     @property
     def has_room(self) -> bool:
         return len(self._slots) < self._files_max
+
+    @property
+    def cache_kib(self) -> int:
+        """The page caches of one open file: its share of the budget, in steps so that it seldom changes."""
+        share = self._cache_kib_max // max(1, len(self._slots))
+        return int(min(CACHE_KIB_MAX, 1 << max(0, share.bit_length() - 1)))
 
     @property
     def wanted(self) -> bool:

@@ -82,6 +82,11 @@ class SqlitePartition:
     def size_bytes(self) -> int:
         return self._file.size_bytes
 
+    def fit_page_caches(self) -> None:
+        """Give back what the file caches above its share, while it is open and nobody uses it."""
+        if self.life.can_close:
+            self._file.fit_page_caches(self._shared.files.cache_kib)
+
     def check_available(self) -> None:
         self._check_open()
 

@@ -12,7 +12,7 @@ import apsw
 
 from takhin.disk import statements as sql
 from takhin.model import Appended, Batch, Condition
-from takhin.storage.conditions import Remembered, judge, to_forget, to_remember
+from takhin.storage.conditions import Remembered, judge, may_have_forgotten, to_forget, to_remember
 
 
 class Producers:
@@ -34,7 +34,13 @@ class Producers:
         producer_id = condition.producer_id
         remembered = self._remembered(producer_id) if producer_id else []
         stored = judge(
-            condition, len(batch), remembered, topic=self._topic, partition=self._partition, end=end
+            condition,
+            len(batch),
+            remembered,
+            topic=self._topic,
+            partition=self._partition,
+            end=end,
+            forgotten_before=self._forgotten_before,
         )
         if stored is None and producer_id:
             if not remembered:
@@ -46,6 +52,13 @@ class Producers:
     def _remembered(self, producer_id: bytes) -> list[Remembered]:
         rows: Any = self._db.execute(sql.PRODUCER_BATCHES, (producer_id,))
         return [Remembered(*row) for row in rows]
+
+    def _forgotten_before(self) -> int:
+        """Producers whose last batch is at this offset or behind it are all remembered."""
+        if not may_have_forgotten(self.count, self._count_max):
+            return 0
+        oldest: int = self._db.execute(sql.OLDEST_LAST_BATCH).get
+        return oldest
 
     def _make_room(self) -> None:
         """For one more producer."""

@@ -59,6 +59,7 @@ class Upkeep:
             ),
             asyncio.create_task(_watch(self.look_at_places, WATCH_PLACES_SECONDS)),
             asyncio.create_task(_watch(self.look_at_descriptors, WATCH_SPACE_SECONDS)),
+            asyncio.create_task(_watch(self.look_at_page_caches, WATCH_SPACE_SECONDS)),
         ]
 
     async def stop(self) -> None:
@@ -99,6 +100,11 @@ class Upkeep:
             if not log.closed:
                 with suppress(PartitionUnavailableError):  # health says it
                     log.life.check_place()
+
+    async def look_at_page_caches(self) -> None:
+        """See that files which nobody uses keep no more pages than their share."""
+        for log in self._catalogue.logs():
+            log.fit_page_caches()
 
     async def look_at_descriptors(self) -> None:
         """See whether files and connections can still be opened."""

@@ -191,6 +191,33 @@ class Conditions(Harness):
         assert [one.offset for one in landed] == list(range(5, 15))
         assert not (await log.append(under(numbered(1), b"p"))).duplicate
 
+    @needs(Capability.SEQUENCES)
+    async def test_a_first_batch_that_may_be_forgotten(self, forgetful: PartitionLog) -> None:
+        """A repeat that says so is refused if the first one may have been stored and forgotten since."""
+        log = forgetful
+        await log.append(under(numbered(1), b"lost answer"))
+        again = under(numbered(1), b"lost answer", maybe_stored_from=0)
+        assert (await log.append(again)).duplicate
+        for n in range(3):
+            await log.append(under(numbered(1), b"%d" % n))  # the last of them takes its place
+        with pytest.raises(OutOfSequenceError, match="knows nothing of this producer"):
+            await log.append(again)
+        with pytest.raises(OutOfSequenceError, match="knows nothing of this producer"):
+            await log.append(under(numbered(1), b"new", maybe_stored_from=0))
+        assert log.end_offset == 4
+
+    @needs(Capability.SEQUENCES)
+    async def test_a_first_batch_that_cannot_be_forgotten(self, forgetful: PartitionLog) -> None:
+        """It is stored if the log remembers all producers since the attempt, whatever it forgot before."""
+        log = forgetful
+        assert not (await log.append(under(numbered(1), b"first", maybe_stored_from=0))).duplicate
+        for n in range(10):
+            await log.append(under(numbered(1), b"%d" % n))
+            sent = under(numbered(1), b"never arrived %d" % n, maybe_stored_from=log.end_offset)
+            assert not (await log.append(sent)).duplicate
+            assert (await log.append(sent)).duplicate
+        assert log.end_offset == 21
+
     @needs(Capability.SEQUENCES, Capability.EXPECTED_OFFSET)
     async def test_a_refused_producer_takes_nobodys_place(self, forgetful: PartitionLog) -> None:
         """Nobody is forgotten for a producer that begins with a gap, or whose expectation is wrong."""

@@ -48,12 +48,16 @@ def timed(*timestamps: int) -> Batch:
 
 
 def under(
-    sent: Batch, producer_id: bytes = b"", sequence: int = 0, *, expected_offset: int | None = None
+    sent: Batch,
+    producer_id: bytes = b"",
+    sequence: int = 0,
+    *,
+    expected_offset: int | None = None,
+    maybe_stored_from: int | None = None,
 ) -> Batch:
     """The batch under a condition. A short producer_id is padded to 16 bytes."""
-    return replace(
-        sent, condition=Condition(producer_id and producer_id.ljust(16), sequence, expected_offset)
-    )
+    padded = producer_id and producer_id.ljust(16)
+    return replace(sent, condition=Condition(padded, sequence, expected_offset, maybe_stored_from))
 
 
 def spec(name: str, num_partitions: int = 1, config: TopicConfig | None = None) -> TopicSpec:

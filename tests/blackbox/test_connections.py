@@ -1,0 +1,50 @@
+"""Connections that are opened and never used."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+
+from blackbox.broker_process import Broker
+from blackbox.clients import CALL_S_MAX, connected, eventually
+from takhin.v1 import takhin_pb2 as pb
+
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What a client of HTTP/2 says first: the preface and empty SETTINGS."""
+CONNECTIONS_MAX = 20
+
+
+def silent(broker):
+    """A connection that says hello and nothing else."""
+    host, _, port = broker.address.rpartition(":")
+    connection = socket.create_connection((host, int(port)), timeout=CALL_S_MAX)
+    connection.sendall(HELLO)
+    return connection
+
+
+def test_a_connection_that_never_calls_is_closed(data_dir):
+    """rpc.connection_idle_ms holds for connections that have never made a call, too."""
+    with Broker(data_dir, rpc_connection_idle_ms=500) as broker, silent(broker) as connection:
+        heard = b""
+        while piece := connection.recv(1 << 16):
+            heard += piece
+        assert heard.endswith(b"connection idle")
+
+
+def health(stub):
+    return stub.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_S_MAX)
+
+
+def test_all_connections_taken(data_dir):
+    """Health and one line of the log say so while it lasts, whoever holds the connections."""
+    with Broker(data_dir, rpc_connections_max=CONNECTIONS_MAX) as broker, connected(broker.address) as stub:
+        assert not health(stub).reasons
+        with ExitStack() as stack:
+            for _ in range(CONNECTIONS_MAX):
+                stack.enter_context(silent(broker))
+            eventually(lambda: health(stub).status == "degraded")
+            assert health(stub).reasons == [
+                "all 20 connections (rpc.connections_max) are taken, and others are turned away"
+            ]
+        eventually(lambda: health(stub).status == "healthy")
+        assert broker.log().count("connections_full") == broker.log().count("connections_free") == 1
