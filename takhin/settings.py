@@ -213,7 +213,8 @@ class RpcSettings:
     )
     arrivals_max: int = setting(
         8,
-        "requests that arrive at one time; those of over 64 KiB count until they are answered",
+        "requests that arrive at one time; those of over 64 KiB count until their records are queued or they "
+        "are answered",
         least=1,
     )
     arrival_ms_max: int = setting(10_000, "time for a unary request to arrive", least=1)

@@ -2,11 +2,12 @@
 
 gRPC holds whatever has arrived. A call of the service therefore asks for its message only when it has a place
 here; until then HTTP/2's windows hold its client back. A small message gives its place up once it is there. A
-large one keeps it until the call ends, so that the places bound the memory of all of them. One that is slow
-goes on beside them. As many may be slow as there are places; the one that has been for longest gives way.
+large one keeps it until its records are in the queue, whose own limit counts them from there on: a partition
+that is locked or slow holds up no other's. One that is slow to arrive goes on without a place. As many may be
+slow as there are places; the one that has been for longest gives way.
 
 A produce stream may be quiet for as long as it likes, so its messages are pulled without a place. One that is
-not small waits for a place before it is parsed, and keeps it until its records are durable.
+not small waits for a place before it is parsed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import grpc
@@ -107,6 +109,17 @@ class Ticket(Place):
         self.give_up()
 
 
+_ticket: ContextVar[Ticket | None] = ContextVar("ticket", default=None)
+"""That of the call whose task is running."""
+
+
+def taken_over() -> None:
+    """Give the running call's place up: what its request holds is counted elsewhere from now on."""
+    ticket = _ticket.get()
+    if ticket is not None:
+        ticket.give_up()
+
+
 class Arrival(NamedTuple):
     """A request of a stream. leave: gives its place up; to be called in every case, as often as one likes."""
 
@@ -123,17 +136,23 @@ class Arrivals:
         self._slow: dict[Ticket, None] = {}  # the oldest first
 
     @asynccontextmanager
-    async def message(self, context: Any) -> AsyncIterator[bytes]:
-        """The call's message as it came. Raises OverloadedError if it does not come in time."""
+    async def request(self, context: Any, parse: Callable[[bytes], Any]) -> AsyncIterator[list[Any]]:
+        """The call's request, in a list: who takes it out is the only one to keep it.
+
+        Raises OverloadedError if it does not come in time.
+        """
         await self._places.take(context.peer())
         ticket = Ticket(self._places, self._slow)
+        _ticket.set(ticket)
         try:
             message = await self._pulled(context, ticket)
             if len(message) <= SMALL_BYTES:
                 ticket.give_up()
             elif len(message) > LARGE_BYTES:
                 await others_turn()
-            yield message
+            request = [parse(message)]
+            del message
+            yield request
         finally:
             ticket.end()
 

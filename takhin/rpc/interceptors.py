@@ -145,19 +145,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         inner: Any = handler.unary_unary
         parse = self._parser(handler, method)
         response_class = _response_class(method)
+        repeated = () if response_class is None else convert.repeated_fields(response_class)
 
-        async def answer(request: Any, context: Context) -> Any:
-            if isinstance(request, Malformed):
-                return await abort(context, request.error)
+        async def answer(request: list[Any], context: Context) -> Any:
+            if isinstance(request[0], Malformed):
+                return await abort(context, request[0].error)
+            asked = {name: getattr(request[0], name) for name in repeated}
             try:
-                return await inner(request, context)
+                return await inner(request.pop(), context)  # which may let go of a large one
             except grpc.aio.AbortError:
                 raise
             except Exception as raised:  # noqa: BLE001  the boundary: everything gets an answer
                 error = known(raised, method)
                 row = TABLE[type(error)]
                 if row.in_band and response_class is not None:
-                    return convert.refusal(response_class(), request, error, row.code)
+                    return convert.refusal(response_class(), asked, error, row.code)
                 return await abort(context, error)
 
         async def call(_: object, context: Context) -> Any:
@@ -165,8 +167,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._unary_calls.add(task)
             try:
                 self._check_open(method)
-                async with self._arrivals.message(context) as pulled:
-                    return await answer(parse(pulled), context)
+                async with self._arrivals.request(context, parse) as request:
+                    return await answer(request, context)
             except TakhinError as error:  # there is no request
                 return await abort(context, error)
             finally:

@@ -9,6 +9,7 @@ from takhin.broker.broker import Broker
 from takhin.broker.records import PendingProduce
 from takhin.broker.session import Session
 from takhin.model import Caller
+from takhin.rpc.arrivals import taken_over
 from takhin.rpc.interceptors import Context
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1 import takhin_pb2_grpc
@@ -45,4 +46,6 @@ async def submit(session: Session, message: pb.ProduceMessageRequest) -> Pending
     """
     headers = [len(record.headers) for record in (message.record, *message.records)]
     session.check_counts(len(message.records), headers)  # before the conversion, which costs the most
-    return await session.submit(await convert.produce_request(message))
+    pending = await session.submit(await convert.produce_request(message))
+    taken_over()
+    return pending

@@ -125,19 +125,16 @@ async def _read(session: Session, requests: AsyncIterator[Arrival], queue: Unans
 
 
 async def _submitted(session: Session, arrival: Arrival) -> Unanswered:
-    """Queue the records of a request. It keeps its place until they are durable or refused."""
+    """Queue the records of a request. It keeps its place until they are in the queue, or refused."""
     message = arrival.request
-    if isinstance(message, Malformed):
-        arrival.leave()
-        return Unanswered("", 0, 0, message.error)
     try:
+        if isinstance(message, Malformed):
+            return Unanswered("", 0, 0, message.error)
         pending = await submit(session, message)
-    except BaseException as error:
+    except Exception as error:  # noqa: BLE001  a refused request never ends the stream
+        return Unanswered(message.topic, message.partition, message.ByteSize(), error)
+    finally:
         arrival.leave()
-        if not isinstance(error, Exception):
-            raise
-        return Unanswered(message.topic, message.partition, message.ByteSize(), error)  # this ends no stream
-    pending.appended.add_done_callback(lambda _: arrival.leave())
     return Unanswered(message.topic, message.partition, pending.size_bytes, pending)
 
 
@@ -148,5 +145,6 @@ async def _answer(unanswered: Unanswered) -> pb.ProduceMessageResponse:
         appended = await unanswered.outcome.answer()
     except Exception as raised:  # noqa: BLE001  a refused request never ends the stream
         error = known(raised, METHOD)
-        return convert.refusal(pb.ProduceMessageResponse(), unanswered, error, TABLE[type(error)].code)
+        asked = {"topic": unanswered.topic, "partition": unanswered.partition}
+        return convert.refusal(pb.ProduceMessageResponse(), asked, error, TABLE[type(error)].code)
     return convert.produced(unanswered.topic, appended)

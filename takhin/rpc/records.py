@@ -31,8 +31,10 @@ class RecordMethods(Methods):
     async def ProduceMessage(
         self, request: pb.ProduceMessageRequest, context: Context
     ) -> pb.ProduceMessageResponse:
+        topic = request.topic
         pending = await submit(self._session(context), request)
-        return convert.produced(request.topic, await pending.answer())
+        del request  # while it waits, only the queue keeps its records
+        return convert.produced(topic, await pending.answer())
 
     def ProduceMessageStream(  # type: ignore[override]  # not parsed yet, see arrivals.py
         self, requests: AsyncIterator[Arrival], context: Context

@@ -5,7 +5,7 @@ A batch's records come from columns.py, and the records of a response go out by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from takhin import topic_configs
@@ -201,10 +201,17 @@ def health(found: BrokerHealth) -> pb.HealthCheckResponse:
     )
 
 
-def refusal(response: R, request: Any, error: TakhinError, code: int) -> R:
+def repeated_fields(response_class: type[Any]) -> tuple[str, ...]:
+    """The fields of a request that a refusal by such a response repeats."""
+    fields = response_class.DESCRIPTOR.fields_by_name
+    names = ("topic", "partition", "group_id")
+    return tuple(name for name in names if name in fields and fields[name].message_type is None)
+
+
+def refusal(response: R, asked: Mapping[str, Any], error: TakhinError, code: int) -> R:
     """Fill a response that has an error field: the sentence, the code, and what it is about.
 
-    The topic, partition or group that the request named is repeated. An offset is -1, never a valid one.
+    asked: the topic, partition or group that the request named, by field. An offset is -1, never a valid one.
     """
     filled: Any = response
     fields = filled.DESCRIPTOR.fields_by_name
@@ -212,10 +219,8 @@ def refusal(response: R, request: Any, error: TakhinError, code: int) -> R:
     filled.error_code = code
     if isinstance(error, EndOffsetMismatchError):
         filled.end_offset = error.end_offset
-    for name in ("topic", "partition", "group_id"):
-        if name in fields and fields[name].message_type is None:
-            value = getattr(request, name)
-            setattr(filled, name, value[:ECHO_CHARS_MAX] if isinstance(value, str) else value)
+    for name, value in asked.items():
+        setattr(filled, name, value[:ECHO_CHARS_MAX] if isinstance(value, str) else value)
     if "offset" in fields:
         filled.offset = -1
     if "state" in fields:

@@ -23,6 +23,7 @@ from blackbox.clients import (
     produce,
     refusal,
 )
+from blackbox.foreign_lock import ForeignLock
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
 PRODUCE = "/takhin.v1.TakhinService/ProduceMessage"
@@ -58,19 +59,19 @@ def test_many_large_requests(broker, figures, calls):
 
 def test_large_requests_of_many_streams(data_dir):
     """They take turns as unary requests do: none is refused for a full queue, nor is a call beside them."""
-    settings = {"rpc_arrivals_max": 2, "storage_queue_bytes_max": 16 << 20, "storage_queue_wait_ms_max": 50}
-    requests = [batch("flood", [bytes(1_000_000)] * 4)] * 3
+    settings = {"rpc_arrivals_max": 2, "storage_queue_bytes_max": 8 << 20}
+    requests = [batch("flood", [bytes(1_000_000)] * 4)] * 2
     with Broker(data_dir, **settings) as broker, connected(broker.address) as stub:
         create_topic(stub, "flood")
         create_topic(stub, "honest")
-        with ThreadPoolExecutor(16) as threads:
+        with ThreadPoolExecutor(64) as threads:
             streams = [
                 threads.submit(lambda: list(stub.ProduceMessageStream(iter(requests), timeout=120)))
-                for _ in range(16)
+                for _ in range(64)
             ]
             while not all(stream.done() for stream in streams):
                 produce(stub, "honest", [b"v"])
-        assert [answer.error for stream in streams for answer in stream.result()] == [""] * 48
+        assert [answer.error for stream in streams for answer in stream.result()] == [""] * 128
 
 
 def test_a_stream_whose_answers_are_not_read_holds_no_place(data_dir):
@@ -138,3 +139,27 @@ def test_cancelled_calls_give_their_places_back(data_dir):
                     call.cancel()
                 silent.set()
         produce(stub, topic, [b"v"])
+
+
+def test_a_locked_partition_holds_up_no_large_request_of_others(data_dir):
+    """Large requests that wait for one partition's file give their places to those for another."""
+    with (
+        Broker(data_dir, rpc_arrivals_max=ARRIVALS_MAX, storage_busy_wait_ms_max=30_000) as broker,
+        connected(broker.address) as stub,
+    ):
+        create_topic(stub, "locked")
+        create_topic(stub, "free")
+        with ForeignLock(broker.partition_file("locked")) as lock:
+            waiting = [
+                stub.ProduceMessage.future(batch("locked", [bytes(100_000)]), timeout=60)
+                for _ in range(3 * ARRIVALS_MAX)
+            ]
+            for _ in range(3):
+                assert not stub.ProduceMessage(batch("free", [bytes(100_000)]), timeout=CALL_S_MAX).error
+                stream = stub.ProduceMessageStream(
+                    iter([batch("free", [bytes(100_000)])]), timeout=CALL_S_MAX
+                )
+                assert [answer.error for answer in stream] == [""]
+            assert not any(call.done() for call in waiting)
+            lock.release()
+        assert [call.result().error for call in waiting] == [""] * len(waiting)
