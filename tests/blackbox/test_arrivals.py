@@ -31,7 +31,7 @@ ARRIVALS_MAX = 4
 RSS_MAX = 512 << 20
 RSS_AFTER_MAX = 250 << 20
 RSS_STREAMS_MAX = 800 << 20
-"""With a place for each of 64 streams it is 900 MiB and more: gRPC itself holds two messages of each, 512 MB."""
+"""With a place for each of 64 streams it is 900 MiB and more. gRPC itself holds two messages of each."""
 
 
 @pytest.mark.parametrize("calls", [200, pytest.param(1_000, marks=pytest.mark.soak)])

@@ -49,6 +49,8 @@ class LogFile:
         self._reader: apsw.Connection | None = None
         self._cache_kib = 0  # as the connections have it
         self._inodes: Inodes | None = None  # of the last time it was opened
+        self.left_wal = False
+        """True if the file was closed with a WAL beside it, which then may be copied by another program."""
 
     @property
     def is_open(self) -> bool:
@@ -153,6 +155,23 @@ class LogFile:
         A closed file can have a WAL, from before a crash or from a shell that looked in: it is opened for
         that. Raises what `copy_pages` raises; both connections are closed then, and nothing was copied.
         """
+        try:
+            self._close(detached, keep_wal=keep_wal)
+        finally:
+            self.left_wal = self.wal_bytes > 0
+
+    def leave(self, writer: apsw.Connection, *, held: bool) -> None:
+        """Close a connection that was opened elsewhere, without copying the WAL.
+
+        held: who copies the files has seen the WAL, even an empty one.
+        """
+        self.left_wal = self.wal_bytes > 0
+        if held:
+            writer.close()
+        else:
+            connection.close_untouched(writer, self.path)
+
+    def _close(self, detached: Connections, *, keep_wal: bool) -> None:
         if debugging() and detached.writer is not None:
             logger.debug("file_closing", path=str(self.path), wal_bytes=self.wal_bytes, keep_wal=keep_wal)
         detached.close_reader()

@@ -26,7 +26,6 @@ from typing import Any, TypeVar
 import apsw
 import structlog
 
-from takhin.disk import connection
 from takhin.disk.faults import FileGoneError, is_damage, unavailable
 from takhin.disk.witness import Slot
 from takhin.model import TopicPartition
@@ -97,10 +96,8 @@ class Life:
             self._shared.files.ask(self)
             self._file.adopt(writer)
             self.checkpoint.reset_page_count(self._file.wal_bytes)
-        elif self._shared.files.held:  # whoever copies has seen its WAL, even an empty one
-            writer.close()
-        else:  # a WAL left by a crash is copied when the file is needed, or at the end
-            connection.close_untouched(writer, self._file.path)
+        else:
+            self._file.leave(writer, held=self._shared.files.held)
 
     def submit(self, write: Write[T]) -> asyncio.Future[T]:
         """Queue a write; the future gets its answer when that is durable.

@@ -192,6 +192,16 @@ class SqlitePartition:
         self.life.growth.wake()
         await self.life.end()
 
+    async def open_for_wal(self) -> None:
+        """Open the file if it was closed with a WAL, which is copied when the file is closed again.
+
+        A shell that opens and closes it would copy it, too, but without the checksums of its pages.
+        """
+        if self._file.left_wal and not self.closed:
+            self._file.left_wal = False  # one try: who uses the file next is told what is wrong
+            with suppress(UnavailableError, UnknownTopicError), translated(self.topic, self.partition):
+                await self._file_open()
+
     async def _file_open(self) -> None:
         """Return when the file is open.
 

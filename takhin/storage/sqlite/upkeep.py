@@ -58,6 +58,7 @@ class Upkeep:
                 _watch(self._catalogue.take_back, self._shared.settings.recover_wait_ms / 1_000)
             ),
             asyncio.create_task(_watch(self.look_at_places, WATCH_PLACES_SECONDS)),
+            asyncio.create_task(_watch(self.look_at_left_wals, WATCH_SPACE_SECONDS)),
             asyncio.create_task(_watch(self.look_at_descriptors, WATCH_SPACE_SECONDS)),
             asyncio.create_task(_watch(self.look_at_page_caches, WATCH_SPACE_SECONDS)),
         ]
@@ -105,6 +106,12 @@ class Upkeep:
         """See that files which nobody uses keep no more pages than their share."""
         for log in self._catalogue.logs():
             log.fit_page_caches()
+
+    async def look_at_left_wals(self) -> None:
+        """Open the files that were closed with a WAL, as a kill or a hold leaves them, one by one."""
+        if not self._shared.files.held:
+            for log in self._catalogue.logs():
+                await log.open_for_wal()
 
     async def look_at_descriptors(self) -> None:
         """See whether files and connections can still be opened."""
