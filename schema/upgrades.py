@@ -40,5 +40,35 @@ TAILS_UNKNOWN = """
 INSERT INTO zero_tails SELECT -1, 0, end_offset FROM log WHERE end_offset > start_offset
 """
 
-UPGRADES = {3: (PRODUCER_BATCHES,), 4: (LOST_OFFSETS,), 5: (ZERO_TAILS, TAILS_UNKNOWN)}
+COMPACTION = """
+CREATE TABLE compaction (
+  -- One row: where compaction may have removed records, and the pass that is under way.
+  id INTEGER PRIMARY KEY CHECK (id = 0),
+  compacted_below INTEGER NOT NULL,   -- offsets below it may have no record
+  records_below INTEGER NOT NULL,     -- as many of those from start_offset on have one
+  tombstones_kept INTEGER NOT NULL,   -- by the last pass, for a later one
+  end_offset INTEGER,                 -- the pass removes records below it; NULL: no pass is under way
+  read_to INTEGER,                    -- where the records end that supersede others
+  tombstones_below INTEGER,           -- tombstones below it are removed, too
+  began_at INTEGER,                   -- ms since 1970
+  next_offset INTEGER                 -- everything below it is done
+) STRICT
+"""
+
+NEVER_COMPACTED = "INSERT INTO compaction VALUES (0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL)"
+
+COMPACTION_PASSES = """
+CREATE TABLE compaction_passes (
+  -- The passes that were the first to see some tombstones: those below the end and not below an earlier one.
+  end_offset INTEGER PRIMARY KEY,
+  began_at INTEGER NOT NULL           -- ms since 1970
+) STRICT
+"""
+
+UPGRADES = {
+    3: (PRODUCER_BATCHES,),
+    4: (LOST_OFFSETS,),
+    5: (ZERO_TAILS, TAILS_UNKNOWN),
+    6: (COMPACTION, NEVER_COMPACTED, COMPACTION_PASSES),
+}
 """Statements by the version that the file has afterwards."""

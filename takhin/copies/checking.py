@@ -3,9 +3,8 @@
 `integrity_check` reads every page, and so compares every checksum; the other queries read few pages or
 only count. Knows one connection at a time and no folder.
 
-Offsets have to be dense, and the check relies on that on purpose: nothing removes a record from the middle of
-a log, so a gap is damage, and a count finds it without reading the records. Compaction would make gaps
-legitimate. The rule then has to change here, with it.
+Offsets have to be dense but for what `takhin recover` has given up, and where compaction has been. There the
+file says how many records are left, so a count finds a record that is missing without reading any.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from takhin.disk import statements as sql
 from takhin.disk.faults import sentence
 from takhin.disk.identity import LogRow, identity_fault, read_log_row
 from takhin.disk.tables import tables_fault
-from takhin.disk.versions import LOST_SINCE, PRODUCERS_SINCE
+from takhin.disk.statements_compaction import GET_GAPS
+from takhin.disk.versions import COMPACTION_SINCE, LOST_SINCE, PRODUCERS_SINCE
 from takhin.disk.witness import Mark
 from takhin.disk.zero_tails import faults_in
 
@@ -57,16 +57,8 @@ def _integrity(connection: apsw.Connection) -> Iterator[str]:
 
 def _content(connection: apsw.Connection, log: LogRow) -> Iterator[str]:
     version = connection.pragma("user_version")
-    count = connection.execute(sql.COUNT_RECORDS).get
     range_ = {"start": log.start_offset, "end": log.end_offset}
-    given_up = connection.execute(sql.COUNT_LOST, range_).get if version >= LOST_SINCE else 0
-    bounds = connection.execute(sql.FIRST_OFFSET).get, connection.execute(sql.LAST_OFFSET).get
-    expected = (log.start_offset, log.end_offset - 1) if log.end_offset > log.start_offset else (None, None)
-    if (count, bounds) != (log.end_offset - log.start_offset - given_up, expected):
-        found = f"{count} from {bounds[0]} to {bounds[1]}" if count else "none"
-        yield (
-            f"records do not lie densely from {log.start_offset} to {log.end_offset - 1}: there are {found}"
-        )
+    yield from _missing(connection, log, version)
     for (offset,) in connection.execute(sql.STRAY_HEADER, range_):
         yield f"there is a header of offset {offset}, which has no record"
     for group_id, offset in connection.execute(sql.BAD_COMMITTED, {"end": log.end_offset}):
@@ -78,6 +70,28 @@ def _content(connection: apsw.Connection, log: LogRow) -> Iterator[str]:
                 f"producer {producer_id} is said to have sent records up to {end - 1}, and the log ends at "
                 f"{log.end_offset}"
             )
+
+
+def _missing(connection: apsw.Connection, log: LogRow, version: int) -> Iterator[str]:
+    """Records that are missing where there should be one, or one too many."""
+    compacted = version >= COMPACTION_SINCE
+    below, records_below = connection.execute(GET_GAPS).get if compacted else (0, 0)
+    dense = max(log.start_offset, below)
+    count_below = connection.execute(sql.COUNT_RECORDS_BELOW, (dense,)).get if below else 0
+    if count_below != records_below:
+        yield (
+            f"compaction has left {records_below} records below offset {below}, and there are {count_below}"
+        )
+    range_ = {"start": dense, "end": log.end_offset}
+    given_up = connection.execute(sql.COUNT_LOST, range_).get if version >= LOST_SINCE else 0
+    count = connection.execute(sql.COUNT_RECORDS).get - count_below
+    first, last = connection.execute(sql.FIRST_OFFSET).get, connection.execute(sql.LAST_OFFSET).get
+    within = count + count_below == 0 or (first >= log.start_offset and last < log.end_offset)
+    if dense < log.end_offset:
+        within &= last == log.end_offset - 1 and (below > log.start_offset or first == log.start_offset)
+    if count != log.end_offset - dense - given_up or not within:
+        found = f"{count + count_below} from {first} to {last}" if count + count_below else "none"
+        yield f"records do not lie densely from {dense} to {log.end_offset - 1}: there are {found}"
 
 
 def witness_fault(log: LogRow, noted: Mark | None) -> str | None:

@@ -131,6 +131,29 @@ def open_reader(path: Path) -> apsw.Connection:
     return connection
 
 
+def open_scratch(*, cache_kib: int) -> apsw.Connection:
+    """A connection to a new database that is gone when it is closed. Raises apsw.Error.
+
+    cache_kib: up to here it is in memory; what is above goes to a temporary file of SQLite's, which has no
+    name (its folder: sqlite.org/tempfiles.html, 5). Partitions' files are attached to it by `reading_of`.
+    """
+    load_checksums()
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+    connection = apsw.Connection("", flags=flags)
+    with _closed_on_error(connection):
+        _distrust(connection)
+        # It is never rolled back, and nobody reads it after a crash.
+        _set(connection, "journal_mode", "off")
+        _set(connection, "synchronous", 0)
+        set_page_cache(connection, cache_kib)
+    return connection
+
+
+def reading_of(path: Path) -> str:
+    """How a partition's file is named where it is attached to be read."""
+    return f"file:{quote(str(path.absolute()))}?mode=ro"
+
+
 def set_page_cache(connection: apsw.Connection, kib: int) -> None:
     """Bound the pages that a connection keeps between its transactions, and free what is above."""
     _set(connection, "cache_size", -kib)

@@ -77,6 +77,9 @@ HIGHEST_TIME_FROM = "SELECT max(timestamp) FROM records WHERE offset >= ?"
 
 TRIM = (
     "DELETE FROM records WHERE offset < ?",
+    # Must follow the first one: it counts what that has deleted.
+    "UPDATE compaction SET records_below = iif(?1 < compacted_below, records_below - changes(), 0) "
+    "WHERE compacted_below > 0",
     "DELETE FROM headers WHERE offset < ?",
     # The row with a negative offset says something else: see schema/upgrades.py.
     "DELETE FROM zero_tails WHERE offset >= 0 AND offset < ?",
@@ -158,6 +161,7 @@ STRUCTURE = "PRAGMA integrity_check(1)"
 COUNT_RECORDS = "SELECT count(*) FROM records"
 """Offsets are unique, so a count and two bounds say whether they are dense; a count alone is fast."""
 FIRST_OFFSET = "SELECT min(offset) FROM records"
+COUNT_RECORDS_BELOW = "SELECT count(*) FROM records WHERE offset < ?"
 COUNT_LOST = "SELECT coalesce(sum(max(0, min(beyond, :end) - max(first, :start))), 0) FROM lost_offsets"
 STRAY_HEADER = (
     "SELECT offset FROM headers WHERE offset < :start UNION ALL "

@@ -29,6 +29,8 @@ LOST_SINCE = 4
 """The schema version that first had lost_offsets."""
 TAILS_SINCE = 5
 """The schema version that first had zero_tails."""
+COMPACTION_SINCE = 6
+"""The schema version that first had compaction and compaction_passes."""
 
 
 def build(*paths: Path) -> None:

@@ -6,7 +6,6 @@ Knows the file's tables and where the log ends; when a group is formed and commi
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from takhin.disk.zero_tails import header_tails, long_headers, record_tails
 from takhin.errors import RefusedError
 from takhin.model import Appended, Batch, CommittedOffset
 from takhin.settings import StorageSettings
+from takhin.storage import compaction
+from takhin.storage.compaction import Gaps
 from takhin.storage.sqlite.course import others_turn
 from takhin.storage.sqlite.producers import Producers
 
@@ -54,13 +55,23 @@ class LogState:
     """The offset in the last row of the time index; 0 where there is none."""
     producers: int
     """How many producers the file remembers."""
+    last_group: int
+    """Where the last commit group begins that has appended records; after a start, the last record."""
+    gaps: Gaps = Gaps()
+    """Where compaction may have removed records."""
     lost: Sequence[tuple[int, int]] = ()
     """Ranges [first, beyond) that `takhin recover` has given up, in order."""
 
-    def beyond_lost(self, offset: int) -> int:
-        """Where a read from `offset` begins: at the end of what was given up there."""
-        at = bisect_right(self.lost, offset, key=lambda lost: lost[0]) - 1
-        return max(offset, self.lost[at][1]) if at >= 0 else offset
+    def next_record(self, offset: int) -> int:
+        """Where the record at or after `offset` is at the latest, if nothing is missing that should be there."""
+        return compaction.next_record(offset, self.gaps, self.lost)
+
+    @property
+    def record_count(self) -> int:
+        """How many records the log has."""
+        first = max(self.start_offset, self.gaps.compacted_below)
+        lost = compaction.lost_between(first, self.end_offset, self.lost) if self.lost else 0
+        return self.gaps.records_below + self.end_offset - first - lost
 
     @property
     def end_offset(self) -> int:
@@ -72,7 +83,10 @@ class LogState:
 
     def landed(self, written: Written) -> None:
         """Take in a group that has become durable."""
+        if written.records:
+            self.last_group = self.end_offset
         self.start_offset = self.durable_start = written.start_offset
+        self.gaps = written.gaps
         self.mark = written.mark
         self.highest_timestamp = written.highest_timestamp
         self.indexed_offset = written.indexed_offset
@@ -85,6 +99,7 @@ class Written:
 
     answers: Sequence[object]
     start_offset: int
+    gaps: Gaps
     mark: Mark
     highest_timestamp: int
     indexed_offset: int
@@ -102,6 +117,8 @@ class Draft:
         """producers_max: how many producers the file may remember."""
         self.start_offset = state.start_offset
         self.end_offset = state.end_offset
+        self.gaps = state.gaps
+        self.lost = state.lost
         self.offsets: list[tuple[str, CommittedOffset | None]] = []
         self.producers = Producers(db, state.topic, state.partition, state.producers, producers_max)
         self.db = db
@@ -149,6 +166,7 @@ class Draft:
         return Written(
             answers,
             self.start_offset,
+            self.gaps,
             mark,
             self._highest,
             self._indexed,

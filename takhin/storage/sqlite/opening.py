@@ -15,6 +15,7 @@ import apsw
 
 from takhin.disk import connection, versions
 from takhin.disk import statements as sql
+from takhin.disk import statements_compaction as compaction_sql
 from takhin.disk.header import HeaderError, checked_header
 from takhin.disk.identity import LogRow, identity_fault, read_log_row
 from takhin.disk.tables import tables_fault
@@ -22,6 +23,7 @@ from takhin.disk.witness import Mark, Slot, Witness
 from takhin.disk.zero_tails import check_committed
 from takhin.errors import StartupError
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition
+from takhin.storage.compaction import Gaps
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
 from takhin.storage.sqlite.life import Life
@@ -89,7 +91,8 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, *, is_copy: bool
         versions.upgrade(write)
         producers = write.execute(sql.COUNT_PRODUCERS).get
         lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
-        state = LogState(*at, start, start, mark, *_times(write), producers, lost)
+        last, gaps = max(start, mark.end_offset - 1), Gaps(*write.execute(compaction_sql.GET_GAPS).get)
+        state = LogState(*at, start, start, mark, *_times(write), producers, last, gaps, lost)
         committed, facts = list(_committed(write)), topic_facts(write)
     except BaseException:
         connection.close_untouched(write, path)

@@ -59,7 +59,7 @@ class SqlitePartition:
         self._shared = shared
         self._file = file
         self._state = state
-        self._reader = Reader(file)
+        self._reader = Reader(file, state.next_record)
 
     @property
     def path(self) -> Path:
@@ -72,6 +72,10 @@ class SqlitePartition:
     @property
     def end_offset(self) -> int:
         return self._state.end_offset
+
+    @property
+    def record_count(self) -> int:
+        return self._state.record_count
 
     @property
     def mark(self) -> Mark:
@@ -100,10 +104,9 @@ class SqlitePartition:
             start, end = self.start_offset, self.end_offset
             if not start <= offset <= end:
                 raise OffsetOutOfRangeError(self.topic, self.partition, offset, start, end)
-            offset = self._state.beyond_lost(offset)
             records = self._reader.read(offset, end, max_bytes=max_bytes, max_records=max_records)
-        if not records.rows and offset < end:
-            raise lost(offset, self.topic, self.partition)
+        if not records.rows and (missing := self._state.next_record(offset)) < end:
+            raise lost(missing, self.topic, self.partition)
         if debugging():
             logger.debug(
                 "read", partition=f"{self.topic}/{self.partition}", offset=offset, records=len(records.rows)

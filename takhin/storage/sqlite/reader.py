@@ -7,6 +7,7 @@ beside a busy loop each row waits for the GIL (measured: 130 ms). The limits of 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from contextlib import closing
 
 import apsw
@@ -32,13 +33,16 @@ READ_HEADERS_MAX = 2_000
 class Reader:
     """Reads through a file's reading connection; the file must be open."""
 
-    def __init__(self, file: LogFile) -> None:
+    def __init__(self, file: LogFile, next_record: Callable[[int], int]) -> None:
+        """next_record: where the record at or after an offset is at the latest, if none is missing."""
         self._file = file
+        self._next_record = next_record
 
     def read(self, offset: int, end: int, *, max_bytes: int, max_records: int) -> Records:
-        """Records from offset on, below end, within both limits: at least one, unless that offset has none.
+        """Records from offset on, below end, within both limits: at least one, unless none follows.
 
-        What lies behind a gap is not read: it would be taken for the log's next record.
+        Goes on behind a gap only where records may be missing: else what follows would be taken for the log's
+        next record.
         Raises LostPageError, apsw.Error.
         """
         rows: list[Row] = []
@@ -54,8 +58,16 @@ class Reader:
                     check_record(self._file.reader, row[0], row[2], row[3])
                 rows.append(row)
         if rows and rows[-1][0] - offset != len(rows) - 1:
-            del rows[next(at for at, row in enumerate(rows) if row[0] != offset + at) :]
-        return self._with_headers(rows, max_bytes) if rows else Records((), {}, offset)
+            self._cut_at_damage(rows, offset)
+        return self._with_headers(rows, max_bytes) if rows else Records((), {}, end)
+
+    def _cut_at_damage(self, rows: list[Row], offset: int) -> None:
+        """Leave out what lies behind a record that is missing and should be there."""
+        for at, row in enumerate(rows):
+            if row[0] > offset and row[0] > self._next_record(offset):
+                del rows[at:]
+                return
+            offset = row[0] + 1
 
     def _with_headers(self, rows: list[Row], max_bytes: int) -> Records:
         """Add the rows' headers; where those take up a limit, the rows after them are left out."""

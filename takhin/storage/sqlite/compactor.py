@@ -1,0 +1,198 @@
+"""How one partition is compacted: it reads all keys beside the commits, then removes records between them.
+
+What a pass removes is decided in storage/compaction.py; the pass is a row in the file, so that after a crash
+it goes on. Reading runs on the checkpoint thread, a slice at a time (key_map.py). Each removal is a write like
+any other, in the next commit group. Where records arrive meanwhile, the pass rests as long as it has worked.
+It waits while the files are held, the disk is full or the file has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import TypeVar
+
+import apsw
+import structlog
+
+from takhin.disk import statements_compaction as sql
+from takhin.disk.faults import is_damage, sentence
+from takhin.disk.zero_tails import check_offset
+from takhin.errors import UnavailableError
+from takhin.model import TopicConfig
+from takhin.storage.compaction import Bounds, Gaps, History, Pass, PassSeen, is_due, plan
+from takhin.storage.sqlite.file import LogFile
+from takhin.storage.sqlite.group import LogState, Write
+from takhin.storage.sqlite.key_map import KeyMap, Keys, Removable
+from takhin.storage.sqlite.life import Life
+from takhin.storage.sqlite.reader import Reader
+from takhin.storage.sqlite.shared import Shared
+from takhin.storage.sqlite.writes import BeginPass, EndPass, RemoveRecords
+
+logger = structlog.get_logger()
+
+T = TypeVar("T")
+
+AGAIN_SECONDS = 0.1
+"""The pause before something is tried again that was in the way: a hold, a full disk, a failed file."""
+REST_SECONDS_MAX = 0.05
+"""The longest rest after one slice or step, where records arrive meanwhile."""
+
+
+class Compactor:
+    """Compacts one partition, one pass at a time. Lives on the loop."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        file: LogFile,
+        state: LogState,
+        life: Life,
+        opened: Callable[[], Awaitable[None]],
+    ) -> None:
+        """opened: returns when the file is open; raises what `read` raises."""
+        self._shared = shared
+        self._file = file
+        self._state = state
+        self._life = life
+        self._opened = opened
+        self._one = asyncio.Lock()
+        self._name = f"{state.topic}/{state.partition}"
+        self._end_seen = 0
+
+    async def is_due(self, config: TopicConfig, now: int) -> bool:
+        """True if a pass should begin, or go on, by itself."""
+        await self._opened()
+        history, bounds = self._history(), self._bounds(config, now)
+        first = max(history.gaps.compacted_below, bounds.start_offset)
+        oldest = self._file.reader.execute(sql.TIMESTAMP_FROM, (first, bounds.end_offset)).get
+        return self._under_way() is not None or is_due(bounds, history, config, now, oldest_dirty=oldest)
+
+    async def run(self, config: TopicConfig, now: int) -> int:
+        """Finish the pass that is under way, or do one now. Returns how many records it has removed."""
+        async with self._one:
+            await self._may_go_on()
+            await self._opened()
+            planned = self._under_way() or plan(self._bounds(config, now), self._history(), config, now)
+            if planned is None:
+                return 0
+            began = perf_counter()
+            begun = await self._write(BeginPass(planned))
+            logger.info("compaction_began", partition=self._name, end_offset=begun.end_offset)
+            cache_kib = self._shared.settings.compaction_bytes_max >> 10
+            key_map = KeyMap(self._file.path, cache_kib=cache_kib)
+            try:
+                removed = await self._pass(begun, key_map)
+            finally:  # behind whatever of it still runs on the thread
+                self._shared.threads.checkpoint.submit(key_map.close, lambda _result, _error: None)
+            took_ms = round((perf_counter() - began) * 1_000)
+            logger.info("compaction_ended", partition=self._name, removed=removed, took_ms=took_ms)
+            return removed
+
+    async def _pass(self, begun: Pass, key_map: KeyMap) -> int:
+        at = self._state.start_offset
+        while at < begun.read_to:
+            at = await self._note(key_map, at, begun.read_to)
+        tombstones = await self._beside(lambda: key_map.finish(begun))
+        removed, at = 0, begun.next_offset
+        while at < begun.end_offset:
+            step = await self._removable(key_map, max(at, self._state.start_offset), begun.end_offset)
+            if step.kept:
+                removed += await self._write(RemoveRecords(*step))
+            at = step.beyond
+        await self._write(EndPass(tombstones))
+        return removed
+
+    async def _note(self, key_map: KeyMap, first: int, end: int) -> int:
+        def note() -> Keys:
+            return key_map.note(first, end)
+
+        noted = await self._beside(note)
+        for offset in noted.long:
+            await self._opened()
+            check_offset(self._file.reader, offset)
+        return noted.beyond
+
+    async def _removable(self, key_map: KeyMap, first: int, end: int) -> Removable:
+        return await self._beside(lambda: key_map.removable(first, end))
+
+    # What stands in the file, and in the way
+
+    def _under_way(self) -> Pass | None:
+        row = self._file.reader.execute(sql.GET_PASS).get
+        return None if row is None else Pass(*row)
+
+    def _history(self) -> History:
+        read = self._file.reader.execute
+        passes = [PassSeen(*row) for row in read(sql.GET_PASSES)]
+        return History(Gaps(*self._state.gaps), passes, read(sql.GET_TOMBSTONES_KEPT).get)
+
+    def _bounds(self, config: TopicConfig, now: int) -> Bounds:
+        state, young = self._state, self._state.end_offset
+        if config.min_compaction_lag_ms:
+            since = now - config.min_compaction_lag_ms + 1
+            found = Reader(self._file, state.next_record).offset_for_time(since, state.start_offset, young)
+            young = found.offset
+        return Bounds(state.start_offset, state.last_group, young, state.end_offset)
+
+    async def _may_go_on(self) -> None:
+        """Return when nothing is in the way, or the file's life ends."""
+        while not self._life.ending and (
+            self._shared.files.held or self._shared.space.full or self._life.failed
+        ):
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _write(self, write: Write[T]) -> T:
+        """Submit a write until it lands; it may be repeated."""
+        while True:
+            await self._may_go_on()
+            try:
+                await self._opened()
+                began = perf_counter()
+                answer = await asyncio.shield(self._life.submit(write))
+            except UnavailableError:
+                if self._life.ending:
+                    raise
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
+            await self._rest(perf_counter() - began)
+            return answer
+
+    async def _beside(self, work: Callable[[], T]) -> T:
+        """Run a slice on the checkpoint thread while the file is open, and nothing is in the way."""
+        loop = asyncio.get_running_loop()
+
+        def guarded() -> tuple[T] | None:  # on the checkpoint thread
+            return (work(),) if self._file.is_open else None
+
+        while True:
+            await self._may_go_on()
+            await self._opened()
+            began = perf_counter()
+            future: asyncio.Future[tuple[T] | None] = loop.create_future()
+
+            def done(
+                result: tuple[T] | None,
+                error: Exception | None,
+                future: asyncio.Future[tuple[T] | None] = future,
+            ) -> None:
+                if not future.done():
+                    future.set_result(result) if error is None else future.set_exception(error)
+
+            self._shared.threads.checkpoint.submit(guarded, done)
+            try:
+                found = await future
+            except (apsw.BusyError, apsw.CantOpenError, apsw.FullError) as error:
+                logger.debug("compaction_waits", partition=self._name, error=sentence(error))
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
+            if found is not None:
+                await self._rest(perf_counter() - began)
+                return found[0]
+
+    async def _rest(self, worked_seconds: float) -> None:
+        """Give way to producers: rest as long as the last piece of work took if records have come since."""
+        if self._state.end_offset != self._end_seen:
+            self._end_seen = self._state.end_offset
+            await asyncio.sleep(min(worked_seconds, REST_SECONDS_MAX))
