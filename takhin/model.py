@@ -125,6 +125,13 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
+class OffsetAtTime(NamedTuple):
+    """The first record of a log at or after a time; without one, the log's end and -1 as timestamp (ms)."""
+
+    offset: int
+    timestamp: int
+
+
 class OffsetCommit(NamedTuple):
     """What a group commits in one partition: the next offset to read.
 

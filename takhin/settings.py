@@ -192,6 +192,7 @@ class ConsumeSettings:
         16 << 20, "bytes of recent reads kept for other consumers of the same partition", most=INT64_MAX
     )
     wait_ms_max: int = setting(60_000, "the upper limit on a client's max_wait_ms", least=0)
+    time_queries_max: int = setting(1_000, "times in one GetOffsetsForTimes call", least=1)
     heartbeat_ms: int = setting(
         5_000, "how long a stream may be quiet before an empty response says it is alive", least=10
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from takhin.broker.ends import EndVerbs
 from takhin.broker.group_offsets import GroupOffsetVerbs
 from takhin.broker.records import RecordVerbs
 from takhin.broker.topics import TopicVerbs
@@ -25,6 +26,7 @@ class Broker:
         """Why no connection is taken any more, in a sentence; None while they are."""
         self.topics = TopicVerbs(engine, settings)
         self.records = RecordVerbs(engine, settings, clock)
+        self.ends = EndVerbs(engine, settings.consume)
         self.group_offsets = GroupOffsetVerbs(engine, settings.groups, clock)
         self._engine = engine
         self._version = version

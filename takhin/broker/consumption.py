@@ -118,7 +118,7 @@ class Gathered:
 
 async def _first_offset(log: PartitionLog, request: ConsumeRequest) -> int:
     if request.start_timestamp is not None:
-        return await log.offset_for_time(request.start_timestamp)
+        return (await log.offset_for_time(request.start_timestamp)).offset
     if request.offset == EARLIEST:
         return log.start_offset
     if request.offset == LATEST:

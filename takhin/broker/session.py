@@ -18,6 +18,7 @@ from takhin.model import (
     ConsumeRequest,
     DescribedGroup,
     ListedGroup,
+    OffsetAtTime,
     OffsetCommit,
     PartitionInfo,
     ProduceRequest,
@@ -89,6 +90,19 @@ class Session:
     def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
         """The log's records, then new ones as they arrive. consumption.py says what it yields and raises."""
         return self._broker.records.consume(request)
+
+    async def delete_records(self, topic: str, partition: int, before_offset: int) -> int:
+        """Remove the records below an offset (-1: all up to the end as of now); durable on return.
+
+        Returns where the log begins now.
+        """
+        return await self._broker.ends.delete_records(topic, partition, before_offset)
+
+    async def offsets_for_times(
+        self, queries: Sequence[tuple[TopicPartition, int]]
+    ) -> list[tuple[TopicPartition, OffsetAtTime]]:
+        """For each (partition, time in ms) the first record at or after the time."""
+        return await self._broker.ends.offsets_for_times(queries)
 
     # Consumer groups
 

@@ -22,8 +22,8 @@ def offsets() -> None:
     """Show the offsets of a topic, and set those of a group."""
 
 
-def _position(_context: click.Context, _parameter: click.Parameter, text: str) -> Position:
-    """Parse -o where a single position is wanted, not a range."""
+def single_position(_context: click.Context, _parameter: click.Parameter, text: str) -> Position:
+    """Parse a position where a single position is wanted, not a range."""
     try:
         found = parse(text, datetime.now(UTC))
     except ValueError as error:
@@ -41,7 +41,7 @@ def _position(_context: click.Context, _parameter: click.Parameter, text: str) -
     "--offset",
     "at",
     default="end",
-    callback=_position,
+    callback=single_position,
     metavar="POSITION",
     help=f"{FORMS}.  [default: end]",
 )
@@ -67,7 +67,9 @@ def list_(topic: str, *, partition: int | None, at: Position, as_json: bool, ser
 @group_argument
 @topic_argument
 @partition_option
-@click.option("-o", "--offset", "at", required=True, callback=_position, metavar="POSITION", help=f"{FORMS}.")
+@click.option(
+    "-o", "--offset", "at", required=True, callback=single_position, metavar="POSITION", help=f"{FORMS}."
+)
 @json_option
 @server_option
 def set_(group: str, topic: str, *, partition: int | None, at: Position, as_json: bool, server: str) -> None:

@@ -1,4 +1,4 @@
-"""`takhin topics`: creates, lists, describes and deletes topics."""
+"""`takhin topics`: creates, lists, describes, trims and deletes topics."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from takhin.cli.connection import admin, run, server_option, topics_offered
 from takhin.cli.names import Suggesting
 from takhin.cli.output import confirm, counted, json_option, print_json, yes_option
 from takhin.cli.rows import print_table
+from takhin.cli.trim import trim
 from takhin.client import PartitionDescription, TopicDescription
 from takhin.settings import INT32_MAX
 
 
 @click.group(cls=Suggesting, no_args_is_help=False)
 def topics() -> None:
-    """Create, list, describe and delete topics."""
+    """Create, list, describe, trim and delete topics."""
+
+
+topics.add_command(trim)
 
 
 @topics.command()

@@ -40,7 +40,7 @@ from takhin.client.model import (
 from takhin.client.producing.batches import Delivery
 from takhin.client.producing.producer import Producer
 from takhin.client.retry import Retry
-from takhin.model import Header, TopicPartition
+from takhin.model import Header, OffsetAtTime, TopicPartition
 
 __all__ = [
     "COMMITTED",
@@ -57,6 +57,7 @@ __all__ = [
     "Header",
     "Health",
     "NewRecord",
+    "OffsetAtTime",
     "PartitionDescription",
     "PartitionOffsets",
     "Place",

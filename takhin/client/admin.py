@@ -24,10 +24,12 @@ from takhin.client.model import (
 from takhin.client.retry import Retry, retried
 from takhin.errors import TakhinError, TopicExistsError, UnknownGroupError, UnknownTopicError
 from takhin.limits import check_range
-from takhin.model import TopicPartition
+from takhin.model import OffsetAtTime, TopicPartition
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+UP_TO_THE_END = -1
 
 
 class Admin(Client):
@@ -87,8 +89,28 @@ class Admin(Client):
 
     async def offset_for_time(self, topic: str, partition: int, time: datetime | int) -> int:
         """The offset of the first record at or after a time (aware, or ms since 1970); the end if none is."""
-        at, timestamp = TopicPartition(topic, partition), ms_of(time, up=True)
-        return await self._call(self._calls.offset_for_time, at, timestamp)
+        found = await self.offsets_for_times({(topic, partition): time})
+        return found[TopicPartition(topic, partition)].offset
+
+    async def offsets_for_times(
+        self, times: Mapping[tuple[str, int], datetime | int]
+    ) -> dict[TopicPartition, OffsetAtTime]:
+        """For each partition the first record at or after a time (aware, or ms since 1970).
+
+        Where there is none the offset is the end of the log and the timestamp -1.
+        """
+        asked = {TopicPartition(*at): ms_of(time, up=True) for at, time in times.items()}
+        return await self._call(self._calls.get_offsets_for_times, asked)
+
+    async def delete_records(self, topic: str, partition: int, *, before_offset: int = UP_TO_THE_END) -> int:
+        """Remove the records below an offset, or all up to the end as of now; durable on return.
+
+        Returns where the log begins now. Raises OffsetOutOfRangeError for an offset behind the end.
+        """
+        if before_offset == UP_TO_THE_END:  # asked once: an attempt that is repeated removes nothing newer
+            before_offset = (await self.partition_offsets(topic, partition)).end_offset
+        at = TopicPartition(topic, partition)
+        return await self._call(self._calls.delete_records, at, before_offset)
 
     async def list_groups(self) -> list[GroupListing]:
         """Every consumer group, sorted by id."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 
-from takhin.client.clock import monotonic
 from takhin.client.connection import CANCEL_SECONDS_MAX, ByteStream, Connection
 from takhin.client.errors import NoAnswerError
 from takhin.client.failures import error_of
@@ -29,7 +28,7 @@ from takhin.client.model import (
     PartitionOffsets,
     TopicDescription,
 )
-from takhin.model import TopicPartition
+from takhin.model import OffsetAtTime, TopicPartition
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 from takhin.wire import requests
@@ -151,29 +150,26 @@ class Calls:
         response = await self._connection.unary(self._stub.GetPartitionOffsets, request, deadline)
         return PartitionOffsets(response.beginning_offset, response.end_offset)
 
-    async def offset_for_time(self, deadline: float, at: TopicPartition, timestamp: int) -> int:
-        """The offset of the first record at or after `timestamp` (ms since 1970); the end if none is.
+    async def get_offsets_for_times(
+        self, deadline: float, times: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, OffsetAtTime]:
+        """The first record at or after a time (ms since 1970), for each partition with a time of its own."""
+        request = pb.GetOffsetsForTimesRequest()
+        for (topic, partition), timestamp in times.items():
+            request.queries.add(topic=topic, partition=partition, timestamp=timestamp)
+        response = await self._connection.unary(self._stub.GetOffsetsForTimes, request, deadline)
+        return {
+            TopicPartition(of.topic, of.partition): OffsetAtTime(of.offset, of.timestamp)
+            for of in response.offsets
+        }
 
-        The one method that takes two RPCs: GetPartitionOffsets and ConsumeMessages.
+    async def delete_records(self, deadline: float, at: TopicPartition, before_offset: int) -> int:
+        """Remove the records below an offset; returns where the log begins now.
+
+        Raises OffsetOutOfRangeError for an offset behind the end.
         """
-        # The end comes first: a record that is stored between the two questions is then not passed over.
-        end_offset = (await self.get_partition_offsets(deadline, at)).end_offset
-        request = pb.ConsumeMessagesRequest(
-            topic=at.topic,
-            partition=at.partition,
-            start_timestamp=timestamp,
-            max_records=1,
-            stop_at_end=True,
-        )
-        left_s = deadline - monotonic()
-        async with self._connection.stream(
-            CONSUME_MESSAGES, request.SerializeToString(), deadline, seconds_max=left_s
-        ) as call:
-            stream = ConsumeStream(call, self.server)
-            while (response := await stream.read()) is not None:
-                if response.columns.offsets:
-                    return response.columns.offsets[0]
-        return end_offset
+        request = pb.DeleteRecordsRequest(topic=at.topic, partition=at.partition, before_offset=before_offset)
+        return (await self._connection.unary(self._stub.DeleteRecords, request, deadline)).beginning_offset
 
     async def commit_offset(
         self,

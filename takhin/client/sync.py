@@ -183,6 +183,8 @@ class Admin(Blocking[client.Admin]):
     delete_topic = _waiting(client.Admin.delete_topic)
     partition_offsets = _waiting(client.Admin.partition_offsets)
     offset_for_time = _waiting(client.Admin.offset_for_time)
+    offsets_for_times = _waiting(client.Admin.offsets_for_times)
+    delete_records = _waiting(client.Admin.delete_records)
     list_groups = _waiting(client.Admin.list_groups)
     describe_group = _waiting(client.Admin.describe_group)
     delete_group = _waiting(client.Admin.delete_group)

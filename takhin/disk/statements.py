@@ -70,7 +70,8 @@ LONG_CONTENT_AT = (
 
 LAST_BEFORE_TIME = "SELECT offset FROM time_index WHERE timestamp < ? ORDER BY timestamp DESC LIMIT 1"
 FIRST_AT_TIME = (
-    "SELECT offset FROM records WHERE offset >= ? AND offset < ? AND timestamp >= ? ORDER BY offset LIMIT 1"
+    "SELECT offset, timestamp FROM records WHERE offset >= ? AND offset < ? AND timestamp >= ? "
+    "ORDER BY offset LIMIT 1"
 )
 LAST_TIME = "SELECT timestamp, offset FROM time_index ORDER BY timestamp DESC LIMIT 1"
 HIGHEST_TIME_FROM = "SELECT max(timestamp) FROM records WHERE offset >= ?"

@@ -1,4 +1,4 @@
-"""The methods about records. A produce stream's order and bounds are in produce_stream.py."""
+"""The methods about records and logs. A produce stream's order and bounds are in produce_stream.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import aclosing
 from weakref import WeakKeyDictionary
 
 from takhin.broker.broker import Broker
-from takhin.model import Records
+from takhin.model import Records, TopicPartition
 from takhin.rpc.arrivals import Arrival
 from takhin.rpc.interceptors import Context
 from takhin.rpc.methods import Methods, submit
@@ -51,6 +51,24 @@ class RecordMethods(Methods):
                 yield encode.consumed(
                     topic, partition, chunk.end_offset, self._encoded(partition, chunk.records)
                 )
+
+    async def GetOffsetsForTimes(
+        self, request: pb.GetOffsetsForTimesRequest, context: Context
+    ) -> pb.GetOffsetsForTimesResponse:
+        queries = [(TopicPartition(of.topic, of.partition), of.timestamp) for of in request.queries]
+        response = pb.GetOffsetsForTimesResponse()
+        for (topic, partition), found in await self._session(context).offsets_for_times(queries):
+            response.offsets.add(
+                topic=topic, partition=partition, timestamp=found.timestamp, offset=found.offset
+            )
+        return response
+
+    async def DeleteRecords(
+        self, request: pb.DeleteRecordsRequest, context: Context
+    ) -> pb.DeleteRecordsResponse:
+        session = self._session(context)
+        start = await session.delete_records(request.topic, request.partition, request.before_offset)
+        return pb.DeleteRecordsResponse(beginning_offset=start)
 
     def _encoded(self, partition: int, records: Records) -> bytes:
         """The records as bytes, made once for all consumers that share the read."""

@@ -12,7 +12,16 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
-from takhin.model import Appended, Batch, CommittedOffset, Records, TopicConfig, TopicPartition, TopicSpec
+from takhin.model import (
+    Appended,
+    Batch,
+    CommittedOffset,
+    OffsetAtTime,
+    Records,
+    TopicConfig,
+    TopicPartition,
+    TopicSpec,
+)
 
 
 class Capability(StrEnum):
@@ -90,8 +99,8 @@ class PartitionLog(Protocol):
     async def grown(self, end: int) -> None:
         """Return when end_offset is above `end`, or the log is closed; at once if that is so already."""
 
-    async def offset_for_time(self, timestamp: int) -> int:
-        """The first offset whose record's timestamp (ms) is at or after `timestamp`, else end_offset."""
+    async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
+        """The first record, by offset, whose timestamp (ms) is at or after `timestamp`."""
 
     async def trim(self, offset: int) -> None:
         """Move start_offset up to `offset` (at most end_offset) and drop the records below it.

@@ -26,6 +26,7 @@ from takhin.model import (
     CommittedOffset,
     Condition,
     Header,
+    OffsetAtTime,
     Records,
     Row,
     TopicConfig,
@@ -141,11 +142,11 @@ class MemoryLog:
         while not self.closed and self.end_offset <= end:
             await self._growth.wait()
 
-    async def offset_for_time(self, timestamp: int) -> int:
+    async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
         self._check_open()
         # Dicts keep the order of insertion, and rows are inserted in the order of their offsets.
-        later = (offset for offset, row in self._rows.items() if row[1] >= timestamp)
-        return next(later, self.end_offset)
+        later = (OffsetAtTime(*row[:2]) for row in self._rows.values() if row[1] >= timestamp)
+        return next(later, OffsetAtTime(self.end_offset, -1))
 
     async def trim(self, offset: int) -> None:
         self._check_open()

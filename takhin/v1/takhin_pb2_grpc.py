@@ -79,6 +79,16 @@ class TakhinServiceStub:
                 request_serializer=takhin_dot_v1_dot_takhin__pb2.GetPartitionOffsetsRequest.SerializeToString,
                 response_deserializer=takhin_dot_v1_dot_takhin__pb2.GetPartitionOffsetsResponse.FromString,
                 _registered_method=True)
+        self.GetOffsetsForTimes = channel.unary_unary(
+                '/takhin.v1.TakhinService/GetOffsetsForTimes',
+                request_serializer=takhin_dot_v1_dot_takhin__pb2.GetOffsetsForTimesRequest.SerializeToString,
+                response_deserializer=takhin_dot_v1_dot_takhin__pb2.GetOffsetsForTimesResponse.FromString,
+                _registered_method=True)
+        self.DeleteRecords = channel.unary_unary(
+                '/takhin.v1.TakhinService/DeleteRecords',
+                request_serializer=takhin_dot_v1_dot_takhin__pb2.DeleteRecordsRequest.SerializeToString,
+                response_deserializer=takhin_dot_v1_dot_takhin__pb2.DeleteRecordsResponse.FromString,
+                _registered_method=True)
         self.CommitOffset = channel.unary_unary(
                 '/takhin.v1.TakhinService/CommitOffset',
                 request_serializer=takhin_dot_v1_dot_takhin__pb2.CommitOffsetRequest.SerializeToString,
@@ -172,6 +182,20 @@ class TakhinServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOffsetsForTimes(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRecords(self, request, context):
+        """Removes a log's oldest records, durably. It takes many commits, each of which is durable: where it is
+        interrupted, what was removed stays removed, and the same call again removes the rest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CommitOffset(self, request, context):
         """Consumer groups.
         """
@@ -256,6 +280,16 @@ def add_TakhinServiceServicer_to_server(servicer, server):
                     servicer.GetPartitionOffsets,
                     request_deserializer=takhin_dot_v1_dot_takhin__pb2.GetPartitionOffsetsRequest.FromString,
                     response_serializer=takhin_dot_v1_dot_takhin__pb2.GetPartitionOffsetsResponse.SerializeToString,
+            ),
+            'GetOffsetsForTimes': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOffsetsForTimes,
+                    request_deserializer=takhin_dot_v1_dot_takhin__pb2.GetOffsetsForTimesRequest.FromString,
+                    response_serializer=takhin_dot_v1_dot_takhin__pb2.GetOffsetsForTimesResponse.SerializeToString,
+            ),
+            'DeleteRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRecords,
+                    request_deserializer=takhin_dot_v1_dot_takhin__pb2.DeleteRecordsRequest.FromString,
+                    response_serializer=takhin_dot_v1_dot_takhin__pb2.DeleteRecordsResponse.SerializeToString,
             ),
             'CommitOffset': grpc.unary_unary_rpc_method_handler(
                     servicer.CommitOffset,
@@ -531,6 +565,60 @@ class TakhinService:
             '/takhin.v1.TakhinService/GetPartitionOffsets',
             takhin_dot_v1_dot_takhin__pb2.GetPartitionOffsetsRequest.SerializeToString,
             takhin_dot_v1_dot_takhin__pb2.GetPartitionOffsetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOffsetsForTimes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/takhin.v1.TakhinService/GetOffsetsForTimes',
+            takhin_dot_v1_dot_takhin__pb2.GetOffsetsForTimesRequest.SerializeToString,
+            takhin_dot_v1_dot_takhin__pb2.GetOffsetsForTimesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/takhin.v1.TakhinService/DeleteRecords',
+            takhin_dot_v1_dot_takhin__pb2.DeleteRecordsRequest.SerializeToString,
+            takhin_dot_v1_dot_takhin__pb2.DeleteRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

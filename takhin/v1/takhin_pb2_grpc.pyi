@@ -49,6 +49,11 @@ class TakhinServiceStub:
     ConsumeMessages: _grpc.UnaryStreamMultiCallable[_takhin_pb2.ConsumeMessagesRequest, _takhin_pb2.ConsumeMessagesResponse]
     """Runs until the client cancels, or until it reaches a bound set in the request."""
     GetPartitionOffsets: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.GetPartitionOffsetsRequest, _takhin_pb2.GetPartitionOffsetsResponse]
+    GetOffsetsForTimes: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.GetOffsetsForTimesRequest, _takhin_pb2.GetOffsetsForTimesResponse]
+    DeleteRecords: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.DeleteRecordsRequest, _takhin_pb2.DeleteRecordsResponse]
+    """Removes a log's oldest records, durably. It takes many commits, each of which is durable: where it is
+    interrupted, what was removed stays removed, and the same call again removes the rest.
+    """
     CommitOffset: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.CommitOffsetRequest, _takhin_pb2.CommitOffsetResponse]
     """Consumer groups."""
     GetCommittedOffsets: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.GetCommittedOffsetsRequest, _takhin_pb2.GetCommittedOffsetsResponse]
@@ -73,6 +78,11 @@ class TakhinServiceAsyncStub(TakhinServiceStub):
     ConsumeMessages: _aio.UnaryStreamMultiCallable[_takhin_pb2.ConsumeMessagesRequest, _takhin_pb2.ConsumeMessagesResponse]  # type: ignore[assignment]
     """Runs until the client cancels, or until it reaches a bound set in the request."""
     GetPartitionOffsets: _aio.UnaryUnaryMultiCallable[_takhin_pb2.GetPartitionOffsetsRequest, _takhin_pb2.GetPartitionOffsetsResponse]  # type: ignore[assignment]
+    GetOffsetsForTimes: _aio.UnaryUnaryMultiCallable[_takhin_pb2.GetOffsetsForTimesRequest, _takhin_pb2.GetOffsetsForTimesResponse]  # type: ignore[assignment]
+    DeleteRecords: _aio.UnaryUnaryMultiCallable[_takhin_pb2.DeleteRecordsRequest, _takhin_pb2.DeleteRecordsResponse]  # type: ignore[assignment]
+    """Removes a log's oldest records, durably. It takes many commits, each of which is durable: where it is
+    interrupted, what was removed stays removed, and the same call again removes the rest.
+    """
     CommitOffset: _aio.UnaryUnaryMultiCallable[_takhin_pb2.CommitOffsetRequest, _takhin_pb2.CommitOffsetResponse]  # type: ignore[assignment]
     """Consumer groups."""
     GetCommittedOffsets: _aio.UnaryUnaryMultiCallable[_takhin_pb2.GetCommittedOffsetsRequest, _takhin_pb2.GetCommittedOffsetsResponse]  # type: ignore[assignment]
@@ -148,6 +158,23 @@ class TakhinServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _takhin_pb2.GetPartitionOffsetsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_takhin_pb2.GetPartitionOffsetsResponse, _abc.Awaitable[_takhin_pb2.GetPartitionOffsetsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetOffsetsForTimes(
+        self,
+        request: _takhin_pb2.GetOffsetsForTimesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_takhin_pb2.GetOffsetsForTimesResponse, _abc.Awaitable[_takhin_pb2.GetOffsetsForTimesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteRecords(
+        self,
+        request: _takhin_pb2.DeleteRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_takhin_pb2.DeleteRecordsResponse, _abc.Awaitable[_takhin_pb2.DeleteRecordsResponse]]:
+        """Removes a log's oldest records, durably. It takes many commits, each of which is durable: where it is
+        interrupted, what was removed stays removed, and the same call again removes the rest.
+        """
 
     @_abc_1.abstractmethod
     def CommitOffset(

@@ -146,12 +146,18 @@ CREATE = {
     ),
 }
 
+
+def times(*queries):
+    return pb.GetOffsetsForTimesRequest(queries=queries)
+
+
 UNKNOWN_TOPIC = {
     f"{method}-{kind}": (request_class(**{field: name}), {"UNKNOWN_TOPIC", "INVALID_TOPIC_NAME"}, name)
     for method, request_class, field in (
         ("DeleteTopic", pb.DeleteTopicRequest, "name"),
         ("GetTopic", pb.GetTopicRequest, "name"),
         ("GetPartitionOffsets", pb.GetPartitionOffsetsRequest, "topic"),
+        ("DeleteRecords", pb.DeleteRecordsRequest, "topic"),
     )
     for kind, name in (BAD_NAMES | {"unknown": "nowhere"}).items()
 }
@@ -239,6 +245,25 @@ GROUPS = {
 }
 
 OTHER = {
+    "trim-partition": (pb.DeleteRecordsRequest(topic="good", partition=-1), "UNKNOWN_PARTITION", "-1"),
+    "trim-below": (pb.DeleteRecordsRequest(topic="good", before_offset=-2), "INVALID_ARGUMENT", "-2"),
+    "trim-behind-the-end": (
+        pb.DeleteRecordsRequest(topic="good", before_offset=1 << 62),
+        "OFFSET_OUT_OF_RANGE",
+        str(1 << 62),
+    ),
+    "times-topic": (times(pb.TopicPartitionTime(topic="nowhere")), "UNKNOWN_TOPIC", "nowhere"),
+    "times-partition": (
+        times(pb.TopicPartitionTime(topic="good", partition=9)),
+        "UNKNOWN_PARTITION",
+        "9",
+    ),
+    "times-negative": (
+        times(pb.TopicPartitionTime(topic="good", timestamp=-1)),
+        "INVALID_ARGUMENT",
+        "-1",
+    ),
+    "times-many": (times(*[pb.TopicPartitionTime(topic="good")] * 1_001), "INVALID_ARGUMENT", "1001"),
     "offsets-partition": (
         pb.GetPartitionOffsetsRequest(topic="good", partition=-1),
         "UNKNOWN_PARTITION",

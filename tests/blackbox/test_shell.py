@@ -60,6 +60,8 @@ def every_other_call(stub):
         ("GetTopic", pb.GetTopicRequest(name=TOPIC)),
         ("DescribeTopics", pb.DescribeTopicsRequest(topics=[TOPIC, "other"])),
         ("GetPartitionOffsets", pb.GetPartitionOffsetsRequest(topic=TOPIC)),
+        ("GetOffsetsForTimes", pb.GetOffsetsForTimesRequest(queries=[pb.TopicPartitionTime(topic=TOPIC)])),
+        ("DeleteRecords", pb.DeleteRecordsRequest(topic="other", before_offset=-1)),
         ("GetCommittedOffsets", pb.GetCommittedOffsetsRequest(group_id="kept")),
         ("ListConsumerGroups", pb.ListConsumerGroupsRequest()),
         ("DescribeConsumerGroup", pb.DescribeConsumerGroupRequest(group_id="kept")),

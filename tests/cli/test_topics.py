@@ -49,6 +49,25 @@ def test_describe(takhin, broker, wide_topic):
     takhin.output("topics", "delete", "small")
 
 
+def test_trim(takhin, broker, wide_topic):
+    """The oldest records go: up to an offset, a time or the end, of all partitions or of one."""
+    for partition in (0, 1):
+        records = [pb.Record(value=b"v", timestamp=1_000_000_000_000 + n) for n in range(5)]
+        put(broker, wide_topic, *records, partition=partition)
+    trim = ("topics", "trim", wide_topic, "--before")
+    done = takhin.output(*trim, "2", "--partition", 1).decode().splitlines()
+    assert [line.split() for line in done[:-1]] == [
+        ["partition", "beginning", "end", "removed"],
+        ["1", "2", "5", "2"],
+    ]
+    assert done[-1] == f"removed 2 records of {wide_topic}"
+    assert b"removed 4 records" in takhin.output(*trim, "@1000000000003")
+    refused = takhin(*trim, "5")
+    assert (refused.returncode, b"from 0 to 0" in refused.stderr or b"5" in refused.stderr) == (1, True)
+    found = json.loads(takhin.output(*trim, "end", "--json"))
+    assert [tuple(row.values()) for row in found] == [(0, 5, 5, 2), (1, 5, 5, 2), (2, 0, 0, 0), (3, 0, 0, 0)]
+
+
 def test_describe_an_unknown_topic(takhin, topic):
     """Known topics are shown, and unknown ones are an error."""
     done = takhin("topics", "describe", "nosuch", topic, "other")
@@ -69,6 +88,10 @@ def test_describe_an_unknown_topic(takhin, topic):
         (["create", "x", "--config", "no.such=1"], "unknown topic config 'no.such'"),
         (["create", "x", "--config", "a=1", "--config", "a=2"], "a is given twice"),
         (["delete", "nosuch"], "there is no topic 'nosuch'"),
+        (["trim", "nosuch", "--before", "0"], "there is no topic 'nosuch'"),
+        (["trim", "x"], "Missing option '--before'"),
+        (["trim", "x", "--before", "yesterday"], "is not a position in a log"),
+        (["trim", "x", "--before", "1:2"], "is a range"),
         (["delete"], "Missing argument 'NAME'"),
         (["creat", "x"], "there is no command 'creat'; did you mean 'create'?"),
         ([], "Missing command"),

@@ -12,15 +12,18 @@ from takhin.client import (
     CommittedOffset,
     GroupListing,
     GroupOffset,
+    OffsetAtTime,
     PartitionOffsets,
     Retry,
 )
 from takhin.client.errors import ClosedError, UnreachableError
 from takhin.errors import (
+    InvalidArgumentError,
     InvalidConfigError,
     OffsetOutOfRangeError,
     TopicExistsError,
     UnknownGroupError,
+    UnknownPartitionError,
     UnknownTopicError,
 )
 
@@ -52,6 +55,32 @@ async def test_offsets(server, admin, topic):
     for time, offset in ((0, 0), (1_000, 0), (1_001, 2), (2_000, 2), (2_001, 3)):
         assert await admin.offset_for_time(topic, 0, time) == offset
     assert await admin.offset_for_time(topic, 0, datetime.fromtimestamp(1.5, UTC)) == 2
+
+
+async def test_offsets_for_times(server, admin, wide):
+    """One call finds the first record at or after a time in several partitions, or that there is none."""
+    await produce(server, wide, [b"a", b"b"], partition=0, timestamp=1_000)
+    await produce(server, wide, [b"c"], partition=0, timestamp=5_000)
+    found = await admin.offsets_for_times({(wide, 0): 1_500, (wide, 1): datetime.fromtimestamp(1, UTC)})
+    assert found == {(wide, 0): OffsetAtTime(2, 5_000), (wide, 1): OffsetAtTime(0, -1)}
+    with pytest.raises(UnknownPartitionError):
+        await admin.offsets_for_times({(wide, 0): 0, (wide, 99): 0})
+
+
+async def test_delete_records(server, admin, topic):
+    """`Admin` removes the oldest records up to an offset, or all; what is gone already is no error."""
+    await produce(server, topic, [b"%d" % n for n in range(10)])
+    assert await admin.delete_records(topic, 0, before_offset=4) == 4
+    assert await admin.delete_records(topic, 0, before_offset=2) == 4
+    with pytest.raises(OffsetOutOfRangeError, match="11"):
+        await admin.delete_records(topic, 0, before_offset=11)
+    assert await admin.partition_offsets(topic, 0) == PartitionOffsets(4, 10)
+    assert await admin.delete_records(topic, 0) == 10
+    assert await admin.partition_offsets(topic, 0) == PartitionOffsets(10, 10)
+    with pytest.raises(UnknownTopicError):
+        await admin.delete_records("nowhere", 0)
+    with pytest.raises(InvalidArgumentError, match="-2"):
+        await admin.delete_records(topic, 0, before_offset=-2)
 
 
 async def test_groups(server, admin, wide, name):

@@ -18,7 +18,6 @@ def test_every_rpc_has_its_method():
     assert {name for name in vars(Calls) if not name.startswith("_")} == methods | {
         "server",
         "check_here",
-        "offset_for_time",
     }
 
 

@@ -64,9 +64,9 @@ async def test_everything_is_there(old):
     for group_id, committed in COMMITTED.items():
         assert store.engine.offsets.of(group_id) == {name_of(log): committed}
     for offset in (TRIMMED, TRIMMED + 1, 1_234, 2_999):
-        assert await log.offset_for_time(TIMES[offset]) == offset
-    assert await log.offset_for_time(TIMES[0]) == TRIMMED
-    assert await log.offset_for_time(TIMES[-1] + 1) == log.end_offset
+        assert (await log.offset_for_time(TIMES[offset])).offset == offset
+    assert (await log.offset_for_time(TIMES[0])).offset == TRIMMED
+    assert (await log.offset_for_time(TIMES[-1] + 1)).offset == log.end_offset
     assert len({store.log(TOPIC, n).incarnation_id for n in kept()}) == len(kept())
     await store.close()
 

@@ -21,6 +21,8 @@ RPCS = {
     "DescribeConsumerGroup": "DescribeConsumerGroupRequest -> DescribeConsumerGroupResponse",
     "DeleteConsumerGroup": "DeleteConsumerGroupRequest -> DeleteConsumerGroupResponse",
     "GetPartitionOffsets": "GetPartitionOffsetsRequest -> GetPartitionOffsetsResponse",
+    "GetOffsetsForTimes": "GetOffsetsForTimesRequest -> GetOffsetsForTimesResponse",
+    "DeleteRecords": "DeleteRecordsRequest -> DeleteRecordsResponse",
     "HealthCheck": "HealthCheckRequest -> HealthCheckResponse",
 }
 
@@ -81,6 +83,13 @@ MESSAGES = {
     "GetPartitionOffsetsResponse": """
         string topic = 1; int32 partition = 2; int64 beginning_offset = 3; int64 end_offset = 4;
         string error = 5""",
+    "TopicPartitionTime": "string topic = 1; int32 partition = 2; int64 timestamp = 3",
+    "TopicPartitionTimeOffset": """
+        string topic = 1; int32 partition = 2; int64 timestamp = 3; int64 offset = 4""",
+    "GetOffsetsForTimesRequest": "repeated TopicPartitionTime queries = 1",
+    "GetOffsetsForTimesResponse": "repeated TopicPartitionTimeOffset offsets = 1; string error = 2",
+    "DeleteRecordsRequest": "string topic = 1; int32 partition = 2; int64 before_offset = 3",
+    "DeleteRecordsResponse": "int64 beginning_offset = 1; string error = 2",
     "HealthCheckRequest": "",
     "HealthCheckResponse": """
         string status = 1; string version = 2; int64 uptime_seconds = 3; repeated string reasons = 4""",

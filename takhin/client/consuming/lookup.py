@@ -88,7 +88,8 @@ class Lookup:
         offsets_at = {}
         for ms in times_of(span):
             async with self._slots:
-                offsets_at[ms] = await retried(self._retry, deadline, self._calls.offset_for_time, at, ms)
+                found = await retried(self._retry, deadline, self._calls.get_offsets_for_times, {at: ms})
+                offsets_at[ms] = found[at].offset
         return read_range(span, partition, offsets_at)
 
 

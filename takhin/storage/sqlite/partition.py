@@ -22,7 +22,7 @@ from takhin.errors import (
     UnknownTopicError,
 )
 from takhin.logs import debugging
-from takhin.model import Appended, Batch, CommittedOffset, Records
+from takhin.model import Appended, Batch, CommittedOffset, OffsetAtTime, Records
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
 from takhin.storage.sqlite.life import Life
@@ -118,7 +118,7 @@ class SqlitePartition:
             self.life.check_place()
             await self.life.growth.wait()
 
-    async def offset_for_time(self, timestamp: int) -> int:
+    async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
         with translated(self.topic, self.partition):
             await self._file_open()
             return self._reader.offset_for_time(timestamp, self.start_offset, self.end_offset)

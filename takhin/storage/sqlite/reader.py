@@ -19,6 +19,7 @@ from takhin.disk.overflow import HEADER_LAST_BYTES_MIN, RECORD_LAST_BYTES_MIN
 from takhin.disk.zero_tails import check_header, check_record
 from takhin.model import (
     Header,
+    OffsetAtTime,
     Records,
     Row,
     TopicConfig,
@@ -100,16 +101,16 @@ class Reader:
                 del rows[at:]
                 return
 
-    def offset_for_time(self, timestamp: int, start: int, end: int) -> int:
-        """The first offset of [start, end) stamped at or after `timestamp` (ms), else end.
+    def offset_for_time(self, timestamp: int, start: int, end: int) -> OffsetAtTime:
+        """The first record of [start, end) stamped at or after `timestamp` (ms).
 
         Below the offset of an index row everything is stamped at or below the row's time: the search
         begins at the last row before the time.
         """
         begin = self._file.reader.execute(sql.LAST_BEFORE_TIME, (timestamp,)).get
         bounds = (max(begin or 0, start), end, timestamp)
-        found: int | None = self._file.reader.execute(sql.FIRST_AT_TIME, bounds).get
-        return end if found is None else found
+        found = self._file.reader.execute(sql.FIRST_AT_TIME, bounds).get
+        return OffsetAtTime(end, -1) if found is None else OffsetAtTime(*found)
 
 
 def topic_facts(connection: apsw.Connection) -> tuple[int, TopicConfig] | None:

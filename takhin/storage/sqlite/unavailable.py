@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from takhin.disk.layout import size_bytes, wal_of
 from takhin.errors import PartitionUnavailableError, UnknownTopicError
-from takhin.model import Appended, Batch, CommittedOffset, Records, TopicPartition
+from takhin.model import Appended, Batch, CommittedOffset, OffsetAtTime, Records, TopicPartition
 
 Signature = tuple[tuple[int, int, int] | None, ...]
 """Inode, size and time of the file and its write-ahead log; None for one that is not there."""
@@ -73,7 +73,7 @@ class UnavailablePartition:
     async def grown(self, _end: int) -> None:
         """Return at once: the next question gets the reason."""
 
-    async def offset_for_time(self, _timestamp: int) -> int:
+    async def offset_for_time(self, _timestamp: int) -> OffsetAtTime:
         self.check_available()
 
     async def trim(self, _offset: int) -> None:

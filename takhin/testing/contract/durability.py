@@ -152,7 +152,7 @@ class Durability(Harness):
         log = life.log("orders")
         await log.append(timed(200))
         await log.append(timed(1_000))
-        found = [await log.offset_for_time(at) for at in (0, 101, 900, 901, 1_000, 1_001)]
+        found = [(await log.offset_for_time(at)).offset for at in (0, 101, 900, 901, 1_000, 1_001)]
         assert found == [0, 1, 1, 3, 3, 4]
 
     @needs(DURABLE, Capability.SEQUENCES)

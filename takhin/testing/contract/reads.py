@@ -179,19 +179,21 @@ class Reads(Harness):
         """The first offset at or after a time: gaps lead to the next record, the far end to end_offset."""
         await log.append(timed(100, 200))
         await log.append(timed(300))
-        found = [await log.offset_for_time(at) for at in (0, 99, 100, 101, 200, 250, 300, 301, 1 << 62)]
+        found = [
+            (await log.offset_for_time(at)).offset for at in (0, 99, 100, 101, 200, 250, 300, 301, 1 << 62)
+        ]
         assert found == [0, 0, 0, 1, 1, 2, 2, 3, 3]
 
     async def test_time_of_an_empty_log(self, log: PartitionLog) -> None:
         """An empty log has no record at any time, so the answer is its end."""
-        assert await log.offset_for_time(0) == 0
+        assert (await log.offset_for_time(0)).offset == 0
 
     async def test_equal_timestamps_lead_to_the_first(self, log: PartitionLog) -> None:
         """Of records with one timestamp the first is found, across batches too."""
         for _ in range(3):
             await log.append(timed(*[100] * 4))
         await log.append(timed(200, 200))
-        assert [await log.offset_for_time(at) for at in (100, 101, 200, 201)] == [0, 12, 12, 14]
+        assert [(await log.offset_for_time(at)).offset for at in (100, 101, 200, 201)] == [0, 12, 12, 14]
 
     async def test_out_of_order_timestamps(self, log: PartitionLog) -> None:
         """Offsets decide what comes first: the earliest offset at or after the time, not the closest time."""
@@ -200,7 +202,7 @@ class Reads(Harness):
             await log.append(timed(*stamps[at : at + 3]))
         for wanted in range(101):
             expected = next((offset for offset, stamp in enumerate(stamps) if stamp >= wanted), 9)
-            assert await log.offset_for_time(wanted) == expected
+            assert (await log.offset_for_time(wanted)).offset == expected
 
     @needs(Capability.TRIM)
     async def test_time_after_a_trim(self, log: PartitionLog) -> None:
@@ -208,11 +210,18 @@ class Reads(Harness):
         await log.append(timed(100, 200, 300))
         await log.append(timed(400))
         await log.trim(2)
-        assert [await log.offset_for_time(at) for at in (0, 100, 300, 301, 400, 401)] == [2, 2, 2, 3, 3, 4]
+        assert [(await log.offset_for_time(at)).offset for at in (0, 100, 300, 301, 400, 401)] == [
+            2,
+            2,
+            2,
+            3,
+            3,
+            4,
+        ]
         await log.trim(4)
-        assert await log.offset_for_time(0) == 4
+        assert (await log.offset_for_time(0)).offset == 4
         await log.append(timed(50, 500))
-        assert [await log.offset_for_time(at) for at in (0, 50, 51, 500, 501)] == [4, 4, 5, 5, 6]
+        assert [(await log.offset_for_time(at)).offset for at in (0, 50, 51, 500, 501)] == [4, 4, 5, 5, 6]
 
     @needs(Capability.TRIM)
     async def test_a_trimmed_high_timestamp_does_not_hide_later_records(self, log: PartitionLog) -> None:
@@ -221,14 +230,21 @@ class Reads(Harness):
         await log.append(timed(20))
         await log.append(timed(500))
         await log.trim(1)
-        assert [await log.offset_for_time(at) for at in (5, 15, 21, 500, 501, 1_000)] == [1, 2, 3, 3, 4, 4]
+        assert [(await log.offset_for_time(at)).offset for at in (5, 15, 21, 500, 501, 1_000)] == [
+            1,
+            2,
+            3,
+            3,
+            4,
+            4,
+        ]
 
     async def test_time_over_many_batches(self, log: PartitionLog) -> None:
         """Among thousands of records in many transactions a time is found exactly."""
         for n in range(0, 3_000, 100):
             await log.append(timed(*range(n * 10, (n + 100) * 10, 10)))
         for wanted in (0, 1, 9_990, 9_991, 15_005, 29_990, 29_991):
-            assert await log.offset_for_time(wanted) == -(-wanted // 10)
+            assert (await log.offset_for_time(wanted)).offset == -(-wanted // 10)
 
     async def test_logs_of_two_topics_are_apart(self, engine: Engine) -> None:
         """A read and a search see the records of their own topic only."""
@@ -238,4 +254,7 @@ class Reads(Harness):
         await refunds.append(timed(300))
         assert await count_read(orders) == 2
         assert await count_read(refunds) == 1
-        assert (await orders.offset_for_time(300), await refunds.offset_for_time(300)) == (2, 0)
+        assert ((await orders.offset_for_time(300)).offset, (await refunds.offset_for_time(300)).offset) == (
+            2,
+            0,
+        )
