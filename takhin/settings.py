@@ -119,6 +119,12 @@ class StorageSettings:
         least=1,
         most=INT64_MAX,
     )
+    compaction_bytes_max: int = setting(
+        64 << 20,
+        "bytes of keys that a compaction keeps in memory; more go to a temporary file",
+        least=1 << 20,
+        most=INT64_MAX,
+    )
     checkpoint_pages: int = setting(
         500, "pages (16 KiB) in a write-ahead log before it is copied into its file", least=1
     )

@@ -23,6 +23,7 @@ END_PASS = (
     "UPDATE compaction SET tombstones_kept = ?, end_offset = NULL, read_to = NULL, tombstones_below = NULL, "
     "began_at = NULL, next_offset = NULL"
 )
+TIMESTAMP_FROM = "SELECT timestamp FROM records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT 1"
 GET_TOMBSTONES_KEPT = "SELECT tombstones_kept FROM compaction"
 GET_PASSES = "SELECT end_offset, began_at FROM compaction_passes ORDER BY end_offset"
 DELETE_PASSES = "DELETE FROM compaction_passes"
@@ -58,7 +59,7 @@ NOTE_KEYS = (
 )
 LONG_KEYS = f"SELECT offset FROM log.records WHERE offset >= ? AND offset < ? AND {sql.LONG_KEY}"
 NOTE_KEPT = (
-    "INSERT INTO kept SELECT offset FROM latest "
+    "INSERT OR IGNORE INTO kept SELECT offset FROM latest "
     "WHERE offset < :end AND NOT (tombstone AND offset < :tombstones_below) ORDER BY offset"
 )
 COUNT_TOMBSTONES = "SELECT count(*) FROM latest WHERE tombstone AND offset >= :tombstones_below AND offset < :end"

@@ -35,6 +35,8 @@ class Capability(StrEnum):
     """An append may name the offset at which the log must end."""
     TRIM = "trim"
     """A log's start can be moved up to any offset."""
+    COMPACT = "compact"
+    """A log can be compacted to the last record of each key."""
 
 
 class PartitionLog(Protocol):
@@ -62,6 +64,10 @@ class PartitionLog(Protocol):
     @property
     def end_offset(self) -> int:
         """The next offset to be given. Everything below it is durable and readable."""
+
+    @property
+    def record_count(self) -> int:
+        """How many records there are from start_offset to end_offset."""
 
     @property
     def closed(self) -> bool:
@@ -107,6 +113,17 @@ class PartitionLog(Protocol):
 
         It moves in steps, each durable, so that a large trim holds nobody up. A lower offset than
         start_offset changes nothing. Raises OffsetOutOfRangeError past the end.
+        """
+
+    async def compaction_due(self, config: TopicConfig, now: int) -> bool:
+        """True if `compact` should be called now (ms since 1970), by the topic's config."""
+
+    async def compact(self, config: TopicConfig, now: int) -> int:
+        """Remove records that a later one with the same key supersedes; returns how many.
+
+        What stays and what goes is in `takhin.storage.compaction`. Offsets stay what they are. It goes on in
+        steps, each durable, and waits while they cannot be made. What a crash or a cancellation interrupts is
+        finished by the next call first. now: ms since 1970.
         """
 
 

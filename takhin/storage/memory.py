@@ -35,6 +35,7 @@ from takhin.model import (
 )
 from takhin.settings import StorageSettings
 from takhin.sizes import RECORD_OVERHEAD_BYTES, size_bytes
+from takhin.storage.compaction import Bounds, Gaps, History, is_due, passes_after, plan
 from takhin.storage.conditions import (
     BATCHES_REMEMBERED,
     Remembered,
@@ -67,6 +68,8 @@ class MemoryLog:
         self._producers: dict[bytes, deque[Remembered]] = {}  # the one silent for longest first
         self._producers_max = producers_max
         self._growth = Waiters()
+        self._last_group = 0
+        self._history = History(Gaps(), (), 0)
 
     @property
     def size_bytes(self) -> int:
@@ -89,7 +92,7 @@ class MemoryLog:
         rows = zip(range(first, end), batch.timestamps, batch.keys, batch.values, strict=True)
         self._rows.update({row[0]: row for row in rows})
         self._headers.update({first + i: tuple(headers) for i, headers in batch.headers.items()})
-        self.end_offset = end
+        self.end_offset, self._last_group = end, first
         self._growth.wake()
         return _done(Appended(self.partition, first, batch.timestamps[0], len(batch)))
 
@@ -148,6 +151,44 @@ class MemoryLog:
         later = (OffsetAtTime(*row[:2]) for row in self._rows.values() if row[1] >= timestamp)
         return next(later, OffsetAtTime(self.end_offset, -1))
 
+    @property
+    def record_count(self) -> int:
+        return len(self._rows)
+
+    async def compaction_due(self, config: TopicConfig, now: int) -> bool:
+        first = max(self._history.gaps.compacted_below, self.start_offset)
+        oldest = next((row[1] for at, row in self._rows.items() if at >= first), None)
+        return is_due(await self._bounds(config, now), self._history, config, now, oldest_dirty=oldest)
+
+    async def compact(self, config: TopicConfig, now: int) -> int:
+        self._check_open()
+        begun = plan(await self._bounds(config, now), self._history, config, now)
+        if begun is None:
+            return 0
+        last = {row[2]: row[0] for row in self._rows.values() if row[0] < begun.read_to}
+        below = [row for row in self._rows.values() if row[0] < begun.end_offset]
+        kept = {
+            offset
+            for offset, _, key, value in below
+            if key is not None
+            and last[key] == offset
+            and (value is not None or offset >= begun.tombstones_below)
+        }
+        for offset, *_ in below:
+            if offset not in kept:
+                del self._rows[offset]
+                self._headers.pop(offset, None)
+        tombstones = sum(1 for offset in kept if self._rows[offset][3] is None)
+        passes = passes_after(self._history.passes, begun)
+        self._history = History(Gaps(begun.end_offset, len(kept)), passes, tombstones)
+        return len(below) - len(kept)
+
+    async def _bounds(self, config: TopicConfig, now: int) -> Bounds:
+        young = self.end_offset
+        if config.min_compaction_lag_ms:
+            young = (await self.offset_for_time(now - config.min_compaction_lag_ms + 1)).offset
+        return Bounds(self.start_offset, self._last_group, young, self.end_offset)
+
     async def trim(self, offset: int) -> None:
         self._check_open()
         if offset > self.end_offset:
@@ -156,6 +197,8 @@ class MemoryLog:
             self._rows.pop(gone, None)
             self._headers.pop(gone, None)
         self.start_offset = max(self.start_offset, offset)
+        below = self._history.gaps.compacted_below
+        self._history = self._history._replace(gaps=Gaps(below, sum(1 for at in self._rows if at < below)))
 
     def close(self) -> None:
         self.closed = True

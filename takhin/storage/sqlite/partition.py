@@ -22,7 +22,8 @@ from takhin.errors import (
     UnknownTopicError,
 )
 from takhin.logs import debugging
-from takhin.model import Appended, Batch, CommittedOffset, OffsetAtTime, Records
+from takhin.model import Appended, Batch, CommittedOffset, OffsetAtTime, Records, TopicConfig
+from takhin.storage.sqlite.compactor import Compactor
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
 from takhin.storage.sqlite.life import Life
@@ -60,6 +61,7 @@ class SqlitePartition:
         self._file = file
         self._state = state
         self._reader = Reader(file, state.next_record)
+        self._compactor = Compactor(shared, file, state, life, self._file_open)
 
     @property
     def path(self) -> Path:
@@ -137,6 +139,14 @@ class SqlitePartition:
             pages_left = 1
             while pages_left and not self.closed:
                 pages_left = await asyncio.shield(self.life.submit(GivePagesBack()))
+
+    async def compaction_due(self, config: TopicConfig, now: int) -> bool:
+        with translated(self.topic, self.partition):
+            return await self._compactor.is_due(config, now)
+
+    async def compact(self, config: TopicConfig, now: int) -> int:
+        with translated(self.topic, self.partition):
+            return await self._compactor.run(config, now)
 
     # For the engine: group offsets, the topic's row, holds, space, the end
 

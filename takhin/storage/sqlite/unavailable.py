@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from takhin.disk.layout import size_bytes, wal_of
 from takhin.errors import PartitionUnavailableError, UnknownTopicError
-from takhin.model import Appended, Batch, CommittedOffset, OffsetAtTime, Records, TopicPartition
+from takhin.model import Appended, Batch, CommittedOffset, OffsetAtTime, Records, TopicConfig, TopicPartition
 
 Signature = tuple[tuple[int, int, int] | None, ...]
 """Inode, size and time of the file and its write-ahead log; None for one that is not there."""
@@ -53,6 +53,11 @@ class UnavailablePartition:
         )
 
     @property
+    def record_count(self) -> int:
+        """At most: what compaction has removed is not known."""
+        return self.end_offset - self.start_offset
+
+    @property
     def size_bytes(self) -> int:
         return size_bytes(self.path) + size_bytes(wal_of(self.path))
 
@@ -77,6 +82,13 @@ class UnavailablePartition:
         self.check_available()
 
     async def trim(self, _offset: int) -> None:
+        self.check_available()
+
+    async def compaction_due(self, _config: TopicConfig, _now: int) -> bool:
+        """Nothing is due: nothing can be done."""
+        return False
+
+    async def compact(self, _config: TopicConfig, _now: int) -> int:
         self.check_available()
 
     # As SqlitePartition has it
