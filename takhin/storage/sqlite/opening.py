@@ -70,11 +70,14 @@ UNOPENED = (apsw.Error, KeyError, ValueError, OSError, StartupError)
 """What `open_file` raises for a file that cannot be served."""
 
 
-def open_file(path: Path, at: TopicPartition, witness: Witness, *, is_copy: bool) -> Found:
+def open_file(
+    path: Path, at: TopicPartition, witness: Witness, *, is_copy: bool, defaults: TopicConfig
+) -> Found:
     """Open a partition's file, on a worker thread. Raises StartupError if it contradicts itself; UNOPENED.
 
     A topic's files are opened by one thread: apsw lets go of the interpreter at each step, so that the loop
-    goes on meanwhile. is_copy: the folder was copied from a held one.
+    goes on meanwhile. is_copy: the folder was copied from a held one. defaults: the config of a topic that
+    says nothing.
     """
     file = LogFile(path)
     write = connection.open_writer(path)
@@ -93,7 +96,7 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, *, is_copy: bool
         lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
         last, gaps = max(start, mark.end_offset - 1), Gaps(*write.execute(compaction_sql.GET_GAPS).get)
         state = LogState(*at, start, start, mark, *_times(write), producers, last, gaps, lost)
-        committed, facts = list(_committed(write)), topic_facts(write)
+        committed, facts = list(_committed(write)), topic_facts(write, defaults)
     except BaseException:
         connection.close_untouched(write, path)
         raise
@@ -113,7 +116,7 @@ class Glimpse:
     committed: Sequence[tuple[str, CommittedOffset]] = ()
 
 
-def glimpse(path: Path, at: TopicPartition) -> Glimpse:
+def glimpse(path: Path, at: TopicPartition, defaults: TopicConfig) -> Glimpse:
     """Read what can be read of a file that cannot be served, and leave it as it is."""
     if not path.exists():
         return Glimpse()
@@ -128,7 +131,7 @@ def glimpse(path: Path, at: TopicPartition) -> Glimpse:
             return Glimpse()
         known = Known(log.start_offset, log.end_offset, log.incarnation_id)
         committed = _tried(lambda: list(_committed(write))) or ()
-        return Glimpse(known, log.topic_id, _tried(lambda: topic_facts(write)), committed)
+        return Glimpse(known, log.topic_id, _tried(lambda: topic_facts(write, defaults)), committed)
     finally:
         connection.close_untouched(write, path)
 
