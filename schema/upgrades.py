@@ -47,7 +47,7 @@ CREATE TABLE compaction (
   compacted_below INTEGER NOT NULL,   -- offsets below it may have no record
   records_below INTEGER NOT NULL,     -- as many of those from start_offset on have one
   tombstones_kept INTEGER NOT NULL,   -- by the last pass, for a later one
-  end_offset INTEGER,                 -- the pass removes records below it; NULL: no pass is under way
+  pass_end_offset INTEGER,            -- the pass removes records below it; NULL: no pass is under way
   read_to INTEGER,                    -- where the records end that supersede others
   tombstones_below INTEGER,           -- tombstones below it are removed, too
   began_at INTEGER,                   -- ms since 1970

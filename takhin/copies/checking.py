@@ -17,8 +17,8 @@ import apsw
 from takhin.disk import statements as sql
 from takhin.disk.faults import sentence
 from takhin.disk.identity import LogRow, identity_fault, read_log_row
-from takhin.disk.tables import tables_fault
 from takhin.disk.statements_compaction import GET_GAPS
+from takhin.disk.tables import tables_fault
 from takhin.disk.versions import COMPACTION_SINCE, LOST_SINCE, PRODUCERS_SINCE
 from takhin.disk.witness import Mark
 from takhin.disk.zero_tails import faults_in

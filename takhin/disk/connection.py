@@ -141,9 +141,9 @@ def open_scratch(*, cache_kib: int) -> apsw.Connection:
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
     connection = apsw.Connection("", flags=flags)
     with _closed_on_error(connection):
-        _distrust(connection)
-        # It is never rolled back, and nobody reads it after a crash.
+        # It is never rolled back, and nobody reads it after a crash. First: DEFENSIVE forbids it.
         _set(connection, "journal_mode", "off")
+        _distrust(connection)
         _set(connection, "synchronous", 0)
         set_page_cache(connection, cache_kib)
     return connection

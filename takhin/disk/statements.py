@@ -79,8 +79,10 @@ HIGHEST_TIME_FROM = "SELECT max(timestamp) FROM records WHERE offset >= ?"
 TRIM = (
     "DELETE FROM records WHERE offset < ?",
     # Must follow the first one: it counts what that has deleted.
-    "UPDATE compaction SET records_below = iif(?1 < compacted_below, records_below - changes(), 0) "
-    "WHERE compacted_below > 0",
+    (
+        "UPDATE compaction SET records_below = iif(?1 < compacted_below, records_below - changes(), 0) "
+        "WHERE compacted_below > 0"
+    ),
     "DELETE FROM headers WHERE offset < ?",
     # The row with a negative offset says something else: see schema/upgrades.py.
     "DELETE FROM zero_tails WHERE offset >= 0 AND offset < ?",

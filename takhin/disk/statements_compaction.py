@@ -10,33 +10,29 @@ from takhin.disk import statements as sql
 # In the partition's file, by the writing connection
 
 GET_GAPS = "SELECT compacted_below, records_below FROM compaction"
-GET_PASS = (
-    "SELECT end_offset, read_to, tombstones_below, began_at, next_offset FROM compaction "
-    "WHERE end_offset IS NOT NULL"
+GET_RUN = (
+    "SELECT pass_end_offset, read_to, tombstones_below, began_at, next_offset FROM compaction "
+    "WHERE pass_end_offset IS NOT NULL"
 )
-BEGIN_PASS = (
-    "UPDATE compaction SET compacted_below = ?, records_below = ?, end_offset = ?, read_to = ?, "
+BEGIN_RUN = (
+    "UPDATE compaction SET compacted_below = ?, records_below = ?, pass_end_offset = ?, read_to = ?, "
     "tombstones_below = ?, began_at = ?, next_offset = ?"
 )
-STEP_PASS = "UPDATE compaction SET records_below = records_below - ?, next_offset = ?"
-END_PASS = (
-    "UPDATE compaction SET tombstones_kept = ?, end_offset = NULL, read_to = NULL, tombstones_below = NULL, "
-    "began_at = NULL, next_offset = NULL"
+STEP_RUN = "UPDATE compaction SET records_below = records_below - ?, next_offset = ?"
+END_RUN = (
+    "UPDATE compaction SET tombstones_kept = ?, pass_end_offset = NULL, read_to = NULL, "
+    "tombstones_below = NULL, began_at = NULL, next_offset = NULL"
 )
 TIMESTAMP_FROM = "SELECT timestamp FROM records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT 1"
 GET_TOMBSTONES_KEPT = "SELECT tombstones_kept FROM compaction"
-GET_PASSES = "SELECT end_offset, began_at FROM compaction_passes ORDER BY end_offset"
-DELETE_PASSES = "DELETE FROM compaction_passes"
-PUT_PASS = "INSERT INTO compaction_passes (end_offset, began_at) VALUES (?,?)"
+GET_SEEN = "SELECT end_offset, began_at FROM compaction_passes ORDER BY end_offset"
+DELETE_SEEN = "DELETE FROM compaction_passes"
+PUT_SEEN = "INSERT INTO compaction_passes (end_offset, began_at) VALUES (?,?)"
 PUT_GAPS = "UPDATE compaction SET compacted_below = ?, records_below = ?, tombstones_kept = ?"
 
-REMOVE_RECORDS = (
-    "DELETE FROM records WHERE offset >= ?1 AND offset < ?2 AND offset NOT IN (SELECT value FROM json_each(?3))"
-)
-REMOVE_WITH_THEM = tuple(
-    f"DELETE FROM {table} WHERE offset >= ?1 AND offset < ?2 AND offset NOT IN (SELECT value FROM json_each(?3))"
-    for table in ("headers", "zero_tails")
-)
+NOT_KEPT = "offset >= ?1 AND offset < ?2 AND offset NOT IN (SELECT value FROM json_each(?3))"
+REMOVE_RECORDS = f"DELETE FROM records WHERE {NOT_KEPT}"
+REMOVE_WITH_THEM = (f"DELETE FROM headers WHERE {NOT_KEPT}", f"DELETE FROM zero_tails WHERE {NOT_KEPT}")
 """Parameters: two offsets, and the offsets between them that stay, as a JSON array."""
 
 # In a scratch database of the pass, with the partition's file attached
@@ -44,8 +40,10 @@ REMOVE_WITH_THEM = tuple(
 ATTACH = "ATTACH ? AS log"
 DETACH = "DETACH log"
 SCRATCH = (
-    "CREATE TABLE latest (key BLOB PRIMARY KEY, offset INTEGER NOT NULL, tombstone INTEGER NOT NULL) "
-    "WITHOUT ROWID",
+    (
+        "CREATE TABLE latest (key BLOB PRIMARY KEY, offset INTEGER NOT NULL, tombstone INTEGER NOT NULL) "
+        "WITHOUT ROWID"
+    ),
     "CREATE TABLE kept (offset INTEGER PRIMARY KEY)",
 )
 BEYOND_ROWS = (
@@ -62,13 +60,15 @@ NOTE_KEPT = (
     "INSERT OR IGNORE INTO kept SELECT offset FROM latest "
     "WHERE offset < :end AND NOT (tombstone AND offset < :tombstones_below) ORDER BY offset"
 )
-COUNT_TOMBSTONES = "SELECT count(*) FROM latest WHERE tombstone AND offset >= :tombstones_below AND offset < :end"
+COUNT_TOMBSTONES = (
+    "SELECT count(*) FROM latest WHERE tombstone AND offset >= :tombstones_below AND offset < :end"
+)
 BEYOND_WEIGHT = (
     "SELECT max(offset) + 1, count(*) FROM (SELECT offset, row_number() OVER own AS number, "
     "sum(512 + coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0) + 512 * "
     "(SELECT count(*) FROM log.headers WHERE headers.offset = own_rows.offset)) OVER own AS weight "
-    "FROM (SELECT offset, key, value FROM log.records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT ?) "
-    "AS own_rows WINDOW own AS (ORDER BY offset)) WHERE weight <= ? OR number = 1"
+    "FROM (SELECT offset, key, value FROM log.records WHERE offset >= ? AND offset < ? ORDER BY offset "
+    "LIMIT ?) AS own_rows WINDOW own AS (ORDER BY offset)) WHERE weight <= ? OR number = 1"
 )
 """(where a step ends that begins at an offset, its records). A row and a header weigh as 512 bytes do."""
 KEPT_BETWEEN = "SELECT json_group_array(offset), count(*) FROM kept WHERE offset >= ? AND offset < ?"

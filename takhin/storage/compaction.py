@@ -1,16 +1,16 @@
 """When a log is compacted, and what a pass may remove. Pure arithmetic, for every engine.
 
 A pass keeps the last record of each key among those below `read_to`, and removes others below `end_offset`.
-All that it decides by is fixed when it begins and stored with the log, so a pass that is interrupted goes on to
-the same result. It goes upwards: when the tombstone of a key is removed, no older record of the key is left
-that a second reading could take for the key's last one.
+All that it decides by is fixed when it begins and stored with the log, so a pass that is interrupted goes on
+to the same result. It goes upwards: when the tombstone of a key is removed, no older record of the key is
+left that a second reading could take for the key's last one.
 
 A pass ends before the last commit group and before the first record that is younger than
 min.compaction.lag.ms. Records of the last group supersede others; those that are too young do not.
 
-A tombstone is removed delete.retention.ms after the first pass that saw it. That is the first one whose end is
-above its offset, so the ends and times of passes say of every tombstone whether its time has come, and nothing
-is stored per tombstone. (Kafka writes a time into each batch: KIP-534.)
+A tombstone is removed delete.retention.ms after the first pass that saw it. That is the first one whose end
+is above its offset, so the ends and times of passes say of every tombstone whether its time has come, and
+nothing is stored per tombstone. (Kafka writes a time into each batch: KIP-534.)
 """
 
 from __future__ import annotations

@@ -20,13 +20,25 @@ FAULTS = {
     "the log's range is impossible": (
         "SELECT start_offset, end_offset FROM log WHERE NOT 0 <= start_offset OR start_offset > end_offset"
     ),
-    "records do not lie densely from start_offset to end_offset": """
-        SELECT start_offset, end_offset, lowest, highest, total, lost
-        FROM log, (SELECT min(offset) AS lowest, max(offset) AS highest, count(*) AS total FROM records),
-          (SELECT coalesce(sum(beyond - max(first, start_offset)), 0) AS lost
-           FROM lost_offsets, log WHERE beyond > start_offset)
-        WHERE total != end_offset - start_offset - lost
-        OR total > 0 AND (lowest != start_offset OR highest != end_offset - 1)""",
+    "records do not lie densely from where compaction ends, or from start_offset, to end_offset": """
+        WITH dense AS (
+          SELECT max(start_offset, compacted_below) AS first, start_offset, end_offset, records_below
+          FROM log, compaction)
+        SELECT start_offset, first, end_offset, lowest, highest, below, records_below, total, lost
+        FROM dense,
+          (SELECT min(offset) AS lowest, max(offset) AS highest, count(*) AS total,
+             count(*) FILTER (WHERE offset < (SELECT first FROM dense)) AS below FROM records),
+          (SELECT coalesce(sum(beyond - max(lost_offsets.first, dense.first)), 0) AS lost
+           FROM lost_offsets, dense WHERE beyond > dense.first)
+        WHERE total - below != end_offset - first - lost OR below != records_below
+        OR total > 0 AND (lowest < start_offset OR highest >= end_offset)
+        OR total > below AND highest != end_offset - 1
+        OR first = start_offset AND end_offset > first AND lowest != start_offset""",
+    "there is not one row of compaction, or its pass makes no sense": """
+        SELECT * FROM compaction, log WHERE (SELECT count(*) FROM compaction) != 1
+        OR compacted_below > end_offset OR records_below < 0 OR pass_end_offset > compacted_below
+        OR read_to NOT BETWEEN pass_end_offset AND end_offset OR tombstones_below > pass_end_offset
+        OR (pass_end_offset IS NULL) != (next_offset IS NULL)""",
     "a header has no record": (
         "SELECT offset, position FROM headers WHERE offset NOT IN (SELECT offset FROM records)"
     ),

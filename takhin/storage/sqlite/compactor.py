@@ -1,7 +1,7 @@
-"""How one partition is compacted: it reads all keys beside the commits, then removes records between them.
+"""How one partition is compacted: keys are read beside the commits, then records are removed between them.
 
-What a pass removes is decided in storage/compaction.py; the pass is a row in the file, so that after a crash
-it goes on. Reading runs on the checkpoint thread, a slice at a time (key_map.py). Each removal is a write like
+What a pass removes is decided in storage/compaction.py. The pass is a row in the file, so it goes on after a
+crash. Reading runs on the checkpoint thread, a slice at a time (key_map.py). Each removal is a write like
 any other, in the next commit group. Where records arrive meanwhile, the pass rests as long as it has worked.
 It waits while the files are held, the disk is full or the file has failed.
 """
@@ -17,7 +17,7 @@ import apsw
 import structlog
 
 from takhin.disk import statements_compaction as sql
-from takhin.disk.faults import is_damage, sentence
+from takhin.disk.faults import sentence
 from takhin.disk.zero_tails import check_offset
 from takhin.errors import UnavailableError
 from takhin.model import TopicConfig
@@ -120,12 +120,12 @@ class Compactor:
     # What stands in the file, and in the way
 
     def _under_way(self) -> Pass | None:
-        row = self._file.reader.execute(sql.GET_PASS).get
+        row = self._file.reader.execute(sql.GET_RUN).get
         return None if row is None else Pass(*row)
 
     def _history(self) -> History:
         read = self._file.reader.execute
-        passes = [PassSeen(*row) for row in read(sql.GET_PASSES)]
+        passes = [PassSeen(*row) for row in read(sql.GET_SEEN)]
         return History(Gaps(*self._state.gaps), passes, read(sql.GET_TOMBSTONES_KEPT).get)
 
     def _bounds(self, config: TopicConfig, now: int) -> Bounds:

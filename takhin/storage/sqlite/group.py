@@ -57,13 +57,13 @@ class LogState:
     """How many producers the file remembers."""
     last_group: int
     """Where the last commit group begins that has appended records; after a start, the last record."""
-    gaps: Gaps = Gaps()
+    gaps: Gaps
     """Where compaction may have removed records."""
     lost: Sequence[tuple[int, int]] = ()
     """Ranges [first, beyond) that `takhin recover` has given up, in order."""
 
     def next_record(self, offset: int) -> int:
-        """Where the record at or after `offset` is at the latest, if nothing is missing that should be there."""
+        """Where the record at or after `offset` is at the latest, if none is missing."""
         return compaction.next_record(offset, self.gaps, self.lost)
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -22,7 +22,7 @@ SLICE_RECORDS = 10_000
 """Records whose keys are noted at once: 10 ms."""
 STEP_RECORDS = 2_000
 STEP_WEIGHT = 1_500_000
-"""What one removal covers, in bytes with 512 for each row: its DELETE occupies the event loop, for 1 to 2 ms."""
+"""What one removal covers, in bytes with 512 for each row. Its DELETE takes the event loop 1 to 2 ms."""
 
 
 class Keys(NamedTuple):
@@ -83,13 +83,16 @@ class KeyMap:
         """The next step of a removal in [first, end). Raises apsw.Error."""
         with self._attached() as db:
             for _ in range(SLICE_RECORDS // STEP_RECORDS):
-                beyond, records = db.execute(
-                    sql.BEYOND_WEIGHT, (first, end, STEP_RECORDS, STEP_WEIGHT)
-                ).fetchall()[0]
+                beyond, records = _row(db, sql.BEYOND_WEIGHT, (first, end, STEP_RECORDS, STEP_WEIGHT))
                 if not records:
                     return Removable(end, end, "")
-                kept, count = db.execute(sql.KEPT_BETWEEN, (first, beyond)).fetchall()[0]
+                kept, count = _row(db, sql.KEPT_BETWEEN, (first, beyond))
                 if count != records:
                     return Removable(first, beyond, kept)
                 first = beyond
         return Removable(first, first, "")
+
+
+def _row(db: apsw.Connection, statement: str, bindings: Sequence[int]) -> Any:
+    """The one row of a statement."""
+    return db.execute(statement, bindings).get

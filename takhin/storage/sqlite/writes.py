@@ -87,7 +87,7 @@ class BeginPass(SmallWrite):
     planned: Pass
 
     def apply(self, draft: Draft) -> Pass:
-        under_way = draft.db.execute(compaction_sql.GET_PASS).get
+        under_way = draft.db.execute(compaction_sql.GET_RUN).get
         if under_way is not None:
             return Pass(*under_way)
         end = self.planned.end_offset
@@ -96,7 +96,7 @@ class BeginPass(SmallWrite):
         if end > first:
             records += end - first - lost_between(first, end, draft.lost)
         draft.gaps = Gaps(max(below, end), records)
-        draft.db.execute(compaction_sql.BEGIN_PASS, (*draft.gaps, *self.planned))
+        draft.db.execute(compaction_sql.BEGIN_RUN, (*draft.gaps, *self.planned))
         return self.planned
 
 
@@ -117,7 +117,7 @@ class RemoveRecords(SmallWrite):
         removed = db.changes()
         for statement in compaction_sql.REMOVE_WITH_THEM:
             db.execute(statement, bounds)
-        db.execute(compaction_sql.STEP_PASS, (removed, self.beyond))
+        db.execute(compaction_sql.STEP_RUN, (removed, self.beyond))
         draft.gaps = stored_gaps(db)
         return removed
 
@@ -129,13 +129,13 @@ class EndPass(SmallWrite):
     tombstones: int
 
     def apply(self, draft: Draft) -> None:
-        under_way = draft.db.execute(compaction_sql.GET_PASS).get
+        under_way = draft.db.execute(compaction_sql.GET_RUN).get
         if under_way is None:  # it has ended, and its answer was lost
             return
-        seen = [PassSeen(*row) for row in draft.db.execute(compaction_sql.GET_PASSES)]
-        draft.db.execute(compaction_sql.DELETE_PASSES)
-        draft.db.executemany(compaction_sql.PUT_PASS, passes_after(seen, Pass(*under_way)))
-        draft.db.execute(compaction_sql.END_PASS, (self.tombstones,))
+        seen = [PassSeen(*row) for row in draft.db.execute(compaction_sql.GET_SEEN)]
+        draft.db.execute(compaction_sql.DELETE_SEEN)
+        draft.db.executemany(compaction_sql.PUT_SEEN, passes_after(seen, Pass(*under_way)))
+        draft.db.execute(compaction_sql.END_RUN, (self.tombstones,))
 
 
 @dataclass(frozen=True, slots=True)

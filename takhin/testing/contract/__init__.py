@@ -22,7 +22,7 @@ pytest.register_assert_rewrite(
     *(
         f"{__name__}.{name}"
         for name in (
-            *("altering", "appends", "conditions", "durability", "growth", "harness"),
+            *("altering", "appends", "compaction", "conditions", "durability", "growth", "harness"),
             *("numbers", "offsets", "reads", "records", "topics", "trims"),
         )
     )

@@ -135,6 +135,10 @@ class Harness:
         _skip_without(Capability.EXPECTED_OFFSET, never_opened)
 
     @pytest.fixture
+    def needs_compact(self, never_opened: Engine) -> None:
+        _skip_without(Capability.COMPACT, never_opened)
+
+    @pytest.fixture
     def needs_trim(self, never_opened: Engine) -> None:
         _skip_without(Capability.TRIM, never_opened)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from takhin.testing.contract.altering import Altering
 from takhin.testing.contract.appends import Appends
+from takhin.testing.contract.compaction import Compaction
 from takhin.testing.contract.conditions import Conditions
 from takhin.testing.contract.durability import Durability
 from takhin.testing.contract.growth import Growth
@@ -17,6 +18,7 @@ from takhin.testing.contract.trims import Trims
 class EngineContract(
     Altering,
     Appends,
+    Compaction,
     Conditions,
     Durability,
     Growth,
