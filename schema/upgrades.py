@@ -40,8 +40,8 @@ TAILS_UNKNOWN = """
 INSERT INTO zero_tails SELECT -1, 0, end_offset FROM log WHERE end_offset > start_offset
 """
 
-COMPACTION = """
-CREATE TABLE compaction (
+COMPACTIONS = """
+CREATE TABLE compactions (
   -- One row: where compaction may have removed records, and the pass that is under way.
   id INTEGER PRIMARY KEY CHECK (id = 0),
   compacted_below INTEGER NOT NULL,   -- offsets below it may have no record
@@ -55,10 +55,10 @@ CREATE TABLE compaction (
 ) STRICT
 """
 
-NEVER_COMPACTED = "INSERT INTO compaction VALUES (0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL)"
+NEVER_COMPACTED = "INSERT INTO compactions VALUES (0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL)"
 
-COMPACTION_PASSES = """
-CREATE TABLE compaction_passes (
+COMPACTION_HISTORY = """
+CREATE TABLE compaction_history (
   -- The passes that were the first to see some tombstones: those below the end and not below an earlier one.
   end_offset INTEGER PRIMARY KEY,
   began_at INTEGER NOT NULL           -- ms since 1970
@@ -69,6 +69,6 @@ UPGRADES = {
     3: (PRODUCER_BATCHES,),
     4: (LOST_OFFSETS,),
     5: (ZERO_TAILS, TAILS_UNKNOWN),
-    6: (COMPACTION, NEVER_COMPACTED, COMPACTION_PASSES),
+    6: (COMPACTIONS, NEVER_COMPACTED, COMPACTION_HISTORY),
 }
 """Statements by the version that the file has afterwards."""

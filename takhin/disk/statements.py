@@ -80,7 +80,7 @@ TRIM = (
     "DELETE FROM records WHERE offset < ?",
     # Must follow the first one: it counts what that has deleted.
     (
-        "UPDATE compaction SET records_below = iif(?1 < compacted_below, records_below - changes(), 0) "
+        "UPDATE compactions SET records_below = iif(?1 < compacted_below, records_below - changes(), 0) "
         "WHERE compacted_below > 0"
     ),
     "DELETE FROM headers WHERE offset < ?",

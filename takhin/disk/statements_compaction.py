@@ -9,26 +9,26 @@ from takhin.disk import statements as sql
 
 # In the partition's file, by the writing connection
 
-GET_GAPS = "SELECT compacted_below, records_below FROM compaction"
+GET_GAPS = "SELECT compacted_below, records_below FROM compactions"
 GET_RUN = (
-    "SELECT pass_end_offset, read_to, tombstones_below, began_at, next_offset FROM compaction "
+    "SELECT pass_end_offset, read_to, tombstones_below, began_at, next_offset FROM compactions "
     "WHERE pass_end_offset IS NOT NULL"
 )
 BEGIN_RUN = (
-    "UPDATE compaction SET compacted_below = ?, records_below = ?, pass_end_offset = ?, read_to = ?, "
+    "UPDATE compactions SET compacted_below = ?, records_below = ?, pass_end_offset = ?, read_to = ?, "
     "tombstones_below = ?, began_at = ?, next_offset = ?"
 )
-STEP_RUN = "UPDATE compaction SET records_below = records_below - ?, next_offset = ?"
+STEP_RUN = "UPDATE compactions SET records_below = records_below - ?, next_offset = ?"
 END_RUN = (
-    "UPDATE compaction SET tombstones_kept = ?, pass_end_offset = NULL, read_to = NULL, "
+    "UPDATE compactions SET tombstones_kept = ?, pass_end_offset = NULL, read_to = NULL, "
     "tombstones_below = NULL, began_at = NULL, next_offset = NULL"
 )
 TIMESTAMP_FROM = "SELECT timestamp FROM records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT 1"
-GET_TOMBSTONES_KEPT = "SELECT tombstones_kept FROM compaction"
-GET_SEEN = "SELECT end_offset, began_at FROM compaction_passes ORDER BY end_offset"
-DELETE_SEEN = "DELETE FROM compaction_passes"
-PUT_SEEN = "INSERT INTO compaction_passes (end_offset, began_at) VALUES (?,?)"
-PUT_GAPS = "UPDATE compaction SET compacted_below = ?, records_below = ?, tombstones_kept = ?"
+GET_TOMBSTONES_KEPT = "SELECT tombstones_kept FROM compactions"
+GET_SEEN = "SELECT end_offset, began_at FROM compaction_history ORDER BY end_offset"
+DELETE_SEEN = "DELETE FROM compaction_history"
+PUT_SEEN = "INSERT INTO compaction_history (end_offset, began_at) VALUES (?,?)"
+PUT_GAPS = "UPDATE compactions SET compacted_below = ?, records_below = ?, tombstones_kept = ?"
 
 NOT_KEPT = "offset >= ?1 AND offset < ?2 AND offset NOT IN (SELECT value FROM json_each(?3))"
 REMOVE_RECORDS = f"DELETE FROM records WHERE {NOT_KEPT}"

@@ -30,7 +30,7 @@ LOST_SINCE = 4
 TAILS_SINCE = 5
 """The schema version that first had zero_tails."""
 COMPACTION_SINCE = 6
-"""The schema version that first had compaction and compaction_passes."""
+"""The schema version that first had compactions and compaction_history."""
 
 
 def build(*paths: Path) -> None:

@@ -13,6 +13,10 @@ from pathlib import Path
 
 FAULTS = {
     "the file is damaged": "SELECT * FROM pragma_integrity_check WHERE integrity_check != 'ok'",
+    # The first leaves them out if the schema has views and certain names.
+    "free pages or the pointer map are damaged": (
+        "SELECT * FROM pragma_integrity_check('sqlite_schema') WHERE integrity_check != 'ok'"
+    ),
     "there is not one log row": "SELECT count(*) FROM log HAVING count(*) != 1",
     "the log row is of another partition": (
         "SELECT topic, partition FROM log WHERE topic != :topic OR partition != :partition"
@@ -23,7 +27,7 @@ FAULTS = {
     "records do not lie densely from where compaction ends, or from start_offset, to end_offset": """
         WITH dense AS (
           SELECT max(start_offset, compacted_below) AS first, start_offset, end_offset, records_below
-          FROM log, compaction)
+          FROM log, compactions)
         SELECT start_offset, first, end_offset, lowest, highest, below, records_below, total, lost
         FROM dense,
           (SELECT min(offset) AS lowest, max(offset) AS highest, count(*) AS total,
@@ -35,7 +39,7 @@ FAULTS = {
         OR total > below AND highest != end_offset - 1
         OR first = start_offset AND end_offset > first AND lowest != start_offset""",
     "there is not one row of compaction, or its pass makes no sense": """
-        SELECT * FROM compaction, log WHERE (SELECT count(*) FROM compaction) != 1
+        SELECT * FROM compactions, log WHERE (SELECT count(*) FROM compactions) != 1
         OR compacted_below > end_offset OR records_below < 0 OR pass_end_offset > compacted_below
         OR read_to NOT BETWEEN pass_end_offset AND end_offset OR tombstones_below > pass_end_offset
         OR (pass_end_offset IS NULL) != (next_offset IS NULL)""",

@@ -9,9 +9,9 @@ It waits while the files are held, the disk is full or the file has failed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from time import perf_counter
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import apsw
 import structlog
@@ -40,6 +40,13 @@ REST_SECONDS_MAX = 0.05
 """The longest rest after one slice or step, where records arrive meanwhile."""
 
 
+class Readiness(Protocol):
+    """The partition."""
+
+    async def ready(self) -> None:
+        """Return when the file is open. Raises what `read` raises."""
+
+
 class Compactor:
     """Compacts one partition, one pass at a time. Lives on the loop."""
 
@@ -49,21 +56,20 @@ class Compactor:
         file: LogFile,
         state: LogState,
         life: Life,
-        opened: Callable[[], Awaitable[None]],
+        log: Readiness,
     ) -> None:
-        """opened: returns when the file is open; raises what `read` raises."""
         self._shared = shared
         self._file = file
         self._state = state
         self._life = life
-        self._opened = opened
+        self._log = log
         self._one = asyncio.Lock()
         self._name = f"{state.topic}/{state.partition}"
         self._end_seen = 0
 
     async def is_due(self, config: TopicConfig, now: int) -> bool:
         """True if a pass should begin, or go on, by itself."""
-        await self._opened()
+        await self._log.ready()
         history, bounds = self._history(), self._bounds(config, now)
         first = max(history.gaps.compacted_below, bounds.start_offset)
         oldest = self._file.reader.execute(sql.TIMESTAMP_FROM, (first, bounds.end_offset)).get
@@ -73,7 +79,7 @@ class Compactor:
         """Finish the pass that is under way, or do one now. Returns how many records it has removed."""
         async with self._one:
             await self._may_go_on()
-            await self._opened()
+            await self._log.ready()
             planned = self._under_way() or plan(self._bounds(config, now), self._history(), config, now)
             if planned is None:
                 return 0
@@ -110,7 +116,7 @@ class Compactor:
 
         noted = await self._beside(note)
         for offset in noted.long:
-            await self._opened()
+            await self._log.ready()
             check_offset(self._file.reader, offset)
         return noted.beyond
 
@@ -132,15 +138,18 @@ class Compactor:
         state, young = self._state, self._state.end_offset
         if config.min_compaction_lag_ms:
             since = now - config.min_compaction_lag_ms + 1
-            found = Reader(self._file, state.next_record).offset_for_time(since, state.start_offset, young)
+            found = Reader(self._file, state).offset_for_time(since, state.start_offset, young)
             young = found.offset
         return Bounds(state.start_offset, state.last_group, young, state.end_offset)
 
+    @property
+    def _in_the_way(self) -> bool:
+        files, space, life = self._shared.files, self._shared.space, self._life
+        return (files.held or space.full or life.failed) and not life.ending
+
     async def _may_go_on(self) -> None:
         """Return when nothing is in the way, or the file's life ends."""
-        while not self._life.ending and (
-            self._shared.files.held or self._shared.space.full or self._life.failed
-        ):
+        while self._in_the_way:  # noqa: ASYNC110  files, a disk and a lock tell nobody when they change
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _write(self, write: Write[T]) -> T:
@@ -148,7 +157,7 @@ class Compactor:
         while True:
             await self._may_go_on()
             try:
-                await self._opened()
+                await self._log.ready()
                 began = perf_counter()
                 answer = await asyncio.shield(self._life.submit(write))
             except UnavailableError:
@@ -168,7 +177,7 @@ class Compactor:
 
         while True:
             await self._may_go_on()
-            await self._opened()
+            await self._log.ready()
             began = perf_counter()
             future: asyncio.Future[tuple[T] | None] = loop.create_future()
 

@@ -60,8 +60,8 @@ class SqlitePartition:
         self._shared = shared
         self._file = file
         self._state = state
-        self._reader = Reader(file, state.next_record)
-        self._compactor = Compactor(shared, file, state, life, self._file_open)
+        self._reader = Reader(file, state)
+        self._compactor = Compactor(shared, file, state, life, self)
 
     @property
     def path(self) -> Path:
@@ -102,7 +102,7 @@ class SqlitePartition:
 
     async def read(self, offset: int, *, max_bytes: int, max_records: int) -> Records:
         with translated(self.topic, self.partition):
-            await self._file_open()
+            await self.ready()
             start, end = self.start_offset, self.end_offset
             if not start <= offset <= end:
                 raise OffsetOutOfRangeError(self.topic, self.partition, offset, start, end)
@@ -122,7 +122,7 @@ class SqlitePartition:
 
     async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
         with translated(self.topic, self.partition):
-            await self._file_open()
+            await self.ready()
             return self._reader.offset_for_time(timestamp, self.start_offset, self.end_offset)
 
     async def trim(self, offset: int) -> None:
@@ -213,9 +213,9 @@ class SqlitePartition:
         if self._file.left_wal and not self.closed:
             self._file.left_wal = False  # one try: who uses the file next is told what is wrong
             with suppress(UnavailableError, UnknownTopicError), translated(self.topic, self.partition):
-                await self._file_open()
+                await self.ready()
 
-    async def _file_open(self) -> None:
+    async def ready(self) -> None:
         """Return when the file is open.
 
         Raises UnknownTopicError once the log is closed, PartitionUnavailableError if its file is gone: what

@@ -7,7 +7,6 @@ beside a busy loop each row waits for the GIL (measured: 130 ms). The limits of 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
 from contextlib import closing
 
 import apsw
@@ -26,6 +25,7 @@ from takhin.model import (
 )
 from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, size_bytes
 from takhin.storage.sqlite.file import LogFile
+from takhin.storage.sqlite.group import LogState
 
 READ_HEADERS_MAX = 2_000
 """Headers of one read, unless its first record has more. Each occupies the event loop for about 2 µs."""
@@ -34,10 +34,9 @@ READ_HEADERS_MAX = 2_000
 class Reader:
     """Reads through a file's reading connection; the file must be open."""
 
-    def __init__(self, file: LogFile, next_record: Callable[[int], int]) -> None:
-        """next_record: where the record at or after an offset is at the latest, if none is missing."""
+    def __init__(self, file: LogFile, state: LogState) -> None:
         self._file = file
-        self._next_record = next_record
+        self._state = state
 
     def read(self, offset: int, end: int, *, max_bytes: int, max_records: int) -> Records:
         """Records from offset on, below end, within both limits: at least one, unless none follows.
@@ -65,7 +64,7 @@ class Reader:
     def _cut_at_damage(self, rows: list[Row], offset: int) -> None:
         """Leave out what lies behind a record that is missing and should be there."""
         for at, row in enumerate(rows):
-            if row[0] > offset and row[0] > self._next_record(offset):
+            if row[0] > offset and row[0] > self._state.next_record(offset):
                 del rows[at:]
                 return
             offset = row[0] + 1
