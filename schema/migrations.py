@@ -52,6 +52,12 @@ def m0005_zero_tails(db: "Database") -> None:
     _upgrade(db, 5)
 
 
+@migrations()
+def m0006_time_blocks(db: "Database") -> None:
+    """Add the times of blocks of records. upgrades.py does so for files of versions 2 to 5."""
+    _upgrade(db, 6)
+
+
 def _upgrade(db: "Database", version: int) -> None:
     for statement in UPGRADES[version]:
         db.execute(statement)

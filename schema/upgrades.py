@@ -40,5 +40,26 @@ TAILS_UNKNOWN = """
 INSERT INTO zero_tails SELECT -1, 0, end_offset FROM log WHERE end_offset > start_offset
 """
 
-UPGRADES = {3: (PRODUCER_BATCHES,), 4: (LOST_OFFSETS,), 5: (ZERO_TAILS, TAILS_UNKNOWN)}
+TIME_BLOCKS = """
+CREATE TABLE time_blocks (
+  -- A row for some hundred records: those from the row before on, below the offset `beyond`.
+  beyond INTEGER PRIMARY KEY,
+  highest INTEGER NOT NULL,           -- none of them is stamped later, ms since 1970
+  appended INTEGER NOT NULL           -- none was appended later, by the broker's clock; 2^63 - 1: unknown
+) STRICT
+"""
+
+FILL_TIME_BLOCKS = """
+INSERT INTO time_blocks SELECT offset, timestamp, 9223372036854775807 FROM time_index
+WHERE offset > (SELECT start_offset FROM log)
+"""
+
+EMPTY_TIME_INDEX = "DELETE FROM time_index"
+
+UPGRADES = {
+    3: (PRODUCER_BATCHES,),
+    4: (LOST_OFFSETS,),
+    5: (ZERO_TAILS, TAILS_UNKNOWN),
+    6: (TIME_BLOCKS, FILL_TIME_BLOCKS, EMPTY_TIME_INDEX),
+}
 """Statements by the version that the file has afterwards."""

@@ -29,6 +29,7 @@ from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.reader import topic_facts
 from takhin.storage.sqlite.shared import Shared
+from takhin.storage.sqlite.times import read_times
 from takhin.storage.sqlite.unavailable import Known
 
 T = TypeVar("T")
@@ -68,11 +69,11 @@ UNOPENED = (apsw.Error, KeyError, ValueError, OSError, StartupError)
 """What `open_file` raises for a file that cannot be served."""
 
 
-def open_file(path: Path, at: TopicPartition, witness: Witness, *, is_copy: bool) -> Found:
+def open_file(path: Path, at: TopicPartition, witness: Witness, *, is_copy: bool, now: int) -> Found:
     """Open a partition's file, on a worker thread. Raises StartupError if it contradicts itself; UNOPENED.
 
     A topic's files are opened by one thread: apsw lets go of the interpreter at each step, so that the loop
-    goes on meanwhile. is_copy: the folder was copied from a held one.
+    goes on meanwhile. is_copy: the folder was copied from a held one. now: the broker's clock, ms.
     """
     file = LogFile(path)
     write = connection.open_writer(path)
@@ -89,7 +90,7 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, *, is_copy: bool
         versions.upgrade(write)
         producers = write.execute(sql.COUNT_PRODUCERS).get
         lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
-        state = LogState(*at, start, start, mark, *_times(write), producers, lost)
+        state = LogState(*at, start, start, mark, read_times(write, start, now), producers, lost)
         committed, facts = list(_committed(write)), topic_facts(write)
     except BaseException:
         connection.close_untouched(write, path)
@@ -162,13 +163,6 @@ def _check_whole(path: Path, topic: str, partition: int, found: Mark, noted: Mar
         "put in its place. Put the whole file back, with its -wal, or restore a backup, or go on without "
         f"what is missing: takhin recover --topic {topic} --partition {partition}"
     )
-
-
-def _times(write: apsw.Connection) -> tuple[int, int]:
-    """(highest timestamp of all records, else -1; offset of the last row of the time index, else 0)."""
-    highest, indexed = write.execute(sql.LAST_TIME).fetchone() or (-1, 0)
-    of_rest = write.execute(sql.HIGHEST_TIME_FROM, (indexed,)).get
-    return highest if of_rest is None else max(highest, of_rest), indexed
 
 
 def _committed(write: apsw.Connection) -> Iterator[tuple[str, CommittedOffset]]:

@@ -178,7 +178,7 @@ class TopicOpener:
                 raise refused
             if not path.exists():
                 raise StartupError(f"{path} is missing")
-            found = open_file(path, at, self._witness, is_copy=self.is_copy)
+            found = open_file(path, at, self._witness, is_copy=self.is_copy, now=self._shared.clock())
             if at.partition or found.facts is not None:
                 return found
             found.close()

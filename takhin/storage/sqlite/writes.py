@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from takhin.disk import statements as sql
 from takhin.model import Appended, Batch, CommittedOffset
 from takhin.storage.sqlite.group import Draft
+from takhin.storage.sqlite.times import read_oldest
 
 GIVE_BACK_PAGES = 64
 """Pages of one step after a trim.
@@ -65,6 +66,7 @@ class Trim(SmallWrite):
         for statement in (*sql.TRIM, sql.SET_START):
             db.execute(statement, (self.start_offset,))
         draft.start_offset = max(draft.start_offset, self.start_offset)
+        draft.times = draft.times._replace(oldest=read_oldest(db, draft.start_offset))
 
 
 @dataclass(frozen=True, slots=True)
