@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
-from takhin.limits import INT64_MAX
+from takhin.model import INT64_MAX, NO_LIMIT
 from takhin.sentences import listed
 
 T = TypeVar("T")
 
-NO_LIMIT = -1
-"""How a number with `no_limit` says that there is none, as in Kafka."""
-
 WHOLE = re.compile(r"-?[0-9]{1,19}")
+SHARE_DIGITS = 6
+SHARE = re.compile(rf"[01](\.[0-9]{{1,{SHARE_DIGITS}}})?")
 
 
 class Secret:
@@ -121,6 +120,34 @@ class Whole(Kind[int]):
         if not (self.least <= raw <= self.most or (self.no_limit and raw == NO_LIMIT)):
             raise ValueError(self.allowed)
         return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Share(Kind[float]):
+    """A number from 0 to 1 with at most six decimals, such as 0.5."""
+
+    metavar: ClassVar[str] = "0…1"
+
+    @property
+    def allowed(self) -> str:
+        return f"a number from 0 to 1 with at most {SHARE_DIGITS} decimals"
+
+    @property
+    def note(self) -> str:
+        return "0 to 1"
+
+    def parse(self, raw: object) -> float:
+        if isinstance(raw, str) and SHARE.fullmatch(raw):
+            raw = float(raw)
+        if not isinstance(raw, int | float) or isinstance(raw, bool):
+            raise ValueError(self.allowed)  # noqa: TRY004  see `Kind.parse`
+        if not 0 <= raw <= 1 or round(raw, SHARE_DIGITS) != raw:
+            raise ValueError(self.allowed)
+        return float(raw)
+
+    def text(self, value: float) -> str:
+        whole, _, decimals = f"{value:.{SHARE_DIGITS}f}".partition(".")
+        return f"{whole}.{decimals.rstrip('0') or '0'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ are checked in `takhin.topic_configs`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from takhin.errors import (
     InvalidArgumentError,
@@ -18,7 +18,7 @@ from takhin.errors import (
     RecordTooLargeError,
     UnsupportedReplicationError,
 )
-from takhin.model import Batch, Condition
+from takhin.model import INT64_MAX, Batch, Condition, TopicConfig
 from takhin.sentences import shown
 from takhin.sizes import HEADER_OVERHEAD_BYTES, size_bytes
 
@@ -33,8 +33,6 @@ PRODUCER_ID_BYTES = 16
 
 METADATA_BYTES_MAX = 4_096
 """Bytes of UTF-8, Kafka's default (offset.metadata.max.bytes). Not a setting: metadata is a short note."""
-
-INT64_MAX = (1 << 63) - 1
 
 
 def check_topic_name(name: str) -> str:
@@ -130,25 +128,42 @@ def check_condition(batch: Batch, condition: Condition, partition: int) -> None:
         )
 
 
-def check_batch(batch: Batch, *, max_message_bytes: int, now: int, ahead_ms_max: int) -> Batch:
+def check_batch(batch: Batch, config: TopicConfig, *, now: int) -> Batch:
     """Return `batch` if its record sizes, timestamps and header keys are allowed. now: ms since 1970."""
+    max_message_bytes = config.max_message_bytes
     most_bytes = batch.size_bytes + HEADER_OVERHEAD_BYTES * batch.header_count
     if most_bytes > max_message_bytes:  # else no single record can be
         for position in _large_records(batch, max_message_bytes):
             _check_record_size(batch, position, max_message_bytes)
-    least, most = min(batch.timestamps), max(batch.timestamps)
-    if least < 0 or most > now + ahead_ms_max:
-        wrong = least if least < 0 else most
-        raise InvalidRecordError(
-            f"record {list(batch.timestamps).index(wrong)} has timestamp {wrong}; it must lie between 0 "
-            f"(1970) and {ahead_ms_max} ms ahead of the broker's clock, which says {now}",
-            timestamp=wrong,
-        )
+    _check_timestamps(batch.timestamps, config, now)
     for position, of_record in batch.headers.items():
         for i, header in enumerate(of_record):
             if not header.key:
                 raise InvalidRecordError(f"header {i} of record {position} has no key", record=position)
     return batch
+
+
+def _check_timestamps(timestamps: Sequence[int], config: TopicConfig, now: int) -> None:
+    least, most = min(timestamps), max(timestamps)
+    if least < 0:
+        wrong, rule = least, "it must not lie before 0 (1970)"
+    elif most > now + config.timestamp_after_max_ms:
+        wrong = most
+        rule = (
+            f"the topic's message.timestamp.after.max.ms is {config.timestamp_after_max_ms}, "
+            f"and the broker's clock says {now}"
+        )
+    elif least < now - config.timestamp_before_max_ms:
+        wrong = least
+        rule = (
+            f"the topic's message.timestamp.before.max.ms is {config.timestamp_before_max_ms}, "
+            f"and the broker's clock says {now}"
+        )
+    else:
+        return
+    raise InvalidRecordError(
+        f"record {list(timestamps).index(wrong)} has timestamp {wrong}: {rule}", timestamp=wrong
+    )
 
 
 def _large_records(batch: Batch, size_bytes: int) -> Iterable[int]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES
 
+INT64_MAX = (1 << 63) - 1
 EARLIEST = -1
 LATEST = -2
 CHOOSE_PARTITION = -1
@@ -186,12 +187,51 @@ class TimestampType(StrEnum):
     LOG_APPEND_TIME = "LogAppendTime"
 
 
+class CleanupPolicy(StrEnum):
+    """What is removed from a log over time. The values are those of Kafka's cleanup.policy."""
+
+    DELETE = "delete"
+    COMPACT = "compact"
+
+
+NO_LIMIT = -1
+"""How a number says that there is no limit, as in Kafka."""
+
+
 @dataclass(frozen=True, slots=True)
 class TopicConfig:
-    """The configs of a topic as the code reads them. Each field has a row in `takhin.topic_configs`."""
+    """The configs of a topic as the code reads them: the values in force.
+
+    Each field but the last has a row in `takhin.topic_configs`, whose doc says what it means.
+    retention_ms, retention_bytes, retention_records: NO_LIMIT where there is none.
+    inherited: the fields that the topic leaves to the broker's settings. They are not stored with it.
+    """
 
     max_message_bytes: int
     timestamp_type: TimestampType = TimestampType.CREATE_TIME
+    timestamp_before_max_ms: int = INT64_MAX
+    timestamp_after_max_ms: int = INT64_MAX
+    read_only: bool = False
+    cleanup_policy: tuple[CleanupPolicy, ...] = (CleanupPolicy.DELETE,)
+    retention_ms: int = NO_LIMIT
+    retention_bytes: int = NO_LIMIT
+    retention_records: int = NO_LIMIT
+    retention_consumed: bool = False
+    delete_retention_ms: int = 86_400_000
+    min_compaction_lag_ms: int = 0
+    max_compaction_lag_ms: int = INT64_MAX
+    min_cleanable_dirty_ratio: float = 0.5
+    inherited: frozenset[str] = frozenset()
+
+    @property
+    def deletes(self) -> bool:
+        """True if what is past the retention limits is deleted."""
+        return CleanupPolicy.DELETE in self.cleanup_policy
+
+    @property
+    def compacts(self) -> bool:
+        """True if of each key only the last record is kept."""
+        return CleanupPolicy.COMPACT in self.cleanup_policy
 
 
 @dataclass(frozen=True, slots=True)

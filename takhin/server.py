@@ -16,6 +16,7 @@ from typing import Protocol
 
 import structlog
 
+from takhin import topic_configs
 from takhin.broker.broker import Broker
 from takhin.clock import Clock, system_clock
 from takhin.disk import descriptors
@@ -38,7 +39,9 @@ logger = structlog.get_logger()
 
 
 def _sqlite(settings: Settings, clock: Clock) -> Engine:
-    return SqliteEngine(settings.data_dir, settings.storage, clock=clock)
+    return SqliteEngine(
+        settings.data_dir, settings.storage, clock=clock, topic_defaults=topic_configs.defaults(settings)
+    )
 
 
 def _memory(settings: Settings, _clock: Clock) -> Engine:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from takhin.kinds import Bool, Choice, FilePath, Kind, ListOf, Secret, SecretText, Text, Whole
-from takhin.limits import INT64_MAX
+from takhin.kinds import Bool, Choice, FilePath, Kind, ListOf, Secret, SecretText, Share, Text, Whole
+from takhin.model import INT64_MAX, CleanupPolicy, TimestampType
 
 INT32_MAX = (1 << 31) - 1
 """The most that a number may be unless its setting says otherwise: gRPC and SQLite take most as int32."""
@@ -45,13 +45,14 @@ def setting(
 
 
 def kind_of(default: object, number: Kind[int], text: Kind[str]) -> Kind[Any]:
-    """The kind of a setting by its default: bool, int, Path, Secret, tuple (a list) or str.
+    """The kind of a setting by its default: bool, int, float (a share), Path, Secret, tuple (a list) or str.
 
     A list has texts as items. The default of a secret is the empty Secret.
     """
     kinds: dict[type, Kind[Any]] = {
         bool: Bool(),
         int: number,
+        float: Share(),
         Path: FilePath(),
         Secret: SecretText(),
         tuple: ListOf(text),
@@ -155,9 +156,42 @@ class TopicSettings:
 
     partitions_per_topic_max: int = setting(1_000, "partitions of one topic", least=1)
     partitions_max: int = setting(4_000, "partitions of all topics together", least=1)
-    max_message_bytes: int = setting(
-        1 << 20, "max.message.bytes of a topic created without that config", least=1
+    # The defaults of topic configs: each has the name of its config, with underscores.
+    max_message_bytes: int = setting(1 << 20, "max.message.bytes of topics that do not say", least=1)
+    message_timestamp_type: str = setting(
+        str(TimestampType.CREATE_TIME),
+        "message.timestamp.type of topics that do not say",
+        choices=tuple(map(str, TimestampType)),
     )
+    message_timestamp_before_max_ms: int = setting(
+        INT64_MAX, "message.timestamp.before.max.ms of topics that do not say", most=INT64_MAX
+    )
+    message_timestamp_after_max_ms: int = setting(
+        3_600_000, "message.timestamp.after.max.ms of topics that do not say", most=INT64_MAX
+    )
+    cleanup_policy: tuple[str, ...] = setting(
+        (str(CleanupPolicy.DELETE),),
+        "cleanup.policy of topics that do not say",
+        choices=tuple(map(str, CleanupPolicy)),
+    )
+    retention_ms: int = setting(
+        -1, "retention.ms of topics that do not say", least=1, most=INT64_MAX, no_limit=True
+    )
+    retention_bytes: int = setting(
+        -1, "retention.bytes of topics that do not say", least=1, most=INT64_MAX, no_limit=True
+    )
+    retention_records: int = setting(
+        -1, "retention.records of topics that do not say", least=1, most=INT64_MAX, no_limit=True
+    )
+    retention_consumed: bool = setting(False, "retention.consumed of topics that do not say")
+    delete_retention_ms: int = setting(
+        86_400_000, "delete.retention.ms of topics that do not say", most=INT64_MAX
+    )
+    min_compaction_lag_ms: int = setting(0, "min.compaction.lag.ms of topics that do not say", most=INT64_MAX)
+    max_compaction_lag_ms: int = setting(
+        INT64_MAX, "max.compaction.lag.ms of topics that do not say", least=1, most=INT64_MAX
+    )
+    min_cleanable_dirty_ratio: float = setting(0.5, "min.cleanable.dirty.ratio of topics that do not say")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,9 +201,6 @@ class ProduceSettings:
     batch_records_max: int = setting(10_000, "records in one request", least=1)
     batch_headers_max: int = setting(10_000, "headers in one request, of all its records together", least=0)
     record_headers_max: int = setting(1_000, "headers of one record", least=0)
-    timestamp_ahead_ms_max: int = setting(
-        3_600_000, "how far a record's timestamp may be ahead of the broker's clock", most=INT64_MAX
-    )
     stream_requests_max: int = setting(
         1_000, "requests of one produce stream that wait for their commit", least=1
     )

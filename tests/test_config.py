@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from itertools import cycle, islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from takhin.config import OPTIONS, Option, load
 from takhin.errors import StartupError
-from takhin.kinds import Bool, Choice, FilePath, Text, Whole
+from takhin.kinds import Bool, Choice, FilePath, ListOf, Share, Text, Whole
 from takhin.settings import Settings, split_address
 
 EVERY_OPTION = pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)
@@ -29,15 +30,21 @@ def value_of(settings: Settings, key: str) -> object:
 
 def some_values(option: Option, number: int) -> list[object]:
     """As many allowed values of an option, all different if it has enough."""
+    choices: list[object] = [f"host-{n}:{n}" for n in range(number)]
     if isinstance(option.kind, Choice):
-        return list(islice(cycle(option.kind.choices), number))
-    if isinstance(option.kind, Whole):
-        return [option.kind.least + n for n in range(number)]
-    if isinstance(option.kind, Bool):
-        return list(islice(cycle([True, False]), number))
-    if isinstance(option.kind, FilePath):
-        return [Path(f"folder-{n}") for n in range(number)]
-    return [f"host-{n}:{n}" for n in range(number)]
+        choices = list(option.kind.choices)
+    elif isinstance(option.kind, Whole):
+        choices = [option.kind.least + n for n in range(number)]
+    elif isinstance(option.kind, Bool):
+        choices = [True, False]
+    elif isinstance(option.kind, Share):
+        choices = [n / 4 for n in range(number)]
+    elif isinstance(option.kind, FilePath):
+        choices = [Path(f"folder-{n}") for n in range(number)]
+    elif isinstance(option.kind, ListOf):
+        assert isinstance(option.kind.item, Choice)
+        choices = [option.kind.item.choices[:n] for n in range(number)]
+    return list(islice(cycle(choices), number))
 
 
 def toml_file(folder: Path, text: str) -> Path:
@@ -64,7 +71,8 @@ def assert_printed(text: str, settings: Settings) -> None:
             assert isinstance(printed, str)
             assert Path(printed) == value
         else:
-            assert (type(printed), printed) == (type(value), value)
+            of_tree = tuple(printed) if isinstance(printed, list) else printed
+            assert (type(of_tree), of_tree) == (type(value), value)
 
 
 def refusal(folder: Path, *, flags=None, environ=None, file: str | None = None) -> str:
@@ -88,10 +96,10 @@ def test_precedence(tmp_path, option):
     """Every setting has the precedence flag > variable > file > default, and the origin names the winner."""
     in_file, in_variable, in_flag = some_values(option, 3)
     branch, _, name = option.key.rpartition(".")
-    shown = str(in_file).lower() if isinstance(in_file, int) else f'"{in_file}"'
+    shown = json.dumps(in_file, default=str)
     file = toml_file(tmp_path, f"{f'[{branch}]' if branch else ''}\n{name} = {shown}\n")
-    environ = {option.variable: str(in_variable)}
-    flags = {option.key: str(in_flag)}
+    environ = {option.variable: option.kind.text(in_variable)}
+    flags = {option.key: option.kind.text(in_flag)}
     for sources, value, origin in [
         ((flags, environ, file), in_flag, f"flag {option.flag}"),
         (({}, environ, file), in_variable, f"variable {option.variable}"),
@@ -269,14 +277,15 @@ def test_bad_addresses(tmp_path, address):
 
 def values(option: Option) -> st.SearchStrategy[object]:
     """All values that an option allows."""
-    if isinstance(option.kind, Choice):
-        return st.sampled_from(option.kind.choices)
-    if isinstance(option.kind, Whole):
-        return st.integers(option.kind.least, option.kind.most)
-    if isinstance(option.kind, Text):
+    kind = option.kind
+    if isinstance(kind, Whole):
+        return st.integers(kind.least, kind.most)
+    if isinstance(kind, Text):
         return st.builds("{}:{}".format, st.sampled_from(["h", "[::1]", "10.1.2.3"]), st.integers(0, 65535))
-    if isinstance(option.kind, Bool):
-        return st.sampled_from(["true", "false"])
+    if isinstance(kind, Choice | Bool | ListOf):
+        return st.sampled_from([kind.text(value) for value in some_values(option, 3)])
+    if isinstance(kind, Share):
+        return st.integers(0, 10**6).map(lambda millionths: kind.text(millionths / 10**6))
     return st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1)
 
 

@@ -19,12 +19,13 @@ from takhin.errors import (
     RefusedError,
     UnsupportedReplicationError,
 )
-from takhin.model import Batch, Header
+from takhin.model import Batch, Header, TopicConfig
 from takhin.sentences import shown
 from takhin.sizes import size_bytes
 
 NOW = 1_700_000_000_000
 AHEAD_MS_MAX = 1_000
+BEHIND_MS_MAX = 2_000
 
 GOOD_NAMES = ["a", "orders", "a.b-c_D.9", "x" * 249, "...", "-rf", "_one", ".hidden", "a__b"]
 BAD_NAMES = [
@@ -59,7 +60,10 @@ def batch_of(
 
 
 def check_batch(batch: Batch, max_message_bytes: int = 100) -> Batch:
-    return limits.check_batch(batch, max_message_bytes=max_message_bytes, now=NOW, ahead_ms_max=AHEAD_MS_MAX)
+    config = TopicConfig(
+        max_message_bytes, timestamp_before_max_ms=BEHIND_MS_MAX, timestamp_after_max_ms=AHEAD_MS_MAX
+    )
+    return limits.check_batch(batch, config, now=NOW)
 
 
 @pytest.mark.parametrize("name", GOOD_NAMES, ids=lambda name: name[:12])
@@ -189,18 +193,33 @@ def test_headers_count_towards_the_size():
     assert check_batch(batch_of(b"x" * 44, headers={0: [Header("é" * 10, b"x" * 20)]}))
 
 
-@pytest.mark.parametrize("timestamp", [0, NOW, NOW + AHEAD_MS_MAX])
+@pytest.mark.parametrize("timestamp", [NOW - BEHIND_MS_MAX, NOW, NOW + AHEAD_MS_MAX])
 def test_good_timestamps(timestamp: int):
-    """A timestamp may be anything from 1970 to a little after the broker's clock."""
+    """A timestamp may be as far from the broker's clock as the topic's configs say."""
     assert check_batch(batch_of(b"x", timestamp=timestamp))
 
 
-@pytest.mark.parametrize("timestamp", [-1, -(1 << 63), NOW + AHEAD_MS_MAX + 1, (1 << 63) - 1])
-def test_bad_timestamps(timestamp: int):
-    """A timestamp before 1970 or far ahead refuses the batch, naming record and timestamp."""
+def test_the_oldest_timestamp():
+    """Without a bound on how far it may lie back, a timestamp may be anything from 1970 on."""
+    assert limits.check_batch(batch_of(b"x", timestamp=0), TopicConfig(100), now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "rule"),
+    [
+        (-1, "it must not lie before 0"),
+        (-(1 << 63), "it must not lie before 0"),
+        (NOW + AHEAD_MS_MAX + 1, "the topic's message.timestamp.after.max.ms is 1000"),
+        ((1 << 63) - 1, "the topic's message.timestamp.after.max.ms is 1000"),
+        (NOW - BEHIND_MS_MAX - 1, "the topic's message.timestamp.before.max.ms is 2000"),
+        (0, "the topic's message.timestamp.before.max.ms is 2000"),
+    ],
+)
+def test_bad_timestamps(timestamp: int, rule: str):
+    """A timestamp beyond the bounds refuses the batch, naming record, timestamp and config."""
     batch = batch_of(b"a", b"b", b"c")
     timestamps = [NOW, timestamp, NOW]
-    with pytest.raises(InvalidRecordError, match=f"record 1 has timestamp {timestamp};"):
+    with pytest.raises(InvalidRecordError, match=f"record 1 has timestamp {timestamp}: {rule}"):
         check_batch(Batch(batch.keys, batch.values, timestamps, {}, batch.size_bytes))
 
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from takhin import topic_configs
 from takhin.errors import InvalidConfigError, RefusedError
-from takhin.model import TimestampType, TopicConfig
+from takhin.kinds import Whole
+from takhin.model import INT64_MAX, NO_LIMIT, CleanupPolicy, TimestampType, TopicConfig
 from takhin.settings import RpcSettings, Settings, TopicSettings
 from takhin.sizes import MESSAGE_ROOM_BYTES
-from takhin.topic_configs import MAX_MESSAGE_BYTES, TABLE, ConfigRow
+from takhin.topic_configs import DEFAULTS, MAX_MESSAGE_BYTES, TABLE, ConfigRow
 
-COMMANDS = Path(__file__).parents[1] / "docs/commands.md"
+PAGE = Path(__file__).parents[1] / "docs/keeping-data.md"
 LISTED = re.compile(r"^\| `[a-z]+\.[a-z.]+` \| .* \|$", re.MULTILINE)
 
 
@@ -37,8 +38,9 @@ def config(**raw: str) -> TopicConfig:
 
 def test_configs_that_are_not_given():
     """Missing configs get their defaults, but never more than a message can carry."""
-    assert config() == TopicConfig(1_000, TimestampType.CREATE_TIME)
-    assert topic_configs.parse({}, broker(default=9_000)) == TopicConfig(5_000)
+    assert config() == topic_configs.defaults(broker())
+    assert config().max_message_bytes == 1_000
+    assert topic_configs.parse({}, broker(default=9_000)).max_message_bytes == 5_000
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -47,8 +49,9 @@ def test_configs_that_are_given(order: int):
     raw = {MAX_MESSAGE_BYTES: "17", "message.timestamp.type": "LogAppendTime"}
     shuffled = dict(list(raw.items())[::order])
     made = topic_configs.parse(shuffled, broker())
-    assert made == TopicConfig(17, TimestampType.LOG_APPEND_TIME)
-    assert topic_configs.as_texts(made) == raw
+    assert (made.max_message_bytes, made.timestamp_type) == (17, TimestampType.LOG_APPEND_TIME)
+    assert topic_configs.stored_texts(made) == raw
+    assert topic_configs.as_texts(made) == topic_configs.as_texts(topic_configs.defaults(broker())) | raw
 
 
 @pytest.mark.parametrize("value", ["1", "5000", "0005"])
@@ -82,19 +85,20 @@ def test_bad_timestamp_type(value: str):
         ("max_message_bytes", "max.message.bytes"),
         ("timestamp.type", "message.timestamp.type"),
         ("Max.Message.Bytes", "max.message.bytes"),
-        *((key, "") for key in ("retention.ms", "cleanup.policy", "", "x" * 10_000)),
+        ("retention.mss", "retention.ms"),
+        *((key, "") for key in ("replicas", "", "x" * 10_000)),
     ],
     ids=lambda text: text[:20],
 )
 def test_unknown_configs(key: str, near: str):
     """The error for an unknown config names all known ones, and before them one that resembles it."""
     with pytest.raises(
-        InvalidConfigError, match=r"max\.message\.bytes and message\.timestamp\.type"
+        InvalidConfigError, match=r"known are max\.message\.bytes, message\.timestamp\.type, .* and "
     ) as refused:
         topic_configs.parse({key: "1"}, broker())
     assert ("the nearest is" in str(refused.value)) == bool(near)
     assert not near or f"; the nearest is {near}, and known are " in str(refused.value)
-    assert len(str(refused.value)) < 300
+    assert len(str(refused.value)) < 600
 
 
 @given(st.dictionaries(st.text() | st.sampled_from(list(topic_configs.ROWS)), st.text(), max_size=3))
@@ -104,47 +108,173 @@ def test_nothing_but_refusals(raw: dict[str, str]):
         topic_configs.parse(raw, broker())
 
 
-configs = st.builds(TopicConfig, st.integers(1, 1 << 40), st.sampled_from(TimestampType))
+limits_ = st.just(NO_LIMIT) | st.integers(1, INT64_MAX)
+configs = st.builds(
+    TopicConfig,
+    st.integers(1, 1 << 40),
+    st.sampled_from(TimestampType),
+    st.integers(0, INT64_MAX),
+    st.integers(0, INT64_MAX),
+    st.booleans(),
+    st.lists(st.sampled_from(CleanupPolicy), unique=True).map(tuple),
+    limits_,
+    limits_,
+    limits_,
+    st.booleans(),
+    st.integers(0, INT64_MAX),
+    st.integers(0, INT64_MAX),
+    st.integers(1, INT64_MAX),
+    st.integers(0, 1_000_000).map(lambda millionths: millionths / 1_000_000),
+)
 
 
 @given(configs)
 def test_what_is_stored_is_read(made: TopicConfig):
     """Every config comes back as stored, even if the broker's settings no longer allow it."""
-    rows = list(topic_configs.as_texts(made).items())
+    rows = list(topic_configs.stored_texts(made).items())
     assert [key for key, _ in rows] == [row.name for row in TABLE]
-    assert topic_configs.from_stored(rows) == made
+    assert topic_configs.from_stored(rows, DEFAULTS) == made
 
 
-@given(configs, st.sampled_from(TABLE))
-def test_a_config_without_a_row_has_its_default(made: TopicConfig, missing: ConfigRow):
-    """A topic that is older than a config has its default, and keeps its other values."""
-    rows = [(key, value) for key, value in topic_configs.as_texts(made).items() if key != missing.name]
-    default = getattr(topic_configs.parse({}, Settings()), missing.field)
-    assert topic_configs.from_stored(rows) == dataclasses.replace(made, **{missing.field: default})
+@given(configs, configs, st.sampled_from(TABLE))
+def test_a_config_without_a_row_has_its_default(
+    made: TopicConfig, of_broker: TopicConfig, missing: ConfigRow
+):
+    """What a topic does not say follows the broker's defaults and is not stored; its other values stay."""
+    default = getattr(of_broker, missing.field)
+    expected = dataclasses.replace(made, **{missing.field: default}, inherited=frozenset({missing.field}))
+    rows = topic_configs.stored_texts(expected)
+    assert missing.name not in rows
+    assert topic_configs.from_stored(rows.items(), of_broker) == expected
 
 
 def test_a_stored_key_that_is_unknown_is_ignored():
     """An unknown stored key is ignored, because a later version may have written it."""
-    rows = [*topic_configs.as_texts(TopicConfig(7)).items(), ("of.tomorrow", "1")]
-    assert topic_configs.from_stored(rows) == TopicConfig(7)
+    rows = [*topic_configs.stored_texts(TopicConfig(7)).items(), ("of.tomorrow", "1")]
+    assert topic_configs.from_stored(rows, DEFAULTS) == TopicConfig(7)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "field", "expected"),
+    [
+        ("message_timestamp_type", "LogAppendTime", "timestamp_type", TimestampType.LOG_APPEND_TIME),
+        ("message_timestamp_before_max_ms", 5, "timestamp_before_max_ms", 5),
+        ("message_timestamp_after_max_ms", 6, "timestamp_after_max_ms", 6),
+        ("cleanup_policy", ("compact",), "cleanup_policy", (CleanupPolicy.COMPACT,)),
+        ("cleanup_policy", (), "cleanup_policy", ()),
+        ("retention_ms", 7, "retention_ms", 7),
+        ("retention_bytes", 8, "retention_bytes", 8),
+        ("retention_records", 9, "retention_records", 9),
+        ("retention_consumed", True, "retention_consumed", True),
+        ("delete_retention_ms", 10, "delete_retention_ms", 10),
+        ("min_compaction_lag_ms", 11, "min_compaction_lag_ms", 11),
+        ("max_compaction_lag_ms", 12, "max_compaction_lag_ms", 12),
+        ("min_cleanable_dirty_ratio", 0.25, "min_cleanable_dirty_ratio", 0.25),
+    ],
+)
+def test_defaults_of_the_broker(setting: str, value: object, field: str, expected: object):
+    """A broker-wide default holds for topics that do not say, and what a topic says goes before it."""
+    settings = Settings(topics=dataclasses.replace(TopicSettings(), **{setting: value}))
+    assert getattr(topic_configs.parse({}, settings), field) == expected
+    [row] = [row for row in TABLE if row.field == field]
+    default = getattr(DEFAULTS, field)
+    assert default != expected
+    said = topic_configs.parse({row.name: row.kind.text(default)}, settings)
+    assert getattr(said, field) == default
+    assert topic_configs.stored_texts(said) == {row.name: row.kind.text(default)}
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE if isinstance(row.kind, Whole)], ids=lambda row: row.name
+)
+def test_no_number_is_negative(row: ConfigRow):
+    """A negative number is refused by name, -1 where it does not stand for "no limit"; so is one too long."""
+    for text in ("-2", "-9223372036854775808", str(INT64_MAX + 1), *(() if row.kind.no_limit else ("-1",))):
+        with pytest.raises(
+            InvalidConfigError, match=f"{re.escape(row.name)} takes a whole number from"
+        ) as refused:
+            topic_configs.parse({row.name: text}, Settings())
+        assert refused.value.details["key"] == row.name
+    if row.kind.no_limit:
+        assert getattr(topic_configs.parse({row.name: "-1"}, Settings()), row.field) == NO_LIMIT
+
+
+@pytest.mark.parametrize("text", ["compact", "delete", "compact,delete", "delete, compact", ""])
+def test_good_cleanup_policies(text: str):
+    """A policy is any of the two, both, or none."""
+    made = config(cleanup_policy=text)
+    assert (made.deletes, made.compacts) == ("delete" in text, "compact" in text)
+
+
+@pytest.mark.parametrize("text", ["keep", "compact;delete", "Delete", ",", "delete,"])
+def test_bad_cleanup_policies(text: str):
+    """Another word is refused, with those that there are."""
+    with pytest.raises(InvalidConfigError, match="each item delete or compact"):
+        config(cleanup_policy=text)
+
+
+@pytest.mark.parametrize(
+    ("given_", "sentence"),
+    [
+        (
+            {"cleanup.policy": "compact", "retention.consumed": "true"},
+            "retention.consumed=true deletes records, but cleanup.policy is 'compact', which deletes none",
+        ),
+        (
+            {"cleanup.policy": "", "retention.consumed": "true"},
+            "retention.consumed=true deletes records, but cleanup.policy is '', which deletes none",
+        ),
+        (
+            {"cleanup.policy": "compact,delete", "retention.consumed": "true"},
+            "keeps the last record of each key, and retention.consumed=true alone deletes it",
+        ),
+        (
+            {"min.compaction.lag.ms": "2", "max.compaction.lag.ms": "1"},
+            r"min.compaction.lag.ms \(2\) must not be above max.compaction.lag.ms \(1\)",
+        ),
+    ],
+)
+def test_contradictions_are_refused(given_: dict[str, str], sentence: str):
+    """Values that contradict each other are refused with a sentence."""
+    with pytest.raises(InvalidConfigError, match=sentence):
+        topic_configs.parse(given_, Settings())
+
+
+def test_what_is_no_contradiction():
+    """Consumed records may go from a compacted topic when another limit says how long the others stay."""
+    both = {"cleanup.policy": "compact,delete", "retention.consumed": "true", "retention.ms": "1"}
+    assert topic_configs.parse(both, Settings()).retention_consumed
+    assert topic_configs.parse({"retention.consumed": "true"}, Settings()).retention_consumed
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 def test_a_stored_value_that_makes_no_sense(row: ConfigRow):
     """The error names the config, the rule and the value."""
     with pytest.raises(ValueError, match=f"{re.escape(row.name)} must be .*, not 'x y'"):
-        topic_configs.from_stored([(row.name, "x y")])
+        topic_configs.from_stored([(row.name, "x y")], DEFAULTS)
 
 
 def test_rows_and_fields_belong_together():
     """Each row fills a field of TopicConfig, each field has a row, and each default may be given."""
-    assert [row.field for row in TABLE] == [field.name for field in dataclasses.fields(TopicConfig)]
-    defaults = topic_configs.as_texts(topic_configs.parse({}, Settings()))
-    assert topic_configs.as_texts(topic_configs.parse(defaults, Settings())) == defaults
+    assert [*(row.field for row in TABLE), "inherited"] == [
+        field.name for field in dataclasses.fields(TopicConfig)
+    ]
+    defaults = topic_configs.as_texts(DEFAULTS)
+    said = topic_configs.parse(defaults, Settings())
+    assert topic_configs.as_texts(said) == defaults
+    assert (said.inherited, DEFAULTS.inherited) == (set(), {row.field for row in TABLE})
+
+
+def test_settings_and_rows_belong_together():
+    """Each broker-wide default has the name of a config; only read.only has none."""
+    names = {row.name.replace(".", "_") for row in TABLE}
+    settings = {field.name for field in dataclasses.fields(TopicSettings)}
+    assert settings - names == {"partitions_per_topic_max", "partitions_max"}
+    assert names - settings == {"read_only"}
 
 
 def test_the_docs_list_every_config():
-    """docs/commands.md has a row for each config with its default, its allowed values and its doc."""
-    defaults = topic_configs.as_texts(topic_configs.parse({}, Settings()))
+    """docs/keeping-data.md has a row for each config with its default, its allowed values and its doc."""
+    defaults = topic_configs.as_texts(DEFAULTS)
     rows = [f"| `{row.name}` | `{defaults[row.name]}` | {row.kind.note} | {row.doc} |" for row in TABLE]
-    assert LISTED.findall(COMMANDS.read_text()) == rows, "\n".join(["the table should be:", *rows])
+    assert LISTED.findall(PAGE.read_text()) == rows, "\n".join(["the table should be:", *rows])

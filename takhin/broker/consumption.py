@@ -13,12 +13,12 @@ from collections.abc import AsyncGenerator, Iterator
 from takhin import limits
 from takhin.broker.shared_reads import SharedReads
 from takhin.errors import OffsetOutOfRangeError
-from takhin.model import EARLIEST, LATEST, Chunk, ConsumeRequest, Records
+from takhin.model import EARLIEST, INT64_MAX, LATEST, Chunk, ConsumeRequest, Records
 from takhin.settings import ConsumeSettings, Settings
 from takhin.sizes import MESSAGE_ROOM_BYTES, response_bytes
 from takhin.storage.contract import PartitionLog
 
-UNBOUNDED = limits.INT64_MAX
+UNBOUNDED = INT64_MAX
 
 
 async def consume(

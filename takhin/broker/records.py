@@ -162,12 +162,7 @@ class RecordVerbs:
             limits.check_condition(batch, batch.condition, request.partition)
             self._check_capabilities(batch.condition)
         stamped = _stamped(batch, topic.config, now)
-        limits.check_batch(
-            stamped,
-            max_message_bytes=topic.config.max_message_bytes,
-            now=now,
-            ahead_ms_max=self._settings.produce.timestamp_ahead_ms_max,
-        )
+        limits.check_batch(stamped, topic.config, now=now)
         return self._choose_log(topic, request.partition, stamped.keys), stamped
 
     def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:

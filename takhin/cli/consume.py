@@ -21,7 +21,7 @@ from takhin.cli.offsets import chosen_partitions, offset_at
 from takhin.cli.positions import RANGE_FORMS, parse
 from takhin.client import Admin, Consumer, PartitionDescription, Record, Span, TopicDescription
 from takhin.errors import UnknownTopicError
-from takhin.limits import INT64_MAX
+from takhin.model import INT64_MAX
 
 PREFETCH_BYTES_MAX = 4 << 20
 """Bytes read ahead of what was printed. Not an option: a few responses keep the printing busy."""

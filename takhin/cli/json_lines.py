@@ -17,7 +17,7 @@ from typing import Any
 
 from takhin.client import Header, NewRecord, Record
 from takhin.json_bytes import json_bytes
-from takhin.limits import INT64_MAX
+from takhin.model import INT64_MAX
 
 FIELDS = ("topic", "partition", "offset", "timestamp", "key", "value", "headers")
 """topic, partition and offset say where the record was. Producing ignores them, unless told otherwise."""

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from takhin.client import END, START, Position, Span
 from takhin.client.model import EPOCH
-from takhin.limits import INT64_MAX
+from takhin.model import INT64_MAX
 
 ENDS = {"start": START, "end": END}
 UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}

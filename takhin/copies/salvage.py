@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from takhin import topic_configs
 from takhin.clock import system_clock
 from takhin.copies.leaves import Leaf, lend_root, record_leaves, roots
 from takhin.copies.mending import hide_zeroed_pages, move_root
@@ -27,10 +26,10 @@ from takhin.disk.header import file_header
 from takhin.disk.identity import LogRow, num_partitions
 from takhin.disk.layout import wal_bytes
 from takhin.disk.zero_tails import check_committed, check_header, check_record, tails_in
-from takhin.limits import INT64_MAX
+from takhin.model import INT64_MAX
 from takhin.schema import VERSION
 from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION
-from takhin.settings import Settings
+from takhin.topic_configs import DEFAULTS, ROWS, as_texts
 
 CHUNK = 4_096
 """Offsets that are read at once, and written in one transaction."""
@@ -309,11 +308,13 @@ class Salvage:
             self._new.executemany(sql.PUT_PRODUCER_BATCH, remembered)
 
     def _configs(self) -> None:
-        configs = dict(topic_configs.as_texts(topic_configs.parse({}, Settings())))
-        names = ", ".join(sorted(configs))
-        what = f"the topic's configs or some of them (of {names}), which are the defaults now"
-        rows = self._table(CONFIGS, what)
-        configs.update((key, value) for key, value in rows)
+        what = (
+            f"the topic's configs or some of them (of {', '.join(sorted(ROWS))}), which are the defaults now"
+        )
+        notes = len(self.notes)
+        configs = {str(key): str(value) for key, value in self._table(CONFIGS, what)}
+        if len(self.notes) > notes:  # the defaults are stored: a broker's retention must not delete records
+            configs = as_texts(DEFAULTS) | configs
         self._new.executemany(sql.PUT_CONFIG, configs.items())
 
     def _num_partitions(self) -> int | None:

@@ -20,7 +20,7 @@ from takhin.disk import statements
 from takhin.disk.identity import LogRow
 from takhin.disk.zero_tails import check_committed, check_offset
 from takhin.json_bytes import json_bytes
-from takhin.limits import INT64_MAX
+from takhin.model import INT64_MAX
 from takhin.query.topic import TopicFiles
 
 SPAN_OFFSETS_MIN = 100

@@ -10,14 +10,11 @@ import pytest
 
 from storage.fixture import TOPIC
 from storage.support import Store, alter, run_sql
-from takhin import topic_configs
 from takhin.model import TimestampType, TopicConfig
-from takhin.settings import Settings
 from takhin.testing.contract import spec
-from takhin.topic_configs import TABLE, ConfigRow
+from takhin.topic_configs import DEFAULTS, TABLE, ConfigRow
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("schema-*.tar.xz"))
-DEFAULTS = topic_configs.parse({}, Settings())
 EACH_CONFIG = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 
 
@@ -25,7 +22,7 @@ def without(data: Path, row: ConfigRow) -> None:
     """Delete the row of a config from the closed file of the topic."""
     path = data / "topics" / TOPIC / "0.db"
     alter(path, f"DELETE FROM topic_configs WHERE key = '{row.name}'")
-    assert row.name not in run_sql(path, "SELECT group_concat(key) FROM topic_configs")
+    assert run_sql(path, f"SELECT count(*) FROM topic_configs WHERE key = '{row.name}'") == "0"
 
 
 @EACH_CONFIG
@@ -39,7 +36,8 @@ async def test_a_topic_of_today(tmp_path, row):
     without(store.data_dir, row)
     rows = run_sql(store.data_dir / "topics" / TOPIC / "0.db", "SELECT key, value FROM topic_configs")
     await store.open()
-    expected = replace(made, **{row.field: getattr(DEFAULTS, row.field)})
+    default = getattr(DEFAULTS, row.field)
+    expected = replace(made, **{row.field: default}, inherited=frozenset({row.field}))
     assert store.engine.topics[TOPIC].config == expected
     await store.close()
     assert run_sql(store.data_dir / "topics" / TOPIC / "0.db", "SELECT key, value FROM topic_configs") == rows

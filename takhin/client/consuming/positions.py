@@ -8,8 +8,8 @@ from datetime import datetime
 
 from takhin.client.model import COMMITTED, START, PartitionDescription, Place, Position, Span, ms_of
 from takhin.errors import InvalidArgumentError
-from takhin.limits import INT64_MAX, check_range
-from takhin.model import EARLIEST
+from takhin.limits import check_range
+from takhin.model import EARLIEST, INT64_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,7 @@ from takhin.client.producing.outbox import Outbox
 from takhin.client.producing.records import RecordEncoder
 from takhin.client.producing.routing import Router
 from takhin.client.retry import retried
-from takhin.limits import INT64_MAX
-from takhin.model import TopicPartition
+from takhin.model import INT64_MAX, TopicPartition
 from takhin.topic_configs import MAX_MESSAGE_BYTES
 
 

@@ -260,7 +260,7 @@ class Catalogue:
                 write.execute(sql.PUT_LOG, (*identity, 0, 0, 0, self._shared.clock()))
                 if partition == 0:
                     write.execute(sql.PUT_NUM_PARTITIONS, (spec.num_partitions,))
-                    write.executemany(sql.PUT_CONFIG, topic_configs.as_texts(spec.config).items())
+                    write.executemany(sql.PUT_CONFIG, topic_configs.stored_texts(spec.config).items())
         finally:
             connection.close_whole(write)
 
@@ -281,7 +281,7 @@ class Catalogue:
                         await asyncio.to_thread(self._build_more, spec, former)
                     await self._opener.open_more(spec.name, range(present, spec.num_partitions), new)
                 await former.partitions[0].alter_topic(
-                    spec.num_partitions, topic_configs.as_texts(spec.config)
+                    spec.num_partitions, topic_configs.stored_texts(spec.config)
                 )
             except BaseException as error:
                 await close(new)

@@ -14,7 +14,7 @@ from takhin.disk import connection
 from takhin.disk.folder import DataFolder
 from takhin.disk.witness import Witness
 from takhin.errors import StartupError
-from takhin.model import TopicSpec
+from takhin.model import TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
 from takhin.storage.contract import Capability
 from takhin.storage.sqlite.admission import Admission
@@ -29,6 +29,7 @@ from takhin.storage.sqlite.threads import DiskThreads, Threads
 from takhin.storage.sqlite.topics import SqliteTopic
 from takhin.storage.sqlite.troubles import Troubles
 from takhin.storage.sqlite.upkeep import Upkeep
+from takhin.topic_configs import DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,19 @@ class SqliteEngine:
 
     capabilities = frozenset(Capability)
 
-    def __init__(self, data_dir: Path, settings: StorageSettings, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        settings: StorageSettings,
+        *,
+        clock: Clock,
+        topic_defaults: TopicConfig = DEFAULTS,
+    ) -> None:
+        """topic_defaults: the config of a topic that says nothing."""
         self._data_dir = data_dir
         self._settings = settings
         self._clock = clock
+        self._topic_defaults = topic_defaults
         self._troubles = Troubles()
         self._parts: Parts | None = None
 
@@ -105,6 +115,7 @@ class SqliteEngine:
             Admission(bytes_max=settings.queue_bytes_max, wait_ms_max=settings.queue_wait_ms_max),
             DiskSpace(folder.path, settings, troubles),
             troubles,
+            self._topic_defaults,
         )
         index = OffsetIndex()
         catalogue = Catalogue(shared, folder, witness, index)

@@ -69,11 +69,11 @@ UNOPENED = (apsw.Error, KeyError, ValueError, OSError, StartupError)
 """What `open_file` raises for a file that cannot be served."""
 
 
-def open_file(path: Path, at: TopicPartition, witness: Witness, *, is_copy: bool, now: int) -> Found:
+def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared, *, is_copy: bool) -> Found:
     """Open a partition's file, on a worker thread. Raises StartupError if it contradicts itself; UNOPENED.
 
     A topic's files are opened by one thread: apsw lets go of the interpreter at each step, so that the loop
-    goes on meanwhile. is_copy: the folder was copied from a held one. now: the broker's clock, ms.
+    goes on meanwhile. is_copy: the folder was copied from a held one.
     """
     file = LogFile(path)
     write = connection.open_writer(path)
@@ -90,8 +90,9 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, *, is_copy: bool
         versions.upgrade(write)
         producers = write.execute(sql.COUNT_PRODUCERS).get
         lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
-        state = LogState(*at, start, start, mark, read_times(write, start, now), producers, lost)
-        committed, facts = list(_committed(write)), topic_facts(write)
+        times = read_times(write, start, shared.clock())
+        state = LogState(*at, start, start, mark, times, producers, lost)
+        committed, facts = list(_committed(write)), topic_facts(write, shared.topic_defaults)
     except BaseException:
         connection.close_untouched(write, path)
         raise
@@ -111,7 +112,7 @@ class Glimpse:
     committed: Sequence[tuple[str, CommittedOffset]] = ()
 
 
-def glimpse(path: Path, at: TopicPartition) -> Glimpse:
+def glimpse(path: Path, at: TopicPartition, defaults: TopicConfig) -> Glimpse:
     """Read what can be read of a file that cannot be served, and leave it as it is."""
     if not path.exists():
         return Glimpse()
@@ -126,7 +127,7 @@ def glimpse(path: Path, at: TopicPartition) -> Glimpse:
             return Glimpse()
         known = Known(log.start_offset, log.end_offset, log.incarnation_id)
         committed = _tried(lambda: list(_committed(write))) or ()
-        return Glimpse(known, log.topic_id, _tried(lambda: topic_facts(write)), committed)
+        return Glimpse(known, log.topic_id, _tried(lambda: topic_facts(write, defaults)), committed)
     finally:
         connection.close_untouched(write, path)
 

@@ -111,9 +111,12 @@ class Reader:
         return None if row is None else OffsetAtTime(*row)
 
 
-def topic_facts(connection: apsw.Connection) -> tuple[int, TopicConfig] | None:
-    """(partition count, config) of the topic, which partition 0's file alone has."""
+def topic_facts(connection: apsw.Connection, defaults: TopicConfig) -> tuple[int, TopicConfig] | None:
+    """(partition count, config) of the topic, which partition 0's file alone has.
+
+    defaults: the config of a topic that says nothing.
+    """
     count = num_partitions(connection)
     if count is None:
         return None
-    return count, topic_configs.from_stored(connection.execute(sql.GET_CONFIGS))
+    return count, topic_configs.from_stored(connection.execute(sql.GET_CONFIGS), defaults)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from takhin.clock import Clock
+from takhin.model import TopicConfig
 from takhin.settings import StorageSettings
 from takhin.storage.sqlite.admission import Admission
 from takhin.storage.sqlite.open_files import OpenFiles
@@ -24,3 +25,5 @@ class Shared:
     admission: Admission
     space: DiskSpace
     troubles: Troubles
+    topic_defaults: TopicConfig
+    """The config of a topic that says nothing."""

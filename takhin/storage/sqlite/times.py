@@ -12,7 +12,7 @@ from typing import NamedTuple
 import apsw
 
 from takhin.disk import statements as sql
-from takhin.limits import INT64_MAX
+from takhin.model import INT64_MAX
 
 BLOCK_RECORDS = 1_024
 """Records of a block, at least: a row in every commit would cost it a page more."""

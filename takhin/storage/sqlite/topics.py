@@ -15,7 +15,6 @@ from typing import NamedTuple
 import apsw
 import structlog
 
-from takhin import topic_configs
 from takhin.disk import connection, versions
 from takhin.disk.faults import is_damage, sentence
 from takhin.disk.folder import DataFolder
@@ -23,7 +22,6 @@ from takhin.disk.identity import read_log_row
 from takhin.disk.witness import Witness
 from takhin.errors import StartupError
 from takhin.model import TopicConfig, TopicPartition
-from takhin.settings import Settings
 from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.opening import UNOPENED, Found, Glimpse, glimpse, open_file
 from takhin.storage.sqlite.partition import SqlitePartition
@@ -178,7 +176,7 @@ class TopicOpener:
                 raise refused
             if not path.exists():
                 raise StartupError(f"{path} is missing")
-            found = open_file(path, at, self._witness, is_copy=self.is_copy, now=self._shared.clock())
+            found = open_file(path, at, self._witness, self._shared, is_copy=self.is_copy)
             if at.partition or found.facts is not None:
                 return found
             found.close()
@@ -186,7 +184,7 @@ class TopicOpener:
         except UNOPENED as error:
             if strict and str(error) != AT_WORK:
                 raise
-            return Refused(at, path, error, glimpse(path, at))
+            return Refused(at, path, error, glimpse(path, at, self._shared.topic_defaults))
 
     def _taken(self, found: Found | Refused) -> Taken:
         """Give what was found its place on the loop."""
@@ -234,8 +232,7 @@ class TopicOpener:
         others = await self._some(name, numbers, dict.fromkeys(numbers, reason), strict=False)
         topic_id = next((other.topic_id for other in others if other.topic_id), "")
         logs = (first, *(other.log for other in others))
-        config = topic_configs.parse({}, Settings())
-        return SqliteTopic(name, topic_id, config, logs, described=False)
+        return SqliteTopic(name, topic_id, self._shared.topic_defaults, logs, described=False)
 
     async def again(self, log: UnavailablePartition) -> Log:
         """Try to serve a partition of a topic that is described; another refusal if that does not do."""

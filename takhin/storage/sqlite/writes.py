@@ -104,7 +104,7 @@ class ForgetOffset(SmallWrite):
 
 @dataclass(frozen=True, slots=True)
 class AlterTopic(SmallWrite):
-    """Change what partition 0's file says of its topic. configs: every config with its value as text."""
+    """Change what partition 0's file says of its topic. configs: those that it says itself, as text."""
 
     num_partitions: int
     configs: Mapping[str, str]
