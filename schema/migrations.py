@@ -53,8 +53,8 @@ def m0005_zero_tails(db: "Database") -> None:
 
 
 @migrations()
-def m0006_compaction(db: "Database") -> None:
-    """Add what compaction has removed. upgrades.py does so for files of versions 2 to 5."""
+def m0006_times_and_compaction(db: "Database") -> None:
+    """Add the times of blocks, and what compaction removes. upgrades.py does so for versions 2 to 5."""
     _upgrade(db, 6)
 
 

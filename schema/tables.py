@@ -44,7 +44,7 @@ CREATE TABLE headers (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE time_index (
-  -- Sparse: a row says that no record below its offset is stamped later than its timestamp.
+  -- Empty since version 6, which has time_blocks instead.
   timestamp INTEGER PRIMARY KEY,      -- ms since 1970
   offset INTEGER NOT NULL
 ) STRICT;

@@ -40,6 +40,22 @@ TAILS_UNKNOWN = """
 INSERT INTO zero_tails SELECT -1, 0, end_offset FROM log WHERE end_offset > start_offset
 """
 
+TIME_BLOCKS = """
+CREATE TABLE time_blocks (
+  -- A row for some hundred records: those from the row before on, below the offset `beyond`.
+  beyond INTEGER PRIMARY KEY,
+  highest INTEGER NOT NULL,           -- none of them is stamped later, ms since 1970
+  appended INTEGER NOT NULL           -- none was appended later, by the broker's clock; 2^63 - 1: unknown
+) STRICT
+"""
+
+FILL_TIME_BLOCKS = """
+INSERT INTO time_blocks SELECT offset, timestamp, 9223372036854775807 FROM time_index
+WHERE offset > (SELECT start_offset FROM log)
+"""
+
+EMPTY_TIME_INDEX = "DELETE FROM time_index"
+
 COMPACTIONS = """
 CREATE TABLE compactions (
   -- One row: where compaction may have removed records, and the pass that is under way.
@@ -69,6 +85,9 @@ UPGRADES = {
     3: (PRODUCER_BATCHES,),
     4: (LOST_OFFSETS,),
     5: (ZERO_TAILS, TAILS_UNKNOWN),
-    6: (COMPACTIONS, NEVER_COMPACTED, COMPACTION_HISTORY),
+    6: (
+        *(TIME_BLOCKS, FILL_TIME_BLOCKS, EMPTY_TIME_INDEX),
+        *(COMPACTIONS, NEVER_COMPACTED, COMPACTION_HISTORY),
+    ),
 }
 """Statements by the version that the file has afterwards."""

@@ -26,6 +26,7 @@ from takhin.disk.header import file_header
 from takhin.disk.identity import LogRow, num_partitions
 from takhin.disk.layout import wal_bytes
 from takhin.disk.zero_tails import check_committed, check_header, check_record, tails_in
+from takhin.model import INT64_MAX
 from takhin.schema import VERSION
 from takhin.schema.checksums import RESERVED_BYTES, SINCE_VERSION
 from takhin.topic_configs import DEFAULTS, ROWS, as_texts
@@ -34,8 +35,8 @@ CHUNK = 4_096
 """Offsets that are read at once, and written in one transaction."""
 PROBES = 64
 """Offsets that are tried, evenly spread, before each one is."""
-TIME_INDEX_RECORDS = 1_024
-"""Records for which the new file's time index has a row."""
+TIME_BLOCK_RECORDS = 1_024
+"""Offsets for which the new file has a row about times."""
 
 UNREADABLE = (apsw.Error, ValueError)
 """What reading a damaged file raises. ValueError: text that is no UTF-8, in a file without checksums."""
@@ -259,7 +260,7 @@ class Salvage:
         """
         gaps = [Run(one.end, other.start) for one, other in pairwise(kept)]
         with self._new:
-            self._new.execute(sql.INDEX_TIMES, (TIME_INDEX_RECORDS,))
+            self._new.execute(sql.INDEX_TIMES, (TIME_BLOCK_RECORDS, INT64_MAX))
             self._new.executemany(sql.PUT_LOST, gaps)
             self._new.executemany(sql.PUT_ZERO_TAIL, list(tails_in(self._new)))
             self._committed(log)

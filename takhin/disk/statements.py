@@ -39,7 +39,7 @@ def insert_records(rows: int) -> str:
 
 
 INSERT_HEADER = "INSERT INTO headers (offset, position, key, value) VALUES (?,?,?,?)"
-PUT_TIME = "INSERT OR REPLACE INTO time_index (timestamp, offset) VALUES (?,?)"
+PUT_BLOCK = "INSERT OR REPLACE INTO time_blocks (beyond, highest, appended) VALUES (?,?,?)"
 SET_END = "UPDATE log SET end_offset = ?, commits = ?"
 COUNT_COMMIT = "UPDATE log SET commits = commits + 1 RETURNING commits, end_offset"
 SET_START = "UPDATE log SET start_offset = max(start_offset, ?)"
@@ -68,12 +68,29 @@ LONG_CONTENT_AT = (
     f"WHERE offset = ? AND {LONG_HEADER}"
 )
 
-LAST_BEFORE_TIME = "SELECT offset FROM time_index WHERE timestamp < ? ORDER BY timestamp DESC LIMIT 1"
+BLOCKS_AT_A_TIME = 10_000
+BLOCK_FROM_TIME = (
+    "SELECT min(CASE WHEN highest >= ?2 AND (highest <= ?3 OR appended >= ?2) THEN beyond END), max(beyond) "
+    f"FROM (SELECT * FROM time_blocks WHERE beyond > ?1 ORDER BY beyond LIMIT {BLOCKS_AT_A_TIME})"
+)
+"""Parameters: an offset, a time, and the time now. Finds the end of the first block that reaches behind the
+offset and may have a record at or after the time, and where the search has come."""
+FIRST_FROM_TIME = (
+    "SELECT max(beyond) FROM time_blocks WHERE beyond < coalesce("
+    "(SELECT beyond FROM time_blocks WHERE highest >= ? ORDER BY beyond LIMIT 1), 9223372036854775807)"
+)
+"""An offset below which no record is stamped at or after a time; NULL: none is known."""
+BEGIN_OF_BLOCK = "SELECT max(beyond) FROM time_blocks WHERE beyond < ?"
 FIRST_AT_TIME = (
     "SELECT offset, timestamp FROM records WHERE offset >= ? AND offset < ? AND timestamp >= ? "
     "ORDER BY offset LIMIT 1"
 )
-LAST_TIME = "SELECT timestamp, offset FROM time_index ORDER BY timestamp DESC LIMIT 1"
+LAST_BLOCK = "SELECT max(beyond) FROM time_blocks"
+OLDEST = (
+    "SELECT timestamp, "
+    "(SELECT appended FROM time_blocks WHERE beyond > records.offset ORDER BY beyond LIMIT 1) "
+    "FROM records WHERE offset >= ? ORDER BY offset LIMIT 1"
+)
 HIGHEST_TIME_FROM = "SELECT max(timestamp) FROM records WHERE offset >= ?"
 
 TRIM = (
@@ -86,8 +103,7 @@ TRIM = (
     "DELETE FROM headers WHERE offset < ?",
     # The row with a negative offset says something else: see schema/upgrades.py.
     "DELETE FROM zero_tails WHERE offset >= 0 AND offset < ?",
-    # The last row at or below the new start says where a search may begin: it stays.
-    "DELETE FROM time_index WHERE timestamp < (SELECT max(timestamp) FROM time_index WHERE offset <= ?)",
+    "DELETE FROM time_blocks WHERE beyond <= ?",
 )
 
 LAST_OFFSET = "SELECT max(offset) FROM records"
@@ -195,12 +211,10 @@ MOVE_ROOT = "UPDATE sqlite_schema SET rootpage = ? WHERE name = ?"
 PUT_RECORD = "INSERT INTO records (offset, timestamp, key, value) VALUES (?,?,?,?)"
 PUT_LOST = "INSERT INTO lost_offsets (first, beyond) VALUES (?,?)"
 INDEX_TIMES = (
-    "INSERT OR REPLACE INTO time_index (timestamp, offset) SELECT highest, offset FROM ("
-    "SELECT offset, row_number() OVER own AS number, "
-    "max(timestamp) OVER (own ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS highest "
-    "FROM records WINDOW own AS (ORDER BY offset)) WHERE number % ? = 1 AND number > 1 ORDER BY offset"
+    "INSERT INTO time_blocks (beyond, highest, appended) "
+    "SELECT max(offset) + 1, max(timestamp), ?2 FROM records GROUP BY offset / ?1"
 )
-"""Fills an empty time index. Parameter: the records for which it has one row."""
+"""Fills an empty time_blocks. Parameters: the offsets of a block, and when its records were appended."""
 
 
 def old_rows(table: str, columns: str, key: str, *, descending: bool) -> str:

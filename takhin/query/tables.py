@@ -228,11 +228,11 @@ def _narrowed(numbers: range, column: str, conditions: Sequence[Comparison]) -> 
 
 
 def _offset_before(connection: apsw.Connection, conditions: Sequence[Comparison]) -> int:
-    """An offset below which every timestamp is too low, by the sparse index of times."""
+    """An offset below which every timestamp is too low, by the blocks of times."""
     times = [
         value for of, operator, value in conditions if of == "timestamp" and operator in ("=", ">", ">=")
     ]
-    found = (connection.execute(statements.LAST_BEFORE_TIME, (value,)).get or 0 for value in times)
+    found = (connection.execute(statements.FIRST_FROM_TIME, (value,)).get or 0 for value in times)
     return max(found, default=0)
 
 

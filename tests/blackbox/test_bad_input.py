@@ -147,8 +147,9 @@ CREATE = {
 }
 
 
-def times(*queries):
-    return pb.GetOffsetsForTimesRequest(queries=queries)
+def times(topic, partition=0, timestamp=0, count=1):
+    asked = pb.TopicPartitionTime(topic=topic, partition=partition, timestamp=timestamp)
+    return pb.GetOffsetsForTimesRequest(queries=[asked] * count)
 
 
 UNKNOWN_TOPIC = {
@@ -247,23 +248,11 @@ GROUPS = {
 OTHER = {
     "trim-partition": (pb.DeleteRecordsRequest(topic="good", partition=-1), "UNKNOWN_PARTITION", "-1"),
     "trim-below": (pb.DeleteRecordsRequest(topic="good", before_offset=-2), "INVALID_ARGUMENT", "-2"),
-    "trim-behind-the-end": (
-        pb.DeleteRecordsRequest(topic="good", before_offset=1 << 62),
-        "OFFSET_OUT_OF_RANGE",
-        str(1 << 62),
-    ),
-    "times-topic": (times(pb.TopicPartitionTime(topic="nowhere")), "UNKNOWN_TOPIC", "nowhere"),
-    "times-partition": (
-        times(pb.TopicPartitionTime(topic="good", partition=9)),
-        "UNKNOWN_PARTITION",
-        "9",
-    ),
-    "times-negative": (
-        times(pb.TopicPartitionTime(topic="good", timestamp=-1)),
-        "INVALID_ARGUMENT",
-        "-1",
-    ),
-    "times-many": (times(*[pb.TopicPartitionTime(topic="good")] * 1_001), "INVALID_ARGUMENT", "1001"),
+    "trim-past": (pb.DeleteRecordsRequest(topic="good", before_offset=99), "OFFSET_OUT_OF_RANGE", "99"),
+    "times-topic": (times("nowhere", 0), "UNKNOWN_TOPIC", "nowhere"),
+    "times-partition": (times("good", 9), "UNKNOWN_PARTITION", "9"),
+    "times-negative": (times("good", 0, -1), "INVALID_ARGUMENT", "-1"),
+    "times-many": (times("good", count=1_001), "INVALID_ARGUMENT", "1001"),
     "offsets-partition": (
         pb.GetPartitionOffsetsRequest(topic="good", partition=-1),
         "UNKNOWN_PARTITION",

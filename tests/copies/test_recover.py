@@ -144,7 +144,16 @@ async def test_a_single_page_of_records(data):
 @pytest.mark.parametrize("at", [3, 9_000, PAGE - 3])
 @pytest.mark.parametrize(
     "table",
-    ["topic", "topic_configs", "headers", "time_index", "producer_batches", "lost_offsets", "zero_tails"],
+    [
+        "topic",
+        "topic_configs",
+        "headers",
+        "time_index",
+        "producer_batches",
+        "lost_offsets",
+        "zero_tails",
+        "time_blocks",
+    ],
 )
 async def test_a_flipped_bit_in_a_table_without_rows(table, at, tmp_path):
     """Nothing is lost, because such a page looks like every other one of its kind."""
@@ -168,7 +177,7 @@ ROWS = {
     "producer_batches": ["what its producers have sent last"],
     "topic": [],
     "topic_configs": ["the topic's configs"],
-    "time_index": [],
+    "time_blocks": [],
 }
 
 

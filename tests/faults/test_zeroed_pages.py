@@ -153,7 +153,7 @@ async def test_pages_of_no_table(which, data, tmp_path):
     """A lost page of SQLite's own lists is found, and recover mends it; a free one is no damage."""
     path = path_of(data)
     gone = ("DELETE FROM records WHERE offset < 300", "DELETE FROM headers WHERE offset < 300")
-    alter(path, *gone, "UPDATE log SET start_offset = 300", "DELETE FROM time_index")
+    alter(path, *gone, "UPDATE log SET start_offset = 300", "DELETE FROM time_blocks")
     before = (await served(Path(shutil.copytree(data, tmp_path / "before"))))[0]
     trunk = int.from_bytes(path.read_bytes()[32:36], "big")
     in_use = {page.number for page in pages_of(path)}
@@ -247,7 +247,7 @@ async def test_values_of_zeros_survive_a_recovery(data):
 async def test_what_is_older_than_the_table_is_served(data):
     """After an upgrade, nothing is known of the records before it; those after it are recognised."""
     before = await served(data)
-    alter(path_of(data), "DROP TABLE zero_tails", "PRAGMA user_version = 4")
+    alter(path_of(data), "DROP TABLE zero_tails", "DROP TABLE time_blocks", "PRAGMA user_version = 4")
     assert verify(data).ok
     assert queried(data, "records")[0]
     engine = sqlite_engine(data)

@@ -62,12 +62,11 @@ FAULTS = {
         OR slot NOT BETWEEN 0 AND 4 OR length(producer_id) != 16""",
     "a search by time would miss a record": """
         SELECT offset, timestamp FROM records WHERE timestamp > (
-          SELECT t.timestamp FROM time_index AS t WHERE t.offset > records.offset
-          ORDER BY t.timestamp LIMIT 1)""",
-    "the time index is not ascending": """
-        SELECT timestamp, offset FROM
-          (SELECT timestamp, offset, lag(offset) OVER (ORDER BY timestamp) AS before FROM time_index)
-        WHERE before >= offset""",
+          SELECT highest FROM time_blocks WHERE beyond > records.offset ORDER BY beyond LIMIT 1)""",
+    "a block of times is outside the log": """
+        SELECT beyond, start_offset, end_offset FROM time_blocks, log
+        WHERE beyond NOT BETWEEN start_offset + 1 AND end_offset""",
+    "the old index of times is not empty": "SELECT * FROM time_index",
     "a row of zero_tails is missing, wrong or one too many": """
         WITH hexed AS (
           SELECT offset, -1 AS position, 14312 AS least, hex(key) || hex(value) AS content FROM records

@@ -11,7 +11,7 @@ import pytest
 
 from storage.support import Store, alter, check_files
 from takhin.model import CommittedOffset, Header
-from takhin.storage.sqlite.group import TIME_INDEX_RECORDS
+from takhin.storage.sqlite.times import BLOCK_RECORDS
 from takhin.testing.contract import NOW, batch, name_of, numbered, spec, timed, under
 
 DAMAGES = {
@@ -34,9 +34,10 @@ DAMAGES = {
     "UPDATE producer_batches SET offset = 0 WHERE slot = 1": "not in sequence",
     "UPDATE producer_batches SET slot = 5 WHERE slot = 1": "not in sequence",
     "UPDATE producer_batches SET producer_id = x'00'": "not in sequence",
-    "INSERT INTO time_index VALUES (399, 4)": "miss a record",
-    "UPDATE time_index SET timestamp = 5": "miss a record",
-    "INSERT INTO time_index VALUES (9e15, 0)": "not ascending",
+    "INSERT INTO time_blocks VALUES (4, 399, 0)": "miss a record",
+    "UPDATE time_blocks SET highest = 5": "miss a record",
+    "INSERT INTO time_blocks VALUES (1 << 40, 1 << 40, 0)": "outside the log",
+    "INSERT INTO time_index VALUES (1, 0)": "not empty",
     "INSERT INTO zero_tails VALUES (5, -1, 0)": "a row of zero_tails",
     "UPDATE records SET value = zeroblob(14312) WHERE offset = 5": "a row of zero_tails",
 }
@@ -50,7 +51,7 @@ async def make(data_dir: Path) -> None:
     await log.append(under(timed(100, 200, 300), b"p"))
     one = batch(b"v", headers={0: [Header("a", b"")] * 3}, timestamps=[400])
     await log.append(under(one, b"p", 3))
-    await log.append(numbered(TIME_INDEX_RECORDS - 4))
+    await log.append(numbered(BLOCK_RECORDS - 4))
     await log.append(numbered(1))  # so that the time index has a row
     await store.engine.offsets.commit("billing", {name_of(log): CommittedOffset(10, "", NOW)})
     await log.trim(2)
@@ -90,7 +91,7 @@ def test_a_damaged_page_is_found(files: Path):
     path = files / "topics/orders/0.db"
     content = bytearray(path.read_bytes())
     page = 16_384
-    content[page : page + 64] = b"\xff" * 64
+    content[3 * page : 3 * page + 64] = b"\xff" * 64  # the root of a table
     path.write_bytes(content)
     assert found_in(files)
 

@@ -18,7 +18,7 @@ from takhin.errors import (
 )
 from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig
 from takhin.storage.conditions import BATCHES_REMEMBERED
-from takhin.storage.sqlite.group import TIME_INDEX_RECORDS
+from takhin.storage.sqlite.times import BLOCK_RECORDS
 from takhin.testing.contract import (
     ALL,
     NOW,
@@ -183,7 +183,7 @@ async def test_search_by_time_is_exact_around_index_rows(store: Store, reopened)
     """Times are found exactly wherever the index has rows, even after a clock was set back."""
     log = (await store.engine.create_topic(spec("orders"))).partitions[0]
     stamps: list[int] = []
-    for size in (1, TIME_INDEX_RECORDS - 1, 1, 700, 700, 3 * TIME_INDEX_RECORDS, 5, TIME_INDEX_RECORDS, 1):
+    for size in (1, BLOCK_RECORDS - 1, 1, 700, 700, 3 * BLOCK_RECORDS, 5, BLOCK_RECORDS, 1):
         # It rises by 10, then falls back by half of that.
         group = [10 * (len(stamps) + n) // 2 if size == 700 else 10 * (len(stamps) + n) for n in range(size)]
         await log.append(timed(*group))

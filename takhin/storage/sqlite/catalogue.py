@@ -17,7 +17,6 @@ import apsw
 import structlog
 
 from takhin import topic_configs
-from takhin.clock import Clock
 from takhin.disk import connection
 from takhin.disk import statements as sql
 from takhin.disk.faults import FileGoneError, is_full, quota_is_full, sentence
@@ -55,9 +54,7 @@ LOST = "folder_lost"
 class Catalogue:
     """The topics, by name. One change at a time; lives on the loop."""
 
-    def __init__(
-        self, shared: Shared, folder: DataFolder, witness: Witness, index: OffsetIndex, *, clock: Clock
-    ) -> None:
+    def __init__(self, shared: Shared, folder: DataFolder, witness: Witness, index: OffsetIndex) -> None:
         self.topics: Mapping[str, SqliteTopic] = {}
         """A snapshot: each change puts another one in its place."""
         self.repairs = Repairs(folder.layout)
@@ -67,7 +64,6 @@ class Catalogue:
         self._folder = folder
         self._witness = witness
         self._index = index
-        self._clock = clock
         self._opener = TopicOpener(shared, folder, witness, index)
         self._told: dict[str, str] = {}  # the troubles of what is not served
         self._changes: set[asyncio.Task[Any]] = set()
@@ -261,7 +257,7 @@ class Catalogue:
         try:
             with quota_is_full(write), write:
                 identity = (spec.name, partition, topic_id, str(uuid.uuid4()))
-                write.execute(sql.PUT_LOG, (*identity, 0, 0, 0, self._clock()))
+                write.execute(sql.PUT_LOG, (*identity, 0, 0, 0, self._shared.clock()))
                 if partition == 0:
                     write.execute(sql.PUT_NUM_PARTITIONS, (spec.num_partitions,))
                     write.executemany(sql.PUT_CONFIG, topic_configs.stored_texts(spec.config).items())

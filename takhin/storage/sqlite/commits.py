@@ -97,7 +97,10 @@ class Commits:
         try:
             with quota_is_full(self._file.writer):
                 written = await group.write(
-                    self._state, self._file.writer, producers_max=self._shared.settings.producers_max
+                    self._state,
+                    self._file.writer,
+                    producers_max=self._shared.settings.producers_max,
+                    now=self._shared.clock(),
                 )
         except Exception as error:  # noqa: BLE001  a fault in one group must not stop the partition
             return None, self._failed(group, error)

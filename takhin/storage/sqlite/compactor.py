@@ -20,13 +20,12 @@ from takhin.disk import statements_compaction as sql
 from takhin.disk.faults import sentence
 from takhin.disk.zero_tails import check_offset
 from takhin.errors import UnavailableError
-from takhin.model import TopicConfig
+from takhin.model import OffsetAtTime, TopicConfig
 from takhin.storage.compaction import Bounds, Gaps, History, Pass, PassSeen, is_due, plan
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState, Write
 from takhin.storage.sqlite.key_map import KeyMap, Keys, Removable
 from takhin.storage.sqlite.life import Life
-from takhin.storage.sqlite.reader import Reader
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.writes import BeginPass, EndPass, RemoveRecords
 
@@ -40,11 +39,14 @@ REST_SECONDS_MAX = 0.05
 """The longest rest after one slice or step, where records arrive meanwhile."""
 
 
-class Readiness(Protocol):
+class Log(Protocol):
     """The partition."""
 
     async def ready(self) -> None:
         """Return when the file is open. Raises what `read` raises."""
+
+    async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
+        """As in the contract."""
 
 
 class Compactor:
@@ -56,7 +58,7 @@ class Compactor:
         file: LogFile,
         state: LogState,
         life: Life,
-        log: Readiness,
+        log: Log,
     ) -> None:
         self._shared = shared
         self._file = file
@@ -69,8 +71,9 @@ class Compactor:
 
     async def is_due(self, config: TopicConfig, now: int) -> bool:
         """True if a pass should begin, or go on, by itself."""
+        bounds = await self._bounds(config, now)
         await self._log.ready()
-        history, bounds = self._history(), self._bounds(config, now)
+        history = self._history()
         first = max(history.gaps.compacted_below, bounds.start_offset)
         oldest = self._file.reader.execute(sql.TIMESTAMP_FROM, (first, bounds.end_offset)).get
         return self._under_way() is not None or is_due(bounds, history, config, now, oldest_dirty=oldest)
@@ -79,8 +82,9 @@ class Compactor:
         """Finish the pass that is under way, or do one now. Returns how many records it has removed."""
         async with self._one:
             await self._may_go_on()
+            bounds = await self._bounds(config, now)
             await self._log.ready()
-            planned = self._under_way() or plan(self._bounds(config, now), self._history(), config, now)
+            planned = self._under_way() or plan(bounds, self._history(), config, now)
             if planned is None:
                 return 0
             began = perf_counter()
@@ -134,12 +138,10 @@ class Compactor:
         passes = [PassSeen(*row) for row in read(sql.GET_SEEN)]
         return History(Gaps(*self._state.gaps), passes, read(sql.GET_TOMBSTONES_KEPT).get)
 
-    def _bounds(self, config: TopicConfig, now: int) -> Bounds:
+    async def _bounds(self, config: TopicConfig, now: int) -> Bounds:
         state, young = self._state, self._state.end_offset
         if config.min_compaction_lag_ms:
-            since = now - config.min_compaction_lag_ms + 1
-            found = Reader(self._file, state).offset_for_time(since, state.start_offset, young)
-            young = found.offset
+            young = (await self._log.offset_for_time(now - config.min_compaction_lag_ms + 1)).offset
         return Bounds(state.start_offset, state.last_group, young, state.end_offset)
 
     @property

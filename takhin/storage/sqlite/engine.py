@@ -109,6 +109,7 @@ class SqliteEngine:
         settings, troubles = self._settings, self._troubles
         shared = Shared(
             settings,
+            self._clock,
             Threads(DiskThreads("commit", settings.commit_threads), DiskThreads("checkpoint", 1)),
             OpenFiles(settings.open_partitions_max, cache_bytes_max=settings.page_cache_bytes_max),
             Admission(bytes_max=settings.queue_bytes_max, wait_ms_max=settings.queue_wait_ms_max),
@@ -117,7 +118,7 @@ class SqliteEngine:
             self._topic_defaults,
         )
         index = OffsetIndex()
-        catalogue = Catalogue(shared, folder, witness, index, clock=self._clock)
+        catalogue = Catalogue(shared, folder, witness, index)
         hold = Hold(folder.path, troubles, age_ms_max=settings.hold_age_ms_max)
         upkeep = Upkeep(shared, catalogue, hold)
         return Parts(folder, witness, shared, catalogue, upkeep, SqliteOffsets(catalogue, index))

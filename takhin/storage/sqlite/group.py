@@ -24,10 +24,7 @@ from takhin.storage import compaction
 from takhin.storage.compaction import Gaps
 from takhin.storage.sqlite.course import others_turn
 from takhin.storage.sqlite.producers import Producers
-
-TIME_INDEX_RECORDS = 1_024
-"""Records between two rows of the time index: a row in every commit would cost it a page more.
-Readers rely on no number: a file keeps the rows it has."""
+from takhin.storage.sqlite.times import Times
 
 SLICE_BYTES = 1 << 20
 SLICE_HEADERS = 2_000
@@ -49,10 +46,7 @@ class LogState:
     """What readers see as the start. A trim moves it before its COMMIT: no read may meet the gap."""
     durable_start: int
     mark: Mark
-    highest_timestamp: int
-    """The highest of all records below the end, or a higher one; -1 where there have been none."""
-    indexed_offset: int
-    """The offset in the last row of the time index; 0 where there is none."""
+    times: Times
     producers: int
     """How many producers the file remembers."""
     last_group: int
@@ -77,10 +71,6 @@ class LogState:
     def end_offset(self) -> int:
         return self.mark.end_offset
 
-    def times_due(self) -> bool:
-        """True when as many records have come since the last row of the time index as one row is for."""
-        return self.end_offset - self.indexed_offset >= TIME_INDEX_RECORDS
-
     def landed(self, written: Written) -> None:
         """Take in a group that has become durable."""
         if written.records:
@@ -88,8 +78,7 @@ class LogState:
         self.start_offset = self.durable_start = written.start_offset
         self.gaps = written.gaps
         self.mark = written.mark
-        self.highest_timestamp = written.highest_timestamp
-        self.indexed_offset = written.indexed_offset
+        self.times = written.times
         self.producers = written.producers
 
 
@@ -101,8 +90,7 @@ class Written:
     start_offset: int
     gaps: Gaps
     mark: Mark
-    highest_timestamp: int
-    indexed_offset: int
+    times: Times
     producers: int
     offsets: Sequence[tuple[str, CommittedOffset | None]]
     """The groups whose committed offset has changed; None: it is forgotten."""
@@ -113,20 +101,20 @@ class Written:
 class Draft:
     """The log as the writes of one open transaction have made it so far."""
 
-    def __init__(self, state: LogState, db: apsw.Connection, producers_max: int) -> None:
-        """producers_max: how many producers the file may remember."""
+    def __init__(self, state: LogState, db: apsw.Connection, producers_max: int, now: int) -> None:
+        """producers_max: how many producers the file may remember. now: the broker's clock, ms."""
         self.start_offset = state.start_offset
         self.end_offset = state.end_offset
         self.gaps = state.gaps
         self.lost = state.lost
+        self.times = state.times
+        self.now = now
         self.offsets: list[tuple[str, CommittedOffset | None]] = []
         self.producers = Producers(db, state.topic, state.partition, state.producers, producers_max)
         self.db = db
         """The connection. Records appended before in the same group are not in the table yet."""
         self._state = state
         self._inserted = 0
-        self._highest = state.highest_timestamp
-        self._indexed = state.indexed_offset
         self._first = state.end_offset  # of the records that are not inserted yet
         self._columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
         self._headers: list[tuple[int, int, str, bytes]] = []
@@ -168,8 +156,7 @@ class Draft:
             self.start_offset,
             self.gaps,
             mark,
-            self._highest,
-            self._indexed,
+            self.times,
             self.producers.count,
             self.offsets,
             self.end_offset - self._state.end_offset,
@@ -190,10 +177,9 @@ class Draft:
                 yield
                 self.db.executemany(sql.PUT_ZERO_TAIL, header_tails(long))
         self._headers.clear()
-        if first == self._state.end_offset and self._state.times_due():
-            self._indexed = first
-            self.db.execute(sql.PUT_TIME, (self._highest, first))
-        self._highest = max(self._highest, *self._columns[0])
+        if first == self._state.end_offset and self.times.block_due(first, self.now):
+            self.times = self.times.with_block(self.db, first, self.now)
+        self.times = self.times.after(self._columns[0], self.now)
         self._first = self.end_offset
         for column in self._columns:
             column.clear()
@@ -230,12 +216,13 @@ class CommitGroup:
         """How many of the writes append records."""
         return sum(1 for write, _ in self.writes if write.record_count)
 
-    async def write(self, state: LogState, db: apsw.Connection, *, producers_max: int) -> Written:
+    async def write(self, state: LogState, db: apsw.Connection, *, producers_max: int, now: int) -> Written:
         """Apply all of it in the open transaction, behind `state`, which stays as it is.
 
+        now: the broker's clock, ms.
         Inside a Course only. Raises whatever a write raises that is not a refusal.
         """
-        draft = Draft(state, db, producers_max)
+        draft = Draft(state, db, producers_max, now)
         answers: list[object] = []
         for count, (write, _) in enumerate(self.writes, 1):
             if count % SLICE_WRITES == 0:

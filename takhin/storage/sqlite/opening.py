@@ -31,6 +31,7 @@ from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.reader import topic_facts
 from takhin.storage.sqlite.shared import Shared
+from takhin.storage.sqlite.times import read_times
 from takhin.storage.sqlite.unavailable import Known
 
 T = TypeVar("T")
@@ -70,14 +71,11 @@ UNOPENED = (apsw.Error, KeyError, ValueError, OSError, StartupError)
 """What `open_file` raises for a file that cannot be served."""
 
 
-def open_file(
-    path: Path, at: TopicPartition, witness: Witness, *, is_copy: bool, defaults: TopicConfig
-) -> Found:
+def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared, *, is_copy: bool) -> Found:
     """Open a partition's file, on a worker thread. Raises StartupError if it contradicts itself; UNOPENED.
 
     A topic's files are opened by one thread: apsw lets go of the interpreter at each step, so that the loop
-    goes on meanwhile. is_copy: the folder was copied from a held one. defaults: the config of a topic that
-    says nothing.
+    goes on meanwhile. is_copy: the folder was copied from a held one.
     """
     file = LogFile(path)
     write = connection.open_writer(path)
@@ -94,9 +92,10 @@ def open_file(
         versions.upgrade(write)
         producers = write.execute(sql.COUNT_PRODUCERS).get
         lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
+        times = read_times(write, start, shared.clock())
         last, gaps = max(start, mark.end_offset - 1), Gaps(*write.execute(compaction_sql.GET_GAPS).get)
-        state = LogState(*at, start, start, mark, *_times(write), producers, last, gaps, lost)
-        committed, facts = list(_committed(write)), topic_facts(write, defaults)
+        state = LogState(*at, start, start, mark, times, producers, last, gaps, lost)
+        committed, facts = list(_committed(write)), topic_facts(write, shared.topic_defaults)
     except BaseException:
         connection.close_untouched(write, path)
         raise
@@ -168,13 +167,6 @@ def _check_whole(path: Path, topic: str, partition: int, found: Mark, noted: Mar
         "put in its place. Put the whole file back, with its -wal, or restore a backup, or go on without "
         f"what is missing: takhin recover --topic {topic} --partition {partition}"
     )
-
-
-def _times(write: apsw.Connection) -> tuple[int, int]:
-    """(highest timestamp of all records, else -1; offset of the last row of the time index, else 0)."""
-    highest, indexed = write.execute(sql.LAST_TIME).fetchone() or (-1, 0)
-    of_rest = write.execute(sql.HIGHEST_TIME_FROM, (indexed,)).get
-    return highest if of_rest is None else max(highest, of_rest), indexed
 
 
 def _committed(write: apsw.Connection) -> Iterator[tuple[str, CommittedOffset]]:

@@ -29,6 +29,7 @@ from takhin.storage.sqlite.group import LogState
 from takhin.storage.sqlite.life import Life
 from takhin.storage.sqlite.reader import Reader
 from takhin.storage.sqlite.shared import Shared
+from takhin.storage.sqlite.times import Sought
 from takhin.storage.sqlite.writes import (
     AlterTopic,
     Append,
@@ -38,6 +39,7 @@ from takhin.storage.sqlite.writes import (
     GivePagesBack,
     Trim,
 )
+from takhin.turns import others_turn
 
 logger = structlog.get_logger()
 
@@ -121,9 +123,18 @@ class SqlitePartition:
             await self.life.growth.wait()
 
     async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
-        with translated(self.topic, self.partition):
-            await self.ready()
-            return self._reader.offset_for_time(timestamp, self.start_offset, self.end_offset)
+        return await self._first_at_time(Sought(timestamp))
+
+    async def _first_at_time(self, sought: Sought) -> OffsetAtTime:
+        at = 0
+        while True:
+            with translated(self.topic, self.partition):
+                await self.ready()
+                at = max(at, self.start_offset)
+                found, at = self._reader.search_time(sought, at, self.end_offset, self._state.times)
+            if found is not None:
+                return found
+            await others_turn()
 
     async def trim(self, offset: int) -> None:
         self._check_open()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from contextlib import closing
+from typing import Any
 
 import apsw
 
@@ -26,6 +27,7 @@ from takhin.model import (
 from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, size_bytes
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
+from takhin.storage.sqlite.times import Sought, Times
 
 READ_HEADERS_MAX = 2_000
 """Headers of one read, unless its first record has more. Each occupies the event loop for about 2 µs."""
@@ -100,16 +102,24 @@ class Reader:
                 del rows[at:]
                 return
 
-    def offset_for_time(self, timestamp: int, start: int, end: int) -> OffsetAtTime:
-        """The first record of [start, end) stamped at or after `timestamp` (ms).
+    def search_time(self, sought: Sought, at: int, end: int, times: Times) -> tuple[OffsetAtTime | None, int]:
+        """Look for a record of [at, end), but for no longer than a turn may take.
 
-        Below the offset of an index row everything is stamped at or below the row's time: the search
-        begins at the last row before the time.
+        Returns (what was found, or None, and where to go on). times: those of the log now.
         """
-        begin = self._file.reader.execute(sql.LAST_BEFORE_TIME, (timestamp,)).get
-        bounds = (max(begin or 0, start), end, timestamp)
-        found = self._file.reader.execute(sql.FIRST_AT_TIME, bounds).get
-        return OffsetAtTime(end, -1) if found is None else OffsetAtTime(*found)
+        if at >= times.blocked:
+            found = None if sought.passes_over(times) else self._first(sought, at, end)
+            return found or OffsetAtTime(end, -1), end
+        row: Any = self._file.reader.execute(sql.BLOCK_FROM_TIME, (at, *sought)).fetchone()
+        beyond, searched = row
+        if beyond is None:
+            return None, searched or times.blocked
+        begin = max(at, self._file.reader.execute(sql.BEGIN_OF_BLOCK, (beyond,)).get or 0)
+        return self._first(sought, begin, min(beyond, end)), beyond
+
+    def _first(self, sought: Sought, start: int, end: int) -> OffsetAtTime | None:
+        row: Any = self._file.reader.execute(sql.FIRST_AT_TIME, (start, end, sought.timestamp)).fetchone()
+        return None if row is None else OffsetAtTime(*row)
 
 
 def topic_facts(connection: apsw.Connection, defaults: TopicConfig) -> tuple[int, TopicConfig] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from takhin.clock import Clock
 from takhin.model import TopicConfig
 from takhin.settings import StorageSettings
 from takhin.storage.sqlite.admission import Admission
@@ -18,6 +19,7 @@ class Shared:
     """What all partitions of an engine share."""
 
     settings: StorageSettings
+    clock: Clock
     threads: Threads
     files: OpenFiles
     admission: Admission

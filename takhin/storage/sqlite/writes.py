@@ -19,6 +19,7 @@ from takhin.disk import statements_compaction as compaction_sql
 from takhin.model import Appended, Batch, CommittedOffset
 from takhin.storage.compaction import Gaps, Pass, PassSeen, lost_between, passes_after
 from takhin.storage.sqlite.group import Draft
+from takhin.storage.sqlite.times import read_oldest
 
 GIVE_BACK_PAGES = 64
 """Pages of one step after a trim.
@@ -69,6 +70,7 @@ class Trim(SmallWrite):
         for statement in (*sql.TRIM, sql.SET_START):
             db.execute(statement, (self.start_offset,))
         draft.start_offset = max(draft.start_offset, self.start_offset)
+        draft.times = draft.times._replace(oldest=read_oldest(db, draft.start_offset))
         draft.gaps = stored_gaps(db)
 
 
@@ -119,6 +121,7 @@ class RemoveRecords(SmallWrite):
             db.execute(statement, bounds)
         db.execute(compaction_sql.STEP_RUN, (removed, self.beyond))
         draft.gaps = stored_gaps(db)
+        draft.times = draft.times._replace(oldest=read_oldest(db, draft.start_offset))
         return removed
 
 
