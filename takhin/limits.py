@@ -129,13 +129,19 @@ def check_condition(batch: Batch, condition: Condition, partition: int) -> None:
 
 
 def check_batch(batch: Batch, config: TopicConfig, *, now: int) -> Batch:
-    """Return `batch` if its record sizes, timestamps and header keys are allowed. now: ms since 1970."""
+    """Return `batch` if its record sizes, timestamps and keys are allowed. now: ms since 1970."""
     max_message_bytes = config.max_message_bytes
     most_bytes = batch.size_bytes + HEADER_OVERHEAD_BYTES * batch.header_count
     if most_bytes > max_message_bytes:  # else no single record can be
         for position in _large_records(batch, max_message_bytes):
             _check_record_size(batch, position, max_message_bytes)
     _check_timestamps(batch.timestamps, config, now)
+    if config.compacts and None in batch.keys:
+        raise InvalidRecordError(
+            f"record {list(batch.keys).index(None)} has no key, and the topic's cleanup.policy is compact: "
+            "of each key the last record is kept, so a record needs one",
+            record=list(batch.keys).index(None),
+        )
     for position, of_record in batch.headers.items():
         for i, header in enumerate(of_record):
             if not header.key:

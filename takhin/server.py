@@ -107,7 +107,10 @@ class Server:
         connections = ConnectionWatch(self._broker, settings.rpc.connections_max)
         self._listener = Listener(TakhinService(self._broker), settings, connections)
         self._parts = Parts(
-            EnginePart(self.engine), self._listener, grace_seconds=settings.shutdown_grace_ms / 1_000
+            EnginePart(self.engine),
+            self._broker.compaction,
+            self._listener,
+            grace_seconds=settings.shutdown_grace_ms / 1_000,
         )
 
     @property

@@ -198,6 +198,9 @@ class TopicSettings:
         INT64_MAX, "max.compaction.lag.ms of topics that do not say", least=1, most=INT64_MAX
     )
     min_cleanable_dirty_ratio: float = setting(0.5, "min.cleanable.dirty.ratio of topics that do not say")
+    compaction_look_ms: int = setting(
+        15_000, "how long until it is looked again whether a compaction is due", least=10
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

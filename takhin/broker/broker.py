@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from takhin.broker.compaction import CompactionVerbs
 from takhin.broker.ends import EndVerbs
 from takhin.broker.group_offsets import GroupOffsetVerbs
 from takhin.broker.records import RecordVerbs
@@ -26,6 +27,7 @@ class Broker:
         """Why no connection is taken any more, in a sentence; None while they are."""
         self.topics = TopicVerbs(engine, settings)
         self.records = RecordVerbs(engine, settings, clock)
+        self.compaction = CompactionVerbs(engine, settings.topics, clock)
         self.ends = EndVerbs(engine, settings.consume)
         self.group_offsets = GroupOffsetVerbs(engine, settings.groups, clock)
         self._engine = engine

@@ -50,6 +50,10 @@ class Session:
         """Remove a topic with its records and committed offsets; durable on return."""
         await self._broker.topics.delete(name)
 
+    async def compact_topic(self, name: str) -> int:
+        """Remove records that later ones with their keys supersede; returns how many. Durable on return."""
+        return await self._broker.compaction.compact(name)
+
     def list_topics(self) -> Sequence[str]:
         """The names of all topics, sorted. The same object until the catalogue changes."""
         return self._broker.topics.names()

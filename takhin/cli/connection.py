@@ -83,9 +83,9 @@ topic_argument = click.argument("topic", shell_complete=topics_offered)
 group_argument = click.argument("group", shell_complete=groups_offered)
 
 
-def admin(server: str) -> Admin:
-    """An Admin that does not retry."""
-    return Admin(server, timeout_ms=ANSWER_MS_MAX, retry=Retry(attempts_max=1))
+def admin(server: str, *, timeout_ms: int = ANSWER_MS_MAX) -> Admin:
+    """An Admin that does not retry. timeout_ms: how long an answer may take."""
+    return Admin(server, timeout_ms=timeout_ms, retry=Retry(attempts_max=1))
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

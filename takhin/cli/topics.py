@@ -1,4 +1,4 @@
-"""`takhin topics`: creates, lists, describes, trims and deletes topics."""
+"""`takhin topics`: creates, lists, describes, trims, compacts and deletes topics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from takhin.cli.compact import compact
 from takhin.cli.connection import admin, run, server_option, topics_offered
 from takhin.cli.names import Suggesting
 from takhin.cli.output import confirm, counted, json_option, print_json, yes_option
@@ -17,10 +18,11 @@ from takhin.settings import INT32_MAX
 
 @click.group(cls=Suggesting, no_args_is_help=False)
 def topics() -> None:
-    """Create, list, describe, trim and delete topics."""
+    """Create, list, describe, trim, compact and delete topics."""
 
 
 topics.add_command(trim)
+topics.add_command(compact)
 
 
 @topics.command()

@@ -83,6 +83,15 @@ class Admin(Client):
         """
         await self._change(UnknownTopicError, self._calls.delete_topic, name)
 
+    async def compact_topic(self, name: str) -> int:
+        """Remove records that a later one with the same key supersedes; returns how many.
+
+        Durable on return. It may take longer than timeout_ms: the broker then goes on, and a later call waits
+        for it. Raises UnknownTopicError, and InvalidArgumentError if the topic's cleanup.policy is without
+        compact.
+        """
+        return await self._call(self._calls.compact_topic, name)
+
     async def partition_offsets(self, topic: str, partition: int) -> PartitionOffsets:
         """Both ends of a log."""
         return await self._call(self._calls.get_partition_offsets, TopicPartition(topic, partition))

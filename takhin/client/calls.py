@@ -72,6 +72,11 @@ class Calls:
         request = pb.DeleteTopicRequest(name=name)
         await self._connection.unary(self._stub.DeleteTopic, request, deadline)
 
+    async def compact_topic(self, deadline: float, name: str) -> int:
+        """Compact a topic; how many records were removed. Raises UnknownTopicError, InvalidArgumentError."""
+        request = pb.CompactTopicRequest(name=name)
+        return (await self._connection.unary(self._stub.CompactTopic, request, deadline)).removed
+
     async def list_topics(self, deadline: float) -> list[str]:
         response = await self._connection.unary(self._stub.ListTopics, pb.ListTopicsRequest(), deadline)
         return list(response.topics)

@@ -181,6 +181,7 @@ class Admin(Blocking[client.Admin]):
     describe_topic = _waiting(client.Admin.describe_topic)
     describe_topics = _waiting(client.Admin.describe_topics)
     delete_topic = _waiting(client.Admin.delete_topic)
+    compact_topic = _waiting(client.Admin.compact_topic)
     partition_offsets = _waiting(client.Admin.partition_offsets)
     offset_for_time = _waiting(client.Admin.offset_for_time)
     offsets_for_times = _waiting(client.Admin.offsets_for_times)

@@ -10,9 +10,9 @@ from takhin.disk import statements as sql
 # In the partition's file, by the writing connection
 
 GET_GAPS = "SELECT compacted_below, records_below FROM compactions"
-GET_RUN = (
-    "SELECT pass_end_offset, read_to, tombstones_below, began_at, next_offset FROM compactions "
-    "WHERE pass_end_offset IS NOT NULL"
+GET_COMPACTION = (
+    "SELECT compacted_below, records_below, tombstones_kept, pass_end_offset, read_to, tombstones_below, "
+    "began_at, next_offset FROM compactions"
 )
 BEGIN_RUN = (
     "UPDATE compactions SET compacted_below = ?, records_below = ?, pass_end_offset = ?, read_to = ?, "
@@ -24,7 +24,6 @@ END_RUN = (
     "tombstones_below = NULL, began_at = NULL, next_offset = NULL"
 )
 TIMESTAMP_FROM = "SELECT timestamp FROM records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT 1"
-GET_TOMBSTONES_KEPT = "SELECT tombstones_kept FROM compactions"
 GET_SEEN = "SELECT end_offset, began_at FROM compaction_history ORDER BY end_offset"
 DELETE_SEEN = "DELETE FROM compaction_history"
 PUT_SEEN = "INSERT INTO compaction_history (end_offset, began_at) VALUES (?,?)"

@@ -32,6 +32,12 @@ class TopicMethods(Methods):
         await self._session(context).delete_topic(request.name)
         return pb.DeleteTopicResponse(success=True)
 
+    async def CompactTopic(
+        self, request: pb.CompactTopicRequest, context: Context
+    ) -> pb.CompactTopicResponse:
+        removed = await self._session(context).compact_topic(request.name)
+        return pb.CompactTopicResponse(success=True, removed=removed)
+
     async def ListTopics(self, request: pb.ListTopicsRequest, context: Context) -> pb.ListTopicsResponse:
         names = self._session(context).list_topics()
         if names is not self._names:  # the catalogue has changed

@@ -75,11 +75,17 @@ class Bounds(NamedTuple):
 
 
 class History(NamedTuple):
-    """What earlier passes have left. tombstones_kept: by the last one."""
+    """What passes have done. tombstones_kept: by the last one. under_way: a pass that has not ended."""
 
-    gaps: Gaps
-    passes: Sequence[PassSeen]
-    tombstones_kept: int
+    gaps: Gaps = Gaps()
+    passes: Sequence[PassSeen] = ()
+    tombstones_kept: int = 0
+    under_way: Pass | None = None
+
+    def dirty(self, bounds: Bounds) -> int:
+        """How many offsets no pass has seen that one could see now."""
+        end = min(bounds.last_group, bounds.young)
+        return max(0, end - max(self.gaps.compacted_below, bounds.start_offset))
 
 
 def plan(bounds: Bounds, history: History, config: TopicConfig, now: int) -> Pass | None:
@@ -93,24 +99,20 @@ def plan(bounds: Bounds, history: History, config: TopicConfig, now: int) -> Pas
     return Pass(end, max(end, bounds.young), tombstones_below, now, bounds.start_offset)
 
 
-def is_due(
-    bounds: Bounds, history: History, config: TopicConfig, now: int, *, oldest_dirty: int | None
-) -> bool:
-    """True if a pass should begin by itself now (ms since 1970).
+def is_due(history: History, bounds: Bounds, config: TopicConfig, now: int, oldest_dirty: int | None) -> bool:
+    """True if a pass should begin, or go on, by itself now (ms since 1970).
 
-    oldest_dirty: the timestamp of the first record that no pass has seen; None if every record was seen.
+    oldest_dirty: the timestamp of the first record that no pass has seen; None if that is unknown.
     """
-    gaps = history.gaps
-    end = min(bounds.last_group, bounds.young)
-    dirty = end - max(gaps.compacted_below, bounds.start_offset)
-    if dirty > 0:
-        share = dirty / (dirty + gaps.records_below)
-        if share >= config.min_cleanable_dirty_ratio:
-            return True
-        return oldest_dirty is not None and now - oldest_dirty >= config.max_compaction_lag_ms
-    return history.tombstones_kept > 0 and bool(
-        expired_below(history.passes, now - config.delete_retention_ms)
-    )
+    if history.under_way is not None:
+        return True
+    dirty = history.dirty(bounds)
+    if not dirty:
+        expired = expired_below(history.passes, now - config.delete_retention_ms)
+        return history.tombstones_kept > 0 and expired > 0
+    if dirty / (dirty + history.gaps.records_below) >= config.min_cleanable_dirty_ratio:
+        return True
+    return oldest_dirty is not None and now - oldest_dirty >= config.max_compaction_lag_ms
 
 
 def expired_below(passes: Sequence[PassSeen], seen_until: int) -> int:

@@ -69,7 +69,7 @@ class MemoryLog:
         self._producers_max = producers_max
         self._growth = Waiters()
         self._last_group = 0
-        self._history = History(Gaps(), (), 0)
+        self._history = History()
 
     @property
     def size_bytes(self) -> int:
@@ -158,7 +158,7 @@ class MemoryLog:
     async def compaction_due(self, config: TopicConfig, now: int) -> bool:
         first = max(self._history.gaps.compacted_below, self.start_offset)
         oldest = next((row[1] for at, row in self._rows.items() if at >= first), None)
-        return is_due(await self._bounds(config, now), self._history, config, now, oldest_dirty=oldest)
+        return is_due(self._history, await self._bounds(config, now), config, now, oldest)
 
     async def compact(self, config: TopicConfig, now: int) -> int:
         self._check_open()

@@ -89,6 +89,11 @@ class TakhinServiceStub:
                 request_serializer=takhin_dot_v1_dot_takhin__pb2.DeleteRecordsRequest.SerializeToString,
                 response_deserializer=takhin_dot_v1_dot_takhin__pb2.DeleteRecordsResponse.FromString,
                 _registered_method=True)
+        self.CompactTopic = channel.unary_unary(
+                '/takhin.v1.TakhinService/CompactTopic',
+                request_serializer=takhin_dot_v1_dot_takhin__pb2.CompactTopicRequest.SerializeToString,
+                response_deserializer=takhin_dot_v1_dot_takhin__pb2.CompactTopicResponse.FromString,
+                _registered_method=True)
         self.CommitOffset = channel.unary_unary(
                 '/takhin.v1.TakhinService/CommitOffset',
                 request_serializer=takhin_dot_v1_dot_takhin__pb2.CommitOffsetRequest.SerializeToString,
@@ -196,6 +201,14 @@ class TakhinServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompactTopic(self, request, context):
+        """Compacts a topic now. Answers when the pass over all of its partitions has ended, which may take long; it goes
+        on if the call is cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CommitOffset(self, request, context):
         """Consumer groups.
         """
@@ -290,6 +303,11 @@ def add_TakhinServiceServicer_to_server(servicer, server):
                     servicer.DeleteRecords,
                     request_deserializer=takhin_dot_v1_dot_takhin__pb2.DeleteRecordsRequest.FromString,
                     response_serializer=takhin_dot_v1_dot_takhin__pb2.DeleteRecordsResponse.SerializeToString,
+            ),
+            'CompactTopic': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompactTopic,
+                    request_deserializer=takhin_dot_v1_dot_takhin__pb2.CompactTopicRequest.FromString,
+                    response_serializer=takhin_dot_v1_dot_takhin__pb2.CompactTopicResponse.SerializeToString,
             ),
             'CommitOffset': grpc.unary_unary_rpc_method_handler(
                     servicer.CommitOffset,
@@ -619,6 +637,33 @@ class TakhinService:
             '/takhin.v1.TakhinService/DeleteRecords',
             takhin_dot_v1_dot_takhin__pb2.DeleteRecordsRequest.SerializeToString,
             takhin_dot_v1_dot_takhin__pb2.DeleteRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompactTopic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/takhin.v1.TakhinService/CompactTopic',
+            takhin_dot_v1_dot_takhin__pb2.CompactTopicRequest.SerializeToString,
+            takhin_dot_v1_dot_takhin__pb2.CompactTopicResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,10 @@ class TakhinServiceStub:
     """Removes a log's oldest records, durably. It takes many commits, each of which is durable: where it is
     interrupted, what was removed stays removed, and the same call again removes the rest.
     """
+    CompactTopic: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.CompactTopicRequest, _takhin_pb2.CompactTopicResponse]
+    """Compacts a topic now. Answers when the pass over all of its partitions has ended, which may take long; it goes
+    on if the call is cancelled.
+    """
     CommitOffset: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.CommitOffsetRequest, _takhin_pb2.CommitOffsetResponse]
     """Consumer groups."""
     GetCommittedOffsets: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.GetCommittedOffsetsRequest, _takhin_pb2.GetCommittedOffsetsResponse]
@@ -82,6 +86,10 @@ class TakhinServiceAsyncStub(TakhinServiceStub):
     DeleteRecords: _aio.UnaryUnaryMultiCallable[_takhin_pb2.DeleteRecordsRequest, _takhin_pb2.DeleteRecordsResponse]  # type: ignore[assignment]
     """Removes a log's oldest records, durably. It takes many commits, each of which is durable: where it is
     interrupted, what was removed stays removed, and the same call again removes the rest.
+    """
+    CompactTopic: _aio.UnaryUnaryMultiCallable[_takhin_pb2.CompactTopicRequest, _takhin_pb2.CompactTopicResponse]  # type: ignore[assignment]
+    """Compacts a topic now. Answers when the pass over all of its partitions has ended, which may take long; it goes
+    on if the call is cancelled.
     """
     CommitOffset: _aio.UnaryUnaryMultiCallable[_takhin_pb2.CommitOffsetRequest, _takhin_pb2.CommitOffsetResponse]  # type: ignore[assignment]
     """Consumer groups."""
@@ -174,6 +182,16 @@ class TakhinServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_takhin_pb2.DeleteRecordsResponse, _abc.Awaitable[_takhin_pb2.DeleteRecordsResponse]]:
         """Removes a log's oldest records, durably. It takes many commits, each of which is durable: where it is
         interrupted, what was removed stays removed, and the same call again removes the rest.
+        """
+
+    @_abc_1.abstractmethod
+    def CompactTopic(
+        self,
+        request: _takhin_pb2.CompactTopicRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_takhin_pb2.CompactTopicResponse, _abc.Awaitable[_takhin_pb2.CompactTopicResponse]]:
+        """Compacts a topic now. Answers when the pass over all of its partitions has ended, which may take long; it goes
+        on if the call is cancelled.
         """
 
     @_abc_1.abstractmethod

@@ -158,6 +158,7 @@ UNKNOWN_TOPIC = {
         ("DeleteTopic", pb.DeleteTopicRequest, "name"),
         ("GetTopic", pb.GetTopicRequest, "name"),
         ("GetPartitionOffsets", pb.GetPartitionOffsetsRequest, "topic"),
+        ("CompactTopic", pb.CompactTopicRequest, "name"),
         ("DeleteRecords", pb.DeleteRecordsRequest, "topic"),
     )
     for kind, name in (BAD_NAMES | {"unknown": "nowhere"}).items()

@@ -68,6 +68,20 @@ def test_trim(takhin, broker, wide_topic):
     assert [tuple(row.values()) for row in found] == [(0, 5, 5, 2), (1, 5, 5, 2), (2, 0, 0, 0), (3, 0, 0, 0)]
 
 
+def test_compact(takhin, broker):
+    """The command waits for the pass and says how many records went."""
+    takhin.output("topics", "create", "keyed", "--config", "cleanup.policy=compact")
+    for value in (b"1", b"2", b"3"):
+        put(broker, "keyed", pb.Record(key=b"k", value=value))
+    assert takhin.output("topics", "compact", "keyed") == b"removed 2 records of keyed\n"
+    assert takhin.output("consume", "keyed", "-f", "%o %v ") == b"2 3 "
+    assert json.loads(takhin.output("topics", "compact", "keyed", "--json")) == {
+        "topic": "keyed",
+        "removed": 0,
+    }
+    takhin.output("topics", "delete", "keyed")
+
+
 def test_describe_an_unknown_topic(takhin, topic):
     """Known topics are shown, and unknown ones are an error."""
     done = takhin("topics", "describe", "nosuch", topic, "other")
@@ -92,6 +106,7 @@ def test_describe_an_unknown_topic(takhin, topic):
         (["trim", "x"], "Missing option '--before'"),
         (["trim", "x", "--before", "yesterday"], "is not a position in a log"),
         (["trim", "x", "--before", "1:2"], "is a range"),
+        (["compact", "nosuch"], "there is no topic 'nosuch'"),
         (["delete"], "Missing argument 'NAME'"),
         (["creat", "x"], "there is no command 'creat'; did you mean 'create'?"),
         ([], "Missing command"),

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from client.support import produce
+from client.support import produce, read
 from takhin.client import (
     Admin,
     CommittedOffset,
@@ -20,6 +20,7 @@ from takhin.client.errors import ClosedError, UnreachableError
 from takhin.errors import (
     InvalidArgumentError,
     InvalidConfigError,
+    InvalidRecordError,
     OffsetOutOfRangeError,
     TopicExistsError,
     UnknownGroupError,
@@ -65,6 +66,30 @@ async def test_offsets_for_times(server, admin, wide):
     assert found == {(wide, 0): OffsetAtTime(2, 5_000), (wide, 1): OffsetAtTime(0, -1)}
     with pytest.raises(UnknownPartitionError):
         await admin.offsets_for_times({(wide, 0): 0, (wide, 99): 0})
+
+
+async def test_compact_topic(server, admin, name):
+    """`Admin` has a topic compacted and learns how many records went; a reader gets the last of each key."""
+    await admin.create_topic(name, configs={"cleanup.policy": "compact"})
+    for value in (b"1", b"2", b"3"):
+        for key in (b"a", b"b"):
+            await produce(server, name, [value], key=key)
+    assert await admin.compact_topic(name) == 4
+    assert [(record.offset, record.key, record.value) for record in await read(server, name)] == [
+        (4, b"a", b"3"),
+        (5, b"b", b"3"),
+    ]
+    assert await admin.compact_topic(name) == 0
+    with pytest.raises(InvalidRecordError, match="has no key"):
+        await produce(server, name, [b"4"])
+    with pytest.raises(UnknownTopicError):
+        await admin.compact_topic("nowhere")
+
+
+async def test_a_topic_that_is_not_compacted(admin, topic):
+    """It is refused with a sentence that names the config."""
+    with pytest.raises(InvalidArgumentError, match=r"cleanup\.policy"):
+        await admin.compact_topic(topic)
 
 
 async def test_delete_records(server, admin, topic):

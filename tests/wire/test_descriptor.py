@@ -23,6 +23,7 @@ RPCS = {
     "GetPartitionOffsets": "GetPartitionOffsetsRequest -> GetPartitionOffsetsResponse",
     "GetOffsetsForTimes": "GetOffsetsForTimesRequest -> GetOffsetsForTimesResponse",
     "DeleteRecords": "DeleteRecordsRequest -> DeleteRecordsResponse",
+    "CompactTopic": "CompactTopicRequest -> CompactTopicResponse",
     "HealthCheck": "HealthCheckRequest -> HealthCheckResponse",
 }
 
@@ -90,6 +91,8 @@ MESSAGES = {
     "GetOffsetsForTimesResponse": "repeated TopicPartitionTimeOffset offsets = 1; string error = 2",
     "DeleteRecordsRequest": "string topic = 1; int32 partition = 2; int64 before_offset = 3",
     "DeleteRecordsResponse": "int64 beginning_offset = 1; string error = 2",
+    "CompactTopicRequest": "string name = 1",
+    "CompactTopicResponse": "bool success = 1; string error = 2; int64 removed = 4",
     "HealthCheckRequest": "",
     "HealthCheckResponse": """
         string status = 1; string version = 2; int64 uptime_seconds = 3; repeated string reasons = 4""",

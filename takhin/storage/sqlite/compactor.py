@@ -3,7 +3,7 @@
 What a pass removes is decided in storage/compaction.py. The pass is a row in the file, so it goes on after a
 crash. Reading runs on the checkpoint thread, a slice at a time (key_map.py). Each removal is a write like
 any other, in the next commit group. Where records arrive meanwhile, the pass rests as long as it has worked.
-It waits while the files are held, the disk is full or the file has failed.
+It waits while the files are held or the disk is full. A file that has failed ends it: the next call goes on.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import structlog
 from takhin.disk import statements_compaction as sql
 from takhin.disk.faults import sentence
 from takhin.disk.zero_tails import check_offset
-from takhin.errors import UnavailableError
-from takhin.model import OffsetAtTime, TopicConfig
-from takhin.storage.compaction import Bounds, Gaps, History, Pass, PassSeen, is_due, plan
+from takhin.errors import StorageFullError
+from takhin.model import INT64_MAX, OffsetAtTime, TopicConfig
+from takhin.storage.compaction import Bounds, Pass, is_due, plan
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState, Write
 from takhin.storage.sqlite.key_map import KeyMap, Keys, Removable
 from takhin.storage.sqlite.life import Life
 from takhin.storage.sqlite.shared import Shared
-from takhin.storage.sqlite.writes import BeginPass, EndPass, RemoveRecords
+from takhin.storage.sqlite.writes_compaction import BeginPass, EndPass, RemoveRecords
 
 logger = structlog.get_logger()
 
 T = TypeVar("T")
 
 AGAIN_SECONDS = 0.1
-"""The pause before something is tried again that was in the way: a hold, a full disk, a failed file."""
+"""The pause before something is tried again that was in the way: a hold, a full disk, a lock."""
 REST_SECONDS_MAX = 0.05
 """The longest rest after one slice or step, where records arrive meanwhile."""
 
@@ -52,14 +52,7 @@ class Log(Protocol):
 class Compactor:
     """Compacts one partition, one pass at a time. Lives on the loop."""
 
-    def __init__(
-        self,
-        shared: Shared,
-        file: LogFile,
-        state: LogState,
-        life: Life,
-        log: Log,
-    ) -> None:
+    def __init__(self, shared: Shared, file: LogFile, state: LogState, life: Life, log: Log) -> None:
         self._shared = shared
         self._file = file
         self._state = state
@@ -68,23 +61,36 @@ class Compactor:
         self._one = asyncio.Lock()
         self._name = f"{state.topic}/{state.partition}"
         self._end_seen = 0
+        self._oldest: tuple[int, int | None] = (-1, None)
 
     async def is_due(self, config: TopicConfig, now: int) -> bool:
-        """True if a pass should begin, or go on, by itself."""
-        bounds = await self._bounds(config, now)
-        await self._log.ready()
-        history = self._history()
-        first = max(history.gaps.compacted_below, bounds.start_offset)
-        oldest = self._file.reader.execute(sql.TIMESTAMP_FROM, (first, bounds.end_offset)).get
-        return self._under_way() is not None or is_due(bounds, history, config, now, oldest_dirty=oldest)
+        """True if a pass should begin, or go on, by itself. Opens a closed file only if that may be so."""
+        state, history = self._state, self._state.history
+        whole = Bounds(state.start_offset, state.last_group, state.end_offset, state.end_offset)
+        ages = config.max_compaction_lag_ms < INT64_MAX and history.dirty(whole) > 0
+        oldest = await self._oldest_dirty() if ages else None
+        due = is_due(history, whole, config, now, oldest)
+        if not due or not config.min_compaction_lag_ms:
+            return due
+        return is_due(history, await self._bounds(config, now), config, now, oldest)
+
+    async def _oldest_dirty(self) -> int | None:
+        """The timestamp of the first record that no pass has seen."""
+        first = max(self._state.history.gaps.compacted_below, self._state.start_offset)
+        if self._oldest[0] != first:
+            await self._log.ready()
+            found = self._file.reader.execute(sql.TIMESTAMP_FROM, (first, self._state.end_offset)).get
+            self._oldest = first, found
+        return self._oldest[1]
 
     async def run(self, config: TopicConfig, now: int) -> int:
         """Finish the pass that is under way, or do one now. Returns how many records it has removed."""
         async with self._one:
             await self._may_go_on()
-            bounds = await self._bounds(config, now)
             await self._log.ready()
-            planned = self._under_way() or plan(bounds, self._history(), config, now)
+            bounds = await self._bounds(config, now)
+            history = self._state.history
+            planned = history.under_way or plan(bounds, history, config, now)
             if planned is None:
                 return 0
             began = perf_counter()
@@ -129,15 +135,6 @@ class Compactor:
 
     # What stands in the file, and in the way
 
-    def _under_way(self) -> Pass | None:
-        row = self._file.reader.execute(sql.GET_RUN).get
-        return None if row is None else Pass(*row)
-
-    def _history(self) -> History:
-        read = self._file.reader.execute
-        passes = [PassSeen(*row) for row in read(sql.GET_SEEN)]
-        return History(Gaps(*self._state.gaps), passes, read(sql.GET_TOMBSTONES_KEPT).get)
-
     async def _bounds(self, config: TopicConfig, now: int) -> Bounds:
         state, young = self._state, self._state.end_offset
         if config.min_compaction_lag_ms:
@@ -146,8 +143,8 @@ class Compactor:
 
     @property
     def _in_the_way(self) -> bool:
-        files, space, life = self._shared.files, self._shared.space, self._life
-        return (files.held or space.full or life.failed) and not life.ending
+        held, full = self._shared.files.held, self._shared.space.full
+        return (held or full) and not self._life.ending
 
     async def _may_go_on(self) -> None:
         """Return when nothing is in the way, or the file's life ends."""
@@ -155,16 +152,14 @@ class Compactor:
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _write(self, write: Write[T]) -> T:
-        """Submit a write until it lands; it may be repeated."""
+        """Submit a write until there is room for it on the disk."""
         while True:
             await self._may_go_on()
             try:
                 await self._log.ready()
                 began = perf_counter()
                 answer = await asyncio.shield(self._life.submit(write))
-            except UnavailableError:
-                if self._life.ending:
-                    raise
+            except StorageFullError:
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
             await self._rest(perf_counter() - began)

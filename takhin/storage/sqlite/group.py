@@ -21,7 +21,7 @@ from takhin.errors import RefusedError
 from takhin.model import Appended, Batch, CommittedOffset
 from takhin.settings import StorageSettings
 from takhin.storage import compaction
-from takhin.storage.compaction import Gaps
+from takhin.storage.compaction import History
 from takhin.storage.sqlite.course import others_turn
 from takhin.storage.sqlite.producers import Producers
 from takhin.storage.sqlite.times import Times
@@ -51,21 +51,21 @@ class LogState:
     """How many producers the file remembers."""
     last_group: int
     """Where the last commit group begins that has appended records; after a start, the last record."""
-    gaps: Gaps
-    """Where compaction may have removed records."""
+    history: History
+    """What compaction has done."""
     lost: Sequence[tuple[int, int]] = ()
     """Ranges [first, beyond) that `takhin recover` has given up, in order."""
 
     def next_record(self, offset: int) -> int:
         """Where the record at or after `offset` is at the latest, if none is missing."""
-        return compaction.next_record(offset, self.gaps, self.lost)
+        return compaction.next_record(offset, self.history.gaps, self.lost)
 
     @property
     def record_count(self) -> int:
         """How many records the log has."""
-        first = max(self.start_offset, self.gaps.compacted_below)
+        first = max(self.start_offset, self.history.gaps.compacted_below)
         lost = compaction.lost_between(first, self.end_offset, self.lost) if self.lost else 0
-        return self.gaps.records_below + self.end_offset - first - lost
+        return self.history.gaps.records_below + self.end_offset - first - lost
 
     @property
     def end_offset(self) -> int:
@@ -76,7 +76,7 @@ class LogState:
         if written.records:
             self.last_group = self.end_offset
         self.start_offset = self.durable_start = written.start_offset
-        self.gaps = written.gaps
+        self.history = written.history
         self.mark = written.mark
         self.times = written.times
         self.producers = written.producers
@@ -88,7 +88,7 @@ class Written:
 
     answers: Sequence[object]
     start_offset: int
-    gaps: Gaps
+    history: History
     mark: Mark
     times: Times
     producers: int
@@ -105,7 +105,7 @@ class Draft:
         """producers_max: how many producers the file may remember. now: the broker's clock, ms."""
         self.start_offset = state.start_offset
         self.end_offset = state.end_offset
-        self.gaps = state.gaps
+        self.history = state.history
         self.lost = state.lost
         self.times = state.times
         self.now = now
@@ -154,7 +154,7 @@ class Draft:
         return Written(
             answers,
             self.start_offset,
-            self.gaps,
+            self.history,
             mark,
             self.times,
             self.producers.count,
@@ -198,6 +198,14 @@ class Write(Protocol[Answer_co]):
 
     def apply(self, draft: Draft) -> Answer_co:
         """Make the change in the open transaction. May raise RefusedError, but only before it writes."""
+
+
+class SmallWrite:
+    """What all writes but appends have in common: they add no records and weigh next to nothing."""
+
+    __slots__ = ()
+    record_count = 0
+    queued_bytes = 0
 
 
 Queued = tuple[Write[Any], asyncio.Future[Any]]

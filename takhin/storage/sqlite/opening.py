@@ -15,7 +15,6 @@ import apsw
 
 from takhin.disk import connection, versions
 from takhin.disk import statements as sql
-from takhin.disk import statements_compaction as compaction_sql
 from takhin.disk.header import HeaderError, checked_header
 from takhin.disk.identity import LogRow, identity_fault, read_log_row
 from takhin.disk.tables import tables_fault
@@ -23,7 +22,6 @@ from takhin.disk.witness import Mark, Slot, Witness
 from takhin.disk.zero_tails import check_committed
 from takhin.errors import StartupError
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition
-from takhin.storage.compaction import Gaps
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
 from takhin.storage.sqlite.life import Life
@@ -33,6 +31,7 @@ from takhin.storage.sqlite.reader import topic_facts
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.times import read_times
 from takhin.storage.sqlite.unavailable import Known
+from takhin.storage.sqlite.writes_compaction import read_history
 
 T = TypeVar("T")
 
@@ -93,8 +92,8 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared, 
         producers = write.execute(sql.COUNT_PRODUCERS).get
         lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
         times = read_times(write, start, shared.clock())
-        last, gaps = max(start, mark.end_offset - 1), Gaps(*write.execute(compaction_sql.GET_GAPS).get)
-        state = LogState(*at, start, start, mark, times, producers, last, gaps, lost)
+        last, history = max(start, mark.end_offset - 1), read_history(write)
+        state = LogState(*at, start, start, mark, times, producers, last, history, lost)
         committed, facts = list(_committed(write)), topic_facts(write, shared.topic_defaults)
     except BaseException:
         connection.close_untouched(write, path)

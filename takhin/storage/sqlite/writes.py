@@ -12,14 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import apsw
-
 from takhin.disk import statements as sql
-from takhin.disk import statements_compaction as compaction_sql
 from takhin.model import Appended, Batch, CommittedOffset
-from takhin.storage.compaction import Gaps, Pass, PassSeen, lost_between, passes_after
-from takhin.storage.sqlite.group import Draft
+from takhin.storage.sqlite.group import Draft, SmallWrite
 from takhin.storage.sqlite.times import read_oldest
+from takhin.storage.sqlite.writes_compaction import read_history
 
 GIVE_BACK_PAGES = 64
 """Pages of one step after a trim.
@@ -51,14 +48,6 @@ class Append:
         return draft.append(batch)
 
 
-class SmallWrite:
-    """What all writes but appends have in common: they add no records and weigh next to nothing."""
-
-    __slots__ = ()
-    record_count = 0
-    queued_bytes = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Trim(SmallWrite):
     """Move the log's start up and delete the records below it."""
@@ -71,74 +60,7 @@ class Trim(SmallWrite):
             db.execute(statement, (self.start_offset,))
         draft.start_offset = max(draft.start_offset, self.start_offset)
         draft.times = draft.times._replace(oldest=read_oldest(db, draft.start_offset))
-        draft.gaps = stored_gaps(db)
-
-
-def stored_gaps(db: apsw.Connection) -> Gaps:
-    """What the file says of its gaps."""
-    return Gaps(*db.execute(compaction_sql.GET_GAPS).get)
-
-
-@dataclass(frozen=True, slots=True)
-class BeginPass(SmallWrite):
-    """Begin a pass of compaction; the answer is the pass that is under way then.
-
-    From this commit on readers know that records may be missing below its end: none is removed before.
-    """
-
-    planned: Pass
-
-    def apply(self, draft: Draft) -> Pass:
-        under_way = draft.db.execute(compaction_sql.GET_RUN).get
-        if under_way is not None:
-            return Pass(*under_way)
-        end = self.planned.end_offset
-        below, records = draft.gaps
-        first = max(below, draft.start_offset)
-        if end > first:
-            records += end - first - lost_between(first, end, draft.lost)
-        draft.gaps = Gaps(max(below, end), records)
-        draft.db.execute(compaction_sql.BEGIN_RUN, (*draft.gaps, *self.planned))
-        return self.planned
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveRecords(SmallWrite):
-    """Remove what lies in [first, beyond) with its headers, but for `kept`; the answer is how many records.
-
-    kept: offsets as a JSON array.
-    """
-
-    first: int
-    beyond: int
-    kept: str
-
-    def apply(self, draft: Draft) -> int:
-        db, bounds = draft.db, (self.first, self.beyond, self.kept)
-        db.execute(compaction_sql.REMOVE_RECORDS, bounds)
-        removed = db.changes()
-        for statement in compaction_sql.REMOVE_WITH_THEM:
-            db.execute(statement, bounds)
-        db.execute(compaction_sql.STEP_RUN, (removed, self.beyond))
-        draft.gaps = stored_gaps(db)
-        draft.times = draft.times._replace(oldest=read_oldest(db, draft.start_offset))
-        return removed
-
-
-@dataclass(frozen=True, slots=True)
-class EndPass(SmallWrite):
-    """End the pass that is under way. tombstones: how many it has kept for a later one."""
-
-    tombstones: int
-
-    def apply(self, draft: Draft) -> None:
-        under_way = draft.db.execute(compaction_sql.GET_RUN).get
-        if under_way is None:  # it has ended, and its answer was lost
-            return
-        seen = [PassSeen(*row) for row in draft.db.execute(compaction_sql.GET_SEEN)]
-        draft.db.execute(compaction_sql.DELETE_SEEN)
-        draft.db.executemany(compaction_sql.PUT_SEEN, passes_after(seen, Pass(*under_way)))
-        draft.db.execute(compaction_sql.END_RUN, (self.tombstones,))
+        draft.history = read_history(db)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,81 @@
+"""The writes of compaction; writes.py has all others. What a pass removes: storage/compaction.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from takhin.disk import statements_compaction as sql
+from takhin.storage.compaction import Gaps, History, Pass, PassSeen, lost_between, passes_after
+from takhin.storage.sqlite.group import Draft, SmallWrite
+from takhin.storage.sqlite.times import read_oldest
+
+
+def read_history(db: apsw.Connection) -> History:
+    """What the file says of its compaction."""
+    row: Any = db.execute(sql.GET_COMPACTION).get
+    gaps, tombstones, under_way = Gaps(*row[:2]), row[2], row[3:]
+    passes = tuple(PassSeen(*seen) for seen in db.execute(sql.GET_SEEN)) if gaps.compacted_below else ()
+    return History(gaps, passes, tombstones, None if under_way[0] is None else Pass(*under_way))
+
+
+@dataclass(frozen=True, slots=True)
+class BeginPass(SmallWrite):
+    """Begin a pass; the answer is the pass that is under way then.
+
+    From this commit on readers know that records may be missing below its end: none is removed before.
+    """
+
+    planned: Pass
+
+    def apply(self, draft: Draft) -> Pass:
+        if draft.history.under_way is not None:
+            return draft.history.under_way
+        end, (below, records) = self.planned.end_offset, draft.history.gaps
+        first = max(below, draft.start_offset)
+        if end > first:
+            records += end - first - lost_between(first, end, draft.lost)
+        draft.db.execute(sql.BEGIN_RUN, (max(below, end), records, *self.planned))
+        draft.history = read_history(draft.db)
+        return self.planned
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRecords(SmallWrite):
+    """Remove what lies in [first, beyond) with its headers, but for `kept`; the answer is how many records.
+
+    kept: offsets as a JSON array.
+    """
+
+    first: int
+    beyond: int
+    kept: str
+
+    def apply(self, draft: Draft) -> int:
+        db, bounds = draft.db, (self.first, self.beyond, self.kept)
+        db.execute(sql.REMOVE_RECORDS, bounds)
+        removed = db.changes()
+        for statement in sql.REMOVE_WITH_THEM:
+            db.execute(statement, bounds)
+        db.execute(sql.STEP_RUN, (removed, self.beyond))
+        draft.history = read_history(db)
+        draft.times = draft.times._replace(oldest=read_oldest(db, draft.start_offset))
+        return removed
+
+
+@dataclass(frozen=True, slots=True)
+class EndPass(SmallWrite):
+    """End the pass that is under way. tombstones: how many it has kept for a later one."""
+
+    tombstones: int
+
+    def apply(self, draft: Draft) -> None:
+        if draft.history.under_way is None:  # it has ended, and its answer was lost
+            return
+        draft.db.execute(sql.DELETE_SEEN)
+        seen = passes_after(draft.history.passes, draft.history.under_way)
+        draft.db.executemany(sql.PUT_SEEN, seen)
+        draft.db.execute(sql.END_RUN, (self.tombstones,))
+        draft.history = read_history(draft.db)
