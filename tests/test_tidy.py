@@ -62,7 +62,7 @@ LAYERS = {
     # Programs of their own, on closed files or as readers beside a broker, but never in its process.
     "takhin.copies": Layer((*_DISK, "takhin.copies.*"), ("apsw",)),
     "takhin.query": Layer((*_DISK, "takhin.query.*"), ("apsw",)),
-    "takhin.broker": Layer(_BROKER),
+    "takhin.broker": Layer(_BROKER, ("structlog",)),
     "takhin.wire": Layer(_WIRE, GRPC),
     "takhin.rpc": Layer(_RPC, (*GRPC, "structlog")),
     "takhin.client": Layer((*_WIRE, "takhin.client.*"), GRPC),

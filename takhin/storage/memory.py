@@ -135,7 +135,7 @@ class MemoryLog:
         for at in (at for at in range(offset, self.end_offset) if at in self._rows):
             room_bytes -= self._size_bytes(at)
             if len(rows) == max_records or (rows and room_bytes < 0):
-                next_offset = at
+                next_offset = rows[-1][0] + 1
                 break
             rows.append(self._rows[at])
         headers = {row[0]: self._headers[row[0]] for row in rows if row[0] in self._headers}

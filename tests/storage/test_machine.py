@@ -248,6 +248,21 @@ class EnginesAgree(RuleBasedStateMachine):
         self.ask_log(pick, lambda log: log.trim(place(log, at)))
 
     @precondition(lambda self: self.topic_ids)
+    @rule(pick=picks, lag=st.sampled_from([0, 0, 20]), retention=st.sampled_from([0, 0, 20]), now=times)
+    def compact(self, pick: int, lag: int, retention: int, now: int) -> None:
+        """Both remove the same records, and agree on whether another pass is due."""
+        picked = self.picked(pick)
+        # Which appends share a group is not the same in both, nor known after a start.
+        picked._last_group = self.store.log(picked.topic, picked.partition)._state.last_group
+        config = TopicConfig(1, delete_retention_ms=retention, min_compaction_lag_ms=lag)
+
+        async def compact(log: PartitionLog) -> object:
+            due = await log.compaction_due(config, now)
+            return due, await log.compact(config, now), await log.compaction_due(config, now)
+
+        self.ask_of(picked, compact)
+
+    @precondition(lambda self: self.topic_ids)
     @rule(of=st.lists(picks, max_size=4), group_id=groups, at=places, metadata=st.text(max_size=8))
     def commit_offsets(self, of: Sequence[int], group_id: str, at: int, metadata: str) -> None:
         offsets = {}
@@ -279,7 +294,10 @@ async def append(batches: Sequence[Batch], log: PartitionLog) -> object:
 
 def summary(topic: Topic) -> object:
     """What both engines report of a topic, without its id."""
-    ranges = [(log.partition, log.start_offset, log.end_offset, log.closed) for log in topic.partitions]
+    ranges = [
+        (log.partition, log.start_offset, log.end_offset, log.record_count, log.closed)
+        for log in topic.partitions
+    ]
     return topic.name, topic.config, ranges
 
 
