@@ -9,7 +9,7 @@ from pathlib import Path
 
 import apsw
 
-from faults.crash_workload import BRIEF_PARTITIONS, KEPT, KEPT_PARTITIONS, SERIAL_BASE, sent, value
+from faults.crash_workload import BRIEF_PARTITIONS, KEPT, KEPT_PARTITIONS, KEYS, SERIAL_BASE, key, sent, value
 from storage.check_files import FAULTS
 from storage.support import sqlite_engine
 from takhin.errors import StartupError, TakhinError
@@ -29,6 +29,8 @@ class Facts:
     """The offsets [first, end) of the last batch that each log's producer has sent or is sending."""
     commits: dict[Log, list[int | None]] = field(default_factory=lambda: defaultdict(lambda: [None]))
     starts: dict[Log, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0]))
+    compacted: dict[Log, int] = field(default_factory=lambda: defaultdict(int))
+    """Where each log ended when it was last compacted."""
     topics: dict[str, list[int | None]] = field(default_factory=lambda: defaultdict(lambda: [None]))
     """The serial numbers that each name may have, None if it may be absent; the first is acknowledged."""
     acked: int = 0
@@ -45,6 +47,8 @@ class Facts:
             case "appended" | "committed" | "trimmed":
                 self._of(kind)[of] = [at]
                 self.acked += kind == "appended"
+            case "compact":
+                self.compacted[of] = at
             case "create":
                 self.topics[of].append(at)
             case "delete":
@@ -94,9 +98,16 @@ async def _faults_of_log(log, serial: int, facts: Facts, offsets) -> list[str]:
         faults.append(f"{of} ends at {log.end_offset} instead of {facts.ends[of]}")
     if log.start_offset not in facts.starts[of] and log.start_offset != max(facts.starts[of]):
         faults.append(f"{of} starts at {log.start_offset} instead of {facts.starts[of]}")
-    found = [(row[0], row[3]) for row in await read_all(log)]
-    if found != [(offset, value(*of, offset)) for offset in range(log.start_offset, log.end_offset)]:
+    found = {row[0]: (row[2], row[3]) for row in await read_all(log)}
+    needed = {
+        offset for offset in range(log.start_offset, log.end_offset) if offset + KEYS >= facts.compacted[of]
+    }
+    if missing := needed - found.keys():
+        faults.append(f"{of} lacks {sorted(missing)}, which nothing supersedes")
+    if any(content != (key(offset), value(*of, offset)) for offset, content in found.items()):
         faults.append(f"{of} holds something else than was sent")
+    if log.record_count != len(found):
+        faults.append(f"{of} has {len(found)} records, and says {log.record_count}")
     committed = offsets.of("group").get(name_of(log))
     if (committed and committed.offset) not in facts.commits[of]:
         faults.append(f"{of} committed {committed} instead of {facts.commits[of]}")

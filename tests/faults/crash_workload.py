@@ -36,6 +36,7 @@ KEPT_PARTITIONS, BRIEF_PARTITIONS = 3, 2
 SERIAL_BASE = 1 << 20
 """A topic's max.message.bytes minus this is the serial number of its creation, as names are reused."""
 BATCHES = 25
+KEYS = 7
 RECORDS_MAX, RECORD_BYTES_MAX = 5, 6_000
 
 
@@ -47,12 +48,19 @@ def value(name: str, serial: int, partition: int, offset: int) -> bytes:
     return label + chance.randbytes(chance.randrange(RECORD_BYTES_MAX))
 
 
+def key(offset: int) -> bytes:
+    """The key at an offset: one of a few, so that later records supersede earlier ones."""
+    return b"%d" % (offset % KEYS)
+
+
 PRODUCER = b"of each log one."
 
 
 def sent(of: tuple[str, int, int], first: int, end: int) -> Batch:
     """The only producer's batch at offsets [first, end) of a log; its sequence is the first offset."""
-    return under(batch(*(value(*of, offset) for offset in range(first, end))), PRODUCER, first)
+    offsets = range(first, end)
+    values, keys = [value(*of, offset) for offset in offsets], [key(offset) for offset in offsets]
+    return under(batch(*values, keys=keys), PRODUCER, first)
 
 
 class Workload:
@@ -90,6 +98,8 @@ class Workload:
                 await self._commit_offset(log, serial)
             elif what < 0.4:
                 await self._trim(log, serial)
+            elif what < 0.5:
+                await self._compact(log, serial)
 
     async def _append(self, log, serial: int) -> None:
         of = (log.topic, serial, log.partition)
@@ -115,6 +125,11 @@ class Workload:
         self._note("trim", of, offset)
         await log.trim(offset)
         self._note("trimmed", of, offset)
+
+    async def _compact(self, log, serial: int) -> None:
+        of = (log.topic, serial, log.partition)
+        self._note("compact", of, log.end_offset)
+        await log.compact(TopicConfig(1), NOW)
 
 
 @dataclass(frozen=True, slots=True)
