@@ -85,6 +85,10 @@ FIRST_AT_TIME = (
     "SELECT offset, timestamp FROM records WHERE offset >= ? AND offset < ? AND timestamp >= ? "
     "ORDER BY offset LIMIT 1"
 )
+LOWER_APPENDED = (
+    "UPDATE time_blocks SET appended = ?1 WHERE beyond IN "
+    "(SELECT beyond FROM time_blocks WHERE appended > ?1 ORDER BY beyond LIMIT 10000)"
+)
 LAST_BLOCK = "SELECT max(beyond) FROM time_blocks"
 OLDEST = (
     "SELECT timestamp, "
@@ -104,6 +108,16 @@ TRIM = (
 LAST_OFFSET = "SELECT max(offset) FROM records"
 GET_LOST = "SELECT first, beyond FROM lost_offsets ORDER BY first"
 
+NTH_OFFSET = "SELECT offset FROM records WHERE offset >= ? ORDER BY offset LIMIT 1 OFFSET ?"
+NTH_HEADER = "SELECT offset FROM headers WHERE offset >= ? ORDER BY offset, position LIMIT 1 OFFSET ?"
+CONTENT_BYTES = (
+    "SELECT (SELECT total(octet_length(key)) + total(octet_length(value)) FROM records "
+    "WHERE offset >= ?1 AND offset < ?2) + "
+    "(SELECT total(octet_length(value)) FROM headers WHERE offset >= ?1 AND offset < ?2)"
+)
+"""Reads no overflow page, see LONG_RECORD."""
+
+PAGES = "PRAGMA page_count"
 FREE_PAGES = "PRAGMA freelist_count"
 
 

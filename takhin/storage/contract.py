@@ -196,6 +196,12 @@ class Engine(Protocol):
         PartitionUnavailableError.
         """
 
+    async def retain(self) -> None:
+        """Remove what the topics' retention limits let go, as of now; durable on return.
+
+        An open engine does so by itself, again and again. What cannot be written now is left for later.
+        """
+
     async def delete_topic(self, name: str) -> None:
         """Remove a topic, durably and all at once; its logs become closed. Raises UnknownTopicError.
 

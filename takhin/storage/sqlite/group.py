@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import apsw
 
@@ -20,10 +20,14 @@ from takhin.disk.witness import Mark
 from takhin.disk.zero_tails import header_tails, long_headers, record_tails
 from takhin.errors import RefusedError
 from takhin.model import Appended, Batch, CommittedOffset
+from takhin.schema import PAGE_BYTES
 from takhin.settings import StorageSettings
 from takhin.storage.sqlite.course import others_turn
 from takhin.storage.sqlite.producers import Producers
 from takhin.storage.sqlite.times import Times
+
+FREE_PAGES_MIN = 64
+"""Fewer free pages, 1 MiB, are never given back."""
 
 SLICE_BYTES = 1 << 20
 SLICE_HEADERS = 2_000
@@ -33,6 +37,26 @@ ROW_BYTES = 512
 """What inserting a row costs besides its value, in bytes of a value."""
 
 Answer_co = TypeVar("Answer_co", covariant=True)
+
+
+class Pages(NamedTuple):
+    """How many pages a file has, and how many of them are free."""
+
+    total: int
+    free: int
+
+    @staticmethod
+    def of(db: apsw.Connection) -> Pages:
+        return Pages(db.execute(sql.PAGES).get, db.execute(sql.FREE_PAGES).get)
+
+    @property
+    def used_bytes(self) -> int:
+        """The space of what the file holds."""
+        return int((self.total - self.free) * PAGE_BYTES)
+
+    def many_free(self, percent_max: int) -> bool:
+        """True if more of them are free than are worth keeping for what comes."""
+        return self.free >= FREE_PAGES_MIN and 100 * self.free > percent_max * self.total
 
 
 @dataclass(slots=True)
@@ -46,6 +70,7 @@ class LogState:
     durable_start: int
     mark: Mark
     times: Times
+    pages: Pages
     producers: int
     """How many producers the file remembers."""
     lost: Sequence[tuple[int, int]] = ()
@@ -65,6 +90,7 @@ class LogState:
         self.start_offset = self.durable_start = written.start_offset
         self.mark = written.mark
         self.times = written.times
+        self.pages = written.pages
         self.producers = written.producers
 
 
@@ -76,6 +102,7 @@ class Written:
     start_offset: int
     mark: Mark
     times: Times
+    pages: Pages
     producers: int
     offsets: Sequence[tuple[str, CommittedOffset | None]]
     """The groups whose committed offset has changed; None: it is forgotten."""
@@ -139,6 +166,7 @@ class Draft:
             self.start_offset,
             mark,
             self.times,
+            Pages.of(self.db),
             self.producers.count,
             self.offsets,
             self.end_offset - self._state.end_offset,

@@ -23,7 +23,7 @@ from takhin.disk.zero_tails import check_committed
 from takhin.errors import StartupError
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition
 from takhin.storage.sqlite.file import LogFile
-from takhin.storage.sqlite.group import LogState
+from takhin.storage.sqlite.group import LogState, Pages
 from takhin.storage.sqlite.life import Life
 from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.partition import SqlitePartition
@@ -91,7 +91,7 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared, 
         producers = write.execute(sql.COUNT_PRODUCERS).get
         lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
         times = read_times(write, start, shared.clock())
-        state = LogState(*at, start, start, mark, times, producers, lost)
+        state = LogState(*at, start, start, mark, times, Pages.of(write), producers, lost)
         committed, facts = list(_committed(write)), topic_facts(write, shared.topic_defaults)
     except BaseException:
         connection.close_untouched(write, path)

@@ -23,6 +23,7 @@ from takhin.errors import (
 )
 from takhin.logs import debugging
 from takhin.model import Appended, Batch, CommittedOffset, OffsetAtTime, Records
+from takhin.storage.retention import AHEAD_MS, Limits
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
 from takhin.storage.sqlite.life import Life
@@ -32,6 +33,7 @@ from takhin.storage.sqlite.times import Sought
 from takhin.storage.sqlite.writes import (
     AlterTopic,
     Append,
+    ClearTimes,
     CommitOffset,
     CommitOnly,
     ForgetOffset,
@@ -41,9 +43,6 @@ from takhin.storage.sqlite.writes import (
 from takhin.turns import others_turn
 
 logger = structlog.get_logger()
-
-TRIM_RECORDS_MAX = 2_000
-"""Records of one step of a trim. Their DELETE occupies the event loop, for under 1 ms."""
 
 
 class SqlitePartition:
@@ -139,12 +138,62 @@ class SqlitePartition:
             )
         while self.start_offset < offset:
             self._check_open()
-            step = Trim(min(offset, self.start_offset + TRIM_RECORDS_MAX))
-            await asyncio.shield(self.life.submit(step))  # goes on also if the one who asked has gone
+            await asyncio.shield(self.life.submit(Trim(offset)))  # goes on also if the one who asked has gone
         with suppress(StorageFullError):  # which needs space itself; what is trimmed is trimmed
-            pages_left = 1
-            while pages_left and not self.closed:
-                pages_left = await asyncio.shield(self.life.submit(GivePagesBack()))
+            while self._shared.space.full and self._state.pages.free and not self.closed:
+                await asyncio.shield(self.life.submit(GivePagesBack()))
+
+    # Retention: what is to go by the limits of the topic
+
+    def is_past(self, limits: Limits, now: int) -> bool:
+        """True if `let_go` has something to do. It needs no open file. now: the broker's clock, ms."""
+        start, end = self.start_offset, self.end_offset
+        if start == end or self.closed or self.life.failed:
+            return False
+        if limits.first_by_number(start, end) > start:
+            return True
+        if limits.first_by_size(start, end, self._state.pages.used_bytes) > start:
+            return True
+        since, oldest = limits.kept_since(now), self._state.times.oldest
+        return (
+            since is not None
+            and oldest is not None
+            and (oldest.is_past(since, now) or oldest.is_unclear(now))
+        )
+
+    async def let_go(self, limits: Limits, now: int) -> bool:
+        """Remove some of what is past the limits, in one step; True if there may be more."""
+        self._check_open()
+        start, end = self.start_offset, self.end_offset
+        first = limits.first_by_size(start, end, self._state.pages.used_bytes)
+        first = max(first, limits.first_by_number(start, end), await self._first_by_age(limits, now))
+        if first <= self.start_offset:
+            return False
+        await asyncio.shield(self.life.submit(Trim(first)))
+        return self.is_past(limits, now)
+
+    async def _first_by_age(self, limits: Limits, now: int) -> int:
+        since, oldest = limits.kept_since(now), self._state.times.oldest
+        if since is None or oldest is None:
+            return self.start_offset
+        if oldest.is_unclear(now):
+            await asyncio.shield(self.life.submit(ClearTimes()))
+        elif oldest.is_past(since, now):
+            return (await self._first_at_time(Sought(since, believed=now + AHEAD_MS))).offset
+        return self.start_offset
+
+    async def give_pages_back(self, *, commits_before: int) -> int:
+        """Give free pages back to the file system, if they are many and nobody writes; returns the commits.
+
+        commits_before: how many commits the log had a while ago.
+        """
+        quiet = self.mark.commits == commits_before
+        if quiet and self._state.pages.many_free(self._shared.settings.free_pages_percent_max):
+            while quiet and self._state.pages.free and not self._shared.files.held:
+                commits = self.mark.commits
+                await asyncio.shield(self.life.submit(GivePagesBack()))
+                quiet = self.mark.commits == commits + 1
+        return self.mark.commits
 
     # For the engine: group offsets, the topic's row, holds, space, the end
 

@@ -13,18 +13,12 @@ import apsw
 
 from takhin.disk import statements as sql
 from takhin.model import INT64_MAX
+from takhin.storage.retention import AHEAD_MS, Oldest
 
 BLOCK_RECORDS = 1_024
 """Records of a block, at least: a row in every commit would cost it a page more."""
 BLOCK_MS = 600_000
 """A block also ends after so long: else `appended` would say little about the records of a slow log."""
-
-
-class Oldest(NamedTuple):
-    """The first record of a log. appended: it was there by then, by the broker's clock; None: unknown."""
-
-    timestamp: int
-    appended: int | None
 
 
 class Times(NamedTuple):
@@ -58,21 +52,27 @@ class Times(NamedTuple):
         db.execute(sql.PUT_BLOCK, (end, self.highest, appended))
         return Times(end, -1, appended, now, self.oldest)
 
+    def cleared(self, db: apsw.Connection, start: int, end: int, now: int) -> Times:
+        """With records that are ahead of the clock counted as appended now, unless they were before."""
+        db.execute(sql.LOWER_APPENDED, (now,))
+        times = self.with_block(db, end, now) if self.highest > now + AHEAD_MS else self
+        return times._replace(oldest=read_oldest(db, start))
+
 
 class Sought(NamedTuple):
     """What a search by time looks for: the first record stamped at or after `timestamp` (ms).
 
-    now: a block with a timestamp behind it is passed over if it was appended before `timestamp`, as what its
-    producer's clock said cannot be true.
+    believed: a block with a later timestamp is passed over if it was appended before `timestamp`, since what
+    its producer's clock said cannot be true.
     """
 
     timestamp: int
-    now: int = INT64_MAX
+    believed: int = INT64_MAX
 
     def passes_over(self, times: Times) -> bool:
         """True if the tail has no such record."""
-        stamped_ahead = times.highest > self.now and times.appended < self.timestamp
-        return times.highest < self.timestamp or stamped_ahead
+        not_believed = times.highest > self.believed and times.appended < self.timestamp
+        return not_believed or times.highest < self.timestamp
 
 
 def read_times(db: apsw.Connection, start: int, now: int) -> Times:
