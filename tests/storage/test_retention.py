@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from storage.support import freeze, lend_template, run_sql
+from storage.support import ClockedStore, freeze, lend_template, run_sql
 from takhin.model import NO_LIMIT, CleanupPolicy, Header, TopicConfig
 from takhin.settings import StorageSettings
 from takhin.storage.retention import AHEAD_MS, Limits, Oldest, limits_of
 from takhin.storage.sqlite.engine import SqliteEngine
 from takhin.storage.sqlite.writes import TRIM_RECORDS_MAX
-from takhin.testing.contract import NOW, batch, numbered, spec
+from takhin.testing.contract import NOW, batch, numbered, spec, timed
 
 MIB = 1 << 20
 
@@ -201,3 +201,29 @@ async def test_free_pages_are_given_back(tmp_path):
         commits = log.mark.commits
         await log.give_pages_back(commits_before=commits)
         assert log.mark.commits == commits
+
+
+SECOND_MS, HOUR_MS, DAY_MS = 1_000, 3_600_000, 86_400_000
+
+
+async def test_a_week(tmp_path):
+    """With a record a second and retention.ms of a day, each hour begins with exactly the last day's records.
+
+    The broker is stopped and started at some hours, and killed at others.
+    """
+    store = ClockedStore(tmp_path / "data")
+    await store.open()
+    await store.engine.create_topic(spec("t", config=config(retention_ms=DAY_MS)))
+    for hour in range(7 * 24):
+        for minute in range(0, 60, 10):
+            first = NOW + hour * HOUR_MS + minute * 60 * SECOND_MS
+            await store.log("t").append(timed(*range(first, first + 600 * SECOND_MS, SECOND_MS)))
+        store.now = NOW + (hour + 1) * HOUR_MS
+        if hour % 31 == 30:
+            await store.crash()
+        elif hour % 17 == 16:
+            await store.reopen()
+        await store.engine.retain()
+        log = store.log("t")
+        assert (log.start_offset, log.end_offset) == (max(0, hour - 23) * 3_600, (hour + 1) * 3_600)
+    await store.close()

@@ -17,14 +17,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from storage.support import Store, lend_template
+from storage.support import ClockedStore
 from takhin.errors import OffsetOutOfRangeError
 from takhin.model import NO_LIMIT, TopicConfig
-from takhin.settings import StorageSettings
 from takhin.storage.memory import MemoryEngine
 from takhin.storage.retention import AHEAD_MS
-from takhin.storage.sqlite.engine import SqliteEngine
-from takhin.testing.contract import NOW, read_all, spec, timed
+from takhin.testing.contract import read_all, spec, timed
 
 HOUR_MS = 3_600_000
 TOPIC = "t"
@@ -44,20 +42,6 @@ class Sent(NamedTuple):
     appended: int
 
 
-class ClockedStore(Store):
-    """A store whose engine goes by a clock that the test sets."""
-
-    def __init__(self, data_dir: Path) -> None:
-        super().__init__(data_dir)
-        self.now = NOW
-
-    async def open(self) -> None:
-        few = StorageSettings(checkpoint_pages=8, open_partitions_max=1)
-        self.engine = SqliteEngine(self.data_dir, few, clock=lambda: self.now)
-        await self.engine.open()
-        lend_template(self.data_dir)
-
-
 class Retained(RuleBasedStateMachine):
     """A topic with two partitions in both engines; every record that was sent is in a list."""
 
@@ -65,7 +49,7 @@ class Retained(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = tempfile.mkdtemp(prefix="takhin-retained-")
-        self.store = ClockedStore(Path(self.folder, "data"))
+        self.store = ClockedStore(Path(self.folder, "data"), checkpoint_pages=8, open_partitions_max=1)
         self.memory = MemoryEngine(clock=lambda: self.store.now)
         self.sent: tuple[list[Sent], list[Sent]] = ([], [])
         self.trimmed = [0, 0]

@@ -206,6 +206,10 @@ class Write(Protocol[Answer_co]):
     def queued_bytes(self) -> int:
         """What it weighs while it waits."""
 
+    @property
+    def own_turn(self) -> bool:
+        """True if it takes so long that it has a turn of the loop for itself."""
+
     def apply(self, draft: Draft) -> Answer_co:
         """Make the change in the open transaction. May raise RefusedError, but only before it writes."""
 
@@ -235,7 +239,7 @@ class CommitGroup:
         draft = Draft(state, db, producers_max, now)
         answers: list[object] = []
         for count, (write, _) in enumerate(self.writes, 1):
-            if count % SLICE_WRITES == 0:
+            if count % SLICE_WRITES == 0 or write.own_turn:
                 await others_turn()
             before = draft.changes
             try:
