@@ -69,6 +69,8 @@ LONG_CONTENT_AT = (
 )
 
 LAST_BEFORE_TIME = "SELECT offset FROM time_index WHERE timestamp < ? ORDER BY timestamp DESC LIMIT 1"
+FIRST_TIMESTAMP = "SELECT timestamp FROM records ORDER BY offset LIMIT 1"
+LAST_TIMESTAMP = "SELECT timestamp FROM records ORDER BY offset DESC LIMIT 1"
 FIRST_AT_TIME = (
     "SELECT offset FROM records WHERE offset >= ? AND offset < ? AND timestamp >= ? ORDER BY offset LIMIT 1"
 )

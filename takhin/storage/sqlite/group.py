@@ -19,7 +19,7 @@ from takhin.disk.overflow import RECORD_LAST_BYTES_MIN
 from takhin.disk.witness import Mark
 from takhin.disk.zero_tails import header_tails, long_headers, record_tails
 from takhin.errors import RefusedError
-from takhin.model import Appended, Batch, CommittedOffset
+from takhin.model import NO_TIMESTAMP, Appended, Batch, CommittedOffset
 from takhin.settings import StorageSettings
 from takhin.storage.sqlite.course import others_turn
 from takhin.storage.sqlite.producers import Producers
@@ -54,6 +54,10 @@ class LogState:
     """The offset in the last row of the time index; 0 where there is none."""
     producers: int
     """How many producers the file remembers."""
+    first_timestamp: int | None
+    """Of the first record there is; NO_TIMESTAMP if there is none, None if it cannot be read."""
+    last_timestamp: int | None
+    """Of the last record, likewise."""
     lost: Sequence[tuple[int, int]] = ()
     """Ranges [first, beyond) that `takhin recover` has given up, in order."""
 
@@ -66,6 +70,13 @@ class LogState:
     def end_offset(self) -> int:
         return self.mark.end_offset
 
+    @property
+    def record_count(self) -> int:
+        """How many records there are."""
+        start, end = self.start_offset, self.end_offset
+        lost = sum(max(0, min(beyond, end) - max(first, start)) for first, beyond in self.lost)
+        return end - start - lost
+
     def times_due(self) -> bool:
         """True when as many records have come since the last row of the time index as one row is for."""
         return self.end_offset - self.indexed_offset >= TIME_INDEX_RECORDS
@@ -77,6 +88,8 @@ class LogState:
         self.highest_timestamp = written.highest_timestamp
         self.indexed_offset = written.indexed_offset
         self.producers = written.producers
+        self.first_timestamp = written.first_timestamp
+        self.last_timestamp = written.last_timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +106,10 @@ class Written:
     """The groups whose committed offset has changed; None: it is forgotten."""
     records: int
     """How many records were appended."""
+    first_timestamp: int | None
+    last_timestamp: int | None
+    removed: bool
+    """True if records were removed, so that the first or the last may be another one: both are to be read."""
 
 
 class Draft:
@@ -104,12 +121,15 @@ class Draft:
         self.end_offset = state.end_offset
         self.offsets: list[tuple[str, CommittedOffset | None]] = []
         self.producers = Producers(db, state.topic, state.partition, state.producers, producers_max)
+        self.removed = False
+        """Set by writes that remove records."""
         self.db = db
         """The connection. Records appended before in the same group are not in the table yet."""
         self._state = state
         self._inserted = 0
         self._highest = state.highest_timestamp
         self._indexed = state.indexed_offset
+        self._timestamps = state.first_timestamp, state.last_timestamp
         self._first = state.end_offset  # of the records that are not inserted yet
         self._columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
         self._headers: list[tuple[int, int, str, bytes]] = []
@@ -138,6 +158,11 @@ class Draft:
             offset = first + position
             self._headers += [(offset, i, key, value) for i, (key, value) in enumerate(of_record)]
         self.end_offset = first + len(batch)
+        was_first = self._timestamps[0]
+        self._timestamps = (
+            batch.timestamps[0] if was_first == NO_TIMESTAMP else was_first,
+            batch.timestamps[-1],
+        )
         return Appended(self._state.partition, first, batch.timestamps[0], len(batch))
 
     async def finish(self, answers: Sequence[object]) -> Written:
@@ -155,6 +180,8 @@ class Draft:
             self.producers.count,
             self.offsets,
             self.end_offset - self._state.end_offset,
+            *self._timestamps,
+            self.removed,
         )
 
     def _insert(self) -> Iterator[None]:

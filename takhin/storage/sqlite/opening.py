@@ -27,7 +27,7 @@ from takhin.storage.sqlite.group import LogState
 from takhin.storage.sqlite.life import Life
 from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.partition import SqlitePartition
-from takhin.storage.sqlite.reader import topic_facts
+from takhin.storage.sqlite.reader import ends, topic_facts
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.unavailable import Known
 
@@ -92,7 +92,7 @@ def open_file(
         versions.upgrade(write)
         producers = write.execute(sql.COUNT_PRODUCERS).get
         lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
-        state = LogState(*at, start, start, mark, *_times(write), producers, lost)
+        state = LogState(*at, start, start, mark, *_times(write), producers, *ends(write), lost)
         committed, facts = list(_committed(write)), topic_facts(write, defaults)
     except BaseException:
         connection.close_untouched(write, path)

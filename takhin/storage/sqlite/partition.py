@@ -22,7 +22,7 @@ from takhin.errors import (
     UnknownTopicError,
 )
 from takhin.logs import debugging
-from takhin.model import Appended, Batch, CommittedOffset, Records
+from takhin.model import NO_TIMESTAMP, Appended, Batch, CommittedOffset, Records
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
 from takhin.storage.sqlite.life import Life
@@ -87,6 +87,20 @@ class SqlitePartition:
         if self.life.can_close:
             self._file.fit_page_caches(self._shared.files.cache_kib)
 
+    @property
+    def record_count(self) -> int:
+        return self._state.record_count
+
+    @property
+    def first_timestamp(self) -> int:
+        first = self._state.first_timestamp
+        return NO_TIMESTAMP if first is None else first
+
+    @property
+    def last_timestamp(self) -> int:
+        last = self._state.last_timestamp
+        return NO_TIMESTAMP if last is None else last
+
     def check_available(self) -> None:
         self._check_open()
 
@@ -150,6 +164,12 @@ class SqlitePartition:
     def check_writable(self) -> None:
         """Raises PartitionUnavailableError if the file has failed and takes no writes."""
         self.life.check_writable()
+
+    async def landed(self) -> None:
+        """Return when all that was queued before has landed or failed."""
+        if not self.closed and self.life.busy:
+            with suppress(UnavailableError):  # then so has all before it
+                await self.life.submit(CommitOnly())
 
     def alter_topic(self, num_partitions: int, configs: Mapping[str, str]) -> asyncio.Future[None]:
         """Change what partition 0's file says of the topic; resolves when durable."""

@@ -10,13 +10,16 @@ from bisect import bisect_left
 from contextlib import closing
 
 import apsw
+import structlog
 
 from takhin import topic_configs
 from takhin.disk import statements as sql
+from takhin.disk.faults import is_damage
 from takhin.disk.identity import num_partitions
 from takhin.disk.overflow import HEADER_LAST_BYTES_MIN, RECORD_LAST_BYTES_MIN
 from takhin.disk.zero_tails import check_header, check_record
 from takhin.model import (
+    NO_TIMESTAMP,
     Header,
     Records,
     Row,
@@ -24,6 +27,8 @@ from takhin.model import (
 )
 from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, size_bytes
 from takhin.storage.sqlite.file import LogFile
+
+logger = structlog.get_logger()
 
 READ_HEADERS_MAX = 2_000
 """Headers of one read, unless its first record has more. Each occupies the event loop for about 2 µs."""
@@ -98,6 +103,32 @@ class Reader:
         bounds = (max(begin or 0, start), end, timestamp)
         found: int | None = self._file.reader.execute(sql.FIRST_AT_TIME, bounds).get
         return end if found is None else found
+
+    def ends(self) -> tuple[int | None, int | None]:
+        """See the function `ends`. Where the file cannot be read at all, both are None."""
+        try:
+            return ends(self._file.reader)
+        except apsw.Error as error:
+            logger.warning("ends_unread", path=str(self._file.path), error=str(error))
+            return None, None
+
+
+def ends(connection: apsw.Connection) -> tuple[int | None, int | None]:
+    """The timestamps of the first and the last record of a file.
+
+    NO_TIMESTAMP if there is none, None if its page is damaged.
+    """
+    return _timestamp(connection, sql.FIRST_TIMESTAMP), _timestamp(connection, sql.LAST_TIMESTAMP)
+
+
+def _timestamp(connection: apsw.Connection, statement: str) -> int | None:
+    try:
+        found: int | None = connection.execute(statement).get
+    except apsw.Error as error:
+        if not is_damage(error):
+            raise
+        return None
+    return NO_TIMESTAMP if found is None else found
 
 
 def topic_facts(connection: apsw.Connection, defaults: TopicConfig) -> tuple[int, TopicConfig] | None:

@@ -65,6 +65,7 @@ class Trim(SmallWrite):
         for statement in (*sql.TRIM, sql.SET_START):
             db.execute(statement, (self.start_offset,))
         draft.start_offset = max(draft.start_offset, self.start_offset)
+        draft.removed = True
 
 
 @dataclass(frozen=True, slots=True)
