@@ -8,7 +8,7 @@ in docs/keeping-data.md to it. Only what a topic says itself is stored, so the d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -179,7 +179,7 @@ def parse(given: Mapping[str, str], settings: Settings) -> TopicConfig:
 
 
 def altered(
-    config: TopicConfig, given: Mapping[str, str], reset: Iterable[str], settings: Settings
+    config: TopicConfig, given: Mapping[str, str], reset: Collection[str], settings: Settings
 ) -> TopicConfig:
     """The config of a topic that says `given` besides what it said before, and no longer what is in `reset`.
 
@@ -193,6 +193,8 @@ def altered(
             said[row.field] = row.kind_in(settings).parse(text)
         except ValueError as error:
             raise InvalidConfigError(f"{name} takes {error}, not {shown(text)}", key=name) from None
+    if len(reset) > len(TABLE):  # else a request could keep the loop busy for long
+        raise InvalidConfigError(f"{len(reset)} configs cannot be reset: there are only {len(TABLE)}")
     left = {known(name).field: name for name in reset}
     for field in left.keys() & said.keys():
         raise InvalidConfigError(f"{left[field]} cannot be both set and reset", key=left[field])

@@ -74,9 +74,9 @@ class Session:
         """The names of all topics, sorted. The same object until the catalogue changes."""
         return self._broker.topics.names()
 
-    def describe_topic(self, name: str) -> TopicInfo:
+    async def describe_topic(self, name: str) -> TopicInfo:
         """A topic's config, and its partitions as they are now."""
-        return self._broker.topics.describe(name)
+        return await self._broker.topics.describe(name)
 
     def describe_topics(self, names: Sequence[str], *, without_partitions: bool) -> AsyncIterator[TopicInfo]:
         """Those of `names` that exist, each once."""

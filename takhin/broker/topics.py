@@ -12,6 +12,9 @@ from takhin.storage.contract import Engine, PartitionLog, Topic
 from takhin.topic_configs import ConfigEntry
 from takhin.turns import in_turns, others_turn
 
+DESCRIBED_AT_ONCE = 100
+"""Partitions that are described in one turn: for each, the file system is asked for two sizes, in 5 µs."""
+
 
 class TopicVerbs:
     """Creates, alters, deletes and describes topics."""
@@ -93,11 +96,11 @@ class TopicVerbs:
             self._listed, self._names = topics, sorted(topics)
         return self._names
 
-    def describe(self, name: str, *, without_partitions: bool = False) -> TopicInfo:
+    async def describe(self, name: str, *, without_partitions: bool = False) -> TopicInfo:
         """A topic's config, and its partitions as they are now."""
         topic = find_topic(self._engine, name)
         shown = () if without_partitions else topic.partitions
-        infos = [_info(log) for log in shown]
+        infos = [_info(log) async for log in in_turns(shown, at_once=DESCRIBED_AT_ONCE)]
         return TopicInfo(topic.name, topic.topic_id, topic.config, len(topic.partitions), infos)
 
     async def describe_known(
@@ -106,7 +109,7 @@ class TopicVerbs:
         """Those of `names` that exist, each once, in the order in which they are asked for."""
         async for name in in_turns(dict.fromkeys(names)):
             if name in self._engine.topics:
-                yield self.describe(name, without_partitions=without_partitions)
+                yield await self.describe(name, without_partitions=without_partitions)
                 await others_turn()
 
     def describe_partition(self, topic: str, partition: int) -> PartitionInfo:

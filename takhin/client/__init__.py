@@ -35,6 +35,7 @@ from takhin.client.model import (
     RecordBatch,
     RecordMetadata,
     Span,
+    TopicConfigEntry,
     TopicDescription,
 )
 from takhin.client.producing.batches import Delivery
@@ -68,6 +69,7 @@ __all__ = [
     "Retry",
     "Span",
     "Tls",
+    "TopicConfigEntry",
     "TopicDescription",
     "TopicPartition",
 ]

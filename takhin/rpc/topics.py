@@ -51,7 +51,7 @@ class TopicMethods(Methods):
         return self._list
 
     async def GetTopic(self, request: pb.GetTopicRequest, context: Context) -> pb.GetTopicResponse:
-        info = self._session(context).describe_topic(request.name)
+        info = await self._session(context).describe_topic(request.name)
         return pb.GetTopicResponse(topic=convert.topic_info(info))
 
     async def DescribeTopics(

@@ -49,7 +49,7 @@ async def test_configs_are_set_and_reset(session):
     }
     assert await alter(session, configs={"retention.ms": "6"}, reset=["retention.bytes", "read.only"]) == []
     assert said(session) == {"retention.ms": ("6", "topic")}
-    assert session.describe_topic("t").num_partitions == 1
+    assert (await session.describe_topic("t")).num_partitions == 1
 
 
 async def test_more_partitions_are_warned_of(session):
@@ -58,7 +58,7 @@ async def test_more_partitions_are_warned_of(session):
     [warning] = await alter(session, partitions=5)
     assert "5 partitions instead of 2" in warning
     assert "another partition" in warning
-    assert [of.partition for of in session.describe_topic("t").partitions] == [0, 1, 2, 3, 4]
+    assert [of.partition for of in (await session.describe_topic("t")).partitions] == [0, 1, 2, 3, 4]
     assert await alter(session, partitions=5) == []
     assert session.count_partitions("t") == 5
     assert session.count_partitions("nope") == 0
@@ -164,7 +164,7 @@ async def test_what_partitions_say_of_themselves(session):
     """A description has each partition's size, record count, and the times of its first and last record."""
     await create(session, partitions=2)
     await produce(session, "t", 1, batch(b"a", b"b", b"c", timestamps=[7, 9, 8]))
-    empty, full = session.describe_topic("t").partitions
+    empty, full = (await session.describe_topic("t")).partitions
     assert (empty.size_bytes, empty.record_count) == (0, 0)
     assert (empty.first_timestamp, empty.last_timestamp) == (-1, -1)
     assert full.size_bytes > 0
