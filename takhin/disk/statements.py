@@ -90,10 +90,11 @@ LOWER_APPENDED = (
     "(SELECT beyond FROM time_blocks WHERE appended > ?1 ORDER BY beyond LIMIT 10000)"
 )
 LAST_BLOCK = "SELECT max(beyond) FROM time_blocks"
-OLDEST = (
-    "SELECT timestamp, "
-    "(SELECT appended FROM time_blocks WHERE beyond > records.offset ORDER BY beyond LIMIT 1) "
-    "FROM records WHERE offset >= ? ORDER BY offset LIMIT 1"
+LAST_TIMESTAMP = "SELECT timestamp FROM records ORDER BY offset DESC LIMIT 1"
+FIRST_TIMESTAMP = "SELECT timestamp FROM records ORDER BY offset LIMIT 1"
+FIRST_APPENDED = (
+    "SELECT (SELECT appended FROM time_blocks WHERE beyond > records.offset ORDER BY beyond LIMIT 1) "
+    "FROM records ORDER BY offset LIMIT 1"
 )
 HIGHEST_TIME_FROM = "SELECT max(timestamp) FROM records WHERE offset >= ?"
 

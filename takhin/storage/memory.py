@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from takhin.errors import (
     UnknownTopicError,
 )
 from takhin.model import (
+    NO_TIMESTAMP,
     Appended,
     Batch,
     CommittedOffset,
@@ -45,7 +46,7 @@ from takhin.storage.conditions import (
     to_forget,
     to_remember,
 )
-from takhin.storage.contract import Capability
+from takhin.storage.contract import Capability, Topic
 from takhin.storage.retention import Limits, Oldest, limits_of
 from takhin.storage.waiters import Waiters
 
@@ -77,6 +78,18 @@ class MemoryLog:
     @property
     def size_bytes(self) -> int:
         return sum(map(self._size_bytes, self._rows))
+
+    @property
+    def record_count(self) -> int:
+        return len(self._rows)
+
+    @property
+    def first_timestamp(self) -> int:
+        return next((row[1] for row in self._rows.values()), NO_TIMESTAMP)
+
+    @property
+    def last_timestamp(self) -> int:
+        return next((row[1] for row in reversed(self._rows.values())), NO_TIMESTAMP)
 
     def check_available(self) -> None:
         self._check_open()
@@ -285,8 +298,9 @@ class MemoryEngine:
             raise TopicExistsError(spec.name)
         return self._put(spec, uuid.uuid4().hex, ())
 
-    async def alter_topic(self, spec: TopicSpec) -> MemoryTopic:
-        former = self._existing(spec.name)
+    async def alter_topic(self, name: str, wanted: Callable[[Topic], TopicSpec]) -> MemoryTopic:
+        former = self._existing(name)
+        spec = wanted(former)
         if spec.num_partitions < len(former.partitions):
             raise fewer_partitions(spec, len(former.partitions))
         return self._put(spec, former.topic_id, former.partitions)

@@ -5,7 +5,7 @@ Topics are kept by catalogue.py, group offsets by offsets.py, what runs by itsel
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from takhin.disk.witness import Witness
 from takhin.errors import StartupError
 from takhin.model import TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
-from takhin.storage.contract import Capability
+from takhin.storage.contract import Capability, Topic
 from takhin.storage.sqlite.admission import Admission
 from takhin.storage.sqlite.catalogue import Catalogue
 from takhin.storage.sqlite.hold import Hold
@@ -144,8 +144,8 @@ class SqliteEngine:
     async def create_topic(self, spec: TopicSpec) -> SqliteTopic:
         return await self._opened.catalogue.create(spec)
 
-    async def alter_topic(self, spec: TopicSpec) -> SqliteTopic:
-        return await self._opened.catalogue.alter(spec)
+    async def alter_topic(self, name: str, wanted: Callable[[Topic], TopicSpec]) -> SqliteTopic:
+        return await self._opened.catalogue.alter(name, wanted)
 
     async def retain(self) -> None:
         await self._opened.retention.retain()

@@ -24,7 +24,7 @@ from takhin.schema import PAGE_BYTES
 from takhin.settings import StorageSettings
 from takhin.storage.sqlite.course import others_turn
 from takhin.storage.sqlite.producers import Producers
-from takhin.storage.sqlite.times import Times
+from takhin.storage.sqlite.times import Ends, Times
 
 FREE_PAGES_MIN = 64
 """Fewer free pages, 1 MiB, are never given back."""
@@ -73,6 +73,7 @@ class LogState:
     pages: Pages
     producers: int
     """How many producers the file remembers."""
+    ends: Ends
     lost: Sequence[tuple[int, int]] = ()
     """Ranges [first, beyond) that `takhin recover` has given up, in order."""
 
@@ -85,6 +86,13 @@ class LogState:
     def end_offset(self) -> int:
         return self.mark.end_offset
 
+    @property
+    def record_count(self) -> int:
+        """How many records there are."""
+        start, end = self.start_offset, self.end_offset
+        lost = sum(max(0, min(beyond, end) - max(first, start)) for first, beyond in self.lost)
+        return end - start - lost
+
     def landed(self, written: Written) -> None:
         """Take in a group that has become durable."""
         self.start_offset = self.durable_start = written.start_offset
@@ -92,6 +100,7 @@ class LogState:
         self.times = written.times
         self.pages = written.pages
         self.producers = written.producers
+        self.ends = written.ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,9 @@ class Written:
     """The groups whose committed offset has changed; None: it is forgotten."""
     records: int
     """How many records were appended."""
+    ends: Ends
+    removed: bool
+    """True if records were removed, so that the first or the last may be another one: both are to be read."""
 
 
 class Draft:
@@ -121,10 +133,13 @@ class Draft:
         self.now = now
         self.offsets: list[tuple[str, CommittedOffset | None]] = []
         self.producers = Producers(db, state.topic, state.partition, state.producers, producers_max)
+        self.removed = False
+        """Set by writes that remove records."""
         self.db = db
         """The connection. Records appended before in the same group are not in the table yet."""
         self._state = state
         self._inserted = 0
+        self._ends = state.ends
         self._first = state.end_offset  # of the records that are not inserted yet
         self._columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
         self._headers: list[tuple[int, int, str, bytes]] = []
@@ -153,6 +168,7 @@ class Draft:
             offset = first + position
             self._headers += [(offset, i, key, value) for i, (key, value) in enumerate(of_record)]
         self.end_offset = first + len(batch)
+        self._ends = self._ends.after(batch.timestamps)
         return Appended(self._state.partition, first, batch.timestamps[0], len(batch))
 
     async def finish(self, answers: Sequence[object]) -> Written:
@@ -170,6 +186,8 @@ class Draft:
             self.producers.count,
             self.offsets,
             self.end_offset - self._state.end_offset,
+            self._ends,
+            self.removed,
         )
 
     def _insert(self) -> Iterator[None]:

@@ -29,7 +29,7 @@ from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.reader import topic_facts
 from takhin.storage.sqlite.shared import Shared
-from takhin.storage.sqlite.times import read_times
+from takhin.storage.sqlite.times import read_ends, read_times
 from takhin.storage.sqlite.unavailable import Known
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared, 
         producers = write.execute(sql.COUNT_PRODUCERS).get
         lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
         times = read_times(write, start, shared.clock())
-        state = LogState(*at, start, start, mark, times, Pages.of(write), producers, lost)
+        state = LogState(*at, start, start, mark, times, Pages.of(write), producers, read_ends(write), lost)
         committed, facts = list(_committed(write)), topic_facts(write, shared.topic_defaults)
     except BaseException:
         connection.close_untouched(write, path)

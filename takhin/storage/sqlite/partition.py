@@ -22,7 +22,7 @@ from takhin.errors import (
     UnknownTopicError,
 )
 from takhin.logs import debugging
-from takhin.model import Appended, Batch, CommittedOffset, OffsetAtTime, Records
+from takhin.model import NO_TIMESTAMP, Appended, Batch, CommittedOffset, OffsetAtTime, Records
 from takhin.storage.retention import AHEAD_MS, Limits
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
@@ -92,6 +92,20 @@ class SqlitePartition:
         if self.life.can_close:
             self._file.fit_page_caches(self._shared.files.cache_kib)
 
+    @property
+    def record_count(self) -> int:
+        return self._state.record_count
+
+    @property
+    def first_timestamp(self) -> int:
+        first = self._state.ends.first
+        return NO_TIMESTAMP if first is None else first
+
+    @property
+    def last_timestamp(self) -> int:
+        last = self._state.ends.last
+        return NO_TIMESTAMP if last is None else last
+
     def check_available(self) -> None:
         self._check_open()
 
@@ -158,7 +172,7 @@ class SqlitePartition:
             return True
         if limits.first_by_size(start, end, self._state.pages.used_bytes) > start:
             return True
-        since, oldest = limits.kept_since(now), self._state.times.oldest
+        since, oldest = limits.kept_since(now), self._state.ends.oldest
         return (
             since is not None
             and oldest is not None
@@ -181,7 +195,7 @@ class SqlitePartition:
         return self.is_past(limits, now)
 
     async def _first_by_age(self, limits: Limits, now: int) -> int:
-        since, oldest = limits.kept_since(now), self._state.times.oldest
+        since, oldest = limits.kept_since(now), self._state.ends.oldest
         if since is None or oldest is None:
             return self.start_offset
         if oldest.is_unclear(now):
@@ -218,6 +232,12 @@ class SqlitePartition:
     def check_writable(self) -> None:
         """Raises PartitionUnavailableError if the file has failed and takes no writes."""
         self.life.check_writable()
+
+    async def landed(self) -> None:
+        """Return when all that was queued before has landed or failed."""
+        if not self.closed and self.life.busy:
+            with suppress(UnavailableError):  # then so has all before it
+                await self.life.submit(CommitOnly())
 
     def alter_topic(self, num_partitions: int, configs: Mapping[str, str]) -> asyncio.Future[None]:
         """Change what partition 0's file says of the topic; resolves when durable."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -27,6 +28,8 @@ LOOK_SECONDS = 0.2
 """How long one look goes on removing, before it sees again which partitions have something to let go."""
 LOGS_AT_A_TIME = 500
 """Partitions that one look asks, each for under 1 µs."""
+LEFT_SECONDS = 10.0
+"""How long a partition that could not be trimmed is left alone: a damaged page would fail every step."""
 STEPS_AT_ONCE = 4
 """Partitions that remove at one time: enough that they share syncs."""
 
@@ -42,6 +45,7 @@ class Retention:
         self._topics: Mapping[str, SqliteTopic] | None = None
         self._known: Sequence[Limited] = ()
         self._next = 0
+        self._left_until: WeakKeyDictionary[SqlitePartition, float] = WeakKeyDictionary()
         self._commits: dict[SqlitePartition, int] = {}
 
     async def retain(self) -> None:
@@ -59,7 +63,8 @@ class Retention:
         limited, now = self._limited(), self._shared.clock()
         first = self._next if self._next < len(limited) else 0
         self._next = first + LOGS_AT_A_TIME
-        due = deque(each for each in limited[first : self._next] if each[0].is_past(each[1], now))
+        asked = limited[first : self._next]
+        due = deque(each for each in asked if each[0].is_past(each[1], now) and not self._is_left(each[0]))
         while due and self._may_write and loop.time() < until:
             some = [due.popleft() for _ in range(min(STEPS_AT_ONCE, len(due)))]
             more = await asyncio.gather(*(self._step(*each) for each in some))
@@ -100,8 +105,15 @@ class Retention:
         try:
             return await log.let_go(limits, self._shared.clock())
         except (RefusedError, UnavailableError) as error:
+            self._left_until[log] = asyncio.get_running_loop().time() + LEFT_SECONDS
             _left(log, error)
             return False
+
+    def _is_left(self, log: SqlitePartition) -> bool:
+        """True if a step of the log has failed a short while ago."""
+        if log in self._left_until and self._left_until[log] <= asyncio.get_running_loop().time():
+            del self._left_until[log]
+        return log in self._left_until
 
 
 def _left(log: SqlitePartition, error: Exception) -> None:

@@ -17,7 +17,6 @@ import apsw
 from takhin.disk import statements as sql
 from takhin.model import Appended, Batch, CommittedOffset
 from takhin.storage.sqlite.group import Draft
-from takhin.storage.sqlite.times import read_oldest
 
 TRIM_RECORDS_MAX = 5_000
 TRIM_HEADERS_MAX = 5_000
@@ -84,7 +83,7 @@ class Trim(LongWrite):
         for statement in (*sql.TRIM, sql.SET_START):
             db.execute(statement, (start,))
         draft.start_offset = start
-        draft.times = draft.times._replace(oldest=read_oldest(db, start))
+        draft.removed = True
         return start
 
 
@@ -106,7 +105,8 @@ class ClearTimes(SmallWrite):
 
     def apply(self, draft: Draft) -> None:
         db = draft.with_records()
-        draft.times = draft.times.cleared(db, draft.start_offset, draft.end_offset, draft.now)
+        draft.times = draft.times.cleared(db, draft.end_offset, draft.now)
+        draft.removed = True
 
 
 @dataclass(frozen=True, slots=True)
