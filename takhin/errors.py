@@ -14,6 +14,7 @@
     │   ├── UnknownPartitionError
     │   ├── UnknownGroupError
     │   ├── TopicExistsError
+    │   ├── ReadOnlyTopicError
     │   ├── GroupNotEmptyError
     │   ├── OffsetOutOfRangeError
     │   ├── EndOffsetMismatchError
@@ -103,7 +104,7 @@ class InvalidGroupIdError(RefusedError):
 
 
 class InvalidConfigError(RefusedError):
-    """An unknown topic config, or a value that a config does not take."""
+    """An unknown topic config, a value that a config does not take, or values that contradict each other."""
 
 
 class InvalidRecordError(RefusedError):
@@ -153,6 +154,13 @@ class TopicExistsError(RefusedError):
 
     def __init__(self, topic: str) -> None:
         super().__init__(f"topic {topic!r} exists already", topic=topic)
+
+
+class ReadOnlyTopicError(RefusedError):
+    """The topic's config read.only is true, so it takes no records."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"topic {topic!r} takes no records: its read.only is true", topic=topic)
 
 
 class GroupNotEmptyError(RefusedError):

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES
 
 INT64_MAX = (1 << 63) - 1
+NO_TIMESTAMP = -1
+"""Stands for the timestamp of a record that is not there."""
 EARLIEST = -1
 LATEST = -2
 CHOOSE_PARTITION = -1
@@ -245,21 +247,30 @@ class TopicSpec:
 
 @dataclass(frozen=True, slots=True)
 class PartitionInfo:
-    """A partition as described to clients. The log is the half-open range [start, end)."""
+    """A partition as described to clients. The log is the half-open range [start, end).
+
+    size_bytes: the space it takes; -1 where that cannot be told.
+    first_timestamp, last_timestamp: of the first and the last record (ms), or NO_TIMESTAMP.
+    """
 
     partition: int
     start_offset: int
     end_offset: int
     incarnation_id: str
+    size_bytes: int
+    first_timestamp: int
+    last_timestamp: int
+    record_count: int
 
 
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
-    """A topic as described to clients."""
+    """A topic as described to clients. partitions: all, or none where only their number is asked for."""
 
     name: str
     topic_id: str
     config: TopicConfig
+    num_partitions: int
     partitions: Sequence[PartitionInfo]
 
 

@@ -44,8 +44,8 @@ def _sqlite(settings: Settings, clock: Clock) -> Engine:
     )
 
 
-def _memory(settings: Settings, _clock: Clock) -> Engine:
-    return MemoryEngine(producers_max=settings.storage.producers_max)
+def _memory(settings: Settings, clock: Clock) -> Engine:
+    return MemoryEngine(producers_max=settings.storage.producers_max, clock=clock)
 
 
 ENGINES: Mapping[str, Callable[[Settings, Clock], Engine]] = {"sqlite": _sqlite, "memory": _memory}

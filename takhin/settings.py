@@ -132,6 +132,9 @@ class StorageSettings:
     wal_bytes_max: int = setting(
         256 << 20, "size of a write-ahead log above which the broker warns", least=1, most=INT64_MAX
     )
+    free_pages_percent_max: int = setting(
+        25, "share of a quiet partition's file that may be free before it is given back", most=100
+    )
     ballast_bytes: int = setting(
         32 << 20, "disk space kept for trims and deletions on a full disk; 0 keeps none", most=INT64_MAX
     )

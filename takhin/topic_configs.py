@@ -8,10 +8,10 @@ in docs/keeping-data.md to it. Only what a topic says itself is stored, so the d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from takhin.errors import InvalidConfigError
 from takhin.kinds import Bool, Choice, Kind, ListOf, Share, Whole
@@ -31,7 +31,17 @@ class Origin(StrEnum):
 
     TOPIC = "topic"
     BROKER = "broker"
+    """One of the broker's settings."""
     DEFAULT = "default"
+
+
+class ConfigEntry(NamedTuple):
+    """One config of a topic as described to clients. value: as text. doc: one line for people."""
+
+    name: str
+    value: str
+    origin: Origin
+    doc: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +175,35 @@ def parse(given: Mapping[str, str], settings: Settings) -> TopicConfig:
     Raises InvalidConfigError for an unknown name, for a value that is not allowed, and for values that
     contradict each other.
     """
-    values: dict[str, Any] = {row.field: row.default_in(settings) for row in TABLE}
-    said = set()
+    return altered(defaults(settings), given, (), settings)
+
+
+def altered(
+    config: TopicConfig, given: Mapping[str, str], reset: Collection[str], settings: Settings
+) -> TopicConfig:
+    """The config of a topic that says `given` besides what it said before, and no longer what is in `reset`.
+
+    Raises as `parse` does, also for a name that is in both. What the topic said before is not checked
+    by itself again: settings change, and topics stay.
+    """
+    said: dict[str, Any] = {}
     for name, text in given.items():
         row = known(name)
         try:
-            values[row.field] = row.kind_in(settings).parse(text)
+            said[row.field] = row.kind_in(settings).parse(text)
         except ValueError as error:
             raise InvalidConfigError(f"{name} takes {error}, not {shown(text)}", key=name) from None
-        said.add(row.field)
-    config = TopicConfig(**values, inherited=frozenset(values.keys() - said))
-    _check_together(config)
-    return config
+    if len(reset) > len(TABLE):  # else a request could keep the loop busy for long
+        raise InvalidConfigError(f"{len(reset)} configs cannot be reset: there are only {len(TABLE)}")
+    left = {known(name).field: name for name in reset}
+    for field in left.keys() & said.keys():
+        raise InvalidConfigError(f"{left[field]} cannot be both set and reset", key=left[field])
+    default = defaults(settings)
+    inherited = (config.inherited | left.keys()) - said.keys()
+    values = {row.field: getattr(default if row.field in inherited else config, row.field) for row in TABLE}
+    result = TopicConfig(**(values | said), inherited=inherited)
+    _check_together(result)
+    return result
 
 
 def defaults(settings: Settings) -> TopicConfig:
@@ -231,24 +258,60 @@ def from_stored(rows: Iterable[tuple[str, str]], defaults: TopicConfig) -> Topic
     return TopicConfig(**values, inherited=inherited)
 
 
+def entries(config: TopicConfig, settings: Settings) -> list[ConfigEntry]:
+    """Every config with its value in force, and who says so."""
+    broker = as_texts(defaults(settings))
+    builtin = as_texts(DEFAULTS)
+    found = []
+    for name, value in as_texts(config).items():
+        row = ROWS[name]
+        inherited = Origin.DEFAULT if broker[name] == builtin[name] else Origin.BROKER
+        origin = inherited if row.field in config.inherited else Origin.TOPIC
+        found.append(ConfigEntry(name, value, origin, row.doc))
+    return found
+
+
+def without_effect(config: TopicConfig) -> list[str]:
+    """A sentence for each retention limit that the topic says itself, and that nothing is deleted by."""
+    if config.deletes:
+        return []
+    policy = shown(ROWS[CLEANUP_POLICY].kind.text(config.cleanup_policy))
+    return [
+        f"{name} has no effect while {CLEANUP_POLICY} is {policy}: nothing is deleted"
+        for name in RETENTION_LIMITS
+        if getattr(config, ROWS[name].field) != NO_LIMIT and ROWS[name].field not in config.inherited
+    ]
+
+
 def _check_together(config: TopicConfig) -> None:
-    """Refuse values that contradict each other. The lags: as Kafka's LogConfig.validateValues."""
+    """Refuse values that contradict each other, unless the topic says none of them itself.
+
+    The rule about lags is that of Kafka's LogConfig.validateValues.
+    """
+    said = {row.field for row in TABLE} - config.inherited
     policy = ROWS[CLEANUP_POLICY].kind.text(config.cleanup_policy)
     limits = (config.retention_ms, config.retention_bytes, config.retention_records)
-    if config.retention_consumed and not config.deletes:
+    if config.retention_consumed and not config.deletes and "retention_consumed" in said:
         raise InvalidConfigError(
             f"{RETENTION_CONSUMED}=true deletes records, but {CLEANUP_POLICY} is {shown(policy)}, which "
             "deletes none: add delete to it",
             key=RETENTION_CONSUMED,
         )
-    if config.retention_consumed and config.compacts and all(limit == NO_LIMIT for limit in limits):
+    consumed_alone = config.retention_consumed and all(limit == NO_LIMIT for limit in limits)
+    if (
+        consumed_alone
+        and config.deletes
+        and config.compacts
+        and said & {"retention_consumed", "cleanup_policy"}
+    ):
         raise InvalidConfigError(
             f"{CLEANUP_POLICY}={policy} keeps the last record of each key, and {RETENTION_CONSUMED}=true "
             f"alone deletes it as soon as every group has read it: set {listed(RETENTION_LIMITS, 'or')}, or "
             f"leave compact or {RETENTION_CONSUMED} out",
             key=RETENTION_CONSUMED,
         )
-    if config.min_compaction_lag_ms > config.max_compaction_lag_ms:
+    lags = {"min_compaction_lag_ms", "max_compaction_lag_ms"}
+    if config.min_compaction_lag_ms > config.max_compaction_lag_ms and said & lags:
         raise InvalidConfigError(
             f"min.compaction.lag.ms ({config.min_compaction_lag_ms}) must not be above max.compaction.lag.ms "
             f"({config.max_compaction_lag_ms}): a record would have to be compacted before it may be",

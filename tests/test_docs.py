@@ -27,6 +27,7 @@ PAGES = [
     "docs/consume.md",
     "docs/export.md",
     "docs/groups.md",
+    "docs/keeping-data.md",
     "docs/produce.md",
     "docs/sql.md",
 ]

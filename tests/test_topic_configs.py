@@ -278,3 +278,66 @@ def test_the_docs_list_every_config():
     defaults = topic_configs.as_texts(DEFAULTS)
     rows = [f"| `{row.name}` | `{defaults[row.name]}` | {row.kind.note} | {row.doc} |" for row in TABLE]
     assert LISTED.findall(PAGE.read_text()) == rows, "\n".join(["the table should be:", *rows])
+
+
+def test_what_is_altered():
+    """What is set is said by the topic from then on, what is reset no longer; all else stays as it was."""
+    settings = Settings(topics=TopicSettings(retention_ms=70))
+    before = topic_configs.parse({"retention.bytes": "5", "retention.ms": "6"}, settings)
+    after = topic_configs.altered(before, {"retention.records": "7"}, ["retention.ms"], settings)
+    assert topic_configs.stored_texts(after) == {"retention.bytes": "5", "retention.records": "7"}
+    assert (after.retention_ms, after.retention_bytes, after.retention_records) == (70, 5, 7)
+    assert topic_configs.altered(before, {}, [], settings) == before
+    assert topic_configs.altered(before, {}, ["read.only"], settings) == before
+
+
+@pytest.mark.parametrize(
+    ("given_", "reset", "sentence"),
+    [
+        ({"retention.ms": "1"}, ["retention.ms"], "retention.ms cannot be both set and reset"),
+        ({}, ["retention.mss"], "unknown topic config 'retention.mss'; the nearest is retention.ms"),
+        ({"retention.ms": "0"}, [], "retention.ms takes a whole number from 1"),
+        ({"cleanup.policy": "compact"}, [], "retention.consumed=true deletes records"),
+        ({}, ["max.compaction.lag.ms"], r"min.compaction.lag.ms \(5\) must not be above .* \(3\)"),
+    ],
+)
+def test_alterations_that_are_refused(given_: dict[str, str], reset: list[str], sentence: str):
+    """A name that is not known, a bad value, and a contradiction to what is there already are refused."""
+    said = {"retention.consumed": "true", "min.compaction.lag.ms": "5", "max.compaction.lag.ms": "9"}
+    config = topic_configs.parse(said, Settings())
+    with pytest.raises(InvalidConfigError, match=sentence):
+        topic_configs.altered(config, given_, reset, Settings(topics=TopicSettings(max_compaction_lag_ms=3)))
+
+
+def test_what_was_said_before_is_not_checked_again():
+    """What the broker's settings no longer allow stays, and so does what only these contradict."""
+    config = topic_configs.parse({MAX_MESSAGE_BYTES: "4000"}, broker())
+    altered = topic_configs.altered(config, {"retention.ms": "1"}, [], broker(most=3_000))
+    assert altered.max_message_bytes == 4_000
+    odd = Settings(
+        topics=TopicSettings(min_compaction_lag_ms=5, max_compaction_lag_ms=3, retention_consumed=True)
+    )
+    assert topic_configs.parse({"cleanup.policy": "compact"}, odd).compacts
+
+
+def test_entries_say_who_says_so():
+    """The origin of a value is the topic, one of the broker's settings, or the default."""
+    settings = Settings(topics=TopicSettings(retention_ms=70, retention_bytes=80))
+    entries = topic_configs.entries(topic_configs.parse({"retention.ms": "70"}, settings), settings)
+    said = {entry.name: (entry.value, str(entry.origin)) for entry in entries}
+    assert list(said) == [row.name for row in TABLE]
+    assert said["retention.ms"] == ("70", "topic")
+    assert said["retention.bytes"] == ("80", "broker")
+    assert said["retention.records"] == ("-1", "default")
+    assert said["min.cleanable.dirty.ratio"] == ("0.5", "default")
+    assert [entry.doc for entry in entries] == [row.doc for row in TABLE]
+
+
+def test_limits_without_effect_are_told():
+    """A limit that a topic says itself while its policy deletes nothing is warned of, with the policy."""
+    settings = Settings(topics=TopicSettings(retention_bytes=80))
+    kept = topic_configs.parse({"retention.ms": "70", "cleanup.policy": ""}, settings)
+    assert topic_configs.without_effect(kept) == [
+        "retention.ms has no effect while cleanup.policy is '': nothing is deleted"
+    ]
+    assert topic_configs.without_effect(topic_configs.parse({"retention.ms": "70"}, settings)) == []

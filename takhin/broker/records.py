@@ -20,6 +20,7 @@ from takhin.errors import (
     InvalidBatchError,
     OutcomeUnknownError,
     OverloadedError,
+    ReadOnlyTopicError,
     ShuttingDownError,
 )
 from takhin.model import (
@@ -121,6 +122,7 @@ class RecordVerbs:
         Raises what `produce` raises, refusals first; OverloadedError, StorageFullError.
         """
         deadline = _deadline(request)
+        topics = self._engine.topics
         log, batch = self._checked(request)
         try:
             async with asyncio.timeout_at(deadline):
@@ -131,6 +133,8 @@ class RecordVerbs:
                 timeout_ms=request.timeout_ms,
             ) from None
         # From here to the end nothing may be awaited: others would take the room, or come in between.
+        if self._engine.topics is not topics:  # a topic may be read only now, or have more partitions
+            log, batch = self._checked(request)
         return self._queue(request, log, batch, deadline)
 
     def _queue(
@@ -157,6 +161,8 @@ class RecordVerbs:
         if request.timeout_ms:
             limits.check_range("timeout_ms", request.timeout_ms, 0)
         topic = check_topic_id(find_topic(self._engine, request.topic), request.topic_id)
+        if topic.config.read_only:
+            raise ReadOnlyTopicError(topic.name)
         now = self._clock()
         if batch.condition is not None:
             limits.check_condition(batch, batch.condition, request.partition)

@@ -25,6 +25,7 @@ from takhin.model import (
     TopicInfo,
     TopicPartition,
 )
+from takhin.topic_configs import ConfigEntry
 
 
 class Session:
@@ -54,17 +55,37 @@ class Session:
         """Remove records that later ones with their keys supersede; returns how many. Durable on return."""
         return await self._broker.compaction.compact(name)
 
+    async def alter_topic(
+        self, name: str, *, configs: Mapping[str, str], reset: Collection[str], num_partitions: int
+    ) -> list[str]:
+        """Change a topic's configs and give it more partitions; durable on return. Returns warnings.
+
+        configs: what the topic says itself from now on. reset: what follows the broker's settings again.
+        num_partitions: 0 leaves them as they are.
+        """
+        return await self._broker.topics.alter(
+            name, configs=configs, reset=reset, num_partitions=num_partitions
+        )
+
+    def describe_configs(self, name: str) -> list[ConfigEntry]:
+        """Every config of a topic, with its value in force and who says so."""
+        return self._broker.topics.configs(name)
+
+    def count_partitions(self, topic: str) -> int:
+        """How many partitions a topic has now; 0 if there is no such topic."""
+        return self._broker.topics.count_partitions(topic)
+
     def list_topics(self) -> Sequence[str]:
         """The names of all topics, sorted. The same object until the catalogue changes."""
         return self._broker.topics.names()
 
-    def describe_topic(self, name: str) -> TopicInfo:
-        """A topic's config, and the ends of its partitions now."""
-        return self._broker.topics.describe(name)
+    async def describe_topic(self, name: str) -> TopicInfo:
+        """A topic's config, and its partitions as they are now."""
+        return await self._broker.topics.describe(name)
 
-    def describe_topics(self, names: Sequence[str]) -> AsyncIterator[TopicInfo]:
+    def describe_topics(self, names: Sequence[str], *, without_partitions: bool) -> AsyncIterator[TopicInfo]:
         """Those of `names` that exist, each once."""
-        return self._broker.topics.describe_known(names)
+        return self._broker.topics.describe_known(names, without_partitions=without_partitions)
 
     def describe_partition(self, topic: str, partition: int) -> PartitionInfo:
         """The ends of one partition now."""

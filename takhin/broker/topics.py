@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from takhin import limits, topic_configs
 from takhin.errors import InvalidArgumentError, LogReplacedError, UnknownPartitionError, UnknownTopicError
 from takhin.model import PartitionInfo, TopicInfo, TopicSpec
 from takhin.settings import Settings
 from takhin.storage.contract import Engine, PartitionLog, Topic
+from takhin.topic_configs import ConfigEntry
 from takhin.turns import in_turns, others_turn
+
+DESCRIBED_AT_ONCE = 100
+"""Partitions that are described in one turn: for each, the file system is asked for two sizes, in 5 µs."""
 
 
 class TopicVerbs:
-    """Creates, deletes and describes topics."""
+    """Creates, alters, deletes and describes topics."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
@@ -25,21 +29,60 @@ class TopicVerbs:
         self, name: str, *, num_partitions: int, replication_factor: int, configs: Mapping[str, str]
     ) -> None:
         """Make a topic; durable on return. num_partitions: 0 and below mean 1."""
-        settings = self._settings.topics
         limits.check_topic_name(name)
         limits.check_replication(replication_factor)
         num_partitions = max(num_partitions, 1)
-        limits.check_range("num_partitions", num_partitions, 1, settings.partitions_per_topic_max)
         config = topic_configs.parse(configs, self._settings)
-        present = sum(len(topic.partitions) for topic in self._engine.topics.values())
-        if present + num_partitions > settings.partitions_max:
+        self._check_partitions(num_partitions, 0)
+        await self._engine.create_topic(TopicSpec(name, num_partitions, config))
+
+    async def alter(
+        self, name: str, *, configs: Mapping[str, str], reset: Collection[str], num_partitions: int
+    ) -> list[str]:
+        """Change a topic's configs and give it more partitions; durable on return.
+
+        configs: what the topic says itself from now on. reset: what follows the broker's settings again.
+        num_partitions: 0 leaves them as they are. Returns warnings, a sentence each.
+        """
+        limits.check_range("num_partitions", num_partitions, 0)
+        find_topic(self._engine, name)
+        warnings: list[str] = []
+
+        def wanted(topic: Topic) -> TopicSpec:
+            present = len(topic.partitions)
+            config = topic_configs.altered(topic.config, configs, reset, self._settings)
+            spec = TopicSpec(name, num_partitions or present, config)
+            if spec.num_partitions > present:
+                self._check_partitions(spec.num_partitions, present)
+                warnings.append(_keys_move(present, spec.num_partitions))
+            warnings.extend(topic_configs.without_effect(config))
+            return spec
+
+        await self._engine.alter_topic(name, wanted)
+        return warnings
+
+    def _check_partitions(self, num_partitions: int, present: int) -> None:
+        """Refuse more partitions than a topic, or all topics together, may have. present: of this topic."""
+        settings = self._settings.topics
+        limits.check_range("num_partitions", num_partitions, 1, settings.partitions_per_topic_max)
+        of_all = sum(len(topic.partitions) for topic in self._engine.topics.values())
+        more = num_partitions - present
+        if of_all + more > settings.partitions_max:
             raise InvalidArgumentError(
-                f"{num_partitions} more partitions are too many: the broker has {present} and its limit is "
+                f"{more} more partitions are too many: the broker has {of_all} and its limit is "
                 f"{settings.partitions_max} (topics.partitions_max)",
                 field="num_partitions",
                 value=num_partitions,
             )
-        await self._engine.create_topic(TopicSpec(name, num_partitions, config))
+
+    def configs(self, name: str) -> list[ConfigEntry]:
+        """Every config of a topic, with its value in force and who says so."""
+        return topic_configs.entries(find_topic(self._engine, name).config, self._settings)
+
+    def count_partitions(self, name: str) -> int:
+        """How many partitions a topic has now; 0 if there is no such topic."""
+        topic = self._engine.topics.get(name)
+        return 0 if topic is None else len(topic.partitions)
 
     async def delete(self, name: str) -> None:
         """Remove a topic with its records and committed offsets; durable on return."""
@@ -53,16 +96,20 @@ class TopicVerbs:
             self._listed, self._names = topics, sorted(topics)
         return self._names
 
-    def describe(self, name: str) -> TopicInfo:
-        """A topic's config, and the ends of its partitions now."""
+    async def describe(self, name: str, *, without_partitions: bool = False) -> TopicInfo:
+        """A topic's config, and its partitions as they are now."""
         topic = find_topic(self._engine, name)
-        return TopicInfo(topic.name, topic.topic_id, topic.config, [_info(log) for log in topic.partitions])
+        shown = () if without_partitions else topic.partitions
+        infos = [_info(log) async for log in in_turns(shown, at_once=DESCRIBED_AT_ONCE)]
+        return TopicInfo(topic.name, topic.topic_id, topic.config, len(topic.partitions), infos)
 
-    async def describe_known(self, names: Sequence[str]) -> AsyncIterator[TopicInfo]:
+    async def describe_known(
+        self, names: Sequence[str], *, without_partitions: bool
+    ) -> AsyncIterator[TopicInfo]:
         """Those of `names` that exist, each once, in the order in which they are asked for."""
         async for name in in_turns(dict.fromkeys(names)):
             if name in self._engine.topics:
-                yield self.describe(name)
+                yield await self.describe(name, without_partitions=without_partitions)
                 await others_turn()
 
     def describe_partition(self, topic: str, partition: int) -> PartitionInfo:
@@ -119,4 +166,25 @@ def check_incarnation(log: PartitionLog, incarnation_id: str) -> PartitionLog:
 
 
 def _info(log: PartitionLog) -> PartitionInfo:
-    return PartitionInfo(log.partition, log.start_offset, log.end_offset, log.incarnation_id)
+    try:
+        size_bytes = log.size_bytes
+    except OSError:
+        size_bytes = -1  # it is said to be unknown, and all else is told
+    return PartitionInfo(
+        log.partition,
+        log.start_offset,
+        log.end_offset,
+        log.incarnation_id,
+        size_bytes,
+        log.first_timestamp,
+        log.last_timestamp,
+        log.record_count,
+    )
+
+
+def _keys_move(before: int, after: int) -> str:
+    return (
+        f"with {after} partitions instead of {before}, most keys belong to another partition from now on, "
+        "and their older records stay where they are: readers of several partitions may meet a key's records "
+        "out of order"
+    )

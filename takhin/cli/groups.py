@@ -6,10 +6,9 @@ import click
 
 from takhin.cli.connection import admin, group_argument, run, server_option
 from takhin.cli.names import Suggesting
-from takhin.cli.output import confirm, json_option, print_json, yes_option
+from takhin.cli.output import confirm, json_option, print_json, time_text, yes_option
 from takhin.cli.rows import print_table
 from takhin.client import GroupDescription, GroupListing
-from takhin.client.model import time_of
 
 
 @click.group(cls=Suggesting, no_args_is_help=False)
@@ -56,16 +55,12 @@ def describe(group: str, *, as_json: bool, server: str) -> None:
             of.committed_offset,
             of.end_offset,
             of.lag,
-            _when(of.committed_at),
+            time_text(of.committed_at),
             of.metadata,
         )
         for of in found.offsets
     ]
     print_table(["topic", "partition", "committed", "end", "lag", "committed at", "metadata"], rows)
-
-
-def _when(timestamp: int) -> str:
-    return time_of(timestamp).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @groups.command()

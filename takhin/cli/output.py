@@ -14,9 +14,12 @@ import click
 
 from takhin.cli.signals import ending
 from takhin.cli.streams import STDIN
+from takhin.client.model import time_of
 
 Progress = Callable[[int, int], None]
 """Called with how much is done, and how much there is in all."""
+
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 BAR_REFRESHES_PER_S = 4
 """Refreshes of a progress bar: enough for the eye."""
@@ -89,6 +92,16 @@ def progress_bar(label: str, unit: str = "bytes", *, wanted: bool = True) -> Ite
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+def time_text(timestamp: int) -> str:
+    """A time (ms since 1970) in UTC; "-" for a negative one, the number itself beyond the year 9999."""
+    if timestamp < 0:
+        return "-"
+    try:
+        return time_of(timestamp).strftime(TIME_FORMAT)
+    except OverflowError:
+        return str(timestamp)
 
 
 def counted(number: int, noun: str) -> str:

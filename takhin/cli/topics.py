@@ -1,24 +1,28 @@
-"""`takhin topics`: creates, lists, describes, trims, compacts and deletes topics."""
+"""`takhin topics`: creates, lists, describes, alters, trims, compacts and deletes topics."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
 
+from takhin import topic_configs
 from takhin.cli.compact import compact
 from takhin.cli.connection import admin, run, server_option, topics_offered
 from takhin.cli.names import Suggesting
-from takhin.cli.output import confirm, counted, json_option, print_json, yes_option
+from takhin.cli.output import confirm, counted, json_option, print_json, sized, time_text, yes_option
 from takhin.cli.rows import print_table
 from takhin.cli.trim import trim
-from takhin.client import PartitionDescription, TopicDescription
+from takhin.client import PartitionDescription, TopicConfigEntry, TopicDescription
+from takhin.errors import UnknownTopicError
 from takhin.settings import INT32_MAX
 
 
 @click.group(cls=Suggesting, no_args_is_help=False)
 def topics() -> None:
-    """Create, list, describe, trim, compact and delete topics."""
+    """Create, list, describe, alter, trim, compact and delete topics."""
 
 
 topics.add_command(trim)
@@ -33,7 +37,7 @@ topics.add_command(compact)
 @server_option
 def create(name: str, *, partitions: int, configs: tuple[str, ...], as_json: bool, server: str) -> None:
     """Create topic NAME."""
-    pairs = _pairs(configs)
+    pairs = _pairs(configs, "--config")
 
     async def created() -> TopicDescription:
         async with admin(server) as broker:
@@ -47,14 +51,14 @@ def create(name: str, *, partitions: int, configs: tuple[str, ...], as_json: boo
         click.echo(f"created topic {name} with {counted(partitions, 'partition')}")
 
 
-def _pairs(configs: tuple[str, ...]) -> dict[str, str]:
+def _pairs(configs: tuple[str, ...], option: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for config in configs:
         key, equals, value = config.partition("=")
         if not equals:
-            raise click.BadParameter(f"{config!r} is not KEY=VALUE", param_hint="--config")
+            raise click.BadParameter(f"{config!r} is not KEY=VALUE", param_hint=option)
         if key in pairs:
-            raise click.BadParameter(f"{key} is given twice", param_hint="--config")
+            raise click.BadParameter(f"{key} is given twice", param_hint=option)
         pairs[key] = value
     return pairs
 
@@ -63,29 +67,47 @@ def _pairs(configs: tuple[str, ...]) -> dict[str, str]:
 @json_option
 @server_option
 def list_(*, as_json: bool, server: str) -> None:
-    """List all topics, with how many partitions and records each has."""
+    """List all topics: partitions, records, size, and the times of the oldest and newest records."""
     found = run(_described(server, ()))
     if as_json:
         print_json([_document(topic) for topic in found])
     else:
         print_table(
-            ["topic", "partitions", "records"],
-            [(topic.name, len(topic.partitions), sum(map(_records, topic.partitions))) for topic in found],
+            ["topic", "partitions", "records", "size", "oldest", "newest"],
+            [(topic.name, len(topic.partitions), *_in_all(topic.partitions)) for topic in found],
         )
+
+
+def _in_all(partitions: Sequence[PartitionDescription]) -> tuple[int, str, str, str]:
+    """Records, size, oldest and newest record of some partitions. Oldest: of those that stand first."""
+    firsts = [of.first_timestamp for of in partitions if of.first_timestamp >= 0]
+    lasts = [of.last_timestamp for of in partitions if of.last_timestamp >= 0]
+    sizes = [of.size_bytes for of in partitions if of.size_bytes >= 0]
+    records = sum(of.record_count for of in partitions)
+    return records, sized(sum(sizes)), time_text(min(firsts, default=-1)), time_text(max(lasts, default=-1))
 
 
 @topics.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=topics_offered)
+@click.option("--configs", is_flag=True, help="Show every config: its value, and who says so.")
 @json_option
 @server_option
-def describe(names: tuple[str, ...], *, as_json: bool, server: str) -> None:
+def describe(names: tuple[str, ...], *, configs: bool, as_json: bool, server: str) -> None:
     """Describe the topics with these NAMEs, or all: configs, and the offsets of every partition."""
     found = run(_described(server, names))
+    entries = run(_configs(server, found)) if configs else {}
     if as_json:
-        print_json([_document(topic) for topic in found])
+        print_json(
+            [
+                _document(topic) | {"configs": [of._asdict() for of in entries[topic.name]]}
+                if topic.name in entries
+                else _document(topic)
+                for topic in found
+            ]
+        )
     else:
         for topic in found:
-            _show(topic)
+            _show(topic, entries.get(topic.name))
     # A topic that was listed but is gone by now is not an error; one that was asked for by name is.
     unknown = sorted(set(names) - {topic.name for topic in found})
     if unknown:
@@ -98,18 +120,30 @@ async def _described(server: str, names: tuple[str, ...]) -> list[TopicDescripti
         return await broker.describe_topics(names or await broker.list_topics())
 
 
-def _show(topic: TopicDescription) -> None:
-    configs = "  ".join(f"{key}={value}" for key, value in sorted(topic.configs.items()))
-    click.echo(f"{topic.name}  partitions={len(topic.partitions)}  id={topic.topic_id}  {configs}")
+async def _configs(server: str, topics: Iterable[TopicDescription]) -> dict[str, Sequence[TopicConfigEntry]]:
+    """The configs of topics by name. One that is gone by now is left out."""
+    entries: dict[str, Sequence[TopicConfigEntry]] = {}
+    async with admin(server) as broker:
+        for topic in topics:
+            with suppress(UnknownTopicError):
+                entries[topic.name] = await broker.describe_configs(topic.name)
+    return entries
+
+
+def _show(topic: TopicDescription, entries: Sequence[TopicConfigEntry] | None) -> None:
+    """Print a topic. Without `entries`, its configs are those that are not at their defaults."""
+    shown = [f"partitions={len(topic.partitions)}", f"id={topic.topic_id}"]
+    if entries is None:
+        defaults = topic_configs.as_texts(topic_configs.DEFAULTS)
+        set_ = sorted((key, value) for key, value in topic.configs.items() if value != defaults.get(key))
+        shown += [f"{key}={value}" for key, value in set_]
+    click.echo("  ".join((topic.name, *shown)))
+    if entries is not None:
+        print_table(["config", "value", "origin", "what it is"], entries)
     print_table(
-        ["partition", "beginning", "end", "records"],
-        [(of.partition, of.beginning_offset, of.end_offset, _records(of)) for of in topic.partitions],
+        ["partition", "beginning", "end", "records", "size", "oldest", "newest"],
+        [(of.partition, of.beginning_offset, of.end_offset, *_in_all([of])) for of in topic.partitions],
     )
-
-
-def _records(of: PartitionDescription) -> int:
-    """The number of records of a partition, whose offsets are dense."""
-    return of.end_offset - of.beginning_offset
 
 
 def _document(topic: TopicDescription) -> dict[str, Any]:
@@ -117,6 +151,53 @@ def _document(topic: TopicDescription) -> dict[str, Any]:
         "configs": dict(topic.configs),
         "partitions": [of._asdict() for of in topic.partitions],
     }
+
+
+@topics.command()
+@click.argument("name", shell_complete=topics_offered)
+@click.option(
+    "--set", "configs", multiple=True, metavar="KEY=VALUE", help="Set a config of the topic; may be repeated."
+)
+@click.option(
+    "--reset",
+    multiple=True,
+    metavar="KEY",
+    help="Let a config follow the broker's settings again; may be repeated.",
+)
+@click.option(
+    "--partitions",
+    type=click.IntRange(1, INT32_MAX),
+    metavar="N",
+    help="Have N partitions. Their number only grows, and most keys belong to another one then.",
+)
+@json_option
+@server_option
+def alter(
+    name: str,
+    *,
+    configs: tuple[str, ...],
+    reset: tuple[str, ...],
+    partitions: int | None,
+    as_json: bool,
+    server: str,
+) -> None:
+    """Change topic NAME: all that is asked for, or nothing."""
+    pairs = _pairs(configs, "--set")
+    if not pairs and not reset and partitions is None:
+        raise click.UsageError("there is nothing to change: give --set, --reset or --partitions")
+
+    async def altered() -> tuple[list[str], TopicDescription]:
+        async with admin(server) as broker:
+            warnings = await broker.alter_topic(name, configs=pairs, reset=reset, partitions=partitions)
+            return warnings, await broker.describe_topic(name)
+
+    warnings, topic = run(altered())
+    for warning in warnings:
+        click.echo(f"takhin: warning: {warning}", err=True)
+    if as_json:
+        print_json(_document(topic) | {"warnings": warnings})
+    else:
+        click.echo(f"altered topic {name}")
 
 
 @topics.command()

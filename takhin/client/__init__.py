@@ -35,6 +35,7 @@ from takhin.client.model import (
     RecordBatch,
     RecordMetadata,
     Span,
+    TopicConfigEntry,
     TopicDescription,
 )
 from takhin.client.producing.batches import Delivery
@@ -69,6 +70,7 @@ __all__ = [
     "Retry",
     "Span",
     "Tls",
+    "TopicConfigEntry",
     "TopicDescription",
     "TopicPartition",
 ]

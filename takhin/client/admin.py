@@ -18,6 +18,7 @@ from takhin.client.model import (
     GroupListing,
     Health,
     PartitionOffsets,
+    TopicConfigEntry,
     TopicDescription,
     ms_of,
 )
@@ -57,12 +58,35 @@ class Admin(Client):
     async def create_topic(
         self, name: str, *, partitions: int = 1, configs: Mapping[str, str] | None = None
     ) -> None:
-        """Make a topic; durable on return. configs: max.message.bytes, message.timestamp.type.
+        """Make a topic; durable on return. configs: those that it says itself, by Kafka's names.
 
         Raises TopicExistsError, unless an attempt of this call went unanswered and may have made it.
         """
         check_range("partitions", partitions, 1)
         await self._change(TopicExistsError, self._calls.create_topic, name, partitions, dict(configs or {}))
+
+    async def alter_topic(
+        self,
+        name: str,
+        *,
+        configs: Mapping[str, str] | None = None,
+        reset: Iterable[str] = (),
+        partitions: int | None = None,
+    ) -> list[str]:
+        """Change a topic, all of it or nothing; durable on return. Returns warnings, a sentence each.
+
+        configs: what the topic says itself from now on. reset: what follows the broker's settings again.
+        partitions: their number, which only grows. Clients use new ones within seconds.
+        Raises UnknownTopicError, InvalidConfigError, InvalidArgumentError for fewer partitions.
+        """
+        if partitions is not None:
+            check_range("partitions", partitions, 1)
+        changes = dict(configs or {}), list(reset), partitions or 0
+        return await self._call(self._calls.alter_topic, name, *changes)
+
+    async def describe_configs(self, name: str) -> list[TopicConfigEntry]:
+        """Every config of a topic: its value in force, and who says so. Raises UnknownTopicError."""
+        return await self._call(self._calls.describe_topic_configs, name)
 
     async def list_topics(self) -> list[str]:
         """The names of all topics, sorted."""

@@ -24,8 +24,10 @@ from takhin.client.model import (
     GroupListing,
     GroupOffset,
     Health,
+    PartitionCount,
     PartitionDescription,
     PartitionOffsets,
+    TopicConfigEntry,
     TopicDescription,
 )
 from takhin.model import OffsetAtTime, TopicPartition
@@ -77,6 +79,19 @@ class Calls:
         request = pb.CompactTopicRequest(name=name)
         return (await self._connection.unary(self._stub.CompactTopic, request, deadline)).removed
 
+    async def alter_topic(
+        self, deadline: float, name: str, configs: Mapping[str, str], reset: Iterable[str], partitions: int
+    ) -> list[str]:
+        """Change a topic; 0 partitions: as many as there are. Returns warnings. Raises UnknownTopicError."""
+        request = pb.AlterTopicRequest(name=name, set=configs, reset=reset, num_partitions=partitions)
+        return list((await self._connection.unary(self._stub.AlterTopic, request, deadline)).warnings)
+
+    async def describe_topic_configs(self, deadline: float, name: str) -> list[TopicConfigEntry]:
+        """Every config of a topic. Raises UnknownTopicError."""
+        request = pb.DescribeTopicConfigsRequest(name=name)
+        response = await self._connection.unary(self._stub.DescribeTopicConfigs, request, deadline)
+        return [TopicConfigEntry(of.name, of.value, of.origin, of.doc) for of in response.configs]
+
     async def list_topics(self, deadline: float) -> list[str]:
         response = await self._connection.unary(self._stub.ListTopics, pb.ListTopicsRequest(), deadline)
         return list(response.topics)
@@ -92,6 +107,12 @@ class Calls:
         request = pb.DescribeTopicsRequest(topics=names)
         response = await self._connection.unary(self._stub.DescribeTopics, request, deadline)
         return [_description(info) for info in response.topics]
+
+    async def count_partitions(self, deadline: float, names: Iterable[str]) -> dict[str, PartitionCount]:
+        """The number of partitions of those of `names` that exist. Costs less than to describe them."""
+        request = pb.DescribeTopicsRequest(topics=names, without_partitions=True)
+        response = await self._connection.unary(self._stub.DescribeTopics, request, deadline)
+        return {info.name: PartitionCount(info.topic_id, info.num_partitions) for info in response.topics}
 
     async def produce_message(
         self,
@@ -289,7 +310,16 @@ class ConsumeStream:
 
 def _description(info: pb.TopicInfo) -> TopicDescription:
     partitions = [
-        PartitionDescription(number, of.beginning_offset, of.end_offset, of.incarnation_id)
+        PartitionDescription(
+            number,
+            of.beginning_offset,
+            of.end_offset,
+            of.incarnation_id,
+            of.size_bytes,
+            of.first_timestamp,
+            of.last_timestamp,
+            of.record_count,
+        )
         for number, of in sorted(info.partitions.items())
     ]
     return TopicDescription(info.name, info.topic_id, dict(info.configs), partitions)

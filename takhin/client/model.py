@@ -126,12 +126,19 @@ class PartitionDescription(NamedTuple):
     """A partition: its log is the half-open range [beginning_offset, end_offset).
 
     incarnation_id: changes when an older copy of the log is put back.
+    size_bytes: the disk space that it takes; -1 where that is unknown.
+    first_timestamp, last_timestamp: of the first and the last record, ms since 1970; -1 where there is none.
+    record_count: how many records there are: fewer than the range is long where some were removed.
     """
 
     partition: int
     beginning_offset: int
     end_offset: int
     incarnation_id: str
+    size_bytes: int = -1
+    first_timestamp: int = -1
+    last_timestamp: int = -1
+    record_count: int = 0
 
     def offset_of(self, place: Place, *, most: int) -> int:
         """The offset of START or END plus some records, moved to between beginning_offset and `most`."""
@@ -153,6 +160,22 @@ class TopicDescription(NamedTuple):
     topic_id: str
     configs: Mapping[str, str]
     partitions: Sequence[PartitionDescription]
+
+
+class TopicConfigEntry(NamedTuple):
+    """A config of a topic. origin: who says the value: "topic", "broker" (its settings) or "default"."""
+
+    name: str
+    value: str
+    origin: str
+    doc: str
+
+
+class PartitionCount(NamedTuple):
+    """How many partitions a topic has."""
+
+    topic_id: str
+    num_partitions: int
 
 
 class CommittedOffset(NamedTuple):

@@ -177,6 +177,8 @@ class Admin(Blocking[client.Admin]):
     def __init__(self) -> None: ...
 
     create_topic = _waiting(client.Admin.create_topic)
+    alter_topic = _waiting(client.Admin.alter_topic)
+    describe_configs = _waiting(client.Admin.describe_configs)
     list_topics = _waiting(client.Admin.list_topics)
     describe_topic = _waiting(client.Admin.describe_topic)
     describe_topics = _waiting(client.Admin.describe_topics)

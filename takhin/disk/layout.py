@@ -16,6 +16,7 @@ A backup is a folder with the same topics/ and a backup.json.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +162,7 @@ def shm_of(path: Path) -> Path:
 def size_bytes(path: Path) -> int:
     """The size of a file; 0 where there is none."""
     try:
-        return path.stat().st_size
+        return os.stat(path).st_size  # noqa: PTH116  half as long as the Path's own, for every description
     except FileNotFoundError:
         return 0
 

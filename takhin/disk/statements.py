@@ -85,11 +85,16 @@ FIRST_AT_TIME = (
     "SELECT offset, timestamp FROM records WHERE offset >= ? AND offset < ? AND timestamp >= ? "
     "ORDER BY offset LIMIT 1"
 )
+LOWER_APPENDED = (
+    "UPDATE time_blocks SET appended = ?1 WHERE beyond IN "
+    "(SELECT beyond FROM time_blocks WHERE appended > ?1 ORDER BY beyond LIMIT 10000)"
+)
 LAST_BLOCK = "SELECT max(beyond) FROM time_blocks"
-OLDEST = (
-    "SELECT timestamp, "
-    "(SELECT appended FROM time_blocks WHERE beyond > records.offset ORDER BY beyond LIMIT 1) "
-    "FROM records WHERE offset >= ? ORDER BY offset LIMIT 1"
+LAST_TIMESTAMP = "SELECT timestamp FROM records ORDER BY offset DESC LIMIT 1"
+FIRST_TIMESTAMP = "SELECT timestamp FROM records ORDER BY offset LIMIT 1"
+FIRST_APPENDED = (
+    "SELECT (SELECT appended FROM time_blocks WHERE beyond > records.offset ORDER BY beyond LIMIT 1) "
+    "FROM records ORDER BY offset LIMIT 1"
 )
 HIGHEST_TIME_FROM = "SELECT max(timestamp) FROM records WHERE offset >= ?"
 
@@ -109,6 +114,16 @@ TRIM = (
 LAST_OFFSET = "SELECT max(offset) FROM records"
 GET_LOST = "SELECT first, beyond FROM lost_offsets ORDER BY first"
 
+NTH_OFFSET = "SELECT offset FROM records WHERE offset >= ? ORDER BY offset LIMIT 1 OFFSET ?"
+NTH_HEADER = "SELECT offset FROM headers WHERE offset >= ? ORDER BY offset, position LIMIT 1 OFFSET ?"
+CONTENT_BYTES = (
+    "SELECT (SELECT total(octet_length(key)) + total(octet_length(value)) FROM records "
+    "WHERE offset >= ?1 AND offset < ?2) + "
+    "(SELECT total(octet_length(value)) FROM headers WHERE offset >= ?1 AND offset < ?2)"
+)
+"""Reads no overflow page, see LONG_RECORD."""
+
+PAGES = "PRAGMA page_count"
 FREE_PAGES = "PRAGMA freelist_count"
 
 

@@ -319,4 +319,11 @@ PARTITIONS = StateTable(
     ("partition",),
     "log",
 )
-TABLES: Sequence[Table] = (RECORDS, HEADERS, COMMITTED_OFFSETS, PARTITIONS)
+CONFIGS = StateTable(
+    "configs",
+    (Column("name", "key", "TEXT"), Column("value", "value", "TEXT")),
+    ("name",),
+    "topic_configs",
+)
+"""What the topic says itself. Only partition 0's file has rows of it."""
+TABLES: Sequence[Table] = (RECORDS, HEADERS, COMMITTED_OFFSETS, PARTITIONS, CONFIGS)

@@ -101,7 +101,7 @@ class ProduceStreams:
         reader.add_done_callback(self._readers.discard)
         try:
             while (unanswered := await queue.get()) is not None:
-                yield await _answer(unanswered)
+                yield await _answer(session, unanswered)
                 queue.answered(unanswered)
         finally:
             reader.cancel()
@@ -138,7 +138,7 @@ async def _submitted(session: Session, arrival: Arrival) -> Unanswered:
     return Unanswered(message.topic, message.partition, pending.size_bytes, pending)
 
 
-async def _answer(unanswered: Unanswered) -> pb.ProduceMessageResponse:
+async def _answer(session: Session, unanswered: Unanswered) -> pb.ProduceMessageResponse:
     try:
         if isinstance(unanswered.outcome, Exception):
             raise unanswered.outcome  # refused at once or later: one answer for both
@@ -147,4 +147,5 @@ async def _answer(unanswered: Unanswered) -> pb.ProduceMessageResponse:
         error = known(raised, METHOD)
         asked = {"topic": unanswered.topic, "partition": unanswered.partition}
         return convert.refusal(pb.ProduceMessageResponse(), asked, error, TABLE[type(error)].code)
-    return convert.produced(unanswered.topic, appended)
+    topic = unanswered.topic
+    return convert.produced(topic, appended, session.count_partitions(topic))

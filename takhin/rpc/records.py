@@ -32,9 +32,11 @@ class RecordMethods(Methods):
         self, request: pb.ProduceMessageRequest, context: Context
     ) -> pb.ProduceMessageResponse:
         topic = request.topic
-        pending = await submit(self._session(context), request)
+        session = self._session(context)
+        pending = await submit(session, request)
         del request  # while it waits, only the queue keeps its records
-        return convert.produced(topic, await pending.answer())
+        appended = await pending.answer()
+        return convert.produced(topic, appended, session.count_partitions(topic))
 
     def ProduceMessageStream(  # type: ignore[override]  # not parsed yet, see arrivals.py
         self, requests: AsyncIterator[Arrival], context: Context

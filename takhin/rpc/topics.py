@@ -12,7 +12,7 @@ from takhin.wire import convert
 
 
 class TopicMethods(Methods):
-    """Creates, deletes, lists and describes topics."""
+    """Creates, alters, deletes, lists and describes topics."""
 
     def __init__(self, broker: Broker) -> None:
         super().__init__(broker)
@@ -38,6 +38,17 @@ class TopicMethods(Methods):
         removed = await self._session(context).compact_topic(request.name)
         return pb.CompactTopicResponse(success=True, removed=removed)
 
+    async def AlterTopic(self, request: pb.AlterTopicRequest, context: Context) -> pb.AlterTopicResponse:
+        warnings = await self._session(context).alter_topic(
+            request.name, configs=request.set, reset=request.reset, num_partitions=request.num_partitions
+        )
+        return pb.AlterTopicResponse(success=True, warnings=warnings)
+
+    async def DescribeTopicConfigs(
+        self, request: pb.DescribeTopicConfigsRequest, context: Context
+    ) -> pb.DescribeTopicConfigsResponse:
+        return convert.configs(self._session(context).describe_configs(request.name))
+
     async def ListTopics(self, request: pb.ListTopicsRequest, context: Context) -> pb.ListTopicsResponse:
         names = self._session(context).list_topics()
         if names is not self._names:  # the catalogue has changed
@@ -46,13 +57,15 @@ class TopicMethods(Methods):
         return self._list
 
     async def GetTopic(self, request: pb.GetTopicRequest, context: Context) -> pb.GetTopicResponse:
-        info = self._session(context).describe_topic(request.name)
+        info = await self._session(context).describe_topic(request.name)
         return pb.GetTopicResponse(topic=convert.topic_info(info))
 
     async def DescribeTopics(
         self, request: pb.DescribeTopicsRequest, context: Context
     ) -> pb.DescribeTopicsResponse:
-        infos = self._session(context).describe_topics(request.topics)
+        infos = self._session(context).describe_topics(
+            request.topics, without_partitions=request.without_partitions
+        )
         return pb.DescribeTopicsResponse(topics=[convert.topic_info(info) async for info in infos])
 
     async def GetPartitionOffsets(

@@ -8,7 +8,7 @@ SQLite, so that an engine over something else fits behind it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -66,16 +66,24 @@ class PartitionLog(Protocol):
         """The next offset to be given. Everything below it is durable and readable."""
 
     @property
-    def record_count(self) -> int:
-        """How many records there are from start_offset to end_offset."""
-
-    @property
     def closed(self) -> bool:
         """True once the topic is deleted or the engine closed."""
 
     @property
     def size_bytes(self) -> int:
         """The space that the log takes where the engine keeps it, now. Raises OSError where that fails."""
+
+    @property
+    def record_count(self) -> int:
+        """How many records there are. Fewer than the range is long where some were removed."""
+
+    @property
+    def first_timestamp(self) -> int:
+        """The timestamp (ms) of the first record there is; -1 if there is none, or it cannot be read."""
+
+    @property
+    def last_timestamp(self) -> int:
+        """The timestamp (ms) of the last record, likewise."""
 
     def check_available(self) -> None:
         """Raises PartitionUnavailableError if the engine cannot serve it, UnknownTopicError once closed."""
@@ -205,12 +213,21 @@ class Engine(Protocol):
     async def create_topic(self, spec: TopicSpec) -> Topic:
         """Make a topic, durably and all at once. Raises TopicExistsError, StorageFullError."""
 
-    async def alter_topic(self, spec: TopicSpec) -> Topic:
-        """Give the topic `spec.name` another config and as many partitions, durably and all at once.
+    async def alter_topic(self, name: str, wanted: Callable[[Topic], TopicSpec]) -> Topic:
+        """Give a topic another config and as many partitions, durably and all at once.
 
-        Its logs stay what they are, with all who wait for them; new ones are added behind them.
+        wanted: returns the spec that the topic is to have, of the same name. It is called when the change's
+        turn has come, so it sees all changes before it. What it raises is raised, and nothing is changed.
+        Its logs stay what they are, with all who wait for them; new ones are added behind them. If the topic
+        becomes read only, what was appended before has landed or failed on return.
         Raises UnknownTopicError, InvalidArgumentError for fewer partitions than there are, StorageFullError,
         PartitionUnavailableError.
+        """
+
+    async def retain(self) -> None:
+        """Remove what the topics' retention limits let go, as of now; durable on return.
+
+        An open engine does so by itself, again and again. What cannot be written now is left for later.
         """
 
     async def delete_topic(self, name: str) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from takhin.clock import Clock, system_clock
 from takhin.errors import (
     OffsetOutOfRangeError,
     RefusedError,
@@ -21,6 +22,7 @@ from takhin.errors import (
     UnknownTopicError,
 )
 from takhin.model import (
+    NO_TIMESTAMP,
     Appended,
     Batch,
     CommittedOffset,
@@ -45,18 +47,21 @@ from takhin.storage.conditions import (
     to_forget,
     to_remember,
 )
-from takhin.storage.contract import Capability
+from takhin.storage.contract import Capability, Topic
+from takhin.storage.retention import Limits, Oldest, limits_of
 from takhin.storage.waiters import Waiters
 
 T = TypeVar("T")
 
 PRODUCERS_MAX = StorageSettings().producers_max
+RETAIN_SECONDS = 0.1
+"""How often an engine removes what retention lets go."""
 
 
 class MemoryLog:
     """A `PartitionLog`: records and headers by offset."""
 
-    def __init__(self, topic: str, partition: int, producers_max: int) -> None:
+    def __init__(self, topic: str, partition: int, producers_max: int, clock: Clock) -> None:
         self.topic = topic
         self.partition = partition
         self.incarnation_id = uuid.uuid4().hex
@@ -64,6 +69,8 @@ class MemoryLog:
         self.end_offset = 0
         self.closed = False
         self._rows: dict[int, Row] = {}
+        self._appended: dict[int, int] = {}  # when, by the clock
+        self._clock = clock
         self._headers: dict[int, Sequence[Header]] = {}
         self._producers: dict[bytes, deque[Remembered]] = {}  # the one silent for longest first
         self._producers_max = producers_max
@@ -74,6 +81,18 @@ class MemoryLog:
     @property
     def size_bytes(self) -> int:
         return sum(map(self._size_bytes, self._rows))
+
+    @property
+    def record_count(self) -> int:
+        return len(self._rows)
+
+    @property
+    def first_timestamp(self) -> int:
+        return next((row[1] for row in self._rows.values()), NO_TIMESTAMP)
+
+    @property
+    def last_timestamp(self) -> int:
+        return next((row[1] for row in reversed(self._rows.values())), NO_TIMESTAMP)
 
     def check_available(self) -> None:
         self._check_open()
@@ -91,6 +110,7 @@ class MemoryLog:
         end = first + len(batch)
         rows = zip(range(first, end), batch.timestamps, batch.keys, batch.values, strict=True)
         self._rows.update({row[0]: row for row in rows})
+        self._appended.update(dict.fromkeys(range(first, end), self._clock()))
         self._headers.update({first + i: tuple(headers) for i, headers in batch.headers.items()})
         self.end_offset, self._last_group = end, first
         self._growth.wake()
@@ -151,10 +171,6 @@ class MemoryLog:
         later = (OffsetAtTime(*row[:2]) for row in self._rows.values() if row[1] >= timestamp)
         return next(later, OffsetAtTime(self.end_offset, -1))
 
-    @property
-    def record_count(self) -> int:
-        return len(self._rows)
-
     async def compaction_due(self, config: TopicConfig, now: int) -> bool:
         first = max(self._history.gaps.compacted_below, self.start_offset)
         oldest = next((row[1] for at, row in self._rows.items() if at >= first), None)
@@ -195,10 +211,30 @@ class MemoryLog:
             raise self._out_of_range(offset)
         for gone in range(self.start_offset, offset):
             self._rows.pop(gone, None)
+            self._appended.pop(gone, None)
             self._headers.pop(gone, None)
         self.start_offset = max(self.start_offset, offset)
         below = self._history.gaps.compacted_below
         self._history = self._history._replace(gaps=Gaps(below, sum(1 for at in self._rows if at < below)))
+
+    async def retain(self, limits: Limits) -> None:
+        """Remove what the limits let go."""
+        now = self._clock()
+        if (
+            self._appended and max(self._appended.values()) > now
+        ):  # the clock was ahead: they count from now on
+            self._appended = {at: min(appended, now) for at, appended in self._appended.items()}
+        start = limits.first_by_number(self.start_offset, self.end_offset)
+        if (since := limits.kept_since(now)) is not None:
+            ages = ((at, Oldest(row[1], self._appended[at])) for at, row in self._rows.items())
+            start = max(start, next((at for at, age in ages if not age.is_past(since, now)), self.end_offset))
+        await self.trim(start)
+        size = self.size_bytes
+        for at in list(self._rows):
+            if limits.first_by_size(self.start_offset, self.end_offset, size) == self.start_offset:
+                return
+            size -= self._size_bytes(at)
+            await self.trim(at + 1)
 
     def close(self) -> None:
         self.closed = True
@@ -271,10 +307,12 @@ class MemoryEngine:
     capabilities = frozenset(Capability) - {Capability.DURABLE}
     troubles: Sequence[str] = ()
 
-    def __init__(self, *, producers_max: int = PRODUCERS_MAX) -> None:
+    def __init__(self, *, producers_max: int = PRODUCERS_MAX, clock: Clock = system_clock) -> None:
         self.topics: Mapping[str, MemoryTopic] = {}
         self.offsets = MemoryOffsets()
         self._producers_max = producers_max
+        self._clock = clock
+        self._retaining: asyncio.Task[None] | None = None
 
     def stats(self) -> Mapping[str, int]:
         logs = [log for topic in self.topics.values() for log in topic.partitions]
@@ -282,8 +320,12 @@ class MemoryEngine:
 
     async def open(self) -> None:
         """Nothing to load."""
+        self._retaining = asyncio.create_task(self._retain_for_ever())
 
     async def close(self) -> None:
+        if self._retaining is not None:
+            self._retaining.cancel()
+            await asyncio.gather(self._retaining, return_exceptions=True)
         for topic in self.topics.values():
             _close_logs(topic)
 
@@ -295,11 +337,23 @@ class MemoryEngine:
             raise TopicExistsError(spec.name)
         return self._put(spec, uuid.uuid4().hex, ())
 
-    async def alter_topic(self, spec: TopicSpec) -> MemoryTopic:
-        former = self._existing(spec.name)
+    async def alter_topic(self, name: str, wanted: Callable[[Topic], TopicSpec]) -> MemoryTopic:
+        former = self._existing(name)
+        spec = wanted(former)
         if spec.num_partitions < len(former.partitions):
             raise fewer_partitions(spec, len(former.partitions))
         return self._put(spec, former.topic_id, former.partitions)
+
+    async def retain(self) -> None:
+        for topic in self.topics.values():
+            if (limits := limits_of(topic.config)) is not None:
+                for log in topic.partitions:
+                    await log.retain(limits)
+
+    async def _retain_for_ever(self) -> None:
+        while True:
+            await self.retain()
+            await asyncio.sleep(RETAIN_SECONDS)
 
     async def delete_topic(self, name: str) -> None:
         topic = self._existing(name)
@@ -312,7 +366,10 @@ class MemoryEngine:
         return self.topics[name]
 
     def _put(self, spec: TopicSpec, topic_id: str, logs: Sequence[MemoryLog]) -> MemoryTopic:
-        new = (MemoryLog(spec.name, n, self._producers_max) for n in range(len(logs), spec.num_partitions))
+        new = (
+            MemoryLog(spec.name, n, self._producers_max, self._clock)
+            for n in range(len(logs), spec.num_partitions)
+        )
         topic = MemoryTopic(spec.name, topic_id, spec.config, (*logs, *new))
         self._change({**self.topics, spec.name: topic})
         return topic

@@ -39,7 +39,7 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     ERROR_CODE_INVALID_TOPIC_NAME: _ErrorCode.ValueType  # 3
     ERROR_CODE_INVALID_GROUP_ID: _ErrorCode.ValueType  # 4
     ERROR_CODE_INVALID_CONFIG: _ErrorCode.ValueType  # 5
-    """an unknown topic config, or a value that it does not allow"""
+    """An unknown topic config, a value that it does not allow, or values that contradict each other."""
     ERROR_CODE_INVALID_RECORD: _ErrorCode.ValueType  # 6
     """a header without a key, a timestamp out of range"""
     ERROR_CODE_INVALID_BATCH: _ErrorCode.ValueType  # 7
@@ -71,6 +71,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The topic or the log is another one than the request names by topic_id or incarnation_id: the topic was
     deleted and created again, or an older copy of the log was restored. Nothing was done.
     """
+    ERROR_CODE_TOPIC_READ_ONLY: _ErrorCode.ValueType  # 24
+    """the topic's read.only is true: it takes no records"""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """What went wrong, for programs; the error text beside it is for people. The same names, without the
@@ -86,7 +88,7 @@ ERROR_CODE_INVALID_ARGUMENT: ErrorCode.ValueType  # 2
 ERROR_CODE_INVALID_TOPIC_NAME: ErrorCode.ValueType  # 3
 ERROR_CODE_INVALID_GROUP_ID: ErrorCode.ValueType  # 4
 ERROR_CODE_INVALID_CONFIG: ErrorCode.ValueType  # 5
-"""an unknown topic config, or a value that it does not allow"""
+"""An unknown topic config, a value that it does not allow, or values that contradict each other."""
 ERROR_CODE_INVALID_RECORD: ErrorCode.ValueType  # 6
 """a header without a key, a timestamp out of range"""
 ERROR_CODE_INVALID_BATCH: ErrorCode.ValueType  # 7
@@ -118,6 +120,8 @@ ERROR_CODE_LOG_REPLACED: ErrorCode.ValueType  # 23
 """The topic or the log is another one than the request names by topic_id or incarnation_id: the topic was
 deleted and created again, or an older copy of the log was restored. Nothing was done.
 """
+ERROR_CODE_TOPIC_READ_ONLY: ErrorCode.ValueType  # 24
+"""the topic's read.only is true: it takes no records"""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final
@@ -227,7 +231,7 @@ class CreateTopicRequest(_message.Message):
     """0 or 1"""
     @_builtins.property
     def configs(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """max.message.bytes, message.timestamp.type"""
+        """those that the topic says itself; DescribeTopicConfigs names all"""
 
     def __init__(
         self,
@@ -401,16 +405,20 @@ class DescribeTopicsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOPICS_FIELD_NUMBER: _builtins.int
+    WITHOUT_PARTITIONS_FIELD_NUMBER: _builtins.int
+    without_partitions: _builtins.bool
+    """leave TopicInfo.partitions out, to see cheaply whether there are more"""
     @_builtins.property
     def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         topics: _abc.Iterable[_builtins.str] | None = ...,
+        without_partitions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["topics", b"topics", "without_partitions", b"without_partitions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -437,6 +445,171 @@ class DescribeTopicsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeTopicsResponse: _TypeAlias = DescribeTopicsResponse  # noqa: Y015
+
+@_typing.final
+class AlterTopicRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SetEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SET_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    NUM_PARTITIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    num_partitions: _builtins.int
+    """0: as many as there are. Their number only grows"""
+    @_builtins.property
+    def set(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """configs that the topic says itself from now on"""
+
+    @_builtins.property
+    def reset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """configs that follow the broker's settings again"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        set: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        reset: _abc.Iterable[_builtins.str] | None = ...,
+        num_partitions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "num_partitions", b"num_partitions", "reset", b"reset", "set", b"set"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlterTopicRequest: _TypeAlias = AlterTopicRequest  # noqa: Y015
+
+@_typing.final
+class AlterTopicResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    """true: durable"""
+    error: _builtins.str
+    error_code: Global___ErrorCode.ValueType
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """sentences about consequences, such as that keys have other partitions now"""
+
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        error: _builtins.str = ...,
+        error_code: Global___ErrorCode.ValueType = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_code", b"error_code", "success", b"success", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlterTopicResponse: _TypeAlias = AlterTopicResponse  # noqa: Y015
+
+@_typing.final
+class DescribeTopicConfigsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeTopicConfigsRequest: _TypeAlias = DescribeTopicConfigsRequest  # noqa: Y015
+
+@_typing.final
+class DescribeTopicConfigsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIGS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    error: _builtins.str
+    error_code: Global___ErrorCode.ValueType
+    @_builtins.property
+    def configs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicConfigEntry]:
+        """every config there is"""
+
+    def __init__(
+        self,
+        *,
+        configs: _abc.Iterable[Global___TopicConfigEntry] | None = ...,
+        error: _builtins.str = ...,
+        error_code: Global___ErrorCode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configs", b"configs", "error", b"error", "error_code", b"error_code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeTopicConfigsResponse: _TypeAlias = DescribeTopicConfigsResponse  # noqa: Y015
+
+@_typing.final
+class TopicConfigEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    DOC_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    value: _builtins.str
+    """the value in force"""
+    origin: _builtins.str
+    """who says so: topic, broker (one of its settings) or default"""
+    doc: _builtins.str
+    """one line for people"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+        origin: _builtins.str = ...,
+        doc: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["doc", b"doc", "name", b"name", "origin", b"origin", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopicConfigEntry: _TypeAlias = TopicConfigEntry  # noqa: Y015
 
 @_typing.final
 class TopicInfo(_message.Message):
@@ -529,12 +702,24 @@ class PartitionInfo(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     ISR_FIELD_NUMBER: _builtins.int
     INCARNATION_ID_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    FIRST_TIMESTAMP_FIELD_NUMBER: _builtins.int
+    LAST_TIMESTAMP_FIELD_NUMBER: _builtins.int
+    RECORD_COUNT_FIELD_NUMBER: _builtins.int
     partition_id: _builtins.int
     beginning_offset: _builtins.int
     end_offset: _builtins.int
     leader: _builtins.int
     incarnation_id: _builtins.str
     """changes when an older copy of the log is restored"""
+    size_bytes: _builtins.int
+    """the disk space of the partition"""
+    first_timestamp: _builtins.int
+    """of the first record there is, ms; -1: none, or it cannot be read"""
+    last_timestamp: _builtins.int
+    """of the last record, likewise"""
+    record_count: _builtins.int
+    """how many records there are"""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -549,10 +734,14 @@ class PartitionInfo(_message.Message):
         replicas: _abc.Iterable[_builtins.int] | None = ...,
         isr: _abc.Iterable[_builtins.int] | None = ...,
         incarnation_id: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        first_timestamp: _builtins.int = ...,
+        last_timestamp: _builtins.int = ...,
+        record_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beginning_offset", b"beginning_offset", "end_offset", b"end_offset", "incarnation_id", b"incarnation_id", "isr", b"isr", "leader", b"leader", "partition_id", b"partition_id", "replicas", b"replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beginning_offset", b"beginning_offset", "end_offset", b"end_offset", "first_timestamp", b"first_timestamp", "incarnation_id", b"incarnation_id", "isr", b"isr", "last_timestamp", b"last_timestamp", "leader", b"leader", "partition_id", b"partition_id", "record_count", b"record_count", "replicas", b"replicas", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -658,6 +847,7 @@ class ProduceMessageResponse(_message.Message):
     RECORD_COUNT_FIELD_NUMBER: _builtins.int
     END_OFFSET_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
+    NUM_PARTITIONS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     offset: _builtins.int
@@ -671,6 +861,8 @@ class ProduceMessageResponse(_message.Message):
     """with END_OFFSET_MISMATCH: where the log ends"""
     duplicate: _builtins.bool
     """this batch was stored before: offset and timestamp are those of the first time"""
+    num_partitions: _builtins.int
+    """How many partitions the topic has now, so that a client whose keys choose among fewer can ask again."""
     def __init__(
         self,
         *,
@@ -683,10 +875,11 @@ class ProduceMessageResponse(_message.Message):
         record_count: _builtins.int = ...,
         end_offset: _builtins.int = ...,
         duplicate: _builtins.bool = ...,
+        num_partitions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "end_offset", b"end_offset", "error", b"error", "error_code", b"error_code", "offset", b"offset", "partition", b"partition", "record_count", b"record_count", "timestamp", b"timestamp", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "end_offset", b"end_offset", "error", b"error", "error_code", b"error_code", "num_partitions", b"num_partitions", "offset", b"offset", "partition", b"partition", "record_count", b"record_count", "timestamp", b"timestamp", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

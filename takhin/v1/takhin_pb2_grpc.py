@@ -59,6 +59,16 @@ class TakhinServiceStub:
                 request_serializer=takhin_dot_v1_dot_takhin__pb2.DescribeTopicsRequest.SerializeToString,
                 response_deserializer=takhin_dot_v1_dot_takhin__pb2.DescribeTopicsResponse.FromString,
                 _registered_method=True)
+        self.AlterTopic = channel.unary_unary(
+                '/takhin.v1.TakhinService/AlterTopic',
+                request_serializer=takhin_dot_v1_dot_takhin__pb2.AlterTopicRequest.SerializeToString,
+                response_deserializer=takhin_dot_v1_dot_takhin__pb2.AlterTopicResponse.FromString,
+                _registered_method=True)
+        self.DescribeTopicConfigs = channel.unary_unary(
+                '/takhin.v1.TakhinService/DescribeTopicConfigs',
+                request_serializer=takhin_dot_v1_dot_takhin__pb2.DescribeTopicConfigsRequest.SerializeToString,
+                response_deserializer=takhin_dot_v1_dot_takhin__pb2.DescribeTopicConfigsResponse.FromString,
+                _registered_method=True)
         self.ProduceMessage = channel.unary_unary(
                 '/takhin.v1.TakhinService/ProduceMessage',
                 request_serializer=takhin_dot_v1_dot_takhin__pb2.ProduceMessageRequest.SerializeToString,
@@ -155,6 +165,19 @@ class TakhinServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DescribeTopics(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AlterTopic(self, request, context):
+        """All of it or nothing. Who produces and consumes goes on meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeTopicConfigs(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -273,6 +296,16 @@ def add_TakhinServiceServicer_to_server(servicer, server):
                     servicer.DescribeTopics,
                     request_deserializer=takhin_dot_v1_dot_takhin__pb2.DescribeTopicsRequest.FromString,
                     response_serializer=takhin_dot_v1_dot_takhin__pb2.DescribeTopicsResponse.SerializeToString,
+            ),
+            'AlterTopic': grpc.unary_unary_rpc_method_handler(
+                    servicer.AlterTopic,
+                    request_deserializer=takhin_dot_v1_dot_takhin__pb2.AlterTopicRequest.FromString,
+                    response_serializer=takhin_dot_v1_dot_takhin__pb2.AlterTopicResponse.SerializeToString,
+            ),
+            'DescribeTopicConfigs': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeTopicConfigs,
+                    request_deserializer=takhin_dot_v1_dot_takhin__pb2.DescribeTopicConfigsRequest.FromString,
+                    response_serializer=takhin_dot_v1_dot_takhin__pb2.DescribeTopicConfigsResponse.SerializeToString,
             ),
             'ProduceMessage': grpc.unary_unary_rpc_method_handler(
                     servicer.ProduceMessage,
@@ -475,6 +508,60 @@ class TakhinService:
             '/takhin.v1.TakhinService/DescribeTopics',
             takhin_dot_v1_dot_takhin__pb2.DescribeTopicsRequest.SerializeToString,
             takhin_dot_v1_dot_takhin__pb2.DescribeTopicsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AlterTopic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/takhin.v1.TakhinService/AlterTopic',
+            takhin_dot_v1_dot_takhin__pb2.AlterTopicRequest.SerializeToString,
+            takhin_dot_v1_dot_takhin__pb2.AlterTopicResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeTopicConfigs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/takhin.v1.TakhinService/DescribeTopicConfigs',
+            takhin_dot_v1_dot_takhin__pb2.DescribeTopicConfigsRequest.SerializeToString,
+            takhin_dot_v1_dot_takhin__pb2.DescribeTopicConfigsResponse.FromString,
             options,
             channel_credentials,
             insecure,

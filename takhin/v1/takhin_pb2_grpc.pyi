@@ -42,6 +42,9 @@ class TakhinServiceStub:
     ListTopics: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.ListTopicsRequest, _takhin_pb2.ListTopicsResponse]
     GetTopic: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.GetTopicRequest, _takhin_pb2.GetTopicResponse]
     DescribeTopics: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.DescribeTopicsRequest, _takhin_pb2.DescribeTopicsResponse]
+    AlterTopic: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.AlterTopicRequest, _takhin_pb2.AlterTopicResponse]
+    """All of it or nothing. Who produces and consumes goes on meanwhile."""
+    DescribeTopicConfigs: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.DescribeTopicConfigsRequest, _takhin_pb2.DescribeTopicConfigsResponse]
     ProduceMessage: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.ProduceMessageRequest, _takhin_pb2.ProduceMessageResponse]
     """Records. A response without an error means: committed with synchronous=FULL."""
     ProduceMessageStream: _grpc.StreamStreamMultiCallable[_takhin_pb2.ProduceMessageRequest, _takhin_pb2.ProduceMessageResponse]
@@ -75,6 +78,9 @@ class TakhinServiceAsyncStub(TakhinServiceStub):
     ListTopics: _aio.UnaryUnaryMultiCallable[_takhin_pb2.ListTopicsRequest, _takhin_pb2.ListTopicsResponse]  # type: ignore[assignment]
     GetTopic: _aio.UnaryUnaryMultiCallable[_takhin_pb2.GetTopicRequest, _takhin_pb2.GetTopicResponse]  # type: ignore[assignment]
     DescribeTopics: _aio.UnaryUnaryMultiCallable[_takhin_pb2.DescribeTopicsRequest, _takhin_pb2.DescribeTopicsResponse]  # type: ignore[assignment]
+    AlterTopic: _aio.UnaryUnaryMultiCallable[_takhin_pb2.AlterTopicRequest, _takhin_pb2.AlterTopicResponse]  # type: ignore[assignment]
+    """All of it or nothing. Who produces and consumes goes on meanwhile."""
+    DescribeTopicConfigs: _aio.UnaryUnaryMultiCallable[_takhin_pb2.DescribeTopicConfigsRequest, _takhin_pb2.DescribeTopicConfigsResponse]  # type: ignore[assignment]
     ProduceMessage: _aio.UnaryUnaryMultiCallable[_takhin_pb2.ProduceMessageRequest, _takhin_pb2.ProduceMessageResponse]  # type: ignore[assignment]
     """Records. A response without an error means: committed with synchronous=FULL."""
     ProduceMessageStream: _aio.StreamStreamMultiCallable[_takhin_pb2.ProduceMessageRequest, _takhin_pb2.ProduceMessageResponse]  # type: ignore[assignment]
@@ -135,6 +141,21 @@ class TakhinServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _takhin_pb2.DescribeTopicsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_takhin_pb2.DescribeTopicsResponse, _abc.Awaitable[_takhin_pb2.DescribeTopicsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def AlterTopic(
+        self,
+        request: _takhin_pb2.AlterTopicRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_takhin_pb2.AlterTopicResponse, _abc.Awaitable[_takhin_pb2.AlterTopicResponse]]:
+        """All of it or nothing. Who produces and consumes goes on meanwhile."""
+
+    @_abc_1.abstractmethod
+    def DescribeTopicConfigs(
+        self,
+        request: _takhin_pb2.DescribeTopicConfigsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_takhin_pb2.DescribeTopicConfigsResponse, _abc.Awaitable[_takhin_pb2.DescribeTopicConfigsResponse]]: ...
 
     @_abc_1.abstractmethod
     def ProduceMessage(

@@ -5,7 +5,7 @@ A batch's records come from columns.py, and the records of a response go out by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from takhin import topic_configs
@@ -26,6 +26,7 @@ from takhin.model import (
     TopicInfo,
     TopicPartition,
 )
+from takhin.topic_configs import ConfigEntry
 from takhin.turns import LARGE_BYTES, in_turns, others_turn
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire.columns import Columns, ColumnsRequest, canonical, headers_of, key_of, value_of
@@ -93,7 +94,7 @@ def _condition(request: pb.ProduceMessageRequest) -> Condition | None:
     return Condition(request.producer_id, request.sequence, expected, maybe)
 
 
-def produced(topic: str, appended: Appended) -> pb.ProduceMessageResponse:
+def produced(topic: str, appended: Appended, num_partitions: int) -> pb.ProduceMessageResponse:
     return pb.ProduceMessageResponse(
         topic=topic,
         partition=appended.partition,
@@ -101,6 +102,7 @@ def produced(topic: str, appended: Appended) -> pb.ProduceMessageResponse:
         timestamp=appended.timestamp,
         record_count=appended.record_count,
         duplicate=appended.duplicate,
+        num_partitions=num_partitions,
     )
 
 
@@ -123,7 +125,7 @@ def consume_request(request: pb.ConsumeMessagesRequest) -> ConsumeRequest:
 def topic_info(info: TopicInfo) -> pb.TopicInfo:
     return pb.TopicInfo(
         name=info.name,
-        num_partitions=len(info.partitions),
+        num_partitions=info.num_partitions,
         replication_factor=1,
         partitions={of.partition: _partition_info(of) for of in info.partitions},
         configs=topic_configs.as_texts(info.config),
@@ -140,6 +142,18 @@ def _partition_info(info: PartitionInfo) -> pb.PartitionInfo:
         replicas=[NODE_ID],
         isr=[NODE_ID],
         incarnation_id=info.incarnation_id,
+        size_bytes=info.size_bytes,
+        first_timestamp=info.first_timestamp,
+        last_timestamp=info.last_timestamp,
+        record_count=info.record_count,
+    )
+
+
+def configs(entries: Iterable[ConfigEntry]) -> pb.DescribeTopicConfigsResponse:
+    return pb.DescribeTopicConfigsResponse(
+        configs=[
+            pb.TopicConfigEntry(name=of.name, value=of.value, origin=of.origin, doc=of.doc) for of in entries
+        ]
     )
 
 

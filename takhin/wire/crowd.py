@@ -51,6 +51,10 @@ def bounds(settings: Settings) -> Mapping[str, Refuse]:
         reason = f"a request has at most {most} {name}"
         return lambda wire: reason if too_many_fields(wire, tag, most) else None
 
+    def of_configs(wire: bytes) -> str | None:
+        return set_(wire) or reset(wire)
+
+    set_, reset = of_fields("configs", 0x12, CONFIGS_MAX), of_fields("configs", 0x1A, CONFIGS_MAX)
     offsets = of_fields("offsets", 0x12, groups.commit_offsets_max)
     return {
         "ProduceMessage": of_records,
@@ -58,6 +62,7 @@ def bounds(settings: Settings) -> Mapping[str, Refuse]:
         "CommitOffset": offsets,
         "GetCommittedOffsets": offsets,
         "DescribeTopics": of_fields("topics", 0x0A, settings.topics.partitions_max),
+        "AlterTopic": of_configs,
         "CreateTopic": of_fields("configs", 0x22, CONFIGS_MAX),
     }
 

@@ -57,6 +57,7 @@ TABLE: dict[type[errors.TakhinError], ErrorRow] = {
     errors.UnknownPartitionError: ErrorRow(pb.ERROR_CODE_UNKNOWN_PARTITION, Status.NOT_FOUND, 404),
     errors.UnknownGroupError: ErrorRow(pb.ERROR_CODE_UNKNOWN_GROUP, Status.NOT_FOUND, 404),
     errors.TopicExistsError: ErrorRow(pb.ERROR_CODE_TOPIC_EXISTS, Status.ALREADY_EXISTS, 409),
+    errors.ReadOnlyTopicError: ErrorRow(pb.ERROR_CODE_TOPIC_READ_ONLY, Status.FAILED_PRECONDITION, 409),
     errors.GroupNotEmptyError: ErrorRow(pb.ERROR_CODE_GROUP_NOT_EMPTY, Status.FAILED_PRECONDITION, 409),
     errors.OffsetOutOfRangeError: ErrorRow(pb.ERROR_CODE_OFFSET_OUT_OF_RANGE, Status.OUT_OF_RANGE, 400),
     errors.EndOffsetMismatchError: ErrorRow(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 
@@ -21,9 +22,9 @@ def test_create_list_delete(takhin):
     assert takhin.output("topics", "create", "a", "--partitions", 3) == b"created topic a with 3 partitions\n"
     listed = takhin.output("topics", "list").decode().splitlines()
     assert [line.split() for line in listed] == [
-        ["topic", "partitions", "records"],
-        ["a", "3", "0"],
-        ["b", "1", "0"],
+        ["topic", "partitions", "records", "size", "oldest", "newest"],
+        ["a", "3", "0", *listed[1].split()[3:5], "-", "-"],
+        ["b", "1", "0", *listed[2].split()[3:5], "-", "-"],
     ]
     assert takhin.output("topics", "delete", "a") == b"deleted topic a\n"
     assert [of["name"] for of in json.loads(takhin.output("topics", "list", "--json"))] == ["b"]
@@ -33,16 +34,19 @@ def test_create_list_delete(takhin):
 def test_describe(takhin, broker, wide_topic):
     """The configs are shown, and for each partition a line with both ends of its log."""
     takhin.output("topics", "create", "small", "--config", "max.message.bytes=77")
-    put(broker, wide_topic, pb.Record(value=b"a"), pb.Record(value=b"b"), partition=2)
+    records = [pb.Record(value=b"a", timestamp=1_000), pb.Record(value=b"b", timestamp=2_999)]
+    put(broker, wide_topic, *records, partition=2)
     head, columns, *rows = takhin.output("topics", "describe", wide_topic).decode().splitlines()
     assert head.startswith(f"{wide_topic}  partitions=4  id=")
-    assert columns.split() == ["partition", "beginning", "end", "records"]
-    assert [row.split() for row in rows] == [
-        ["0", "0", "0", "0"],
-        ["1", "0", "0", "0"],
-        ["2", "0", "2", "2"],
-        ["3", "0", "0", "0"],
+    assert columns.split() == ["partition", "beginning", "end", "records", "size", "oldest", "newest"]
+    cells = [row.split() for row in rows]
+    assert [row[:4] + row[6:] for row in cells] == [
+        ["0", "0", "0", "0", "-", "-"],
+        ["1", "0", "0", "0", "-", "-"],
+        ["2", "0", "2", "2", "1970-01-01T00:00:01Z", "1970-01-01T00:00:02Z"],
+        ["3", "0", "0", "0", "-", "-"],
     ]
+    assert all(float(row[4]) > 0 for row in cells)
     assert b"max.message.bytes=77" in takhin.output("topics", "describe", "small")
     everything = takhin.output("topics", "describe").decode()
     assert everything.count("partitions=") == 2
@@ -167,3 +171,52 @@ def test_delete_asks_on_a_terminal(takhin, topic, noun, answer, code):
     assert left == (code != 0)
     for name in ("topics", "groups"):
         takhin(name, "delete", "doomed", "--yes")
+
+
+def test_alter(takhin, topic):
+    """Configs are set and reset and partitions added; what follows from it is a warning on stderr."""
+    done = takhin("topics", "alter", topic, "--set", "retention.ms=5", "--set", "read.only=true")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"altered topic {topic}\n".encode(), b"")
+    done = takhin("topics", "alter", topic, "--reset", "read.only", "--partitions", 3)
+    assert (done.returncode, done.stdout) == (0, f"altered topic {topic}\n".encode())
+    assert done.stderr.startswith(b"takhin: warning: with 3 partitions instead of 1, most keys belong to ")
+    head, *_ = takhin.output("topics", "describe", topic).decode().splitlines()
+    assert re.fullmatch(rf"{topic}  partitions=3  id=\S+  retention.ms=5", head)
+
+
+def test_alter_as_json(takhin, topic):
+    """The document is the topic's, with the warnings."""
+    altered = json.loads(takhin.output("topics", "alter", topic, "--partitions", 2, "--json"))
+    assert "2 partitions instead of 1" in altered.pop("warnings")[0]
+    assert json.loads(takhin.output("topics", "describe", topic, "--json")) == [altered]
+    assert len(altered["partitions"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ([], "there is nothing to change: give --set, --reset or --partitions"),
+        (["--set", "retention.ms"], "'retention.ms' is not KEY=VALUE"),
+        (["--set", "retention.ms=x"], "retention.ms takes a whole number"),
+        (["--reset", "retention"], "unknown topic config 'retention'"),
+        (["--partitions", "0"], "0 is not in the range"),
+        (["--set", "read.only=true", "--reset", "read.only"], "both set and reset"),
+    ],
+)
+def test_alterations_that_are_refused(takhin, topic, args, sentence):
+    """A refusal is one line with exit code 1."""
+    assert sentence in takhin.error("topics", "alter", topic, *args)
+
+
+def test_describe_configs(takhin, topic):
+    """Every config is shown with its value and who says so."""
+    takhin.output("topics", "alter", topic, "--set", "retention.ms=5")
+    shown = takhin.output("topics", "describe", topic, "--configs").decode()
+    rows = {line.split()[0]: line.split()[1:3] for line in shown.splitlines()}
+    assert rows["config"] == ["value", "origin"]
+    assert rows["retention.ms"] == ["5", "topic"]
+    assert rows["retention.bytes"] == ["-1", "default"]
+    [document] = json.loads(takhin.output("topics", "describe", topic, "--configs", "--json"))
+    [entry] = [of for of in document["configs"] if of["name"] == "retention.ms"]
+    assert (entry["value"], entry["origin"]) == ("5", "topic")
+    assert "age" in entry["doc"]

@@ -14,6 +14,7 @@ from takhin.client import (
     GroupOffset,
     OffsetAtTime,
     PartitionOffsets,
+    Producer,
     Retry,
 )
 from takhin.client.errors import ClosedError, UnreachableError
@@ -22,6 +23,7 @@ from takhin.errors import (
     InvalidConfigError,
     InvalidRecordError,
     OffsetOutOfRangeError,
+    ReadOnlyTopicError,
     TopicExistsError,
     UnknownGroupError,
     UnknownPartitionError,
@@ -46,6 +48,40 @@ async def test_topics(admin, name):
         await admin.delete_topic(name)
     with pytest.raises(UnknownTopicError, match=name):
         await admin.describe_topic(name)
+
+
+async def test_altering(server, admin, name):
+    """`Admin` alters a topic and describes its configs; warnings come back, refusals have their types."""
+    await admin.create_topic(name, configs={"retention.ms": "5"})
+    assert await admin.alter_topic(name, configs={"retention.bytes": "7"}, reset=["retention.ms"]) == []
+    [warning] = await admin.alter_topic(name, partitions=3)
+    assert "3 partitions instead of 1" in warning
+    assert len((await admin.describe_topic(name)).partitions) == 3
+    entries = {of.name: of for of in await admin.describe_configs(name)}
+    assert entries["retention.bytes"][1:3] == ("7", "topic")
+    assert entries["retention.ms"][1:3] == ("-1", "default")
+    assert all(of.doc for of in entries.values())
+    with pytest.raises(InvalidArgumentError, match="only grows"):
+        await admin.alter_topic(name, partitions=2)
+    with pytest.raises(InvalidConfigError, match="deletes none"):
+        await admin.alter_topic(name, configs={"cleanup.policy": "", "retention.consumed": "true"})
+    for nowhere in (admin.alter_topic("nowhere", partitions=2), admin.describe_configs("nowhere")):
+        with pytest.raises(UnknownTopicError, match="nowhere"):
+            await nowhere
+    await admin.alter_topic(name, configs={"read.only": "true"})
+    async with Producer(server) as producer:
+        delivery = await producer.send(name, b"x")
+        with pytest.raises(ReadOnlyTopicError, match="takes no records"):
+            await delivery
+
+
+async def test_what_partitions_say(server, admin, topic):
+    """A description has the size of each partition, its record count, and the times of both ends."""
+    await produce(server, topic, [b"a", b"b"], timestamp=1_000)
+    await produce(server, topic, [b"c"], timestamp=900)
+    [partition] = (await admin.describe_topic(topic)).partitions
+    assert (partition.record_count, partition.first_timestamp, partition.last_timestamp) == (3, 1_000, 900)
+    assert partition.size_bytes > 0
 
 
 async def test_offsets(server, admin, topic):

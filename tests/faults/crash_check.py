@@ -9,7 +9,17 @@ from pathlib import Path
 
 import apsw
 
-from faults.crash_workload import BRIEF_PARTITIONS, KEPT, KEPT_PARTITIONS, KEYS, SERIAL_BASE, key, sent, value
+from faults.crash_workload import (
+    BRIEF_PARTITIONS,
+    KEPT,
+    KEPT_PARTITIONS,
+    KEYS,
+    RETENTION_RECORDS,
+    SERIAL_BASE,
+    key,
+    sent,
+    value,
+)
 from storage.check_files import FAULTS
 from storage.support import sqlite_engine
 from takhin.errors import StartupError, TakhinError
@@ -29,6 +39,7 @@ class Facts:
     """The offsets [first, end) of the last batch that each log's producer has sent or is sending."""
     commits: dict[Log, list[int | None]] = field(default_factory=lambda: defaultdict(lambda: [None]))
     starts: dict[Log, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0]))
+    """Where each log may start; the first is the acknowledged start."""
     compacted: dict[Log, int] = field(default_factory=lambda: defaultdict(int))
     """Where each log ended when it was last compacted."""
     topics: dict[str, list[int | None]] = field(default_factory=lambda: defaultdict(lambda: [None]))
@@ -44,7 +55,9 @@ class Facts:
         match kind:
             case "append" | "commit" | "trim":
                 self._of(kind)[of].append(at)
-            case "appended" | "committed" | "trimmed":
+            case "trimmed":
+                self.starts[of] = [max(at, self.starts[of][0])]
+            case "appended" | "committed":
                 self._of(kind)[of] = [at]
                 self.acked += kind == "appended"
             case "compact":
@@ -57,6 +70,14 @@ class Facts:
                 self.topics[of] = [at]
             case "deleted":
                 self.topics[of] = [None]
+
+    def may_start(self, of: Log, start: int) -> bool:
+        """True if a log may start there: after a trim, or after any step of retention."""
+        if start in self.starts[of] or start == max(self.starts[of]):
+            return True
+        retained = RETENTION_RECORDS.get(of[0])
+        most = -1 if retained is None else max(*self.starts[of], max(self.ends[of]) - retained)
+        return self.starts[of][0] <= start <= most
 
     def _of(self, kind: str):
         if kind.startswith("append"):
@@ -71,8 +92,11 @@ async def faults_of(data: Path, facts: Facts) -> list[str]:
         await engine.open()
     except StartupError as error:
         return [f"refused: {error}"]
+    found = [(log, log.start_offset) for topic in engine.topics.values() for log in topic.partitions]
+    starts = {name_of(log): start for log, start in found}  # before retention goes on
     faults = []
     try:
+        await engine.retain()
         for name, serials in facts.topics.items():
             topic = engine.topics.get(name)
             serial = topic.config.max_message_bytes - SERIAL_BASE if topic else None
@@ -82,6 +106,8 @@ async def faults_of(data: Path, facts: Facts) -> list[str]:
                 if len(topic.partitions) != (KEPT_PARTITIONS if name == KEPT else BRIEF_PARTITIONS):
                     faults.append(f"topic {name} has {len(topic.partitions)} partitions")
                 for log in topic.partitions:
+                    if not facts.may_start((name, serial, log.partition), starts[name_of(log)]):
+                        faults.append(f"{name_of(log)} starts at {starts[name_of(log)]}")
                     faults += await _faults_of_log(log, serial, facts, engine.offsets)
         faults += [f"topic {name} out of nowhere" for name in engine.topics if name not in facts.topics]
     except TakhinError as error:
@@ -96,7 +122,7 @@ async def _faults_of_log(log, serial: int, facts: Facts, offsets) -> list[str]:
     faults = []
     if log.end_offset not in facts.ends[of]:
         faults.append(f"{of} ends at {log.end_offset} instead of {facts.ends[of]}")
-    if log.start_offset not in facts.starts[of] and log.start_offset != max(facts.starts[of]):
+    if not facts.may_start(of, log.start_offset):
         faults.append(f"{of} starts at {log.start_offset} instead of {facts.starts[of]}")
     found = {row[0]: (row[2], row[3]) for row in await read_all(log)}
     needed = {

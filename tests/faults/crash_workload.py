@@ -22,7 +22,7 @@ from faults.recorder import Event, Recorder
 from storage.support import sqlite_engine
 from takhin.disk import connection, folder
 from takhin.disk import statements as sql
-from takhin.model import Batch, CommittedOffset, TopicConfig
+from takhin.model import NO_LIMIT, Batch, CommittedOffset, TopicConfig
 from takhin.storage.conditions import BATCHES_REMEMBERED
 from takhin.storage.sqlite.group import Draft
 from takhin.storage.sqlite.writes import SmallWrite
@@ -33,6 +33,8 @@ SETTINGS = {"open_partitions_max": 2, "checkpoint_pages": 6, "ballast_bytes": 0,
 
 KEPT, BRIEF = "kept", ("one", "two")
 KEPT_PARTITIONS, BRIEF_PARTITIONS = 3, 2
+RETENTION_RECORDS = {KEPT: 25}
+"""Topics whose logs lose all but so many of their records, whenever the engine comes to it."""
 SERIAL_BASE = 1 << 20
 """A topic's max.message.bytes minus this is the serial number of its creation, as names are reused."""
 BATCHES = 25
@@ -86,7 +88,8 @@ class Workload:
 
     async def _create(self, name: str, serial: int, partitions: int):
         self._note("create", name, serial)
-        topic = await self._engine.create_topic(spec(name, partitions, TopicConfig(SERIAL_BASE + serial)))
+        config = TopicConfig(SERIAL_BASE + serial, retention_records=RETENTION_RECORDS.get(name, NO_LIMIT))
+        topic = await self._engine.create_topic(spec(name, partitions, config))
         self._note("created", name, serial)
         return topic.partitions
 
@@ -98,7 +101,9 @@ class Workload:
                 await self._commit_offset(log, serial)
             elif what < 0.4:
                 await self._trim(log, serial)
-            elif what < 0.5:
+            elif what < 0.6:
+                await self._retain(log, serial)
+            elif what < 0.7:
                 await self._compact(log, serial)
 
     async def _append(self, log, serial: int) -> None:
@@ -130,6 +135,13 @@ class Workload:
         of = (log.topic, serial, log.partition)
         self._note("compact", of, log.end_offset)
         await log.compact(TopicConfig(1), NOW)
+
+    async def _retain(self, log, serial: int) -> None:
+        """Let retention remove what is too much; of this log at least what was too much before."""
+        of = (log.topic, serial, log.partition)
+        offset = max(log.start_offset, log.end_offset - RETENTION_RECORDS[log.topic])
+        await self._engine.retain()
+        self._note("trimmed", of, offset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from storage.support import Store
 from takhin.disk.layout import Layout
 from takhin.errors import TakhinError
 from takhin.model import CommittedOffset
-from takhin.testing.contract import NOW, batch, name_of, spec
+from takhin.testing.contract import NOW, batch, changed, name_of, spec
 
 CLIENTS = 12
 SETTINGS = {
@@ -138,7 +138,7 @@ class Client:
         await self._storm.store.engine.create_topic(wanted)
 
     async def alter(self, topic, _) -> None:
-        await self._storm.store.engine.alter_topic(spec(topic.name, self._chance.randint(1, 5)))
+        await changed(self._storm.store.engine, spec(topic.name, self._chance.randint(1, 5)))
 
     async def delete(self, topic, _) -> None:
         await self._storm.store.engine.delete_topic(topic.name)

@@ -18,7 +18,7 @@ from takhin.settings import StorageSettings
 from takhin.storage.contract import PartitionLog
 from takhin.storage.sqlite.engine import SqliteEngine
 from takhin.storage.sqlite.open_files import OpenFiles
-from takhin.testing.contract import clock
+from takhin.testing.contract import NOW, clock
 
 
 def check_files(data_dir: Path) -> None:
@@ -140,3 +140,17 @@ class Store:
 
     def log(self, topic: str, partition: int = 0) -> PartitionLog:
         return self.engine.topics[topic].partitions[partition]
+
+
+class ClockedStore(Store):
+    """A store whose engine goes by a clock that the test sets (ms)."""
+
+    def __init__(self, data_dir: Path, **settings: int) -> None:
+        super().__init__(data_dir, **settings)
+        self.now = NOW
+
+    async def open(self) -> None:
+        settings = StorageSettings(**self._settings)
+        self.engine = SqliteEngine(self.data_dir, settings, clock=lambda: self.now)
+        await self.engine.open()
+        lend_template(self.data_dir)

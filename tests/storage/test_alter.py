@@ -13,7 +13,7 @@ from takhin.copies.verify import verify
 from takhin.errors import OutcomeUnknownError, PartitionUnavailableError
 from takhin.model import CommittedOffset, TopicPartition
 from takhin.query.topic import TopicFiles
-from takhin.testing.contract import NOW, numbered, read_all, spec
+from takhin.testing.contract import NOW, changed, numbered, read_all, spec
 from takhin.testing.contract.harness import turns
 
 
@@ -28,9 +28,9 @@ async def test_a_change_that_fails_leaves_no_files(tmp_path: Path):
     topic = await store.engine.create_topic(spec("orders", 2))
     await topic.partitions[0].append(numbered(1))
     with ForeignLock(store.data_dir / "topics/orders/0.db"), pytest.raises(PartitionUnavailableError):
-        await store.engine.alter_topic(spec("orders", 4))
+        await changed(store.engine, spec("orders", 4))
     assert files(store) == ["0.db", "1.db"]
-    assert len((await store.engine.alter_topic(spec("orders", 4))).partitions) == 4
+    assert len((await changed(store.engine, spec("orders", 4))).partitions) == 4
     await store.close()
 
 
@@ -45,7 +45,7 @@ async def test_an_interrupted_change_is_swept_at_start(store: Store, monkeypatch
 
     monkeypatch.setattr(first, "alter_topic", interrupt)
     with pytest.raises(OutcomeUnknownError):
-        await store.engine.alter_topic(spec("orders", 3))
+        await changed(store.engine, spec("orders", 3))
     assert files(store) == ["0.db", "1.db", "2.db"]
     await store.engine.close()
     assert verify(store.data_dir).ok

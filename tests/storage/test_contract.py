@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from storage.support import check_files, lend_template
+from takhin.clock import Clock
 from takhin.settings import StorageSettings
 from takhin.storage.contract import Engine
 from takhin.storage.memory import MemoryEngine
@@ -19,11 +20,14 @@ class TestMemoryEngine(EngineContract):
     def forgetful_engine(self, folder: Path) -> Engine:
         return MemoryEngine(producers_max=3)
 
+    def clocked_engine(self, folder: Path, clock: Clock) -> Engine:
+        return MemoryEngine(clock=clock)
+
 
 class WithTemplate(SqliteEngine):
     """An engine with a ready template for new partition files, which takes 0.2 s to build."""
 
-    def __init__(self, folder: Path, **settings: int) -> None:
+    def __init__(self, folder: Path, clock: Clock = clock, **settings: int) -> None:
         # Every wait here ends by itself; on a busy machine it may take longer than a broker allows.
         super().__init__(folder, StorageSettings(queue_wait_ms_max=20_000, **settings), clock=clock)
         self._folder_of_test = folder
@@ -44,6 +48,9 @@ class TestSqliteEngine(EngineContract):
 
     def forgetful_engine(self, folder: Path) -> Engine:
         return WithTemplate(folder, producers_max=3)
+
+    def clocked_engine(self, folder: Path, clock: Clock) -> Engine:
+        return WithTemplate(folder, clock, open_partitions_max=2)
 
     def check(self, folder: Path) -> None:
         check_files(folder)

@@ -11,7 +11,7 @@ import pytest
 from storage.support import sqlite_engine
 from takhin.disk.folder import is_locked
 from takhin.errors import PartitionUnavailableError, StartupError
-from takhin.testing.contract import numbered, read_all, spec
+from takhin.testing.contract import changed, numbered, read_all, spec
 
 
 async def test_a_removed_lock_lets_nobody_in(tmp_path: Path):
@@ -41,7 +41,7 @@ async def test_a_removed_tmp_is_made_again(tmp_path: Path):
     await engine.open()
     for change in (
         lambda: engine.create_topic(spec("orders")),
-        lambda: engine.alter_topic(spec("orders", 2)),
+        lambda: changed(engine, spec("orders", 2)),
         lambda: engine.delete_topic("orders"),
     ):
         shutil.rmtree(tmp_path / "data/tmp")

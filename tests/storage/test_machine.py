@@ -27,7 +27,7 @@ from takhin.errors import RefusedError, StorageFullError
 from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig, TopicPartition
 from takhin.storage.contract import Engine, PartitionLog, Topic
 from takhin.storage.memory import MemoryEngine, MemoryLog
-from takhin.testing.contract import as_stored, batch, clock, name_of, numbered, read_all, spec, under
+from takhin.testing.contract import as_stored, batch, changed, clock, name_of, numbered, read_all, spec, under
 
 names = st.sampled_from(["orders", "Orders", "o.r_d-s"])
 groups = st.sampled_from(["billing", "Billing", "it's\n🦆", "nul\x00"])
@@ -181,7 +181,7 @@ class EnginesAgree(RuleBasedStateMachine):
     @rule(name=names, num_partitions=st.integers(1, 4), config=configs)
     def alter_topic(self, name: str, num_partitions: int, config: TopicConfig) -> None:
         async def alter(engine: Engine) -> int:
-            return len((await engine.alter_topic(spec(name, num_partitions, config))).partitions)
+            return len((await changed(engine, spec(name, num_partitions, config))).partitions)
 
         self.ask(alter)
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from storage.fixture import TOPIC
-from storage.support import Store, alter, run_sql
+from storage.support import Store, alter, lend_template, run_sql
 from takhin.model import TimestampType, TopicConfig
-from takhin.testing.contract import spec
+from takhin.settings import StorageSettings
+from takhin.storage.sqlite.engine import SqliteEngine
+from takhin.testing.contract import clock, spec
 from takhin.topic_configs import DEFAULTS, TABLE, ConfigRow
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("schema-*.tar.xz"))
@@ -68,3 +70,23 @@ async def test_an_unknown_config_is_left_alone(tmp_path):
     assert store.engine.topics[TOPIC].config == TopicConfig(7)
     await store.close()
     assert "of.tomorrow" in run_sql(path, "SELECT group_concat(key) FROM topic_configs")
+
+
+async def test_what_a_topic_leaves_open_follows_the_broker(tmp_path):
+    """Only what a topic says itself is in its file; for the rest the engine's defaults of today hold."""
+    path = tmp_path / "data"
+    left_open = replace(DEFAULTS, retention_ms=5, inherited=DEFAULTS.inherited - {"retention_ms"})
+    for before, now in (
+        (DEFAULTS, DEFAULTS),
+        (DEFAULTS, replace(DEFAULTS, retention_bytes=7, read_only=True)),
+    ):
+        engine = SqliteEngine(path, StorageSettings(), clock=clock, topic_defaults=now)
+        await engine.open()
+        if now is before:
+            lend_template(path)
+            await engine.create_topic(spec(TOPIC, config=left_open))
+        made = replace(now, retention_ms=5, inherited=left_open.inherited)
+        assert engine.topics[TOPIC].config == made
+        await engine.close()
+    rows = run_sql(path / "topics" / TOPIC / "0.db", "SELECT key, value FROM topic_configs")
+    assert rows == "retention.ms|5"

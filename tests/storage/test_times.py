@@ -59,6 +59,6 @@ async def test_blocks_end_by_number_and_by_time(store):
     rows = run_sql(log.path, "SELECT beyond, highest, appended FROM time_blocks")
     assert rows == f"{2 * BLOCK_RECORDS}|{NOW + BLOCK_RECORDS // 8 - 1}|{NOW}"
     await store.open()
-    times = Times(blocked=10, highest=5, appended=0, began=0, oldest=None)
+    times = Times(blocked=10, highest=5, appended=0, began=0)
     assert [times.block_due(11, now) for now in (0, BLOCK_MS - 1, BLOCK_MS, -1)] == [False, False, True, True]
     assert not times.block_due(10, BLOCK_MS)

@@ -25,6 +25,8 @@ RPCS = {
     "DeleteRecords": "DeleteRecordsRequest -> DeleteRecordsResponse",
     "CompactTopic": "CompactTopicRequest -> CompactTopicResponse",
     "HealthCheck": "HealthCheckRequest -> HealthCheckResponse",
+    "AlterTopic": "AlterTopicRequest -> AlterTopicResponse",
+    "DescribeTopicConfigs": "DescribeTopicConfigsRequest -> DescribeTopicConfigsResponse",
 }
 
 MESSAGES = {
@@ -39,7 +41,8 @@ MESSAGES = {
         map<int32, PartitionInfo> partitions = 4""",
     "PartitionInfo": """
         int32 partition_id = 1; int64 beginning_offset = 2; int64 end_offset = 3; int32 leader = 4;
-        repeated int32 replicas = 5; repeated int32 isr = 6""",
+        repeated int32 replicas = 5; repeated int32 isr = 6; int64 size_bytes = 8;
+        int64 first_timestamp = 9; int64 last_timestamp = 10; int64 record_count = 11""",
     "ConsumerGroupInfo": """
         string group_id = 1; string state = 2; string protocol_type = 3; int32 member_count = 4""",
     "ConsumerGroupMember": """
@@ -55,7 +58,15 @@ MESSAGES = {
     "ListTopicsResponse": "repeated string topics = 1",
     "GetTopicRequest": "string name = 1",
     "GetTopicResponse": "TopicInfo topic = 1; string error = 2",
-    "DescribeTopicsRequest": "repeated string topics = 1",
+    "DescribeTopicsRequest": "repeated string topics = 1; bool without_partitions = 2",
+    "AlterTopicRequest": """
+        string name = 1; map<string, string> set = 2; repeated string reset = 3; int32 num_partitions = 4""",
+    "AlterTopicResponse": """
+        bool success = 1; string error = 2; ErrorCode error_code = 3; repeated string warnings = 4""",
+    "DescribeTopicConfigsRequest": "string name = 1",
+    "DescribeTopicConfigsResponse": """
+        repeated TopicConfigEntry configs = 1; string error = 2; ErrorCode error_code = 3""",
+    "TopicConfigEntry": "string name = 1; string value = 2; string origin = 3; string doc = 4",
     "DescribeTopicsResponse": "repeated TopicInfo topics = 1",
     "ProduceMessageRequest": """
         string topic = 1; int32 partition = 2; Record record = 3; optional int32 required_acks = 4;
@@ -63,7 +74,7 @@ MESSAGES = {
         optional int64 expected_offset = 9; string topic_id = 11; optional int64 maybe_stored_from = 12""",
     "ProduceMessageResponse": """
         string topic = 1; int32 partition = 2; int64 offset = 3; int64 timestamp = 4; string error = 5;
-        int64 end_offset = 8; bool duplicate = 9""",
+        int64 end_offset = 8; bool duplicate = 9; int32 num_partitions = 10""",
     "ConsumeMessagesRequest": """
         string topic = 1; int32 partition = 2; int64 offset = 3; int32 max_bytes = 4; int32 min_bytes = 5;
         int32 max_wait_ms = 6; string incarnation_id = 11""",
@@ -106,8 +117,9 @@ def rpc_line(rpc: MethodDescriptor) -> str:
 
 
 def type_name(field: FieldDescriptor) -> str:
-    if field.message_type is not None:
-        return field.message_type.name
+    named = field.message_type or field.enum_type
+    if named is not None:
+        return named.name
     names = {v: k for k, v in vars(FieldDescriptor).items() if k.startswith("TYPE_")}
     return names[field.type].removeprefix("TYPE_").lower()
 

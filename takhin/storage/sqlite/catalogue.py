@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import uuid
-from collections.abc import Collection, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +37,7 @@ from takhin.errors import (
 )
 from takhin.model import TopicPartition, TopicSpec
 from takhin.storage.conditions import fewer_partitions
+from takhin.storage.contract import Topic
 from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.shared import Shared
@@ -210,9 +211,9 @@ class Catalogue:
         """See the contract."""
         return await self._uncancelled(self._create(spec))
 
-    async def alter(self, spec: TopicSpec) -> SqliteTopic:
+    async def alter(self, name: str, wanted: Callable[[Topic], TopicSpec]) -> SqliteTopic:
         """See the contract."""
-        return await self._uncancelled(self._alter(spec))
+        return await self._uncancelled(self._alter(name, wanted))
 
     async def delete(self, name: str) -> None:
         """See the contract."""
@@ -264,16 +265,17 @@ class Catalogue:
         finally:
             connection.close_whole(write)
 
-    async def _alter(self, spec: TopicSpec) -> SqliteTopic:
+    async def _alter(self, name: str, wanted: Callable[[Topic], TopicSpec]) -> SqliteTopic:
         """Put new partitions beside the others; they count from the moment partition 0's file says so."""
         async with self.unchanging:
-            former = self._existing(spec.name)
+            former = self._existing(name)
+            former.partitions[0].check_writable()  # it decides, so nothing is made if it cannot
+            spec = wanted(former)
             present = len(former.partitions)
             if spec.num_partitions < present:
                 raise fewer_partitions(spec, present)
             if spec.num_partitions > present:
                 self._check_not_held(spec.name, "get more partitions")
-            former.partitions[0].check_writable()  # it decides, so nothing is made if it cannot
             new: list[SqlitePartition] = []
             try:
                 with _unavailable(f"topic {spec.name!r} cannot get more partitions"):
@@ -291,6 +293,8 @@ class Catalogue:
                 raise
             topic = SqliteTopic(spec.name, former.topic_id, spec.config, (*former.partitions, *new))
             self._put(topic)
+            if spec.config.read_only:
+                await asyncio.gather(*(log.landed() for log in former.partitions))
             return topic
 
     def _build_more(self, spec: TopicSpec, topic: SqliteTopic) -> None:  # on a worker thread

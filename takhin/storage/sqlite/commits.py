@@ -29,6 +29,7 @@ from takhin.logs import debugging
 from takhin.storage.sqlite.course import on
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import CommitGroup, LogState, Write, WriteQueue, Written
+from takhin.storage.sqlite.reader import Reader
 from takhin.storage.sqlite.shared import Shared
 
 logger = structlog.get_logger()
@@ -141,6 +142,8 @@ class Commits:
         self._full_since = None
         self._shared.admission.remove(group.queued_bytes)
         self._state.landed(written)
+        if written.removed:
+            self._state.ends = Reader(self._file, self._state).ends()
         group.answer(written)
         small = group.appends >= COMPANY_MIN and group.queued_bytes <= SMALL_GROUP_BYTES
         if small and not self._shared.files.wanted:

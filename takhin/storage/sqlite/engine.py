@@ -5,7 +5,7 @@ Topics are kept by catalogue.py, group offsets by offsets.py, what runs by itsel
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,14 @@ from takhin.disk.witness import Witness
 from takhin.errors import StartupError
 from takhin.model import TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
-from takhin.storage.contract import Capability
+from takhin.storage.contract import Capability, Topic
 from takhin.storage.sqlite.admission import Admission
 from takhin.storage.sqlite.catalogue import Catalogue
 from takhin.storage.sqlite.hold import Hold
 from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.offsets import SqliteOffsets
 from takhin.storage.sqlite.open_files import OpenFiles
+from takhin.storage.sqlite.retention import Retention
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.space import DiskSpace
 from takhin.storage.sqlite.threads import DiskThreads, Threads
@@ -40,6 +41,7 @@ class Parts:
     witness: Witness
     shared: Shared
     catalogue: Catalogue
+    retention: Retention
     upkeep: Upkeep
     offsets: SqliteOffsets
 
@@ -120,8 +122,9 @@ class SqliteEngine:
         index = OffsetIndex()
         catalogue = Catalogue(shared, folder, witness, index)
         hold = Hold(folder.path, troubles, age_ms_max=settings.hold_age_ms_max)
-        upkeep = Upkeep(shared, catalogue, hold)
-        return Parts(folder, witness, shared, catalogue, upkeep, SqliteOffsets(catalogue, index))
+        retention = Retention(shared, catalogue)
+        upkeep = Upkeep(shared, catalogue, hold, retention)
+        return Parts(folder, witness, shared, catalogue, retention, upkeep, SqliteOffsets(catalogue, index))
 
     async def close(self) -> None:
         parts = self._opened
@@ -141,8 +144,11 @@ class SqliteEngine:
     async def create_topic(self, spec: TopicSpec) -> SqliteTopic:
         return await self._opened.catalogue.create(spec)
 
-    async def alter_topic(self, spec: TopicSpec) -> SqliteTopic:
-        return await self._opened.catalogue.alter(spec)
+    async def alter_topic(self, name: str, wanted: Callable[[Topic], TopicSpec]) -> SqliteTopic:
+        return await self._opened.catalogue.alter(name, wanted)
+
+    async def retain(self) -> None:
+        await self._opened.retention.retain()
 
     async def delete_topic(self, name: str) -> None:
         await self._opened.catalogue.delete(name)

@@ -45,6 +45,7 @@ class LogFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._wal = layout.wal_of(path)
         self._writer: apsw.Connection | None = None
         self._reader: apsw.Connection | None = None
         self._cache_kib = 0  # as the connections have it
@@ -86,7 +87,7 @@ class LogFile:
     @property
     def wal_bytes(self) -> int:
         """The size of the write-ahead log beside the file; 0 where there is none."""
-        return layout.wal_bytes(self.path)
+        return layout.size_bytes(self._wal)
 
     @property
     def size_bytes(self) -> int:

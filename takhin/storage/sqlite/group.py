@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import apsw
 
@@ -19,12 +19,16 @@ from takhin.disk.witness import Mark
 from takhin.disk.zero_tails import header_tails, long_headers, record_tails
 from takhin.errors import RefusedError
 from takhin.model import Appended, Batch, CommittedOffset
+from takhin.schema import PAGE_BYTES
 from takhin.settings import StorageSettings
 from takhin.storage import compaction
 from takhin.storage.compaction import History
 from takhin.storage.sqlite.course import others_turn
 from takhin.storage.sqlite.producers import Producers
-from takhin.storage.sqlite.times import Times
+from takhin.storage.sqlite.times import Ends, Times
+
+FREE_PAGES_MIN = 64
+"""Fewer free pages, 1 MiB, are never given back."""
 
 SLICE_BYTES = 1 << 20
 SLICE_HEADERS = 2_000
@@ -34,6 +38,26 @@ ROW_BYTES = 512
 """What inserting a row costs besides its value, in bytes of a value."""
 
 Answer_co = TypeVar("Answer_co", covariant=True)
+
+
+class Pages(NamedTuple):
+    """How many pages a file has, and how many of them are free."""
+
+    total: int
+    free: int
+
+    @staticmethod
+    def of(db: apsw.Connection) -> Pages:
+        return Pages(db.execute(sql.PAGES).get, db.execute(sql.FREE_PAGES).get)
+
+    @property
+    def used_bytes(self) -> int:
+        """The space of what the file holds."""
+        return int((self.total - self.free) * PAGE_BYTES)
+
+    def many_free(self, percent_max: int) -> bool:
+        """True if more of them are free than are worth keeping for what comes."""
+        return self.free >= FREE_PAGES_MIN and 100 * self.free > percent_max * self.total
 
 
 @dataclass(slots=True)
@@ -47,8 +71,10 @@ class LogState:
     durable_start: int
     mark: Mark
     times: Times
+    pages: Pages
     producers: int
     """How many producers the file remembers."""
+    ends: Ends
     last_group: int
     """Where the last commit group begins that has appended records; after a start, the last record."""
     history: History
@@ -79,7 +105,9 @@ class LogState:
         self.history = written.history
         self.mark = written.mark
         self.times = written.times
+        self.pages = written.pages
         self.producers = written.producers
+        self.ends = written.ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +119,15 @@ class Written:
     history: History
     mark: Mark
     times: Times
+    pages: Pages
     producers: int
     offsets: Sequence[tuple[str, CommittedOffset | None]]
     """The groups whose committed offset has changed; None: it is forgotten."""
     records: int
     """How many records were appended."""
+    ends: Ends
+    removed: bool
+    """True if records were removed, so that the first or the last may be another one: both are to be read."""
 
 
 class Draft:
@@ -111,10 +143,13 @@ class Draft:
         self.now = now
         self.offsets: list[tuple[str, CommittedOffset | None]] = []
         self.producers = Producers(db, state.topic, state.partition, state.producers, producers_max)
+        self.removed = False
+        """Set by writes that remove records."""
         self.db = db
         """The connection. Records appended before in the same group are not in the table yet."""
         self._state = state
         self._inserted = 0
+        self._ends = state.ends
         self._first = state.end_offset  # of the records that are not inserted yet
         self._columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
         self._headers: list[tuple[int, int, str, bytes]] = []
@@ -143,6 +178,7 @@ class Draft:
             offset = first + position
             self._headers += [(offset, i, key, value) for i, (key, value) in enumerate(of_record)]
         self.end_offset = first + len(batch)
+        self._ends = self._ends.after(batch.timestamps)
         return Appended(self._state.partition, first, batch.timestamps[0], len(batch))
 
     async def finish(self, answers: Sequence[object]) -> Written:
@@ -157,9 +193,12 @@ class Draft:
             self.history,
             mark,
             self.times,
+            Pages.of(self.db),
             self.producers.count,
             self.offsets,
             self.end_offset - self._state.end_offset,
+            self._ends,
+            self.removed,
         )
 
     def _insert(self) -> Iterator[None]:
@@ -196,6 +235,10 @@ class Write(Protocol[Answer_co]):
     def queued_bytes(self) -> int:
         """What it weighs while it waits."""
 
+    @property
+    def own_turn(self) -> bool:
+        """True if it takes so long that it has a turn of the loop for itself."""
+
     def apply(self, draft: Draft) -> Answer_co:
         """Make the change in the open transaction. May raise RefusedError, but only before it writes."""
 
@@ -206,6 +249,14 @@ class SmallWrite:
     __slots__ = ()
     record_count = 0
     queued_bytes = 0
+    own_turn = False
+
+
+class LongWrite(SmallWrite):
+    """A small write that takes 1 or 2 ms."""
+
+    __slots__ = ()
+    own_turn = True
 
 
 Queued = tuple[Write[Any], asyncio.Future[Any]]
@@ -233,7 +284,7 @@ class CommitGroup:
         draft = Draft(state, db, producers_max, now)
         answers: list[object] = []
         for count, (write, _) in enumerate(self.writes, 1):
-            if count % SLICE_WRITES == 0:
+            if count % SLICE_WRITES == 0 or write.own_turn:
                 await others_turn()
             before = draft.changes
             try:

@@ -155,6 +155,11 @@ class Life:
         if not self._at_rest and self.step is not Step.END:
             await self._rested.wait()
 
+    @property
+    def busy(self) -> bool:
+        """True if writes wait, or a step is under way."""
+        return bool(self._commits.waiting) or self.step is not Step.REST
+
     async def cut_wal(self) -> None:
         """Copy all of the WAL into the `.db` file and give its space back, if that is possible now."""
         if self._may_checkpoint and self.checkpoint.phase is Phase.NONE:

@@ -23,13 +23,13 @@ from takhin.disk.zero_tails import check_committed
 from takhin.errors import StartupError
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition
 from takhin.storage.sqlite.file import LogFile
-from takhin.storage.sqlite.group import LogState
+from takhin.storage.sqlite.group import LogState, Pages
 from takhin.storage.sqlite.life import Life
 from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.reader import topic_facts
 from takhin.storage.sqlite.shared import Shared
-from takhin.storage.sqlite.times import read_times
+from takhin.storage.sqlite.times import read_ends, read_times
 from takhin.storage.sqlite.unavailable import Known
 from takhin.storage.sqlite.writes_compaction import read_history
 
@@ -93,7 +93,8 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared, 
         lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
         times = read_times(write, start, shared.clock())
         last, history = max(start, mark.end_offset - 1), read_history(write)
-        state = LogState(*at, start, start, mark, times, producers, last, history, lost)
+        pages, ends = Pages.of(write), read_ends(write)
+        state = LogState(*at, start, start, mark, times, pages, producers, ends, last, history, lost)
         committed, facts = list(_committed(write)), topic_facts(write, shared.topic_defaults)
     except BaseException:
         connection.close_untouched(write, path)

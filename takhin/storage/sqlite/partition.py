@@ -22,7 +22,16 @@ from takhin.errors import (
     UnknownTopicError,
 )
 from takhin.logs import debugging
-from takhin.model import Appended, Batch, CommittedOffset, OffsetAtTime, Records, TopicConfig
+from takhin.model import (
+    NO_TIMESTAMP,
+    Appended,
+    Batch,
+    CommittedOffset,
+    OffsetAtTime,
+    Records,
+    TopicConfig,
+)
+from takhin.storage.retention import AHEAD_MS, Limits
 from takhin.storage.sqlite.compactor import Compactor
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
@@ -31,8 +40,10 @@ from takhin.storage.sqlite.reader import Reader
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.times import Sought
 from takhin.storage.sqlite.writes import (
+    TRIM_RECORDS_MAX,
     AlterTopic,
     Append,
+    ClearTimes,
     CommitOffset,
     CommitOnly,
     ForgetOffset,
@@ -43,8 +54,8 @@ from takhin.turns import others_turn
 
 logger = structlog.get_logger()
 
-TRIM_RECORDS_MAX = 2_000
-"""Records of one step of a trim. Their DELETE occupies the event loop, for under 1 ms."""
+STEPS_IN_A_GROUP = 4
+"""Steps of retention in one commit group, each with a turn of the loop for itself."""
 
 
 class SqlitePartition:
@@ -78,10 +89,6 @@ class SqlitePartition:
         return self._state.end_offset
 
     @property
-    def record_count(self) -> int:
-        return self._state.record_count
-
-    @property
     def mark(self) -> Mark:
         """How far the log has come."""
         return self._state.mark
@@ -94,6 +101,20 @@ class SqlitePartition:
         """Give back what the file caches above its share, while it is open and nobody uses it."""
         if self.life.can_close:
             self._file.fit_page_caches(self._shared.files.cache_kib)
+
+    @property
+    def record_count(self) -> int:
+        return self._state.record_count
+
+    @property
+    def first_timestamp(self) -> int:
+        first = self._state.ends.first
+        return NO_TIMESTAMP if first is None else first
+
+    @property
+    def last_timestamp(self) -> int:
+        last = self._state.ends.last
+        return NO_TIMESTAMP if last is None else last
 
     def check_available(self) -> None:
         self._check_open()
@@ -144,12 +165,66 @@ class SqlitePartition:
             )
         while self.start_offset < offset:
             self._check_open()
-            step = Trim(min(offset, self.start_offset + TRIM_RECORDS_MAX))
-            await asyncio.shield(self.life.submit(step))  # goes on also if the one who asked has gone
+            await asyncio.shield(self.life.submit(Trim(offset)))  # goes on also if the one who asked has gone
         with suppress(StorageFullError):  # which needs space itself; what is trimmed is trimmed
-            pages_left = 1
-            while pages_left and not self.closed:
-                pages_left = await asyncio.shield(self.life.submit(GivePagesBack()))
+            while self._shared.space.full and self._state.pages.free and not self.closed:
+                await asyncio.shield(self.life.submit(GivePagesBack()))
+
+    # Retention: what is to go by the limits of the topic
+
+    def is_past(self, limits: Limits, now: int) -> bool:
+        """True if `let_go` has something to do. It needs no open file. now: the broker's clock, ms."""
+        start, end = self.start_offset, self.end_offset
+        if start == end or self.closed or self.life.failed:
+            return False
+        if limits.first_by_number(start, end) > start:
+            return True
+        if limits.first_by_size(start, end, self._state.pages.used_bytes) > start:
+            return True
+        since, oldest = limits.kept_since(now), self._state.ends.oldest
+        return (
+            since is not None
+            and oldest is not None
+            and (oldest.is_past(since, now) or oldest.is_unclear(now))
+        )
+
+    async def let_go(self, limits: Limits, now: int) -> bool:
+        """Remove some of what is past the limits; True if there may be more.
+
+        Where much is, that is a few steps in one commit group: with one alone, producers would be faster.
+        """
+        self._check_open()
+        start, end = self.start_offset, self.end_offset
+        first = limits.first_by_size(start, end, self._state.pages.used_bytes)
+        first = max(first, limits.first_by_number(start, end), await self._first_by_age(limits, now))
+        if first <= self.start_offset:
+            return False
+        steps = min(STEPS_IN_A_GROUP, 1 + (first - self.start_offset) // TRIM_RECORDS_MAX)
+        await asyncio.shield(asyncio.gather(*(self.life.submit(Trim(first)) for _ in range(steps))))
+        return self.is_past(limits, now)
+
+    async def _first_by_age(self, limits: Limits, now: int) -> int:
+        since, oldest = limits.kept_since(now), self._state.ends.oldest
+        if since is None or oldest is None:
+            return self.start_offset
+        if oldest.is_unclear(now):
+            await asyncio.shield(self.life.submit(ClearTimes()))
+        elif oldest.is_past(since, now):
+            return (await self._first_at_time(Sought(since, believed=now + AHEAD_MS))).offset
+        return self.start_offset
+
+    async def give_pages_back(self, *, commits_before: int) -> int:
+        """Give free pages back to the file system, if they are many and nobody writes; returns the commits.
+
+        commits_before: how many commits the log had a while ago.
+        """
+        quiet = self.mark.commits == commits_before
+        if quiet and self._state.pages.many_free(self._shared.settings.free_pages_percent_max):
+            while quiet and self._state.pages.free and not self._shared.files.held:
+                commits = self.mark.commits
+                await asyncio.shield(self.life.submit(GivePagesBack()))
+                quiet = self.mark.commits == commits + 1
+        return self.mark.commits
 
     async def compaction_due(self, config: TopicConfig, now: int) -> bool:
         with translated(self.topic, self.partition):
@@ -174,6 +249,12 @@ class SqlitePartition:
     def check_writable(self) -> None:
         """Raises PartitionUnavailableError if the file has failed and takes no writes."""
         self.life.check_writable()
+
+    async def landed(self) -> None:
+        """Return when all that was queued before has landed or failed."""
+        if not self.closed and self.life.busy:
+            with suppress(UnavailableError):  # then so has all before it
+                await self.life.submit(CommitOnly())
 
     def alter_topic(self, num_partitions: int, configs: Mapping[str, str]) -> asyncio.Future[None]:
         """Change what partition 0's file says of the topic; resolves when durable."""

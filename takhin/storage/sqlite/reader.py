@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import Any
 
 import apsw
+import structlog
 
 from takhin import topic_configs
 from takhin.disk import statements as sql
@@ -27,7 +28,9 @@ from takhin.model import (
 from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, size_bytes
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
-from takhin.storage.sqlite.times import Sought, Times
+from takhin.storage.sqlite.times import Ends, Sought, Times, read_ends
+
+logger = structlog.get_logger()
 
 READ_HEADERS_MAX = 2_000
 """Headers of one read, unless its first record has more. Each occupies the event loop for about 2 µs."""
@@ -120,6 +123,14 @@ class Reader:
     def _first(self, sought: Sought, start: int, end: int) -> OffsetAtTime | None:
         row: Any = self._file.reader.execute(sql.FIRST_AT_TIME, (start, end, sought.timestamp)).fetchone()
         return None if row is None else OffsetAtTime(*row)
+
+    def ends(self) -> Ends:
+        """The ends of the log. Where the file cannot be read at all, they are unknown."""
+        try:
+            return read_ends(self._file.reader)
+        except apsw.Error as error:
+            logger.warning("ends_unread", path=str(self._file.path), error=str(error))
+            return Ends(None, None, None)
 
 
 def topic_facts(connection: apsw.Connection, defaults: TopicConfig) -> tuple[int, TopicConfig] | None:

@@ -7,24 +7,20 @@ behind the last block, at most as many as a block and a commit group have, are t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import apsw
 
 from takhin.disk import statements as sql
-from takhin.model import INT64_MAX
+from takhin.disk.faults import is_damage
+from takhin.model import INT64_MAX, NO_TIMESTAMP
+from takhin.storage.retention import AHEAD_MS, Oldest
 
 BLOCK_RECORDS = 1_024
 """Records of a block, at least: a row in every commit would cost it a page more."""
 BLOCK_MS = 600_000
 """A block also ends after so long: else `appended` would say little about the records of a slow log."""
-
-
-class Oldest(NamedTuple):
-    """The first record of a log. appended: it was there by then, by the broker's clock; None: unknown."""
-
-    timestamp: int
-    appended: int | None
 
 
 class Times(NamedTuple):
@@ -38,8 +34,6 @@ class Times(NamedTuple):
     """When the last record was appended, or not before that."""
     began: int
     """When the last block ended, or the file was opened."""
-    oldest: Oldest | None
-    """None: the log has no record."""
 
     def block_due(self, end: int, now: int) -> bool:
         """True if the tail, which ends at `end`, is to become a block."""
@@ -49,40 +43,77 @@ class Times(NamedTuple):
     def after(self, timestamps: list[int], now: int) -> Times:
         """With more records in the tail."""
         highest = max(self.highest, *timestamps)
-        oldest = self.oldest or Oldest(timestamps[0], None)
-        return Times(self.blocked, highest, now, self.began, oldest)
+        return Times(self.blocked, highest, now, self.began)
 
     def with_block(self, db: apsw.Connection, end: int, now: int) -> Times:
         """With the tail, which ends at `end`, as a block. Writes its row."""
         appended = min(self.appended, now)
         db.execute(sql.PUT_BLOCK, (end, self.highest, appended))
-        return Times(end, -1, appended, now, self.oldest)
+        return Times(end, -1, appended, now)
+
+    def cleared(self, db: apsw.Connection, end: int, now: int) -> Times:
+        """With records that are ahead of the clock counted as appended now, unless they were before."""
+        db.execute(sql.LOWER_APPENDED, (now,))
+        return self.with_block(db, end, now) if self.highest > now + AHEAD_MS else self
 
 
 class Sought(NamedTuple):
     """What a search by time looks for: the first record stamped at or after `timestamp` (ms).
 
-    now: a block with a timestamp behind it is passed over if it was appended before `timestamp`, as what its
-    producer's clock said cannot be true.
+    believed: a block with a later timestamp is passed over if it was appended before `timestamp`, since what
+    its producer's clock said cannot be true.
     """
 
     timestamp: int
-    now: int = INT64_MAX
+    believed: int = INT64_MAX
 
     def passes_over(self, times: Times) -> bool:
         """True if the tail has no such record."""
-        stamped_ahead = times.highest > self.now and times.appended < self.timestamp
-        return times.highest < self.timestamp or stamped_ahead
+        not_believed = times.highest > self.believed and times.appended < self.timestamp
+        return not_believed or times.highest < self.timestamp
 
 
 def read_times(db: apsw.Connection, start: int, now: int) -> Times:
     """The times of a log that begins at `start`, from its file that has just been opened."""
     blocked = max(db.execute(sql.LAST_BLOCK).get or 0, start)
     highest = db.execute(sql.HIGHEST_TIME_FROM, (blocked,)).get
-    return Times(blocked, -1 if highest is None else highest, now, now, read_oldest(db, start))
+    return Times(blocked, -1 if highest is None else highest, now, now)
 
 
-def read_oldest(db: apsw.Connection, start: int) -> Oldest | None:
-    """The first record of a log that begins at `start`."""
-    row = db.execute(sql.OLDEST, (start,)).get
-    return None if row is None else Oldest(*row)
+class Ends(NamedTuple):
+    """The timestamps of the first and the last record: NO_TIMESTAMP without any, None for an unreadable one.
+
+    first_appended: the first record was there by then, by the broker's clock; None: unknown.
+    """
+
+    first: int | None
+    last: int | None
+    first_appended: int | None
+
+    def after(self, timestamps: Sequence[int]) -> Ends:
+        """With more records behind them."""
+        if self.first == NO_TIMESTAMP:
+            return Ends(timestamps[0], timestamps[-1], None)
+        return Ends(self.first, timestamps[-1], self.first_appended)
+
+    @property
+    def oldest(self) -> Oldest | None:
+        """What tells the age of the first record; None where nothing does."""
+        return None if self.first in (None, NO_TIMESTAMP) else Oldest(self.first, self.first_appended)
+
+
+def read_ends(db: apsw.Connection) -> Ends:
+    """The ends of a log, from its file."""
+    first, last = (_read(db, each, NO_TIMESTAMP) for each in (sql.FIRST_TIMESTAMP, sql.LAST_TIMESTAMP))
+    return Ends(first, last, _read(db, sql.FIRST_APPENDED, None))
+
+
+def _read(db: apsw.Connection, statement: str, without_records: int | None) -> int | None:
+    """What a statement returns; None if its page is damaged."""
+    try:
+        found: int | None = db.execute(statement).get
+    except apsw.Error as error:
+        if not is_damage(error):
+            raise
+        return None
+    return without_records if found is None else found

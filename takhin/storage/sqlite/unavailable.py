@@ -14,7 +14,16 @@ from typing import NoReturn
 
 from takhin.disk.layout import size_bytes, wal_of
 from takhin.errors import PartitionUnavailableError, UnknownTopicError
-from takhin.model import Appended, Batch, CommittedOffset, OffsetAtTime, Records, TopicConfig, TopicPartition
+from takhin.model import (
+    NO_TIMESTAMP,
+    Appended,
+    Batch,
+    CommittedOffset,
+    OffsetAtTime,
+    Records,
+    TopicConfig,
+    TopicPartition,
+)
 
 Signature = tuple[tuple[int, int, int] | None, ...]
 """Inode, size and time of the file and its write-ahead log; None for one that is not there."""
@@ -53,13 +62,20 @@ class UnavailablePartition:
         )
 
     @property
+    def size_bytes(self) -> int:
+        return size_bytes(self.path) + size_bytes(wal_of(self.path))
+
+    @property
     def record_count(self) -> int:
-        """At most: what compaction has removed is not known."""
         return self.end_offset - self.start_offset
 
     @property
-    def size_bytes(self) -> int:
-        return size_bytes(self.path) + size_bytes(wal_of(self.path))
+    def first_timestamp(self) -> int:
+        return NO_TIMESTAMP
+
+    @property
+    def last_timestamp(self) -> int:
+        return NO_TIMESTAMP
 
     def worth_a_try(self) -> bool:
         """True if opening the file may do now: it is another one than at the last try, and at rest."""
@@ -104,6 +120,9 @@ class UnavailablePartition:
 
     def alter_topic(self, _num_partitions: int, _configs: Mapping[str, str]) -> asyncio.Future[None]:
         self.check_available()
+
+    async def landed(self) -> None:
+        """Return at once: nothing is queued."""
 
     async def close(self) -> None:
         self.closed = True

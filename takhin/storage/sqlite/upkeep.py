@@ -20,6 +20,7 @@ from takhin.disk.faults import NotNowError
 from takhin.errors import PartitionUnavailableError
 from takhin.storage.sqlite.catalogue import Catalogue
 from takhin.storage.sqlite.hold import Hold
+from takhin.storage.sqlite.retention import Retention
 from takhin.storage.sqlite.shared import Shared
 
 logger = structlog.get_logger()
@@ -28,6 +29,9 @@ WATCH_SPACE_SECONDS = 0.5
 WATCH_HOLD_SECONDS = 0.1
 """How often the two are looked at: a statvfs and a lstat cost some µs each, and people wait for `held`."""
 WATCH_PLACES_SECONDS = 0.1
+WATCH_RETENTION_SECONDS = 0.1
+WATCH_FREE_PAGES_SECONDS = 5.0
+"""For as long a partition must have been quiet before space is given back."""
 PLACES_AT_A_TIME = 128
 """Partitions whose files are looked at in one turn, also if nobody uses them: a look costs 2 to 6 µs."""
 HOLD_AT_A_TIME = 64
@@ -37,10 +41,11 @@ HOLD_AT_A_TIME = 64
 class Upkeep:
     """The watches. Life: `begin`, `start`, `stop`, `end_hold`."""
 
-    def __init__(self, shared: Shared, catalogue: Catalogue, hold: Hold) -> None:
+    def __init__(self, shared: Shared, catalogue: Catalogue, hold: Hold, retention: Retention) -> None:
         self._shared = shared
         self._catalogue = catalogue
         self._hold = hold
+        self._retention = retention
         self._tasks: list[asyncio.Task[None]] = []
         self._next_place = 0
 
@@ -60,6 +65,8 @@ class Upkeep:
             asyncio.create_task(_watch(self.look_at_places, WATCH_PLACES_SECONDS)),
             asyncio.create_task(_watch(self.look_at_left_wals, WATCH_SPACE_SECONDS)),
             asyncio.create_task(_watch(self.look_at_descriptors, WATCH_SPACE_SECONDS)),
+            asyncio.create_task(_watch(self._retention.look, WATCH_RETENTION_SECONDS)),
+            asyncio.create_task(_watch(self._retention.look_at_free_pages, WATCH_FREE_PAGES_SECONDS)),
             asyncio.create_task(_watch(self.look_at_page_caches, WATCH_SPACE_SECONDS)),
         ]
 

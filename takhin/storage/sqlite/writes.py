@@ -12,17 +12,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import apsw
+
 from takhin.disk import statements as sql
 from takhin.model import Appended, Batch, CommittedOffset
-from takhin.storage.sqlite.group import Draft, SmallWrite
-from takhin.storage.sqlite.times import read_oldest
+from takhin.storage.sqlite.group import Draft, LongWrite, SmallWrite
 from takhin.storage.sqlite.writes_compaction import read_history
 
-GIVE_BACK_PAGES = 64
-"""Pages of one step after a trim.
-
-SQLite moves as many from the file's end into free ones, on the event loop.
-"""
+TRIM_RECORDS_MAX = 5_000
+TRIM_HEADERS_MAX = 5_000
+TRIM_BYTES_MAX = 2 << 20
+"""What one step of a trim deletes at most, unless it is one record. It occupies the event loop for 1 ms."""
+GIVE_BACK_PAGES = 32
+"""Pages of one step: SQLite moves as many from the file's end into free ones, on the loop, in 1 to 2 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Append:
     """Append a batch; the answer is where it landed."""
 
     batch: Batch
+    own_turn = False
 
     @property
     def record_count(self) -> int:
@@ -49,28 +52,55 @@ class Append:
 
 
 @dataclass(frozen=True, slots=True)
-class Trim(SmallWrite):
-    """Move the log's start up and delete the records below it."""
+class Trim(LongWrite):
+    """Move the log's start up towards an offset, and delete the records below it: as many as one step may.
 
-    start_offset: int
+    The answer is where the log begins then.
+    """
 
-    def apply(self, draft: Draft) -> None:
+    towards: int
+
+    def apply(self, draft: Draft) -> int:
+        if self.towards <= draft.start_offset:
+            return draft.start_offset
         db = draft.with_records()
+        start = _step_of_trim(db, draft.start_offset, min(self.towards, draft.end_offset))
         for statement in (*sql.TRIM, sql.SET_START):
-            db.execute(statement, (self.start_offset,))
-        draft.start_offset = max(draft.start_offset, self.start_offset)
-        draft.times = draft.times._replace(oldest=read_oldest(db, draft.start_offset))
+            db.execute(statement, (start,))
+        draft.start_offset = start
         draft.history = read_history(db)
+        draft.removed = True
+        return start
+
+
+def _step_of_trim(db: apsw.Connection, start: int, towards: int) -> int:
+    """How far one step of a trim comes, by the limits above."""
+    if towards - start > TRIM_RECORDS_MAX:
+        towards = min(towards, db.execute(sql.NTH_OFFSET, (start, TRIM_RECORDS_MAX)).get or towards)
+    header = db.execute(sql.NTH_HEADER, (start, TRIM_HEADERS_MAX)).get
+    if header is not None:
+        towards = min(towards, max(header, start + 1))
+    while towards - start > 1 and db.execute(sql.CONTENT_BYTES, (start, towards)).get > TRIM_BYTES_MAX:
+        towards = (start + towards) // 2
+    return towards
 
 
 @dataclass(frozen=True, slots=True)
-class GivePagesBack(SmallWrite):
-    """Give some of the free pages back to the file system; the answer is how many free ones are left."""
+class ClearTimes(SmallWrite):
+    """Count records that are ahead of the clock as appended now, where nobody knows when they were."""
 
-    def apply(self, draft: Draft) -> int:
+    def apply(self, draft: Draft) -> None:
+        db = draft.with_records()
+        draft.times = draft.times.cleared(db, draft.end_offset, draft.now)
+        draft.removed = True
+
+
+@dataclass(frozen=True, slots=True)
+class GivePagesBack(LongWrite):
+    """Give some of the free pages back to the file system."""
+
+    def apply(self, draft: Draft) -> None:
         draft.db.execute(sql.give_pages_back(GIVE_BACK_PAGES)).fetchall()
-        left: int = draft.db.execute(sql.FREE_PAGES).get
-        return left
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ import apsw
 
 from takhin.disk import statements_compaction as sql
 from takhin.storage.compaction import Gaps, History, Pass, PassSeen, lost_between, passes_after
-from takhin.storage.sqlite.group import Draft, SmallWrite
-from takhin.storage.sqlite.times import read_oldest
+from takhin.storage.sqlite.group import Draft, LongWrite, SmallWrite
 
 
 def read_history(db: apsw.Connection) -> History:
@@ -43,7 +42,7 @@ class BeginPass(SmallWrite):
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveRecords(SmallWrite):
+class RemoveRecords(LongWrite):
     """Remove what lies in [first, beyond) with its headers, but for `kept`; the answer is how many records.
 
     kept: offsets as a JSON array.
@@ -61,7 +60,7 @@ class RemoveRecords(SmallWrite):
             db.execute(statement, bounds)
         db.execute(sql.STEP_RUN, (removed, self.beyond))
         draft.history = read_history(db)
-        draft.times = draft.times._replace(oldest=read_oldest(db, draft.start_offset))
+        draft.removed = True
         return removed
 
 

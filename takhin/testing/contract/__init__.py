@@ -10,7 +10,8 @@ is nothing to configure) by a class that makes the engine:
             return MyEngine(folder)
 
 Tests that need a `Capability` which the engine does not name in its `capabilities` are skipped; the reason
-says which one. `EngineContract` describes the other hooks: `forgetful_engine`, `check` and `wait_seconds`.
+says which one. `EngineContract` describes the other hooks: `forgetful_engine`, `clocked_engine`, `check` and
+`wait_seconds`.
 
 The helpers that the tests are written with are here too, for further tests of an engine. The package is
 imported by nothing else in Takhin, and knows of no engine.
@@ -23,7 +24,7 @@ pytest.register_assert_rewrite(
         f"{__name__}.{name}"
         for name in (
             *("altering", "appends", "compaction", "conditions", "durability", "growth", "harness"),
-            *("numbers", "offsets", "reads", "records", "topics", "trims"),
+            *("numbers", "offsets", "reads", "records", "retention", "topics", "trims"),
         )
     )
 )
@@ -36,6 +37,7 @@ from takhin.testing.contract.records import (
     as_expected,
     as_stored,
     batch,
+    changed,
     clock,
     name_of,
     numbered,
@@ -55,6 +57,7 @@ __all__ = [
     "as_expected",
     "as_stored",
     "batch",
+    "changed",
     "clock",
     "name_of",
     "needs",

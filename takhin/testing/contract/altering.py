@@ -7,10 +7,17 @@ import asyncio
 import pytest
 
 from takhin.errors import InvalidArgumentError, TakhinError, UnknownTopicError
-from takhin.model import Appended, CommittedOffset, TimestampType, TopicConfig, TopicPartition
+from takhin.model import (
+    Appended,
+    CommittedOffset,
+    TimestampType,
+    TopicConfig,
+    TopicPartition,
+    TopicSpec,
+)
 from takhin.storage.contract import Engine, PartitionLog, Topic
 from takhin.testing.contract.harness import Harness, turns
-from takhin.testing.contract.records import NOW, as_expected, numbered, read_all, spec
+from takhin.testing.contract.records import NOW, as_expected, changed, numbered, read_all, spec
 
 OTHER_CONFIG = TopicConfig(7, TimestampType.LOG_APPEND_TIME)
 
@@ -28,7 +35,7 @@ class Altering(Harness):
         topic = await engine.create_topic(spec("orders", 2))
         for log in topic.partitions:
             await log.append(numbered(3))
-        altered = await engine.alter_topic(spec("orders", 5))
+        altered = await changed(engine, spec("orders", 5))
         assert facts(engine.topics["orders"]) == facts(altered)
         assert altered.topic_id == topic.topic_id
         assert all(old is new for old, new in zip(topic.partitions, altered.partitions[:2], strict=True))
@@ -44,22 +51,22 @@ class Altering(Harness):
     async def test_another_config(self, engine: Engine) -> None:
         """The config is seen at once in the answer and in the catalogue; the logs stay as they are."""
         topic = await engine.create_topic(spec("orders", 2))
-        altered = await engine.alter_topic(spec("orders", 2, OTHER_CONFIG))
+        altered = await changed(engine, spec("orders", 2, OTHER_CONFIG))
         assert (altered.config, engine.topics["orders"].config) == (OTHER_CONFIG, OTHER_CONFIG)
         assert list(altered.partitions) == list(topic.partitions)
-        again = await engine.alter_topic(spec("orders", 2, topic.config))
+        again = await changed(engine, spec("orders", 2, topic.config))
         assert facts(again) == facts(topic)
 
     async def test_a_change_that_changes_nothing(self, engine: Engine) -> None:
         """Asking for what is there already is granted."""
         topic = await engine.create_topic(spec("orders", 2))
-        assert facts(await engine.alter_topic(spec("orders", 2))) == facts(topic)
+        assert facts(await changed(engine, spec("orders", 2))) == facts(topic)
 
     async def test_changes_one_after_the_other(self, engine: Engine) -> None:
         """A topic grows as often as it is asked to, and every log keeps its place."""
         logs = list((await engine.create_topic(spec("orders"))).partitions)
         for count in range(2, 6):
-            altered = await engine.alter_topic(spec("orders", count, TopicConfig(count)))
+            altered = await changed(engine, spec("orders", count, TopicConfig(count)))
             assert altered.config == TopicConfig(count)
             assert list(altered.partitions)[: len(logs)] == logs
             logs = list(altered.partitions)
@@ -73,9 +80,41 @@ class Altering(Harness):
         before = facts(engine.topics["orders"])
         for count in (2, 1):
             with pytest.raises(InvalidArgumentError):
-                await engine.alter_topic(spec("orders", count, OTHER_CONFIG))
+                await changed(engine, spec("orders", count, OTHER_CONFIG))
         assert facts(engine.topics["orders"]) == before
         assert await read_all(topic.partitions[2]) == as_expected(numbered(3), 0)
+
+    async def test_a_change_is_made_of_what_the_one_before_it_made(self, engine: Engine) -> None:
+        """Each change is decided when its turn has come, so none undoes another one."""
+        await engine.create_topic(spec("orders", 1, TopicConfig(1)))
+
+        def one_more(topic: Topic) -> TopicSpec:
+            more = topic.config.max_message_bytes + 1
+            return TopicSpec("orders", len(topic.partitions) + 1, TopicConfig(more))
+
+        await asyncio.gather(*(engine.alter_topic("orders", one_more) for _ in range(5)))
+        topic = engine.topics["orders"]
+        assert (len(topic.partitions), topic.config) == (6, TopicConfig(6))
+
+    async def test_a_change_that_is_given_up_changes_nothing(self, engine: Engine) -> None:
+        """What decides about the change may refuse it: the caller gets that error, and others go on."""
+        before = facts(await engine.create_topic(spec("orders")))
+
+        def refuse(_: Topic) -> TopicSpec:
+            raise InvalidArgumentError("not today")
+
+        with pytest.raises(InvalidArgumentError, match="not today"):
+            await engine.alter_topic("orders", refuse)
+        assert facts(engine.topics["orders"]) == before
+        assert len((await changed(engine, spec("orders", 2))).partitions) == 2
+
+    async def test_a_topic_that_becomes_read_only_has_all_that_was_appended(self, engine: Engine) -> None:
+        """Appends of before have landed when the change is answered, in every partition."""
+        topic = await engine.create_topic(spec("orders", 3))
+        pending = [log.append(numbered(500, 500 * n)) for log in topic.partitions for n in range(10)]
+        await changed(engine, spec("orders", 3, TopicConfig(1 << 20, read_only=True)))
+        assert all(future.done() for future in pending)
+        assert [log.end_offset for log in topic.partitions] == [5_000] * 3
 
     async def test_an_unknown_topic_is_refused(self, engine: Engine) -> None:
         """A topic that is not there, or no longer, cannot be changed, and none is made."""
@@ -83,14 +122,14 @@ class Altering(Harness):
         await engine.delete_topic("orders")
         for name in ("orders", "refunds"):
             with pytest.raises(UnknownTopicError):
-                await engine.alter_topic(spec(name, 2))
+                await changed(engine, spec(name, 2))
         assert dict(engine.topics) == {}
 
     async def test_other_topics_are_left_alone(self, engine: Engine) -> None:
         """A change is of the topic that it names."""
         refunds = await engine.create_topic(spec("refunds", 2))
         await engine.create_topic(spec("orders"))
-        await engine.alter_topic(spec("orders", 4, OTHER_CONFIG))
+        await changed(engine, spec("orders", 4, OTHER_CONFIG))
         assert facts(engine.topics["refunds"]) == facts(refunds)
 
     async def test_the_catalogue_before_is_a_snapshot(self, engine: Engine) -> None:
@@ -98,7 +137,7 @@ class Altering(Harness):
         await engine.create_topic(spec("orders"))
         before = engine.topics
         config = before["orders"].config
-        await engine.alter_topic(spec("orders", 3, OTHER_CONFIG))
+        await changed(engine, spec("orders", 3, OTHER_CONFIG))
         assert (len(before["orders"].partitions), before["orders"].config) == (1, config)
         assert len(engine.topics["orders"].partitions) == 3
 
@@ -107,7 +146,7 @@ class Altering(Harness):
         old = (await engine.create_topic(spec("orders"))).partitions[0]
         waiting = asyncio.create_task(old.grown(0))
         await turns()
-        altered = await engine.alter_topic(spec("orders", 2, OTHER_CONFIG))
+        altered = await changed(engine, spec("orders", 2, OTHER_CONFIG))
         waiting_for_new = asyncio.create_task(altered.partitions[1].grown(0))
         await turns()
         assert not waiting.done()
@@ -121,7 +160,7 @@ class Altering(Harness):
         await engine.create_topic(spec("orders", 2))
         committed = CommittedOffset(0, "kept", NOW)
         await engine.offsets.commit("billing", {TopicPartition("orders", 1): committed})
-        await engine.alter_topic(spec("orders", 3))
+        await changed(engine, spec("orders", 3))
         assert dict(engine.offsets.of("billing")) == {TopicPartition("orders", 1): committed}
         await engine.offsets.commit("billing", {TopicPartition("orders", 2): committed})
         assert sorted(engine.offsets.of("billing")) == [("orders", 1), ("orders", 2)]
@@ -129,7 +168,7 @@ class Altering(Harness):
     async def test_a_changed_topic_is_deleted_whole(self, engine: Engine) -> None:
         """A delete closes old and new logs alike, and the name is free again."""
         await engine.create_topic(spec("orders", 2))
-        altered = await engine.alter_topic(spec("orders", 4))
+        altered = await changed(engine, spec("orders", 4))
         await asyncio.gather(*(log.append(numbered(1)) for log in altered.partitions))
         await engine.delete_topic("orders")
         assert all(log.closed for log in altered.partitions)
@@ -140,7 +179,7 @@ class Altering(Harness):
         """Appends under way while their topic is changed land in their order, as if nothing had happened."""
         log = (await engine.create_topic(spec("orders"))).partitions[0]
         pending = [log.append(numbered(10, 10 * n)) for n in range(20)]
-        change = asyncio.create_task(engine.alter_topic(spec("orders", 4, OTHER_CONFIG)))
+        change = asyncio.create_task(changed(engine, spec("orders", 4, OTHER_CONFIG)))
         for n in range(20, 40):
             pending.append(log.append(numbered(10, 10 * n)))
             await asyncio.sleep(0)
@@ -153,7 +192,7 @@ class Altering(Harness):
         """Changes at the same time are made one after the other; one that would then shrink is refused."""
         await engine.create_topic(spec("orders"))
         answers = await asyncio.gather(
-            *(engine.alter_topic(spec("orders", count)) for count in (2, 5, 3, 4)), return_exceptions=True
+            *(changed(engine, spec("orders", count)) for count in (2, 5, 3, 4)), return_exceptions=True
         )
         granted = [answer for answer in answers if not isinstance(answer, BaseException)]
         refused = [answer for answer in answers if isinstance(answer, BaseException)]
@@ -170,7 +209,7 @@ class Altering(Harness):
 
         async def alter(count: int) -> str:
             try:
-                logs.extend((await engine.alter_topic(spec("orders", count))).partitions)
+                logs.extend((await changed(engine, spec("orders", count))).partitions)
             except UnknownTopicError:
                 return "refused"
             return "granted"

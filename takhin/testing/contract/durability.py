@@ -19,6 +19,7 @@ from takhin.testing.contract.records import (
     NOW,
     as_expected,
     batch,
+    changed,
     numbered,
     read_all,
     spec,
@@ -48,6 +49,11 @@ class Durability(Harness):
         assert [(log.start_offset, log.end_offset) for log in (first, second)] == [(0, 4), (0, 3_000)]
         assert await read_all(first) == as_expected(sent, 0)
         assert await read_all(second) == as_expected(numbered(3_000), 0)
+        assert [log.record_count for log in (first, second)] == [4, 3_000]
+        assert [(log.first_timestamp, log.last_timestamp) for log in (first, second)] == [
+            (NOW, 5),
+            (NOW, NOW),
+        ]
         assert (await first.append(numbered(1))).offset == 4
 
     @needs(DURABLE)
@@ -75,7 +81,7 @@ class Durability(Harness):
         former = await life.engine.create_topic(spec("orders", 2))
         await former.partitions[1].append(numbered(3))
         config = TopicConfig(7, TimestampType.LOG_APPEND_TIME)
-        altered = await life.engine.alter_topic(spec("orders", 4, config))
+        altered = await changed(life.engine, spec("orders", 4, config))
         await altered.partitions[3].append(numbered(5))
         incarnations = [log.incarnation_id for log in altered.partitions]
         for _ in range(2):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from takhin.clock import Clock
 from takhin.storage.contract import Capability, Engine, PartitionLog
 from takhin.testing.contract.records import spec
 
@@ -74,6 +75,10 @@ class Harness:
 
     def forgetful_engine(self, folder: Path) -> Engine | None:
         """Return an engine whose logs remember three producers each; None skips the tests that need it."""
+        return None
+
+    def clocked_engine(self, folder: Path, clock: Clock) -> Engine | None:
+        """Return an engine that goes by `clock`; None skips the tests of retention, which need it."""
         return None
 
     def check(self, folder: Path) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 from takhin.storage.contract import Capability, Engine, PartitionLog
-from takhin.testing.contract.harness import Harness
-from takhin.testing.contract.records import batch, numbered, spec
+from takhin.testing.contract.harness import Harness, needs
+from takhin.testing.contract.records import NOW, batch, numbered, spec, timed
 
 MEBIBYTE = 1 << 20
 
 
 class Numbers(Harness):
-    """Tests of `size_bytes`, `stats`, `capabilities` and `troubles`."""
+    """Tests of `size_bytes` and what else a log says of itself, `stats`, `capabilities` and `troubles`."""
 
     async def test_the_size_of_a_log_grows_with_its_records(self, log: PartitionLog) -> None:
         """Two mebibytes that no compression makes smaller take about as much space, at least."""
@@ -39,6 +40,29 @@ class Numbers(Harness):
         for log in logs[::2]:
             await log.append(numbered(10))
         assert all(log.size_bytes >= 0 for log in logs)
+
+    async def test_what_a_log_says_of_its_records(self, engine: Engine) -> None:
+        """The count, and the timestamps of the first and the last record, whichever are the extremes."""
+        log, empty = (await engine.create_topic(spec("orders", 2))).partitions
+        assert _ends(log) == (0, -1, -1)
+        await log.append(timed(NOW + 5))
+        assert _ends(log) == (1, NOW + 5, NOW + 5)
+        await asyncio.gather(log.append(timed(NOW + 9, NOW)), log.append(timed(0, 7, NOW + 3)))
+        assert _ends(log) == (6, NOW + 5, NOW + 3)
+        assert _ends(empty) == (0, -1, -1)
+
+    @needs(Capability.TRIM)
+    async def test_what_a_trimmed_log_says_of_its_records(self, log: PartitionLog) -> None:
+        """They are those of the records that are left, down to none, and then of new ones."""
+        await log.append(timed(*range(10)))
+        await log.trim(4)
+        assert _ends(log) == (6, 4, 9)
+        await log.trim(9)
+        assert _ends(log) == (1, 9, 9)
+        await log.trim(10)
+        assert _ends(log) == (0, -1, -1)
+        await log.append(timed(20, 30))
+        assert _ends(log) == (2, 20, 30)
 
     async def test_stats_are_names_and_numbers(self, engine: Engine) -> None:
         """Every count is an int under a lower-case name, and the queued bytes are among them."""
@@ -74,3 +98,7 @@ class Numbers(Harness):
         await log.append(numbered(10))
         await engine.delete_topic("orders")
         assert list(engine.troubles) == []
+
+
+def _ends(log: PartitionLog) -> tuple[int, int, int]:
+    return log.record_count, log.first_timestamp, log.last_timestamp

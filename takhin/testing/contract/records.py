@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from takhin.model import Batch, Condition, Header, Records, TopicConfig, TopicPartition, TopicSpec
 from takhin.sizes import size_bytes
-from takhin.storage.contract import PartitionLog
+from takhin.storage.contract import Engine, PartitionLog, Topic
 
 NOW = 1_700_000_000_000
 """The time of all that says no other (ms since 1970)."""
@@ -63,6 +63,11 @@ def under(
 def spec(name: str, num_partitions: int = 1, config: TopicConfig | None = None) -> TopicSpec:
     """A topic that takes records of up to 1 MiB unless another config is given."""
     return TopicSpec(name, num_partitions, config or TopicConfig(1 << 20))
+
+
+async def changed(engine: Engine, wanted: TopicSpec) -> Topic:
+    """The topic of that name, after it was given this spec."""
+    return await engine.alter_topic(wanted.name, lambda _: wanted)
 
 
 def name_of(log: PartitionLog) -> TopicPartition:

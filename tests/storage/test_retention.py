@@ -1,0 +1,229 @@
+"""What retention lets go, as arithmetic; and how the SQLite engine goes about it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from storage.support import ClockedStore, freeze, lend_template, run_sql
+from takhin.model import NO_LIMIT, CleanupPolicy, Header, TopicConfig
+from takhin.settings import StorageSettings
+from takhin.storage.retention import AHEAD_MS, Limits, Oldest, limits_of
+from takhin.storage.sqlite.engine import SqliteEngine
+from takhin.storage.sqlite.writes import TRIM_RECORDS_MAX
+from takhin.testing.contract import NOW, batch, numbered, spec, timed
+
+MIB = 1 << 20
+
+
+def config(**fields):
+    return TopicConfig(MIB, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "limits"),
+    [
+        ({}, None),
+        ({"retention_ms": 5}, Limits(5, None, None)),
+        ({"retention_bytes": 5, "retention_records": 7}, Limits(None, 5, 7)),
+        ({"retention_ms": 5, "cleanup_policy": ()}, None),
+        ({"retention_ms": 5, "cleanup_policy": (CleanupPolicy.COMPACT,)}, None),
+        ({"retention_ms": 5, "cleanup_policy": tuple(CleanupPolicy)}, Limits(5, None, None)),
+        ({"retention_ms": NO_LIMIT}, None),
+    ],
+)
+def test_limits(fields, limits):
+    """A topic has limits where it says so and its policy deletes."""
+    assert limits_of(config(**fields)) == limits
+
+
+@pytest.mark.parametrize(
+    ("records", "start", "end", "first"),
+    [(None, 3, 99, 3), (10, 0, 10, 0), (10, 0, 11, 1), (10, 5, 12, 5), (1, 0, 0, 0), (1, 7, 9, 8)],
+)
+def test_by_number(records, start, end, first):
+    """The last records stay."""
+    assert Limits(None, None, records).first_by_number(start, end) == first
+
+
+@pytest.mark.parametrize(
+    ("limit", "start", "end", "size", "first"),
+    [
+        (None, 0, 10, 1 << 40, 0),
+        (100, 0, 10, 100, 0),
+        (100, 0, 10, 200, 5),
+        (100, 20, 30, 200, 25),
+        (100, 0, 10, 101, 1),
+        (100, 0, 1, 1 << 40, 1),
+        (100, 5, 5, 1 << 40, 5),
+        (1, 0, 1 << 40, 1 << 41, (1 << 40) - 1),
+    ],
+)
+def test_by_size(limit, start, end, size, first):
+    """As large a part of the records goes as the size is too large: at least one, at most all."""
+    assert Limits(None, limit, None).first_by_size(start, end, size) == first
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "appended", "past", "unclear"),
+    [
+        (89, None, True, False),
+        (90, None, False, False),
+        (100, 0, False, False),  # a timestamp that may be true decides, whatever the broker's clock said
+        (100 + AHEAD_MS, 0, False, False),
+        (101 + AHEAD_MS, 0, True, False),
+        (101 + AHEAD_MS, 90, False, False),
+        (101 + AHEAD_MS, None, False, True),
+        (101 + AHEAD_MS, 101, False, True),
+    ],
+)
+def test_by_age(timestamp, appended, past, unclear):
+    """A timestamp tells the age unless it is ahead of the clock; then the time of the append does."""
+    oldest = Oldest(timestamp, appended)
+    assert (oldest.is_past(90, 100), oldest.is_unclear(100)) == (past, unclear)
+
+
+class Clocked:
+    """An engine whose clock the test sets."""
+
+    def __init__(self, data_dir, **settings):
+        self.now = NOW
+        self.engine = SqliteEngine(data_dir, StorageSettings(**settings), clock=lambda: self.now)
+        self.data_dir = data_dir
+
+    async def __aenter__(self):
+        await self.engine.open()
+        lend_template(self.data_dir)
+        return self
+
+    async def __aexit__(self, *_):
+        await self.engine.close()
+
+    async def log(self, name, **fields):
+        return (await self.engine.create_topic(spec(name, config=config(**fields)))).partitions[0]
+
+
+async def test_idle_partitions_are_trimmed_without_being_asked(tmp_path):
+    """With 50 partitions and 4 open files, each is trimmed in its turn, and none is opened before."""
+    async with Clocked(tmp_path / "data", open_partitions_max=4) as clocked:
+        logs = [await clocked.log(f"t{n}", retention_ms=60_000) for n in range(50)]
+        for log in logs:
+            await log.append(numbered(10))
+        opened = [log._file.is_open for log in logs]
+        clocked.now += 60_000
+        await clocked.engine.retain()
+        assert [log._file.is_open for log in logs] == opened
+        clocked.now += 1
+        async with asyncio.timeout(20):
+            while any(log.start_offset < 10 for log in logs):  # noqa: ASYNC110  nobody tells of a trim
+                await asyncio.sleep(0.01)
+
+
+async def test_nothing_goes_under_a_hold(tmp_path):
+    """While files are copied nothing is removed; afterwards it is."""
+    async with Clocked(tmp_path / "data") as clocked:
+        log = await clocked.log("t", retention_records=1)
+        files = await freeze(clocked.engine)
+        await log.append(numbered(10))
+        await clocked.engine.retain()
+        assert log.start_offset == 0
+        files.held = False
+        await clocked.engine.retain()
+        assert log.start_offset == 9
+
+
+async def test_nothing_goes_on_a_full_disk(tmp_path):
+    """A trim writes before it frees anything, so it waits until there is space."""
+    async with Clocked(tmp_path / "data") as clocked:
+        log = await clocked.log("t", retention_records=1)
+        await log.append(numbered(10))
+        space = clocked.engine._parts.shared.space
+        start = log.start_offset
+        space.full = True
+        await clocked.engine.retain()
+        assert log.start_offset == start
+        space.full = False
+        await clocked.engine.retain()
+        assert log.start_offset == 9
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [batch(*[b""] * 10_000)] * 3,
+        [batch(*[b"v" * 300_000] * 20)],
+        [batch(*[b""] * 9, headers={n: [Header("k", b"")] * 1_000 for n in range(9)})] * 3,
+        [batch(*[b""] * 30, headers={n: [Header("k", b"v" * 200_000)] for n in range(30)})],
+    ],
+    ids=["records", "values", "headers", "header values"],
+)
+async def test_a_step_is_short(sent, tmp_path):
+    """However the content is spread, a trim takes several steps: no turn of the loop is long."""
+    async with Clocked(tmp_path / "data") as clocked:
+        log = await clocked.log("t")
+        for each in sent:
+            await log.append(each)
+        commits = log.mark.commits
+        await log.trim(log.end_offset - 1)
+        assert log.mark.commits - commits > 2
+        await log.trim(log.end_offset)
+        assert log.start_offset == log.end_offset
+        for table in ("records", "headers", "time_blocks"):
+            assert run_sql(log.path, f"SELECT count(*) FROM {table}") == "0"
+
+
+async def test_freed_pages_are_used_again(tmp_path):
+    """Appends and trims in step keep the file as large as it is."""
+    async with Clocked(tmp_path / "data") as clocked:
+        log = await clocked.log("t", retention_records=TRIM_RECORDS_MAX)
+        sizes = []
+        for _ in range(20):
+            await log.append(batch(*[b"v" * 500] * 2_000))
+            await clocked.engine.retain()
+            sizes.append(log._state.pages.total)
+        assert sizes[-1] == sizes[5]
+
+
+async def test_free_pages_are_given_back(tmp_path):
+    """A quiet partition gives its free pages back, if they are many; one that is written to does not."""
+    async with Clocked(tmp_path / "data", free_pages_percent_max=50) as clocked:
+        log = await clocked.log("t", retention_records=2_000)
+        await log.append(batch(*[b"v" * 1_000] * 10_000))
+        await clocked.engine.retain()
+        before, commits = log._state.pages, log.mark.commits
+        assert before.free > before.total // 2
+        await log.give_pages_back(commits_before=commits - 1)
+        assert log._state.pages == before
+        await log.give_pages_back(commits_before=commits)
+        assert log._state.pages.free == 0
+        assert log._state.pages.total < before.total // 2
+        commits = log.mark.commits
+        await log.give_pages_back(commits_before=commits)
+        assert log.mark.commits == commits
+
+
+SECOND_MS, HOUR_MS, DAY_MS = 1_000, 3_600_000, 86_400_000
+
+
+async def test_a_week(tmp_path):
+    """With a record a second and retention.ms of a day, each hour begins with exactly the last day's records.
+
+    The broker is stopped and started at some hours, and killed at others.
+    """
+    store = ClockedStore(tmp_path / "data")
+    await store.open()
+    await store.engine.create_topic(spec("t", config=config(retention_ms=DAY_MS)))
+    for hour in range(7 * 24):
+        for minute in range(0, 60, 10):
+            first = NOW + hour * HOUR_MS + minute * 60 * SECOND_MS
+            await store.log("t").append(timed(*range(first, first + 600 * SECOND_MS, SECOND_MS)))
+        store.now = NOW + (hour + 1) * HOUR_MS
+        if hour % 31 == 30:
+            await store.crash()
+        elif hour % 17 == 16:
+            await store.reopen()
+        await store.engine.retain()
+        log = store.log("t")
+        assert (log.start_offset, log.end_offset) == (max(0, hour - 23) * 3_600, (hour + 1) * 3_600)
+    await store.close()
