@@ -20,6 +20,7 @@ from takhin.copies.leaves import Leaf, lend_root, record_leaves, roots
 from takhin.copies.mending import hide_zeroed_pages, move_root
 from takhin.copies.runs import Run, joined, said, within, without
 from takhin.disk import statements as sql
+from takhin.disk import statements_compaction as compaction_sql
 from takhin.disk import versions
 from takhin.disk.connection import close_whole, open_copy, open_writer
 from takhin.disk.header import file_header
@@ -87,6 +88,7 @@ class Salvage:
         self.notes: list[str] = []
         """What was lost besides records, as clauses."""
         self._version = VERSION
+        self._compacted_below = self._tombstones = 0
         with suppress(*UNREADABLE):
             header = file_header(old)
             self._version = header.user_version
@@ -135,6 +137,7 @@ class Salvage:
         """
         if not self._zeros_known(log.start_offset):
             self._hide_zeros()
+        self._read_compaction()
         leaves = self._leaves()
         end = max(log.end_offset, self._beyond_last(), *(leaf.last + 1 for leaf in leaves))
         kept: list[Run] = []
@@ -156,6 +159,12 @@ class Salvage:
         kept = joined(kept)
         self._take_headers(kept)
         return end, kept
+
+    def _read_compaction(self) -> None:
+        with suppress(*UNREADABLE):
+            if self._version >= versions.COMPACTION_SINCE:
+                for below, _, tombstones, *_ in self._rows(compaction_sql.GET_COMPACTION):
+                    self._compacted_below, self._tombstones = int(below), int(tombstones)
 
     def _zeros_known(self, start: int) -> bool:
         """True if the file says of all its records from `start` on which of them end in zeros."""
@@ -223,12 +232,15 @@ class Salvage:
             yield from _split(read, first, min(first + CHUNK, end))
 
     def _record_runs(self, start: int, end: int) -> Sequence[Run]:
-        """The runs of records in [start, end)."""
-        runs: list[Run] = []
+        """The runs of records in [start, end); where compaction has been, what can be read has no gaps."""
+        compacted = Run(start, min(end, self._compacted_below))
+        runs = [compacted] if start < compacted.end else []
         for offset, timestamp, *contents in self._rows(sql.OLD_RECORDS, (start, end)):
             if not isinstance(timestamp, int) or not all(isinstance(it, bytes | None) for it in contents):
                 raise ValueError(offset)
             self._check(check_record, offset, *contents)
+            if offset < compacted.end:
+                continue
             if runs and runs[-1].end == offset:
                 runs[-1] = Run(runs[-1].start, offset + 1)
             else:
@@ -262,6 +274,7 @@ class Salvage:
         with self._new:
             self._new.execute(sql.INDEX_TIMES, (TIME_BLOCK_RECORDS, INT64_MAX))
             self._new.executemany(sql.PUT_LOST, gaps)
+            self._compaction(log)
             self._new.executemany(sql.PUT_ZERO_TAIL, list(tails_in(self._new)))
             self._committed(log)
             if self._version >= versions.PRODUCERS_SINCE:
@@ -272,6 +285,12 @@ class Salvage:
             if log.partition == 0:
                 self._new.execute(sql.PUT_NUM_PARTITIONS, (self._num_partitions() or partitions,))
                 self._configs()
+
+    def _compaction(self, log: LogRow) -> None:
+        """Say where compaction has been. A pass that was under way is over, and no pass saw a tombstone."""
+        below = min(self._compacted_below, log.end_offset)
+        count = self._new.execute(sql.COUNT_RECORDS_BELOW, (below,)).get
+        self._new.execute(compaction_sql.PUT_GAPS, (below, count, self._tombstones))
 
     def lost_before(self) -> list[Run]:
         """What an earlier recovery has given up."""

@@ -62,6 +62,12 @@ NOTE_KEPT = (
 COUNT_TOMBSTONES = (
     "SELECT count(*) FROM latest WHERE tombstone AND offset >= :tombstones_below AND offset < :end"
 )
+STEP = (
+    "SELECT max(offset) + 1, count(*), "
+    "sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)) FROM ("
+    "SELECT offset, key, value FROM log.records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT ?)"
+)
+COUNT_HEADERS = "SELECT count(*) FROM log.headers WHERE offset >= ? AND offset < ?"
 BEYOND_WEIGHT = (
     "SELECT max(offset) + 1, count(*) FROM (SELECT offset, row_number() OVER own AS number, "
     "sum(512 + coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0) + 512 * "

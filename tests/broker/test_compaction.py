@@ -65,7 +65,7 @@ class SlowLog(MemoryLog):
     """A log whose compaction waits, and is counted."""
 
     def __init__(self) -> None:
-        super().__init__("t", 0, 10)
+        super().__init__("t", 0, 10, lambda: NOW)
         self.begun = asyncio.Event()
         self.go_on = asyncio.Event()
         self.passes = 0

@@ -28,9 +28,10 @@ from takhin.disk.witness import Mark, Slot
 from takhin.logs import debugging
 from takhin.storage.sqlite.course import on
 from takhin.storage.sqlite.file import LogFile
-from takhin.storage.sqlite.group import CommitGroup, LogState, Write, WriteQueue, Written
+from takhin.storage.sqlite.group import CommitGroup, LogState, Write, Written
 from takhin.storage.sqlite.reader import Reader
 from takhin.storage.sqlite.shared import Shared
+from takhin.storage.sqlite.write_queue import WriteQueue
 
 logger = structlog.get_logger()
 

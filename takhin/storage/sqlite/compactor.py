@@ -2,7 +2,7 @@
 
 What a pass removes is decided in storage/compaction.py. The pass is a row in the file, so it goes on after a
 crash. Reading runs on the checkpoint thread, a slice at a time (key_map.py). Each removal is a write like
-any other, in the next commit group. Where records arrive meanwhile, the pass rests as long as it has worked.
+any other, in the next commit group. Where records arrive meanwhile, the pass rests in between.
 It waits while the files are held or the disk is full. A file that has failed ends it: the next call goes on.
 """
 
@@ -35,12 +35,18 @@ T = TypeVar("T")
 
 AGAIN_SECONDS = 0.1
 """The pause before something is tried again that was in the way: a hold, a full disk, a lock."""
-REST_SECONDS_MAX = 0.05
-"""The longest rest after one slice or step, where records arrive meanwhile."""
+REST_SECONDS = 0.001
+REST_SHARE = 0.25
+"""The rest after a removal, and after a slice as a share of its time, where records arrive meanwhile.
+Measured (bench/compaction.py)."""
 
 
 class Log(Protocol):
     """The partition."""
+
+    @property
+    def closed(self) -> bool:
+        """As in the contract."""
 
     async def ready(self) -> None:
         """Return when the file is open. Raises what `read` raises."""
@@ -144,7 +150,7 @@ class Compactor:
     @property
     def _in_the_way(self) -> bool:
         held, full = self._shared.files.held, self._shared.space.full
-        return (held or full) and not self._life.ending
+        return (held or full) and not self._log.closed
 
     async def _may_go_on(self) -> None:
         """Return when nothing is in the way, or the file's life ends."""
@@ -157,36 +163,35 @@ class Compactor:
             await self._may_go_on()
             try:
                 await self._log.ready()
-                began = perf_counter()
                 answer = await asyncio.shield(self._life.submit(write))
             except StorageFullError:
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
-            await self._rest(perf_counter() - began)
+            await self._rest(REST_SECONDS)
             return answer
 
     async def _beside(self, work: Callable[[], T]) -> T:
         """Run a slice on the checkpoint thread while the file is open, and nothing is in the way."""
         loop = asyncio.get_running_loop()
 
-        def guarded() -> tuple[T] | None:  # on the checkpoint thread
-            return (work(),) if self._file.is_open else None
+        def timed() -> tuple[T, float] | None:  # on the checkpoint thread
+            began = perf_counter()
+            return (work(), perf_counter() - began) if self._file.is_open else None
 
         while True:
             await self._may_go_on()
             await self._log.ready()
-            began = perf_counter()
-            future: asyncio.Future[tuple[T] | None] = loop.create_future()
+            future: asyncio.Future[tuple[T, float] | None] = loop.create_future()
 
             def done(
-                result: tuple[T] | None,
+                result: tuple[T, float] | None,
                 error: Exception | None,
-                future: asyncio.Future[tuple[T] | None] = future,
+                future: asyncio.Future[tuple[T, float] | None] = future,
             ) -> None:
                 if not future.done():
                     future.set_result(result) if error is None else future.set_exception(error)
 
-            self._shared.threads.checkpoint.submit(guarded, done)
+            self._shared.threads.checkpoint.submit(timed, done)
             try:
                 found = await future
             except (apsw.BusyError, apsw.CantOpenError, apsw.FullError) as error:
@@ -194,11 +199,11 @@ class Compactor:
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
             if found is not None:
-                await self._rest(perf_counter() - began)
+                await self._rest(found[1] * REST_SHARE)
                 return found[0]
 
-    async def _rest(self, worked_seconds: float) -> None:
-        """Give way to producers: rest as long as the last piece of work took if records have come since."""
+    async def _rest(self, seconds: float) -> None:
+        """Give way to producers, if records have come since."""
         if self._state.end_offset != self._end_seen:
             self._end_seen = self._state.end_offset
-            await asyncio.sleep(min(worked_seconds, REST_SECONDS_MAX))
+            await asyncio.sleep(seconds)

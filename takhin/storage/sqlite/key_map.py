@@ -20,8 +20,9 @@ from takhin.storage.compaction import Pass
 
 SLICE_RECORDS = 10_000
 """Records whose keys are noted at once: 10 ms."""
-STEP_RECORDS = 2_000
-STEP_WEIGHT = 1_500_000
+STEP_RECORDS = 4_000
+STEP_WEIGHT = 3_000_000
+ROW_WEIGHT = 512
 """What one removal covers, in bytes with 512 for each row. Its DELETE takes the event loop 1 to 2 ms."""
 
 
@@ -83,7 +84,7 @@ class KeyMap:
         """The next step of a removal in [first, end). Raises apsw.Error."""
         with self._attached() as db:
             for _ in range(SLICE_RECORDS // STEP_RECORDS):
-                beyond, records = _row(db, sql.BEYOND_WEIGHT, (first, end, STEP_RECORDS, STEP_WEIGHT))
+                beyond, records = _step(db, first, end)
                 if not records:
                     return Removable(end, end, "")
                 kept, count = _row(db, sql.KEPT_BETWEEN, (first, beyond))
@@ -91,6 +92,16 @@ class KeyMap:
                     return Removable(first, beyond, kept)
                 first = beyond
         return Removable(first, first, "")
+
+
+def _step(db: apsw.Connection, first: int, end: int) -> tuple[int, int]:
+    """(where a step ends that begins at an offset, how many records it covers)."""
+    beyond, records, content_bytes = _row(db, sql.STEP, (first, end, STEP_RECORDS))
+    if records:
+        rows = records + _row(db, sql.COUNT_HEADERS, (first, beyond))
+        if content_bytes + ROW_WEIGHT * rows > STEP_WEIGHT:
+            beyond, records = _row(db, sql.BEYOND_WEIGHT, (first, end, STEP_RECORDS, STEP_WEIGHT))
+    return beyond, records
 
 
 def _row(db: apsw.Connection, statement: str, bindings: Sequence[int]) -> Any:

@@ -197,11 +197,6 @@ class Life:
         return self.failure is not None
 
     @property
-    def ending(self) -> bool:
-        """True once the file is to be closed for good."""
-        return self._ended is not None
-
-    @property
     def can_close(self) -> bool:
         """True while the file is open and nobody uses it."""
         return self._file.is_open and not self._readers and self._at_rest
