@@ -11,14 +11,17 @@ differs from those of the other tables.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from takhin.copies.mending import checksum
 from takhin.disk.beside import damaged_pages
 from takhin.schema import PAGE_BYTES
 from takhin.schema.checksums import RESERVED_BYTES
 
+FREE_LIST_AT = 32
+"""Where the first page of the list of free ones is named, in the file's header."""
 LEAF = 0x0D
 INTERIOR = 0x05
 LEAF_HEAD_BYTES = 8
@@ -41,16 +44,37 @@ class Leaf(NamedTuple):
 
 
 def record_leaves(path: Path) -> list[Leaf]:
-    """The whole pages of the file that have records, by their first one. Raises apsw.Error, OSError."""
-    damaged = set(damaged_pages(path))
+    """The whole pages of the file that have records, by their first one. Raises apsw.Error, OSError.
+
+    Free pages are left out: what is on them was trimmed, or superseded before a compaction.
+    """
+    left_out = set(damaged_pages(path))
     found = []
     with path.open("rb") as file:
+        left_out |= _free_pages(file, left_out)
+        file.seek(0)
         number = 1
         while len(page := file.read(PAGE_BYTES)) == PAGE_BYTES:
-            if number not in damaged and page[0] == LEAF and (bounds := _bounds(page)) is not None:
+            if number not in left_out and page[0] == LEAF and (bounds := _bounds(page)) is not None:
                 found.append(Leaf(*bounds, number))
             number += 1
     return sorted(found)
+
+
+def _free_pages(file: BinaryIO, damaged: AbstractSet[int]) -> set[int]:
+    """The numbers of free pages, as far as their list can be read (sqlite.org/fileformat2.html, 1.5)."""
+    free: set[int] = set()
+    file.seek(FREE_LIST_AT)
+    trunk = int.from_bytes(file.read(4), "big")
+    while trunk and trunk not in free and trunk not in damaged:
+        file.seek((trunk - 1) * PAGE_BYTES)
+        page = file.read(PAGE_BYTES)
+        numbers = [int.from_bytes(page[at : at + 4], "big") for at in range(0, len(page), 4)]
+        if len(numbers) < PAGE_BYTES // 4 or numbers[1] > len(numbers) - 2:
+            break
+        free.update((trunk, *numbers[2 : 2 + numbers[1]]))
+        trunk = numbers[0]
+    return free
 
 
 def roots(leaves: Iterable[Leaf]) -> Iterator[Sequence[Leaf]]:

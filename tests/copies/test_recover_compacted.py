@@ -12,6 +12,8 @@ from takhin.model import CleanupPolicy, TopicConfig
 from takhin.testing.contract import NOW, batch, read_all, spec
 
 PAGE = 16_384
+LEAF = 13
+"""The first byte of a page of records (sqlite.org/fileformat2.html, 1.6)."""
 CONFIG = TopicConfig(1 << 20, cleanup_policy=(CleanupPolicy.COMPACT,))
 RECORDS, KEYS = 600, 250
 
@@ -60,13 +62,15 @@ def test_a_damaged_page_costs_its_records_alone(tmp_path):
     store = made(tmp_path)
     before = {row[0]: row for row in rows(store)}
     path = store.data_dir / "topics" / "t" / "0.db"
-    content = bytearray(path.read_bytes())
-    hit = max(
-        range(1, len(content) // PAGE), key=lambda at: content[at * PAGE : (at + 1) * PAGE].count(b"<3")
-    )
-    touched = bytes(content[hit * PAGE : (hit + 1) * PAGE])
-    content[hit * PAGE + 4_000 : hit * PAGE + 4_100] = b"x" * 100
-    path.write_bytes(content)
+    whole = path.read_bytes()
+    for hit in range(1, len(whole) // PAGE):  # until a page of records is hit that is in use
+        touched = whole[hit * PAGE : (hit + 1) * PAGE]
+        if touched[0] == LEAF and b"<" in touched:
+            damaged = bytearray(whole)
+            damaged[hit * PAGE + 8_000 : hit * PAGE + 8_100] = b"x" * 100
+            path.write_bytes(damaged)
+            if not verify(store.data_dir).ok:
+                break
     (told,) = recover(store.data_dir)
     assert verify(store.data_dir).ok
     after = {row[0]: row for row in rows(store)}
