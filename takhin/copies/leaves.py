@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from struct import iter_unpack
+from typing import BinaryIO, NamedTuple
 
 from takhin.copies.mending import checksum
 from takhin.disk.beside import damaged_pages
@@ -23,6 +24,8 @@ LEAF = 0x0D
 INTERIOR = 0x05
 LEAF_HEAD_BYTES = 8
 INTERIOR_HEAD_BYTES = 12
+FIRST_TRUNK_AT = 32
+"""Where the first page of a file names the first page of the list of free pages."""
 LEAVES_MAX = 1_000
 """Leaves below one root: each takes at most 15 bytes of it."""
 
@@ -41,16 +44,42 @@ class Leaf(NamedTuple):
 
 
 def record_leaves(path: Path) -> list[Leaf]:
-    """The whole pages of the file that have records, by their first one. Raises apsw.Error, OSError."""
+    """The whole pages of the file that have records, by their first one. Raises apsw.Error, OSError.
+
+    Pages that the file names as free are left out: they may have records that were trimmed.
+    """
     damaged = set(damaged_pages(path))
     found = []
     with path.open("rb") as file:
+        damaged |= _free_pages(file, damaged)
+        file.seek(0)
         number = 1
         while len(page := file.read(PAGE_BYTES)) == PAGE_BYTES:
             if number not in damaged and page[0] == LEAF and (bounds := _bounds(page)) is not None:
                 found.append(Leaf(*bounds, number))
             number += 1
     return sorted(found)
+
+
+def _free_pages(file: BinaryIO, damaged: set[int]) -> set[int]:
+    """The pages of the list of free pages, as far as its own pages are whole."""
+    free: set[int] = set()
+    trunk = 1
+    at = FIRST_TRUNK_AT
+    while trunk not in damaged:
+        file.seek((trunk - 1) * PAGE_BYTES)
+        page = file.read(PAGE_BYTES)
+        if len(page) < PAGE_BYTES:
+            break
+        if trunk > 1:
+            leaves = int.from_bytes(page[4:8], "big")
+            free.update(number for (number,) in iter_unpack(">I", page[8 : min(8 + 4 * leaves, PAGE_BYTES)]))
+        trunk = int.from_bytes(page[at : at + 4], "big")
+        at = 0
+        if trunk == 0 or trunk in free:
+            break
+        free.add(trunk)
+    return free
 
 
 def roots(leaves: Iterable[Leaf]) -> Iterator[Sequence[Leaf]]:
