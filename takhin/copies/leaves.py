@@ -11,8 +11,8 @@ differs from those of the other tables.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from pathlib import Path
+from struct import iter_unpack
 from typing import BinaryIO, NamedTuple
 
 from takhin.copies.mending import checksum
@@ -20,12 +20,12 @@ from takhin.disk.beside import damaged_pages
 from takhin.schema import PAGE_BYTES
 from takhin.schema.checksums import RESERVED_BYTES
 
-FREE_LIST_AT = 32
-"""Where the first page of the list of free ones is named, in the file's header."""
 LEAF = 0x0D
 INTERIOR = 0x05
 LEAF_HEAD_BYTES = 8
 INTERIOR_HEAD_BYTES = 12
+FIRST_TRUNK_AT = 32
+"""Where the first page of a file names the first page of the list of free pages."""
 LEAVES_MAX = 1_000
 """Leaves below one root: each takes at most 15 bytes of it."""
 
@@ -46,34 +46,39 @@ class Leaf(NamedTuple):
 def record_leaves(path: Path) -> list[Leaf]:
     """The whole pages of the file that have records, by their first one. Raises apsw.Error, OSError.
 
-    Free pages are left out: what is on them was trimmed, or superseded before a compaction.
+    Pages that the file names as free are left out: they may have records that were trimmed or superseded.
     """
-    left_out = set(damaged_pages(path))
+    damaged = set(damaged_pages(path))
     found = []
     with path.open("rb") as file:
-        left_out |= _free_pages(file, left_out)
+        damaged |= _free_pages(file, damaged)
         file.seek(0)
         number = 1
         while len(page := file.read(PAGE_BYTES)) == PAGE_BYTES:
-            if number not in left_out and page[0] == LEAF and (bounds := _bounds(page)) is not None:
+            if number not in damaged and page[0] == LEAF and (bounds := _bounds(page)) is not None:
                 found.append(Leaf(*bounds, number))
             number += 1
     return sorted(found)
 
 
-def _free_pages(file: BinaryIO, damaged: AbstractSet[int]) -> set[int]:
-    """The numbers of free pages, as far as their list can be read (sqlite.org/fileformat2.html, 1.5)."""
+def _free_pages(file: BinaryIO, damaged: set[int]) -> set[int]:
+    """The pages of the list of free pages, as far as its own pages are whole."""
     free: set[int] = set()
-    file.seek(FREE_LIST_AT)
-    trunk = int.from_bytes(file.read(4), "big")
-    while trunk and trunk not in free and trunk not in damaged:
+    trunk = 1
+    at = FIRST_TRUNK_AT
+    while trunk not in damaged:
         file.seek((trunk - 1) * PAGE_BYTES)
         page = file.read(PAGE_BYTES)
-        numbers = [int.from_bytes(page[at : at + 4], "big") for at in range(0, len(page), 4)]
-        if len(numbers) < PAGE_BYTES // 4 or numbers[1] > len(numbers) - 2:
+        if len(page) < PAGE_BYTES:
             break
-        free.update((trunk, *numbers[2 : 2 + numbers[1]]))
-        trunk = numbers[0]
+        if trunk > 1:
+            leaves = int.from_bytes(page[4:8], "big")
+            free.update(number for (number,) in iter_unpack(">I", page[8 : min(8 + 4 * leaves, PAGE_BYTES)]))
+        trunk = int.from_bytes(page[at : at + 4], "big")
+        at = 0
+        if trunk == 0 or trunk in free:
+            break
+        free.add(trunk)
     return free
 
 

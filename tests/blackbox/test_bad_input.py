@@ -120,9 +120,9 @@ CREATE = {
         "retenshun.ms",
     ),
     "config-later": (
-        pb.CreateTopicRequest(name="n", configs={"retention.ms": "1"}),
+        pb.CreateTopicRequest(name="n", configs={"segment.bytes": "1"}),
         "INVALID_CONFIG",
-        "retention.ms",
+        "segment.bytes",
     ),
     "config-word": (
         pb.CreateTopicRequest(name="n", configs={"max.message.bytes": "ten"}),

@@ -188,6 +188,7 @@ async def test_freed_pages_are_used_again(tmp_path):
 async def test_free_pages_are_given_back(tmp_path):
     """A quiet partition gives its free pages back, if they are many; one that is written to does not."""
     async with Clocked(tmp_path / "data", free_pages_percent_max=50) as clocked:
+        await clocked.engine._parts.upkeep.stop()  # it would do so by itself, after some seconds
         log = await clocked.log("t", retention_records=2_000)
         await log.append(batch(*[b"v" * 1_000] * 10_000))
         await clocked.engine.retain()
