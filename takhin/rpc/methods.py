@@ -44,8 +44,6 @@ async def submit(session: Session, message: pb.ProduceMessageRequest) -> Pending
 
     Raises a RefusedError or an UnavailableError for what cannot be queued.
     """
-    headers = [len(record.headers) for record in (message.record, *message.records)]
-    session.check_counts(len(message.records), headers)  # before the conversion, which costs the most
-    pending = await session.submit(await convert.produce_request(message))
+    pending = await session.submit(await convert.produce_request(message, session.check_counts))
     taken_over()
     return pending

@@ -5,7 +5,7 @@ A batch's records come from columns.py, and the records of a response go out by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from takhin import topic_configs
@@ -40,31 +40,38 @@ ECHO_CHARS_MAX = 255
 """How much of a name a refusal repeats."""
 
 
-async def produce_request(request: pb.ProduceMessageRequest) -> ProduceRequest:
+CheckCounts = Callable[[int, Sequence[int]], None]
+"""Refuses a batch of so many records, or with so many headers in each."""
+
+
+async def produce_request(request: pb.ProduceMessageRequest, check: CheckCounts) -> ProduceRequest:
     """The message as a value. Raises as `batch` does."""
     acks = request.required_acks if request.HasField("required_acks") else None
-    return ProduceRequest(
-        request.topic, request.partition, await batch(request), acks, request.timeout_ms, request.topic_id
-    )
+    found = await batch(request, check)
+    return ProduceRequest(request.topic, request.partition, found, acks, request.timeout_ms, request.topic_id)
 
 
-async def batch(request: pb.ProduceMessageRequest) -> Batch:
+async def batch(request: pb.ProduceMessageRequest, check: CheckCounts) -> Batch:
     """The records of a produce request: `record` is a batch of one.
 
     Each step of a large one has a turn of the loop for itself. Raises InvalidBatchError for a request that
-    has both `record` and `records`, or neither.
+    has both `record` and `records`, or neither, and what `check` raises.
     """
     if request.HasField("record"):
         if request.records:
             raise InvalidBatchError("the request has both record and records; set one of them")
+        check(1, (len(request.record.headers),))
         return _batch_of_one(request.record, _condition(request))
     if not request.records:
         raise InvalidBatchError("the request has neither record nor records; set one of them")
+    check(len(request.records), ())
     wire = canonical(request)
     large = len(wire) > LARGE_BYTES
     if large:
         await others_turn()
     parsed = ColumnsRequest.FromString(wire)
+    if parsed.records.headers:  # before they are converted, which costs the most
+        check(len(request.records), [len(record.headers) for record in request.records])
     if large:
         await others_turn()
     columns = Columns(request, wire, parsed)

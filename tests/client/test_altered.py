@@ -295,7 +295,7 @@ async def test_a_blocking_consumer_reads_new_partitions(server, admin, wide, at_
 
 
 async def test_the_watch_goes_on_after_a_cancellation(server, admin, wide, at_once):
-    """A program that cancels all of its tasks and reads on is told of new partitions all the same."""
+    """A program that cancels all of its tasks and reads on learns of new partitions all the same."""
     async with Consumer(server) as consumer:
         await consumer.assign_topics(wide)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:

@@ -64,7 +64,7 @@ async def test_a_fault_of_a_worker_is_told(server, topic, monkeypatch, caplog):
     async with Producer(server) as producer:
         await (await producer.send(topic, b"first"))
 
-        async def broken(*_):
+        async def broken(*_, **__):
             raise ZeroDivisionError("a bug")
 
         with monkeypatch.context() as patch:
