@@ -24,11 +24,11 @@ from takhin.client.model import (
     GroupListing,
     GroupOffset,
     Health,
-    PartitionCount,
     PartitionDescription,
     PartitionOffsets,
     TopicConfigEntry,
     TopicDescription,
+    TopicOutline,
 )
 from takhin.model import OffsetAtTime, TopicPartition
 from takhin.v1 import takhin_pb2 as pb
@@ -108,11 +108,14 @@ class Calls:
         response = await self._connection.unary(self._stub.DescribeTopics, request, deadline)
         return [_description(info) for info in response.topics]
 
-    async def count_partitions(self, deadline: float, names: Iterable[str]) -> dict[str, PartitionCount]:
-        """The number of partitions of those of `names` that exist. Costs less than to describe them."""
+    async def outline_topics(self, deadline: float, names: Iterable[str]) -> dict[str, TopicOutline]:
+        """Outlines of those of `names` that exist. They cost less than descriptions."""
         request = pb.DescribeTopicsRequest(topics=names, without_partitions=True)
         response = await self._connection.unary(self._stub.DescribeTopics, request, deadline)
-        return {info.name: PartitionCount(info.topic_id, info.num_partitions) for info in response.topics}
+        return {
+            info.name: TopicOutline(info.topic_id, dict(info.configs), info.num_partitions)
+            for info in response.topics
+        }
 
     async def produce_message(
         self,
@@ -125,8 +128,8 @@ class Calls:
         expected_offset: int | None = None,
         topic_id: str = "",
         maybe_stored_from: int | None = None,
-    ) -> int:
-        """Store a batch and return its first offset. records: as `takhin.wire.requests.record` makes them.
+    ) -> Produced:
+        """Store a batch. records: as `takhin.wire.requests.record` makes them.
 
         maybe_stored_from: an earlier attempt may have been stored, there or behind it.
         Raises LogReplacedError if the topic has another id than topic_id, unless that is empty.
@@ -141,7 +144,8 @@ class Calls:
             topic_id=topic_id,
             maybe_stored_from=maybe_stored_from,
         )
-        return (await self._connection.unary(self._produce_message, request, deadline)).offset
+        response = await self._connection.unary(self._produce_message, request, deadline)
+        return Produced(response.offset, response.num_partitions)
 
     @asynccontextmanager
     async def consume_messages(
@@ -270,6 +274,13 @@ class Calls:
         return self._connection.channel.unary_unary(
             f"/{SERVICE}/ProduceMessage", None, pb.ProduceMessageResponse.FromString
         )
+
+
+class Produced(NamedTuple):
+    """Where a batch begins, and how many partitions its topic has now; 0 if an older broker does not say."""
+
+    offset: int
+    num_partitions: int
 
 
 class ConsumeResponse(NamedTuple):

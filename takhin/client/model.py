@@ -161,6 +161,10 @@ class TopicDescription(NamedTuple):
     configs: Mapping[str, str]
     partitions: Sequence[PartitionDescription]
 
+    @property
+    def outline(self) -> TopicOutline:
+        return TopicOutline(self.topic_id, self.configs, len(self.partitions))
+
 
 class TopicConfigEntry(NamedTuple):
     """A config of a topic. origin: who says the value: "topic", "broker" (its settings) or "default"."""
@@ -171,10 +175,11 @@ class TopicConfigEntry(NamedTuple):
     doc: str
 
 
-class PartitionCount(NamedTuple):
-    """How many partitions a topic has."""
+class TopicOutline(NamedTuple):
+    """A topic without what its partitions hold: as long as it is the same, so is where its records go."""
 
     topic_id: str
+    configs: Mapping[str, str]
     num_partitions: int
 
 

@@ -37,6 +37,7 @@ from takhin.client.consuming.consumer import ThreadedConsumer
 from takhin.client.consuming.prefetched import Prefetched
 from takhin.client.forks import check, forked
 from takhin.client.model import Headers
+from takhin.client.producing.intake import UNFIT
 from takhin.client.producing.outbox import BUSY
 from takhin.client.producing.producer import ThreadedProducer
 
@@ -245,7 +246,12 @@ class Producer(Blocking[ThreadedProducer]):
         intake = self._core.intake
         while (router := intake.router(topic)) is None:
             self._run(intake.ready(topic))
-        return Delivery(router.put(value, key, headers, timestamp, partition), self._run)
+        try:
+            return Delivery(router.put(value, key, headers, timestamp, partition), self._run)
+        except UNFIT:
+            if not self._run(intake.altered(topic)):
+                raise
+            return self.send(topic, value, key=key, headers=headers, timestamp=timestamp, partition=partition)
 
     append = _waiting(ThreadedProducer.append)
     flush = _waiting(ThreadedProducer.flush)

@@ -23,15 +23,22 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from faults.failing_disk import Plan, failing_disk
 from storage.support import Store
+from takhin import topic_configs
 from takhin.errors import RefusedError, StorageFullError
-from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig, TopicPartition
+from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig, TopicPartition, TopicSpec
+from takhin.settings import Settings
 from takhin.storage.contract import Engine, PartitionLog, Topic
 from takhin.storage.memory import MemoryEngine, MemoryLog
 from takhin.testing.contract import as_stored, batch, changed, clock, name_of, numbered, read_all, spec, under
 
 names = st.sampled_from(["orders", "Orders", "o.r_d-s"])
 groups = st.sampled_from(["billing", "Billing", "it's\n🦆", "nul\x00"])
-configs = st.builds(TopicConfig, st.integers(1, 1 << 40), st.sampled_from(TimestampType))
+said = {"retention.ms": "5", "read.only": "true", "cleanup.policy": "compact", "retention.records": "7"}
+whole_configs = st.builds(TopicConfig, st.integers(1, 1 << 40), st.sampled_from(TimestampType))
+configs = whole_configs | st.sets(st.sampled_from(sorted(said))).map(
+    lambda names: topic_configs.parse({name: said[name] for name in names}, Settings())
+)
+"""Some say everything themselves, others leave most to the broker."""
 picks = st.integers(0, 8)
 places = st.integers(0, 10_000)
 times = st.integers(0, 60)
@@ -53,6 +60,7 @@ def batches(draw: st.DrawFn) -> Batch:
     return batch(*values, keys=keys, timestamps=timestamps, headers=some)
 
 
+PARTITIONS_MAX = 6
 PRODUCERS_MAX = 3
 """Fewer producers are remembered than there are, so that some are forgotten all the time."""
 
@@ -185,6 +193,29 @@ class EnginesAgree(RuleBasedStateMachine):
 
         self.ask(alter)
 
+    @precondition(lambda self: self.topic_ids)
+    @rule(
+        pick=picks, sent=st.lists(batches(), min_size=1, max_size=4), more=st.integers(0, 2), config=configs
+    )
+    def alter_beside_appends(self, pick: int, sent: Sequence[Batch], more: int, config: TopicConfig) -> None:
+        """Appends before and after a change is asked for land in their order, whatever the topic becomes."""
+
+        async def both(log: PartitionLog, engine: Engine) -> object:
+            def wanted(topic: Topic) -> TopicSpec:
+                return spec(log.topic, min(len(topic.partitions) + more, PARTITIONS_MAX), config)
+
+            before = [log.append(batch) for batch in sent]
+            change = asyncio.ensure_future(engine.alter_topic(log.topic, wanted))
+            await asyncio.sleep(0)
+            after = [log.append(batch) for batch in sent]
+            landed = await asyncio.gather(*before, *after)
+            altered = await change
+            new = await asyncio.gather(*(of.append(sent[0]) for of in altered.partitions[-1:]))
+            return landed, len(altered.partitions), new
+
+        picked = self.picked(pick)
+        self.ask(lambda engine: both(engine.topics[picked.topic].partitions[picked.partition], engine))
+
     @rule(name=names)
     def delete_topic(self, name: str) -> None:
         if self.ask(lambda engine: engine.delete_topic(name)) is None:
@@ -293,12 +324,15 @@ async def append(batches: Sequence[Batch], log: PartitionLog) -> object:
 
 
 def summary(topic: Topic) -> object:
-    """What both engines report of a topic, without its id."""
-    ranges = [
-        (log.partition, log.start_offset, log.end_offset, log.record_count, log.closed)
+    """What both engines report of a topic and its logs, without ids and sizes."""
+    logs = [
+        (
+            *(log.partition, log.start_offset, log.end_offset, log.closed),
+            *(log.record_count, log.first_timestamp, log.last_timestamp),
+        )
         for log in topic.partitions
     ]
-    return topic.name, topic.config, ranges
+    return topic.name, topic.config, logs
 
 
 def place(log: PartitionLog, at: int) -> int:

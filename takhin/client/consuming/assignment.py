@@ -16,6 +16,7 @@ from takhin.client.consuming.arrivals import Arrivals
 from takhin.client.consuming.fetcher import Fetcher, FetchOptions
 from takhin.client.consuming.positions import ReadRange
 from takhin.client.consuming.prefetched import Prefetched
+from takhin.client.consuming.watch import Watch
 from takhin.client.errors import ClosedError
 from takhin.errors import InvalidArgumentError
 from takhin.model import TopicPartition
@@ -28,6 +29,7 @@ class Assignment:
         self._calls = calls
         self._fetchers: dict[TopicPartition, Fetcher] = {}
         self._arrivals: Arrivals[Fetcher] = Arrivals()
+        self._watch: Watch | None = None
         self._closed = False
         forks.shut_in_child(self)
 
@@ -53,12 +55,32 @@ class Assignment:
 
     async def replace_all(self, ranges: Mapping[TopicPartition, ReadRange], options: FetchOptions) -> None:
         """Read these partitions, and none of those that were read before."""
+        await self.watch(None)
         before = list(self._fetchers.values())
         self._fetchers = {
             at: Fetcher(self._calls, at, read_range, options, self._arrivals)
             for at, read_range in ranges.items()
         }
         await self._switch(before, list(self._fetchers.values()))
+
+    async def watch(self, watch: Watch | None) -> None:
+        """Have `watch` add partitions from now on, instead of any before."""
+        before, self._watch = self._watch, watch
+        if before is not None:
+            await before.stop()
+        if watch is not None:
+            watch.start()
+
+    def add(self, ranges: Mapping[TopicPartition, ReadRange], options: FetchOptions) -> None:
+        """Read these partitions besides the others, which share the room for what is read ahead with them."""
+        for fetcher in self._fetchers.values():
+            fetcher.options = options
+            fetcher.prefetched.bytes_max = options.buffer_bytes_max
+        for at, read_range in ranges.items():
+            self._fetchers[at] = fetcher = Fetcher(self._calls, at, read_range, options, self._arrivals)
+            fetcher.start()
+            self._arrivals.add(fetcher)
+        self._arrivals.wake()
 
     async def move(self, at: TopicPartition, read_range: ReadRange) -> None:
         """Go on at another offset of a partition, which keeps its stop offset and its turn."""
@@ -83,6 +105,8 @@ class Assignment:
         loses nothing.
         """
         self._calls.check_here()
+        if self._watch is not None:
+            self._watch.start()  # somebody may have cancelled all tasks
         async with asyncio.timeout(seconds_max):
             return await self._next_loaded()
 
@@ -112,6 +136,7 @@ class Assignment:
     async def close(self) -> None:
         """Stop reading. May be called again."""
         self._closed = True
+        await self.watch(None)
         await asyncio.gather(*(fetcher.stop() for fetcher in self._fetchers.values()))
         self._arrivals.wake()
 

@@ -16,7 +16,9 @@ from takhin.client.consuming.assignment import Assignment
 from takhin.client.consuming.fetcher import FetchOptions
 from takhin.client.consuming.iterating import Records
 from takhin.client.consuming.lookup import Lookup, raise_no_group
+from takhin.client.consuming.positions import ReadRange
 from takhin.client.consuming.scout import TAILS_MAX, Scout
+from takhin.client.consuming.watch import Watch
 from takhin.client.forks import forked
 from takhin.client.model import START, CommittedOffset, Position, Record, RecordBatch, Span
 from takhin.client.retry import Retry, retried
@@ -84,9 +86,21 @@ class Consumer(Client):
         await self._assigned.replace_all(ranges, self._fetch_options(len(ranges)))
 
     async def assign_topics(self, *topics: str, start: Position | Span = START) -> None:
-        """`assign` all partitions of these topics."""
+        """`assign` all partitions of these topics, also, within seconds, those that they get later.
+
+        Later ones are read from START, whatever `start` is, but for times and what the group has committed:
+        all of their records are new. With a stop none are added.
+        """
         found = await self._lookup.describe(topics, self._deadline())
         await self.assign({(of.name, at.partition): start for of in found for at in of.partitions})
+        begin, stop = start if isinstance(start, Span) else Span(start)
+        if stop is None:
+            lookup = Lookup(self._calls, self._retry, self._group_id, START)
+            await self._assigned.watch(Watch(self._calls, lookup, found, begin, self._add))
+
+    def _add(self, ranges: Mapping[TopicPartition, ReadRange]) -> None:
+        partitions = len(self._assigned.partitions()) + len(ranges)
+        self._assigned.add(ranges, self._fetch_options(partitions))
 
     def assignment(self) -> list[TopicPartition]:
         """The partitions that are read."""

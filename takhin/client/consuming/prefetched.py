@@ -20,7 +20,7 @@ from takhin.wire.columns import ResponseColumns
 class Prefetched:
     """Responses that wait to be taken, and the records of the one that is being handed out.
 
-    position: where to begin. bytes_max: of the responses that wait; the last one may pass it.
+    position: where to begin. bytes_max: of the responses that wait; the last one may pass it. May be changed.
     end_offset: of the log, as the broker last told it.
     paused: while it is True, nothing is handed out.
     """
@@ -34,7 +34,7 @@ class Prefetched:
         self._after_loaded = position
         self._responses: deque[ConsumeResponse] = deque()
         self._bytes = 0
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._taken = asyncio.Event()
 
     def add(self, response: ConsumeResponse) -> None:
@@ -45,7 +45,7 @@ class Prefetched:
     @property
     def full(self) -> bool:
         """True if there is no room for another response."""
-        return self._bytes >= self._bytes_max
+        return self._bytes >= self.bytes_max
 
     async def room(self) -> None:
         """Return when there is room for another response."""

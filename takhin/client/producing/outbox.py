@@ -58,6 +58,10 @@ class Outbox:
         sender = Sender(self._calls, topic_id, self.options, self._slots, self._doubts, end_offset=end_offset)
         return Worker(self, at, sender).queue
 
+    def sends(self, topic: str) -> bool:
+        """True if records of the topic are on their way. On any thread."""
+        return any(worker.queue.at.topic == topic for worker in list(self._working))
+
     async def flush(self) -> None:
         """Return when all that is there now is settled. Raises FlushError for what nobody was told."""
         for last in [worker.queue.end() for worker in self._working]:

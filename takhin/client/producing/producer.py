@@ -13,7 +13,7 @@ from takhin.client.connection import Tls
 from takhin.client.forks import forked
 from takhin.client.model import Appended, Headers, NewRecord
 from takhin.client.producing.batches import Delivery
-from takhin.client.producing.intake import Intake
+from takhin.client.producing.intake import UNFIT, Intake
 from takhin.client.producing.options import SendOptions
 from takhin.client.retry import Retry
 from takhin.limits import check_range
@@ -100,7 +100,14 @@ class Producer(Client):
             self._connection.check_here()
         while (router := self._intake.router(topic)) is None:
             await self._intake.ready(topic)
-        delivery = router.put(value, key, headers, timestamp, partition)
+        try:
+            delivery = router.put(value, key, headers, timestamp, partition)
+        except UNFIT:
+            if not await self._intake.altered(topic):
+                raise
+            return await self.send(
+                topic, value, key=key, headers=headers, timestamp=timestamp, partition=partition
+            )
         self._sent += 1
         if self._sent % YIELD_RECORDS == 0:
             await asyncio.sleep(0)
@@ -128,7 +135,12 @@ class Producer(Client):
         together = list(records)
         while (router := self._intake.router(topic)) is None:
             await self._intake.ready(topic)
-        batch = router.put_whole(together, partition, expected_offset)
+        try:
+            batch = router.put_whole(together, partition, expected_offset)
+        except UNFIT:
+            if not await self._intake.altered(topic):
+                raise
+            return await self.append(topic, together, partition=partition, expected_offset=expected_offset)
         await batch.wait()
         return Appended(*batch.metadata(0), len(together))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from itertools import count
 
-from takhin.client.model import Headers, NewRecord
+from takhin.client.model import Headers, NewRecord, TopicOutline
 from takhin.client.producing.batches import Delivery, PendingBatch
 from takhin.client.producing.buffer import Buffer
 from takhin.client.producing.queue import PartitionQueue
@@ -19,14 +19,14 @@ from takhin.partitioner import partition_for_key
 class Router:
     """Puts the records of one topic into the queues of its partitions. All methods may run on any thread.
 
-    topic_id: of the topic that the queues belong to; a topic created again under the name has another one.
+    outline: of the topic that the queues belong to; a topic created again under the name has another id.
     queues: one for each partition, in order.
     """
 
     def __init__(
-        self, topic_id: str, queues: Sequence[PartitionQueue], encoder: RecordEncoder, buffer: Buffer
+        self, outline: TopicOutline, queues: Sequence[PartitionQueue], encoder: RecordEncoder, buffer: Buffer
     ) -> None:
-        self.topic_id = topic_id
+        self.outline = outline
         self._queues = queues
         self._encode = encoder.encode
         self._lock = buffer.lock
@@ -34,6 +34,13 @@ class Router:
         self._turn = count(first + 1)
         self._sticky = queues[first]
         self._sticky_taken: PendingBatch | None = None
+
+    def alter(self, outline: TopicOutline, more: Sequence[PartitionQueue], encoder: RecordEncoder) -> None:
+        """Go on with what the topic is now. more: the queues of new partitions; the others stay."""
+        with self._lock:
+            self.outline = outline
+            self._queues = (*self._queues, *more)
+            self._encode = encoder.encode
 
     def put(
         self,

@@ -25,6 +25,7 @@ from takhin.errors import (
     OutcomeUnknownError,
     OutOfSequenceError,
     PartitionUnavailableError,
+    ReadOnlyTopicError,
     RecordTooLargeError,
     RefusedError,
     TakhinError,
@@ -37,6 +38,8 @@ MAYBE_STORED = (NoAnswerError, OutcomeUnknownError, PartitionUnavailableError, I
 """After these errors the batch may be in the log, or may still get there."""
 OF_ONE_RECORD = (InvalidArgumentError, InvalidBatchError, InvalidRecordError, RecordTooLargeError)
 """One bad record causes these. The batch is split in halves and sent again, so the others get through."""
+UNJUDGED = (*OF_ONE_RECORD, ReadOnlyTopicError)
+"""Refusals that come before the broker looks whether the batch is a repeat."""
 ANOTHER_TOPIC = (UnknownTopicError, UnknownPartitionError, LogReplacedError)
 """These may mean that the topic was deleted and created again."""
 
@@ -47,7 +50,7 @@ class Sender:
     topic_id: of the topic that the batches are meant for.
     end_offset: where the partition's log ended at some time before this.
     slots: shared by a producer's senders; bounds the requests under way.
-    doubts: gets each topic that may have been deleted and created again.
+    doubts: gets each topic that may have been deleted and created again, and how many partitions it has.
     """
 
     def __init__(
@@ -126,6 +129,13 @@ class Sender:
                 if self._identity.is_new:
                     raise
                 self._identity.renew()
+            except UNJUDGED as error:
+                if maybe_stored:  # by the attempt before: the topic was altered in between
+                    raise OutcomeUnknownError(
+                        "an attempt went unanswered, and the next one was refused: the records may have "
+                        f"been stored ({error})"
+                    ) from error
+                raise
             except (UnavailableError, InternalError, CallFailedError) as error:
                 maybe_stored = maybe_stored or isinstance(error, MAYBE_STORED)
                 if isinstance(error, UnavailableError) and await pause(
@@ -141,7 +151,7 @@ class Sender:
 
     async def _attempt(self, batch: PendingBatch, records: list[bytes], *, maybe_stored: bool) -> int:
         async with self._slots:
-            return await self._calls.produce_message(
+            produced = await self._calls.produce_message(
                 batch.deadline,
                 batch.at,
                 records,
@@ -151,3 +161,5 @@ class Sender:
                 topic_id=self._topic_id,
                 maybe_stored_from=self._end_offset if maybe_stored and self._identity.producer_id else None,
             )
+        self._doubts.told(batch.at.topic, produced.num_partitions)
+        return produced.offset
