@@ -6,7 +6,11 @@
     witness      what each log must hold             versions     new files, old files
     connection   every PRAGMA                        wal          the frames of a write-ahead log
     faults       what an error means                 beside       reading from another process
-    access       who may read what is made
+    access       who may read what is made       plain        opening what may be no plain file
+    tables       are its tables ours             unshared     reading without leaving a trace
+    wal_check    is a log in use whole           inodes       has an open file still its name
+    overflow     how much of a row is where      zero_tails   rows that end in zeros
+    repairs      recover beside a broker         descriptors  how many there are, and are left
 
 The engine, the copies and the queries all use it; it knows none of them.
 """

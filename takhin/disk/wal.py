@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ INDEX_HEAD = struct.Struct("=5I")
 """The begin of an index, in the machine's byte order: three words, four bytes, the last valid frame."""
 MAGIC = 0x377F0682
 """The last bit is the byte order of the words of a checksum: 1 for big-endian."""
+
+LEFT_OUT = 2
+"""A page's number, for the frame that stands for others: any would do."""
 
 Sums = tuple[int, int]
 
@@ -45,17 +49,16 @@ def frames(path: Path) -> Iterator[Frame]:
     path: the `-wal` file. The frame after a damaged one is checked with the sums that the damaged one
     carries. Raises apsw.Error.
     """
-    file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY, 0])
-    try:
+    with _opened(path) as file:
         size = file.xFileSize()
         if size < HEAD.size:
             return
-        head = file.xRead(HEAD.size, 0)
-        if len(head) < HEAD.size:
+        begin = file.xRead(HEAD.size, 0)
+        if len(begin) < HEAD.size:
             return
-        magic, _, page_bytes, _, *salts, sum_1, sum_2 = HEAD.unpack(head)
+        magic, _, page_bytes, _, *salts, sum_1, sum_2 = HEAD.unpack(begin)
         order = ">" if magic & 1 else "<"
-        if magic & ~1 != MAGIC or _sums(head[:24], (0, 0), order) != (sum_1, sum_2):
+        if magic & ~1 != MAGIC or _sums(begin[:24], (0, 0), order) != (sum_1, sum_2):
             return  # SQLite takes nothing from such a log
         sums = sum_1, sum_2
         for at in range(HEAD.size, size - FRAME_HEAD.size - page_bytes + 1, FRAME_HEAD.size + page_bytes):
@@ -68,6 +71,48 @@ def frames(path: Path) -> Iterator[Frame]:
             sums = _sums(frame[FRAME_HEAD.size :], _sums(frame[:8], sums, order), order)
             yield Frame(page, pages_after, whole=sums == (sum_1, sum_2))
             sums = sum_1, sum_2
+
+
+def head(path: Path) -> bytes:
+    """The first bytes of a log, which are others after each restart. Raises apsw.Error.
+
+    path: the `-wal` file.
+    """
+    with _opened(path) as file:
+        return bytes(file.xRead(HEAD.size, 0))
+
+
+def from_frame(path: Path, expected: bytes, first: int, beyond: int) -> bytes | None:
+    """A log of some frames of another one, from `first` up to `beyond`: whole if and only if they are.
+
+    The sums of each frame go on from those of the frame before. So the first frame here is of our own making:
+    it stands for all that were left out, and its last two words are chosen so that its sums are the ones that
+    the last of those carries. path: the `-wal` file. The first frame is 0, and `first` is not. None if the
+    log no longer has the head `expected`. Raises apsw.Error.
+    """
+    with _opened(path) as file:
+        if file.xRead(HEAD.size, 0) != expected:
+            return None
+        magic, _, page_bytes, _, *salts, sum_1, sum_2 = HEAD.unpack(expected)
+        size = FRAME_HEAD.size + page_bytes
+        found = bytes(file.xRead((beyond - first + 1) * size, HEAD.size + (first - 1) * size))
+    if len(found) < FRAME_HEAD.size:
+        return None  # it has been cut off meanwhile
+    order = ">" if magic & 1 else "<"
+    zeros = bytes(page_bytes - 8)
+    start = FRAME_HEAD.pack(LEFT_OUT, 0, *salts, *FRAME_HEAD.unpack(found[: FRAME_HEAD.size])[-2:])
+    before_1, before_2 = _sums(zeros, _sums(start[:8], (sum_1, sum_2), order), order)
+    sum_1, sum_2 = FRAME_HEAD.unpack(start)[-2:]
+    chosen = sum_1 - before_1 - before_2, sum_2 - before_2 - sum_1
+    end = struct.pack(f"{order}2I", *(word & 0xFFFF_FFFF for word in chosen))
+    return b"".join((expected, start, zeros, end, found[size:]))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[apsw.VFSFile]:
+    file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY, 0])
+    try:
+        yield file
     finally:
         file.xClose()
 

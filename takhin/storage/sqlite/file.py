@@ -16,9 +16,17 @@ import structlog
 
 from takhin.disk import connection, layout
 from takhin.disk import statements as sql
-from takhin.disk.faults import CLEAN, FileChangedError, quota_is_full
+from takhin.disk.faults import (
+    CLEAN,
+    FileChangedError,
+    NotNowError,
+    WalDamagedError,
+    is_damage,
+    quota_is_full,
+    sentence,
+)
 from takhin.disk.inodes import Inodes
-from takhin.disk.wal_check import check_wal
+from takhin.disk.wal_check import UNKNOWN, Sound, UncheckableError, check_wal
 from takhin.disk.witness import Mark
 from takhin.logs import debugging
 from takhin.schema import PAGE_BYTES
@@ -27,6 +35,14 @@ logger = structlog.get_logger()
 
 READER_SHARE = 4
 """The reader gets a fourth of a file's page caches: a scan reads each page once."""
+
+
+class Copied(NamedTuple):
+    """What a pass of a checkpoint has done."""
+
+    pages_left: int
+    moved: bool
+    """False if nothing was copied that was not copied before."""
 
 
 class Connections(NamedTuple):
@@ -51,6 +67,10 @@ class LogFile:
         self._inodes: Inodes | None = None  # of the last time it was opened
         self.left_wal = False
         """True if the file was closed with a WAL beside it, which then may be copied by another program."""
+        self.unchecked: str | None = None
+        """Why the WAL was copied without a check, the last time that it was; None if it was checked."""
+        self._sound = UNKNOWN  # what a pass has checked and copied
+        self._damage: WalDamagedError | None = None
 
     @property
     def is_open(self) -> bool:
@@ -98,11 +118,17 @@ class LogFile:
         """How much longer the `.db` file gets when all of its WAL is copied. For an open file at rest."""
         return int(self.writer.pragma("page_count") * PAGE_BYTES) - self.path.stat().st_size
 
+    def check_sound(self) -> None:
+        """Raises WalDamagedError if the WAL is known to be damaged: what is in it vanishes. On any thread."""
+        if self._damage is not None:
+            raise self._damage
+
     def check_place(self) -> None:
-        """Raises FileGoneError if the file no longer has its name. On any thread.
+        """Raises FileGoneError if the file no longer has its name; what `check_sound` raises. On any thread.
 
         An open file's -wal and -shm are looked at, too.
         """
+        self.check_sound()
         if self._inodes is not None:
             if self.is_open:
                 self._inodes.check()
@@ -196,31 +222,37 @@ class LogFile:
             raise
         connection.close_whole(writer)  # at the end, because the last connection removes the WAL
 
-    def copy_pages(self) -> int | None:  # on the checkpoint thread
+    def copy_pages(self) -> Copied:  # on the checkpoint thread
         """Copy what it can of the WAL, beside the commits, by a connection of its own.
 
-        Returns the pages left. Raises FileGoneError or WalDamagedError, when nothing was copied; apsw.Error.
+        Raises FileGoneError, WalDamagedError, or NotNowError if the WAL cannot be checked now: nothing was
+        copied then. apsw.Error. Where the WAL can never be checked it is copied all the same, and `unchecked`
+        says why.
         """
         self.check_place()  # else another file would be opened
         try:
             copier = connection.open_writer(self.path)
-        except apsw.Error:  # descriptors may be short
-            return None
+        except apsw.Error as error:
+            if is_damage(error):
+                raise
+            raise NotNowError(sentence(error)) from error  # descriptors may be short
         try:
-            self._check_all(copier)
+            sound = self._check_all(copier)
+            _, before = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
             with quota_is_full(copier):
                 in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            return in_wal - copied
+            self._sound = Sound(sound.head, min(sound.frames, copied))
+            return Copied(in_wal - copied, copied != before)
         finally:
             copier.close()
 
-    def copy_last_bit(self, *, truncate: bool) -> int:  # on a commit thread
+    def copy_last_bit(self, *, truncate: bool, full: bool) -> int:  # on a commit thread
         """Copy the rest of the WAL, so that the next commit restarts it. Returns the pages left.
 
-        truncate: cut the WAL to nothing, as is done anyway with one that has grown large. Raises what
-        `copy_pages` raises.
+        truncate: cut the WAL to nothing, as is done anyway with one that has grown large. full: the disk is
+        full. Raises what `copy_pages` raises.
         """
-        self._check_all(self.writer)
+        self._check_all(self.writer, self._sound, full=full)
         large = truncate or self.wal_bytes > connection.WAL_BYTES_KEPT
         mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if large else apsw.SQLITE_CHECKPOINT_PASSIVE
         with quota_is_full(self.writer):
@@ -230,11 +262,23 @@ class LogFile:
                 in_wal, copied = self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         return in_wal - copied
 
-    def _check_all(self, connection: apsw.Connection) -> None:
-        """Check names and WAL before it is copied. Raises FileGoneError, WalDamagedError, apsw.Error."""
+    def _check_all(self, db: apsw.Connection, known: Sound = UNKNOWN, *, full: bool = False) -> Sound:
+        """Check names and WAL before it is copied. Returns what is known of the WAL then.
+
+        known: what was checked and copied before; no commit runs then. Raises what `copy_pages` raises.
+        """
         if self._inodes is not None:
             self._inodes.check()
-        check_wal(self.path, connection)
+        try:
+            sound = check_wal(self.path, db, known, full=full)
+        except UncheckableError as error:
+            self.unchecked = str(error)
+            return UNKNOWN
+        except WalDamagedError as error:
+            self._damage = error
+            raise
+        self.unchecked = None
+        return sound
 
     def recommit(self) -> Mark:  # on a commit thread
         """Commit once, over what a failed commit left in the WAL. Returns where the log ends after that."""
