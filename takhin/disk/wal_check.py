@@ -86,6 +86,8 @@ def _rest_is_whole(path: Path, connection: apsw.Connection, known: Sound) -> boo
     """True if it is certain. In time that depends on the frames after those that are known."""
     with suppress(apsw.Error, OSError):  # the check of the whole log says what is wrong
         used = _frames(connection)
+        if used == known.frames:
+            return wal.head(wal_of(path)) == known.head
         if WORTH_IT * (used - known.frames) < used:
             rest = wal.from_frame(wal_of(path), known.head, known.frames, used)
             if rest is not None:

@@ -59,8 +59,6 @@ async def refused_everywhere(data: Path, aside: Path, match: str) -> None:
         backup(data, aside / "backup")
     with pytest.raises(CopyError, match=match):
         restore(data, aside / "restored")
-    recover(data)
-    assert verify(data).ok
 
 
 HOST = """
@@ -74,16 +72,23 @@ for statement in sys.argv[2:]:
 """
 
 
+def alter_in_log(path: Path, *statements: str) -> None:
+    """Change a closed file by what is in a write-ahead log beside it, as in a copy of a file in use."""
+    subprocess.run([sys.executable, "-c", HOST, path, *statements], check=True)
+    shm_of(path).unlink()
+
+
 @pytest.mark.parametrize(("statements", "match"), TABLES)
 async def test_other_tables_in_a_log(data, tmp_path, statements, match):
     """The same in a write-ahead log without an index, which is read through a VFS of our own."""
     path = data / "topics/orders/0.db"
-    subprocess.run([sys.executable, "-c", HOST, path, *statements], check=True)
-    shm_of(path).unlink()
+    alter_in_log(path, *statements)
     assert wal_bytes(path)
     with pytest.raises(QueryError, match=match):
         TopicFiles(data, "orders")
     await refused_everywhere(data, tmp_path, match)
+    recover(data)
+    assert verify(data).ok
 
 
 async def test_a_backup_has_all_others(data, tmp_path):
@@ -167,3 +172,6 @@ async def test_a_file_with_a_hole(data, tmp_path):
     """A partition that is longer than its header says is refused, and not copied."""
     os.truncate(data / "topics/orders/0.db", 2 << 40)
     await refused_everywhere(data, tmp_path, "is longer than it should be")
+    with pytest.raises(CopyError, match="cannot be kept aside"):
+        recover(data)
+    assert not list((data / "aside").glob("**/*.db"))

@@ -272,10 +272,8 @@ async def test_few_descriptors(tmp_path, left):
     path = await a_file(tmp_path / "data")
     with closing(connection.open_writer(path)) as db, descriptors(left):
         db.execute("INSERT INTO records (offset, timestamp) VALUES (0, 0)")
-        try:
+        with suppress(NotNowError):
             assert check_wal(path, db).frames == 1
-        except NotNowError as error:
-            assert "no file descriptor" in str(error)
 
 
 @contextmanager
@@ -283,7 +281,7 @@ def descriptors(left: int):
     """Let the process have only so many more within the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     first = os.dup(0)
-    used = {int(name) for name in os.listdir("/proc/self/fd")}
+    used = {int(each.name) for each in Path("/proc/self/fd").iterdir()}
     limit = max(used) + 1 + left
     filled = [os.dup(0) for _ in range(limit - left - len(used))]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
@@ -402,6 +400,7 @@ async def test_the_rest_of_a_log(tmp_path, monkeypatch):
         db.execute(insert, (0, 40 * PAGE_BYTES))
         known = check_wal(path, db)
         assert known.frames > 40
+        assert check_wal(path, db, known) == known
         db.execute(insert, (1, 3 * PAGE_BYTES))
         db.execute(insert, (2, 100))
         frames = wal_of(path).stat().st_size // FRAME_BYTES
