@@ -7,10 +7,11 @@
     connection   every PRAGMA                        wal          the frames of a write-ahead log
     faults       what an error means                 beside       reading from another process
     access       who may read what is made       plain        opening what may be no plain file
-    tables       are its tables ours             unshared     reading without leaving a trace
-    wal_check    is a log in use whole           inodes       has an open file still its name
+    tables       are its tables ours             repairs      recover beside a broker
+    wal_check    is a log in use whole           wal_sums     the checksums of its frames
+    inodes       has an open file its name       unshared     reading without leaving a trace
     overflow     how much of a row is where      zero_tails   rows that end in zeros
-    repairs      recover beside a broker         descriptors  how many there are, and are left
+    descriptors  how many there may be
 
 The engine, the copies and the queries all use it; it knows none of them.
 """

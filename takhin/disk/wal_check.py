@@ -1,149 +1,103 @@
-"""Whether the frames of a write-ahead log in use are what was written, as SQLite itself checks them.
+"""Whether the frames of a write-ahead log in use are what was written.
 
 SQLite compares the checksums of a WAL when it recovers one, and not when it copies its pages into the file:
-there a damaged page would get a checksum that is right. So before that, the WAL is recovered once more: under
-a second name, a hard link in DATA/tmp, beside a file of one empty page. That connection has its index in
-memory and changes nothing. 6 µs a frame, without Python's lock. (A -wal has none of SQLite's locks, which
-would be lost with a descriptor that is closed: they are on the .db and the -shm.)
-
-A commit must not wait for a check that grows with the WAL. So where the first frames are known to be whole
-and copied, only the others are recovered, from a log that is made of them (see `wal.from_frame`).
+there a damaged page would get a checksum that is right. So the frames are compared before that, while commits
+go on. Each is looked at once, unless it could not be copied then: it may have been damaged since. (The -wal
+has none of SQLite's locks, which would be lost with a descriptor that is closed: they are on the .db and the
+-shm.)
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import struct
-import uuid
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import apsw
 
-from takhin.disk import wal
 from takhin.disk.faults import NotNowError, WalDamagedError, sentence
-from takhin.disk.layout import SUFFIX, scratch_of, wal_of
-from takhin.schema import PAGE_BYTES
-from takhin.schema.checksums import RESERVED_BYTES
+from takhin.disk.layout import wal_of
+from takhin.disk.wal import HEAD, order_of
+from takhin.disk.wal_sums import FRAME_BYTES, FRAME_HEAD, Sums, are_whole
 
-STUB = struct.pack(
-    f">16sHBBBBBB{100 - 24}xBHHHB{PAGE_BYTES - 108}x",
-    *(b"SQLite format 3\0", PAGE_BYTES, 2, 2, RESERVED_BYTES, 64, 32, 32),
-    *(13, 0, 0, PAGE_BYTES - RESERVED_BYTES, 0),
-)
-"""A file of one page in WAL mode, the empty root of a schema (sqlite.org/fileformat2.html)."""
 LOOKS_MAX = 3
-"""A WAL that is restarted between two looks has fewer frames than before. One that is restarted or cut off
-during a look can seem too short or malformed. Neither repeats itself."""
-WORTH_IT = 3
-"""The last frames are checked alone if all of them are so many times more: copying them takes time, too."""
+"""A WAL that is restarted or cut off during a look can seem damaged. That does not repeat itself."""
 
-NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+AT_ONCE = 16
+"""Frames that are read and compared at once: each call lets go of Python's lock and has to get it back."""
 
 
-class UncheckableError(Exception):
-    """The log cannot be checked where it is, now or later; the text is the reason, as a clause."""
+class WalCheck:
+    """The check of one file's WAL. On any thread, one call at a time."""
 
+    def __init__(self, path: Path) -> None:
+        """path: the `.db` file."""
+        self._path = wal_of(path)
+        self._head = b""  # of the log that was looked at
+        self._checked = 0  # so many of its frames were whole
+        self._sums: Sums = (0, 0)  # which the last one of them carries
 
-class Sound(NamedTuple):
-    """The beginning of a log that is as it was written."""
+    def check(self, connection: apsw.Connection) -> None:
+        """Check all frames in use but those that were checked and then copied. Call it before the others are.
 
-    head: bytes
-    """The log's own first bytes, which are others after each restart."""
-    frames: int
+        Frames that are added meanwhile may not be in the check. connection: one that has the file open,
+        outside a transaction. Raises WalDamagedError, apsw.Error; NotNowError if it cannot be opened now.
+        """
+        for _ in range(LOOKS_MAX):
+            used, copied = _frames(connection)
+            if used <= 0 or self._look(connection, used, copied):
+                return
+        raise WalDamagedError(
+            f"{self._path} is not as it was written: of its {used} frames in use only {self._checked} are "
+            "whole"
+        )
 
-
-UNKNOWN = Sound(b"", 0)
-
-
-def check_wal(
-    path: Path, connection: apsw.Connection, known: Sound = UNKNOWN, *, full: bool = False
-) -> Sound:
-    """Check the WAL of a file, of which `connection` is open. Returns how much of it is whole.
-
-    Frames that are added meanwhile need not be in the check: the next one has them. known: what is already
-    checked and copied; only the rest is checked then, and no commit may run meanwhile. full: the disk is
-    full, so the check is given up if it needs room. Raises WalDamagedError; UncheckableError; NotNowError if
-    it may be possible later; apsw.Error.
-    """
-    try:
-        if known.frames and _rest_is_whole(path, connection, known):
-            return known
-        return _looked_at(path, connection)
-    except OSError as error:
-        if error.errno in NO_LINKS or (full and error.errno in NO_ROOM):
-            raise UncheckableError(sentence(error)) from error
-        raise NotNowError(sentence(error)) from error
-    except (apsw.CantOpenError, apsw.NoMemError) as error:  # descriptors or memory are short
-        raise NotNowError(sentence(error)) from error
-
-
-def _rest_is_whole(path: Path, connection: apsw.Connection, known: Sound) -> bool:
-    """True if it is certain. In time that depends on the frames after those that are known."""
-    with suppress(apsw.Error, OSError):  # the check of the whole log says what is wrong
-        used = _frames(connection)
-        if used == known.frames:
-            return wal.head(wal_of(path)) == known.head
-        if WORTH_IT * (used - known.frames) < used:
-            rest = wal.from_frame(wal_of(path), known.head, known.frames, used)
-            if rest is not None:
-                return _recovered(path, lambda log: log.write_bytes(rest)) > used - known.frames
-    return False
-
-
-def _looked_at(path: Path, connection: apsw.Connection) -> Sound:
-    for look in range(1, LOOKS_MAX + 1):
-        used = _frames(connection)
-        if used <= 0:
-            return Sound(b"", 0)
-        head = wal.head(wal_of(path))
+    def _look(self, connection: apsw.Connection, used: int, copied: int) -> bool:
+        """True if all frames in use are whole."""
         try:
-            whole = _recovered(path, lambda link: link.hardlink_to(wal_of(path)))
-        except apsw.Error:
-            if look == LOOKS_MAX:
-                raise
-            continue
-        if whole >= used:
-            return Sound(head, whole)
-    raise WalDamagedError(
-        f"{wal_of(path)} is not as it was written: of its {used} frames in use only {max(whole, 0)} are whole"
-    )
-
-
-def _frames(connection: apsw.Connection) -> int:
-    """The frames of its WAL that are in use."""
-    connection.pragma("user_version")  # else it does not know of those that others have added
-    in_use, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-    return in_use
-
-
-def _recovered(path: Path, put: Callable[[Path], object]) -> int:
-    """The frames that SQLite takes from a WAL now. put: makes that WAL under the name that it is given.
-
-    Raises OSError, apsw.Error.
-    """
-    scratch = scratch_of(path)
-    scratch.mkdir(exist_ok=True)  # somebody may have removed it
-    stub = scratch / f"{uuid.uuid4()}{SUFFIX}"
-    log = wal_of(stub)
-    try:
-        put(log)
-        stub.write_bytes(STUB)
-        if os.geteuid() == 0:  # SQLite gives a -wal the owner of the file that it is beside
-            owner = path.stat()
-            os.chown(stub, owner.st_uid, owner.st_gid)
-        connection = apsw.Connection(str(stub), flags=apsw.SQLITE_OPEN_READWRITE, vfs="unix")
+            file = apsw.VFSFile("", str(self._path), [apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY, 0])
+        except apsw.CantOpenError as error:  # descriptors may be short; a WAL that is gone is noticed by name
+            raise NotNowError(sentence(error)) from error
         try:
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-            connection.pragma("locking_mode", "exclusive")
-            return _frames(connection)
+            head = file.xRead(HEAD.size, 0)
+            order = order_of(head)
+            if order is None:
+                return False
+            if head != self._head:
+                self._head, self._checked, self._sums = head, 0, HEAD.unpack(head)[6:]
+            elif copied < self._checked:
+                self._go_back(file, copied)
+            for at_once in (AT_ONCE, 1):
+                while self._checked < used:
+                    if not self._next(connection, file, min(at_once, used - self._checked), order):
+                        break
         finally:
-            connection.close()
-    finally:
-        for name in (log, stub):
-            with suppress(OSError):  # swept at the next start
-                name.unlink(missing_ok=True)
+            file.xClose()
+        return self._checked >= used
+
+    def _go_back(self, file: apsw.VFSFile, frames: int) -> None:
+        """Take only so many frames as checked."""
+        self._checked, self._sums = 0, HEAD.unpack(self._head)[6:]
+        if frames > 0:
+            last = file.xRead(FRAME_HEAD.size, HEAD.size + (frames - 1) * FRAME_BYTES)
+            if len(last) == FRAME_HEAD.size:  # else it is cut off now
+                self._checked, self._sums = frames, FRAME_HEAD.unpack(last)[4:]
+
+    def _next(self, connection: apsw.Connection, file: apsw.VFSFile, count: int, order: str) -> bool:
+        """True if so many more frames are whole; they are counted then."""
+        read = memoryview(file.xRead(count * FRAME_BYTES, HEAD.size + self._checked * FRAME_BYTES))
+        if len(read) < count * FRAME_BYTES:
+            return False
+        frames = [read[at : at + FRAME_BYTES] for at in range(0, len(read), FRAME_BYTES)]
+        salts = HEAD.unpack(self._head)[4:6]
+        if any(FRAME_HEAD.unpack_from(frame)[2:4] != salts for frame in frames):
+            return False
+        if not are_whole(connection, frames, self._sums, order):
+            return False
+        self._sums = FRAME_HEAD.unpack_from(frames[-1])[4:]
+        self._checked += count
+        return True
+
+
+def _frames(connection: apsw.Connection) -> tuple[int, int]:
+    """(the frames of its WAL that are in use, those of them that are copied)."""
+    connection.pragma("user_version")  # else it does not know of those that others have added
+    return connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)

@@ -13,7 +13,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from threading import Event, current_thread
+from threading import Event
 
 import apsw
 import pytest
@@ -25,15 +25,16 @@ from takhin.copies.verify import verify
 from takhin.disk import connection, wal
 from takhin.disk.faults import NotNowError, WalDamagedError
 from takhin.disk.layout import wal_of
-from takhin.disk.wal_check import UncheckableError, check_wal
+from takhin.disk.wal_check import WalCheck
+from takhin.disk.wal_sums import FRAME_BYTES
 from takhin.errors import OutcomeUnknownError, PartitionUnavailableError
+from takhin.storage.sqlite.checkpoint import Phase
 from takhin.storage.sqlite.recovery import Failure
 from takhin.storage.sqlite.steps import Step
 from takhin.testing.contract import batch, numbered, read_all, spec
 from takhin.testing.contract.harness import turns
 
 SETTINGS = {"ballast_bytes": 0, "free_bytes_low": 0, "checkpoint_pages": 40}
-FRAME_BYTES = wal.FRAME_HEAD.size + PAGE_BYTES
 
 FLIP = """
 import sys
@@ -103,7 +104,7 @@ async def test_a_checkpoint_fails_the_partition_closed(tmp_path, frame):
 
 
 async def test_no_false_alarm_under_load(tmp_path):
-    """Many checkpoints beside commits find nothing, and leave nothing in DATA/tmp."""
+    """Many checkpoints beside commits find nothing."""
     engine = sqlite_engine(tmp_path / "data", **SETTINGS)
     await engine.open()
     log = (await engine.create_topic(spec("orders", 1))).partitions[0]
@@ -111,7 +112,6 @@ async def test_no_false_alarm_under_load(tmp_path):
         await log.append(batch(*[b"x" * 20_000] * 20))
     await log.life.rested()
     assert not engine.troubles
-    assert [path.name for path in (tmp_path / "data/tmp").iterdir()] == ["template.db"]
     assert len(await read_all(log)) == 1_200
     await engine.close()
 
@@ -122,11 +122,12 @@ async def test_a_wal_cut_off_while_it_is_checked(tmp_path):
     checker, writer = connection.open_writer(path), connection.open_writer(path)
     writer.pragma("journal_size_limit", PAGE_BYTES)
     written = Event()
+    of_wal = WalCheck(path)
 
     def check():
         while not written.is_set():
-            with suppress(apsw.BusyError):
-                check_wal(path, checker)
+            with suppress(apsw.BusyError, NotNowError):
+                of_wal.check(checker)
 
     with ThreadPoolExecutor(1) as threads:
         checking = threads.submit(check)
@@ -179,93 +180,6 @@ async def test_the_locks_are_kept(tmp_path):
     await engine.close()
 
 
-def links_fail(monkeypatch, number: int) -> None:
-    """Let every hard link fail from now on, with an error of the system."""
-
-    def fail(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("pathlib.Path.hardlink_to", fail)
-
-
-@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK])
-async def test_a_file_system_without_links(tmp_path, monkeypatch, number):
-    """Where no link can ever be made the WAL is copied all the same, and health says so."""
-    links_fail(monkeypatch, number)
-    engine = sqlite_engine(tmp_path / "data", **SETTINGS)
-    await engine.open()
-    log = (await engine.create_topic(spec("orders", 1))).partitions[0]
-    for _ in range(20):
-        await log.append(batch(*[b"x" * 20_000] * 20))
-    await log.life.rested()
-    assert [sentence for sentence in engine.troubles if "unchecked" in sentence and "0.db" in sentence]
-    monkeypatch.undo()
-    log.life.checkpoint.cut()
-    log.life.wake()
-    await log.life.rested()
-    assert not engine.troubles
-    await engine.close()
-
-
-async def test_without_the_folder_for_scratch(tmp_path):
-    """DATA/tmp was removed: it is made again, and what is damaged is found all the same."""
-    engine, log, files = await frozen(tmp_path / "data")
-    flip(wal_of(log.path), 20_000, 0)
-    shutil.rmtree(tmp_path / "data/tmp")
-    files.held = False
-    await engine.close()
-    await refused(tmp_path / "data", r"0\.db is short", **SETTINGS)
-
-
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.ENOSPC, errno.EIO])
-async def test_a_stop_when_it_cannot_be_checked(tmp_path, monkeypatch, number):
-    """A stop that cannot check the WAL leaves it to the next start, which does."""
-    engine, log, files = await frozen(tmp_path / "data")
-    flip(wal_of(log.path), 20_000, 0)
-    files.held = False
-    links_fail(monkeypatch, number)
-    await engine.close()
-    monkeypatch.undo()
-    await refused(tmp_path / "data", r"0\.db is short", **SETTINGS)
-
-
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ENOSPC])
-async def test_a_check_is_put_off(tmp_path, monkeypatch, number):
-    """A WAL that cannot be checked now is not copied; records are taken, health says why, and it passes."""
-    engine, log, files = await frozen(tmp_path / "data")
-    before = log.path.stat().st_mtime_ns
-    links_fail(monkeypatch, number)
-    files.held = False
-    log.life.wake()
-    await log.life.rested()
-    await log.append(numbered(1))
-    assert log.path.stat().st_mtime_ns == before
-    assert [sentence for sentence in engine.troubles if "cannot be checked now" in sentence]
-    monkeypatch.undo()
-    await asyncio.wait_for(ended(engine), 10)
-    assert log.path.stat().st_mtime_ns > before
-    await engine.close()
-
-
-async def ended(engine) -> None:
-    """Return when the engine has no trouble."""
-    while engine.troubles:
-        await turns()
-
-
-async def test_a_full_disk(tmp_path, monkeypatch):
-    """The copy that is to free a full disk goes on without the check that has no room."""
-    path = await a_file(tmp_path / "data")
-    with closing(connection.open_writer(path)) as db:
-        db.execute("INSERT INTO records (offset, timestamp) VALUES (0, 0)")
-        for number in (errno.ENOSPC, errno.EDQUOT):
-            links_fail(monkeypatch, number)
-            with pytest.raises(UncheckableError):
-                check_wal(path, db, full=True)
-            with pytest.raises(NotNowError):
-                check_wal(path, db)
-
-
 @pytest.mark.parametrize("left", range(5))
 async def test_few_descriptors(tmp_path, left):
     """Without enough descriptors for a check it is put off, however many are missing."""
@@ -273,7 +187,7 @@ async def test_few_descriptors(tmp_path, left):
     with closing(connection.open_writer(path)) as db, descriptors(left):
         db.execute("INSERT INTO records (offset, timestamp) VALUES (0, 0)")
         with suppress(NotNowError):
-            assert check_wal(path, db).frames == 1
+            WalCheck(path).check(db)
 
 
 @contextmanager
@@ -292,6 +206,49 @@ def descriptors(left: int):
         for each in (first, *filled):
             with suppress(OSError):
                 os.close(each)
+
+
+async def test_a_check_is_put_off(tmp_path):
+    """A WAL that cannot be checked now is not copied; health says why, and the next attempt copies it."""
+    engine, log, files = await frozen(tmp_path / "data")
+    before = log.path.stat().st_mtime_ns
+    files.held = False
+    with descriptors(0):
+        log.life.wake()
+        await log.life.rested()
+    assert log.path.stat().st_mtime_ns == before
+    assert [sentence for sentence in engine.troubles if "cannot be checked now" in sentence]
+    await asyncio.wait_for(ended(engine), 10)
+    assert log.path.stat().st_mtime_ns > before
+    await log.append(numbered(1))
+    await engine.close()
+
+
+async def ended(engine) -> None:
+    """Return when the engine has no trouble."""
+    while engine.troubles:
+        await turns()
+
+
+async def test_a_stop_without_descriptors(tmp_path):
+    """A stop that cannot check the WAL leaves it to the next start, which does."""
+    engine, log, files = await frozen(tmp_path / "data")
+    flip(wal_of(log.path), 20_000, 0)
+    files.held = False
+    with descriptors(0):
+        await log.life.end()
+    await engine.close()
+    await refused(tmp_path / "data", r"0\.db is short", **SETTINGS)
+
+
+async def test_without_the_folder_for_scratch(tmp_path):
+    """DATA/tmp was removed: what is damaged is found all the same."""
+    engine, log, files = await frozen(tmp_path / "data")
+    flip(wal_of(log.path), 20_000, 0)
+    shutil.rmtree(tmp_path / "data/tmp")
+    files.held = False
+    await engine.close()
+    await refused(tmp_path / "data", r"0\.db is short", **SETTINGS)
 
 
 @pytest.mark.parametrize("error", [apsw.CantOpenError("no descriptor"), OSError(errno.ENFILE, "none")])
@@ -345,89 +302,61 @@ async def test_no_answer_after_damage_is_known(tmp_path):
     await engine.close()
 
 
-async def test_a_reader_in_the_way(tmp_path, monkeypatch):
-    """A checkpoint that a reader stops checks the WAL once, and never between two commits."""
+async def test_a_reader_in_the_way(tmp_path):
+    """A checkpoint that a reader stops ends with its first pass: no commit waits for a check of it all."""
     engine = sqlite_engine(tmp_path / "data", **SETTINGS)
     await engine.open()
     log = (await engine.create_topic(spec("orders", 1))).partitions[0]
     await log.append(batch(b"v"))
-    checks = counted_links(monkeypatch)
     with beside(log.path, "BEGIN", "SELECT * FROM log"):
         for _ in range(15):
             await log.append(batch(*[b"x" * 20_000] * 20))
         await log.life.rested()
-        checks.clear()
+        phases = []
+        log.life.wake, wake = lambda: (phases.append(log.life.checkpoint.phase), wake()), log.life.wake
         log.life.checkpoint.again_at = 0.0
         log.life.wake()
-        await log.life.rested()
-        assert [name.rpartition("-")[0] for name in checks] == ["takhin-checkpoint"]
-        assert log.life.checkpoint.again_at is not None
+        while len(phases) < 2:
+            await turns()
+        assert phases == [Phase.NONE, Phase.NONE]
+        assert log.life.checkpoint.again_at > 0.0
     await engine.close()
 
 
-async def test_commits_wait_for_no_check_of_all(tmp_path, monkeypatch):
-    """Under load the last bit of each checkpoint is checked alone."""
-    engine = sqlite_engine(tmp_path / "data", **SETTINGS | {"checkpoint_pages": 400})
-    await engine.open()
-    log = (await engine.create_topic(spec("orders", 1))).partitions[0]
-    checks = counted_links(monkeypatch)
-    for _ in range(60):
-        await log.append(batch(*[b"x" * 20_000] * 20))
-        await log.life.rested()
-    assert checks
-    assert {name.rpartition("-")[0] for name in checks} == {"takhin-checkpoint"}
-    await engine.close()
-
-
-def counted_links(monkeypatch) -> list[str]:
-    """The names of the threads that make a hard link from now on."""
-    names = []
-    link = Path.hardlink_to
-
-    def counting(self, target):
-        names.append(current_thread().name)
-        link(self, target)
-
-    monkeypatch.setattr("pathlib.Path.hardlink_to", counting)
-    return names
-
-
-async def test_the_rest_of_a_log(tmp_path, monkeypatch):
-    """After a part that is known, each flip in the rest is found, without a look at that part."""
+@pytest.mark.parametrize("frame", [0, 20, 37])
+async def test_a_frame_that_waits_for_its_copy(tmp_path, frame):
+    """A frame that was checked, but not copied, is checked again: it may have been damaged since."""
     path = await a_file(tmp_path / "data")
-    with closing(connection.open_writer(path)) as db:
-        insert = "INSERT INTO records (offset, timestamp, value) VALUES (?, 0, randomblob(?))"
-        db.execute(insert, (0, 40 * PAGE_BYTES))
-        known = check_wal(path, db)
-        assert known.frames > 40
-        assert check_wal(path, db, known) == known
-        db.execute(insert, (1, 3 * PAGE_BYTES))
-        db.execute(insert, (2, 100))
-        frames = wal_of(path).stat().st_size // FRAME_BYTES
-        for at in (0, 9, 17, 23, 24, FRAME_BYTES - 1):
-            for frame in (known.frames - 1, known.frames, known.frames + 1, frames - 1):
-                if frame == known.frames - 1 and not 16 <= at < 24:
-                    continue  # of the known part only the sums from which the rest goes on
-                flip(wal_of(path), wal.HEAD.size + frame * FRAME_BYTES + at, 3)
-                with pytest.raises(WalDamagedError):
-                    check_wal(path, db, known)
-                flip(wal_of(path), wal.HEAD.size + frame * FRAME_BYTES + at, 3)
-        links = counted_links(monkeypatch)
-        flip(wal_of(path), wal.HEAD.size + 100, 3)
-        assert check_wal(path, db, known) == known
-        assert not links
-        flip(wal_of(path), wal.HEAD.size + 100, 3)
+    insert = "INSERT INTO records (offset, timestamp, value) VALUES (?, 0, randomblob(?))"
+    with closing(connection.open_writer(path)) as db, closing(connection.open_reader(path)) as reader:
+        db.execute(insert, (0, 10 * PAGE_BYTES))
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM log").fetchall()
+        db.execute(insert, (1, 30 * PAGE_BYTES))
+        of_wal = WalCheck(path)
+        of_wal.check(db)
+        _, copied = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        of_wal.check(db)
+        flip(wal_of(path), wal.HEAD.size + frame * FRAME_BYTES + 100, 0)
+        if frame < copied:  # which does no harm any more
+            of_wal.check(db)
+        else:
+            with pytest.raises(WalDamagedError, match=f"only {frame} are"):
+                of_wal.check(db)
+        reader.execute("COMMIT")
 
 
-async def test_a_restarted_log_is_not_known(tmp_path):
-    """What is known of a WAL is forgotten once SQLite has restarted it."""
+async def test_a_restarted_log(tmp_path):
+    """What was checked of a WAL counts no more once SQLite has restarted it."""
     path = await a_file(tmp_path / "data")
+    insert = "INSERT INTO records (offset, timestamp, value) VALUES (?, 0, randomblob(?))"
     with closing(connection.open_writer(path)) as db:
-        db.execute("INSERT INTO records (offset, timestamp, value) VALUES (0, 0, zeroblob(?))", [1 << 20])
-        known = check_wal(path, db)
+        of_wal = WalCheck(path)
+        db.execute(insert, (0, 30 * PAGE_BYTES))
+        of_wal.check(db)
         db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-        db.execute("INSERT INTO records (offset, timestamp, value) VALUES (1, 0, zeroblob(?))", [2 << 20])
-        assert check_wal(path, db, known).frames > known.frames
+        db.execute(insert, (1, 40 * PAGE_BYTES))
+        of_wal.check(db)
         flip(wal_of(path), wal.HEAD.size + 100, 0)
-        with pytest.raises(WalDamagedError):
-            check_wal(path, db, known)
+        with pytest.raises(WalDamagedError, match="only 0 are"):
+            of_wal.check(db)

@@ -94,9 +94,8 @@ class Copying:
 
     async def last_bit(self) -> None:
         """Copy the rest of the WAL, between two groups. Runs as a step of the partition's life."""
-        truncate, full = self._checkpoint.truncate, self._shared.space.full
+        copy = partial(self._file.copy_last_bit, truncate=self._checkpoint.truncate)
         try:
-            copy = partial(self._file.copy_last_bit, truncate=truncate, full=full)
             left = await on(self._shared.threads.commit, copy)
         except (apsw.Error, OSError, NotNowError, FileChangedError, WalDamagedError) as error:
             self._ended(error)
@@ -127,19 +126,14 @@ class Copying:
         self.watch_wal()
 
     def watch_check(self, error: Exception | None) -> None:
-        """Say so if the WAL was copied without a check, or is not copied for want of one.
-
-        error: why it was not copied; None if it was.
-        """
-        trouble, log = f"wal_unchecked {self._name}", f"the write-ahead log of {self._file.path}"
-        self._not_now = str(error) if isinstance(error, NotNowError) else None
-        if self._not_now is not None:
-            what = f"{log} is not copied into it, because it cannot be checked now: {self._not_now}"
-            self._shared.troubles.begin(trouble, what)
-        elif self._file.unchecked is not None:
-            what = f"{log} is copied into it unchecked, so damage in it may pass: {self._file.unchecked}"
+        """Say so if the WAL is not copied for want of a check. error: why it was not; None if it was."""
+        trouble = f"wal_unchecked {self._name}"
+        if isinstance(error, NotNowError):
+            self._not_now = f"it cannot be checked now: {error}"
+            what = f"the write-ahead log of {self._file.path} is not copied into it: {self._not_now}"
             self._shared.troubles.begin(trouble, what)
         else:
+            self._not_now = None
             self._shared.troubles.end(trouble)
 
     def watch_wal(self) -> None:
@@ -163,7 +157,7 @@ class Copying:
         if self._owner.failed:
             return "the file has failed"
         if self._not_now is not None:
-            return f"it cannot be checked now: {self._not_now}"
+            return self._not_now
         if self._blocked:
             return "a program reads it in a transaction kept open"
         return "the disk is slower at it than records come"

@@ -26,7 +26,7 @@ from takhin.disk.faults import (
     sentence,
 )
 from takhin.disk.inodes import Inodes
-from takhin.disk.wal_check import UNKNOWN, Sound, UncheckableError, check_wal
+from takhin.disk.wal_check import WalCheck
 from takhin.disk.witness import Mark
 from takhin.logs import debugging
 from takhin.schema import PAGE_BYTES
@@ -65,11 +65,9 @@ class LogFile:
         self._reader: apsw.Connection | None = None
         self._cache_kib = 0  # as the connections have it
         self._inodes: Inodes | None = None  # of the last time it was opened
+        self._wal_check = WalCheck(path)
         self.left_wal = False
         """True if the file was closed with a WAL beside it, which then may be copied by another program."""
-        self.unchecked: str | None = None
-        """Why the WAL was copied without a check, the last time that it was; None if it was checked."""
-        self._sound = UNKNOWN  # what a pass has checked and copied
         self._damage: WalDamagedError | None = None
 
     @property
@@ -226,8 +224,7 @@ class LogFile:
         """Copy what it can of the WAL, beside the commits, by a connection of its own.
 
         Raises FileGoneError, WalDamagedError, or NotNowError if the WAL cannot be checked now: nothing was
-        copied then. apsw.Error. Where the WAL can never be checked it is copied all the same, and `unchecked`
-        says why.
+        copied then. apsw.Error.
         """
         self.check_place()  # else another file would be opened
         try:
@@ -237,22 +234,21 @@ class LogFile:
                 raise
             raise NotNowError(sentence(error)) from error  # descriptors may be short
         try:
-            sound = self._check_all(copier)
+            self._check_all(copier)
             _, before = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
             with quota_is_full(copier):
                 in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            self._sound = Sound(sound.head, min(sound.frames, copied))
             return Copied(in_wal - copied, copied != before)
         finally:
             copier.close()
 
-    def copy_last_bit(self, *, truncate: bool, full: bool) -> int:  # on a commit thread
+    def copy_last_bit(self, *, truncate: bool) -> int:  # on a commit thread
         """Copy the rest of the WAL, so that the next commit restarts it. Returns the pages left.
 
-        truncate: cut the WAL to nothing, as is done anyway with one that has grown large. full: the disk is
-        full. Raises what `copy_pages` raises.
+        truncate: cut the WAL to nothing, as is done anyway with one that has grown large. Raises what
+        `copy_pages` raises.
         """
-        self._check_all(self.writer, self._sound, full=full)
+        self._check_all(self.writer)
         large = truncate or self.wal_bytes > connection.WAL_BYTES_KEPT
         mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if large else apsw.SQLITE_CHECKPOINT_PASSIVE
         with quota_is_full(self.writer):
@@ -262,23 +258,15 @@ class LogFile:
                 in_wal, copied = self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         return in_wal - copied
 
-    def _check_all(self, db: apsw.Connection, known: Sound = UNKNOWN, *, full: bool = False) -> Sound:
-        """Check names and WAL before it is copied. Returns what is known of the WAL then.
-
-        known: what was checked and copied before; no commit runs then. Raises what `copy_pages` raises.
-        """
+    def _check_all(self, db: apsw.Connection) -> None:
+        """Check names and WAL before it is copied. Raises what `copy_pages` raises."""
         if self._inodes is not None:
             self._inodes.check()
         try:
-            sound = check_wal(self.path, db, known, full=full)
-        except UncheckableError as error:
-            self.unchecked = str(error)
-            return UNKNOWN
+            self._wal_check.check(db)
         except WalDamagedError as error:
             self._damage = error
             raise
-        self.unchecked = None
-        return sound
 
     def recommit(self) -> Mark:  # on a commit thread
         """Commit once, over what a failed commit left in the WAL. Returns where the log ends after that."""
