@@ -143,7 +143,7 @@ def open_scratch(*, cache_kib: int) -> apsw.Connection:
     with _closed_on_error(connection):
         # It is never rolled back, and nobody reads it after a crash. First: DEFENSIVE forbids it.
         _set(connection, "journal_mode", "off")
-        _distrust(connection)
+        distrust(connection)
         _set(connection, "synchronous", 0)
         set_page_cache(connection, cache_kib)
     return connection

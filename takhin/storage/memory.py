@@ -192,7 +192,7 @@ class MemoryLog:
         }
         for offset, *_ in below:
             if offset not in kept:
-                del self._rows[offset]
+                del self._rows[offset], self._appended[offset]
                 self._headers.pop(offset, None)
         tombstones = sum(1 for offset in kept if self._rows[offset][3] is None)
         passes = passes_after(self._history.passes, begun)
@@ -224,7 +224,8 @@ class MemoryLog:
             self._appended and max(self._appended.values()) > now
         ):  # the clock was ahead: they count from now on
             self._appended = {at: min(appended, now) for at, appended in self._appended.items()}
-        start = limits.first_by_number(self.start_offset, self.end_offset)
+        while (start := limits.first_by_number(self.start_offset, self.record_count)) > self.start_offset:
+            await self.trim(start)
         if (since := limits.kept_since(now)) is not None:
             ages = ((at, Oldest(row[1], self._appended[at])) for at, row in self._rows.items())
             start = max(start, next((at for at, age in ages if not age.is_past(since, now)), self.end_offset))

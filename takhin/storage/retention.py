@@ -27,9 +27,12 @@ class Limits(NamedTuple):
         """Records stamped before this time (ms) are too old."""
         return None if self.age_ms is None else now - self.age_ms
 
-    def first_by_number(self, start: int, end: int) -> int:
-        """The first offset to be kept of [start, end), by how many there may be."""
-        return start if self.records is None else max(start, end - self.records)
+    def first_by_number(self, start: int, records: int) -> int:
+        """The first offset to be kept of a log that begins at `start`, by how many records there may be.
+
+        A compacted log has gaps: then it is lower at first, so ask again when the records before it are gone.
+        """
+        return start if self.records is None else start + max(0, records - self.records)
 
     def first_by_size(self, start: int, end: int, size_bytes: int) -> int:
         """About the first offset to be kept of [start, end), which take size_bytes; at most the end.

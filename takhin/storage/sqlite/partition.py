@@ -177,7 +177,7 @@ class SqlitePartition:
         start, end = self.start_offset, self.end_offset
         if start == end or self.closed or self.life.failed:
             return False
-        if limits.first_by_number(start, end) > start:
+        if limits.first_by_number(start, self.record_count) > start:
             return True
         if limits.first_by_size(start, end, self._state.pages.used_bytes) > start:
             return True
@@ -196,7 +196,9 @@ class SqlitePartition:
         self._check_open()
         start, end = self.start_offset, self.end_offset
         first = limits.first_by_size(start, end, self._state.pages.used_bytes)
-        first = max(first, limits.first_by_number(start, end), await self._first_by_age(limits, now))
+        first = max(
+            first, limits.first_by_number(start, self.record_count), await self._first_by_age(limits, now)
+        )
         if first <= self.start_offset:
             return False
         steps = min(STEPS_IN_A_GROUP, 1 + (first - self.start_offset) // TRIM_RECORDS_MAX)

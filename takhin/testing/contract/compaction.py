@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -18,9 +20,9 @@ Pair = tuple[str | None, str | None]
 HOUR = 3_600_000
 
 
-def config(**fields: float) -> TopicConfig:
+def config(**fields: Any) -> TopicConfig:
     """A topic that is compacted. fields: of TopicConfig."""
-    return TopicConfig(1 << 20, cleanup_policy=(CleanupPolicy.COMPACT,), **fields)  # type: ignore[arg-type]
+    return replace(TopicConfig(1 << 20, cleanup_policy=(CleanupPolicy.COMPACT,)), **fields)
 
 
 CONFIG = config()
@@ -207,6 +209,21 @@ class Compaction(Harness):
         aging = config(max_compaction_lag_ms=HOUR)
         assert not await log.compaction_due(aging, NOW + HOUR - 1)
         assert await log.compaction_due(aging, NOW + HOUR)
+
+    @needs(Capability.COMPACT, Capability.TRIM)
+    async def test_retention_counts_what_is_there(self, engine: Engine) -> None:
+        """A compacted log with fewer records than retention.records keeps all, however far apart."""
+        both = config(cleanup_policy=tuple(CleanupPolicy), retention_records=4)
+        log = (await engine.create_topic(spec("orders", config=both))).partitions[0]
+        await put_each(log, "abcaaaaaaaaaaab")
+        await log.compact(both, NOW)
+        before = await kept(log)
+        assert [offset for offset, *_ in before] == [2, 13, 14]
+        await engine.retain()
+        assert await kept(log) == before
+        await put_each(log, "wxyz")
+        await engine.retain()
+        assert [key for _, key, _ in await kept(log)] == ["w", "x", "y", "z"]
 
     @needs(Capability.COMPACT)
     async def test_a_closed_log_is_not_compacted(self, engine: Engine, log: PartitionLog) -> None:
