@@ -203,8 +203,6 @@ class Life:
     def _at_rest(self) -> bool:
         return self.step is Step.REST and not self._commits.waiting and self.checkpoint.phase is Phase.NONE
 
-    # One step after the other
-
     async def _run(self) -> None:
         while self.step is not Step.END:
             try:

@@ -12,7 +12,7 @@ from takhin.errors import EndOffsetMismatchError, OffsetOutOfRangeError, Unknown
 from takhin.model import CleanupPolicy, Header, TopicConfig
 from takhin.storage.contract import Capability, Engine, PartitionLog
 from takhin.testing.contract.harness import Harness, Life, needs
-from takhin.testing.contract.records import ALL, NOW, as_stored, batch, read_all, spec, under
+from takhin.testing.contract.records import ALL, NOW, as_stored, batch, changed, read_all, spec, under
 
 Pair = tuple[str | None, str | None]
 """A key and a value; None: there is none."""
@@ -214,9 +214,10 @@ class Compaction(Harness):
     async def test_retention_counts_what_is_there(self, engine: Engine) -> None:
         """A compacted log with fewer records than retention.records keeps all, however far apart."""
         both = config(cleanup_policy=tuple(CleanupPolicy), retention_records=4)
-        log = (await engine.create_topic(spec("orders", config=both))).partitions[0]
+        log = (await engine.create_topic(spec("orders", config=CONFIG))).partitions[0]
         await put_each(log, "abcaaaaaaaaaaab")
-        await log.compact(both, NOW)
+        await log.compact(CONFIG, NOW)
+        await changed(engine, spec("orders", config=both))
         before = await kept(log)
         assert [offset for offset, *_ in before] == [2, 13, 14]
         await engine.retain()
