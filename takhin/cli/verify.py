@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 def verify(folder: Path, *, as_json: bool) -> None:
     """Check DIR, the data folder of a running or stopped broker, or a backup. Nothing is changed.
 
-    Every page of every file is read, to check checksums, SQLite's structures, that no record is missing
-    but those that were compacted away, headers, committed offsets, and what the witness (or the backup's manifest) says. The
-    exit code is 0 if all is well, 1 if there is a fault, or something that could not be read.
+    Every page of every file is read, to check checksums, SQLite's structures, that no record is missing but
+    those that compaction has removed, headers, committed offsets, and what the witness (or the backup's
+    manifest) says. The exit code is 0 if all is well, 1 if there is a fault, or something that could not be
+    read.
     """
     from takhin.copies.verify import verify as look_over  # noqa: PLC0415  loads SQLite
 
