@@ -33,7 +33,13 @@ from takhin.testing.contract import as_stored, batch, changed, clock, name_of, n
 
 names = st.sampled_from(["orders", "Orders", "o.r_d-s"])
 groups = st.sampled_from(["billing", "Billing", "it's\n🦆", "nul\x00"])
-said = {"retention.ms": "5", "read.only": "true", "cleanup.policy": "compact", "retention.records": "7"}
+# No retention: by it the SQLite engine removes records by itself.
+said = {
+    "delete.retention.ms": "5",
+    "read.only": "true",
+    "cleanup.policy": "compact",
+    "min.compaction.lag.ms": "7",
+}
 whole_configs = st.builds(TopicConfig, st.integers(1, 1 << 40), st.sampled_from(TimestampType))
 configs = whole_configs | st.sets(st.sampled_from(sorted(said))).map(
     lambda names: topic_configs.parse({name: said[name] for name in names}, Settings())
