@@ -139,7 +139,7 @@ class Workload:
     async def _retain(self, log, serial: int) -> None:
         """Let retention remove what is too much; of this log at least what was too much before."""
         of = (log.topic, serial, log.partition)
-        offset = max(log.start_offset, log.end_offset - RETENTION_RECORDS[log.topic])
+        offset = log.start_offset + max(0, log.record_count - RETENTION_RECORDS[log.topic])
         await self._engine.retain()
         self._note("trimmed", of, offset)
 

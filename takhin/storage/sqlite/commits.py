@@ -62,6 +62,7 @@ class Commits:
         self._file = file
         self._state = state
         self._witness = witness
+        self._durable_history = state.history
         self._queue = WriteQueue(shared.settings)
         self.waiting = self._queue.waiting
         """The writes that wait for their group."""
@@ -106,7 +107,8 @@ class Commits:
                 )
         except Exception as error:  # noqa: BLE001  a fault in one group must not stop the partition
             return None, self._failed(group, error)
-        self._state.start_offset = written.start_offset
+        # Both at once: by them retention counts the records.
+        self._state.start_offset, self._state.history = written.start_offset, written.history
         began = time.perf_counter()
         try:
             await on(self._shared.threads.commit, partial(self._commit, written.mark))
@@ -144,6 +146,7 @@ class Commits:
         self._full_since = None
         self._shared.admission.remove(group.queued_bytes)
         self._state.landed(written)
+        self._durable_history = written.history
         if written.removed:
             self._state.ends = Reader(self._file, self._state).ends()
         group.answer(written)
@@ -156,7 +159,7 @@ class Commits:
 
         Returns the error by which the file has failed: after it nobody knows what is on disk.
         """
-        self._state.start_offset = self._state.durable_start
+        self._state.start_offset, self._state.history = self._state.durable_start, self._durable_history
         self.not_before = self._loop.time() + AFTER_FAILURE_SECONDS
         errors = [error]
         try:
