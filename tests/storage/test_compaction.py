@@ -146,6 +146,7 @@ async def test_an_interrupted_pass_goes_on_to_the_same_result(store, small_steps
             await asyncio.sleep(0)
     begun.cancel()
     await asyncio.gather(begun, return_exceptions=True)
+    await log.life.rested()  # what was submitted lands all the same
     before = await read_all(log)
     await store.crash()
     log = store.log("t")
