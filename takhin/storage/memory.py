@@ -178,14 +178,15 @@ class MemoryLog:
             self._headers.pop(gone, None)
         self.start_offset = max(self.start_offset, offset)
 
-    async def retain(self, limits: Limits) -> None:
-        """Remove what the limits let go."""
+    async def retain(self, limits: Limits, committed: int | None) -> None:
+        """Remove what the limits let go. committed: the lowest offset of a group; None: there is none."""
         now = self._clock()
         if (
             self._appended and max(self._appended.values()) > now
         ):  # the clock was ahead: they count from now on
             self._appended = {at: min(appended, now) for at, appended in self._appended.items()}
         start = limits.first_by_number(self.start_offset, self.end_offset)
+        start = limits.first_by_groups(start, committed)
         if (since := limits.kept_since(now)) is not None:
             ages = ((at, Oldest(row[1], self._appended[at])) for at, row in self._rows.items())
             start = max(start, next((at for at, age in ages if not age.is_past(since, now)), self.end_offset))
@@ -245,6 +246,10 @@ class MemoryOffsets:
 
     def groups(self) -> Sequence[str]:
         return sorted(self._committed)
+
+    def lowest(self, at: TopicPartition) -> int | None:
+        """The lowest offset that a group has committed in a partition; None where none has."""
+        return min((of[at].offset for of in self._committed.values() if at in of), default=None)
 
     async def forget(self, group_id: str) -> None:
         self._committed.pop(group_id, None)
@@ -309,7 +314,8 @@ class MemoryEngine:
         for topic in self.topics.values():
             if (limits := limits_of(topic.config)) is not None:
                 for log in topic.partitions:
-                    await log.retain(limits)
+                    at = TopicPartition(log.topic, log.partition)
+                    await log.retain(limits, self.offsets.lowest(at))
 
     async def _retain_for_ever(self) -> None:
         while True:
