@@ -69,6 +69,7 @@ class MemoryLog:
         self.closed = False
         self._rows: dict[int, Row] = {}
         self._appended: dict[int, int] = {}  # when, by the clock
+        self._latest = 0
         self._clock = clock
         self._headers: dict[int, Sequence[Header]] = {}
         self._producers: dict[bytes, deque[Remembered]] = {}  # the one silent for longest first
@@ -107,7 +108,9 @@ class MemoryLog:
         end = first + len(batch)
         rows = zip(range(first, end), batch.timestamps, batch.keys, batch.values, strict=True)
         self._rows.update({row[0]: row for row in rows})
-        self._appended.update(dict.fromkeys(range(first, end), self._clock()))
+        now = self._clock()
+        self._latest = max(self._latest, now)
+        self._appended.update(dict.fromkeys(range(first, end), now))
         self._headers.update({first + i: tuple(headers) for i, headers in batch.headers.items()})
         self.end_offset = end
         self._growth.wake()
@@ -181,16 +184,17 @@ class MemoryLog:
     async def retain(self, limits: Limits, committed: int | None) -> None:
         """Remove what the limits let go. committed: the lowest offset of a group; None: there is none."""
         now = self._clock()
-        if (
-            self._appended and max(self._appended.values()) > now
-        ):  # the clock was ahead: they count from now on
+        if self._latest > now:  # the clock was ahead: what was appended then counts from now on
+            self._latest = now
             self._appended = {at: min(appended, now) for at, appended in self._appended.items()}
         start = limits.first_by_number(self.start_offset, self.end_offset)
         start = limits.first_by_groups(start, committed)
+        await self.trim(start)
         if (since := limits.kept_since(now)) is not None:
             ages = ((at, Oldest(row[1], self._appended[at])) for at, row in self._rows.items())
-            start = max(start, next((at for at, age in ages if not age.is_past(since, now)), self.end_offset))
-        await self.trim(start)
+            await self.trim(next((at for at, age in ages if not age.is_past(since, now)), self.end_offset))
+        if limits.size_bytes is None:
+            return
         size = self.size_bytes
         for at in list(self._rows):
             if limits.first_by_size(self.start_offset, self.end_offset, size) == self.start_offset:
