@@ -83,6 +83,7 @@ class Trim(LongWrite):
         for statement in (*sql.TRIM, sql.SET_START):
             db.execute(statement, (start,))
         draft.start_offset = start
+        draft.times = draft.times.trimmed(start, draft.end_offset)
         draft.removed = True
         return start
 
