@@ -161,8 +161,8 @@ async def _idle(process: Running, topics: int, age_seconds: float) -> dict[str, 
             checked(await stub.CreateTopic(pb.CreateTopicRequest(name=name, configs=configs)))
             request = batch_request(name, payload)
             del request.records[IDLE_RECORDS:]
-            checked(await stub.ProduceMessage(request))
             filled[name] = time.time()
+            checked(await stub.ProduceMessage(request))
         await _until(max(filled.values()) + 2)
         before, began = cpu_seconds(process.pid), time.time()
         await _until(min(filled.values()) + age_seconds - 1)

@@ -70,6 +70,7 @@ class MemoryLog:
         self.closed = False
         self._rows: dict[int, Row] = {}
         self._appended: dict[int, int] = {}  # when, by the clock
+        self._latest = 0
         self._clock = clock
         self._headers: dict[int, Sequence[Header]] = {}
         self._producers: dict[bytes, deque[Remembered]] = {}  # the one silent for longest first
@@ -110,7 +111,9 @@ class MemoryLog:
         end = first + len(batch)
         rows = zip(range(first, end), batch.timestamps, batch.keys, batch.values, strict=True)
         self._rows.update({row[0]: row for row in rows})
-        self._appended.update(dict.fromkeys(range(first, end), self._clock()))
+        now = self._clock()
+        self._latest = max(self._latest, now)
+        self._appended.update(dict.fromkeys(range(first, end), now))
         self._headers.update({first + i: tuple(headers) for i, headers in batch.headers.items()})
         self.end_offset, self._last_group = end, first
         self._growth.wake()
@@ -217,19 +220,20 @@ class MemoryLog:
         below = self._history.gaps.compacted_below
         self._history = self._history._replace(gaps=Gaps(below, sum(1 for at in self._rows if at < below)))
 
-    async def retain(self, limits: Limits) -> None:
-        """Remove what the limits let go."""
+    async def retain(self, limits: Limits, committed: int | None) -> None:
+        """Remove what the limits let go. committed: the lowest offset of a group; None: there is none."""
         now = self._clock()
-        if (
-            self._appended and max(self._appended.values()) > now
-        ):  # the clock was ahead: they count from now on
+        if self._latest > now:  # the clock was ahead: what was appended then counts from now on
+            self._latest = now
             self._appended = {at: min(appended, now) for at, appended in self._appended.items()}
         while (start := limits.first_by_number(self.start_offset, self.record_count)) > self.start_offset:
             await self.trim(start)
+        await self.trim(limits.first_by_groups(self.start_offset, committed))
         if (since := limits.kept_since(now)) is not None:
             ages = ((at, Oldest(row[1], self._appended[at])) for at, row in self._rows.items())
-            start = max(start, next((at for at, age in ages if not age.is_past(since, now)), self.end_offset))
-        await self.trim(start)
+            await self.trim(next((at for at, age in ages if not age.is_past(since, now)), self.end_offset))
+        if limits.size_bytes is None:
+            return
         size = self.size_bytes
         for at in list(self._rows):
             if limits.first_by_size(self.start_offset, self.end_offset, size) == self.start_offset:
@@ -285,6 +289,10 @@ class MemoryOffsets:
 
     def groups(self) -> Sequence[str]:
         return sorted(self._committed)
+
+    def lowest(self, at: TopicPartition) -> int | None:
+        """The lowest offset that a group has committed in a partition; None where none has."""
+        return min((of[at].offset for of in self._committed.values() if at in of), default=None)
 
     async def forget(self, group_id: str) -> None:
         self._committed.pop(group_id, None)
@@ -349,7 +357,8 @@ class MemoryEngine:
         for topic in self.topics.values():
             if (limits := limits_of(topic.config)) is not None:
                 for log in topic.partitions:
-                    await log.retain(limits)
+                    at = TopicPartition(log.topic, log.partition)
+                    await log.retain(limits, self.offsets.lowest(at))
 
     async def _retain_for_ever(self) -> None:
         while True:

@@ -22,10 +22,16 @@ class Limits(NamedTuple):
     age_ms: int | None
     size_bytes: int | None
     records: int | None
+    consumed: bool = False
+    """What every group has committed past goes, too."""
 
     def kept_since(self, now: int) -> int | None:
         """Records stamped before this time (ms) are too old."""
         return None if self.age_ms is None else now - self.age_ms
+
+    def first_by_groups(self, start: int, committed: int | None) -> int:
+        """The first offset to be kept, by the lowest that a group has committed; None: no group has any."""
+        return max(start, committed) if self.consumed and committed is not None else start
 
     def first_by_number(self, start: int, records: int) -> int:
         """The first offset to be kept of a log that begins at `start`, by how many records there may be.
@@ -48,9 +54,10 @@ class Limits(NamedTuple):
 def limits_of(config: TopicConfig) -> Limits | None:
     """The limits of a topic; None if nothing of it is to go."""
     numbers = (config.retention_ms, config.retention_bytes, config.retention_records)
-    if not config.deletes or all(each == NO_LIMIT for each in numbers):
+    if not config.deletes or (not config.retention_consumed and all(each == NO_LIMIT for each in numbers)):
         return None
-    return Limits(*(None if each == NO_LIMIT else each for each in numbers))
+    age_ms, size_bytes, records = (None if each == NO_LIMIT else each for each in numbers)
+    return Limits(age_ms, size_bytes, records, config.retention_consumed)
 
 
 class Oldest(NamedTuple):

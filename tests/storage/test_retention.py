@@ -31,6 +31,7 @@ def config(**fields):
         ({"retention_ms": 5, "cleanup_policy": (CleanupPolicy.COMPACT,)}, None),
         ({"retention_ms": 5, "cleanup_policy": tuple(CleanupPolicy)}, Limits(5, None, None)),
         ({"retention_ms": NO_LIMIT}, None),
+        ({"retention_consumed": True}, Limits(None, None, None, consumed=True)),
     ],
 )
 def test_limits(fields, limits):
@@ -45,6 +46,15 @@ def test_limits(fields, limits):
 def test_by_number(records, start, end, first):
     """The last records stay."""
     assert Limits(None, None, records).first_by_number(start, end - start) == first
+
+
+@pytest.mark.parametrize(
+    ("consumed", "committed", "first"),
+    [(False, 9, 5), (True, None, 5), (True, 3, 5), (True, 9, 9)],
+)
+def test_by_groups(consumed, committed, first):
+    """What all groups have read goes, if it is to."""
+    assert Limits(None, None, None, consumed).first_by_groups(5, committed) == first
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ class Retained(RuleBasedStateMachine):
         for partition, sent in enumerate(self.sent):
             least = max(self.trimmed[partition], 0 if self.number == NO_LIMIT else len(sent) - self.number)
             if self.age != NO_LIMIT:
-                young = (at for at, record in enumerate(sent) if record.timestamp >= since)
-                least = max(least, next(young, len(sent)))
+                rest = range(least, len(sent))
+                least = next((at for at in rest if sent[at].timestamp >= since), len(sent))
             for log in self.logs(partition):
                 if self.believable:
                     assert log.start_offset == least
@@ -158,7 +158,7 @@ async def appended(log, stamps):
 
 TestRetained = Retained.TestCase
 TestRetained.settings = settings(
-    max_examples=25,
+    max_examples=15,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

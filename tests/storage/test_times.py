@@ -62,3 +62,5 @@ async def test_blocks_end_by_number_and_by_time(store):
     times = Times(blocked=10, highest=5, appended=0, began=0)
     assert [times.block_due(11, now) for now in (0, BLOCK_MS - 1, BLOCK_MS, -1)] == [False, False, True, True]
     assert not times.block_due(10, BLOCK_MS)
+    assert not times.trimmed(11, 11).block_due(11, BLOCK_MS)
+    assert times.trimmed(5, 11) == times

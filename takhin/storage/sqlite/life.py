@@ -65,7 +65,7 @@ class Life:
         self._shared = shared
         self._file = file
         self._state = state
-        self._offsets = offsets
+        self.offsets = offsets
         self._name = f"{state.topic}/{state.partition}"
         self._commits = Commits(shared, file, state, witness)
         self._copying = Copying(shared, file, self.checkpoint, self, self._name)
@@ -336,7 +336,7 @@ class Life:
         landed, failed = await self._commits.group()
         if landed is not None:
             at = TopicPartition(self._state.topic, self._state.partition)
-            self._offsets.note(at, landed.offsets)
+            self.offsets.note(at, landed.offsets)
             if landed.records:
                 self.growth.wake()
             self.checkpoint.add(self._file.writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])

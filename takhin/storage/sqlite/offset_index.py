@@ -19,6 +19,7 @@ class OffsetIndex:
 
     def __init__(self) -> None:
         self._groups: dict[str, dict[TopicPartition, CommittedOffset]] = {}
+        self._logs: dict[TopicPartition, dict[str, int]] = {}  # the same offsets by partition
 
     def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
         """A copy of all that the group has committed."""
@@ -28,12 +29,20 @@ class OffsetIndex:
         """The groups with a committed offset, sorted."""
         return sorted(self._groups)
 
+    def lowest(self, at: TopicPartition) -> int | None:
+        """The lowest offset that a group has committed in a partition; None where none has."""
+        return min(self._logs.get(at, {}).values(), default=None)
+
     def note(self, at: TopicPartition, changes: Iterable[Committed]) -> None:
         """Take in what has become durable in one partition, oldest first."""
+        of_log = self._logs.setdefault(at, {})
         for group_id, committed in changes:
             if committed is not None:
+                of_log[group_id] = committed.offset
                 self._groups.setdefault(group_id, {})[at] = committed
-            elif (offsets := self._groups.get(group_id)) is not None:
+                continue
+            of_log.pop(group_id, None)
+            if (offsets := self._groups.get(group_id)) is not None:
                 offsets.pop(at, None)
                 if not offsets:
                     del self._groups[group_id]
@@ -44,6 +53,7 @@ class OffsetIndex:
 
     def drop(self, topic: str) -> None:
         """Forget a topic that was deleted."""
+        self._logs = {at: offsets for at, offsets in self._logs.items() if at.topic != topic}
         for group_id, offsets in list(self._groups.items()):
             kept = {at: committed for at, committed in offsets.items() if at.topic != topic}
             if not kept:

@@ -30,6 +30,7 @@ from takhin.model import (
     OffsetAtTime,
     Records,
     TopicConfig,
+    TopicPartition,
 )
 from takhin.storage.retention import AHEAD_MS, Limits
 from takhin.storage.sqlite.compactor import Compactor
@@ -177,7 +178,7 @@ class SqlitePartition:
         start, end = self.start_offset, self.end_offset
         if start == end or self.closed or self.life.failed:
             return False
-        if limits.first_by_number(start, self.record_count) > start:
+        if limits.first_by_number(start, self.record_count) > start or self._first_by_groups(limits) > start:
             return True
         if limits.first_by_size(start, end, self._state.pages.used_bytes) > start:
             return True
@@ -196,14 +197,17 @@ class SqlitePartition:
         self._check_open()
         start, end = self.start_offset, self.end_offset
         first = limits.first_by_size(start, end, self._state.pages.used_bytes)
-        first = max(
-            first, limits.first_by_number(start, self.record_count), await self._first_by_age(limits, now)
-        )
+        first = max(first, limits.first_by_number(start, self.record_count), self._first_by_groups(limits))
+        first = max(first, await self._first_by_age(limits, now))
         if first <= self.start_offset:
             return False
         steps = min(STEPS_IN_A_GROUP, 1 + (first - self.start_offset) // TRIM_RECORDS_MAX)
         await asyncio.shield(asyncio.gather(*(self.life.submit(Trim(first)) for _ in range(steps))))
         return self.is_past(limits, now)
+
+    def _first_by_groups(self, limits: Limits) -> int:
+        committed = self.life.offsets.lowest(TopicPartition(self.topic, self.partition))
+        return limits.first_by_groups(self.start_offset, committed)
 
     async def _first_by_age(self, limits: Limits, now: int) -> int:
         since, oldest = limits.kept_since(now), self._state.ends.oldest

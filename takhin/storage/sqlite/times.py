@@ -45,6 +45,11 @@ class Times(NamedTuple):
         highest = max(self.highest, *timestamps)
         return Times(self.blocked, highest, now, self.began)
 
+    def trimmed(self, start: int, end: int) -> Times:
+        """Without the records below `start`, of a log that ends at `end`."""
+        highest = self.highest if start < end else -1
+        return self._replace(blocked=max(self.blocked, start), highest=highest)
+
     def with_block(self, db: apsw.Connection, end: int, now: int) -> Times:
         """With the tail, which ends at `end`, as a block. Writes its row."""
         appended = min(self.appended, now)

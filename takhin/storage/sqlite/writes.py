@@ -69,6 +69,7 @@ class Trim(LongWrite):
             db.execute(statement, (start,))
         draft.start_offset = start
         draft.history = read_history(db)
+        draft.times = draft.times.trimmed(start, draft.end_offset)
         draft.removed = True
         return start
 

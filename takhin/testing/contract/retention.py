@@ -183,6 +183,25 @@ class Retention(Harness):
             assert log.start_offset == 0
 
     @needs(Capability.TRIM)
+    async def test_what_all_groups_have_read(self, clocked: Engine) -> None:
+        """With retention.consumed what every group has committed past goes, and all else by a limit."""
+        config = kept(retention_consumed=True, retention_records=100)
+        (log,) = (await clocked.create_topic(spec("orders", config=config))).partitions
+        await log.append(numbered(50))
+        await clocked.retain()
+        starts = [log.start_offset]
+        for group_id, offset in (("a", 10), ("b", 20), ("a", 30), ("a", 40)):
+            await clocked.offsets.commit(group_id, {name_of(log): CommittedOffset(offset, "", NOW)})
+            await clocked.retain()
+            starts.append(log.start_offset)
+        await clocked.offsets.forget("b")
+        await clocked.retain()
+        assert [*starts, log.start_offset] == [0, 10, 10, 20, 20, 40]
+        await log.append(numbered(200))
+        await clocked.retain()
+        assert log.start_offset == 150
+
+    @needs(Capability.TRIM)
     async def test_what_groups_committed_stays(self, clocked: Engine) -> None:
         """A committed offset below the start is kept: the reader is told that the log begins later."""
         (log,) = (await clocked.create_topic(spec("orders", config=kept(retention_records=5)))).partitions
