@@ -96,27 +96,33 @@ class TopicVerbs:
             self._listed, self._names = topics, sorted(topics)
         return self._names
 
-    async def describe(self, name: str, *, without_partitions: bool = False) -> TopicInfo:
+    async def describe(
+        self, name: str, *, without_partitions: bool = False, without_sizes: bool = False
+    ) -> TopicInfo:
         """A topic's config, and its partitions as they are now."""
         topic = find_topic(self._engine, name)
         shown = () if without_partitions else topic.partitions
-        infos = [_info(log) async for log in in_turns(shown, at_once=DESCRIBED_AT_ONCE)]
+        infos = [
+            _info(log, without_size=without_sizes) async for log in in_turns(shown, at_once=DESCRIBED_AT_ONCE)
+        ]
         return TopicInfo(topic.name, topic.topic_id, topic.config, len(topic.partitions), infos)
 
     async def describe_known(
-        self, names: Sequence[str], *, without_partitions: bool
+        self, names: Sequence[str], *, without_partitions: bool, without_sizes: bool
     ) -> AsyncIterator[TopicInfo]:
         """Those of `names` that exist, each once, in the order in which they are asked for."""
         async for name in in_turns(dict.fromkeys(names)):
             if name in self._engine.topics:
-                yield await self.describe(name, without_partitions=without_partitions)
+                yield await self.describe(
+                    name, without_partitions=without_partitions, without_sizes=without_sizes
+                )
                 await others_turn()
 
     def describe_partition(self, topic: str, partition: int) -> PartitionInfo:
         """The ends of one partition now. Raises PartitionUnavailableError where they are not certain."""
         log = find_log(self._engine, topic, partition)
         log.check_available()
-        return _info(log)
+        return _info(log, without_size=True)
 
 
 def find_topic(engine: Engine, name: str) -> Topic:
@@ -165,9 +171,9 @@ def check_incarnation(log: PartitionLog, incarnation_id: str) -> PartitionLog:
     return log
 
 
-def _info(log: PartitionLog) -> PartitionInfo:
+def _info(log: PartitionLog, *, without_size: bool = False) -> PartitionInfo:
     try:
-        size_bytes = log.size_bytes
+        size_bytes = -1 if without_size else log.size_bytes
     except OSError:
         size_bytes = -1  # it is said to be unknown, and all else is told
     return PartitionInfo(

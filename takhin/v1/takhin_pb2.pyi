@@ -406,8 +406,11 @@ class DescribeTopicsRequest(_message.Message):
 
     TOPICS_FIELD_NUMBER: _builtins.int
     WITHOUT_PARTITIONS_FIELD_NUMBER: _builtins.int
+    WITHOUT_SIZES_FIELD_NUMBER: _builtins.int
     without_partitions: _builtins.bool
     """leave TopicInfo.partitions out, to see cheaply whether there are more"""
+    without_sizes: _builtins.bool
+    """leave size_bytes at -1: the file system is not asked. For those who ask often"""
     @_builtins.property
     def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -415,10 +418,11 @@ class DescribeTopicsRequest(_message.Message):
         *,
         topics: _abc.Iterable[_builtins.str] | None = ...,
         without_partitions: _builtins.bool = ...,
+        without_sizes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["topics", b"topics", "without_partitions", b"without_partitions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["topics", b"topics", "without_partitions", b"without_partitions", "without_sizes", b"without_sizes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -713,7 +717,7 @@ class PartitionInfo(_message.Message):
     incarnation_id: _builtins.str
     """changes when an older copy of the log is restored"""
     size_bytes: _builtins.int
-    """the disk space of the partition"""
+    """the disk space of the partition; -1: not known, or not asked for"""
     first_timestamp: _builtins.int
     """of the first record there is, ms; -1: none, or it cannot be read"""
     last_timestamp: _builtins.int

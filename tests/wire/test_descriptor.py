@@ -55,7 +55,8 @@ MESSAGES = {
     "ListTopicsResponse": "repeated string topics = 1",
     "GetTopicRequest": "string name = 1",
     "GetTopicResponse": "TopicInfo topic = 1; string error = 2",
-    "DescribeTopicsRequest": "repeated string topics = 1; bool without_partitions = 2",
+    "DescribeTopicsRequest": """
+        repeated string topics = 1; bool without_partitions = 2; bool without_sizes = 3""",
     "AlterTopicRequest": """
         string name = 1; map<string, string> set = 2; repeated string reset = 3; int32 num_partitions = 4""",
     "AlterTopicResponse": """

@@ -72,7 +72,7 @@ class Scout:
     async def _described(self, topic: str) -> dict[int, PartitionDescription]:
         """The topic's partitions by number; none if it is unknown or the broker cannot be asked."""
         try:
-            found = await self._calls.describe_topics(monotonic() + LOOK_S_MAX, [topic])
+            found = await self._calls.describe_topics(monotonic() + LOOK_S_MAX, [topic], sizes=False)
         except UnavailableError as error:
             logger.debug("cannot look at topic %r: %s", topic, error)
             return {}
