@@ -225,7 +225,11 @@ async def _consume(server: str, query: _Query, out: _Output) -> None:
         rounds = [spans] if query.follow else [{at: span} for at, span in spans.items()]
         try:
             for assigned in rounds:
-                await consumer.assign(assigned)
+                if query.follow and query.partition is None:  # also the partitions that come later
+                    topics = dict.fromkeys(topic for topic, _ in assigned)
+                    await consumer.assign_topics(*topics, start=query.asked.start)
+                else:
+                    await consumer.assign(assigned)
                 async for batch in consumer.batches():
                     out.write(batch.records)
         except _FullError:

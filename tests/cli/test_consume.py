@@ -142,6 +142,17 @@ def test_follow(takhin, broker, wide_topic):
     assert (reader.returncode, rest, said) == (0, b"", b"")
 
 
+def test_follow_reads_partitions_that_come_later(takhin, broker, topic):
+    """--follow prints the records of partitions that the topic gets meanwhile, from the first one on."""
+    put(broker, topic, pb.Record(value=b"first"))
+    with takhin.start("consume", topic, "--follow", "-n", 2) as reader:
+        assert reader.stdout.readline() == b"first\n"
+        takhin.output("topics", "alter", topic, "--partitions", 2)
+        put(broker, topic, pb.Record(value=b"second"), partition=1)
+        assert reader.stdout.readline() == b"second\n"
+        assert reader.wait(20) == 0
+
+
 def test_follow_from_the_end_skips_what_is_there(takhin, broker, topic):
     """Only records that are produced after the start of the command are printed."""
     put(broker, topic, pb.Record(value=b"old"))
