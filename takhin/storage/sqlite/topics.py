@@ -128,11 +128,13 @@ class TopicOpener:
         self, name: str, logs: list[Log], closed: frozenset[TopicPartition], *, strict: bool
     ) -> SqliteTopic:
         folder = self._folder.layout.topic(name)
+        unlisted = None
         try:
             files = await asyncio.to_thread(self._folder.files, name)
             refused = await self._refused(files, strict=strict)
         except OSError as error:
-            files, refused = {}, {0: _unreadable(folder, error)}
+            unlisted = _unreadable(folder, error)
+            files, refused = {}, {0: unlisted}
         refused.update((at.partition, NotNowError(AT_WORK)) for at in closed if at.topic == name)
         if 0 not in files:
             missing = StartupError(f"{folder} has no partition 0 (0.db), which describes the topic")
@@ -146,7 +148,7 @@ class TopicOpener:
             if partition not in files:
                 path = self._folder.file(name, partition)
                 missing = StartupError(f"{path} is missing: topic {name!r} has {num_partitions} partitions")
-                refused.setdefault(partition, missing)
+                refused.setdefault(partition, unlisted or missing)
         for begin in range(1, num_partitions, OPEN_AT_A_TIME):
             few = range(begin, min(begin + OPEN_AT_A_TIME, num_partitions))
             for log, found_id, _ in await self._some(name, few, refused, strict=strict):
