@@ -6,7 +6,7 @@ The shapes are those of the whole runs: records of 100 B and 1 KiB in batches of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,14 @@ def test_read(benchmark: Any, log: Log, records: int, value_bytes: int) -> None:
     assert len(chunk.records.rows) == records
 
 
+def no_limits(_records: int, _headers: Sequence[int]) -> None:
+    """Nothing is refused."""
+
+
 def batched(message: pb.ProduceMessageRequest) -> Batch:
     """The batch of a request that is not large: its conversion waits for nothing."""
     try:
-        convert.batch(message).send(None)
+        convert.batch(message, no_limits).send(None)
     except StopIteration as ended:
         found: Batch = ended.value
         return found

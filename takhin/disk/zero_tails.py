@@ -62,12 +62,8 @@ def _without(content: bytes) -> int:
     return begin + len(content[begin:end].rstrip(b"\0"))
 
 
-def record_tails(
-    first: int, keys: Sequence[bytes | None], values: Sequence[bytes | None], keys_bytes: int
-) -> list[Tail]:
-    """The rows of `zero_tails` for records from offset `first` on. keys_bytes: of all keys together."""
-    if keys_bytes + max(map(len, filter(None, values)), default=0) < len(RECORD_ZEROS):
-        return []
+def record_tails(first: int, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> list[Tail]:
+    """The rows of `zero_tails` for records from offset `first` on."""
     return [
         (first + at, OF_RECORD, length)
         for at, (key, value) in enumerate(zip(keys, values, strict=True))

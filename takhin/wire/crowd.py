@@ -15,9 +15,10 @@ from takhin.settings import Settings
 
 SMALL_BYTES = 64 << 10
 """A request of this size is parsed in a few ms, whatever is in it."""
-STRIDES = (29, 31)
-"""One byte in so many is looked at. A field that recurs at multiples of one is found by the other, unless it
-recurs at multiples of both, and then there are not many."""
+STRIDES = {1 << 18: (29, 31), 1 << 20: (127, 131), 1 << 22: (509, 521)}
+"""By size, one byte in so many is looked at. A field that recurs at multiples of one stride is found by the
+other, unless it recurs at multiples of both, and then there are not many."""
+STRIDES_OF_LARGER = (1_021, 1_031)
 FEW = 50_000
 """So many elements are parsed in a few ms. In random bytes, 12 MiB have as many that look like a tag."""
 CONFIGS_MAX = 100
@@ -41,9 +42,12 @@ def bounds(settings: Settings) -> Mapping[str, Refuse]:
     produce, groups = settings.produce, settings.groups
 
     def of_records(wire: bytes) -> str | None:
-        if too_many_fields(wire, RECORDS, produce.batch_records_max):
+        frequent = _frequent(wire, RECORDS, HEADERS)
+        if RECORDS in frequent and _has_more(wire, produce.batch_records_max):
             return f"a batch has at most {produce.batch_records_max} records"
-        if too_many_headers(wire, produce.batch_headers_max, produce.batch_records_max):
+        if HEADERS in frequent and _too_many_headers(
+            wire, produce.batch_headers_max, produce.batch_records_max
+        ):
             return f"a batch has at most {produce.batch_headers_max} headers"
         return None
 
@@ -64,16 +68,19 @@ def bounds(settings: Settings) -> Mapping[str, Refuse]:
 
 def too_many_fields(wire: bytes, tag: int, most: int) -> bool:
     """True if the message has more than `most` fields, of which many may have this tag."""
-    return _may_be_many(wire, tag) and _more_than(_fields(wire, 0, len(wire)), most + SPARE)
+    return bool(_frequent(wire, tag)) and _has_more(wire, most)
 
 
-def too_many_headers(wire: bytes, most: int, records: int) -> bool:
+def _has_more(wire: bytes, most: int) -> bool:
+    """True if the message has more than `most` fields, and some to spare."""
+    return _more_than(_fields(wire, 0, len(wire)), most + SPARE)
+
+
+def _too_many_headers(wire: bytes, most: int, records: int) -> bool:
     """True if the records of a produce request have more than `most` headers together.
 
     records: how many records it may have, which is checked before.
     """
-    if not _may_be_many(wire, HEADERS):
-        return False
     inner = (
         found[0]
         for tag, start, end in _fields(wire, 0, len(wire))
@@ -88,16 +95,21 @@ def too_many_headers(wire: bytes, most: int, records: int) -> bool:
     return False
 
 
-def _may_be_many(wire: bytes, tag: int) -> bool:
-    """False if the tag stands in few places only, also when it is written in more bytes than it needs."""
+def _frequent(wire: bytes, *tags: int) -> list[int]:
+    """The tags that may stand in many places, also where they are written in more bytes than they need."""
     if len(wire) <= SMALL_BYTES:
-        return False
-    samples = [wire[randrange(stride) :: stride] for stride in STRIDES]  # noqa: S311  nobody may know which
-    return any(
-        sample.count(byte) * stride > FEW
-        for sample, stride in zip(samples, STRIDES, strict=True)
-        for byte in (tag, tag | 0x80)
-    )
+        return []
+    strides = next((of for most, of in STRIDES.items() if len(wire) <= most), STRIDES_OF_LARGER)
+    samples = [wire[randrange(stride) :: stride] for stride in strides]  # noqa: S311  nobody may know which
+    return [
+        tag
+        for tag in tags
+        if any(
+            sample.count(byte) * stride > FEW
+            for sample, stride in zip(samples, strides, strict=True)
+            for byte in (tag, tag | 0x80)
+        )
+    ]
 
 
 def _more_than(found: Iterator[object], most: int) -> bool:

@@ -7,6 +7,10 @@ from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
 
 
+def any_counts(_records, _headers):
+    """Stands for limits that nothing exceeds."""
+
+
 @pytest.mark.parametrize(
     ("message", "sentence"),
     [
@@ -18,11 +22,11 @@ from takhin.wire import convert
 async def test_a_produce_message_has_one_record_or_a_list(message, sentence):
     """Both and neither are refused."""
     with pytest.raises(InvalidBatchError, match=sentence):
-        await convert.produce_request(message)
+        await convert.produce_request(message, any_counts)
 
 
 async def test_an_empty_record_is_a_record():
     """A record without key and value counts, alone and in a list."""
-    alone = await convert.produce_request(pb.ProduceMessageRequest(record=pb.Record()))
-    listed = await convert.produce_request(pb.ProduceMessageRequest(records=[pb.Record()]))
+    alone = await convert.produce_request(pb.ProduceMessageRequest(record=pb.Record()), any_counts)
+    listed = await convert.produce_request(pb.ProduceMessageRequest(records=[pb.Record()]), any_counts)
     assert [len(alone.batch), len(listed.batch)] == [1, 1]

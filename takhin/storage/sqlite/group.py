@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import apsw
@@ -19,7 +20,7 @@ from takhin.disk.overflow import RECORD_LAST_BYTES_MIN
 from takhin.disk.witness import Mark
 from takhin.disk.zero_tails import header_tails, long_headers, record_tails
 from takhin.errors import RefusedError
-from takhin.model import Appended, Batch, CommittedOffset
+from takhin.model import Appended, Batch, CommittedOffset, Header
 from takhin.settings import StorageSettings
 from takhin.storage.sqlite.course import others_turn
 from takhin.storage.sqlite.producers import Producers
@@ -28,12 +29,16 @@ TIME_INDEX_RECORDS = 1_024
 """Records between two rows of the time index: a row in every commit would cost it a page more.
 Readers rely on no number: a file keeps the rows it has."""
 
-SLICE_BYTES = 1 << 20
+SLICE_BYTES = 2 << 20
 SLICE_HEADERS = 2_000
+SLICE_HEADERS_BYTES = 1 << 20
 SLICE_WRITES = 200
-"""How much of a group is written before others have their turn on the loop: 1 to 3 ms of work."""
+"""How much of a group is written before others have their turn on the loop: 2 to 4 ms of work."""
 ROW_BYTES = 512
 """What inserting a row costs besides its value, in bytes of a value."""
+
+Headers = Mapping[int, Sequence[Header]]
+"""The headers of a batch's records by position."""
 
 Answer_co = TypeVar("Answer_co", covariant=True)
 
@@ -112,7 +117,8 @@ class Draft:
         self._indexed = state.indexed_offset
         self._first = state.end_offset  # of the records that are not inserted yet
         self._columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-        self._headers: list[tuple[int, int, str, bytes]] = []
+        self._headers: list[tuple[int, Headers]] = []  # by the offset of a batch's first record
+        self._bytes = 0  # of these records and headers
 
     def with_records(self) -> apsw.Connection:
         """The connection, once all records appended so far are in the table."""
@@ -134,9 +140,9 @@ class Draft:
         timestamps.extend(batch.timestamps)
         keys.extend(batch.keys)
         values.extend(batch.values)
-        for position, of_record in batch.headers.items():
-            offset = first + position
-            self._headers += [(offset, i, key, value) for i, (key, value) in enumerate(of_record)]
+        self._bytes += batch.size_bytes
+        if batch.headers:
+            self._headers.append((first, batch.headers))
         self.end_offset = first + len(batch)
         return Appended(self._state.partition, first, batch.timestamps[0], len(batch))
 
@@ -162,23 +168,35 @@ class Draft:
         first, rows = self._first, self.end_offset - self._first
         if not rows:
             return
-        yield from _insert(self.db, first, rows, self._columns)
-        for at in range(0, len(self._headers), SLICE_HEADERS):
-            if at:
-                yield
-            part = self._headers[at : at + SLICE_HEADERS]
-            self.db.executemany(sql.INSERT_HEADER, part)
-            if long := long_headers(part):
-                yield
-                self.db.executemany(sql.PUT_ZERO_TAIL, header_tails(long))
-        self._headers.clear()
+        yield from _insert(self.db, first, rows, self._columns, self._bytes)
+        yield from self._insert_headers()
         if first == self._state.end_offset and self._state.times_due():
             self._indexed = first
             self.db.execute(sql.PUT_TIME, (self._highest, first))
         self._highest = max(self._highest, *self._columns[0])
         self._first = self.end_offset
+        self._bytes = 0
         for column in self._columns:
             column.clear()
+
+    def _insert_headers(self) -> Iterator[None]:
+        if not self._headers:
+            return
+        count = sum(len(of_record) for _, headers in self._headers for of_record in headers.values())
+        step = min(SLICE_HEADERS, 1 + SLICE_HEADERS_BYTES * count // self._bytes)
+        rows = (
+            (first + position, at, key, value)
+            for first, headers in self._headers
+            for position, of_record in headers.items()
+            for at, (key, value) in enumerate(of_record)
+        )
+        while part := list(islice(rows, step)):
+            yield
+            self.db.executemany(sql.INSERT_HEADER, part)
+            if long := long_headers(part):
+                yield
+                self.db.executemany(sql.PUT_ZERO_TAIL, header_tails(long))
+        self._headers.clear()
 
 
 class Write(Protocol[Answer_co]):
@@ -299,11 +317,18 @@ def fail(future: asyncio.Future[Any], error: Exception) -> None:
 
 
 def _insert(
-    db: apsw.Connection, first: int, rows: int, columns: tuple[list[Any], list[Any], list[Any]]
+    db: apsw.Connection,
+    first: int,
+    rows: int,
+    columns: tuple[list[Any], list[Any], list[Any]],
+    size_bytes: int,
 ) -> Iterator[None]:
+    """Insert records. size_bytes: of all of them, with their headers."""
     flat: list[Any] = [None] * (3 * rows)
     flat[0::3], flat[1::3], flat[2::3] = columns
     _, keys, values = columns
+    may_have_tails = size_bytes >= RECORD_LAST_BYTES_MIN <= _longest(keys) + _longest(values)
+    row_bytes = ROW_BYTES + size_bytes // rows
     at = in_slice = 0
     while at < rows:
         if in_slice >= SLICE_BYTES:
@@ -311,13 +336,13 @@ def _insert(
             in_slice = 0
         size = min(sql.ROWS_PER_STATEMENT_MAX, 1 << ((rows - at).bit_length() - 1))
         db.execute(sql.insert_records(size), [first + at, *flat[3 * at : 3 * (at + size)]])
-        part = slice(at, at + size)
-        of_keys, of_values = _bytes(keys[part]), _bytes(values[part])
-        if of_keys + of_values >= RECORD_LAST_BYTES_MIN:
-            db.executemany(sql.PUT_ZERO_TAIL, record_tails(first + at, keys[part], values[part], of_keys))
-        in_slice += size * ROW_BYTES + of_keys + of_values
+        if may_have_tails:
+            part = slice(at, at + size)
+            if tails := record_tails(first + at, keys[part], values[part]):
+                db.executemany(sql.PUT_ZERO_TAIL, tails)
+        in_slice += size * row_bytes
         at += size
 
 
-def _bytes(column: Iterable[bytes | None]) -> int:
-    return sum(map(len, filter(None, column)))
+def _longest(column: Iterable[bytes | None]) -> int:
+    return max(map(len, filter(None, column)), default=0)
