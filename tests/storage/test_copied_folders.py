@@ -59,6 +59,7 @@ async def test_a_log_that_was_not_served_at_first(
         await engine.close()
     moved(tmp_path / "away", folder)
     if restarted:
+        engine = sqlite_engine(data, **SETTINGS)
         await engine.open()
     await asyncio.to_thread(eventually, lambda: not engine.troubles)
     found = incarnations(engine)
