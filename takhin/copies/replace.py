@@ -25,7 +25,7 @@ from takhin.disk import statements as sql
 from takhin.disk.connection import close_whole, open_writer
 from takhin.disk.folder import DataFolder, sync_folder
 from takhin.disk.identity import LogRow
-from takhin.disk.layout import Layout, shm_of, wal_bytes, wal_of
+from takhin.disk.layout import Layout, shm_of, size_bytes, wal_bytes, wal_of
 from takhin.disk.repairs import check_alone
 from takhin.disk.witness import Mark, Notes, Witness
 from takhin.errors import CopyError
@@ -65,7 +65,13 @@ class Workplace:
         return self._aside / topic
 
     def keep_copy(self, topic: str, path: Path) -> Path:
-        """Copy a partition's file and its write-ahead log aside, durably. Returns where the copy is."""
+        """Copy a partition's file and its write-ahead log aside, durably. Returns where the copy is.
+
+        Raises CopyError if there is no room for it: a broker may need what is free.
+        """
+        needed, free = size_bytes(path) + wal_bytes(path), shutil.disk_usage(self.layout.data_dir).free
+        if needed > free:
+            raise CopyError(f"{path} cannot be kept aside: it has {needed} bytes, and {free} are free")
         aside = self.aside(topic)
         aside.mkdir(exist_ok=True)
         for each in (path, wal_of(path)):

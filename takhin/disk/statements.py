@@ -201,7 +201,8 @@ OLD_HEADERS = (
     "SELECT offset, position, key, value FROM headers WHERE offset >= ? AND offset < ? "
     "ORDER BY offset, position"
 )
-ROOT_OF_RECORDS = "SELECT rootpage FROM sqlite_schema WHERE name = 'records'"
+ROOT_OF_RECORDS = "SELECT rootpage FROM sqlite_schema WHERE name = 'records' AND rootpage > 1"
+"""Without what has no page, as a view in the table's place."""
 MOVE_ROOT = "UPDATE sqlite_schema SET rootpage = ? WHERE name = ?"
 PUT_RECORD = "INSERT INTO records (offset, timestamp, key, value) VALUES (?,?,?,?)"
 PUT_LOST = "INSERT INTO lost_offsets (first, beyond) VALUES (?,?)"
