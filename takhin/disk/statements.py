@@ -91,6 +91,17 @@ TRIM = (
     "DELETE FROM time_index WHERE timestamp < (SELECT max(timestamp) FROM time_index WHERE offset <= ?)",
 )
 
+FAR_HEADER = (
+    "SELECT offset FROM headers WHERE offset >= ? AND offset < ? ORDER BY offset, position LIMIT 1 OFFSET ?"
+)
+CONTENT_BYTES = (
+    "SELECT (SELECT coalesce(sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)), 0) "
+    "FROM records WHERE offset >= ?1 AND offset < ?2) + "
+    "(SELECT coalesce(sum(octet_length(key) + octet_length(value)), 0) "
+    "FROM headers WHERE offset >= ?1 AND offset < ?2)"
+)
+"""Reads none of the overflow pages: see LONG_HEADER."""
+
 LAST_OFFSET = "SELECT max(offset) FROM records"
 GET_LOST = "SELECT first, beyond FROM lost_offsets ORDER BY first"
 
