@@ -198,12 +198,16 @@ class TopicSpec:
 
 @dataclass(frozen=True, slots=True)
 class PartitionInfo:
-    """A partition as described to clients. The log is the half-open range [start, end)."""
+    """A partition as described to clients. The log is the half-open range [start, end).
+
+    unavailable_reason: why it is not served, as a sentence; both ends are then only what is known of the log.
+    """
 
     partition: int
     start_offset: int
     end_offset: int
     incarnation_id: str
+    unavailable_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,7 +288,9 @@ class ConsumeStream:
 
 def _description(info: pb.TopicInfo) -> TopicDescription:
     partitions = [
-        PartitionDescription(number, of.beginning_offset, of.end_offset, of.incarnation_id)
+        PartitionDescription(
+            number, of.beginning_offset, of.end_offset, of.incarnation_id, of.unavailable_reason
+        )
         for number, of in sorted(info.partitions.items())
     ]
     return TopicDescription(info.name, info.topic_id, dict(info.configs), partitions)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from takhin.errors import InvalidArgumentError
+from takhin.errors import InvalidArgumentError, PartitionUnavailableError
 from takhin.limits import check_range
 from takhin.model import Header
 
@@ -126,12 +126,25 @@ class PartitionDescription(NamedTuple):
     """A partition: its log is the half-open range [beginning_offset, end_offset).
 
     incarnation_id: changes when an older copy of the log is put back.
+    unavailable_reason: why the broker does not serve the partition, as a sentence; empty if it does. If it
+    does not, both ends are only what is known of the log, down to 0 and 0.
     """
 
     partition: int
     beginning_offset: int
     end_offset: int
     incarnation_id: str
+    unavailable_reason: str = ""
+
+    @property
+    def served(self) -> bool:
+        """False while the broker neither reads nor writes the partition."""
+        return not self.unavailable_reason
+
+    def check_served(self, topic: str) -> None:
+        """Raise PartitionUnavailableError if no position in the partition is certain."""
+        if not self.served:
+            raise PartitionUnavailableError(self.unavailable_reason, topic=topic, partition=self.partition)
 
     def offset_of(self, place: Place, *, most: int) -> int:
         """The offset of START or END plus some records, moved to between beginning_offset and `most`."""

@@ -529,12 +529,17 @@ class PartitionInfo(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     ISR_FIELD_NUMBER: _builtins.int
     INCARNATION_ID_FIELD_NUMBER: _builtins.int
+    UNAVAILABLE_REASON_FIELD_NUMBER: _builtins.int
     partition_id: _builtins.int
     beginning_offset: _builtins.int
     end_offset: _builtins.int
     leader: _builtins.int
     incarnation_id: _builtins.str
     """changes when an older copy of the log is restored"""
+    unavailable_reason: _builtins.str
+    """Why the partition is not served, as a sentence; empty if it is. Both offsets are then only what is known of the
+    log, down to 0 and 0, and no position in it can be told from them.
+    """
     @_builtins.property
     def replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -549,10 +554,11 @@ class PartitionInfo(_message.Message):
         replicas: _abc.Iterable[_builtins.int] | None = ...,
         isr: _abc.Iterable[_builtins.int] | None = ...,
         incarnation_id: _builtins.str = ...,
+        unavailable_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beginning_offset", b"beginning_offset", "end_offset", b"end_offset", "incarnation_id", b"incarnation_id", "isr", b"isr", "leader", b"leader", "partition_id", b"partition_id", "replicas", b"replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beginning_offset", b"beginning_offset", "end_offset", b"end_offset", "incarnation_id", b"incarnation_id", "isr", b"isr", "leader", b"leader", "partition_id", b"partition_id", "replicas", b"replicas", "unavailable_reason", b"unavailable_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

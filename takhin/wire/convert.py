@@ -147,6 +147,7 @@ def _partition_info(info: PartitionInfo) -> pb.PartitionInfo:
         replicas=[NODE_ID],
         isr=[NODE_ID],
         incarnation_id=info.incarnation_id,
+        unavailable_reason=info.unavailable_reason,
     )
 
 

@@ -36,7 +36,7 @@ MESSAGES = {
         map<int32, PartitionInfo> partitions = 4""",
     "PartitionInfo": """
         int32 partition_id = 1; int64 beginning_offset = 2; int64 end_offset = 3; int32 leader = 4;
-        repeated int32 replicas = 5; repeated int32 isr = 6""",
+        repeated int32 replicas = 5; repeated int32 isr = 6; string unavailable_reason = 12""",
     "ConsumerGroupInfo": """
         string group_id = 1; string state = 2; string protocol_type = 3; int32 member_count = 4""",
     "ConsumerGroupMember": """
