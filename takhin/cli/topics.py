@@ -13,6 +13,9 @@ from takhin.cli.rows import print_table
 from takhin.client import PartitionDescription, TopicDescription
 from takhin.settings import INT32_MAX
 
+UNKNOWN = ("?", "?", "?")
+"""Both ends and the number of records of a partition that is not served."""
+
 
 @click.group(cls=Suggesting, no_args_is_help=False)
 def topics() -> None:
@@ -64,7 +67,7 @@ def list_(*, as_json: bool, server: str) -> None:
     else:
         print_table(
             ["topic", "partitions", "records"],
-            [(topic.name, len(topic.partitions), sum(map(_records, topic.partitions))) for topic in found],
+            [(topic.name, len(topic.partitions), _total(topic)) for topic in found],
         )
 
 
@@ -73,7 +76,10 @@ def list_(*, as_json: bool, server: str) -> None:
 @json_option
 @server_option
 def describe(names: tuple[str, ...], *, as_json: bool, server: str) -> None:
-    """Describe the topics with these NAMEs, or all: configs, and the offsets of every partition."""
+    """Describe the topics with these NAMEs, or all: configs, and the offsets of every partition.
+
+    It says why a partition is not served, if one is not; its offsets are not certain then.
+    """
     found = run(_described(server, names))
     if as_json:
         print_json([_document(topic) for topic in found])
@@ -97,13 +103,27 @@ def _show(topic: TopicDescription) -> None:
     click.echo(f"{topic.name}  partitions={len(topic.partitions)}  id={topic.topic_id}  {configs}")
     print_table(
         ["partition", "beginning", "end", "records"],
-        [(of.partition, of.beginning_offset, of.end_offset, _records(of)) for of in topic.partitions],
+        [
+            (of.partition, of.beginning_offset, of.end_offset, _records(of))
+            if of.served
+            else (of.partition, *UNKNOWN)
+            for of in topic.partitions
+        ],
     )
+    for of in topic.partitions:
+        if not of.served:
+            click.echo(of.unavailable_reason)
 
 
 def _records(of: PartitionDescription) -> int:
     """The number of records of a partition, whose offsets are dense."""
     return of.end_offset - of.beginning_offset
+
+
+def _total(topic: TopicDescription) -> int | str:
+    """The number of a topic's records; "?" if a partition is not served, as nobody knows then."""
+    served = all(of.served for of in topic.partitions)
+    return sum(map(_records, topic.partitions)) if served else "?"
 
 
 def _document(topic: TopicDescription) -> dict[str, Any]:
