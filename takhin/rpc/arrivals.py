@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 import grpc
 
 from takhin.errors import InvalidArgumentError, OverloadedError, ShuttingDownError, TakhinError
-from takhin.rpc.places import TROUBLED, Place, Places, host_of
+from takhin.rpc.places import GOOD, TROUBLED, Place, Places, host_of
 from takhin.settings import RpcSettings
 
 SMALL_BYTES = 64 << 10
@@ -33,7 +33,7 @@ PATIENCE_SECONDS = 0.5
 """A message that is not there by then goes on without a place, so that it holds nobody up."""
 SHORT_PATIENCE_SECONDS = 0.02
 """The same while others wait, for connections that were not slow before. Many large messages at once are not
-there so soon either; so only half of those that may be slow are called slow by it."""
+there so soon either; so it applies only while few are slow, and is no reason to come last afterwards."""
 NEVER = float("inf")
 
 Parse: TypeAlias = Callable[[bytes], Awaitable[Any]]
@@ -83,6 +83,7 @@ class Arrivals:
         self._places = Places(number, self._wait_ms / 1_000)
         self._pulled: dict[Ticket, None] = {}  # those that hold a place; the oldest first
         self._slow: dict[Ticket, None] = {}  # the oldest first
+        self._hasty: dict[Ticket, None] = {}  # of the slow ones, those that had less time than others have
         self._next_look = NEVER
         self._timer: asyncio.TimerHandle | None = None
 
@@ -153,6 +154,7 @@ class Arrivals:
             ) from None
         finally:
             self._pulled.pop(ticket, None)
+            self._hasty.pop(ticket, None)
             ticket.limit = None
         if message is grpc.aio.EOF:
             raise InvalidArgumentError("the call has ended without a request")
@@ -161,11 +163,14 @@ class Arrivals:
 
     def _patience(self, ticket: Ticket) -> float:
         """How many seconds a message has before it goes on without a place."""
-        in_haste = self._places.awaited and len(self._slow) < self._slow_max // 2
-        return SHORT_PATIENCE_SECONDS if in_haste and ticket.place.standing != TROUBLED else PATIENCE_SECONDS
+        standing = ticket.place.standing
+        if not self._places.awaited or standing == TROUBLED:
+            return PATIENCE_SECONDS
+        hasty_max = self._slow_max // 2 if standing == GOOD else self._slow_max
+        return SHORT_PATIENCE_SECONDS if len(self._slow) < hasty_max else PATIENCE_SECONDS
 
     def _look_by(self, when: float) -> None:
-        """Look at those that hold a place, at that time or before."""
+        """Look for messages that are late, at that time or before."""
         if when >= self._next_look:
             return
         if self._timer is not None:
@@ -174,22 +179,31 @@ class Arrivals:
         self._timer = asyncio.get_running_loop().call_at(when, self._look)
 
     def _look_in_time(self) -> None:
+        """Look when the next message will be late, if there is one."""
         if self._pulled:
             self._look_by(min(ticket.began + self._patience(ticket) for ticket in self._pulled))
+        if self._hasty:
+            self._look_by(next(iter(self._hasty)).began + PATIENCE_SECONDS)
 
     def _look(self) -> None:
         self._next_look, self._timer = NEVER, None
         now = asyncio.get_running_loop().time()
+        for ticket in [ticket for ticket in self._hasty if ticket.began + PATIENCE_SECONDS <= now]:
+            del self._hasty[ticket]
+            self._places.trouble(ticket.peer)
         for ticket in list(self._pulled):
             if ticket.began + self._patience(ticket) <= now:
-                self._is_slow(ticket)
+                self._is_slow(ticket, now)
         self._look_in_time()
 
-    def _is_slow(self, ticket: Ticket) -> None:
+    def _is_slow(self, ticket: Ticket, now: float) -> None:
         """The message takes its time: it goes on without a place, unless too many do."""
         del self._pulled[ticket]
         self._slow[ticket] = None
-        self._places.trouble(ticket.peer)
+        if ticket.began + PATIENCE_SECONDS <= now:
+            self._places.trouble(ticket.peer)
+        else:
+            self._hasty[ticket] = None
         ticket.place.give_up()
         if len(self._slow) > self._slow_max:
             self._refuse_one()

@@ -7,6 +7,7 @@ hosts, and half of them for other connections. Everything here lives on the even
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 
 TROUBLES_MAX = 4_096
 """Hosts and connections remembered for having kept others waiting."""
@@ -33,8 +34,10 @@ class Troubles:
         for name in (peer, host_of(peer)):
             news |= self._until.pop(name, now) <= now
             self._until[name] = now + self._seconds
-        while self._until[oldest := next(iter(self._until))] <= now or len(self._until) > TROUBLES_MAX:
-            del self._until[oldest]
+        for name in [name for name, until in islice(self._until.items(), 4) if until <= now]:
+            del self._until[name]  # more are forgotten than remembered
+        while len(self._until) > TROUBLES_MAX:
+            del self._until[next(iter(self._until))]
         return news
 
     def standing(self, peer: str) -> int:
@@ -132,7 +135,7 @@ class Places:
         return Place(self, standing)
 
     async def wait(self, peer: str) -> Place:
-        """Return with a place, in turn; to be called when `take` finds none. Raises what `refuse` is given."""
+        """Return with a place, in turn; for when `take` finds none. Raises what `refuse` is given."""
         waiter: Waiter = asyncio.get_running_loop().create_future()
         self._lines[self._troubles.standing(peer)].add(peer, waiter)
         try:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import islice
 from random import randrange
 
+from takhin.limits import METADATA_BYTES_MAX
 from takhin.settings import Settings
 from takhin.turns import others_turn
 
@@ -46,18 +47,11 @@ Refuse = Callable[[bytes], Awaitable[str | None]]
 
 async def too_large(wire: bytes) -> str | None:
     """What is refused of the methods that `bounds` does not name."""
-    return await up_to(SMALL_BYTES)(wire)
+    return _over(SMALL_BYTES, wire)
 
 
-def up_to(bytes_max: int, refuse: Refuse | None = None) -> Refuse:
-    """Refuse a request of more bytes, and then whatever else is refused."""
-
-    async def checked(wire: bytes) -> str | None:
-        if len(wire) > bytes_max:
-            return f"a request of this method has at most {bytes_max} bytes"
-        return None if refuse is None else await refuse(wire)
-
-    return checked
+def _over(bytes_max: int, wire: bytes) -> str | None:
+    return f"a request of this method has at most {bytes_max} bytes" if len(wire) > bytes_max else None
 
 
 def bounds(settings: Settings) -> Mapping[str, Refuse]:
@@ -72,23 +66,22 @@ def bounds(settings: Settings) -> Mapping[str, Refuse]:
             return await _too_many_headers(wire, produce.batch_headers_max, produce.batch_records_max)
         return None
 
-    def of_fields(name: str, tag: int, most: int) -> Refuse:
+    def of_fields(name: str, tag: int, most: int, element_bytes: int = NAMED_BYTES) -> Refuse:
         async def refuse(wire: bytes) -> str | None:
-            return f"a request has at most {most} {name}" if await too_many_fields(wire, tag, most) else None
+            if await too_many_fields(wire, tag, most):
+                return f"a request has at most {most} {name}"
+            return _over(SMALL_BYTES + element_bytes * most, wire)
 
         return refuse
 
-    offsets = of_fields("offsets", 0x12, groups.commit_offsets_max)
-    topics = settings.topics.partitions_max
+    offsets_max = groups.commit_offsets_max
     return {
         "ProduceMessage": of_records,
         "ProduceMessageStream": of_records,
-        "CommitOffset": offsets,
-        "GetCommittedOffsets": up_to(SMALL_BYTES + NAMED_BYTES * groups.commit_offsets_max, offsets),
-        "DescribeTopics": up_to(SMALL_BYTES + NAMED_BYTES * topics, of_fields("topics", 0x0A, topics)),
-        "CreateTopic": up_to(
-            SMALL_BYTES + NAMED_BYTES * CONFIGS_MAX, of_fields("configs", 0x22, CONFIGS_MAX)
-        ),
+        "CommitOffset": of_fields("offsets", 0x12, offsets_max, NAMED_BYTES + METADATA_BYTES_MAX),
+        "GetCommittedOffsets": of_fields("offsets", 0x12, offsets_max),
+        "DescribeTopics": of_fields("topics", 0x0A, settings.topics.partitions_max),
+        "CreateTopic": of_fields("configs", 0x22, CONFIGS_MAX),
     }
 
 
@@ -120,7 +113,7 @@ async def _too_many_headers(wire: bytes, headers_max: int, records_max: int) -> 
         if headers > headers_max:
             return f"a batch has at most {headers_max} headers"
         if fields - headers > fields_max:
-            return f"a produce request has at most {fields_max} fields besides headers, in its records and itself"
+            return f"a produce request has at most {fields_max} fields besides headers, records included"
         await others_turn()
     return None
 
