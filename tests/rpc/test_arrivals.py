@@ -88,3 +88,27 @@ async def test_the_end_refuses_calls_whose_message_is_not_there():
     for call in (begun, waits, waits_too):
         with pytest.raises(ShuttingDownError):
             await call.answered
+
+
+async def test_many_clients_on_slow_links():
+    """As many as may be slow get through, whatever time each one takes."""
+    arrivals = Arrivals(8, replace(RPC, slow_arrivals_max=30))
+    slow = [Call(arrivals, 1, number) for number in range(30)]
+    while not all(call.asked_for.is_set() for call in slow):
+        await slow[-1].asked_for.wait()
+    for call in slow:
+        call.send(bytes(100_000))
+        assert len(await call.answered) == 100_000
+
+
+async def test_a_slow_message_that_is_there_waits_for_a_place():
+    """However many were slow, few at a time are more than bytes."""
+    arrivals = Arrivals(1, RPC)
+    slow, other = Call(arrivals, 1), Call(arrivals, 2)
+    await other.asked_for.wait()  # so the first one is slow
+    slow.send(bytes(100_000))
+    await asyncio.sleep(0)
+    assert not slow.answered.done()
+    other.send()
+    assert await other.answered == b"m"
+    assert len(await slow.answered) == 100_000

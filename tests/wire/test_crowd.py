@@ -4,7 +4,7 @@ import asyncio
 import os
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from takhin.settings import Settings
@@ -87,7 +87,11 @@ RECORD_PARTS = st.fixed_dictionaries(
 )
 
 
+LIKE_HEADERS = {"key": b"k", "value": b"\x1a\x04\x0a\x02ab", "times": 20, "headers": 0, "numbers": 1}
+
+
 @settings(max_examples=60, deadline=None)
+@example(kinds=[LIKE_HEADERS], count=10_000)
 @given(kinds=st.lists(RECORD_PARTS, min_size=1, max_size=4), count=st.sampled_from([1, 900, 7_000, 10_000]))
 def test_no_batch_within_the_settings_is_refused(kinds, count):
     """Whatever its records look like, with all fields that a record has and as many headers as may be."""
