@@ -27,8 +27,6 @@ FEW = 50_000
 """So many elements are parsed in a few ms. In random bytes, 12 MiB have as many that look like a tag."""
 AT_ONCE = 2_000
 """Fields that are counted in one turn of the event loop: it takes 1 to 4 ms."""
-CONFIGS_MAX = 100
-"""There are fewer configs."""
 SPARE = 64
 """Fields that a message may have besides those that are bounded."""
 RECORD_FIELDS = 10
@@ -81,7 +79,6 @@ def bounds(settings: Settings) -> Mapping[str, Refuse]:
         "CommitOffset": of_fields("offsets", 0x12, offsets_max, NAMED_BYTES + METADATA_BYTES_MAX),
         "GetCommittedOffsets": of_fields("offsets", 0x12, offsets_max),
         "DescribeTopics": of_fields("topics", 0x0A, settings.topics.partitions_max),
-        "CreateTopic": of_fields("configs", 0x22, CONFIGS_MAX),
     }
 
 

@@ -38,7 +38,6 @@ def request(records, value, headers=0):
         ("CommitOffset", b"\x12\x00", "10000 offsets"),
         ("GetCommittedOffsets", b"\x12\x00", "10000 offsets"),
         ("DescribeTopics", b"\x0a\x00", "4000 topics"),
-        ("CreateTopic", b"\x22\x00", "100 configs"),
     ],
 )
 async def test_a_crowd_is_refused(method, element, what):
