@@ -96,7 +96,6 @@ OPENS_WITH_REASON = {
     ("takhin/disk/folder.py", "_lock_folder"): "a folder, which SQLite does not lock",
     ("takhin/disk/repairs.py", "answer"): "DATA/released, which is not an SQLite file",
     ("takhin/disk/plain.py", "open_plain"): "LOCK, the witness, backup.json, which are not SQLite files",
-    ("takhin/disk/wal_check.py", "_recovered"): "a new file of its own, before SQLite opens it",
     ("takhin/storage/sqlite/space.py", "_fill"): "the ballast, which is not an SQLite file",
 }
 

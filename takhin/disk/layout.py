@@ -127,11 +127,6 @@ def partition_file(folder: Path, number: int) -> Path:
     return folder / f"{number}{SUFFIX}"
 
 
-def scratch_of(path: Path) -> Path:
-    """DATA/tmp of the data folder that a partition's file is in."""
-    return Layout(path.parents[2]).tmp
-
-
 def partition_number(name: str) -> int | None:
     """The partition whose file has this name; None for a name that is not a partition file's."""
     found = _PARTITION.fullmatch(name)

@@ -21,6 +21,13 @@ BEGIN_READ = "BEGIN"
 TOUCH = "SELECT count(*) FROM sqlite_schema"
 """Reads a page, and so takes in a write-ahead log and fixes the state that a read transaction sees."""
 
+
+@cache
+def verify_checksums(pages: int) -> str:
+    """How many of so many pages have the checksum of all others in their last 8 bytes."""
+    return f"SELECT {'+'.join(['verify_checksum(?)'] * pages)}"
+
+
 # Records
 
 ROWS_PER_STATEMENT_MAX = 64

@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import apsw
 
 from takhin.disk.layout import size_bytes
+from takhin.disk.wal_sums import FRAME_BYTES, FRAME_HEAD, are_whole, comparer, sums_of
+from takhin.schema import PAGE_BYTES
 
 HEAD = struct.Struct(">8I")
 """Magic, version, page size, number of the checkpoint, two salts, two sums."""
-FRAME_HEAD = struct.Struct(">6I")
-"""Page, pages of the file after a commit or 0, two salts, two sums."""
 INDEX_HEAD = struct.Struct("=5I")
 """The begin of an index, in the machine's byte order: three words, four bytes, the last valid frame."""
 MAGIC = 0x377F0682
 """The last bit is the byte order of the words of a checksum: 1 for big-endian."""
-
-Sums = tuple[int, int]
 
 
 class Frame(NamedTuple):
@@ -51,25 +50,32 @@ def frames(path: Path) -> Iterator[Frame]:
         if size < HEAD.size:
             return
         head = file.xRead(HEAD.size, 0)
-        if len(head) < HEAD.size:
-            return
-        magic, _, page_bytes, _, *salts, sum_1, sum_2 = HEAD.unpack(head)
-        order = ">" if magic & 1 else "<"
-        if magic & ~1 != MAGIC or _sums(head[:24], (0, 0), order) != (sum_1, sum_2):
+        order = order_of(head)
+        if order is None:
             return  # SQLite takes nothing from such a log
-        sums = sum_1, sum_2
-        for at in range(HEAD.size, size - FRAME_HEAD.size - page_bytes + 1, FRAME_HEAD.size + page_bytes):
-            frame = file.xRead(FRAME_HEAD.size + page_bytes, at)
-            if len(frame) < FRAME_HEAD.size + page_bytes:
-                return  # a broker has truncated it meanwhile
-            page, pages_after, *of_frame, sum_1, sum_2 = FRAME_HEAD.unpack(frame[: FRAME_HEAD.size])
-            if of_frame != salts:
-                return  # written before the last restart
-            sums = _sums(frame[FRAME_HEAD.size :], _sums(frame[:8], sums, order), order)
-            yield Frame(page, pages_after, whole=sums == (sum_1, sum_2))
-            sums = sum_1, sum_2
+        *_, salt_1, salt_2, sum_1, sum_2 = HEAD.unpack(head)
+        with closing(comparer()) as compare:
+            for at in range(HEAD.size, size - FRAME_BYTES + 1, FRAME_BYTES):
+                frame = file.xRead(FRAME_BYTES, at)
+                if len(frame) < FRAME_BYTES:
+                    return  # a broker has truncated it meanwhile
+                before = sum_1, sum_2
+                page, pages_after, of_1, of_2, sum_1, sum_2 = FRAME_HEAD.unpack_from(frame)
+                if (of_1, of_2) != (salt_1, salt_2):
+                    return  # written before the last restart
+                yield Frame(page, pages_after, whole=are_whole(compare, [frame], before, order))
     finally:
         file.xClose()
+
+
+def order_of(head: bytes) -> str | None:
+    """The order of the bytes of a checksum's words, "<" or ">"; None if a log's head is not as it must be."""
+    if len(head) < HEAD.size:
+        return None
+    magic, _, page_bytes, *_, sum_1, sum_2 = HEAD.unpack(head)
+    order = ">" if magic & 1 else "<"
+    sound = magic & ~1 == MAGIC and page_bytes == PAGE_BYTES
+    return order if sound and sums_of(head[:24], (0, 0), order) == (sum_1, sum_2) else None
 
 
 def frames_in_use(index: Path) -> int:
@@ -105,13 +111,3 @@ def committed(path: Path) -> tuple[set[int], int]:
             pages_after = frame.pages_after
             since_commit.clear()
     return taken, pages_after
-
-
-def _sums(content: bytes, before: Sums, order: str) -> Sums:
-    """SQLite's checksum of content (a multiple of 8 bytes). before: the sums of the content before it."""
-    sum_1, sum_2 = before
-    words = iter(struct.unpack(f"{order}{len(content) // 4}I", content))
-    for word in words:
-        sum_1 = (sum_1 + word + sum_2) & 0xFFFF_FFFF
-        sum_2 = (sum_2 + next(words) + sum_1) & 0xFFFF_FFFF
-    return sum_1, sum_2

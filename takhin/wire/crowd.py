@@ -20,9 +20,10 @@ SMALL_BYTES = 64 << 10
 """A request of this size is parsed in a few ms, whatever is in it. Few methods need a larger one."""
 NAMED_BYTES = 512
 """One element with the name of a topic takes less, whatever its other fields are."""
-STRIDES = (29, 31)
-"""One byte in so many is looked at. A field that recurs at multiples of one is found by the other, unless it
-recurs at multiples of both, and then there are not many."""
+STRIDES = {1 << 18: (29, 31), 1 << 20: (127, 131), 1 << 22: (509, 521)}
+"""By size, one byte in so many is looked at. A field that recurs at multiples of one stride is found by the
+other, unless it recurs at multiples of both, and then there are not many."""
+STRIDES_OF_LARGER = (1_021, 1_031)
 FEW = 50_000
 """So many elements are parsed in a few ms. In random bytes, 12 MiB have as many that look like a tag."""
 AT_ONCE = 2_000
@@ -128,13 +129,14 @@ def _frequent(wire: bytes, *tags: int) -> list[int]:
     """The tags that may stand in many places, also where they are written in more bytes than they need."""
     if len(wire) <= SMALL_BYTES:
         return []
-    samples = [wire[randrange(stride) :: stride] for stride in STRIDES]  # noqa: S311  nobody may know which
+    strides = next((of for most, of in STRIDES.items() if len(wire) <= most), STRIDES_OF_LARGER)
+    samples = [wire[randrange(stride) :: stride] for stride in strides]  # noqa: S311  nobody may know which
     return [
         tag
         for tag in tags
         if any(
             sample.count(byte) * stride > FEW
-            for sample, stride in zip(samples, STRIDES, strict=True)
+            for sample, stride in zip(samples, strides, strict=True)
             for byte in (tag, tag | 0x80)
         )
     ]

@@ -15,6 +15,7 @@ from takhin.schema import PAGE_BYTES
 
 from faults.damage import DAMAGES, PARTITIONS, TOPIC, Outcome, outcome
 from takhin.disk import connection, wal
+from takhin.disk.wal_sums import FRAME_BYTES
 from takhin.storage.sqlite import reader
 
 PROGRAM = Path(__file__).with_name("damage.py")
@@ -105,7 +106,7 @@ def test_a_log_that_is_cut_while_it_is_read(killed, tmp_path):
     for left in (100, 0):
         found = wal.frames(path)
         assert next(found).whole
-        os.truncate(path, wal.HEAD.size + wal.FRAME_HEAD.size + PAGE_BYTES + left)
+        os.truncate(path, wal.HEAD.size + FRAME_BYTES + left)
         assert list(found) == []
     os.truncate(path, 10)
     assert list(wal.frames(path)) == []

@@ -18,7 +18,7 @@ from takhin.disk import connection, layout
 from takhin.disk import statements as sql
 from takhin.disk.faults import CLEAN, FileChangedError, quota_is_full
 from takhin.disk.inodes import Inodes
-from takhin.disk.wal_check import check_wal
+from takhin.disk.wal_check import WalCheck
 from takhin.disk.witness import Mark
 from takhin.logs import debugging
 from takhin.schema import PAGE_BYTES
@@ -49,6 +49,7 @@ class LogFile:
         self._reader: apsw.Connection | None = None
         self._cache_kib = 0  # as the connections have it
         self._inodes: Inodes | None = None  # of the last time it was opened
+        self._wal_check = WalCheck(path)
         self.left_wal = False
         """True if the file was closed with a WAL beside it, which then may be copied by another program."""
 
@@ -234,7 +235,7 @@ class LogFile:
         """Check names and WAL before it is copied. Raises FileGoneError, WalDamagedError, apsw.Error."""
         if self._inodes is not None:
             self._inodes.check()
-        check_wal(self.path, connection)
+        self._wal_check.check(connection)
 
     def recommit(self) -> Mark:  # on a commit thread
         """Commit once, over what a failed commit left in the WAL. Returns where the log ends after that."""
