@@ -166,7 +166,7 @@ class Arrivals:
         standing = ticket.place.standing
         if not self._places.awaited or standing == TROUBLED:
             return PATIENCE_SECONDS
-        hasty_max = self._slow_max // 2 if standing == GOOD else self._slow_max
+        hasty_max = self._slow_max // (4 if standing == GOOD else 2)
         return SHORT_PATIENCE_SECONDS if len(self._slow) < hasty_max else PATIENCE_SECONDS
 
     def _look_by(self, when: float) -> None:

@@ -50,7 +50,7 @@ async def in_time():
 
 async def test_messages_that_do_not_come_hold_nobody_up():
     """While another waits they have little time; and not all places, once they are known to be slow."""
-    arrivals = Arrivals(2, replace(RPC, slow_arrivals_max=8))
+    arrivals = Arrivals(2, replace(RPC, slow_arrivals_max=16))
     silent = [Call(arrivals, 1) for _ in range(4)]
     for call in silent[:2]:
         await call.asked_for.wait()
