@@ -34,6 +34,7 @@ from takhin.disk.finding import checked_topic, partition_files, topic_names
 from takhin.disk.folder import sync_folder
 from takhin.disk.identity import LogRow, num_partitions, read_log_row
 from takhin.disk.layout import Layout, partition_file, size_bytes, unfinished
+from takhin.disk.tables import tables_fault
 from takhin.errors import CopyError
 from takhin.schema import VERSION
 from takhin.schema.checksums import SINCE_VERSION
@@ -140,7 +141,7 @@ class _Backup:
         source, folder = self._source.topic(name), self._target.topic(name)
         first = self._source.partition(name, 0)
         with _gone_explains(source, first):
-            count, log = read(first, lambda db: (num_partitions(db), read_log_row(db)))
+            count, log = read(first, lambda db: _said_of_topic(db, first))
             if count is None or log is None:
                 raise DamagedError(f"{first} does not say what the topic {name!r} is")
             copied = self._manifest.log(name, 0)
@@ -216,6 +217,13 @@ class _Backup:
         finally:
             target.close()
         return log
+
+
+def _said_of_topic(db: apsw.Connection, first: Path) -> tuple[int | None, LogRow | None]:
+    """(its partition count, its row of `log`) of partition 0's file `first`. Raises DamagedError."""
+    if (fault := tables_fault(db)) is not None:
+        raise DamagedError(f"{first} {fault}")
+    return num_partitions(db), read_log_row(db)
 
 
 def _check_zeros(part: Path, place: Place, log: LogRow) -> None:
@@ -294,7 +302,7 @@ def _gone_explains(source: Path, first: Path) -> Iterator[None]:
 def _explained(error: apsw.Error, path: Path) -> CopyError:
     if is_full(error):
         return CopyError(f"the disk of the backup is full: {path} is not in it")
-    if is_damage(error):
+    if is_damage(error) or isinstance(error, apsw.SQLError):  # SQLError: its tables are not ours
         return DamagedError(f"{path} is damaged: {sentence(error)}; `takhin verify` shows how far it goes")
     return CopyError(f"{path} cannot be copied: {sentence(error)}")
 

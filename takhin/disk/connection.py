@@ -63,7 +63,7 @@ def open_writer(path: Path, *, alone: bool = False) -> apsw.Connection:
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     with _closed_on_error(connection), quota_is_full(connection):
-        _distrust(connection)
+        distrust(connection)
         _configure_writer(connection, alone=alone)
     return connection
 
@@ -91,7 +91,7 @@ def _configure_writer(connection: apsw.Connection, *, alone: bool) -> None:
     _set(connection, "temp_store", 2)  # in memory
 
 
-def _distrust(connection: apsw.Connection) -> None:
+def distrust(connection: apsw.Connection) -> None:
     """Run nothing that a file brings with it: it may come from elsewhere, and we need none of it."""
     for setting, value in (
         (apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0),
@@ -125,7 +125,7 @@ def open_reader(path: Path) -> apsw.Connection:
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     with _closed_on_error(connection):
-        _distrust(connection)
+        distrust(connection)
         _set(connection, "checksum_verification", "1")
         set_page_cache(connection, LEAST_CACHE_KIB)
     return connection
@@ -145,7 +145,7 @@ def open_beside(path: Path, *, immutable: bool) -> apsw.Connection:
     uri = f"file:{quote(str(path.absolute()))}?{'immutable=1' if immutable else 'mode=ro'}"
     connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
     with _closed_on_error(connection):
-        _distrust(connection)
+        distrust(connection)
         connection.set_busy_timeout(BUSY_MS_MAX)
     return connection
 
@@ -155,8 +155,8 @@ def open_copy(path: Path) -> apsw.Connection:
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     with _closed_on_error(connection):
+        distrust(connection)
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        connection.pragma("trusted_schema", 0)
     return connection
 
 
@@ -165,7 +165,7 @@ def open_unverified(path: Path) -> apsw.Connection:
     load_checksums()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     with _closed_on_error(connection):
-        _distrust(connection)
+        distrust(connection)
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)  # recover moves a table's root
         connection.pragma("checksum_verification", 0)
     return connection

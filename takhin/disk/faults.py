@@ -164,9 +164,11 @@ def lost(offset: int, topic: str, partition: int) -> PartitionUnavailableError:
 
 def outcome_unknown(error: Exception, topic: str, partition: int) -> OutcomeUnknownError:
     """The error for a group whose COMMIT failed, but may turn out to have succeeded after a crash."""
-    what = (
-        "the file was not in its place when" if isinstance(error, FileGoneError) else "the disk failed while"
-    )
+    what = "the disk failed while"
+    if isinstance(error, FileGoneError):
+        what = "the file was not in its place when"
+    if isinstance(error, WalDamagedError):
+        what = "the write-ahead log was found to be damaged when"
     return OutcomeUnknownError(
         f"{what} the records were committed to topic {topic!r} partition {partition} "
         f"({error}); whether they will be there after a restart is unknown",
@@ -180,5 +182,5 @@ def translated(topic: str, partition: int) -> Iterator[None]:
     """Errors of SQLite, and those of opening a file again, leave the block as `unavailable` words them."""
     try:
         yield
-    except (apsw.Error, FileChangedError) as error:
+    except (apsw.Error, FileChangedError, WalDamagedError) as error:
         raise unavailable(error, topic, partition) from error

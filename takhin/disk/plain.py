@@ -1,6 +1,6 @@
 """Opening files that somebody may have made to do harm: no FIFO holds us up, and none is read whole if large.
 
-For the files of a data folder that are not a partition's; those are opened by SQLite, after `check_plain`.
+For the files of a data folder that are not a partition's; those are opened by SQLite, after `is_plain`.
 """
 
 from __future__ import annotations

@@ -91,6 +91,17 @@ TRIM = (
     "DELETE FROM time_index WHERE timestamp < (SELECT max(timestamp) FROM time_index WHERE offset <= ?)",
 )
 
+FAR_HEADER = (
+    "SELECT offset FROM headers WHERE offset >= ? AND offset < ? ORDER BY offset, position LIMIT 1 OFFSET ?"
+)
+CONTENT_BYTES = (
+    "SELECT (SELECT coalesce(sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)), 0) "
+    "FROM records WHERE offset >= ?1 AND offset < ?2) + "
+    "(SELECT coalesce(sum(octet_length(key) + octet_length(value)), 0) "
+    "FROM headers WHERE offset >= ?1 AND offset < ?2)"
+)
+"""Reads none of the overflow pages: see LONG_HEADER."""
+
 LAST_OFFSET = "SELECT max(offset) FROM records"
 GET_LOST = "SELECT first, beyond FROM lost_offsets ORDER BY first"
 
@@ -190,7 +201,8 @@ OLD_HEADERS = (
     "SELECT offset, position, key, value FROM headers WHERE offset >= ? AND offset < ? "
     "ORDER BY offset, position"
 )
-ROOT_OF_RECORDS = "SELECT rootpage FROM sqlite_schema WHERE name = 'records'"
+ROOT_OF_RECORDS = "SELECT rootpage FROM sqlite_schema WHERE name = 'records' AND rootpage > 1"
+"""Without what has no page, as a view in the table's place."""
 MOVE_ROOT = "UPDATE sqlite_schema SET rootpage = ? WHERE name = ?"
 PUT_RECORD = "INSERT INTO records (offset, timestamp, key, value) VALUES (?,?,?,?)"
 PUT_LOST = "INSERT INTO lost_offsets (first, beyond) VALUES (?,?)"

@@ -16,6 +16,7 @@ from typing import Any
 
 import apsw
 
+from takhin.disk.connection import distrust
 from takhin.schema.checksums import load as load_checksums
 
 NAME = "takhin-unshared"
@@ -66,6 +67,7 @@ def open_unshared(path: Path) -> apsw.Connection:
     _registered()
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, vfs=NAME)
     try:
+        distrust(connection)
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.pragma("locking_mode", "exclusive")
     except BaseException:

@@ -1,9 +1,10 @@
-"""Whether the frames of a write-ahead log in use are what was written; each is looked at once.
+"""Whether the frames of a write-ahead log in use are what was written.
 
 SQLite compares the checksums of a WAL when it recovers one, and not when it copies its pages into the file:
 there a damaged page would get a checksum that is right. So the frames are compared before that, while commits
-go on. (The -wal has none of SQLite's locks, which would be lost with a descriptor that is closed: they are on
-the .db and the -shm.)
+go on. Each is looked at once, unless it could not be copied then: it may have been damaged since. (The -wal
+has none of SQLite's locks, which would be lost with a descriptor that is closed: they are on the .db and the
+-shm.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import apsw
 
-from takhin.disk.faults import WalDamagedError
+from takhin.disk.faults import NotNowError, WalDamagedError, sentence
 from takhin.disk.layout import wal_of
 from takhin.disk.wal import HEAD, order_of
 from takhin.disk.wal_sums import FRAME_BYTES, FRAME_HEAD, Sums, are_whole
@@ -31,30 +32,30 @@ class WalCheck:
         """path: the `.db` file."""
         self._path = wal_of(path)
         self._head = b""  # of the log that was looked at
-        self._checked = 0  # so many of its frames are whole
+        self._checked = 0  # so many of its frames were whole
         self._sums: Sums = (0, 0)  # which the last one of them carries
 
     def check(self, connection: apsw.Connection) -> None:
-        """Check all frames in use that were not checked before. Frames that are added meanwhile may not be.
+        """Check all frames in use but those that were checked and then copied. Call it before the others are.
 
-        connection: one that has the file open, outside a transaction. Raises WalDamagedError; apsw.BusyError
-        if the WAL cannot be opened now; apsw.Error.
+        Frames that are added meanwhile may not be in the check. connection: one that has the file open,
+        outside a transaction. Raises WalDamagedError, apsw.Error; NotNowError if it cannot be opened now.
         """
         for _ in range(LOOKS_MAX):
-            used = _frames(connection)
-            if used <= 0 or self._look(connection, used):
+            used, copied = _frames(connection)
+            if used <= 0 or self._look(connection, used, copied):
                 return
         raise WalDamagedError(
             f"{self._path} is not as it was written: of its {used} frames in use only {self._checked} are "
             "whole"
         )
 
-    def _look(self, connection: apsw.Connection, used: int) -> bool:
+    def _look(self, connection: apsw.Connection, used: int, copied: int) -> bool:
         """True if all frames in use are whole."""
         try:
             file = apsw.VFSFile("", str(self._path), [apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY, 0])
         except apsw.CantOpenError as error:  # descriptors may be short; a WAL that is gone is noticed by name
-            raise apsw.BusyError(f"{self._path} cannot be opened now to be checked") from error
+            raise NotNowError(sentence(error)) from error
         try:
             head = file.xRead(HEAD.size, 0)
             order = order_of(head)
@@ -62,6 +63,8 @@ class WalCheck:
                 return False
             if head != self._head:
                 self._head, self._checked, self._sums = head, 0, HEAD.unpack(head)[6:]
+            elif copied < self._checked:
+                self._go_back(file, copied)
             for at_once in (AT_ONCE, 1):
                 while self._checked < used:
                     if not self._next(connection, file, min(at_once, used - self._checked), order):
@@ -69,6 +72,14 @@ class WalCheck:
         finally:
             file.xClose()
         return self._checked >= used
+
+    def _go_back(self, file: apsw.VFSFile, frames: int) -> None:
+        """Take only so many frames as checked."""
+        self._checked, self._sums = 0, HEAD.unpack(self._head)[6:]
+        if frames > 0:
+            last = file.xRead(FRAME_HEAD.size, HEAD.size + (frames - 1) * FRAME_BYTES)
+            if len(last) == FRAME_HEAD.size:  # else it is cut off now
+                self._checked, self._sums = frames, FRAME_HEAD.unpack(last)[4:]
 
     def _next(self, connection: apsw.Connection, file: apsw.VFSFile, count: int, order: str) -> bool:
         """True if so many more frames are whole; they are counted then."""
@@ -86,8 +97,7 @@ class WalCheck:
         return True
 
 
-def _frames(connection: apsw.Connection) -> int:
-    """The frames of its WAL that are in use."""
+def _frames(connection: apsw.Connection) -> tuple[int, int]:
+    """(the frames of its WAL that are in use, those of them that are copied)."""
     connection.pragma("user_version")  # else it does not know of those that others have added
-    in_use, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-    return in_use
+    return connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)

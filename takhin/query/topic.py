@@ -18,6 +18,7 @@ from takhin.disk.faults import sentence
 from takhin.disk.finding import checked_topic, partition_files, topic_names
 from takhin.disk.identity import LogRow, identity_fault, num_partitions, read_log_row
 from takhin.disk.layout import Layout
+from takhin.disk.tables import tables_fault
 from takhin.errors import CopyError, QueryError
 
 T = TypeVar("T")
@@ -77,9 +78,12 @@ class TopicFiles:
     def _work(
         self, partition: int, connection: apsw.Connection, work: Callable[[apsw.Connection, LogRow], T]
     ) -> tuple[LogRow, T]:
+        path = self.paths[partition]
+        if partition not in self._seen and (fault := tables_fault(connection)) is not None:
+            raise QueryError(f"{path} {fault}")
         log = read_log_row(connection)
         if log is None or identity_fault(log, self.name, partition) is not None:
-            raise QueryError(f"{self.paths[partition]} does not hold partition {partition} of {self.name!r}")
+            raise QueryError(f"{path} does not hold partition {partition} of {self.name!r}")
         seen = self._seen.get(partition, log)
         if (log.topic_id, log.incarnation_id) != (seen.topic_id, seen.incarnation_id):
             raise QueryError(f"topic {self.name!r} was replaced while it was read")

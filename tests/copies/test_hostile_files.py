@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from storage.support import alter, refused, sqlite_engine
 from takhin.copies.backup import backup
+from takhin.copies.recover import recover
 from takhin.copies.restore import restore
 from takhin.copies.verify import verify
+from takhin.disk.layout import shm_of, wal_bytes
 from takhin.errors import CopyError, QueryError, StartupError
 from takhin.query.topic import TopicFiles
 
@@ -54,6 +59,47 @@ async def refused_everywhere(data: Path, aside: Path, match: str) -> None:
         backup(data, aside / "backup")
     with pytest.raises(CopyError, match=match):
         restore(data, aside / "restored")
+
+
+HOST = """
+import sys, apsw
+from takhin.schema import checksums
+checksums.load()
+db = apsw.Connection(sys.argv[1])
+db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+for statement in sys.argv[2:]:
+    db.execute(statement)
+"""
+
+
+def alter_in_log(path: Path, *statements: str) -> None:
+    """Change a closed file by what is in a write-ahead log beside it, as in a copy of a file in use."""
+    subprocess.run([sys.executable, "-c", HOST, path, *statements], check=True)
+    shm_of(path).unlink()
+
+
+@pytest.mark.parametrize(("statements", "match"), TABLES)
+async def test_other_tables_in_a_log(data, tmp_path, statements, match):
+    """The same in a write-ahead log without an index, which is read through a VFS of our own."""
+    path = data / "topics/orders/0.db"
+    alter_in_log(path, *statements)
+    assert wal_bytes(path)
+    with pytest.raises(QueryError, match=match):
+        TopicFiles(data, "orders")
+    await refused_everywhere(data, tmp_path, match)
+    recover(data)
+    assert verify(data).ok
+
+
+async def test_a_backup_has_all_others(data, tmp_path):
+    """A topic whose tables are not ours is said to be missing from the backup, which has the others."""
+    shutil.copytree(data / "topics/orders", data / "topics/zebra")
+    alter(data / "topics/orders/0.db", "DROP TABLE headers")
+    for number in (0, 1):
+        alter(data / f"topics/zebra/{number}.db", "UPDATE log SET topic = 'zebra'")
+    with pytest.raises(CopyError, match=r"incomplete: .*orders.*has no table headers. All other topics"):
+        backup(data, tmp_path / "backup")
+    assert (tmp_path / "backup/topics/zebra/1.db").exists()
 
 
 @pytest.mark.parametrize(("statements", "match"), TABLES)
@@ -126,3 +172,6 @@ async def test_a_file_with_a_hole(data, tmp_path):
     """A partition that is longer than its header says is refused, and not copied."""
     os.truncate(data / "topics/orders/0.db", 2 << 40)
     await refused_everywhere(data, tmp_path, "is longer than it should be")
+    with pytest.raises(CopyError, match="cannot be kept aside"):
+        recover(data)
+    assert not list((data / "aside").glob("**/*.db"))

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from threading import Event
 
 import apsw
 import pytest
 from takhin.schema import PAGE_BYTES
 
+from faults.test_other_processes import beside
 from storage.support import freeze, refused, sqlite_engine
 from takhin.copies.verify import verify
 from takhin.disk import connection, wal
+from takhin.disk.faults import NotNowError, WalDamagedError
 from takhin.disk.layout import wal_of
 from takhin.disk.wal_check import WalCheck
 from takhin.disk.wal_sums import FRAME_BYTES
-from takhin.errors import PartitionUnavailableError
+from takhin.errors import OutcomeUnknownError, PartitionUnavailableError
+from takhin.storage.sqlite.checkpoint import Phase
+from takhin.storage.sqlite.recovery import Failure
+from takhin.storage.sqlite.steps import Step
 from takhin.testing.contract import batch, numbered, read_all, spec
+from takhin.testing.contract.harness import turns
 
 SETTINGS = {"ballast_bytes": 0, "free_bytes_low": 0, "checkpoint_pages": 40}
 
@@ -117,7 +126,7 @@ async def test_a_wal_cut_off_while_it_is_checked(tmp_path):
 
     def check():
         while not written.is_set():
-            with suppress(apsw.BusyError):
+            with suppress(apsw.BusyError, NotNowError):
                 of_wal.check(checker)
 
     with ThreadPoolExecutor(1) as threads:
@@ -169,3 +178,185 @@ async def test_the_locks_are_kept(tmp_path):
         log.life.check_place()
         assert in_use(log) > 0
     await engine.close()
+
+
+@pytest.mark.parametrize("left", range(5))
+async def test_few_descriptors(tmp_path, left):
+    """Without enough descriptors for a check it is put off, however many are missing."""
+    path = await a_file(tmp_path / "data")
+    with closing(connection.open_writer(path)) as db, descriptors(left):
+        db.execute("INSERT INTO records (offset, timestamp) VALUES (0, 0)")
+        with suppress(NotNowError):
+            WalCheck(path).check(db)
+
+
+@contextmanager
+def descriptors(left: int):
+    """Let the process have only so many more within the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first = os.dup(0)
+    used = {int(each.name) for each in Path("/proc/self/fd").iterdir()}
+    limit = max(used) + 1 + left
+    filled = [os.dup(0) for _ in range(limit - left - len(used))]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in (first, *filled):
+            with suppress(OSError):
+                os.close(each)
+
+
+async def test_a_check_is_put_off(tmp_path):
+    """A WAL that cannot be checked now is not copied; health says why, and the next attempt copies it."""
+    engine, log, files = await frozen(tmp_path / "data")
+    before = log.path.stat().st_mtime_ns
+    files.held = False
+    with descriptors(0):
+        log.life.wake()
+        await log.life.rested()
+    assert log.path.stat().st_mtime_ns == before
+    assert [sentence for sentence in engine.troubles if "cannot be checked now" in sentence]
+    await asyncio.wait_for(ended(engine), 10)
+    assert log.path.stat().st_mtime_ns > before
+    await log.append(numbered(1))
+    await engine.close()
+
+
+async def ended(engine) -> None:
+    """Return when the engine has no trouble."""
+    while engine.troubles:
+        await turns()
+
+
+async def test_a_stop_without_descriptors(tmp_path):
+    """A stop that cannot check the WAL leaves it to the next start, which does."""
+    engine, log, files = await frozen(tmp_path / "data")
+    flip(wal_of(log.path), 20_000, 0)
+    files.held = False
+    with descriptors(0):
+        await log.life.end()
+    await engine.close()
+    await refused(tmp_path / "data", r"0\.db is short", **SETTINGS)
+
+
+async def test_without_the_folder_for_scratch(tmp_path):
+    """DATA/tmp was removed: what is damaged is found all the same."""
+    engine, log, files = await frozen(tmp_path / "data")
+    flip(wal_of(log.path), 20_000, 0)
+    shutil.rmtree(tmp_path / "data/tmp")
+    files.held = False
+    await engine.close()
+    await refused(tmp_path / "data", r"0\.db is short", **SETTINGS)
+
+
+@pytest.mark.parametrize("error", [apsw.CantOpenError("no descriptor"), OSError(errno.ENFILE, "none")])
+def test_a_lack_of_descriptors_may_pass(error):
+    """A partition that failed for want of a descriptor is tried again."""
+    assert Failure.of(error, 1.0).retry_at == 1.0
+
+
+async def test_nothing_damaged_is_served(tmp_path):
+    """Once the WAL is known to be damaged nobody reads what is in it, and who waits is told."""
+    engine, log, files = await frozen(tmp_path / "data")
+    waiting = asyncio.ensure_future(log.grown(log.end_offset))
+    await turns()
+    flip(wal_of(log.path), 20_000, 0)
+    files.held = False
+    log.life.wake()
+    await log.life.rested()
+    for refused_one in (
+        log.read(0, max_bytes=1, max_records=1),
+        log.offset_for_time(0),
+        log.grown(log.end_offset),
+        asyncio.wait_for(waiting, 10),
+    ):
+        with pytest.raises(PartitionUnavailableError, match="is damaged"):
+            await refused_one
+    await engine.close()
+
+
+async def test_no_answer_after_damage_is_known(tmp_path):
+    """A group that is committed while a checkpoint finds damage is not acknowledged."""
+    engine, log, files = await frozen(tmp_path / "data")
+    flip(wal_of(log.path), 20_000, 0)
+    commits, gate = log.life._commits, Event()
+    commit = commits._commit
+
+    def slow(mark):
+        commit(mark)
+        gate.wait(10)
+
+    commits._commit = slow
+    waiting = log.append(numbered(1))
+    while log.life.step is not Step.GROUP:
+        await turns()
+    files.held = False
+    log.life._begin_checkpoint()
+    while log.life.failure is None:
+        await turns()
+    gate.set()
+    with pytest.raises(OutcomeUnknownError, match="found to be damaged"):
+        await waiting
+    await engine.close()
+
+
+async def test_a_reader_in_the_way(tmp_path):
+    """A checkpoint that a reader stops ends with its first pass: no commit waits for a check of it all."""
+    engine = sqlite_engine(tmp_path / "data", **SETTINGS)
+    await engine.open()
+    log = (await engine.create_topic(spec("orders", 1))).partitions[0]
+    await log.append(batch(b"v"))
+    with beside(log.path, "BEGIN", "SELECT * FROM log"):
+        for _ in range(15):
+            await log.append(batch(*[b"x" * 20_000] * 20))
+        await log.life.rested()
+        phases = []
+        log.life.wake, wake = lambda: (phases.append(log.life.checkpoint.phase), wake()), log.life.wake
+        log.life.checkpoint.again_at = 0.0
+        log.life.wake()
+        while len(phases) < 2:
+            await turns()
+        assert phases == [Phase.NONE, Phase.NONE]
+        assert log.life.checkpoint.again_at > 0.0
+    await engine.close()
+
+
+@pytest.mark.parametrize("frame", [0, 20, 37])
+async def test_a_frame_that_waits_for_its_copy(tmp_path, frame):
+    """A frame that was checked, but not copied, is checked again: it may have been damaged since."""
+    path = await a_file(tmp_path / "data")
+    insert = "INSERT INTO records (offset, timestamp, value) VALUES (?, 0, randomblob(?))"
+    with closing(connection.open_writer(path)) as db, closing(connection.open_reader(path)) as reader:
+        db.execute(insert, (0, 10 * PAGE_BYTES))
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM log").fetchall()
+        db.execute(insert, (1, 30 * PAGE_BYTES))
+        of_wal = WalCheck(path)
+        of_wal.check(db)
+        _, copied = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        of_wal.check(db)
+        flip(wal_of(path), wal.HEAD.size + frame * FRAME_BYTES + 100, 0)
+        if frame < copied:  # which does no harm any more
+            of_wal.check(db)
+        else:
+            with pytest.raises(WalDamagedError, match=f"only {frame} are"):
+                of_wal.check(db)
+        reader.execute("COMMIT")
+
+
+async def test_a_restarted_log(tmp_path):
+    """What was checked of a WAL counts no more once SQLite has restarted it."""
+    path = await a_file(tmp_path / "data")
+    insert = "INSERT INTO records (offset, timestamp, value) VALUES (?, 0, randomblob(?))"
+    with closing(connection.open_writer(path)) as db:
+        of_wal = WalCheck(path)
+        db.execute(insert, (0, 30 * PAGE_BYTES))
+        of_wal.check(db)
+        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        db.execute(insert, (1, 40 * PAGE_BYTES))
+        of_wal.check(db)
+        flip(wal_of(path), wal.HEAD.size + 100, 0)
+        with pytest.raises(WalDamagedError, match="only 0 are"):
+            of_wal.check(db)

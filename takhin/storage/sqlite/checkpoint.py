@@ -80,14 +80,19 @@ class Checkpoint:
         self.again_at = None
         self._passes = 0
 
-    def passed(self, covered: int, left: int) -> None:
+    def passed(self, covered: int, left: int, *, moved: bool, now: float) -> None:
         """A pass has ended that began when the WAL had `covered` pages, and left so many of them.
 
-        The phase afterwards says what comes next: another pass, or the last bit.
+        moved: it has copied something. now: the loop's time. The phase afterwards says what comes next:
+        another pass, the last bit, or nothing for a while, because a program reads the file.
         """
         self.pages += left - covered
         self._passes += 1
-        if self.pages <= LAST_BIT_PAGES_MAX or self._passes >= PASSES_MAX:
+        if self.pages <= LAST_BIT_PAGES_MAX:
+            self.phase = Phase.LAST_BIT
+        elif not moved:
+            self.abandon(now)
+        elif self._passes >= PASSES_MAX:
             self.phase = Phase.LAST_BIT
 
     def cut(self) -> None:

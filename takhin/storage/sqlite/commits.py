@@ -105,6 +105,7 @@ class Commits:
         began = time.perf_counter()
         try:
             await on(self._shared.threads.commit, partial(self._commit, written.mark))
+            self._file.check_sound()  # a checkpoint beside it may have found damage since
         except Exception as error:  # noqa: BLE001
             return None, self._failed(group, error, committing=True)
         self._landed(group, written)

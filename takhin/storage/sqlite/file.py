@@ -16,7 +16,15 @@ import structlog
 
 from takhin.disk import connection, layout
 from takhin.disk import statements as sql
-from takhin.disk.faults import CLEAN, FileChangedError, quota_is_full
+from takhin.disk.faults import (
+    CLEAN,
+    FileChangedError,
+    NotNowError,
+    WalDamagedError,
+    is_damage,
+    quota_is_full,
+    sentence,
+)
 from takhin.disk.inodes import Inodes
 from takhin.disk.wal_check import WalCheck
 from takhin.disk.witness import Mark
@@ -27,6 +35,14 @@ logger = structlog.get_logger()
 
 READER_SHARE = 4
 """The reader gets a fourth of a file's page caches: a scan reads each page once."""
+
+
+class Copied(NamedTuple):
+    """What a pass of a checkpoint has done."""
+
+    pages_left: int
+    moved: bool
+    """False if nothing was copied that was not copied before."""
 
 
 class Connections(NamedTuple):
@@ -52,6 +68,7 @@ class LogFile:
         self._wal_check = WalCheck(path)
         self.left_wal = False
         """True if the file was closed with a WAL beside it, which then may be copied by another program."""
+        self._damage: WalDamagedError | None = None
 
     @property
     def is_open(self) -> bool:
@@ -99,11 +116,17 @@ class LogFile:
         """How much longer the `.db` file gets when all of its WAL is copied. For an open file at rest."""
         return int(self.writer.pragma("page_count") * PAGE_BYTES) - self.path.stat().st_size
 
+    def check_sound(self) -> None:
+        """Raises WalDamagedError if the WAL is known to be damaged: what is in it vanishes. On any thread."""
+        if self._damage is not None:
+            raise self._damage
+
     def check_place(self) -> None:
-        """Raises FileGoneError if the file no longer has its name. On any thread.
+        """Raises FileGoneError if the file no longer has its name; what `check_sound` raises. On any thread.
 
         An open file's -wal and -shm are looked at, too.
         """
+        self.check_sound()
         if self._inodes is not None:
             if self.is_open:
                 self._inodes.check()
@@ -197,21 +220,25 @@ class LogFile:
             raise
         connection.close_whole(writer)  # at the end, because the last connection removes the WAL
 
-    def copy_pages(self) -> int | None:  # on the checkpoint thread
+    def copy_pages(self) -> Copied:  # on the checkpoint thread
         """Copy what it can of the WAL, beside the commits, by a connection of its own.
 
-        Returns the pages left. Raises FileGoneError or WalDamagedError, when nothing was copied; apsw.Error.
+        Raises FileGoneError, WalDamagedError, or NotNowError if the WAL cannot be checked now: nothing was
+        copied then. apsw.Error.
         """
         self.check_place()  # else another file would be opened
         try:
             copier = connection.open_writer(self.path)
-        except apsw.Error:  # descriptors may be short
-            return None
+        except apsw.Error as error:
+            if is_damage(error):
+                raise
+            raise NotNowError(sentence(error)) from error  # descriptors may be short
         try:
             self._check_all(copier)
+            _, before = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
             with quota_is_full(copier):
                 in_wal, copied = copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            return in_wal - copied
+            return Copied(in_wal - copied, copied != before)
         finally:
             copier.close()
 
@@ -231,11 +258,15 @@ class LogFile:
                 in_wal, copied = self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         return in_wal - copied
 
-    def _check_all(self, connection: apsw.Connection) -> None:
-        """Check names and WAL before it is copied. Raises FileGoneError, WalDamagedError, apsw.Error."""
+    def _check_all(self, db: apsw.Connection) -> None:
+        """Check names and WAL before it is copied. Raises what `copy_pages` raises."""
         if self._inodes is not None:
             self._inodes.check()
-        self._wal_check.check(connection)
+        try:
+            self._wal_check.check(db)
+        except WalDamagedError as error:
+            self._damage = error
+            raise
 
     def recommit(self) -> Mark:  # on a commit thread
         """Commit once, over what a failed commit left in the WAL. Returns where the log ends after that."""

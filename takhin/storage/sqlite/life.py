@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import apsw
 import structlog
 
-from takhin.disk.faults import FileGoneError, is_damage, unavailable
+from takhin.disk.faults import FileGoneError, WalDamagedError, is_damage, unavailable
 from takhin.disk.witness import Slot
 from takhin.model import TopicPartition
 from takhin.storage.sqlite.checkpoint import Checkpoint, Phase
@@ -117,17 +117,17 @@ class Life:
             raise self._unavailable(self.failure.error)
 
     def check_place(self) -> None:
-        """Raises PartitionUnavailableError if the file is gone, or another has its name.
+        """Raises PartitionUnavailableError if the file is gone, replaced, or has a damaged WAL.
 
         An open one has failed then: what was written to it since may be lost.
         """
         try:
-            if self.gone:
+            if self.lost:
                 self.check_writable()
             self._file.check_place()
-        except FileGoneError as error:
+        except (FileGoneError, WalDamagedError) as error:
             told = self._unavailable(error)
-            if self._file.is_open:
+            if self._file.is_open or isinstance(error, WalDamagedError):
                 self.fail_closed(error)
             else:  # nothing was written meanwhile, so it may come back
                 self._shared.troubles.begin(f"partition_gone {self._name}", str(told))
@@ -135,9 +135,9 @@ class Life:
         self._shared.troubles.end(f"partition_gone {self._name}")
 
     @property
-    def gone(self) -> bool:
-        """True if it is known that the file no longer has its name."""
-        return self.failure is not None and isinstance(self.failure.error, FileGoneError)
+    def lost(self) -> bool:
+        """True if it is known that what would be read is wrong, or may vanish with the broker."""
+        return self.failure is not None and isinstance(self.failure.error, FileGoneError | WalDamagedError)
 
     async def opened(self) -> None:
         """Return when the file is open, or its life has ended. Raises what opening it raises."""
@@ -169,8 +169,6 @@ class Life:
         if self._ended is None:
             self._ended = self._loop.create_future()
             self._commits.not_before = 0.0
-            for trouble in ("partition_failed", "partition_gone", "wal_large"):
-                self._shared.troubles.end(f"{trouble} {self._name}")
             self.wake()
         await asyncio.shield(self._ended)
 
@@ -306,6 +304,8 @@ class Life:
         self._shared.files.release(self)
         self._let_readers_go_on()
         self._rested.wake()
+        for trouble in ("partition_failed", "partition_gone", "wal_large", "wal_unchecked"):
+            self._shared.troubles.end(f"{trouble} {self._name}")
         if self._ended is not None:
             self._ended.set_result(None)
 
@@ -322,7 +322,9 @@ class Life:
             await on(self._shared.threads.checkpoint, close)
         except Exception as error:  # noqa: BLE001  it is closed, and the WAL stays for the next start
             logger.warning("close_failed", path=str(self._file.path), error=str(error))
+            self._copying.watch_check(error)
             return error
+        self._copying.watch_check(None)
         return None
 
     # GROUP
@@ -373,7 +375,7 @@ class Life:
             self.checkpoint.abandon()
         self._shared.files.withdraw(self)
         self._shared.files.release(self)  # it stays open, whatever else needs opening
-        if self.gone:
+        if self.lost:
             self.growth.wake()  # those who wait to read have to know
             self.wake()
         told = self._unavailable(error)

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import apsw
 import structlog
 
-from takhin.disk.faults import NotNowError, lost, translated
+from takhin.disk.faults import FileChangedError, FileGoneError, NotNowError, is_damage, lost, translated
 from takhin.disk.witness import Mark
 from takhin.errors import (
     OffsetOutOfRangeError,
@@ -39,9 +40,6 @@ from takhin.storage.sqlite.writes import (
 )
 
 logger = structlog.get_logger()
-
-TRIM_RECORDS_MAX = 2_000
-"""Records of one step of a trim. Their DELETE occupies the event loop, for under 1 ms."""
 
 
 class SqlitePartition:
@@ -128,8 +126,7 @@ class SqlitePartition:
             )
         while self.start_offset < offset:
             self._check_open()
-            step = Trim(min(offset, self.start_offset + TRIM_RECORDS_MAX))
-            await asyncio.shield(self.life.submit(step))  # goes on also if the one who asked has gone
+            await asyncio.shield(self.life.submit(Trim(offset)))  # goes on also if the one who asked has gone
         with suppress(StorageFullError):  # which needs space itself; what is trimmed is trimmed
             pages_left = 1
             while pages_left and not self.closed:
@@ -197,10 +194,16 @@ class SqlitePartition:
 
         A shell that opens and closes it would copy it, too, but without the checksums of its pages.
         """
-        if self._file.left_wal and not self.closed:
-            self._file.left_wal = False  # one try: who uses the file next is told what is wrong
-            with suppress(UnavailableError, UnknownTopicError), translated(self.topic, self.partition):
-                await self._file_open()
+        if not self._file.left_wal or self.closed:
+            return
+        try:
+            await self._file_open()
+        except (apsw.Error, FileChangedError, UnavailableError, UnknownTopicError) as error:
+            cause = error.__cause__ or error
+            changed = isinstance(cause, FileChangedError) and not isinstance(cause, FileGoneError)
+            if not changed and not (isinstance(cause, Exception) and is_damage(cause)):
+                return  # a lock, a slot, descriptors, or the file itself: the next look tries again
+        self._file.left_wal = False  # who uses a damaged file next is told what is wrong
 
     async def _file_open(self) -> None:
         """Return when the file is open.

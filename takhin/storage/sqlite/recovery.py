@@ -19,13 +19,16 @@ from functools import partial
 
 import apsw
 
-from takhin.disk.faults import FileChangedError, NotNowError, is_damage
+from takhin.disk.faults import FileChangedError, NotNowError, WalDamagedError, is_damage
 from takhin.disk.witness import Mark
 from takhin.storage.sqlite.commits import Commits
 from takhin.storage.sqlite.course import on
 from takhin.storage.sqlite.file import LogFile, came_back_changed
 from takhin.storage.sqlite.group import LogState
 from takhin.storage.sqlite.shared import Shared
+
+MAY_PASS = (apsw.IOError, apsw.CantOpenError, OSError)
+"""Errors of the disk, and of a process without descriptors: the file may be as it was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +41,12 @@ class Failure:
     @classmethod
     def of(cls, error: Exception, retry_at: float) -> Failure:
         """A failure with `error`: tried again if the file is as it was written, as far as one knows."""
-        only_the_disk = isinstance(error, apsw.IOError) and not is_damage(error)
+        only_the_disk = isinstance(error, MAY_PASS) and not is_damage(error)
         return cls(error, retry_at if only_the_disk else None)
 
     def after(self, attempt: Exception, retry_at: float) -> Failure:
         """What is known after an attempt has failed with an error of its own."""
-        if isinstance(attempt, FileChangedError):
+        if isinstance(attempt, FileChangedError | WalDamagedError):
             return Failure(attempt, None)
         may_pass = isinstance(attempt, apsw.Error | NotNowError | OSError) and not is_damage(attempt)
         return Failure(self.error, retry_at if may_pass else None)
