@@ -35,6 +35,8 @@ R = TypeVar("R")
 NODE_ID = 0
 """The number of the only broker, for fields about leaders and replicas."""
 PROTOCOL_TYPE = "consumer"
+COMMIT_BYTES = 1_000
+"""What an offset to be committed takes besides its bytes on the wire, until it is durable."""
 ECHO_CHARS_MAX = 255
 """How much of a name a refusal repeats."""
 
@@ -149,6 +151,11 @@ def _partition_info(info: PartitionInfo) -> pb.PartitionInfo:
         incarnation_id=info.incarnation_id,
         unavailable_reason=info.unavailable_reason,
     )
+
+
+def commits_bytes(request: pb.CommitOffsetRequest) -> int:
+    """About what the request takes in memory once it is converted."""
+    return request.ByteSize() + COMMIT_BYTES * len(request.offsets)
 
 
 async def commits(request: pb.CommitOffsetRequest) -> list[OffsetCommit]:
