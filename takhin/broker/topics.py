@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from takhin import limits, topic_configs
-from takhin.errors import InvalidArgumentError, LogReplacedError, UnknownPartitionError, UnknownTopicError
+from takhin.errors import (
+    InvalidArgumentError,
+    LogReplacedError,
+    UnavailableError,
+    UnknownPartitionError,
+    UnknownTopicError,
+)
 from takhin.model import PartitionInfo, TopicInfo, TopicSpec
 from takhin.settings import Settings
 from takhin.storage.contract import Engine, PartitionLog, Topic
@@ -99,7 +105,7 @@ class TopicVerbs:
     async def describe(
         self, name: str, *, without_partitions: bool = False, without_sizes: bool = False
     ) -> TopicInfo:
-        """A topic's config, and its partitions as they are now."""
+        """A topic's config, and its partitions as they are now, or why one of them is not served."""
         topic = find_topic(self._engine, name)
         shown = () if without_partitions else topic.partitions
         infos = [
@@ -148,8 +154,13 @@ def log_of(topic: Topic, partition: int) -> PartitionLog:
 
 
 def check_topic_id(topic: Topic, topic_id: str) -> Topic:
-    """`topic` as it is. Raises LogReplacedError if it has another id; an empty one means any."""
+    """`topic` as it is. Raises LogReplacedError if it has another id; an empty one means any.
+
+    Raises PartitionUnavailableError if nobody knows its id, because none of its partitions can be read.
+    """
     if topic_id and topic_id != topic.topic_id:
+        if not topic.topic_id:
+            topic.partitions[0].check_available()
         raise LogReplacedError(
             f"topic {topic.name!r} was deleted and created again: its topic_id is {topic.topic_id} now",
             topic=topic.name,
@@ -159,8 +170,13 @@ def check_topic_id(topic: Topic, topic_id: str) -> Topic:
 
 
 def check_incarnation(log: PartitionLog, incarnation_id: str) -> PartitionLog:
-    """`log` as it is. Raises LogReplacedError if it has another incarnation id; an empty one means any."""
+    """`log` as it is. Raises LogReplacedError if it has another incarnation id; an empty one means any.
+
+    Raises PartitionUnavailableError if nobody knows its id, because it cannot be read.
+    """
     if incarnation_id and incarnation_id != log.incarnation_id:
+        if not log.incarnation_id:
+            log.check_available()
         raise LogReplacedError(
             f"the log of topic {log.topic!r} partition {log.partition} is another one than before: an older "
             "copy was put back, or the topic was deleted and created again",
@@ -176,6 +192,12 @@ def _info(log: PartitionLog, *, without_size: bool = False) -> PartitionInfo:
         size_bytes = -1 if without_size else log.size_bytes
     except OSError:
         size_bytes = -1  # it is said to be unknown, and all else is told
+    try:
+        log.check_available()
+    except UnavailableError as error:
+        reason = str(error)
+    else:
+        reason = ""
     return PartitionInfo(
         log.partition,
         log.start_offset,
@@ -185,6 +207,7 @@ def _info(log: PartitionLog, *, without_size: bool = False) -> PartitionInfo:
         log.first_timestamp,
         log.last_timestamp,
         log.record_count,
+        reason,
     )
 
 

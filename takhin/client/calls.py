@@ -331,6 +331,7 @@ def _description(info: pb.TopicInfo) -> TopicDescription:
             of.first_timestamp,
             of.last_timestamp,
             of.record_count,
+            of.unavailable_reason,
         )
         for number, of in sorted(info.partitions.items())
     ]

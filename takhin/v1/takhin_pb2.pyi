@@ -710,6 +710,7 @@ class PartitionInfo(_message.Message):
     FIRST_TIMESTAMP_FIELD_NUMBER: _builtins.int
     LAST_TIMESTAMP_FIELD_NUMBER: _builtins.int
     RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    UNAVAILABLE_REASON_FIELD_NUMBER: _builtins.int
     partition_id: _builtins.int
     beginning_offset: _builtins.int
     end_offset: _builtins.int
@@ -724,6 +725,10 @@ class PartitionInfo(_message.Message):
     """of the last record, likewise"""
     record_count: _builtins.int
     """how many records there are"""
+    unavailable_reason: _builtins.str
+    """Why the partition is not served, as a sentence; empty if it is. Both offsets are then only what is known of the
+    log, down to 0 and 0, and no position in it can be told from them.
+    """
     @_builtins.property
     def replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -742,10 +747,11 @@ class PartitionInfo(_message.Message):
         first_timestamp: _builtins.int = ...,
         last_timestamp: _builtins.int = ...,
         record_count: _builtins.int = ...,
+        unavailable_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beginning_offset", b"beginning_offset", "end_offset", b"end_offset", "first_timestamp", b"first_timestamp", "incarnation_id", b"incarnation_id", "isr", b"isr", "last_timestamp", b"last_timestamp", "leader", b"leader", "partition_id", b"partition_id", "record_count", b"record_count", "replicas", b"replicas", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beginning_offset", b"beginning_offset", "end_offset", b"end_offset", "first_timestamp", b"first_timestamp", "incarnation_id", b"incarnation_id", "isr", b"isr", "last_timestamp", b"last_timestamp", "leader", b"leader", "partition_id", b"partition_id", "record_count", b"record_count", "replicas", b"replicas", "size_bytes", b"size_bytes", "unavailable_reason", b"unavailable_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
