@@ -251,6 +251,7 @@ class PartitionInfo:
 
     size_bytes: the space it takes; -1 where that cannot be told.
     first_timestamp, last_timestamp: of the first and the last record (ms), or NO_TIMESTAMP.
+    unavailable_reason: why it is not served, as a sentence; both ends are then only what is known of the log.
     """
 
     partition: int
@@ -261,6 +262,7 @@ class PartitionInfo:
     first_timestamp: int
     last_timestamp: int
     record_count: int
+    unavailable_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,6 +246,9 @@ class GroupSettings:
     """What consumer groups may do."""
 
     commit_offsets_max: int = setting(10_000, "offsets in one CommitOffset call", least=1)
+    commit_bytes_max: int = setting(
+        64 << 20, "bytes of the CommitOffset calls under way, all together", least=1, most=INT64_MAX
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,11 +260,17 @@ class RpcSettings:
     )
     arrivals_max: int = setting(
         8,
-        "requests that arrive at one time; those of over 64 KiB count until their records are queued or they "
-        "are answered",
+        "requests that arrive at one time; those of over 64 KiB count until they are queued, under way as "
+        "commits, or answered",
         least=1,
     )
-    arrival_ms_max: int = setting(10_000, "time for a unary request to arrive", least=1)
+    health_arrivals_max: int = setting(
+        4, "the same for health checks, which have places of their own", least=1
+    )
+    slow_arrivals_max: int = setting(
+        40, "requests that are slow to arrive, besides those; beyond it one is refused", least=1
+    )
+    arrival_ms_max: int = setting(10_000, "time for a request to arrive", least=1)
     lookahead_bytes: int = setting(
         128 << 10,
         "bytes that a call may send before they are asked for; a distant client sends as many per round trip",

@@ -83,9 +83,13 @@ class Session:
         """A topic's config, and its partitions as they are now."""
         return await self._broker.topics.describe(name)
 
-    def describe_topics(self, names: Sequence[str], *, without_partitions: bool) -> AsyncIterator[TopicInfo]:
+    def describe_topics(
+        self, names: Sequence[str], *, without_partitions: bool = False, without_sizes: bool = False
+    ) -> AsyncIterator[TopicInfo]:
         """Those of `names` that exist, each once."""
-        return self._broker.topics.describe_known(names, without_partitions=without_partitions)
+        return self._broker.topics.describe_known(
+            names, without_partitions=without_partitions, without_sizes=without_sizes
+        )
 
     def describe_partition(self, topic: str, partition: int) -> PartitionInfo:
         """The ends of one partition now."""

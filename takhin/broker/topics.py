@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from takhin import limits, topic_configs
-from takhin.errors import InvalidArgumentError, LogReplacedError, UnknownPartitionError, UnknownTopicError
+from takhin.errors import (
+    InvalidArgumentError,
+    LogReplacedError,
+    UnavailableError,
+    UnknownPartitionError,
+    UnknownTopicError,
+)
 from takhin.model import PartitionInfo, TopicInfo, TopicSpec
 from takhin.settings import Settings
 from takhin.storage.contract import Engine, PartitionLog, Topic
@@ -96,27 +102,33 @@ class TopicVerbs:
             self._listed, self._names = topics, sorted(topics)
         return self._names
 
-    async def describe(self, name: str, *, without_partitions: bool = False) -> TopicInfo:
-        """A topic's config, and its partitions as they are now."""
+    async def describe(
+        self, name: str, *, without_partitions: bool = False, without_sizes: bool = False
+    ) -> TopicInfo:
+        """A topic's config, and its partitions as they are now, or why one of them is not served."""
         topic = find_topic(self._engine, name)
         shown = () if without_partitions else topic.partitions
-        infos = [_info(log) async for log in in_turns(shown, at_once=DESCRIBED_AT_ONCE)]
+        infos = [
+            _info(log, without_size=without_sizes) async for log in in_turns(shown, at_once=DESCRIBED_AT_ONCE)
+        ]
         return TopicInfo(topic.name, topic.topic_id, topic.config, len(topic.partitions), infos)
 
     async def describe_known(
-        self, names: Sequence[str], *, without_partitions: bool
+        self, names: Sequence[str], *, without_partitions: bool, without_sizes: bool
     ) -> AsyncIterator[TopicInfo]:
         """Those of `names` that exist, each once, in the order in which they are asked for."""
         async for name in in_turns(dict.fromkeys(names)):
             if name in self._engine.topics:
-                yield await self.describe(name, without_partitions=without_partitions)
+                yield await self.describe(
+                    name, without_partitions=without_partitions, without_sizes=without_sizes
+                )
                 await others_turn()
 
     def describe_partition(self, topic: str, partition: int) -> PartitionInfo:
         """The ends of one partition now. Raises PartitionUnavailableError where they are not certain."""
         log = find_log(self._engine, topic, partition)
         log.check_available()
-        return _info(log)
+        return _info(log, without_size=True)
 
 
 def find_topic(engine: Engine, name: str) -> Topic:
@@ -142,8 +154,13 @@ def log_of(topic: Topic, partition: int) -> PartitionLog:
 
 
 def check_topic_id(topic: Topic, topic_id: str) -> Topic:
-    """`topic` as it is. Raises LogReplacedError if it has another id; an empty one means any."""
+    """`topic` as it is. Raises LogReplacedError if it has another id; an empty one means any.
+
+    Raises PartitionUnavailableError if nobody knows its id, because none of its partitions can be read.
+    """
     if topic_id and topic_id != topic.topic_id:
+        if not topic.topic_id:
+            topic.partitions[0].check_available()
         raise LogReplacedError(
             f"topic {topic.name!r} was deleted and created again: its topic_id is {topic.topic_id} now",
             topic=topic.name,
@@ -153,8 +170,13 @@ def check_topic_id(topic: Topic, topic_id: str) -> Topic:
 
 
 def check_incarnation(log: PartitionLog, incarnation_id: str) -> PartitionLog:
-    """`log` as it is. Raises LogReplacedError if it has another incarnation id; an empty one means any."""
+    """`log` as it is. Raises LogReplacedError if it has another incarnation id; an empty one means any.
+
+    Raises PartitionUnavailableError if nobody knows its id, because it cannot be read.
+    """
     if incarnation_id and incarnation_id != log.incarnation_id:
+        if not log.incarnation_id:
+            log.check_available()
         raise LogReplacedError(
             f"the log of topic {log.topic!r} partition {log.partition} is another one than before: an older "
             "copy was put back, or the topic was deleted and created again",
@@ -165,11 +187,17 @@ def check_incarnation(log: PartitionLog, incarnation_id: str) -> PartitionLog:
     return log
 
 
-def _info(log: PartitionLog) -> PartitionInfo:
+def _info(log: PartitionLog, *, without_size: bool = False) -> PartitionInfo:
     try:
-        size_bytes = log.size_bytes
+        size_bytes = -1 if without_size else log.size_bytes
     except OSError:
         size_bytes = -1  # it is said to be unknown, and all else is told
+    try:
+        log.check_available()
+    except UnavailableError as error:
+        reason = str(error)
+    else:
+        reason = ""
     return PartitionInfo(
         log.partition,
         log.start_offset,
@@ -179,6 +207,7 @@ def _info(log: PartitionLog) -> PartitionInfo:
         log.first_timestamp,
         log.last_timestamp,
         log.record_count,
+        reason,
     )
 
 

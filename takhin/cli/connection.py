@@ -108,4 +108,9 @@ def explained() -> Iterator[None]:
     except (BrokenPipeError, OutputError):  # main() handles them
         raise
     except OSError as error:
-        raise click.ClickException(f"cannot read the input: {error.strerror}") from error
+        raise click.ClickException(unreadable(error)) from error
+
+
+def unreadable(error: OSError) -> str:
+    """The sentence for an error of reading stdin or a file."""
+    return f"cannot read the input: {error.strerror}"

@@ -17,8 +17,9 @@ import click
 from takhin.cli import json_lines, templates
 from takhin.cli.connection import admin, partition_option, run, server_option, topics_argument
 from takhin.cli.lines import given_bytes
-from takhin.cli.offsets import chosen_partitions, offset_at
+from takhin.cli.offsets import INCOMPLETE, chosen_partitions, name_left_out, offset_at
 from takhin.cli.positions import RANGE_FORMS, parse
+from takhin.cli.waiting import TellingRetry
 from takhin.client import Admin, Consumer, PartitionDescription, Record, Span, TopicDescription
 from takhin.errors import UnknownTopicError
 from takhin.model import INT64_MAX
@@ -62,7 +63,9 @@ VALUE = "%v"
 )
 @click.option("--null", metavar="TEXT", help="What to print for a null value or key.  [default: nothing]")
 @server_option
+@click.pass_context
 def consume(
+    context: click.Context,
     topics: tuple[str, ...],
     *,
     pattern: str | None,
@@ -77,6 +80,8 @@ def consume(
     server: str,
 ) -> None:
     """Print the records of each TOPIC, one value per line, up to where the topic ends now.
+
+    A partition that the broker does not serve is named on stderr and left out; the exit code is 1 then.
 
     \b
     takhin consume orders -o -10              the last ten of each partition
@@ -107,7 +112,8 @@ def consume(
             f"{where!r} says where to stop, but --follow never stops", param_hint="--offset"
         )
     out = _Output(sys.stdout.buffer, line, max_records)
-    run(_consume(server, _Query(named, partition, asked, follow=follow), out))
+    if not run(_consume(server, _Query(named, partition, asked, follow=follow), out)):
+        context.exit(INCOMPLETE)
 
 
 def _line(template: str | None, delimiter: str | None, null: str | None, *, as_json: bool) -> templates.Piece:
@@ -170,8 +176,11 @@ class _Query:
     asked: Span
     follow: bool
 
-    async def spans(self, broker: Admin) -> dict[tuple[str, int], Span]:
-        """What to read of each partition: at most up to its end as of now, unless it is followed."""
+    async def spans(self, broker: Admin) -> tuple[dict[tuple[str, int], Span], list[PartitionDescription]]:
+        """What to read of each partition: at most up to its end as of now, unless it is followed.
+
+        Beside it the partitions that are not served.
+        """
         topics = await self.names.described(broker)
         chosen = [
             (topic.name, of)
@@ -183,7 +192,10 @@ class _Query:
             raise click.BadParameter(
                 f"an offset is a position in one partition: {give}", param_hint="--offset"
             )
-        return {(topic, of.partition): await self._span(broker, topic, of) for topic, of in chosen}
+        spans = {
+            (topic, of.partition): await self._span(broker, topic, of) for topic, of in chosen if of.served
+        }
+        return spans, [of for _, of in chosen if not of.served]
 
     async def _span(self, broker: Admin, topic: str, of: PartitionDescription) -> Span:
         begin = await offset_at(broker, topic, of, self.asked.start)
@@ -218,15 +230,22 @@ class _Output:
                 raise _FullError
 
 
-async def _consume(server: str, query: _Query, out: _Output) -> None:
+async def _consume(server: str, query: _Query, out: _Output) -> bool:
+    """Print what is asked for. Returns False if a partition was left out, which it has named."""
     async with admin(server) as broker:
-        spans = await query.spans(broker)
-    async with Consumer(server, prefetch_bytes_max=PREFETCH_BYTES_MAX) as consumer:
-        rounds = [spans] if query.follow else [{at: span} for at, span in spans.items()]
+        spans, left_out = await query.spans(broker)
+    name_left_out(left_out)
+    async with Consumer(server, prefetch_bytes_max=PREFETCH_BYTES_MAX, retry=TellingRetry()) as consumer:
+        rounds = [spans] if query.follow and spans else [{at: span} for at, span in spans.items()]
         try:
             for assigned in rounds:
-                await consumer.assign(assigned)
+                if query.follow and query.partition is None:  # also the partitions that come later
+                    topics = dict.fromkeys(topic for topic, _ in assigned)
+                    await consumer.assign_topics(*topics, start=query.asked.start)
+                else:
+                    await consumer.assign(assigned)
                 async for batch in consumer.batches():
                     out.write(batch.records)
         except _FullError:
             pass
+    return not left_out

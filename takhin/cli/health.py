@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
 
 from takhin.cli.connection import admin, server_option
 from takhin.cli.output import json_option, print_json
+from takhin.cli.signals import ending
 from takhin.client import Health
+from takhin.client.errors import CallFailedError, NoAnswerError, UnreachableError
 from takhin.errors import TakhinError
 
 DEGRADED = 1
 UNREACHABLE = 3
 """Exit codes, see docs/commands.md."""
+
+NO_BROKER = (UnreachableError, NoAnswerError, CallFailedError)
+"""Errors without an answer of a broker: nobody is there, nothing came back, or it was another program's."""
 
 
 @click.command(short_help="Say whether a broker is healthy.")
@@ -23,8 +26,8 @@ UNREACHABLE = 3
 def health(context: click.Context, *, as_json: bool, server: str) -> None:
     """Say whether the broker is healthy, and if not, what is wrong.
 
-    Exit codes: 0 healthy; 1 degraded: something is wrong, and the broker serves the rest; 3 no broker
-    answers.
+    Exit codes: 0 healthy; 1 degraded: something is wrong, and the broker serves the rest, or it answers but
+    refuses to say how it is ("refused": overloaded, or stopping); 3 no broker answers ("unreachable").
     """
 
     async def asked() -> Health:
@@ -32,13 +35,14 @@ def health(context: click.Context, *, as_json: bool, server: str) -> None:
             return await broker.health()
 
     try:
-        found = asyncio.run(asked())
+        found = ending.run(asked())
     except TakhinError as error:
+        nobody = isinstance(error, NO_BROKER)
         if as_json:
-            print_json({"status": "unreachable", "reasons": [str(error)]})
+            print_json({"status": "unreachable" if nobody else "refused", "reasons": [str(error)]})
         else:
             click.echo(f"takhin: {error}", err=True)
-        context.exit(UNREACHABLE)
+        context.exit(UNREACHABLE if nobody else DEGRADED)
     if as_json:
         print_json(found._asdict())
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,11 @@ from takhin.cli.positions import FORMS, parse
 from takhin.cli.rows import print_table
 from takhin.client import Admin, PartitionDescription, Position
 from takhin.errors import OffsetOutOfRangeError, UnknownPartitionError
+
+INCOMPLETE = 1
+"""The exit code of a command that did its work without partitions that are not served."""
+REASONS_MAX = 10
+"""How many of these are named, each with its reason; the others are counted."""
 
 
 @click.group(cls=Suggesting, no_args_is_help=False)
@@ -47,20 +52,31 @@ def single_position(_context: click.Context, _parameter: click.Parameter, text: 
 )
 @json_option
 @server_option
-def list_(topic: str, *, partition: int | None, at: Position, as_json: bool, server: str) -> None:
-    """Show where the partitions of TOPIC begin and end, and which offset POSITION has in each."""
+@click.pass_context
+def list_(
+    context: click.Context, topic: str, *, partition: int | None, at: Position, as_json: bool, server: str
+) -> None:
+    """Show where the partitions of TOPIC begin and end, and which offset POSITION has in each.
 
-    async def listed() -> list[tuple[PartitionDescription, int]]:
+    Partitions that are not served are left out and named on stderr; the exit code is 1 then.
+    """
+
+    async def listed() -> tuple[list[tuple[PartitionDescription, int]], list[PartitionDescription]]:
         async with admin(server) as broker:
-            return await _resolved(broker, topic, partition, at)
+            chosen = await _chosen(broker, topic, partition)
+            served = [of for of in chosen if of.served]
+            return await _resolved(broker, topic, served, at), [of for of in chosen if not of.served]
 
-    found = run(listed())
+    found, left_out = run(listed())
     rows = [(of.partition, of.beginning_offset, of.end_offset, offset) for of, offset in found]
     titles = ["partition", "beginning", "end", "offset"]
     if as_json:
         print_json([dict(zip(titles, row, strict=True)) for row in rows])
     else:
         print_table(titles, rows)
+    if left_out:
+        name_left_out(left_out)
+        context.exit(INCOMPLETE)
 
 
 @offsets.command("set")
@@ -77,7 +93,7 @@ def set_(group: str, topic: str, *, partition: int | None, at: Position, as_json
 
     async def committed() -> list[tuple[PartitionDescription, int]]:
         async with admin(server) as broker:
-            found = await _resolved(broker, topic, partition, at)
+            found = await _resolved(broker, topic, await _chosen(broker, topic, partition), at)
             await broker.commit_offsets(group, {(topic, of.partition): offset for of, offset in found})
             return found
 
@@ -90,13 +106,24 @@ def set_(group: str, topic: str, *, partition: int | None, at: Position, as_json
         click.echo(f"group {group} continues there in {counted(len(rows), 'partition')} of {topic}")
 
 
+async def _chosen(broker: Admin, topic: str, partition: int | None) -> list[PartitionDescription]:
+    """All partitions of a topic, or the one asked for. Raises UnknownTopicError, UnknownPartitionError."""
+    return chosen_partitions(topic, (await broker.describe_topic(topic)).partitions, partition)
+
+
 async def _resolved(
-    broker: Admin, topic: str, partition: int | None, at: Position
+    broker: Admin, topic: str, chosen: Iterable[PartitionDescription], at: Position
 ) -> list[tuple[PartitionDescription, int]]:
-    """The partitions asked for, each with the offset that `at` has in it."""
-    described = await broker.describe_topic(topic)
-    chosen = chosen_partitions(topic, described.partitions, partition)
+    """Each of these partitions with the offset that `at` has in it. Raises what `offset_at` raises."""
     return [(of, await offset_at(broker, topic, of, at)) for of in chosen]
+
+
+def name_left_out(left_out: Sequence[PartitionDescription]) -> None:
+    """Name on stderr the partitions that are not served. A command without them ends with INCOMPLETE."""
+    for of in left_out[:REASONS_MAX]:
+        click.echo(f"takhin: {of.unavailable_reason}", err=True)
+    if more := left_out[REASONS_MAX:]:
+        click.echo(f"takhin: {counted(len(more), 'more partition')} not served", err=True)
 
 
 def chosen_partitions(
@@ -111,7 +138,11 @@ def chosen_partitions(
 
 
 async def offset_at(broker: Admin, topic: str, of: PartitionDescription, at: Position) -> int:
-    """The offset that a position has in a partition with this description. Raises OffsetOutOfRangeError."""
+    """The offset that a position has in a partition with this description.
+
+    Raises OffsetOutOfRangeError, PartitionUnavailableError if the partition is not served.
+    """
+    of.check_served(topic)
     if isinstance(at, datetime):
         return min(await broker.offset_for_time(topic, of.partition, at), of.end_offset)
     offset = at if isinstance(at, int) else of.offset_of(at, most=of.end_offset)

@@ -17,9 +17,17 @@ from dataclasses import dataclass, field
 import click
 
 from takhin.cli import lines
-from takhin.cli.connection import ANSWER_MS_MAX, explained, partition_option, server_option, topic_argument
+from takhin.cli.connection import (
+    ANSWER_MS_MAX,
+    explained,
+    partition_option,
+    server_option,
+    topic_argument,
+    unreadable,
+)
 from takhin.cli.output import counted, progress_bar
 from takhin.cli.signals import ending
+from takhin.cli.waiting import TellingRetry
 from takhin.client import Retry
 from takhin.client.sync import Admin, Delivery, Producer
 from takhin.errors import OutcomeUnknownError, TakhinError, UnknownPartitionError
@@ -88,8 +96,8 @@ def produce(
     """Produce every line of FILE, or of stdin, to TOPIC as a record, with its bytes unchanged.
 
     Records with the same key go to the same partition, in order; records without a key are spread. The
-    command ends when all records are durable. It waits for a broker that restarts, and no line is lost or
-    stored twice.
+    command ends when all records are durable. It waits for a broker that restarts, or for a partition that is
+    not served, and says so; no line is lost or stored twice.
 
     --json takes one object per line: "value", and optionally "key", "headers" and "timestamp" (ms since
     1970). Binary is {"base64": …}. The topic, partition and offset that a record had are ignored, and blank
@@ -119,7 +127,7 @@ def produce(
             partitions = len(admin.describe_topic(topic).partitions)  # fails at once if no broker answers
         if partition is not None and partition >= partitions:
             raise UnknownPartitionError(topic, partition, partitions)
-        producer = Producer(server, delivery_timeout_ms=timeout * 1_000)
+        producer = Producer(server, delivery_timeout_ms=timeout * 1_000, retry=TellingRetry())
         with progress_bar("produce", wanted=not os.isatty(descriptor)) as progress:
             chunks = lines.reads(descriptor, progress)
             divided = lines.whole(chunks) if file_as_record else lines.lines(chunks, end)
@@ -151,11 +159,12 @@ class _Production:
             self._count_rest()
             click.echo(f"interrupted: {self._tally()}", err=True)
             raise
-        except (TakhinError, click.ClickException) as error:
+        except (TakhinError, click.ClickException, OSError) as error:
             with suppress(TakhinError):  # raised for records that are counted below
                 self.producer.close()
             self._count_rest()
-            raise click.ClickException(f"{error}; {self._tally()}") from error
+            sentence = unreadable(error) if isinstance(error, OSError) else error
+            raise click.ClickException(f"{sentence}; {self._tally()}") from error
         self.producer.close()
         count, seconds = counted(self.acknowledged, "record"), time.monotonic() - began
         click.echo(f"produced {count} to {self.topic} ({seconds:.2f} s)", err=True)

@@ -116,6 +116,13 @@ def whole_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = former
 
 
+def stderr_has_room() -> bool:
+    """True if a line can be written to stderr without waiting for its reader."""
+    poll = select.poll()
+    poll.register(STDERR, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
 def _keep_places() -> None:
     """Put something into the places that the caller has closed, so that no socket gets their numbers."""
     for number in (STDIN, STDOUT, STDERR):

@@ -19,6 +19,9 @@ from takhin.client import PartitionDescription, TopicConfigEntry, TopicDescripti
 from takhin.errors import UnknownTopicError
 from takhin.settings import INT32_MAX
 
+UNKNOWN = "?"
+"""An end or the number of records of a partition that is not served."""
+
 
 @click.group(cls=Suggesting, no_args_is_help=False)
 def topics() -> None:
@@ -78,12 +81,13 @@ def list_(*, as_json: bool, server: str) -> None:
         )
 
 
-def _in_all(partitions: Sequence[PartitionDescription]) -> tuple[int, str, str, str]:
+def _in_all(partitions: Sequence[PartitionDescription]) -> tuple[int | str, str, str, str]:
     """Records, size, oldest and newest record of some partitions. Oldest: of those that stand first."""
     firsts = [of.first_timestamp for of in partitions if of.first_timestamp >= 0]
     lasts = [of.last_timestamp for of in partitions if of.last_timestamp >= 0]
     sizes = [of.size_bytes for of in partitions if of.size_bytes >= 0]
-    records = sum(of.record_count for of in partitions)
+    served = all(of.served for of in partitions)
+    records = sum(of.record_count for of in partitions) if served else UNKNOWN
     return records, sized(sum(sizes)), time_text(min(firsts, default=-1)), time_text(max(lasts, default=-1))
 
 
@@ -93,7 +97,10 @@ def _in_all(partitions: Sequence[PartitionDescription]) -> tuple[int, str, str, 
 @json_option
 @server_option
 def describe(names: tuple[str, ...], *, configs: bool, as_json: bool, server: str) -> None:
-    """Describe the topics with these NAMEs, or all: configs, and the offsets of every partition."""
+    """Describe the topics with these NAMEs, or all: configs, and the offsets of every partition.
+
+    It says why a partition is not served, if one is not; its offsets are not certain then.
+    """
     found = run(_described(server, names))
     entries = run(_configs(server, found)) if configs else {}
     if as_json:
@@ -142,8 +149,18 @@ def _show(topic: TopicDescription, entries: Sequence[TopicConfigEntry] | None) -
         print_table(["config", "value", "origin", "what it is"], entries)
     print_table(
         ["partition", "beginning", "end", "records", "size", "oldest", "newest"],
-        [(of.partition, of.beginning_offset, of.end_offset, *_in_all([of])) for of in topic.partitions],
+        [
+            (
+                of.partition,
+                *((of.beginning_offset, of.end_offset) if of.served else (UNKNOWN, UNKNOWN)),
+                *_in_all([of]),
+            )
+            for of in topic.partitions
+        ],
     )
+    for of in topic.partitions:
+        if not of.served:
+            click.echo(of.unavailable_reason)
 
 
 def _document(topic: TopicDescription) -> dict[str, Any]:

@@ -102,9 +102,11 @@ class Calls:
         response = await self._connection.unary(self._stub.GetTopic, request, deadline)
         return _description(response.topic)
 
-    async def describe_topics(self, deadline: float, names: Iterable[str]) -> list[TopicDescription]:
-        """Descriptions of those of `names` that exist."""
-        request = pb.DescribeTopicsRequest(topics=names)
+    async def describe_topics(
+        self, deadline: float, names: Iterable[str], *, sizes: bool = True
+    ) -> list[TopicDescription]:
+        """Descriptions of those of `names` that exist. Without sizes they cost a third as much."""
+        request = pb.DescribeTopicsRequest(topics=names, without_sizes=not sizes)
         response = await self._connection.unary(self._stub.DescribeTopics, request, deadline)
         return [_description(info) for info in response.topics]
 
@@ -330,6 +332,7 @@ def _description(info: pb.TopicInfo) -> TopicDescription:
             of.first_timestamp,
             of.last_timestamp,
             of.record_count,
+            of.unavailable_reason,
         )
         for number, of in sorted(info.partitions.items())
     ]

@@ -14,6 +14,7 @@
     ├── ClosedError              the client is closed, or was never opened
     ├── ForkedError              gRPC does not survive a fork, so clients do not work in this process
     ├── OtherLoopError           the client was opened on another event loop
+    ├── InCallbackError          a blocking client's method in a callback would wait for itself
     ├── NotSentError             the task that was to send the record was cancelled, or failed
     └── FlushError               records were not stored; `failures` lists them
 
@@ -33,6 +34,7 @@ __all__ = [
     "Failure",
     "FlushError",
     "ForkedError",
+    "InCallbackError",
     "LogReplacedError",
     "NoAnswerError",
     "NotSentError",
@@ -68,6 +70,13 @@ class ForkedError(TakhinError):
 
 class OtherLoopError(TakhinError):
     """The client was opened on another event loop than the one that runs: see `takhin.client.sync`."""
+
+
+class InCallbackError(TakhinError):
+    """A blocking client was to wait in a callback, on the one thread that could end the wait.
+
+    See `takhin.client.sync.Delivery.add_done_callback`.
+    """
 
 
 class NotSentError(TakhinError):

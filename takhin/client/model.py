@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from takhin.errors import InvalidArgumentError
+from takhin.errors import InvalidArgumentError, PartitionUnavailableError
 from takhin.limits import check_range
 from takhin.model import Header
 
@@ -129,6 +129,8 @@ class PartitionDescription(NamedTuple):
     size_bytes: the disk space that it takes; -1 where that is unknown.
     first_timestamp, last_timestamp: of the first and the last record, ms since 1970; -1 where there is none.
     record_count: how many records there are: fewer than the range is long where some were removed.
+    unavailable_reason: why the broker does not serve the partition, as a sentence; empty if it does. If it
+    does not, both ends are only what is known of the log, down to 0 and 0.
     """
 
     partition: int
@@ -139,6 +141,17 @@ class PartitionDescription(NamedTuple):
     first_timestamp: int = -1
     last_timestamp: int = -1
     record_count: int = 0
+    unavailable_reason: str = ""
+
+    @property
+    def served(self) -> bool:
+        """False while the broker neither reads nor writes the partition."""
+        return not self.unavailable_reason
+
+    def check_served(self, topic: str) -> None:
+        """Raise PartitionUnavailableError if no position in the partition is certain."""
+        if not self.served:
+            raise PartitionUnavailableError(self.unavailable_reason, topic=topic, partition=self.partition)
 
     def offset_of(self, place: Place, *, most: int) -> int:
         """The offset of START or END plus some records, moved to between beginning_offset and `most`."""

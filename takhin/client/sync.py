@@ -17,72 +17,30 @@ method waits on the calling thread, and may be interrupted there.
 from __future__ import annotations
 
 import asyncio
-import atexit
-import logging
 import os
-import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import datetime
-from functools import cache, cached_property, wraps
+from functools import cached_property, wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from takhin import client
 from takhin.client.base import Client
-from takhin.client.clock import monotonic
 from takhin.client.consuming.assignment import Assignment
 from takhin.client.consuming.consumer import Batches as AsyncBatches
 from takhin.client.consuming.consumer import ThreadedConsumer
 from takhin.client.consuming.prefetched import Prefetched
+from takhin.client.errors import InCallbackError
 from takhin.client.forks import check, forked
 from takhin.client.model import Headers
 from takhin.client.producing.intake import UNFIT
-from takhin.client.producing.outbox import BUSY
 from takhin.client.producing.producer import ThreadedProducer
+from takhin.client.thread import loop_of, running_loop
 
 C = TypeVar("C", bound=Client)
 P = ParamSpec("P")
 T = TypeVar("T")
-
-logger = logging.getLogger("takhin.client")
-
-
-@cache
-def _loop_of(pid: int) -> asyncio.AbstractEventLoop:
-    """The loop that all blocking clients of this process share, on a daemon thread of its own.
-
-    It is never closed: when a call ends late, gRPC reports that to the loop on which it was made.
-    """
-    loop = Loop()
-    threading.Thread(target=loop.run_forever, name=f"takhin clients of {pid}", daemon=True).start()
-    atexit.register(_send_the_rest, loop)
-    return loop
-
-
-class Loop(asyncio.SelectorEventLoop):
-    """An event loop that goes by the real clock, also where a test of its users freezes time."""
-
-    def time(self) -> float:
-        return monotonic()
-
-
-def _send_the_rest(loop: asyncio.AbstractEventLoop) -> None:
-    """At the end of the process, send the records of producers that were not closed, or say what is lost.
-
-    Takes as long as their delivery_timeout_ms allows.
-    """
-    if not forked():
-        asyncio.run_coroutine_threadsafe(_flushed(), loop).result()
-
-
-async def _flushed() -> None:
-    if not BUSY:
-        return
-    logger.warning("the program ends with a Producer that was not closed; sending the rest of its records")
-    for outcome in await asyncio.gather(*(outbox.flush() for outbox in BUSY), return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            logger.error("records were lost at the program's end: %s", outcome)
 
 
 class Blocking(Generic[C]):
@@ -91,14 +49,23 @@ class Blocking(Generic[C]):
     def _begin(self, core: C) -> None:
         check()
         self._core = core
-        self._loop = _loop_of(os.getpid())
+        self._loop = loop_of(os.getpid())
         self._run(core.open())
 
     def _run(self, work: Coroutine[Any, Any, T], seconds_max: float | None = None) -> T:
-        """The result of a coroutine that runs on the clients' thread. Cancels it if waiting ends early."""
+        """The result of a coroutine that runs on the clients' thread. Cancels it if waiting ends early.
+
+        Raises InCallbackError on that thread itself, which would wait for itself.
+        """
         if forked():  # there is no such thread
             work.close()
             check()
+        if running_loop() is self._loop:
+            work.close()
+            raise InCallbackError(
+                "a blocking client was to wait in a callback, on the clients' own thread, where that would "
+                "never end: hand the delivery over to a thread of your own"
+            )
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(seconds_max)
@@ -218,12 +185,25 @@ class Delivery:
         return self._delivery.result()
 
     def add_done_callback(self, callback: Callable[[Delivery], object]) -> None:
-        """Have the clients' thread call `callback(delivery)` soon after it is done. It must not wait."""
+        """Have the clients' thread call `callback(delivery)` soon after it is done.
+
+        All blocking clients stand still meanwhile, so it must not wait. `delivery.result()` works in it.
+        What would wait for a blocking client raises InCallbackError there: `flush`, `append`, `close`, a
+        new client, each method of a Consumer or Admin, `result` of another delivery that is not done, and
+        `send` if the topic is new to the producer or the buffer full. To send or to wait, hand the
+        delivery over to a thread of your own, by a queue. What the callback raises is logged by asyncio.
+        """
 
         async def add() -> None:
-            self._delivery.add_done_callback(lambda _: callback(self))
+            self._delivery.add_done_callback(lambda _: self._call(callback))
 
         self._run(add())
+
+    def _call(self, callback: Callable[[Delivery], object]) -> None:
+        try:
+            callback(self)
+        except (SystemExit, KeyboardInterrupt) as error:  # would end the clients' thread, not the program
+            raise RuntimeError("a delivery's callback cannot end the program") from error
 
 
 class Producer(Blocking[ThreadedProducer]):
@@ -349,7 +329,7 @@ class Records:
 class Batches:
     """Iterates over batches of records. It may be resumed after it has ended, or was interrupted."""
 
-    def __init__(self, batches: AsyncBatches, run: Callable[..., client.RecordBatch]) -> None:
+    def __init__(self, batches: AsyncBatches, run: Callable[..., Prefetched | None]) -> None:
         self._batches = batches
         self._run = run
 
@@ -357,7 +337,8 @@ class Batches:
         return self
 
     def __next__(self) -> client.RecordBatch:
-        try:
-            return self._run(self._batches.__anext__())
-        except StopAsyncIteration:
-            raise StopIteration from None
+        loaded = self._run(self._batches.loaded())
+        if loaded is None:
+            raise StopIteration
+        # Taken out on this thread, and only now: a wait that is interrupted loses no batch.
+        return loaded.take(self._batches.records_max)

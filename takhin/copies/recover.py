@@ -35,7 +35,7 @@ from takhin.disk.connection import close_whole, open_copy, open_writer
 from takhin.disk.faults import sentence
 from takhin.disk.finding import checked_topic, partition_files, topic_names
 from takhin.disk.folder import is_locked
-from takhin.disk.identity import LogRow, num_partitions, read_log_row
+from takhin.disk.identity import LogRow, is_possible, num_partitions, read_log_row
 from takhin.disk.layout import DAMAGED, SALVAGED, TEMPLATE, Layout, wal_of
 from takhin.disk.repairs import released
 from takhin.errors import CopyError, StartupError
@@ -292,21 +292,13 @@ def readable_log_row(path: Path) -> LogRow | None:
     return log if log is not None and is_possible(log) else None
 
 
-def is_possible(log: LogRow) -> bool:
-    """False for a row that no broker has written."""
-    try:
-        uuid.UUID(log.topic_id)
-    except ValueError:
-        return False
-    return 0 <= log.start_offset <= log.end_offset
-
-
 def _neighbour(path: Path) -> LogRow | None:
-    """What another partition of the topic says of itself; None if it cannot be read."""
+    """What another partition of the topic says of itself, if that can be read and makes sense."""
     try:
-        return read(path, read_log_row)
+        log = read(path, read_log_row)
     except (CopyError, OSError, apsw.Error, ValueError):
         return None
+    return log if log is not None and is_possible(log) else None
 
 
 @contextmanager

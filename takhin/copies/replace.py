@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock
 from typing import Self
 
 import apsw
@@ -27,6 +26,7 @@ from takhin.disk.connection import close_whole, open_writer
 from takhin.disk.folder import DataFolder, sync_folder
 from takhin.disk.identity import LogRow
 from takhin.disk.layout import Layout, shm_of, size_bytes, wal_bytes, wal_of
+from takhin.disk.repairs import check_alone
 from takhin.disk.witness import Mark, Notes, Witness
 from takhin.errors import CopyError
 
@@ -97,15 +97,19 @@ class Catalogue(Workplace):
     """A data folder under its lock, for changes while no broker runs. A context manager."""
 
     def __init__(self, data: Path) -> None:
-        """Lock the folder, and make it if it is missing. Raises StartupError if a broker has it, OSError."""
+        """Lock the folder, and make it if it is missing.
+
+        Raises StartupError if a broker has it, CopyError if `takhin recover` is still at work beside a broker
+        that has died, OSError.
+        """
         self.folder = DataFolder(data)
         super().__init__(self.folder.layout)
         try:
+            check_alone(self.layout)
             self._witness = Witness(self.layout.witness, lock_changed_before=self.folder.lock_changed_before)
-        except OSError:
+        except (CopyError, OSError):
             self.folder.close()
             raise
-        self._lock = Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -115,8 +119,7 @@ class Catalogue(Workplace):
         self.folder.close()
 
     def noted(self, topic_id: str, partition: int) -> Mark | None:
-        with self._lock:
-            return self._witness.slot(topic_id, partition).mark
+        return self._witness.noted(topic_id, partition)
 
     def note(self, log: LogRow) -> None:
         self._witness.slot(log.topic_id, log.partition).note(log.mark)
@@ -164,8 +167,10 @@ def put_file(new: Path, path: Path) -> None:
     """Put a closed and synced file in the place of a partition's, which was copied aside. Durable on return.
 
     Before that the old file's write-ahead log is copied into it, so that it still starts if the program dies
-    here. A file too damaged for that loses its log; it did not start before either.
+    here. A file too damaged for that loses its log; it did not start before either. Raises OSError, with
+    nothing touched if the new file is gone.
     """
+    new.stat()
     with suppress(apsw.Error):
         old = open_writer(path)
         try:

@@ -98,7 +98,7 @@ def _places(layout: Layout, name: str, report: Report) -> Iterator[Place]:
         report.faults.append(f"{NAMES.topics}: {error}")
         return
     except OSError as error:
-        if topic.exists():
+        if os.path.lexists(topic):
             report.faults.append(f"{shown} could not be read: {error.strerror}")
         return  # else it was deleted meanwhile
     if not files:

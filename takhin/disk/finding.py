@@ -25,7 +25,7 @@ def checked_topic(name: str) -> str:
 
 def all_folders(layout: Layout) -> list[str]:
     """The names of all folders where topics are, sorted. Raises OSError."""
-    return sorted(entry.name for entry in os.scandir(layout.topics) if entry.is_dir())
+    return sorted(entry.name for entry in os.scandir(layout.topics) if _may_be_folder(entry))
 
 
 def topic_folders(layout: Layout) -> list[str]:
@@ -34,6 +34,13 @@ def topic_folders(layout: Layout) -> list[str]:
     Such are `lost+found`, which a file system has made, and those without a partition's file.
     """
     return [name for name in all_folders(layout) if _may_be_topic(layout, name)]
+
+
+def _may_be_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere, say: whoever opens it gets the error
+        return True
 
 
 def _may_be_topic(layout: Layout, name: str) -> bool:

@@ -22,6 +22,7 @@ from takhin.disk.finding import all_folders, partition_files, strangers, topic_f
 from takhin.disk.inodes import inode
 from takhin.disk.layout import SUFFIX, Layout, partition_file, shm_of, wal_of
 from takhin.disk.plain import open_plain
+from takhin.disk.repairs import Repairs
 from takhin.disk.versions import build
 from takhin.errors import PartitionUnavailableError, StartupError
 
@@ -47,7 +48,10 @@ class DataFolder:
             what = error.filename or path
             raise StartupError(f"cannot use the data folder {path}: {what}: {error.strerror}") from error
         try:
-            shutil.rmtree(layout.tmp, ignore_errors=True)
+            if Repairs(layout).at_work:  # beside a broker that has died: its files are there
+                layout.template.unlink(missing_ok=True)
+            else:
+                shutil.rmtree(layout.tmp, ignore_errors=True)
             layout.tmp.mkdir(exist_ok=True)
             layout.topics.mkdir(exist_ok=True)
             sync_folder(path)

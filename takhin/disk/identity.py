@@ -6,12 +6,14 @@ here. They raise errors of their own.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 
 import apsw
 
 from takhin.disk import statements as sql
 from takhin.disk.witness import Mark
+from takhin.sentences import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,25 @@ def identity_fault(log: LogRow | None, topic: str, partition: int) -> str | None
             f"is misplaced: it holds partition {log.partition} of topic {log.topic!r}, "
             f"not partition {partition} of topic {topic!r}"
         )
+    if not is_possible(log):
+        return (
+            f"says what no broker has written: topic id {shown(str(log.topic_id))}, "
+            f"offsets {log.start_offset} to {log.end_offset}, {log.commits} commits"
+        )
     return None
+
+
+def is_possible(log: LogRow) -> bool:
+    """False for a row that no broker has written."""
+    numbers = (log.start_offset, log.end_offset, log.commits)
+    texts = (log.topic_id, log.incarnation_id)
+    if not all(isinstance(each, int) for each in numbers) or not all(isinstance(each, str) for each in texts):
+        return False  # a file from elsewhere: in a STRICT table of ours each value is of its column's type
+    try:
+        uuid.UUID(log.topic_id)
+    except ValueError:
+        return False
+    return 0 <= log.start_offset <= log.end_offset and log.commits >= 0
 
 
 def num_partitions(connection: apsw.Connection) -> int | None:

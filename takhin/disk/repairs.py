@@ -35,6 +35,11 @@ class Repairs:
         self._answer = layout.released
         self._answered = ""
 
+    @property
+    def at_work(self) -> bool:
+        """True if a `takhin recover` is at work beside a broker, or one that has died meanwhile."""
+        return bool(self.wanted()[0])
+
     def wanted(self) -> tuple[str, frozenset[TopicPartition]]:
         """(what recover has written, the partitions that it wants); nothing if none is at work."""
         try:
@@ -61,6 +66,16 @@ class Repairs:
         else:
             self._answer.unlink(missing_ok=True)
         self._answered = asked
+
+
+def check_alone(layout: Layout) -> None:
+    """Raises CopyError while a `takhin recover` is at work that began beside a broker."""
+    if Repairs(layout).at_work:
+        raise _another()
+
+
+def _another() -> CopyError:
+    return CopyError("another `takhin recover` is at work on this data folder")
 
 
 def _parsed(asked: str) -> Iterator[TopicPartition]:
@@ -95,7 +110,7 @@ def _lock(descriptor: int) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # for a moment a broker has it, too
             if time.monotonic() > give_up:
-                raise CopyError("another `takhin recover` is at work on this data folder") from None
+                raise _another() from None
             time.sleep(LOOK_SECONDS)
         else:
             return

@@ -118,17 +118,21 @@ TRIM = (
     "DELETE FROM time_blocks WHERE beyond <= ?",
 )
 
+NTH_OFFSET = "SELECT offset FROM records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT 1 OFFSET ?"
+FAR_HEADER = (
+    "SELECT offset FROM headers WHERE offset >= ? AND offset < ? ORDER BY offset, position LIMIT 1 OFFSET ?"
+)
+CONTENT_BYTES = (
+    "SELECT (SELECT coalesce(sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)), 0) "
+    "FROM records WHERE offset >= ?1 AND offset < ?2) + "
+    "(SELECT coalesce(sum(octet_length(key) + octet_length(value)), 0) "
+    "FROM headers WHERE offset >= ?1 AND offset < ?2)"
+)
+"""Reads none of the overflow pages: see LONG_HEADER."""
+
+
 LAST_OFFSET = "SELECT max(offset) FROM records"
 GET_LOST = "SELECT first, beyond FROM lost_offsets ORDER BY first"
-
-NTH_OFFSET = "SELECT offset FROM records WHERE offset >= ? ORDER BY offset LIMIT 1 OFFSET ?"
-NTH_HEADER = "SELECT offset FROM headers WHERE offset >= ? ORDER BY offset, position LIMIT 1 OFFSET ?"
-CONTENT_BYTES = (
-    "SELECT (SELECT total(octet_length(key)) + total(octet_length(value)) FROM records "
-    "WHERE offset >= ?1 AND offset < ?2) + "
-    "(SELECT total(octet_length(value)) FROM headers WHERE offset >= ?1 AND offset < ?2)"
-)
-"""Reads no overflow page, see LONG_RECORD."""
 
 PAGES = "PRAGMA page_count"
 FREE_PAGES = "PRAGMA freelist_count"

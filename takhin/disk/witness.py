@@ -9,7 +9,8 @@ of its log is refused.
 
 Under a hold a copier may copy the witness later than the logs. So while a hold lasts, the head has the change
 time of the folder's LOCK, which no copy shares. A witness whose noted time differs was copied from another
-folder and is ignored.
+folder and is ignored. The head says for good that this folder was once such a copy: a log without a note has
+the original's incarnation there, because it could not be opened before.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from takhin.errors import CopyError
 
 logger = structlog.get_logger()
 
-HEAD = struct.Struct("<8sQ")
-"""Magic; the change time of LOCK (ns) while held, else 0."""
+HEAD = struct.Struct("<8sQQ")
+"""Magic; the change time of LOCK (ns) while held, else 0; 1 if the folder was once a copy, else 0."""
 MAGIC = b"takhin\x00\x01"
 
 SLOT = struct.Struct("<I16sIQQ")
@@ -41,8 +42,10 @@ SLOT = struct.Struct("<I16sIQQ")
 SLOT_BYTES = 64
 """A disk's sector is a multiple of it, so a power cut leaves either the old slot or the new one."""
 
-BYTES_MAX = 64 << 20
-"""A million partitions. A larger file is no witness."""
+PARTITIONS_MAX = 1 << 20
+"""More than any broker can serve."""
+BYTES_MAX = SLOT_BYTES * (PARTITIONS_MAX + 1)
+"""A larger file is no witness."""
 
 Key = tuple[bytes, int]
 
@@ -68,8 +71,13 @@ def is_own(head: bytes, lock_changed: int) -> bool | None:
 
     lock_changed: the change time of this folder's LOCK (ns).
     """
-    magic, held = HEAD.unpack(head[: HEAD.size].ljust(HEAD.size, b"\0"))
+    magic, held, _ = _head(head)
     return None if magic != MAGIC else held in (0, lock_changed)
+
+
+def _head(content: bytes) -> tuple[bytes, int, int]:
+    magic, held, copied = HEAD.unpack(content[: HEAD.size].ljust(HEAD.size, b"\0"))
+    return magic, held, copied
 
 
 def noted_in(content: bytes) -> Iterator[tuple[int, tuple[Key, Mark] | None]]:
@@ -145,8 +153,11 @@ class Witness:
         self._inode = inode(path)
         content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
         self.is_copy = is_own(content, lock_changed_before) is False
-        """True if this folder was copied from another one during a hold."""
-        self._marks: dict[Key, tuple[int, Mark]] = {}
+        """True if this folder was copied from another one during a hold, and not served since."""
+        magic, _, copied = _head(content)
+        self.was_copy = self.is_copy or (magic == MAGIC and copied == 1)
+        """True if it is or was one: a log without a note needs an incarnation of its own."""
+        self._marks: dict[Key, tuple[int, Mark | None]] = {}
         self._free: list[int] = []
         self._end = max(SLOT_BYTES, len(content) // SLOT_BYTES * SLOT_BYTES)
         for at, noted in noted_in(content):
@@ -156,7 +167,7 @@ class Witness:
             if noted is None and any(content[at : at + SLOT.size]):
                 logger.warning("witness_unreadable", position=at, reason="its checksum is wrong; ignored")
             self._free.append(at)
-        if self.is_copy:  # it stays one until all of its logs have new incarnations: see `settle`
+        if self.is_copy:  # it stays one until its logs have been opened once: see `settle`
             os.pwrite(self._descriptor, bytes(self._end - SLOT_BYTES), SLOT_BYTES)
         else:  # LOCK has changed, so a noted time of it would no longer say that the notes are ours
             self.hold(0)
@@ -186,8 +197,15 @@ class Witness:
         """The place of a partition, a new one if it has none. Raises OSError if the disk is full."""
         key = (UUID(topic_id).bytes, partition)
         at, mark = self._marks.get(key) or (self._take(), None)
-        self._marks[key] = at, mark or Mark(0, 0)
+        self._marks[key] = at, mark
         return Slot(mark, self._descriptor, at, key)
+
+    def noted(self, topic_id: str, partition: int) -> Mark | None:
+        """What is noted of a log, if anything is; it gets no place for that."""
+        try:
+            return self._marks.get((UUID(topic_id).bytes, partition), (0, None))[1]
+        except ValueError:
+            return None
 
     def remember(self, topic_id: str, partition: int, mark: Mark) -> None:
         """A log was closed with this mark: it must hold that much when it is opened again."""
@@ -213,11 +231,11 @@ class Witness:
 
     def hold(self, lock_changed: int) -> None:
         """Note the change time of LOCK (ns) for as long as copies are made; 0 ends that. Raises OSError."""
-        os.pwrite(self._descriptor, HEAD.pack(MAGIC, lock_changed), 0)
+        os.pwrite(self._descriptor, HEAD.pack(MAGIC, lock_changed, self.was_copy), 0)
         os.fsync(self._descriptor)  # the time of LOCK itself may be on disk: the two must agree
 
     def settle(self, lock_changed: int) -> None:
-        """All logs are open, those of a copy under new incarnations: the witness is this folder's now.
+        """What can be opened is open, in a copy under new incarnations: the witness is this folder's.
 
         lock_changed: as for `hold`. Raises OSError.
         """

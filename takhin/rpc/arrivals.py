@@ -1,10 +1,12 @@
-"""The room for requests on their way in: so many at a time, and connections take turns.
+"""The room for requests on their way in: so many at a time, and hosts and connections take turns.
 
 gRPC holds whatever has arrived. A call of the service therefore asks for its message only when it has a place
 here; until then HTTP/2's windows hold its client back. A small message gives its place up once it is there. A
-large one keeps it until its records are in the queue, whose own limit counts them from there on: a partition
-that is locked or slow holds up no other's. One that is slow to arrive goes on without a place. As many may be
-slow as there are places; the one that has been for longest gives way.
+large one keeps it until it is counted elsewhere: a partition that is locked or slow holds up no other's.
+
+A message that is slow to arrive goes on without a place, and waits for one again when it is there and large.
+How many may be slow has a bound of its own; beyond it one is refused, of the host that has the most. Clients
+that are slow have their turns after the others for a while (places.py).
 
 A produce stream may be quiet for as long as it likes, so its messages are pulled without a place. One that is
 not small waits for a place before it is parsed.
@@ -13,100 +15,45 @@ not small waits for a place before it is parsed.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 
-from takhin.errors import InvalidArgumentError, OverloadedError
+from takhin.errors import InvalidArgumentError, OverloadedError, ShuttingDownError, TakhinError
+from takhin.rpc.places import GOOD, TROUBLED, Place, Places, host_of
 from takhin.settings import RpcSettings
-from takhin.turns import LARGE_BYTES, others_turn
 
 SMALL_BYTES = 64 << 10
 """Up to this size a message does not keep its place: gRPC holds as much of every call anyway."""
 PATIENCE_SECONDS = 0.5
 """A message that is not there by then goes on without a place, so that it holds nobody up."""
+SHORT_PATIENCE_SECONDS = 0.02
+"""The same while others wait, for connections that were not slow before. Many large messages at once are not
+there so soon either; so it applies only while few are slow, and is no reason to come last afterwards."""
+NEVER = float("inf")
+
+Parse: TypeAlias = Callable[[bytes], Awaitable[Any]]
 
 
-class Places:
-    """A number of places. Those who wait get one in the turn of their connections. Lives on the loop."""
+class Ticket:
+    """One call on its way in."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self._free = number
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the connection whose turn is next first
-
-    async def take(self, peer: str) -> None:
-        """Return with a place."""
-        if self._free:
-            self._free -= 1
-            return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(peer, deque()).append(waiter)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():  # it has just got one
-                self.give_back()
-            raise
-
-    def give_back(self) -> None:
-        """Let the next one have the place."""
-        while self._waiting:
-            peer = next(iter(self._waiting))
-            waiters = self._waiting.pop(peer)
-            waiter = waiters.popleft()
-            if waiters:
-                self._waiting[peer] = waiters  # behind all other connections
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-        self._free += 1
-
-
-class Place:
-    """A place of one message. It is given up once, however often that is asked for."""
-
-    def __init__(self, places: Places) -> None:
-        self.held = True
-        self._places = places
-
-    def give_up(self) -> None:
-        """Let others have the place."""
-        if self.held:
-            self.held = False
-            self._places.give_back()
-
-
-class Ticket(Place):
-    """One call on its way in. It gives its place up early if the message is slow or small."""
-
-    def __init__(self, places: Places, slow: dict[Ticket, None]) -> None:
-        super().__init__(places)
+    def __init__(self, peer: str, place: Place) -> None:
+        self.peer = peer
+        self.place = place
+        self.began = asyncio.get_running_loop().time()
         self.limit: asyncio.Timeout | None = None
-        self._slow = slow
+        self.refusal: TakhinError | None = None
 
-    def is_slow(self) -> None:
-        """The message takes its time: it goes on without a place, unless too many do."""
-        self.give_up()
-        self._slow[self] = None
-        if len(self._slow) > self._places.number:
-            oldest = next(iter(self._slow))
-            del self._slow[oldest]
-            oldest.hurry()
-
-    def hurry(self) -> None:
-        """Refuse the call if its message is still not there."""
+    def refuse(self, error: TakhinError) -> None:
+        """Let the call fail if its message is still not there."""
         if self.limit is not None:
+            self.refusal = error
             self.limit.reschedule(asyncio.get_running_loop().time())
-
-    def end(self) -> None:
-        """The call is answered."""
-        self._slow.pop(self, None)
-        self.give_up()
 
 
 _ticket: ContextVar[Ticket | None] = ContextVar("ticket", default=None)
@@ -117,7 +64,7 @@ def taken_over() -> None:
     """Give the running call's place up: what its request holds is counted elsewhere from now on."""
     ticket = _ticket.get()
     if ticket is not None:
-        ticket.give_up()
+        ticket.place.give_up()
 
 
 class Arrival(NamedTuple):
@@ -130,66 +77,149 @@ class Arrival(NamedTuple):
 class Arrivals:
     """Pulls the message of each call when there is a place for it."""
 
-    def __init__(self, settings: RpcSettings) -> None:
+    def __init__(self, number: int, settings: RpcSettings) -> None:
         self._wait_ms = settings.arrival_ms_max
-        self._places = Places(settings.arrivals_max)
+        self._slow_max = settings.slow_arrivals_max
+        self._places = Places(number, self._wait_ms / 1_000)
+        self._pulled: dict[Ticket, None] = {}  # those that hold a place; the oldest first
         self._slow: dict[Ticket, None] = {}  # the oldest first
+        self._hasty: dict[Ticket, None] = {}  # of the slow ones, those that had less time than others have
+        self._next_look = NEVER
+        self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def request(self, context: Any, parse: Callable[[bytes], Any]) -> AsyncIterator[list[Any]]:
+    async def request(self, context: Any, parse: Parse) -> AsyncIterator[list[Any]]:
         """The call's request, in a list: who takes it out is the only one to keep it.
 
-        Raises OverloadedError if it does not come in time.
+        Raises OverloadedError if it does not come in time, and ShuttingDownError.
         """
-        await self._places.take(context.peer())
-        ticket = Ticket(self._places, self._slow)
+        peer = context.peer()
+        ticket = Ticket(peer, await self._place(peer))
         _ticket.set(ticket)
         try:
-            message = await self._pulled(context, ticket)
+            message = await self._message(context, ticket)
             if len(message) <= SMALL_BYTES:
-                ticket.give_up()
-            elif len(message) > LARGE_BYTES:
-                await others_turn()
-            request = [parse(message)]
+                ticket.place.give_up()
+            elif not ticket.place.held:
+                ticket.place = await self._place(peer)
+            self._slow.pop(ticket, None)
+            request = [await parse(message)]
             del message
             yield request
         finally:
-            ticket.end()
+            self._slow.pop(ticket, None)
+            ticket.place.give_up()
 
     async def requests(
-        self, messages: AsyncIterator[bytes], peer: str, parse: Callable[[bytes], Any]
+        self, messages: AsyncIterator[bytes], peer: str, parse: Parse
     ) -> AsyncGenerator[Arrival, None]:
         """The requests of a stream, each parsed when there is a place for it."""
         async for message in messages:
             if len(message) <= SMALL_BYTES:
-                yield Arrival(parse(message), _no_place)
+                yield Arrival(await parse(message), _no_place)
                 continue
-            await self._places.take(peer)
-            place = Place(self._places)
+            place = await self._place(peer)
             try:
-                request = parse(message)
+                request = await parse(message)
             except BaseException:
                 place.give_up()
                 raise
             del message
             yield Arrival(request, place.give_up)
 
-    async def _pulled(self, context: Any, ticket: Ticket) -> bytes:
-        slow = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, ticket.is_slow)
+    def refuse_waiting(self) -> None:
+        """Refuse every call that waits for a place or for its message, because the broker stops."""
+        self._places.refuse(ShuttingDownError())
+        for ticket in (*self._pulled, *self._slow):
+            ticket.refuse(ShuttingDownError())
+
+    async def _place(self, peer: str) -> Place:
+        """Return with a place. While others wait those that hold one have less time."""
+        place = self._places.take(peer)
+        if place is None:
+            self._look_in_time()
+            place = await self._places.wait(peer)
+        return place
+
+    async def _message(self, context: Any, ticket: Ticket) -> bytes:
+        self._pulled[ticket] = None
+        self._look_by(ticket.began + self._patience(ticket))
         try:
             async with asyncio.timeout(self._wait_ms / 1_000) as ticket.limit:
                 message = await context.read()
         except TimeoutError:
-            raise OverloadedError(
-                f"the request did not arrive within {self._wait_ms} ms (rpc.arrival_ms_max), or others waited"
+            self._places.trouble(ticket.peer)
+            raise ticket.refusal or OverloadedError(
+                f"the request did not arrive within {self._wait_ms} ms (rpc.arrival_ms_max)"
             ) from None
         finally:
-            slow.cancel()
+            self._pulled.pop(ticket, None)
+            self._hasty.pop(ticket, None)
             ticket.limit = None
         if message is grpc.aio.EOF:
             raise InvalidArgumentError("the call has ended without a request")
         arrived: bytes = message
         return arrived
+
+    def _patience(self, ticket: Ticket) -> float:
+        """How many seconds a message has before it goes on without a place."""
+        standing = ticket.place.standing
+        if not self._places.awaited or standing == TROUBLED:
+            return PATIENCE_SECONDS
+        hasty_max = self._slow_max // (4 if standing == GOOD else 2)
+        return SHORT_PATIENCE_SECONDS if len(self._slow) < hasty_max else PATIENCE_SECONDS
+
+    def _look_by(self, when: float) -> None:
+        """Look for messages that are late, at that time or before."""
+        if when >= self._next_look:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next_look = when
+        self._timer = asyncio.get_running_loop().call_at(when, self._look)
+
+    def _look_in_time(self) -> None:
+        """Look when the next message will be late, if there is one."""
+        if self._pulled:
+            self._look_by(min(ticket.began + self._patience(ticket) for ticket in self._pulled))
+        if self._hasty:
+            self._look_by(next(iter(self._hasty)).began + PATIENCE_SECONDS)
+
+    def _look(self) -> None:
+        self._next_look, self._timer = NEVER, None
+        now = asyncio.get_running_loop().time()
+        for ticket in [ticket for ticket in self._hasty if ticket.began + PATIENCE_SECONDS <= now]:
+            del self._hasty[ticket]
+            self._places.trouble(ticket.peer)
+        for ticket in list(self._pulled):
+            if ticket.began + self._patience(ticket) <= now:
+                self._is_slow(ticket, now)
+        self._look_in_time()
+
+    def _is_slow(self, ticket: Ticket, now: float) -> None:
+        """The message takes its time: it goes on without a place, unless too many do."""
+        del self._pulled[ticket]
+        self._slow[ticket] = None
+        if ticket.began + PATIENCE_SECONDS <= now:
+            self._places.trouble(ticket.peer)
+        else:
+            self._hasty[ticket] = None
+        ticket.place.give_up()
+        if len(self._slow) > self._slow_max:
+            self._refuse_one()
+
+    def _refuse_one(self) -> None:
+        """Refuse the newest one of the host that has the most, and of its connection that has the most."""
+        slow = [ticket for ticket in reversed(self._slow) if ticket.limit is not None and not ticket.refusal]
+        of = Counter(name for ticket in slow for name in (host_of(ticket.peer), ticket.peer))
+        if slow:
+            worst = max(slow, key=lambda ticket: (of[host_of(ticket.peer)], of[ticket.peer]))
+            worst.refuse(
+                OverloadedError(
+                    f"{self._slow_max} requests are slow to arrive (rpc.slow_arrivals_max), the most "
+                    "of them from this client"
+                )
+            )
 
 
 def _no_place() -> None:

@@ -21,12 +21,13 @@ from google.protobuf.message import DecodeError
 
 from takhin.errors import InternalError, InvalidArgumentError, ShuttingDownError, TakhinError
 from takhin.logs import debugging
-from takhin.rpc.arrivals import Arrivals
+from takhin.rpc.arrivals import Arrivals, Parse
 from takhin.rpc.call_log import CallLog
 from takhin.settings import Settings
+from takhin.turns import LARGE_BYTES, others_turn
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
-from takhin.wire.crowd import bounds
+from takhin.wire.crowd import SMALL_BYTES, bounds, too_large
 from takhin.wire.status import TABLE, rich_status
 
 logger = structlog.get_logger()
@@ -44,6 +45,8 @@ PRODUCE_STREAM = f"/{SERVICE.full_name}/ProduceMessageStream"
 """Answers a malformed request like any other that it refuses. Every other stream ends with one."""
 HEALTH = "/grpc.health.v1.Health/"
 """What the methods of the health service begin with. They answer also while the broker stops."""
+HEALTH_CHECKS = (HEALTH, f"/{SERVICE.full_name}/HealthCheck")
+"""What the methods begin with that have places of their own: no crowd of other calls may hide the health."""
 SELF_ENDING = (PRODUCE_STREAM, f"{HEALTH}Watch")
 """Streams that end by themselves when the broker stops, which finish their remaining answers first."""
 UNREAD_SECONDS = 1.0
@@ -78,7 +81,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, settings: Settings) -> None:
         self._log = CallLog()
-        self._arrivals = Arrivals(settings.rpc)
+        self._arrivals = Arrivals(settings.rpc.arrivals_max, settings.rpc)
+        self._health_arrivals = Arrivals(settings.rpc.health_arrivals_max, settings.rpc)
         self._bounds = bounds(settings)
         self._handlers: dict[str, Handler] = {}
         self._unary_calls: set[asyncio.Task[Any]] = set()
@@ -92,6 +96,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         Streams of SELF_ENDING get half of the time to finish their answers.
         """
         self._ending = True
+        self._refuse_waiting()
         now = asyncio.get_running_loop().time
         deadline = now() + seconds
         tails = [task for task, method in self._streams.items() if method not in SELF_ENDING]
@@ -100,9 +105,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if task not in self._writing:
                 task.cancel()
         await self._end_streams(tails, min(seconds / 2, UNREAD_SECONDS))
+        self._refuse_waiting()  # calls about health may have come meanwhile
         await self._end_streams(list(self._streams), deadline - seconds / 2 - now())
+        self._refuse_waiting()
         if self._unary_calls:
             await asyncio.wait(self._unary_calls, timeout=max(0.0, deadline - now()))
+
+    def _refuse_waiting(self) -> None:
+        """Refuse calls whose request is not there: nothing has been begun for them."""
+        for arrivals in (self._arrivals, self._health_arrivals):
+            arrivals.refuse_waiting()
+
+    def _arrivals_of(self, method: str) -> Arrivals:
+        return self._health_arrivals if method.startswith(HEALTH_CHECKS) else self._arrivals
 
     async def _end_streams(self, tasks: list[asyncio.Task[Any]], seconds: float) -> None:
         """Wait for streams to end; those that have not by then have clients that do not read."""
@@ -143,7 +158,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         is a place for it.
         """
         inner: Any = handler.unary_unary
-        parse = self._parser(handler, method)
+        parse, arrivals = self._parser(handler, method), self._arrivals_of(method)
         response_class = _response_class(method)
         repeated = () if response_class is None else convert.repeated_fields(response_class)
 
@@ -167,7 +182,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._unary_calls.add(task)
             try:
                 self._check_open(method)
-                async with self._arrivals.request(context, parse) as request:
+                async with arrivals.request(context, parse) as request:
                     return await answer(request, context)
             except TakhinError as error:  # there is no request
                 return await abort(context, error)
@@ -177,27 +192,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
     def _stream(self, handler: Handler, method: str) -> Handler:
+        """A method with a stream of responses, as one that has a stream of requests, too: see `_unary`."""
         streaming = handler.request_streaming
-        make: Any = (
-            grpc.stream_stream_rpc_method_handler if streaming else grpc.unary_stream_rpc_method_handler
-        )
         inner: Any = handler.stream_stream if streaming else handler.unary_stream
-        parse = self._parser(handler, method)
-        pulled = method == PRODUCE_STREAM  # its requests are parsed when there is a place for them
+        parse, arrivals = self._parser(handler, method), self._arrivals_of(method)
 
-        def prepared(request: Any, context: Context) -> Any:
-            if pulled:
-                return self._arrivals.requests(request, context.peer(), parse)
-            return _well_formed(request) if streaming else request
+        async def begun(requests: AsyncIterator[bytes], context: Context) -> Any:
+            if method == PRODUCE_STREAM:
+                return inner(arrivals.requests(requests, context.peer(), parse), context)
+            async with arrivals.request(context, parse) as request:
+                first = _well_formed(request.pop())
+            return inner(_parsed(first, requests, parse) if streaming else first, context)
 
-        async def call(request: Any, context: Context) -> None:
+        async def call(requests: AsyncIterator[bytes], context: Context) -> None:
             task = _current_task()
             self._streams[task] = method
             try:
                 self._check_open(method)
-                if isinstance(request, Malformed):
-                    raise request.error
-                await self._run(inner(prepared(request, context), context), context, task)
+                await self._run(await begun(requests, context), context, task)
             except asyncio.CancelledError:
                 if not self._ending:
                     raise
@@ -211,20 +223,25 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             finally:
                 del self._streams[task]
 
-        wrapped: Handler = make(call, None if pulled else parse, _serializer(handler))
-        return wrapped
+        return grpc.stream_stream_rpc_method_handler(call, None, _serializer(handler))
 
-    def _parser(self, handler: Handler, method: str) -> Callable[[bytes], Any]:
+    def _parser(self, handler: Handler, method: str) -> Parse:
         """The handler's deserializer, except that it returns Malformed where that one raises.
 
-        It also does so for what has so many elements that to make objects of them would take too long.
+        It also does so for what is too large, or has so many elements that to make objects of them would take
+        too long. Others have their turn between the steps of a large one.
         """
         parse: Any = handler.request_deserializer
-        refuse = self._bounds.get(method.rpartition("/")[2])
+        refuse = self._bounds.get(method.rpartition("/")[2], too_large)
 
-        def parsed(raw: bytes) -> Any:
-            if refuse is not None and (reason := refuse(raw)) is not None:
-                return Malformed(InvalidArgumentError(reason))
+        async def parsed(raw: bytes) -> Any:
+            if len(raw) > SMALL_BYTES:
+                if len(raw) > LARGE_BYTES:
+                    await others_turn()
+                if (reason := await refuse(raw)) is not None:
+                    return Malformed(InvalidArgumentError(reason))
+                if len(raw) > LARGE_BYTES:
+                    await others_turn()
             try:
                 return parse(raw)
             except DecodeError as error:
@@ -256,12 +273,18 @@ def _current_task() -> asyncio.Task[Any]:
     return task
 
 
-async def _well_formed(requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
-    """The requests of a stream. Raises the error of the first one that is malformed."""
+def _well_formed(request: Any) -> Any:
+    """The request. Raises its error if it is malformed."""
+    if isinstance(request, Malformed):
+        raise request.error
+    return request
+
+
+async def _parsed(first: Any, requests: AsyncIterator[bytes], parse: Parse) -> AsyncGenerator[Any, None]:
+    """The requests of a stream, whose first one is there. Raises the error of one that is malformed."""
+    yield first
     async for request in requests:
-        if isinstance(request, Malformed):
-            raise request.error
-        yield request
+        yield _well_formed(await parse(request))
 
 
 def _serializer(handler: Handler) -> Callable[[Any], bytes]:

@@ -59,12 +59,12 @@ class Listener:
         new calls as CANCELLED, or leave them unanswered for as long as another one is at work.
         """
         deadline = asyncio.get_running_loop().time() + grace_seconds
-        await self._connections.stop()
         await self._health.enter_graceful_shutdown()
         self._service.drain()
         await self._interceptor.end_calls(grace_seconds)
         left = deadline - asyncio.get_running_loop().time()
         await self._server.stop(max(0.0, min(left, GOODBYE_SECONDS)))
+        await self._connections.stop()
 
 
 def _options(settings: RpcSettings) -> list[tuple[str, int]]:

@@ -99,6 +99,7 @@ class ProduceStreams:
         reader = asyncio.create_task(_read(session, requests, queue))
         self._readers.add(reader)
         reader.add_done_callback(self._readers.discard)
+        reader.add_done_callback(lambda _: queue.end())  # also if it is cancelled before its first step
         try:
             while (unanswered := await queue.get()) is not None:
                 yield await _answer(session, unanswered)
@@ -116,12 +117,9 @@ async def _read(session: Session, requests: AsyncIterator[Arrival], queue: Unans
 
     When `drain` cancels it, everything it has queued is answered: nothing is awaited between the two.
     """
-    try:
-        async for arrival in requests:
-            queue.put(await _submitted(session, arrival))
-            await queue.room()
-    finally:
-        queue.end()
+    async for arrival in requests:
+        queue.put(await _submitted(session, arrival))
+        await queue.room()
 
 
 async def _submitted(session: Session, arrival: Arrival) -> Unanswered:

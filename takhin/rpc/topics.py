@@ -64,7 +64,9 @@ class TopicMethods(Methods):
         self, request: pb.DescribeTopicsRequest, context: Context
     ) -> pb.DescribeTopicsResponse:
         infos = self._session(context).describe_topics(
-            request.topics, without_partitions=request.without_partitions
+            request.topics,
+            without_partitions=request.without_partitions,
+            without_sizes=request.without_sizes,
         )
         return pb.DescribeTopicsResponse(topics=[convert.topic_info(info) async for info in infos])
 

@@ -406,8 +406,11 @@ class DescribeTopicsRequest(_message.Message):
 
     TOPICS_FIELD_NUMBER: _builtins.int
     WITHOUT_PARTITIONS_FIELD_NUMBER: _builtins.int
+    WITHOUT_SIZES_FIELD_NUMBER: _builtins.int
     without_partitions: _builtins.bool
     """leave TopicInfo.partitions out, to see cheaply whether there are more"""
+    without_sizes: _builtins.bool
+    """leave size_bytes at -1: the file system is not asked. For those who ask often"""
     @_builtins.property
     def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -415,10 +418,11 @@ class DescribeTopicsRequest(_message.Message):
         *,
         topics: _abc.Iterable[_builtins.str] | None = ...,
         without_partitions: _builtins.bool = ...,
+        without_sizes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["topics", b"topics", "without_partitions", b"without_partitions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["topics", b"topics", "without_partitions", b"without_partitions", "without_sizes", b"without_sizes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -706,6 +710,7 @@ class PartitionInfo(_message.Message):
     FIRST_TIMESTAMP_FIELD_NUMBER: _builtins.int
     LAST_TIMESTAMP_FIELD_NUMBER: _builtins.int
     RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    UNAVAILABLE_REASON_FIELD_NUMBER: _builtins.int
     partition_id: _builtins.int
     beginning_offset: _builtins.int
     end_offset: _builtins.int
@@ -713,13 +718,17 @@ class PartitionInfo(_message.Message):
     incarnation_id: _builtins.str
     """changes when an older copy of the log is restored"""
     size_bytes: _builtins.int
-    """the disk space of the partition"""
+    """the disk space of the partition; -1: not known, or not asked for"""
     first_timestamp: _builtins.int
     """of the first record there is, ms; -1: none, or it cannot be read"""
     last_timestamp: _builtins.int
     """of the last record, likewise"""
     record_count: _builtins.int
     """how many records there are"""
+    unavailable_reason: _builtins.str
+    """Why the partition is not served, as a sentence; empty if it is. Both offsets are then only what is known of the
+    log, down to 0 and 0, and no position in it can be told from them.
+    """
     @_builtins.property
     def replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -738,10 +747,11 @@ class PartitionInfo(_message.Message):
         first_timestamp: _builtins.int = ...,
         last_timestamp: _builtins.int = ...,
         record_count: _builtins.int = ...,
+        unavailable_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beginning_offset", b"beginning_offset", "end_offset", b"end_offset", "first_timestamp", b"first_timestamp", "incarnation_id", b"incarnation_id", "isr", b"isr", "last_timestamp", b"last_timestamp", "leader", b"leader", "partition_id", b"partition_id", "record_count", b"record_count", "replicas", b"replicas", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beginning_offset", b"beginning_offset", "end_offset", b"end_offset", "first_timestamp", b"first_timestamp", "incarnation_id", b"incarnation_id", "isr", b"isr", "last_timestamp", b"last_timestamp", "leader", b"leader", "partition_id", b"partition_id", "record_count", b"record_count", "replicas", b"replicas", "size_bytes", b"size_bytes", "unavailable_reason", b"unavailable_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,6 +36,8 @@ R = TypeVar("R")
 NODE_ID = 0
 """The number of the only broker, for fields about leaders and replicas."""
 PROTOCOL_TYPE = "consumer"
+COMMIT_BYTES = 1_000
+"""What an offset to be committed takes besides its bytes on the wire, until it is durable."""
 ECHO_CHARS_MAX = 255
 """How much of a name a refusal repeats."""
 
@@ -153,6 +155,7 @@ def _partition_info(info: PartitionInfo) -> pb.PartitionInfo:
         first_timestamp=info.first_timestamp,
         last_timestamp=info.last_timestamp,
         record_count=info.record_count,
+        unavailable_reason=info.unavailable_reason,
     )
 
 
@@ -162,6 +165,11 @@ def configs(entries: Iterable[ConfigEntry]) -> pb.DescribeTopicConfigsResponse:
             pb.TopicConfigEntry(name=of.name, value=of.value, origin=of.origin, doc=of.doc) for of in entries
         ]
     )
+
+
+def commits_bytes(request: pb.CommitOffsetRequest) -> int:
+    """About what the request takes in memory once it is converted."""
+    return request.ByteSize() + COMMIT_BYTES * len(request.offsets)
 
 
 async def commits(request: pb.CommitOffsetRequest) -> list[OffsetCommit]:

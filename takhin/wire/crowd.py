@@ -8,23 +8,30 @@ there can be that many. Only then are the fields counted, one after the other an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from itertools import islice
 from random import randrange
 
+from takhin.limits import METADATA_BYTES_MAX
 from takhin.settings import Settings
+from takhin.turns import others_turn
 
 SMALL_BYTES = 64 << 10
-"""A request of this size is parsed in a few ms, whatever is in it."""
+"""A request of this size is parsed in a few ms, whatever is in it. Few methods need a larger one."""
+NAMED_BYTES = 512
+"""One element with the name of a topic takes less, whatever its other fields are."""
 STRIDES = {1 << 18: (29, 31), 1 << 20: (127, 131), 1 << 22: (509, 521)}
 """By size, one byte in so many is looked at. A field that recurs at multiples of one stride is found by the
 other, unless it recurs at multiples of both, and then there are not many."""
 STRIDES_OF_LARGER = (1_021, 1_031)
 FEW = 50_000
 """So many elements are parsed in a few ms. In random bytes, 12 MiB have as many that look like a tag."""
-CONFIGS_MAX = 100
-"""There are fewer configs."""
+AT_ONCE = 2_000
+"""Fields that are counted in one turn of the event loop: it takes 1 to 4 ms."""
 SPARE = 64
 """Fields that a message may have besides those that are bounded."""
+RECORD_FIELDS = 10
+"""More than a record is, with its key, value, timestamp, offset and partition."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types. The two others begin and end a group, which proto3 does not have."""
@@ -33,71 +40,89 @@ RECORDS, RECORD, HEADERS = 0x32, 0x1A, 0x1A
 """Tags of ProduceMessageRequest.records and .record, and of Record.headers."""
 
 
-Refuse = Callable[[bytes], str | None]
-"""Says why a request has too many elements; None if it has not."""
+Refuse = Callable[[bytes], Awaitable[str | None]]
+"""Says why a request of more than SMALL_BYTES is refused; None if it is not. Others have turns meanwhile."""
+
+
+async def too_large(wire: bytes) -> str | None:
+    """What is refused of the methods that `bounds` does not name."""
+    return _over(SMALL_BYTES, wire)
+
+
+def _over(bytes_max: int, wire: bytes) -> str | None:
+    return f"a request of this method has at most {bytes_max} bytes" if len(wire) > bytes_max else None
 
 
 def bounds(settings: Settings) -> Mapping[str, Refuse]:
     """By method, what is refused before it is parsed."""
     produce, groups = settings.produce, settings.groups
 
-    def of_records(wire: bytes) -> str | None:
+    async def of_records(wire: bytes) -> str | None:
         frequent = _frequent(wire, RECORDS, HEADERS)
-        if RECORDS in frequent and _has_more(wire, produce.batch_records_max):
+        if RECORDS in frequent and await _has_more(wire, produce.batch_records_max):
             return f"a batch has at most {produce.batch_records_max} records"
-        if HEADERS in frequent and _too_many_headers(
-            wire, produce.batch_headers_max, produce.batch_records_max
-        ):
-            return f"a batch has at most {produce.batch_headers_max} headers"
+        if HEADERS in frequent:
+            return await _too_many_headers(wire, produce.batch_headers_max, produce.batch_records_max)
         return None
 
-    def of_fields(name: str, tag: int, most: int) -> Refuse:
-        reason = f"a request has at most {most} {name}"
-        return lambda wire: reason if too_many_fields(wire, tag, most) else None
+    def of_fields(name: str, tag: int, most: int, element_bytes: int = NAMED_BYTES) -> Refuse:
+        async def refuse(wire: bytes) -> str | None:
+            if await too_many_fields(wire, tag, most):
+                return f"a request has at most {most} {name}"
+            return _over(SMALL_BYTES + element_bytes * most, wire)
 
-    def of_configs(wire: bytes) -> str | None:
-        return set_(wire) or reset(wire)
+        return refuse
 
-    set_, reset = of_fields("configs", 0x12, CONFIGS_MAX), of_fields("configs", 0x1A, CONFIGS_MAX)
-    offsets = of_fields("offsets", 0x12, groups.commit_offsets_max)
+    offsets_max = groups.commit_offsets_max
     return {
         "ProduceMessage": of_records,
         "ProduceMessageStream": of_records,
-        "CommitOffset": offsets,
-        "GetCommittedOffsets": offsets,
+        "CommitOffset": of_fields("offsets", 0x12, offsets_max, NAMED_BYTES + METADATA_BYTES_MAX),
+        "GetCommittedOffsets": of_fields("offsets", 0x12, offsets_max),
         "DescribeTopics": of_fields("topics", 0x0A, settings.topics.partitions_max),
-        "AlterTopic": of_configs,
-        "CreateTopic": of_fields("configs", 0x22, CONFIGS_MAX),
     }
 
 
-def too_many_fields(wire: bytes, tag: int, most: int) -> bool:
+async def too_many_fields(wire: bytes, tag: int, most: int) -> bool:
     """True if the message has more than `most` fields, of which many may have this tag."""
-    return bool(_frequent(wire, tag)) and _has_more(wire, most)
+    return bool(_frequent(wire, tag)) and await _has_more(wire, most)
 
 
-def _has_more(wire: bytes, most: int) -> bool:
+async def _has_more(wire: bytes, most: int) -> bool:
     """True if the message has more than `most` fields, and some to spare."""
-    return _more_than(_fields(wire, 0, len(wire)), most + SPARE)
-
-
-def _too_many_headers(wire: bytes, most: int, records: int) -> bool:
-    """True if the records of a produce request have more than `most` headers together.
-
-    records: how many records it may have, which is checked before.
-    """
-    inner = (
-        found[0]
-        for tag, start, end in _fields(wire, 0, len(wire))
-        if tag in (RECORDS, RECORD)
-        for found in _fields(wire, start, end)
-    )
-    headers = 0
-    for fields, tag in enumerate(inner):
-        headers += tag == HEADERS
-        if headers > most or fields - headers > 4 * records + SPARE:
+    fields = _fields(wire, 0, len(wire))
+    count = 0
+    while found := sum(1 for _ in islice(fields, AT_ONCE)):
+        count += found
+        if count > most + SPARE:
             return True
+        await others_turn()
     return False
+
+
+async def _too_many_headers(wire: bytes, headers_max: int, records_max: int) -> str | None:
+    """Why a produce request is refused whose records may have too many headers together."""
+    tags = _produce_tags(wire)
+    fields_max = RECORD_FIELDS * records_max + SPARE
+    headers = fields = 0
+    while some := list(islice(tags, AT_ONCE)):
+        headers += some.count(HEADERS)
+        fields += len(some)
+        if headers > headers_max:
+            return f"a batch has at most {headers_max} headers"
+        if fields - headers > fields_max:
+            return f"a produce request has at most {fields_max} fields besides headers, records included"
+        await others_turn()
+    return None
+
+
+def _produce_tags(wire: bytes) -> Iterator[int]:
+    """The tags of the fields of all records; 0 for each field of the request itself."""
+    for tag, start, end in _fields(wire, 0, len(wire)):
+        yield 0
+        if tag in (RECORDS, RECORD):
+            for found in _fields(wire, start, end):
+                yield found[0]
 
 
 def _frequent(wire: bytes, *tags: int) -> list[int]:
@@ -115,10 +140,6 @@ def _frequent(wire: bytes, *tags: int) -> list[int]:
             for byte in (tag, tag | 0x80)
         )
     ]
-
-
-def _more_than(found: Iterator[object], most: int) -> bool:
-    return any(count > most for count, _ in enumerate(found, 1))
 
 
 def _fields(wire: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -9,6 +9,7 @@ from threading import Event
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from blackbox.broker_process import Broker, resident_bytes
 from blackbox.clients import (
@@ -24,12 +25,14 @@ from blackbox.clients import (
     refusal,
 )
 from blackbox.foreign_lock import ForeignLock
+from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
 PRODUCE = "/takhin.v1.TakhinService/ProduceMessage"
 ARRIVALS_MAX = 4
 RSS_MAX = 512 << 20
 RSS_AFTER_MAX = 250 << 20
+RSS_NAMES_AFTER_MAX = 300 << 20
 RSS_STREAMS_MAX = 800 << 20
 """With a place for each of 64 streams it is 900 MiB and more. gRPC itself holds two messages of each."""
 
@@ -168,3 +171,118 @@ def test_a_locked_partition_holds_up_no_large_request_of_others(data_dir):
             assert not any(call.done() for call in waiting)
             lock.release()
         assert [call.result().error for call in waiting] == [""] * len(waiting)
+
+
+def silent_calls(channel, method, number, released):
+    """Calls that send no message."""
+    call = channel.stream_unary(method)
+    return [call.future(never(released), timeout=60) for _ in range(number)]
+
+
+def test_silent_calls_slow_nobody_down(data_dir):
+    """Beside many of them others are served, and health is told at once."""
+    with (
+        Broker(data_dir) as broker,
+        connected(broker.address) as stub,
+        grpc.insecure_channel(broker.address, options=CHANNEL_OPTIONS) as channel,
+    ):
+        create_topic(stub, "t")
+        silent = Event()
+        silent_calls(channel, PRODUCE, 60, silent)
+        try:
+            begin = time.monotonic()
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=CALL_S_MAX)
+            stub.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_S_MAX)
+            assert time.monotonic() - begin < 1
+            for _ in range(200):
+                produce(stub, "t", [b"v"])
+            assert time.monotonic() - begin < 6
+        finally:
+            silent.set()
+
+
+@pytest.mark.parametrize("method", [PRODUCE, "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"])
+def test_silent_calls_do_not_hold_the_stop_up(data_dir, method):
+    """They are refused when it begins: nothing has been done for them."""
+    silent = Event()
+    with Broker(data_dir) as broker:
+        with connected(broker.address) as stub:
+            create_topic(stub, "t")
+            channel = grpc.insecure_channel(broker.address, options=CHANNEL_OPTIONS)
+            calls = silent_calls(channel, method, 10, silent)
+            produce(stub, "t", [b"v"])
+        begin = time.monotonic()
+        broker.stop()
+        assert time.monotonic() - begin < 4
+        for call in calls:
+            assert refusal(call.exception()).reason == "SHUTTING_DOWN"
+    silent.set()
+    channel.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "tag"),
+    [
+        ("/takhin.v1.TakhinService/GetTopic", b"\x0a"),
+        ("/takhin.v1.TakhinService/ConsumeMessages", b"\x0a"),
+        ("/grpc.health.v1.Health/Watch", b"\x0a"),
+        ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", b"\x22"),
+    ],
+)
+def test_large_requests_of_methods_that_need_none(data_dir, figures, method, tag):
+    """They are refused by name, and 200 of 4 MB at once take bounded memory."""
+    message = tag + b"\x80\x92\xf4\x01" + b"t" * 4_000_000
+    with Broker(data_dir) as broker:
+        channels = [
+            grpc.insecure_channel(
+                broker.address, options=[*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
+            )
+            for _ in range(8)
+        ]
+        calls = [channels[n % 8].stream_stream(method)(iter([message]), timeout=60) for n in range(200)]
+        for call in calls:
+            with pytest.raises(grpc.RpcError, match="at most 65536 bytes"):
+                next(call)
+        for channel in channels:
+            channel.close()
+        peak = resident_bytes(broker, "VmHWM")
+        figures(f"200 x 4 MB to {method}: {peak >> 20} MiB")
+        assert peak <= RSS_MAX
+        eventually(lambda: resident_bytes(broker) <= RSS_NAMES_AFTER_MAX)
+
+
+def wide_commit(topic):
+    """A commit that is large without any records."""
+    request = pb.CommitOffsetRequest(group_id="g")
+    for partition in range(20):
+        request.offsets.add(topic=topic, partition=partition, offset=0, metadata="m" * 4_000)
+    return request
+
+
+def test_commits_to_a_locked_partition_hold_nobody_up(data_dir):
+    """They give their places to others while they wait, and what may wait of them has a bound."""
+    settings = {
+        "rpc_arrivals_max": ARRIVALS_MAX,
+        "storage_busy_wait_ms_max": 30_000,
+        "groups_commit_bytes_max": 800_000,
+    }
+    with Broker(data_dir, **settings) as broker, connected(broker.address) as stub:
+        create_topic(stub, "locked", 20)
+        create_topic(stub, "free", 20)
+        with ForeignLock(broker.partition_file("locked")) as lock:
+            waiting = [stub.CommitOffset.future(wide_commit("locked"), timeout=60) for _ in range(8)]
+            eventually(lambda: refused_commit(stub, "free") == "OVERLOADED")
+            produce(stub, "free", [bytes(100_000)])
+            assert stub.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_S_MAX).status == "healthy"
+            lock.release()
+        assert [call.result().error for call in waiting] == [""] * len(waiting)
+        assert not refused_commit(stub, "free")
+
+
+def refused_commit(stub, topic):
+    """Why a wide commit is refused; nothing if it is not."""
+    try:
+        assert stub.CommitOffset(wide_commit(topic), timeout=CALL_S_MAX).success
+    except grpc.RpcError as error:
+        return refusal(error).reason
+    return ""

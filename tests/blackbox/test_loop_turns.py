@@ -121,6 +121,15 @@ def records(count: int, size: int, headers: int = 0, value: bytes | None = None)
     return request.SerializeToString()
 
 
+LOOKS_LIKE_HEADERS = b"\x1a"
+LONG_NUMBER = b"\x20" + b"\x81" * 9 + b"\x01"
+
+
+def record_fields(fields: bytes, size: int) -> bytes:
+    """A record of these fields, and of a value that looks like headers."""
+    return nested(b"\x32", fields + nested(b"\x12", LOOKS_LIKE_HEADERS * size))
+
+
 def commit(topics: dict[str, int], group: str = "g", metadata: str = "") -> bytes:
     request = pb.CommitOffsetRequest(group_id=group)
     for topic, partitions in topics.items():
@@ -167,6 +176,16 @@ SHAPES = {
     "most-bytes": ("ProduceMessage", lambda: records(10_000, 1_000)),
     "large-records": ("ProduceMessage", lambda: records(10, 1_000_000)),
     "digits": ("ProduceMessage", lambda: records(10_000, 1_000, value=b"2" * 1_000)),
+    "fields-of-many": (
+        "ProduceMessage",
+        lambda: TOPIC + record_fields(b"\x20\x01\x28\x01\x30\x01", 900) * 9_900,
+    ),
+    "fields-of-one": ("ProduceMessage", lambda: TOPIC + record_fields(LONG_NUMBER * 39_000, 9_000_000)),
+    "fields-of-the-request": ("ProduceMessage", lambda: full_of(b"\x1a\x00", TOPIC)),
+    "fields-on-a-stream": (
+        "ProduceMessageStream",
+        lambda: TOPIC + record_fields(LONG_NUMBER * 39_000, 9_000_000),
+    ),
     "too-many-records": ("ProduceMessage", lambda: records(40_000, 100)),
     "read-headers": ("ConsumeMessages", consume),
     "read-headers-large": ("ConsumeMessages", lambda: consume(max_bytes=MESSAGE_BYTES)),
@@ -195,6 +214,7 @@ SHAPES = {
     "delete-wide": ("DeleteTopic", lambda: b"\x0a\x05wide3"),
     "delete-group": ("DeleteConsumerGroup", lambda: b"\x0a\x01g"),
     "long-name": ("GetTopic", lambda: nested(b"\x0a", b"x" * (MESSAGE_BYTES - 16))),
+    "long-name-to-consume": ("ConsumeMessages", lambda: nested(b"\x0a", b"x" * (MESSAGE_BYTES - 16))),
     "unknown-fields": ("HealthCheck", lambda: full_of(b"\x78\x01")),
 }
 

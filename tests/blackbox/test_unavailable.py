@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from blackbox.broker_process import Broker, command, environment
 from blackbox.clients import connected, create_topic, produce, read_all
+from takhin.v1 import takhin_pb2 as pb
 
 PAGE = 16_384
 
@@ -139,3 +142,33 @@ def test_health_of_nobody(data_dir):
     done = run("health", "--server", broker.address, "--json")
     assert done.returncode == 3
     assert json.loads(done.stdout)["status"] == "unreachable"
+
+
+def test_health_of_a_broker_that_refuses(data_dir):
+    """A broker with more calls than it takes is there, so the exit code is 1 and not 3."""
+    with Broker(data_dir, rpc_calls_max=1) as broker, connected(broker.address) as stub:
+        create_topic(stub, "t")
+        produce(stub, "t", [b"x"])
+        stream = stub.ConsumeMessages(pb.ConsumeMessagesRequest(topic="t"))
+        next(stream)  # the call is under way
+        done = run("health", "--server", broker.address)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"takhin: {broker.address} did not take the call: ")
+        done = run("health", "--server", broker.address, "--json")
+        assert (done.returncode, json.loads(done.stdout)["status"]) == (1, "refused")
+        stream.cancel()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_question(number):
+    """A signal ends the wait for a program that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host, port = silent.getsockname()
+        with subprocess.Popen(
+            command("health", "--server", f"{host}:{port}"), env=environment(), stderr=subprocess.PIPE
+        ) as asking:
+            connection, _ = silent.accept()
+            with connection:
+                asking.send_signal(number)
+                _, said = asking.communicate(timeout=20)
+        assert (asking.returncode, said) == (128 + number, b"")

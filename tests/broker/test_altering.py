@@ -169,5 +169,8 @@ async def test_what_partitions_say_of_themselves(session):
     assert (empty.first_timestamp, empty.last_timestamp) == (-1, -1)
     assert full.size_bytes > 0
     assert (full.record_count, full.first_timestamp, full.last_timestamp) == (3, 7, 8)
+    [sizeless] = [info async for info in session.describe_topics(["t"], without_sizes=True)]
+    assert [of.size_bytes for of in sizeless.partitions] == [-1, -1]
+    assert [of.record_count for of in sizeless.partitions] == [0, 3]
     [brief] = [info async for info in session.describe_topics(["t"], without_partitions=True)]
     assert (brief.num_partitions, brief.partitions) == (2, [])

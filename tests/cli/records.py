@@ -13,6 +13,11 @@ def put(broker, topic, *records: pb.Record, partition: int = 0) -> None:
         assert stub.ProduceMessage(request, timeout=10).error == ""
 
 
+def without_waits(said: bytes) -> list[str]:
+    """The lines of stderr but those about a wait, which depend on how long a broker takes to start."""
+    return [line for line in said.decode().splitlines() if not line.startswith("takhin: still waiting: ")]
+
+
 def fill(broker, topic, count: int) -> None:
     """Produce this many records of 99 bytes."""
     records = [pb.Record(value=b"x" * 99)] * 5_000

@@ -6,6 +6,9 @@ import json
 import os
 import re
 import signal
+import socket
+import struct
+import subprocess
 import sys
 import threading
 import time
@@ -13,9 +16,9 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from blackbox.broker_process import Broker
+from blackbox.broker_process import Broker, command
 from blackbox.clients import connected, end_offset
-from cli.records import put
+from cli.records import put, without_waits
 from takhin.partitioner import partition_for_key
 from takhin.v1 import takhin_pb2 as pb
 
@@ -209,7 +212,7 @@ def test_a_killed_broker_leaves_an_honest_count(takhin, tmp_path):
             for _ in range(20_000):  # until lines flow
                 assert reader.stdout.readline() == b"y\n"
             broker.kill()
-            (line,) = writer.stderr.read().decode().splitlines()
+            (line,) = without_waits(writer.stderr.read())
             assert writer.wait(20) == 1
             source.join(20)
         produced, unknown = counts(line)
@@ -233,9 +236,9 @@ def test_it_rides_out_restarts(takhin, tmp_path):
             broker.kill()
             broker = stack.enter_context(Broker(tmp_path / "data", listen=address))
         source.join(60)
-        said = writer.stderr.read().decode()
-        assert writer.wait(20) == 0, said
-        assert said.startswith("produced 300000 records to t")
+        (line,) = without_waits(writer.stderr.read())
+        assert writer.wait(20) == 0, line
+        assert line.startswith("produced 300000 records to t")
         assert takhin.output("consume", "t") == lines
 
 
@@ -277,6 +280,28 @@ def test_a_topic_goes_out_and_in_again(takhin, broker, wide_topic):
     takhin.output("produce", wide_topic, "--json", "--keep-partitions", stdin=exported)
     places = [(of["partition"], of["offset"]) for of in consumed(takhin, wide_topic)]
     assert places == [(0, 0), (0, 1), *((2, offset) for offset in range(6))]
+
+
+def test_an_input_that_breaks_off(takhin, topic):
+    """If reading fails, what was read is sent, the command says how much that is, and exits with 1."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        source = socket.create_connection(listener.getsockname())
+        stdin, _ = listener.accept()
+    with (
+        takhin.start("consume", topic, "--follow") as reader,
+        stdin,
+        subprocess.Popen(
+            command("produce", topic), stdin=stdin, stderr=subprocess.PIPE, env=takhin.environ()
+        ) as writer,
+    ):
+        source.sendall(b"one\ntwo\nthr")
+        assert [reader.stdout.readline() for _ in range(2)] == [b"one\n", b"two\n"]
+        source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        source.close()  # with a reset
+        assert writer.stderr.read() == (
+            b"takhin: cannot read the input: Connection reset by peer; 2 records produced\n"
+        )
+        assert writer.wait(20) == 1
 
 
 def test_a_line_that_is_no_record(takhin, topic):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from unittest import mock
 
 from takhin import client
 from takhin.client import sync
 from takhin.client.errors import ForkedError
+from takhin.client.producing.outbox import BUSY
 
 
 def forgets_to_close(server, topic):
@@ -41,6 +44,36 @@ def forgets_to_close_asyncio(server, topic):
             await producer.send(topic, b"%d" % number)
 
     asyncio.run(main())
+
+
+def leaves_an_asyncio_producer(server, topic):
+    """Blocking clients were used; the loop of an asyncio producer has stopped with a record to send."""
+
+    async def main():
+        producer = await client.Producer(server).open()
+        await producer.send(topic, b"")
+        return producer
+
+    with sync.Admin(server) as admin:
+        admin.health()
+    loop = asyncio.new_event_loop()
+    kept = loop.run_until_complete(main())
+    print("the loop stops", len(BUSY), flush=True)
+    atexit.register(lambda: kept)
+
+
+def leaves_a_stuck_callback(server, topic):
+    """A callback never returns, so that nothing can be sent any more."""
+    producer = sync.Producer(server, delivery_timeout_ms=500)
+    stuck = threading.Event()
+
+    def callback(_delivery):
+        stuck.set()
+        threading.Event().wait()
+
+    producer.send(topic, b"").add_done_callback(callback)
+    stuck.wait()
+    producer.send(topic, b"never")
 
 
 def forks(server, topic):

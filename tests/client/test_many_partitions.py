@@ -160,3 +160,26 @@ async def test_streams_are_spread_over_connections(crowded, admin):
             async with asyncio.timeout(20):
                 assert len({(await anext(consumer)).partition for _ in range(350)}) == 350
                 await consumer.commit()
+
+
+@pytest.mark.parametrize(("prefetch_bytes", "count"), [(1, 300), (2_000_000, 5_000)])
+async def test_a_burst_for_a_slow_reader(crowded, admin, prefetch_bytes, count):
+    """A partition that was caught up is read to its end, also if it grows by more than is read ahead.
+
+    Where one byte is read ahead, each response is more than that, however fast it is taken.
+    """
+    async with (
+        Consumer(crowded.address, prefetch_bytes_max=prefetch_bytes) as consumer,
+        Producer(crowded.address) as producer,
+    ):
+        await consumer.assign_topics(*TOPICS)
+        await producer.send("t0", b"first", partition=3)
+        assert (await consumer.poll(20)).value == b"first"
+        assert await consumer.poll(0.3) is None
+        for burst in range(2):  # nothing is taken out meanwhile, so the stream is left for want of room
+            for number in range(count):
+                await producer.send("t0", b"%0100d" % number, partition=3)
+            await producer.flush()
+            async with asyncio.timeout(60):
+                offsets = [(await anext(consumer)).offset for _ in range(count)]
+            assert offsets == list(range(1 + burst * count, 1 + burst * count + count))

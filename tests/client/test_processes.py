@@ -54,6 +54,19 @@ async def test_what_cannot_be_sent_at_the_end_is_told(data_dir):
     assert "records were lost at the program's end: 1000 records were not stored" in said
 
 
+async def test_a_program_does_not_wait_for_a_loop_that_has_stopped(server, topic):
+    """At its end a program sends the rest of its blocking producers; an asyncio one has a loop of its own."""
+    printed, said = run("leaves_an_asyncio_producer", server, topic)
+    assert printed == "the loop stops 1\n"
+    assert "the program ends with a Producer" not in said
+
+
+async def test_a_program_ends_although_a_callback_does_not(server, topic):
+    """The wait at the end of a program is bounded, and what it could not do is told."""
+    _, said = run("leaves_a_stuck_callback", server, topic)
+    assert "records may be lost at the program's end: the clients' thread does not answer" in said
+
+
 async def test_an_asyncio_producer_that_is_not_closed_says_so(server, topic):
     """asyncio.run cancels what is left; the records that were not sent are counted on stderr."""
     _, said = run("forgets_to_close_asyncio", server, topic)

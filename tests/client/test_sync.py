@@ -12,7 +12,7 @@ import pytest
 
 from takhin import client
 from takhin.client import END, START, Span, sync
-from takhin.client.errors import ClosedError, FlushError
+from takhin.client.errors import ClosedError, FlushError, InCallbackError
 from takhin.errors import InvalidRecordError, UnknownTopicError
 
 ALL = Span(START, END)
@@ -109,6 +109,79 @@ def test_a_callback_is_called_on_the_clients_thread(server, topic):
     assert of is delivery
     assert thread != threading.get_ident()
     assert of.result().offset == 0
+
+
+def test_a_callback_that_would_wait_for_itself_is_told(server, topic):
+    """Where a callback would stop all blocking clients for good it gets an error, and they go on."""
+    told = queue.SimpleQueue()
+    with sync.Producer(server) as producer, sync.Consumer(server) as consumer, sync.Admin(server) as admin:
+        consumer.assign_topics(topic)
+        attempts = {
+            "send": lambda: producer.send("new to it", b""),
+            "append": lambda: producer.append(topic, [b""], partition=0),
+            "flush": producer.flush,
+            "producer's close": producer.close,
+            "result": lambda: producer.send(topic, b"", partition=1).result(20),
+            "callback": lambda: producer.send(topic, b"").add_done_callback(print),
+            "next": lambda: next(consumer),
+            "batches": lambda: next(consumer.batches()),
+            "poll": lambda: consumer.poll(1),
+            "position": lambda: consumer.position(topic, 0),
+            "health": admin.health,
+            "another client": lambda: sync.Admin(server),
+        }
+
+        def callback(delivery):
+            for name, attempt in attempts.items():
+                try:
+                    attempt()
+                except InCallbackError as error:
+                    told.put((name, str(error)))
+            told.put(("done", delivery.result().offset))
+
+        producer.send(topic, b"", partition=0).add_done_callback(callback)
+        found = dict(told.get(timeout=20) for _ in range(len(attempts) + 1))
+        assert found.keys() == {*attempts, "done"}
+        assert found["done"] == 0
+        assert producer.send(topic, b"", partition=0).result(20).offset >= 1
+        assert consumer.poll(20) is not None
+
+
+@pytest.mark.parametrize("fault", [SystemExit, KeyboardInterrupt, ValueError])
+def test_a_callback_does_not_end_the_clients_thread(server, topic, caplog, fault):
+    """What a callback raises is logged, and all clients go on."""
+
+    def callback(_delivery):
+        raise fault
+
+    with sync.Producer(server) as producer:
+        producer.send(topic, b"", partition=0).add_done_callback(callback)
+        assert producer.send(topic, b"", partition=0).result(20).offset == 1
+        producer.flush()
+    assert fault.__name__ in caplog.text
+
+
+def test_an_interrupt_loses_no_batch(server, topic):
+    """An interrupt that comes when a batch is there, and not yet given, leaves it for the next call."""
+    with sync.Producer(server) as producer:
+        producer.append(topic, [b"%d" % n for n in range(10)], partition=0)
+
+    def interrupted(work):
+        consumer._run(work)
+        raise KeyboardInterrupt
+
+    with sync.Consumer(server) as consumer:
+        consumer.assign({(topic, 0): ALL})
+        batches, wait = consumer.batches(max_records=3), consumer._run
+        offsets = []
+        for _ in range(4):
+            batches._run = interrupted
+            with pytest.raises(KeyboardInterrupt):
+                next(batches)
+            batches._run = wait
+            offsets += [record.offset for record in next(batches).records]
+        assert offsets == list(range(10))
+        assert list(batches) == []
 
 
 def test_waiting_has_an_end(shared, server, topic):

@@ -26,10 +26,11 @@ from copies.folders import (
     tree,
     value,
 )
-from storage.support import check_files, run_sql, sqlite_engine
+from storage.support import alter, check_files, run_sql, sqlite_engine
 from takhin.copies.leaves import record_leaves
 from takhin.copies.mending import checksum
 from takhin.copies.recover import RecoverError, recover
+from takhin.copies.replace import put_file
 from takhin.errors import CopyError, OutOfSequenceError, PartitionUnavailableError
 from takhin.testing.contract import batch, spec, under
 
@@ -368,3 +369,21 @@ def test_the_command(killed, tmp_path):
         recover(tmp_path / "nosuch")
     with Broker(killed):
         assert recover(killed) == []
+
+
+def test_a_new_file_that_is_gone(killed):
+    """What is in place keeps its write-ahead log if the file that was to replace it has been removed."""
+    before = tree(killed)
+    with pytest.raises(FileNotFoundError):
+        put_file(killed / "tmp/new.db", file(killed))
+    assert tree(killed) == before
+
+
+async def test_a_row_that_no_broker_has_written(data):
+    """A log without a possible topic id gets its neighbours', and keeps its records; so do they."""
+    before = await content(data)
+    alter(file(data), "UPDATE log SET topic_id = 'none'")
+    (recovered,) = recover(data)
+    assert "topic id 'none'" in recovered.faults[0]
+    assert recovered.lost == []
+    assert await content(data) == before

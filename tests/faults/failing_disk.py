@@ -23,7 +23,7 @@ from takhin.schema import checksums
 GATE_S_MAX = 20.0
 """After this time a call that nobody lets through fails."""
 
-EIO = {"sync": apsw.SQLITE_IOERR_FSYNC, "write": apsw.SQLITE_IOERR_WRITE}
+EIO = {"sync": apsw.SQLITE_IOERR_FSYNC, "write": apsw.SQLITE_IOERR_WRITE, "open": apsw.SQLITE_CANTOPEN}
 
 
 @dataclass
@@ -150,6 +150,10 @@ class FailingVFS(apsw.VFS):
         super().__init__("failing", "cksmvfs", makedefault=True)
 
     def xOpen(self, name, flags):
+        path = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
+        plan = self._disk.failing("open", path)
+        if plan is not None:
+            raise apsw.exception_for(plan.code or EIO[plan.kind])
         return FailingFile(self._disk, name, flags)
 
     def xGetLastError(self):

@@ -256,7 +256,7 @@ class Trial:
 
 
 def at_rest(life: Life) -> bool:
-    return life._at_rest or life.step is Step.END
+    return life.at_rest or life.step is Step.END
 
 
 async def faults_of(told: Told, log, offsets) -> list[str]:

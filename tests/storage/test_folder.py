@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from blackbox.clients import eventually
 from storage.support import sqlite_engine
-from takhin.disk.folder import is_locked
-from takhin.errors import PartitionUnavailableError, StartupError
+from takhin.copies.recover import recover
+from takhin.disk.folder import DataFolder, is_locked
+from takhin.disk.layout import Layout
+from takhin.errors import CopyError, PartitionUnavailableError, StartupError
 from takhin.testing.contract import changed, numbered, read_all, spec
 
 
@@ -82,3 +89,49 @@ async def test_a_folder_that_cannot_be_renamed(tmp_path: Path):
             await engine.create_topic(spec("payments"))
         await engine.topics["orders"].partitions[0].append(numbered(3))
         await engine.close()
+
+
+@contextmanager
+def recovering(data: Path) -> Iterator[None]:
+    """Within the block `takhin recover` is at work on orders/0, whether a broker has answered it or not."""
+    with Layout(data).recover.open("w") as asked:
+        fcntl.flock(asked, fcntl.LOCK_EX)
+        asked.write("a run\norders/0\n")
+        asked.flush()
+        yield
+
+
+async def test_a_failed_delete_while_recover_is_at_work(tmp_path: Path):
+    """A topic that cannot be deleted is opened again without the partition that recover is replacing."""
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    engine = sqlite_engine(data)
+    await engine.open()
+    await engine.create_topic(spec("orders", 2))
+    await engine.close()
+    (data / "topics/orders").rename(elsewhere)
+    (data / "topics/orders").symlink_to(elsewhere)
+    await engine.open()
+    with recovering(data):
+        await asyncio.to_thread(eventually, Layout(data).released.exists)
+        with pytest.raises(PartitionUnavailableError, match="is a link to another folder"):
+            await engine.delete_topic("orders")
+        with pytest.raises(PartitionUnavailableError, match="`takhin recover` is at work on it"):
+            engine.topics["orders"].partitions[0].append(numbered(1))
+    await engine.close()
+
+
+def test_what_recover_makes_is_not_swept(tmp_path: Path):
+    """Who locks the folder while recover is at work, its broker having died, leaves its files alone."""
+    data, layout = tmp_path / "data", Layout(tmp_path / "data")
+    DataFolder(data).close()
+    (work := layout.tmp / "work").mkdir()
+    layout.template.touch()
+    with recovering(data):
+        DataFolder(data).close()
+        assert work.is_dir()
+        assert not layout.template.exists()  # it may be an older Takhin's
+        with pytest.raises(CopyError, match="another `takhin recover` is at work"):
+            recover(data)
+        assert work.is_dir()
+    DataFolder(data).close()
+    assert not work.exists()

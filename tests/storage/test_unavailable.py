@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from takhin.schema import PAGE_BYTES, VERSION
 
+from blackbox.clients import eventually
 from storage.support import alter, check_files, sqlite_engine
 from takhin.broker.consumption import consume
 from takhin.broker.shared_reads import SharedReads
@@ -87,6 +90,29 @@ def damaged_committed(path: Path) -> None:
     flipped(path, 10)
 
 
+def impossible(path: Path) -> None:
+    alter(path, "UPDATE log SET topic_id = 'none'")
+
+
+def text_for_numbers(path: Path) -> None:
+    """A file from elsewhere: its table was STRICT only after a text was put in a number's place."""
+    alter(
+        path,
+        "CREATE TEMP TABLE strict AS SELECT sql FROM sqlite_schema WHERE name = 'log'",
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_schema SET sql = replace(sql, ') STRICT', ')') WHERE name = 'log'",
+        "PRAGMA writable_schema = RESET",
+        "UPDATE log SET end_offset = 'no number'",
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_schema SET sql = (SELECT sql FROM strict) WHERE name = 'log'",
+    )
+
+
+def link_to_itself(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
 def a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -102,6 +128,9 @@ TROUBLES = [
     foreign,
     damaged_log_row,
     damaged_committed,
+    impossible,
+    text_for_numbers,
+    link_to_itself,
     a_folder,
 ]
 
@@ -205,6 +234,87 @@ async def test_a_file_that_is_put_back_is_served(data: Path, partition: int, tmp
     assert (await log.append(batch(b"x"))).offset == 20
     await engine.close()
     check_files(data)
+
+
+NOBODY = 65_534
+
+
+@contextmanager
+def nobody(data: Path) -> Iterator[None]:
+    """Within the block only the modes of a folder's files say what may be read, also for root."""
+    if os.geteuid():
+        yield
+        return
+    for path in (data.parent, data, *data.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("name", ["orders", "orders/0.db", "orders/1.db"])
+async def test_what_may_not_be_read(data: Path, name: str):
+    """A folder or a file without permissions keeps nothing else from being served, and comes back."""
+    at = WHERE if name == "orders/1.db" else TopicPartition("orders", 0)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        shutil.copytree(data, moved := Path(folder, "data"))
+        path = moved / "topics" / name
+        with nobody(moved):
+            mode = path.stat().st_mode
+            path.chmod(0)
+            engine = sqlite_engine(moved, recover_wait_ms=20)
+            await engine.open()
+            assert str(path) in await refused(engine, at)
+            assert len(await read_all(engine.topics["other"].partitions[1])) == 20
+            path.chmod(mode)
+            assert len(await read_all(await served(engine, at))) == 20
+            assert not engine.troubles
+            await engine.close()
+
+
+async def test_a_newer_file_is_put_in_place(data: Path, tmp_path: Path):
+    """A running broker refuses a topic with a later Takhin's file as a whole, and takes it back later."""
+    first = TopicPartition("orders", 0)
+    path = path_of(data, first)
+    path.rename(tmp_path / "away.db")
+    shutil.copyfile(tmp_path / "away.db", newer := tmp_path / "newer.db")
+    alter(newer, f"PRAGMA user_version = {VERSION + 1}")
+    newer = newer.rename(newer.with_name("0.new"))
+    engine = sqlite_engine(data, recover_wait_ms=20)
+    await engine.open()
+    newer.rename(path)
+    await asyncio.to_thread(eventually, lambda: "use the newer Takhin" in "".join(engine.troubles))
+    assert "use the newer Takhin" in await refused(engine, first)
+    assert "partition 0 describes the topic" in await refused(engine, WHERE)
+    path.unlink()
+    shutil.copyfile(tmp_path / "away.db", path)
+    assert len(await read_all(await served(engine, WHERE))) == 20
+    await engine.close()
+    check_files(data)
+
+
+async def test_a_link_that_leads_nowhere(data: Path):
+    """A link in the catalogue that leads to itself is a topic that cannot be opened."""
+    (data / "topics/loop").symlink_to("loop")
+    engine = sqlite_engine(data)
+    await engine.open()
+    assert "Too many levels of symbolic links" in await refused(engine, TopicPartition("loop", 0))
+    assert len(await read_all(engine.topics["orders"].partitions[0])) == 20
+    await engine.close()
+
+
+@pytest.mark.parametrize("count", [-1, 0, 1 << 40])
+async def test_an_impossible_partition_count(data: Path, count: int):
+    """A topic that says to have so many partitions is not served, and its start takes no longer."""
+    alter(path_of(data, TopicPartition("orders", 0)), f"UPDATE topic SET num_partitions = {count}")
+    engine = sqlite_engine(data)
+    await engine.open()
+    assert f"it says that its topic has {count} partitions" in await refused(
+        engine, TopicPartition("orders", 0)
+    )
+    await engine.close()
 
 
 async def test_a_newer_file_is_refused(data: Path):

@@ -51,7 +51,7 @@ def note(path, topic_id, *noted):
 def test_a_new_witness_knows_nothing(path, topic_id):
     """A missing file is created with its head, and has no mark of any log."""
     assert marks(path, topic_id, 2) == [None, None]
-    assert path.read_bytes().startswith(HEAD.pack(MAGIC, 0))
+    assert path.read_bytes().startswith(HEAD.pack(MAGIC, 0, 0))
     assert path.stat().st_size == 3 * SLOT_BYTES
 
 
@@ -162,11 +162,12 @@ def test_a_copy_is_told_by_the_change_time_of_lock(path, topic_id):
         assert witness.is_copy
         assert [witness.slot(topic_id, n).mark for n in range(2)] == [None, None]
     with Opened(path, lock_changed=LOCK_CHANGED + 2) as witness:
-        assert witness.is_copy  # until a start has given each log its new incarnation
+        assert witness.is_copy  # until a start has opened its logs
         witness.slot(topic_id, 0).note(Mark(5, 50))
-        witness.hold(0)
+        witness.settle(0)
     with Opened(path, lock_changed=LOCK_CHANGED + 3) as witness:
         assert not witness.is_copy
+        assert witness.was_copy  # for good: a log without a note has not been opened here
         assert [witness.slot(topic_id, n).mark for n in range(2)] == [Mark(5, 50), None]
     assert path.stat().st_size == size
 
@@ -176,4 +177,5 @@ def test_a_copy_without_hold_is_none(path, topic_id):
     note(path, topic_id, Mark(1, 10))
     with Opened(path, lock_changed=LOCK_CHANGED + 1) as witness:
         assert not witness.is_copy
+        assert not witness.was_copy
         assert witness.slot(topic_id, 0).mark == Mark(1, 10)

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 import pytest
 
 from storage.support import Store
+from takhin.disk import statements as sql
 from takhin.errors import EndOffsetMismatchError, InvalidArgumentError, RefusedError
-from takhin.model import CommittedOffset, Header
+from takhin.model import CommittedOffset, Condition, Header
 from takhin.storage.sqlite.group import Draft
-from takhin.storage.sqlite.writes import Append, CommitOffset, SmallWrite
+from takhin.storage.sqlite.producers import Producers
+from takhin.storage.sqlite.writes import Append, CommitOffset, SmallWrite, Trim
 from takhin.testing.contract import NOW, batch, numbered, read_all, spec, under
 
 SAID = CommittedOffset(1, "kept", NOW)
@@ -152,3 +154,38 @@ async def test_a_refusal_behind_appends_costs_no_commit(store: Store, log):
     assert isinstance(answers[-2], InvalidArgumentError)
     assert log.end_offset == 23
     assert log.life._state.mark.commits == before + 1
+
+
+@pytest.mark.parametrize(
+    ("size", "headers", "most"), [(10, 1_000, 4), (10, 5_000, 2), (1_000_000, 0, 16)], ids=str
+)
+async def test_a_step_of_a_trim_is_bounded(store: Store, log, size: int, headers: int, most: int):
+    """Whatever records have, one step of a trim deletes no more than a turn of the loop has time for."""
+    of_each = [Header("k", b"v")] * headers
+    for _ in range(20):
+        await log.append(batch(b"x" * size, headers={0: of_each}))
+    await log.life.submit(Trim(22))
+    assert 1 <= log.start_offset <= most
+    await log.trim(21)
+    assert [offset for offset, *_ in await read_all(log)] == [21]
+
+
+async def test_forgotten_producers_are_asked_for_once(store: Store, log):
+    """Many first batches in one group, each of which may have been forgotten, read the table once."""
+    asked: list[str] = []
+
+    def first_batches(draft: Draft) -> None:
+        producers = Producers(draft.db, "orders", 0, 940, 1_000)
+        draft.db.exec_trace = lambda _, statement, __: asked.append(statement) or True
+        try:
+            for number in range(50):
+                maybe = draft.end_offset if number else None  # the first one fills the table
+                condition = Condition(producer_id=b"%016d" % number, maybe_stored_from=maybe)
+                assert producers.judge(numbered(1), condition, draft.end_offset) is None
+                draft.append(numbered(1))
+        finally:
+            draft.db.exec_trace = None
+
+    await log.life.submit(Odd(first_batches))
+    assert asked.count(sql.PUT_PRODUCER_BATCH) == 50
+    assert asked.count(sql.OLDEST_LAST_BATCH) == 1

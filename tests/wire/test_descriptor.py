@@ -42,7 +42,8 @@ MESSAGES = {
     "PartitionInfo": """
         int32 partition_id = 1; int64 beginning_offset = 2; int64 end_offset = 3; int32 leader = 4;
         repeated int32 replicas = 5; repeated int32 isr = 6; int64 size_bytes = 8;
-        int64 first_timestamp = 9; int64 last_timestamp = 10; int64 record_count = 11""",
+        int64 first_timestamp = 9; int64 last_timestamp = 10; int64 record_count = 11;
+        string unavailable_reason = 12""",
     "ConsumerGroupInfo": """
         string group_id = 1; string state = 2; string protocol_type = 3; int32 member_count = 4""",
     "ConsumerGroupMember": """
@@ -58,7 +59,8 @@ MESSAGES = {
     "ListTopicsResponse": "repeated string topics = 1",
     "GetTopicRequest": "string name = 1",
     "GetTopicResponse": "TopicInfo topic = 1; string error = 2",
-    "DescribeTopicsRequest": "repeated string topics = 1; bool without_partitions = 2",
+    "DescribeTopicsRequest": """
+        repeated string topics = 1; bool without_partitions = 2; bool without_sizes = 3""",
     "AlterTopicRequest": """
         string name = 1; map<string, string> set = 2; repeated string reset = 3; int32 num_partitions = 4""",
     "AlterTopicResponse": """

@@ -17,6 +17,7 @@ from takhin.client.consuming.fetcher import FetchOptions
 from takhin.client.consuming.iterating import Records
 from takhin.client.consuming.lookup import Lookup, raise_no_group
 from takhin.client.consuming.positions import ReadRange
+from takhin.client.consuming.prefetched import Prefetched
 from takhin.client.consuming.scout import TAILS_MAX, Scout
 from takhin.client.consuming.watch import Watch
 from takhin.client.forks import forked
@@ -75,7 +76,9 @@ class Consumer(Client):
         """Read these partitions from now on instead of any before, each from its position, or over its span.
 
         An empty mapping: none. Raises UnknownTopicError, UnknownPartitionError, InvalidArgumentError for
-        a bad position, and UnavailableError after outage_timeout_ms without a broker.
+        a bad position, PartitionUnavailableError at once if the broker does not serve one of them (then
+        nothing has changed; `Admin.describe_topic` tells which are served), and UnavailableError after
+        outage_timeout_ms without a broker.
         """
         spans = {
             TopicPartition(*at): where if isinstance(where, Span) else Span(where)
@@ -209,21 +212,24 @@ class Batches:
     """Iterates over batches of records. It may be resumed after it has ended, or was cancelled."""
 
     def __init__(self, assigned: Assignment, records_max: int | None, seconds_max: float | None) -> None:
+        self.records_max = records_max
         self._assigned = assigned
-        self._records_max = records_max
         self._seconds_max = seconds_max
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> RecordBatch:
-        try:
-            loaded = await self._assigned.next_loaded(self._seconds_max)
-        except TimeoutError:
-            raise StopAsyncIteration from None
+        loaded = await self.loaded()
         if loaded is None:
             raise StopAsyncIteration
-        return loaded.take(self._records_max)
+        return loaded.take(self.records_max)
+
+    async def loaded(self) -> Prefetched | None:
+        """Where the next batch can be taken from; None at the end. Until it is taken it comes again."""
+        with suppress(TimeoutError):
+            return await self._assigned.next_loaded(self._seconds_max)
+        return None
 
 
 class ThreadedConsumer(Consumer):

@@ -140,6 +140,7 @@ class Fetcher:
             found = await self._scout.changed(self.at, self._known)
             if found is not None:
                 self.prefetched.end_offset = found.end_offset
+            self._caught_up = False  # until a stream has reached the end: it may be left before, for room
         self._known = self._known._replace(end_offset=self.prefetched.end_offset)
 
     def _stops_at_end(self) -> bool:

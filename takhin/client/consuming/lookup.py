@@ -48,11 +48,15 @@ class Lookup:
     ) -> dict[TopicPartition, ReadRange]:
         """Where to read each partition.
 
-        Raises UnknownTopicError, UnknownPartitionError, and InvalidArgumentError for a bad position.
+        Raises UnknownTopicError, UnknownPartitionError, InvalidArgumentError for a bad position, and
+        PartitionUnavailableError at once for a partition that the broker does not serve: what the broker says
+        of its ends is not certain.
         """
         for span in spans.values():
             check_span(span)
         partitions = await self._partitions(spans, deadline)
+        for at, description in partitions.items():
+            description.check_served(at.topic)
         committed = await self._committed(spans, deadline)
         spans = {
             at: without_committed(span, committed[at].offset if at in committed else None, self._uncommitted)

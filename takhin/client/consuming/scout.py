@@ -44,6 +44,8 @@ class Scout:
     async def changed(self, at: TopicPartition, known: PartitionDescription) -> PartitionDescription | None:
         """What a partition is like once its end or incarnation is not as `known`; None if nobody can tell.
 
+        Nobody can of a partition that is not served: who reads it is told why.
+
         One task at a time waits for each partition.
         """
         answer: asyncio.Future[PartitionDescription | None] = asyncio.get_running_loop().create_future()
@@ -72,7 +74,7 @@ class Scout:
     async def _described(self, topic: str) -> dict[int, PartitionDescription]:
         """The topic's partitions by number; none if it is unknown or the broker cannot be asked."""
         try:
-            found = await self._calls.describe_topics(monotonic() + LOOK_S_MAX, [topic])
+            found = await self._calls.describe_topics(monotonic() + LOOK_S_MAX, [topic], sizes=False)
         except UnavailableError as error:
             logger.debug("cannot look at topic %r: %s", topic, error)
             return {}
@@ -82,7 +84,9 @@ class Scout:
         for at, (known, answer) in self._waiting.items():
             if at.topic == topic and not answer.done():
                 now = found.get(at.partition)
-                if now is None or not _same(known, now):
+                if now is None or not now.served:
+                    answer.set_result(None)
+                elif not _same(known, now):
                     answer.set_result(now)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -57,15 +57,17 @@ class Intake:
 
     def router(self, topic: str) -> Router | None:
         """Takes in the topic's records. None while the topic is in doubt or not known, or the buffer full."""
-        buffer = self._buffer
-        if buffer.bytes >= buffer.bytes_max or self._in_doubt(topic):
+        buffer, doubts = self._buffer, self._doubts
+        if buffer.bytes >= buffer.bytes_max or topic in doubts.topics:
+            return None
+        if topic not in doubts.fresh and self._in_doubt(topic):
             return None
         return self._routers.get(topic)
 
     def _in_doubt(self, topic: str) -> bool:
         """True if the broker is to be asked: for a sender, or after a while in which nothing was sent."""
         doubts = self._doubts
-        return topic in doubts.topics or (doubts.is_stale(topic) and not self.outbox.sends(topic))
+        return topic in doubts.topics or (topic not in doubts.fresh and not self.outbox.sends(topic))
 
     async def ready(self, topic: str) -> None:
         """Wait for room in the buffer, and ask the broker about the topic if it is in doubt or not known.

@@ -27,8 +27,11 @@ from takhin.model import TopicPartition
 
 FAILURES_KEPT_MAX = 1_000
 
-BUSY: set[Outbox] = set()
-"""The outboxes that have something to send: what keeps them and their tasks, as an event loop does not."""
+BUSY: dict[asyncio.AbstractEventLoop, set[Outbox]] = {}
+"""By loop, the outboxes that have something to send: what keeps them and their tasks, as a loop does not.
+
+Each loop's own thread changes its entry; there is none while it has nothing to send.
+"""
 
 logger = logging.getLogger("takhin.client")
 
@@ -110,9 +113,10 @@ class Outbox:
         """Start the worker's task. Returns False if it runs already."""
         if worker in self._working:
             return False
-        task = asyncio.get_running_loop().create_task(worker.work())
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(worker.work())
         self._working[worker] = task
-        BUSY.add(self)
+        BUSY.setdefault(loop, set()).add(self)
         # A callback runs in every case. No line of a task does that is cancelled before its first step.
         task.add_done_callback(partial(self._ended, worker))
         return True
@@ -128,7 +132,14 @@ class Outbox:
         elif not worker.queue.is_empty:  # a record came since the task looked for the last time
             self.start(worker)
         if not self._working:
-            BUSY.discard(self)
+            self._rest(task.get_loop())
+
+    def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Nothing is left to send."""
+        busy = BUSY[loop]
+        busy.discard(self)
+        if not busy:
+            del BUSY[loop]
 
     def _fail_waiting(self, worker: Worker, fault: BaseException | None) -> None:
         """Settle the batches that nobody sends any more. The next record starts another task."""

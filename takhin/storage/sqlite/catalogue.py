@@ -91,18 +91,25 @@ class Catalogue:
         What cannot be served is a trouble, or with the setting `strict` a StartupError, as is a file of a
         later Takhin in any case.
         """
+        await self._uncancelled(self._load())
+
+    async def _load(self) -> None:
         _, closed = self.repairs.wanted()
         for path in self._folder.strangers():
             logger.warning("stranger_ignored", path=str(path), reason="it belongs to no topic")
         for name in self._folder.topic_names():
-            strict = self._shared.settings.strict
-            self._put(await self._opener.opened(name, strict=strict, closed=closed))
+            self._put(await self._opener.served(name, closed=closed, starting=True))
 
     async def let_go(self) -> None:
         """Close the partitions that `takhin recover` wants, and answer it. Raises OSError."""
         asked, wanted = self.repairs.wanted()
         if wanted and self._shared.files.held:
             return  # the files are being copied: they must not change
+        if wanted:
+            await self._uncancelled(self._let_go(wanted))
+        self.repairs.answer(asked)
+
+    async def _let_go(self, wanted: Collection[TopicPartition]) -> None:
         async with self.unchanging:
             for at in wanted:
                 topic = self.topics.get(at.topic)
@@ -111,18 +118,19 @@ class Catalogue:
                 log = topic.partitions[at.partition]
                 if isinstance(log, SqlitePartition):
                     known = Known(log.start_offset, log.end_offset, log.incarnation_id)
-                    closed = UnavailablePartition(at, log.path, AT_WORK, known, may_pass=False)
+                    closed = UnavailablePartition(at, log.path, AT_WORK, known, may_pass=True)
                     self._put(topic.with_log(closed))
                     await log.close(closed.error)
                     self._witness.remember(topic.topic_id, at.partition, log.mark)
-        self.repairs.answer(asked)
 
     async def take_back(self) -> None:
         """Serve what could not be served, if its file is another one now and `takhin recover` is done."""
-        if all(isinstance(log, SqlitePartition) for log in self._all()):
-            return
-        _, wanted = self.repairs.wanted()
+        if not all(isinstance(log, SqlitePartition) for log in self._all()):
+            await self._uncancelled(self._take_back())
+
+    async def _take_back(self) -> None:
         async with self.unchanging:
+            _, wanted = self.repairs.wanted()
             for topic in self.topics.values():
                 if topic.described:
                     await self._take_back_partitions(topic, wanted)
@@ -130,22 +138,16 @@ class Catalogue:
                 first = topic.partitions[0]
                 at_work = any(at.topic == topic.name for at in wanted)
                 if isinstance(first, UnavailablePartition) and first.worth_a_try() and not at_work:
-                    self._put(await self._reopened(topic))
+                    self._put(await self._opener.served(topic.name, closed=wanted))
                     await close(topic.partitions)
 
     async def _take_back_partitions(self, topic: SqliteTopic, wanted: Collection[TopicPartition]) -> None:
         for log in topic.partitions:
             if not isinstance(log, UnavailablePartition) or (log.topic, log.partition) in wanted:
                 continue
-            if log.worth_a_try() or log.reason == AT_WORK:
+            if log.worth_a_try():
                 again = await self._opener.again(log)
                 self._put(self.topics[topic.name].with_log(again))
-
-    async def _reopened(self, topic: SqliteTopic) -> SqliteTopic:
-        try:
-            return await self._opener.opened(topic.name, strict=False)
-        except (StartupError, OSError) as error:  # of a later Takhin
-            return topic.with_log(await self._opener.unavailable(TopicPartition(topic.name, 0), error))
 
     def _put(self, topic: SqliteTopic) -> None:
         self.topics = {**self.topics, topic.name: topic}
@@ -201,7 +203,7 @@ class Catalogue:
             self._shared.troubles.end(LOST)
 
     def settle_witness(self) -> None:
-        """All logs are open, those of a copy under new incarnations: the witness is this folder's.
+        """What can be opened is open, in a copy under new incarnations: the witness is this folder's.
 
         Raises OSError.
         """
@@ -316,7 +318,7 @@ class Catalogue:
                 with _unavailable(f"topic {name!r} cannot be deleted"):
                     await asyncio.to_thread(self._folder.retire, name)
             except UnavailableError:
-                self._put(await self._opener.opened(name, strict=False))
+                self._put(await self._opener.served(name, closed=self.repairs.wanted()[1]))
                 raise
             if topic.topic_id:
                 self._witness.forget(topic.topic_id)

@@ -152,13 +152,8 @@ class Life:
 
     async def rested(self) -> None:
         """Return when nothing is queued or under way; at once while it ends, as nothing is accepted then."""
-        if not self._at_rest and self.step is not Step.END:
+        if not self.at_rest and self.step is not Step.END:
             await self._rested.wait()
-
-    @property
-    def busy(self) -> bool:
-        """True if writes wait, or a step is under way."""
-        return bool(self._commits.waiting) or self.step is not Step.REST
 
     async def cut_wal(self) -> None:
         """Copy all of the WAL into the `.db` file and give its space back, if that is possible now."""
@@ -197,10 +192,11 @@ class Life:
     @property
     def can_close(self) -> bool:
         """True while the file is open and nobody uses it."""
-        return self._file.is_open and not self._readers and self._at_rest
+        return self._file.is_open and not self._readers and self.at_rest
 
     @property
-    def _at_rest(self) -> bool:
+    def at_rest(self) -> bool:
+        """True if no write waits, and neither a step nor a checkpoint is under way."""
         return self.step is Step.REST and not self._commits.waiting and self.checkpoint.phase is Phase.NONE
 
     async def _run(self) -> None:
@@ -246,7 +242,7 @@ class Life:
                 files.release(self)
             elif files.wanted and self.checkpoint.phase is Phase.NONE and files.offer(self):
                 return  # the next step is to give way
-        if self._at_rest:
+        if self.at_rest:
             self._rested.wake()
         self._alarm = None
         if (moment := self._next_moment()) is not None:

@@ -67,7 +67,8 @@ class Found:
 
 
 UNOPENED = (apsw.Error, KeyError, ValueError, OSError, StartupError)
-"""What `open_file` raises for a file that cannot be served."""
+"""What `open_file` is known to raise for a file that cannot be served. One from elsewhere may lead to others,
+by a text where a number belongs."""
 
 
 def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared, *, is_copy: bool) -> Found:
@@ -85,9 +86,11 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared, 
         slot = witness.slot(found.topic_id, at.partition)
         if slot.mark is not None:
             _check_whole(path, *at, mark, slot.mark)
-        if is_copy:
+        elif witness.was_copy:  # the first time that a log of the copy is opened here
             incarnation_id = str(uuid.uuid4())
             write.execute(sql.SET_INCARNATION, (incarnation_id,))
+            slot.note(mark)
+            witness.remember(found.topic_id, at.partition, mark)
         versions.upgrade(write)
         producers = write.execute(sql.COUNT_PRODUCERS).get
         lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
@@ -116,9 +119,7 @@ class Glimpse:
 
 
 def glimpse(path: Path, at: TopicPartition, defaults: TopicConfig) -> Glimpse:
-    """Read what can be read of a file that cannot be served, and leave it as it is."""
-    if not path.exists():
-        return Glimpse()
+    """Read what can be read of a file that cannot be served, and leave it as it is. Raises nothing."""
     try:
         checked_header(path)
         write = connection.open_writer(path)
@@ -138,7 +139,7 @@ def glimpse(path: Path, at: TopicPartition, defaults: TopicConfig) -> Glimpse:
 def _tried(read: Callable[[], T]) -> T | None:
     try:
         return read()
-    except UNOPENED:
+    except Exception:  # noqa: BLE001  why the file is not served is known already
         return None
 
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import apsw
 import structlog
 
-from takhin.disk.faults import NotNowError, lost, translated
+from takhin.disk.faults import FileChangedError, FileGoneError, NotNowError, is_damage, lost, translated
 from takhin.disk.witness import Mark
 from takhin.errors import (
     OffsetOutOfRangeError,
@@ -258,7 +259,7 @@ class SqlitePartition:
 
     async def landed(self) -> None:
         """Return when all that was queued before has landed or failed."""
-        if not self.closed and self.life.busy:
+        if not self.closed and not self.life.at_rest:
             with suppress(UnavailableError):  # then so has all before it
                 await self.life.submit(CommitOnly())
 
@@ -308,10 +309,16 @@ class SqlitePartition:
 
         A shell that opens and closes it would copy it, too, but without the checksums of its pages.
         """
-        if self._file.left_wal and not self.closed:
-            self._file.left_wal = False  # one try: who uses the file next is told what is wrong
-            with suppress(UnavailableError, UnknownTopicError), translated(self.topic, self.partition):
-                await self.ready()
+        if not self._file.left_wal or self.closed:
+            return
+        try:
+            await self.ready()
+        except (apsw.Error, FileChangedError, UnavailableError, UnknownTopicError) as error:
+            cause = error.__cause__ or error
+            changed = isinstance(cause, FileChangedError) and not isinstance(cause, FileGoneError)
+            if not changed and not (isinstance(cause, Exception) and is_damage(cause)):
+                return  # a lock, a slot, descriptors, or the file itself: the next look tries again
+        self._file.left_wal = False  # who uses a damaged file next is told what is wrong
 
     async def ready(self) -> None:
         """Return when the file is open.

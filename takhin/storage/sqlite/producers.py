@@ -25,6 +25,7 @@ class Producers:
         self._topic = topic
         self._partition = partition
         self._count_max = count_max
+        self._oldest: int | None = None  # a lower bound of OLDEST_LAST_BATCH, until some are forgotten
 
     def judge(self, batch: Batch, condition: Condition, end: int) -> Appended | None:
         """The answer to a batch that was stored before; None for one to append at `end`, which is remembered.
@@ -57,11 +58,14 @@ class Producers:
         """Producers whose last batch is at this offset or behind it are all remembered."""
         if not may_have_forgotten(self.count, self._count_max):
             return 0
-        oldest: int = self._db.execute(sql.OLDEST_LAST_BATCH).get
-        return oldest
+        if self._oldest is None:  # it reads the whole table
+            oldest: int = self._db.execute(sql.OLDEST_LAST_BATCH).get
+            self._oldest = oldest
+        return self._oldest
 
     def _make_room(self) -> None:
         """For one more producer."""
         if forgotten := to_forget(self.count, self._count_max):
             self._db.execute(sql.FORGET_PRODUCERS, (forgotten,))
+            self._oldest = None
         self.count += 1 - forgotten

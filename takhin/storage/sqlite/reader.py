@@ -17,6 +17,7 @@ from takhin import topic_configs
 from takhin.disk import statements as sql
 from takhin.disk.identity import num_partitions
 from takhin.disk.overflow import HEADER_LAST_BYTES_MIN, RECORD_LAST_BYTES_MIN
+from takhin.disk.witness import PARTITIONS_MAX
 from takhin.disk.zero_tails import check_header, check_record
 from takhin.model import (
     Header,
@@ -136,9 +137,11 @@ class Reader:
 def topic_facts(connection: apsw.Connection, defaults: TopicConfig) -> tuple[int, TopicConfig] | None:
     """(partition count, config) of the topic, which partition 0's file alone has.
 
-    defaults: the config of a topic that says nothing.
+    defaults: the config of a topic that says nothing. Raises ValueError for what no broker has written.
     """
     count = num_partitions(connection)
     if count is None:
         return None
+    if not isinstance(count, int) or not 1 <= count <= PARTITIONS_MAX:
+        raise ValueError(f"it says that its topic has {count} partitions")
     return count, topic_configs.from_stored(connection.execute(sql.GET_CONFIGS), defaults)

@@ -16,7 +16,7 @@ import apsw
 import structlog
 
 from takhin.disk import connection, versions
-from takhin.disk.faults import is_damage, sentence
+from takhin.disk.faults import NotNowError, is_damage, sentence
 from takhin.disk.folder import DataFolder
 from takhin.disk.identity import read_log_row
 from takhin.disk.witness import Witness
@@ -33,6 +33,7 @@ logger = structlog.get_logger()
 Log = SqlitePartition | UnavailablePartition
 
 AT_WORK = "`takhin recover` is at work on it"
+FOLLOWS = "partition 0 describes the topic, and it is not served: {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,27 @@ class TopicOpener:
     """Opens the topics of a folder. Lives on the loop."""
 
     def __init__(self, shared: Shared, folder: DataFolder, witness: Witness, index: OffsetIndex) -> None:
-        self.is_copy = witness.is_copy
         self._shared = shared
         self._folder = folder
         self._witness = witness
         self._index = index
+
+    async def served(
+        self, name: str, *, closed: frozenset[TopicPartition], starting: bool = False
+    ) -> SqliteTopic:
+        """Open what can be served of a topic: of one that cannot be opened at all, nothing.
+
+        closed: as for `opened`. starting: raise StartupError for a file of a later Takhin, and with the
+        setting `strict` for whatever cannot be served.
+        """
+        strict = starting and self._shared.settings.strict
+        try:
+            return await self.opened(name, strict=strict, closed=closed)
+        except Exception as error:
+            if strict or (starting and versions.is_newer(error)):
+                raise
+            _note_unforeseen(error, self._folder.layout.topic(name))
+            return await asyncio.to_thread(self._unopened, name, error)
 
     async def opened(
         self, name: str, *, strict: bool, closed: frozenset[TopicPartition] = frozenset()
@@ -109,12 +126,14 @@ class TopicOpener:
         self, name: str, logs: list[Log], closed: frozenset[TopicPartition], *, strict: bool
     ) -> SqliteTopic:
         folder = self._folder.layout.topic(name)
+        unlisted = None
         try:
             files = await asyncio.to_thread(self._folder.files, name)
             refused = await self._refused(files, strict=strict)
         except OSError as error:
-            files, refused = {}, {0: StartupError(f"{folder} cannot be read: {error.strerror}")}
-        refused.update((at.partition, StartupError(AT_WORK)) for at in closed if at.topic == name)
+            unlisted = _unreadable(folder, error)
+            files, refused = {}, {0: unlisted}
+        refused.update((at.partition, NotNowError(AT_WORK)) for at in closed if at.topic == name)
         if 0 not in files:
             missing = StartupError(f"{folder} has no partition 0 (0.db), which describes the topic")
             refused.setdefault(0, missing)
@@ -127,7 +146,7 @@ class TopicOpener:
             if partition not in files:
                 path = self._folder.file(name, partition)
                 missing = StartupError(f"{path} is missing: topic {name!r} has {num_partitions} partitions")
-                refused.setdefault(partition, missing)
+                refused.setdefault(partition, unlisted or missing)
         for begin in range(1, num_partitions, OPEN_AT_A_TIME):
             few = range(begin, min(begin + OPEN_AT_A_TIME, num_partitions))
             for log, found_id, _ in await self._some(name, few, refused, strict=strict):
@@ -181,9 +200,10 @@ class TopicOpener:
                 return found
             found.close()
             raise StartupError(f"{path} does not say what the topic {at.topic!r} is")
-        except UNOPENED as error:
-            if strict and str(error) != AT_WORK:
+        except Exception as error:
+            if strict and not isinstance(error, NotNowError):
                 raise
+            _note_unforeseen(error, path)
             return Refused(at, path, error, glimpse(path, at, self._shared.topic_defaults))
 
     def _taken(self, found: Found | Refused) -> Taken:
@@ -192,18 +212,16 @@ class TopicOpener:
             return Taken(found.partition(self._shared, self._index), found.topic_id, found.facts)
         at, path, error, seen = found
         known = seen.known
-        if seen.topic_id:
-            noted = self._witness.slot(seen.topic_id, at.partition).mark
-            if noted is not None:
-                end = max(known.end_offset, noted.end_offset)
-                known = Known(known.start_offset, end, known.incarnation_id)
+        noted = self._witness.noted(seen.topic_id, at.partition)
+        if noted is not None:
+            end = max(known.end_offset, noted.end_offset)
+            known = Known(known.start_offset, end, known.incarnation_id)
         self._index.forget(at)
         self._index.note(at, seen.committed)
-        may_pass = not isinstance(error, StartupError | KeyError | ValueError) and not is_damage(error)
-        log = UnavailablePartition(at, path, _reason(error, path, at), known, may_pass=may_pass)
+        log = UnavailablePartition(at, path, _reason(error, path, at), known, may_pass=_may_pass(error))
         return Taken(log, seen.topic_id, seen.facts)
 
-    async def _refused(self, files: Mapping[int, Path], *, strict: bool) -> dict[int, StartupError]:
+    async def _refused(self, files: Mapping[int, Path], *, strict: bool) -> dict[int, Exception]:
         """Bring files of the oldest version up to date. Returns why others are refused, by number."""
         try:
             await asyncio.to_thread(versions.check, list(files.values()))
@@ -212,7 +230,7 @@ class TopicOpener:
                 raise
         else:
             return {}
-        refused = {}
+        refused: dict[int, Exception] = {}
         for number, path in files.items():
             try:
                 await asyncio.to_thread(versions.check, [path])
@@ -221,18 +239,34 @@ class TopicOpener:
                     raise
                 refused[number] = error
             except OSError as error:
-                refused[number] = StartupError(f"{path} cannot be read: {error.strerror}")
+                refused[number] = _unreadable(path, error)
         return refused
 
     async def _undescribed(self, name: str, first: Log, count: int) -> SqliteTopic:
         """The topic whose partition 0 is refused and does not say what the topic is."""
         why = first.reason if isinstance(first, UnavailablePartition) else ""
-        reason = StartupError(f"partition 0 describes the topic, and it is not served: {why}")
+        reason = StartupError(FOLLOWS.format(why))
         numbers = range(1, count)
         others = await self._some(name, numbers, dict.fromkeys(numbers, reason), strict=False)
         topic_id = next((other.topic_id for other in others if other.topic_id), "")
         logs = (first, *(other.log for other in others))
         return SqliteTopic(name, topic_id, self._shared.topic_defaults, logs, described=False)
+
+    def _unopened(self, name: str, error: Exception) -> SqliteTopic:  # on a worker thread
+        """The topic that could not be opened because of `error`. None of its files is looked into."""
+        try:
+            numbers = range(max(self._folder.files(name), default=0) + 1)
+        except OSError:
+            numbers = range(1)
+        ats = [TopicPartition(name, number) for number in numbers]
+        paths = [self._folder.file(*at) for at in ats]
+        first = _reason(error, paths[0], ats[0])
+        reasons = [first, *(FOLLOWS.format(first) for _ in numbers[1:])]
+        logs = [
+            UnavailablePartition(at, path, reason, Known(), may_pass=_may_pass(error))
+            for at, path, reason in zip(ats, paths, reasons, strict=True)
+        ]
+        return SqliteTopic(name, "", self._shared.topic_defaults, tuple(logs), described=False)
 
     async def again(self, log: UnavailablePartition) -> Log:
         """Try to serve a partition of a topic that is described; another refusal if that does not do."""
@@ -248,11 +282,7 @@ class TopicOpener:
             refused = error
         return self._found(at, refused, strict=False)
 
-    async def unavailable(self, at: TopicPartition, error: Exception) -> Log:
-        """A partition that is not served, because of `error`."""
-        return self._taken(await asyncio.to_thread(self._found, at, error, strict=False)).log
-
-    def _remove_strays(self, name: str, topic_id: str, num_partitions: int) -> None:
+    def _remove_strays(self, name: str, topic_id: str, num_partitions: int) -> None:  # on a worker thread
         """Remove the empty partitions that a change of the topic left behind when it was interrupted."""
         for number, path in self._folder.files(name).items():
             if number < num_partitions:
@@ -263,18 +293,37 @@ class TopicOpener:
                     row = read_log_row(db)
                 finally:
                     connection.close_untouched(db, path)
+                if row is None or row.topic_id != topic_id or row.end_offset:
+                    continue
+                self._folder.remove(name, [number])
             except UNOPENED as error:
                 logger.warning("stray_left", path=str(path), reason=sentence(error))
-                continue
-            if row is not None and row.topic_id == topic_id and row.end_offset == 0:
-                self._folder.remove(name, [number])
+            else:
                 logger.info(
                     "stray_removed", path=str(path), reason="an interrupted change of the topic made it"
                 )
 
 
+def _unreadable(path: Path, error: OSError) -> StartupError:
+    refused = StartupError(f"{path} cannot be read: {sentence(error)}")
+    refused.__cause__ = error
+    return refused
+
+
+def _may_pass(error: Exception) -> bool:
+    """True if the file may be whole, and what kept it from being opened may be gone at the next attempt."""
+    cause = error.__cause__ if isinstance(error, StartupError) else error
+    return isinstance(cause, OSError | apsw.Error | NotNowError) and not is_damage(cause)
+
+
+def _note_unforeseen(error: Exception, path: Path) -> None:
+    """Log an error that is none of those that a file is known to cause."""
+    if not isinstance(error, (NotNowError, *UNOPENED)):
+        logger.error("opening_failed", path=str(path), exc_info=error)
+
+
 def _reason(error: Exception, path: Path, at: TopicPartition) -> str:
-    if isinstance(error, StartupError):
+    if isinstance(error, StartupError | NotNowError):
         return str(error)
     if is_damage(error):
         return (

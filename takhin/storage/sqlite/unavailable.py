@@ -1,7 +1,7 @@
 """A partition whose file is not open, because it cannot be served. The contract's PartitionLog.
 
-It refuses everything with its reason and keeps what is known of the log. Why it came to that, and when it is
-tried again, is in catalogue.py.
+It refuses everything with its reason and keeps what is known of the log. Why it came to that is in topics.py,
+when it is tried again in catalogue.py.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from takhin.model import (
     TopicPartition,
 )
 
-Signature = tuple[tuple[int, int, int] | None, ...]
-"""Inode, size and time of the file and its write-ahead log; None for one that is not there."""
+Signature = tuple[tuple[int, ...] | None, ...]
+"""Inode, mode, size and times of the file and its write-ahead log; None for one that cannot be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +129,13 @@ class UnavailablePartition:
 
 
 def signature(path: Path) -> Signature:
-    """What changes when another file is put in the place of this one, or is written to."""
+    """What changes when another file takes the place of this one, or when it may be read or is written."""
     return tuple(_of(each) for each in (path, wal_of(path)))
 
 
-def _of(path: Path) -> tuple[int, int, int] | None:
+def _of(path: Path) -> tuple[int, ...] | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -64,7 +64,7 @@ class Trim(LongWrite):
         if self.towards <= draft.start_offset:
             return draft.start_offset
         db = draft.with_records()
-        start = _step_of_trim(db, draft.start_offset, min(self.towards, draft.end_offset))
+        start = _start_after(db, draft.start_offset, min(self.towards, draft.end_offset))
         for statement in (*sql.TRIM, sql.SET_START):
             db.execute(statement, (start,))
         draft.start_offset = start
@@ -74,16 +74,20 @@ class Trim(LongWrite):
         return start
 
 
-def _step_of_trim(db: apsw.Connection, start: int, towards: int) -> int:
-    """How far one step of a trim comes, by the limits above."""
-    if towards - start > TRIM_RECORDS_MAX:
-        towards = min(towards, db.execute(sql.NTH_OFFSET, (start, TRIM_RECORDS_MAX)).get or towards)
-    header = db.execute(sql.NTH_HEADER, (start, TRIM_HEADERS_MAX)).get
-    if header is not None:
-        towards = min(towards, max(header, start + 1))
-    while towards - start > 1 and db.execute(sql.CONTENT_BYTES, (start, towards)).get > TRIM_BYTES_MAX:
-        towards = (start + towards) // 2
-    return towards
+def _start_after(db: apsw.Connection, start: int, wanted: int) -> int:
+    """The start after one step of a trim: `wanted`, or less where the step has enough to do."""
+    most: int = db.execute(sql.NTH_OFFSET, (start, wanted, TRIM_RECORDS_MAX)).get or wanted
+    far: int | None = db.execute(sql.FAR_HEADER, (start, most, TRIM_HEADERS_MAX)).get
+    if far is not None:
+        most = max(far, start + 1)
+    end, records, content_bytes = start, 1, 0
+    while end < most:  # in growing steps, to look at little more than what goes
+        beyond = min(most, end + records)
+        content_bytes += db.execute(sql.CONTENT_BYTES, (end, beyond)).get
+        if content_bytes > TRIM_BYTES_MAX:
+            break
+        end, records = beyond, 2 * records
+    return max(end, min(most, start + 1))
 
 
 @dataclass(frozen=True, slots=True)
