@@ -17,7 +17,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGE_BLOCK_BYTES = 1_536 << 10
 """More than a response usually has: to get such a block and to give it back takes some 0.1 ms."""
 KEPT_BYTES = 16 << 20
-"""What is free at the end of a heap is kept up to this size: else each response would ask the system for it."""
+"""What is free at the end of a heap is kept up to this size: else each response would ask the system."""
 LOOK_SECONDS = 1.0
 WORTH_BYTES, MOVED_BYTES = 32 << 20, 4 << 20
 """A process that has so much more than at its start gives back what is free, once its memory has moved by so
