@@ -215,7 +215,8 @@ def test_silent_calls_do_not_hold_the_stop_up(data_dir, method):
         broker.stop()
         assert time.monotonic() - begin < 4
         for call in calls:
-            assert refusal(call.exception()).reason == "SHUTTING_DOWN"
+            # Without a reason, and perhaps as CANCELLED, if it had not reached the broker yet.
+            assert call.exception().code().name in {"UNAVAILABLE", "CANCELLED"}
     silent.set()
     channel.close()
 
