@@ -217,7 +217,7 @@ def test_silent_calls_do_not_hold_the_stop_up(data_dir, method):
         broker.stop()
         assert time.monotonic() - begin < 4
         told = [refusal(call.exception()) for call in calls]
-        # gRPC itself cancels one that crosses its GOAWAY, which happens to one of some 1,500 on a busy machine.
+        # gRPC itself cancels one that crosses its GOAWAY: on a busy machine, one of some 1,500.
         assert [each for each in told if each.reason != "SHUTTING_DOWN"][1:] == []
         assert {each.code.name for each in told if each.reason != "SHUTTING_DOWN"} <= {"CANCELLED"}
     silent.set()
