@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import importlib.metadata
 import ipaddress
@@ -25,6 +24,7 @@ from takhin.disk.access import limit_readers
 from takhin.disk.connection import library_version
 from takhin.kinds import FilePath
 from takhin.logs import configure, for_people, print_event
+from takhin.memory import FreeMemory
 from takhin.rpc.connections import ConnectionWatch
 from takhin.rpc.listener import Listener
 from takhin.rpc.service import TakhinService
@@ -35,11 +35,6 @@ from takhin.storage.sqlite.engine import SqliteEngine
 
 FORCED_EXIT_CODE = 130
 """What a shell reports for a program that ended by SIGINT."""
-
-M_MMAP_THRESHOLD = -3
-"""The number of an option in glibc's malloc.h."""
-LARGE_BLOCK_BYTES = 640 << 10
-"""More than a batch usually has: to get such a block and to give it back takes 0.1 ms."""
 
 logger = structlog.get_logger()
 
@@ -113,6 +108,7 @@ class Server:
         connections = ConnectionWatch(self._broker, settings.rpc.connections_max)
         self._listener = Listener(TakhinService(self._broker), settings, connections)
         self._parts = Parts(
+            FreeMemory(),
             EnginePart(self.engine),
             self._broker.compaction,
             self._listener,
@@ -154,7 +150,6 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # before the start, which may take a while
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     _take_descriptors(settings)
-    _give_memory_back()
     await server.start()
     if not _is_loopback(server.address):
         logger.warning(
@@ -175,16 +170,6 @@ async def run(settings: Settings) -> None:
     logger.info("stopping", grace_ms=settings.shutdown_grace_ms)
     await server.stop()
     logger.info("stopped")
-
-
-def _give_memory_back() -> None:
-    """Have large blocks of memory go back to the system once they are freed, wherever glibc is in use.
-
-    By itself it takes them from a heap after a while, which keeps what a flood of large requests took.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 def _take_descriptors(settings: Settings) -> None:

@@ -68,6 +68,7 @@ LAYERS = {
     "takhin.client": Layer((*_WIRE, "takhin.client.*"), GRPC),
     "takhin.config": Layer(VOCABULARY),
     "takhin.logs": Layer(VOCABULARY, ("structlog",)),
+    "takhin.memory": Layer(),
     "takhin.server": Layer(("takhin.*",), ("structlog",)),
     # For authors of engines: it knows the contract and what all engines share, and no engine.
     "takhin.testing.contract": Layer(

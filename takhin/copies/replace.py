@@ -13,6 +13,7 @@ import ctypes
 import os
 import shutil
 import uuid
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -34,7 +35,7 @@ RENAME_EXCHANGE = 2
 AT_FDCWD = -100
 
 
-class Workplace:
+class Workplace(ABC):
     """Where files are made and kept aside in a data folder, whoever has it locked."""
 
     def __init__(self, layout: Layout) -> None:
@@ -46,13 +47,13 @@ class Workplace:
         """Where new files are made; swept whenever the folder is locked."""
         return self.layout.tmp
 
+    @abstractmethod
     def noted(self, topic_id: str, partition: int) -> Mark | None:
         """What the witness has noted of a log."""
-        raise NotImplementedError
 
+    @abstractmethod
     def note(self, log: LogRow) -> None:
         """Note in the witness where the log ends that was put in place. Durable on return."""
-        raise NotImplementedError
 
     def aside(self, topic: str) -> Path:
         """Where to keep the replaced files of a topic: a new folder, the same for all of one command."""

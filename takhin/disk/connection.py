@@ -60,10 +60,7 @@ def open_writer(path: Path, *, alone: bool = False) -> apsw.Connection:
     another. The WAL index is then rebuilt from the WAL, and no page of it counts as copied into the file.
     Raises apsw.Error.
     """
-    load_checksums()
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    with _closed_on_error(connection), quota_is_full(connection):
-        distrust(connection)
+    with distrusted(str(path), apsw.SQLITE_OPEN_READWRITE) as connection, quota_is_full(connection):
         _configure_writer(connection, alone=alone)
     return connection
 
@@ -91,16 +88,24 @@ def _configure_writer(connection: apsw.Connection, *, alone: bool) -> None:
     _set(connection, "temp_store", 2)  # in memory
 
 
-def distrust(connection: apsw.Connection) -> None:
-    """Run nothing that a file brings with it: it may come from elsewhere, and we need none of it."""
-    for setting, value in (
-        (apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0),
-        (apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0),
-        (apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0),  # it runs no function that has effects outside the file
-        (apsw.SQLITE_DBCONFIG_DEFENSIVE, 1),  # and no statement can write to sqlite_schema
-    ):
-        if connection.config(setting, value) != value:
-            raise PragmaError(f"{connection.filename}: SQLite does not take its setting {setting}")
+@contextmanager
+def distrusted(name: str, flags: int, vfs: str | None = None) -> Iterator[apsw.Connection]:
+    """A connection that runs nothing that a file brings with it: it may come from elsewhere.
+
+    The block sets it up; the connection outlives it, and is closed if it fails. Raises apsw.Error.
+    """
+    load_checksums()
+    connection = apsw.Connection(name, flags=flags, vfs=vfs)
+    with _closed_on_error(connection):
+        for setting, value in (
+            (apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0),
+            (apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0),
+            (apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0),  # it runs no function that has effects outside the file
+            (apsw.SQLITE_DBCONFIG_DEFENSIVE, 1),  # and no statement can write to sqlite_schema
+        ):
+            if connection.config(setting, value) != value:
+                raise PragmaError(f"{connection.filename}: SQLite does not take its setting {setting}")
+        yield connection
 
 
 def close_whole(connection: apsw.Connection) -> None:
@@ -122,10 +127,7 @@ def open_reader(path: Path) -> apsw.Connection:
 
     A scan reads each page once, so its cache need not be large.
     """
-    load_checksums()
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-    with _closed_on_error(connection):
-        distrust(connection)
+    with distrusted(str(path), apsw.SQLITE_OPEN_READONLY) as connection:
         _set(connection, "checksum_verification", "1")
         set_page_cache(connection, LEAST_CACHE_KIB)
     return connection
@@ -164,31 +166,22 @@ def open_beside(path: Path, *, immutable: bool) -> apsw.Connection:
 
     immutable: nobody writes to the file, so no -wal and no -shm is made.
     """
-    load_checksums()
     uri = f"file:{quote(str(path.absolute()))}?{'immutable=1' if immutable else 'mode=ro'}"
-    connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-    with _closed_on_error(connection):
-        distrust(connection)
+    with distrusted(uri, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI) as connection:
         connection.set_busy_timeout(BUSY_MS_MAX)
     return connection
 
 
 def open_copy(path: Path) -> apsw.Connection:
     """A connection to a damaged copy; what does not match its checksum is not read. Raises apsw.Error."""
-    load_checksums()
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    with _closed_on_error(connection):
-        distrust(connection)
+    with distrusted(str(path), apsw.SQLITE_OPEN_READWRITE) as connection:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     return connection
 
 
 def open_unverified(path: Path) -> apsw.Connection:
     """A connection to a copy, which reads pages whatever their checksums say. Raises apsw.Error."""
-    load_checksums()
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    with _closed_on_error(connection):
-        distrust(connection)
+    with distrusted(str(path), apsw.SQLITE_OPEN_READWRITE) as connection:
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)  # recover moves a table's root
         connection.pragma("checksum_verification", 0)
     return connection

@@ -16,7 +16,7 @@ from typing import Any
 
 import apsw
 
-from takhin.disk.connection import distrust
+from takhin.disk.connection import distrusted
 from takhin.schema.checksums import load as load_checksums
 
 NAME = "takhin-unshared"
@@ -65,12 +65,7 @@ def _registered() -> _Vfs:
 def open_unshared(path: Path) -> apsw.Connection:
     """A connection to a file that nobody has open. Raises apsw.Error."""
     _registered()
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, vfs=NAME)
-    try:
-        distrust(connection)
+    with distrusted(str(path), apsw.SQLITE_OPEN_READONLY, NAME) as connection:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.pragma("locking_mode", "exclusive")
-    except BaseException:
-        connection.close()
-        raise
     return connection

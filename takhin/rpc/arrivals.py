@@ -86,6 +86,7 @@ class Arrivals:
         self._hasty: dict[Ticket, None] = {}  # of the slow ones, those that had less time than others have
         self._next_look = NEVER
         self._timer: asyncio.TimerHandle | None = None
+        self._ending = False
 
     @asynccontextmanager
     async def request(self, context: Any, parse: Parse) -> AsyncIterator[list[Any]]:
@@ -127,8 +128,12 @@ class Arrivals:
             del message
             yield Arrival(request, place.give_up)
 
-    def refuse_waiting(self) -> None:
-        """Refuse every call that waits for a place or for its message, because the broker stops."""
+    def end(self) -> None:
+        """Refuse every call that waits for a place or for its message, because the broker stops.
+
+        One that comes later is refused if it would have to wait for either.
+        """
+        self._ending = True
         self._places.refuse(ShuttingDownError())
         for ticket in (*self._pulled, *self._slow):
             ticket.refuse(ShuttingDownError())
@@ -137,6 +142,8 @@ class Arrivals:
         """Return with a place. While others wait those that hold one have less time."""
         place = self._places.take(peer)
         if place is None:
+            if self._ending:
+                raise ShuttingDownError
             self._look_in_time()
             place = await self._places.wait(peer)
         return place
@@ -145,9 +152,12 @@ class Arrivals:
         self._pulled[ticket] = None
         self._look_by(ticket.began + self._patience(ticket))
         try:
-            async with asyncio.timeout(self._wait_ms / 1_000) as ticket.limit:
+            seconds = PATIENCE_SECONDS if self._ending else self._wait_ms / 1_000
+            async with asyncio.timeout(seconds) as ticket.limit:
                 message = await context.read()
         except TimeoutError:
+            if self._ending:
+                raise ShuttingDownError from None
             self._places.trouble(ticket.peer)
             raise ticket.refusal or OverloadedError(
                 f"the request did not arrive within {self._wait_ms} ms (rpc.arrival_ms_max)"

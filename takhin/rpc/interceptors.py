@@ -96,7 +96,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         Streams of SELF_ENDING get half of the time to finish their answers.
         """
         self._ending = True
-        self._refuse_waiting()
+        for arrivals in (self._arrivals, self._health_arrivals):
+            arrivals.end()
         now = asyncio.get_running_loop().time
         deadline = now() + seconds
         tails = [task for task, method in self._streams.items() if method not in SELF_ENDING]
@@ -105,16 +106,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if task not in self._writing:
                 task.cancel()
         await self._end_streams(tails, min(seconds / 2, UNREAD_SECONDS))
-        self._refuse_waiting()  # calls about health may have come meanwhile
         await self._end_streams(list(self._streams), deadline - seconds / 2 - now())
-        self._refuse_waiting()
         if self._unary_calls:
             await asyncio.wait(self._unary_calls, timeout=max(0.0, deadline - now()))
-
-    def _refuse_waiting(self) -> None:
-        """Refuse calls whose request is not there: nothing has been begun for them."""
-        for arrivals in (self._arrivals, self._health_arrivals):
-            arrivals.refuse_waiting()
 
     def _arrivals_of(self, method: str) -> Arrivals:
         return self._health_arrivals if method.startswith(HEALTH_CHECKS) else self._arrivals

@@ -26,6 +26,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+import structlog
+
 from storage.support import sqlite_engine
 from takhin.copies import replace
 from takhin.copies import restore as restoring
@@ -52,8 +54,8 @@ def on_one_thread() -> None:
             error = raised
         self._loop.call_soon(done, result, error)
 
-    async def to_thread(function, *args):
-        return function(*args)
+    async def to_thread(function, *args, **options):
+        return function(*args, **options)
 
     DiskThreads.submit = submit
     asyncio.to_thread = to_thread
@@ -154,6 +156,7 @@ async def change(data: Path, what: str, wait: Callable[[], object]) -> None:
 
 
 def main(folder: Path) -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for process ids
     template = folder / "template.db"
     asyncio.run(make_base(folder / "base", template))
     make_grown(folder / "base", folder / "grown", folder / "backup")

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
 import pytest
 
 from blackbox.clients import eventually
-from faults.failing_disk import Disk, Plan, failing_disk
+from faults.failing_disk import Disk, Plan
 from storage.support import check_files, freeze, sqlite_engine
 from takhin.disk.layout import wal_of
 from takhin.errors import PartitionUnavailableError
 from takhin.testing.contract import numbered, read_all, spec
 
 SETTINGS = {"ballast_bytes": 0, "free_bytes_low": 0, "recover_wait_ms": 10}
-
-
-@pytest.fixture
-def disk() -> Iterator[Disk]:
-    with failing_disk() as made:
-        yield made
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from blackbox.clients import eventually
-from faults.failing_disk import GATE_S_MAX, Gate, Plan, failing_disk
+from faults.failing_disk import GATE_S_MAX, Gate, Plan
 from faults.test_failing_disk import Trial
 from storage.support import check_files, sqlite_engine
 from takhin.disk.layout import wal_of
@@ -25,12 +25,6 @@ CHECKPOINT_PAGES = 1_000
 """More pages than a test writes: no checkpoint runs except that of an attempt to recover."""
 ATTEMPT_SYNCS = ["commit", "log", "file"]
 """All syncs of an attempt, in order."""
-
-
-@pytest.fixture
-def disk():
-    with failing_disk() as made:
-        yield made
 
 
 async def test_the_last_bit_of_a_checkpoint(tmp_path, disk):

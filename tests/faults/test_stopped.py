@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from blackbox.clients import eventually
-from faults.failing_disk import GATE_S_MAX, Disk, Gate, failing_disk
+from faults.failing_disk import GATE_S_MAX, Disk, Gate
 from storage.support import check_files, sqlite_engine
 from takhin.disk.folder import is_locked
 from takhin.disk.layout import Layout, wal_of
@@ -21,12 +20,6 @@ from takhin.testing.contract import numbered, spec
 SETTINGS = {"ballast_bytes": 0, "free_bytes_low": 0, "recover_wait_ms": 10}
 BESIDE_SECONDS = 0.3
 """Time enough for a stop that does not wait."""
-
-
-@pytest.fixture
-def disk() -> Iterator[Disk]:
-    with failing_disk() as made:
-        yield made
 
 
 @pytest.fixture

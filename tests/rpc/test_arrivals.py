@@ -84,7 +84,7 @@ async def test_the_end_refuses_calls_whose_message_is_not_there():
     await begun.asked_for.wait()
     waits, waits_too = Call(arrivals), Call(arrivals, 2)
     await waits_too.asked_for.wait()
-    arrivals.refuse_waiting()
+    arrivals.end()
     for call in (begun, waits, waits_too):
         with pytest.raises(ShuttingDownError):
             await call.answered

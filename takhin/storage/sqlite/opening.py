@@ -71,11 +71,11 @@ UNOPENED = (apsw.Error, KeyError, ValueError, OSError, StartupError)
 by a text where a number belongs."""
 
 
-def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared, *, is_copy: bool) -> Found:
+def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared) -> Found:
     """Open a partition's file, on a worker thread. Raises StartupError if it contradicts itself; UNOPENED.
 
     A topic's files are opened by one thread: apsw lets go of the interpreter at each step, so that the loop
-    goes on meanwhile. is_copy: the folder was copied from a held one.
+    goes on meanwhile.
     """
     file = LogFile(path)
     write = connection.open_writer(path)

@@ -1,0 +1,66 @@
+"""What glibc does with memory that is free again: a flood of large requests must not be kept for ever.
+
+By itself glibc takes large blocks from its heaps after a while, and returns only what is free at the end of a
+heap. Where there is another malloc, nothing is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""The numbers of options in glibc's malloc.h."""
+LARGE_BLOCK_BYTES = 1_536 << 10
+"""More than a response usually has: to get such a block and to give it back takes some 0.1 ms."""
+KEPT_BYTES = 16 << 20
+"""What is free at the end of a heap is kept up to this size: else each response would ask the system."""
+LOOK_SECONDS = 1.0
+WORTH_BYTES, MOVED_BYTES = 32 << 20, 4 << 20
+"""A process that has so much more than at its start gives back what is free, once its memory has moved by so
+much and then rests for a second. That takes a thread 10 to 30 ms."""
+STATM = Path("/proc/self/statm")
+
+
+class FreeMemory:
+    """Gives free memory back to the system, as a part of the server. Life: `start`, `stop`."""
+
+    def __init__(self) -> None:
+        self._libc: Any = ctypes.CDLL(None)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Set glibc's options and watch, where there is a glibc."""
+        if hasattr(self._libc, "malloc_trim") and self._resident_bytes():
+            self._libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+            self._libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+            self._task = asyncio.create_task(self._watch())
+
+    async def stop(self, _grace_seconds: float) -> None:
+        """Watch no longer."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _watch(self) -> None:
+        first = before = self._resident_bytes()
+        moved = False
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = self._resident_bytes() or before
+            moved = moved or abs(now - before) >= MOVED_BYTES
+            if moved and abs(now - before) < MOVED_BYTES and now - first >= WORTH_BYTES:
+                await asyncio.to_thread(self._libc.malloc_trim, 0)
+                now, moved = self._resident_bytes() or now, False
+            before = now
+
+    @staticmethod
+    def _resident_bytes() -> int:
+        """The memory that the process has now; 0 if that is unknown, as without a free descriptor."""
+        try:
+            return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:
+            return 0
