@@ -97,15 +97,19 @@ def distrusted(name: str, flags: int, vfs: str | None = None) -> Iterator[apsw.C
     load_checksums()
     connection = apsw.Connection(name, flags=flags, vfs=vfs)
     with _closed_on_error(connection):
-        for setting, value in (
-            (apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0),
-            (apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0),
-            (apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0),  # it runs no function that has effects outside the file
-            (apsw.SQLITE_DBCONFIG_DEFENSIVE, 1),  # and no statement can write to sqlite_schema
-        ):
-            if connection.config(setting, value) != value:
-                raise PragmaError(f"{connection.filename}: SQLite does not take its setting {setting}")
+        _distrust(connection)
         yield connection
+
+
+def _distrust(connection: apsw.Connection) -> None:
+    for setting, value in (
+        (apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0),
+        (apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0),
+        (apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0),  # it runs no function that has effects outside the file
+        (apsw.SQLITE_DBCONFIG_DEFENSIVE, 1),  # and no statement can write to sqlite_schema
+    ):
+        if connection.config(setting, value) != value:
+            raise PragmaError(f"{connection.filename}: SQLite does not take its setting {setting}")
 
 
 def close_whole(connection: apsw.Connection) -> None:
@@ -145,7 +149,7 @@ def open_scratch(*, cache_kib: int) -> apsw.Connection:
     with _closed_on_error(connection):
         # It is never rolled back, and nobody reads it after a crash. First: DEFENSIVE forbids it.
         _set(connection, "journal_mode", "off")
-        distrust(connection)
+        _distrust(connection)
         _set(connection, "synchronous", 0)
         set_page_cache(connection, cache_kib)
     return connection

@@ -130,7 +130,6 @@ CONTENT_BYTES = (
 )
 """Reads none of the overflow pages: see LONG_HEADER."""
 
-
 LAST_OFFSET = "SELECT max(offset) FROM records"
 GET_LOST = "SELECT first, beyond FROM lost_offsets ORDER BY first"
 
