@@ -11,7 +11,7 @@ from broker.support import NOW, batch, create, produce, rows
 from takhin.broker.compaction import CompactionVerbs
 from takhin.errors import InvalidArgumentError, InvalidRecordError, UnknownTopicError
 from takhin.settings import TopicSettings
-from takhin.storage.memory import MemoryLog
+from takhin.storage.memory_log import MemoryLog
 
 COMPACT = {"cleanup.policy": "compact"}
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from takhin.model import Appended, Batch
 from takhin.storage.contract import Capability
-from takhin.storage.memory import MemoryEngine, MemoryLog
+from takhin.storage.memory import MemoryEngine
+from takhin.storage.memory_log import MemoryLog
 from takhin.testing.contract import EngineContract
 from takhin.testing.contract.appends import Appends
 from takhin.testing.contract.durability import Durability

@@ -28,7 +28,8 @@ from takhin.errors import RefusedError, StorageFullError
 from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig, TopicPartition, TopicSpec
 from takhin.settings import Settings
 from takhin.storage.contract import Engine, PartitionLog, Topic
-from takhin.storage.memory import MemoryEngine, MemoryLog
+from takhin.storage.memory import MemoryEngine
+from takhin.storage.memory_log import MemoryLog
 from takhin.testing.contract import as_stored, batch, changed, clock, name_of, numbered, read_all, spec, under
 
 names = st.sampled_from(["orders", "Orders", "o.r_d-s"])

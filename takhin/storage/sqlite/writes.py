@@ -3,7 +3,7 @@
 A write is applied inside a commit group's transaction, on the loop. What it returns is its answer, given
 when the group is durable. It may refuse instead, by raising a RefusedError BEFORE it has written anything;
 a refusal is an answer like any other, given when what it was judged by is durable. So one write never fails
-its neighbours, and no savepoint is needed. To add a write: a class here, its twin in memory.py, its
+its neighbours, and no savepoint is needed. To add a write: a class here, its twin in memory_log.py, its
 statements in takhin/disk/statements.py.
 """
 

@@ -1,0 +1,252 @@
+"""A partition's log in plain dicts: see memory.py.
+
+Owns what a log must answer; it works at once, so every future that it returns is done already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from typing import TypeVar
+
+from takhin.clock import Clock
+from takhin.errors import OffsetOutOfRangeError, RefusedError, UnknownTopicError
+from takhin.model import (
+    NO_TIMESTAMP,
+    Appended,
+    Batch,
+    Condition,
+    Header,
+    OffsetAtTime,
+    Records,
+    Row,
+    TopicConfig,
+)
+from takhin.sizes import RECORD_OVERHEAD_BYTES, size_bytes
+from takhin.storage.compaction import Bounds, Gaps, History, is_due, passes_after, plan
+from takhin.storage.conditions import (
+    BATCHES_REMEMBERED,
+    Remembered,
+    judge,
+    may_have_forgotten,
+    to_forget,
+    to_remember,
+)
+from takhin.storage.retention import Limits, Oldest
+from takhin.storage.waiters import Waiters
+
+T = TypeVar("T")
+
+
+class MemoryLog:
+    """A `PartitionLog`: records and headers by offset."""
+
+    def __init__(self, topic: str, partition: int, producers_max: int, clock: Clock) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.incarnation_id = uuid.uuid4().hex
+        self.start_offset = 0
+        self.end_offset = 0
+        self.closed = False
+        self._rows: dict[int, Row] = {}
+        self._appended: dict[int, int] = {}  # when, by the clock
+        self._latest = 0
+        self._clock = clock
+        self._headers: dict[int, Sequence[Header]] = {}
+        self._producers: dict[bytes, deque[Remembered]] = {}  # the one silent for longest first
+        self._producers_max = producers_max
+        self._growth = Waiters()
+        self._last_group = 0
+        self._history = History()
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(self._size_bytes, self._rows))
+
+    @property
+    def record_count(self) -> int:
+        return len(self._rows)
+
+    @property
+    def first_timestamp(self) -> int:
+        return next((row[1] for row in self._rows.values()), NO_TIMESTAMP)
+
+    @property
+    def last_timestamp(self) -> int:
+        return next((row[1] for row in reversed(self._rows.values())), NO_TIMESTAMP)
+
+    def check_available(self) -> None:
+        self._check_open()
+
+    def append(self, batch: Batch) -> asyncio.Future[Appended]:
+        self._check_open()
+        if batch.condition is not None:
+            try:
+                stored = self._judge(batch, batch.condition)
+            except RefusedError as refused:
+                return _refused(refused)
+            if stored is not None:
+                return _done(stored)
+        first = self.end_offset
+        end = first + len(batch)
+        rows = zip(range(first, end), batch.timestamps, batch.keys, batch.values, strict=True)
+        self._rows.update({row[0]: row for row in rows})
+        now = self._clock()
+        self._latest = max(self._latest, now)
+        self._appended.update(dict.fromkeys(range(first, end), now))
+        self._headers.update({first + i: tuple(headers) for i, headers in batch.headers.items()})
+        self.end_offset, self._last_group = end, first
+        self._growth.wake()
+        return _done(Appended(self.partition, first, batch.timestamps[0], len(batch)))
+
+    def _judge(self, batch: Batch, condition: Condition) -> Appended | None:
+        """The answer to a repeat; None if the batch is to be appended, which is remembered."""
+        producer_id, end = condition.producer_id, self.end_offset
+        remembered = self._producers.get(producer_id, deque(maxlen=BATCHES_REMEMBERED))
+        stored = judge(
+            condition,
+            len(batch),
+            remembered,
+            topic=self.topic,
+            partition=self.partition,
+            end=end,
+            forgotten_before=self._forgotten_before,
+        )
+        if stored is None and producer_id:
+            if not remembered:
+                silent = list(self._producers)[: to_forget(len(self._producers), self._producers_max)]
+                for forgotten in silent:
+                    del self._producers[forgotten]
+            remembered.append(to_remember(batch, condition.sequence, remembered, end))
+            self._producers.pop(producer_id, None)
+            self._producers[producer_id] = remembered
+        return stored
+
+    def _forgotten_before(self) -> int:
+        """Producers whose last batch is at this offset or behind it are all remembered."""
+        if not may_have_forgotten(len(self._producers), self._producers_max):
+            return 0
+        return max(next(iter(self._producers.values()))).offset
+
+    async def read(self, offset: int, *, max_bytes: int, max_records: int) -> Records:
+        self._check_open()
+        if not self.start_offset <= offset <= self.end_offset:
+            raise self._out_of_range(offset)
+        rows: list[Row] = []
+        room_bytes = max_bytes
+        next_offset = self.end_offset
+        for at in (at for at in range(offset, self.end_offset) if at in self._rows):
+            room_bytes -= self._size_bytes(at)
+            if len(rows) == max_records or (rows and room_bytes < 0):
+                next_offset = rows[-1][0] + 1
+                break
+            rows.append(self._rows[at])
+        headers = {row[0]: self._headers[row[0]] for row in rows if row[0] in self._headers}
+        return Records(rows, headers, next_offset)
+
+    async def grown(self, end: int) -> None:
+        while not self.closed and self.end_offset <= end:
+            await self._growth.wait()
+
+    async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
+        self._check_open()
+        # Dicts keep the order of insertion, and rows are inserted in the order of their offsets.
+        later = (OffsetAtTime(*row[:2]) for row in self._rows.values() if row[1] >= timestamp)
+        return next(later, OffsetAtTime(self.end_offset, -1))
+
+    async def compaction_due(self, config: TopicConfig, now: int) -> bool:
+        first = max(self._history.gaps.compacted_below, self.start_offset)
+        oldest = next((row[1] for at, row in self._rows.items() if at >= first), None)
+        return is_due(self._history, await self._bounds(config, now), config, now, oldest)
+
+    async def compact(self, config: TopicConfig, now: int) -> int:
+        self._check_open()
+        begun = plan(await self._bounds(config, now), self._history, config, now)
+        if begun is None:
+            return 0
+        last = {row[2]: row[0] for row in self._rows.values() if row[0] < begun.read_to}
+        below = [row for row in self._rows.values() if row[0] < begun.end_offset]
+        kept = {
+            offset
+            for offset, _, key, value in below
+            if key is not None
+            and last[key] == offset
+            and (value is not None or offset >= begun.tombstones_below)
+        }
+        for offset, *_ in below:
+            if offset not in kept:
+                del self._rows[offset], self._appended[offset]
+                self._headers.pop(offset, None)
+        tombstones = sum(1 for offset in kept if self._rows[offset][3] is None)
+        passes = passes_after(self._history.passes, begun)
+        self._history = History(Gaps(begun.end_offset, len(kept)), passes, tombstones)
+        return len(below) - len(kept)
+
+    async def _bounds(self, config: TopicConfig, now: int) -> Bounds:
+        young = self.end_offset
+        if config.min_compaction_lag_ms:
+            young = (await self.offset_for_time(now - config.min_compaction_lag_ms + 1)).offset
+        return Bounds(self.start_offset, self._last_group, young, self.end_offset)
+
+    async def trim(self, offset: int) -> None:
+        self._check_open()
+        if offset > self.end_offset:
+            raise self._out_of_range(offset)
+        for gone in range(self.start_offset, offset):
+            self._rows.pop(gone, None)
+            self._appended.pop(gone, None)
+            self._headers.pop(gone, None)
+        self.start_offset = max(self.start_offset, offset)
+        below = self._history.gaps.compacted_below
+        self._history = self._history._replace(gaps=Gaps(below, sum(1 for at in self._rows if at < below)))
+
+    async def retain(self, limits: Limits, committed: int | None) -> None:
+        """Remove what the limits let go. committed: the lowest offset of a group; None: there is none."""
+        now = self._clock()
+        if self._latest > now:  # the clock was ahead: what was appended then counts from now on
+            self._latest = now
+            self._appended = {at: min(appended, now) for at, appended in self._appended.items()}
+        while (start := limits.first_by_number(self.start_offset, self.record_count)) > self.start_offset:
+            await self.trim(start)
+        await self.trim(limits.first_by_groups(self.start_offset, committed))
+        if (since := limits.kept_since(now)) is not None:
+            ages = ((at, Oldest(row[1], self._appended[at])) for at, row in self._rows.items())
+            await self.trim(next((at for at, age in ages if not age.is_past(since, now)), self.end_offset))
+        if limits.size_bytes is None:
+            return
+        size = self.size_bytes
+        for at in list(self._rows):
+            if limits.first_by_size(self.start_offset, self.end_offset, size) == self.start_offset:
+                return
+            size -= self._size_bytes(at)
+            await self.trim(at + 1)
+
+    def close(self) -> None:
+        self.closed = True
+        self._growth.wake()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise UnknownTopicError(self.topic)
+
+    def _out_of_range(self, offset: int) -> OffsetOutOfRangeError:
+        return OffsetOutOfRangeError(self.topic, self.partition, offset, self.start_offset, self.end_offset)
+
+    def _size_bytes(self, offset: int) -> int:
+        _, _, key, value = self._rows[offset]
+        return RECORD_OVERHEAD_BYTES + size_bytes([key], [value], [self._headers.get(offset, ())])
+
+
+def _done(result: T) -> asyncio.Future[T]:
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    future.set_result(result)
+    return future
+
+
+def _refused(error: RefusedError) -> asyncio.Future[Appended]:
+    future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    future.exception()  # nobody may wait for it
+    return future
