@@ -266,10 +266,10 @@ def test_rows_and_fields_belong_together():
 
 
 def test_settings_and_rows_belong_together():
-    """Each broker-wide default has the name of a config; only read.only has none."""
+    """Each broker-wide default has the name of a config; of the configs only read.only has none."""
     names = {row.name.replace(".", "_") for row in TABLE}
     settings = {field.name for field in dataclasses.fields(TopicSettings)}
-    assert settings - names == {"partitions_per_topic_max", "partitions_max"}
+    assert settings - names == {"partitions_per_topic_max", "partitions_max", "compaction_look_ms"}
     assert names - settings == {"read_only"}
 
 

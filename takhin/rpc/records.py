@@ -7,7 +7,7 @@ from contextlib import aclosing
 from weakref import WeakKeyDictionary
 
 from takhin.broker.broker import Broker
-from takhin.model import Records, TopicPartition
+from takhin.model import Records
 from takhin.rpc.arrivals import Arrival
 from takhin.rpc.interceptors import Context
 from takhin.rpc.methods import Methods, submit
@@ -57,13 +57,8 @@ class RecordMethods(Methods):
     async def GetOffsetsForTimes(
         self, request: pb.GetOffsetsForTimesRequest, context: Context
     ) -> pb.GetOffsetsForTimesResponse:
-        queries = [(TopicPartition(of.topic, of.partition), of.timestamp) for of in request.queries]
-        response = pb.GetOffsetsForTimesResponse()
-        for (topic, partition), found in await self._session(context).offsets_for_times(queries):
-            response.offsets.add(
-                topic=topic, partition=partition, timestamp=found.timestamp, offset=found.offset
-            )
-        return response
+        queries = await convert.time_queries(request)
+        return convert.offsets_at_times(await self._session(context).offsets_for_times(queries))
 
     async def DeleteRecords(
         self, request: pb.DeleteRecordsRequest, context: Context

@@ -20,6 +20,7 @@ from takhin.model import (
     DescribedGroup,
     GroupState,
     ListedGroup,
+    OffsetAtTime,
     OffsetCommit,
     PartitionInfo,
     ProduceRequest,
@@ -194,6 +195,20 @@ async def committed(
             offset=-1 if offset is None else offset.offset,
             metadata="" if offset is None else offset.metadata,
         )
+    return response
+
+
+async def time_queries(request: pb.GetOffsetsForTimesRequest) -> list[tuple[TopicPartition, int]]:
+    return [
+        (TopicPartition(asked.topic, asked.partition), asked.timestamp)
+        async for asked in in_turns(request.queries)
+    ]
+
+
+def offsets_at_times(found: Iterable[tuple[TopicPartition, OffsetAtTime]]) -> pb.GetOffsetsForTimesResponse:
+    response = pb.GetOffsetsForTimesResponse()
+    for (topic, partition), at in found:
+        response.offsets.add(topic=topic, partition=partition, timestamp=at.timestamp, offset=at.offset)
     return response
 
 

@@ -73,12 +73,13 @@ def bounds(settings: Settings) -> Mapping[str, Refuse]:
 
         return refuse
 
-    offsets_max = groups.commit_offsets_max
+    offsets_max, times_max = groups.commit_offsets_max, settings.consume.time_queries_max
     return {
         "ProduceMessage": of_records,
         "ProduceMessageStream": of_records,
         "CommitOffset": of_fields("offsets", 0x12, offsets_max, NAMED_BYTES + METADATA_BYTES_MAX),
         "GetCommittedOffsets": of_fields("offsets", 0x12, offsets_max),
+        "GetOffsetsForTimes": of_fields("queries", 0x0A, times_max),
         "DescribeTopics": of_fields("topics", 0x0A, settings.topics.partitions_max),
     }
 

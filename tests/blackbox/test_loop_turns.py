@@ -152,6 +152,13 @@ def committed(count: int) -> bytes:
     return request.SerializeToString()
 
 
+def times(count: int) -> bytes:
+    request = pb.GetOffsetsForTimesRequest()
+    for number in range(count):
+        request.queries.add(topic="wide", partition=number % WIDE, timestamp=1)
+    return request.SerializeToString()
+
+
 def described(*names: str) -> bytes:
     return pb.DescribeTopicsRequest(topics=names).SerializeToString()
 
@@ -199,6 +206,13 @@ SHAPES = {
     "committed-empty": ("GetCommittedOffsets", lambda: full_of(b"\x12\x00", b"\x0a\x01g")),
     "committed-all": ("GetCommittedOffsets", lambda: committed(0)),
     "committed-ten-thousand": ("GetCommittedOffsets", lambda: committed(10_000)),
+    "times-empty": ("GetOffsetsForTimes", lambda: full_of(b"\x0a\x00")),
+    "times-empty-and-few": ("GetOffsetsForTimes", lambda: b"\x0a\x00" * 32_000),
+    "times-most": ("GetOffsetsForTimes", lambda: times(1_000)),
+    "times-too-many": ("GetOffsetsForTimes", lambda: times(1_001)),
+    "delete-some": ("DeleteRecords", lambda: TOPIC + b"\x18" + varint(5_000)),
+    "delete-all": ("DeleteRecords", lambda: TOPIC + b"\x18" + varint(2**64 - 1)),
+    "delete-long-name": ("DeleteRecords", lambda: nested(b"\x0a", b"x" * (MESSAGE_BYTES - 16))),
     "describe-group": ("DescribeConsumerGroup", lambda: b"\x0a\x01g"),
     "describe-group-metadata": ("DescribeConsumerGroup", lambda: b"\x0a\x01m"),
     "list-groups": ("ListConsumerGroups", lambda: b""),
@@ -208,6 +222,16 @@ SHAPES = {
     "configs": ("CreateTopic", lambda: full_of(b"\x22\x00", b"\x0a\x03abc")),
     "create-wide": ("CreateTopic", lambda: b"\x0a\x05wide3\x10" + varint(WIDE)),
     "alter-wide": ("AlterTopic", lambda: b"\x0a\x05wide3\x20" + varint(2 * WIDE)),
+    "alter-many-unknown": (
+        "AlterTopic",
+        lambda: TOPIC + b"".join(nested(b"\x12", nested(b"\x0a", b"%x" % n)) for n in range(7_000)),
+    ),
+    "alter-resets-and-few": ("AlterTopic", lambda: TOPIC + b"\x1a\x00" * 32_000),
+    "alter-long-value": (
+        "AlterTopic",
+        lambda: TOPIC + nested(b"\x12", b"\x0a\x0eretention.ms" + nested(b"\x12", b"1" * 60_000)),
+    ),
+    "compact": ("CompactTopic", lambda: TOPIC),
     "alter-configs": ("AlterTopic", lambda: full_of(b"\x12\x00", TOPIC)),
     "alter-resets": ("AlterTopic", lambda: full_of(nested(b"\x1a", b"read.only"), TOPIC)),
     "configs-of-a-topic": ("DescribeTopicConfigs", lambda: TOPIC),

@@ -157,7 +157,7 @@ async def test_a_refusal_behind_appends_costs_no_commit(store: Store, log):
 
 
 @pytest.mark.parametrize(
-    ("size", "headers", "most"), [(10, 1_000, 4), (10, 5_000, 2), (1_000_000, 0, 16)], ids=str
+    ("size", "headers", "most"), [(10, 1_000, 7), (10, 5_000, 3), (1_000_000, 0, 4)], ids=str
 )
 async def test_a_step_of_a_trim_is_bounded(store: Store, log, size: int, headers: int, most: int):
     """Whatever records have, one step of a trim deletes no more than a turn of the loop has time for."""

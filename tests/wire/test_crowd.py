@@ -37,6 +37,7 @@ def request(records, value, headers=0):
         ("ProduceMessage", b"\x1a\x00", "fields besides headers"),
         ("CommitOffset", b"\x12\x00", "10000 offsets"),
         ("GetCommittedOffsets", b"\x12\x00", "10000 offsets"),
+        ("GetOffsetsForTimes", b"\x0a\x00", "1000 queries"),
         ("DescribeTopics", b"\x0a\x00", "4000 topics"),
     ],
 )

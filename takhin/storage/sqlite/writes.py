@@ -22,7 +22,7 @@ from takhin.storage.sqlite.writes_compaction import read_history
 TRIM_RECORDS_MAX = 5_000
 TRIM_HEADERS_MAX = 5_000
 TRIM_BYTES_MAX = 2 << 20
-"""What one step of a trim deletes at most, unless it is one record. It occupies the event loop for 1 ms."""
+"""What one step of a trim deletes at most, unless it is one record: 1 ms on the event loop."""
 GIVE_BACK_PAGES = 32
 """Pages of one step: SQLite moves as many from the file's end into free ones, on the loop, in 1 to 2 ms."""
 
