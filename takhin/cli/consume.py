@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import IO
+from typing import IO, TypeAlias
 
 import click
 
@@ -28,6 +28,9 @@ PREFETCH_BYTES_MAX = 4 << 20
 """Bytes read ahead of what was printed. Not an option: a few responses keep the printing busy."""
 
 VALUE = "%v"
+
+At: TypeAlias = tuple[str, int]
+"""A topic and one of its partitions."""
 
 
 @click.command(short_help="Print records.")
@@ -176,7 +179,7 @@ class _Query:
     asked: Span
     follow: bool
 
-    async def spans(self, broker: Admin) -> tuple[dict[tuple[str, int], Span], list[PartitionDescription]]:
+    async def spans(self, broker: Admin) -> tuple[dict[At, Span], dict[At, PartitionDescription]]:
         """What to read of each partition: at most up to its end as of now, unless it is followed.
 
         Beside it the partitions that are not served.
@@ -195,7 +198,7 @@ class _Query:
         spans = {
             (topic, of.partition): await self._span(broker, topic, of) for topic, of in chosen if of.served
         }
-        return spans, [of for _, of in chosen if not of.served]
+        return spans, {(topic, of.partition): of for topic, of in chosen if not of.served}
 
     async def _span(self, broker: Admin, topic: str, of: PartitionDescription) -> Span:
         begin = await offset_at(broker, topic, of, self.asked.start)
@@ -234,14 +237,14 @@ async def _consume(server: str, query: _Query, out: _Output) -> bool:
     """Print what is asked for. Returns False if a partition was left out, which it has named."""
     async with admin(server) as broker:
         spans, left_out = await query.spans(broker)
-    name_left_out(left_out)
+    name_left_out([*left_out.values()])
     async with Consumer(server, prefetch_bytes_max=PREFETCH_BYTES_MAX, retry=TellingRetry()) as consumer:
         rounds = [spans] if query.follow and spans else [{at: span} for at, span in spans.items()]
         try:
             for assigned in rounds:
                 if query.follow and query.partition is None:  # also the partitions that come later
                     topics = dict.fromkeys(topic for topic, _ in assigned)
-                    await consumer.assign_topics(*topics, start=query.asked.start)
+                    await consumer.assign_topics(*topics, start=query.asked.start, left_out=left_out)
                 else:
                     await consumer.assign(assigned)
                 async for batch in consumer.batches():

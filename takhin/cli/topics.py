@@ -20,7 +20,7 @@ from takhin.errors import UnknownTopicError
 from takhin.settings import INT32_MAX
 
 UNKNOWN = "?"
-"""An end or the number of records of a partition that is not served."""
+"""What is not certain: ends, times and the number of records where a partition is not served."""
 
 
 @click.group(cls=Suggesting, no_args_is_help=False)
@@ -82,13 +82,18 @@ def list_(*, as_json: bool, server: str) -> None:
 
 
 def _in_all(partitions: Sequence[PartitionDescription]) -> tuple[int | str, str, str, str]:
-    """Records, size, oldest and newest record of some partitions. Oldest: of those that stand first."""
+    """Records, size, oldest and newest record of some partitions; "?" for what is not certain.
+
+    Oldest: of those that stand first in their partitions.
+    """
+    sizes = [of.size_bytes for of in partitions]
+    size = UNKNOWN if min(sizes, default=0) < 0 else sized(sum(sizes))
+    if not all(of.served for of in partitions):
+        return UNKNOWN, size, UNKNOWN, UNKNOWN
     firsts = [of.first_timestamp for of in partitions if of.first_timestamp >= 0]
     lasts = [of.last_timestamp for of in partitions if of.last_timestamp >= 0]
-    sizes = [of.size_bytes for of in partitions if of.size_bytes >= 0]
-    served = all(of.served for of in partitions)
-    records = sum(of.record_count for of in partitions) if served else UNKNOWN
-    return records, sized(sum(sizes)), time_text(min(firsts, default=-1)), time_text(max(lasts, default=-1))
+    records = sum(of.record_count for of in partitions)
+    return records, size, time_text(min(firsts, default=-1)), time_text(max(lasts, default=-1))
 
 
 @topics.command()

@@ -80,13 +80,14 @@ def test_follow_names_it_at_once(maimed):
 def test_it_is_shown(maimed):
     """`topics` says which partition it is and why, and claims no offsets and no number of records."""
     shown = maimed.output("topics", "describe", "t").decode().splitlines()
-    assert shown[2].split() == ["0", "0", "10", "10"]
-    assert shown[3].split() == ["1", "?", "?", "?"]
+    assert shown[2].split()[:4] == ["0", "0", "10", "10"]
+    unserved = shown[3].split()
+    assert (unserved[:4], unserved[-2:]) == (["1", "?", "?", "?"], ["?", "?"])
     assert shown[5].startswith("topic 't' partition 1 is not served: ")
     (document,) = json.loads(maimed.output("topics", "describe", "t", "--json"))
     reasons = [of["unavailable_reason"] for of in document["partitions"]]
     assert reasons == ["", shown[5], ""]
-    listed = [line.split() for line in maimed.output("topics", "list").decode().splitlines()]
+    listed = [line.split()[:3] for line in maimed.output("topics", "list").decode().splitlines()]
     assert listed[1:] == [["t", "3", "?"], ["u", "1", "0"]]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
 from contextlib import suppress
 from typing import Self
 
@@ -88,14 +88,19 @@ class Consumer(Client):
         self._committed.clear()
         await self._assigned.replace_all(ranges, self._fetch_options(len(ranges)))
 
-    async def assign_topics(self, *topics: str, start: Position | Span = START) -> None:
+    async def assign_topics(
+        self, *topics: str, start: Position | Span = START, left_out: Collection[tuple[str, int]] = ()
+    ) -> None:
         """`assign` all partitions of these topics, also, within seconds, those that they get later.
+
+        left_out: (topic, partition) of those that are not read, such as some that the broker does not serve.
 
         Later ones are read from START, whatever `start` is, but for times and what the group has committed:
         all of their records are new. With a stop none are added.
         """
         found = await self._lookup.describe(topics, self._deadline())
-        await self.assign({(of.name, at.partition): start for of in found for at in of.partitions})
+        present = {(of.name, at.partition): start for of in found for at in of.partitions}
+        await self.assign({at: where for at, where in present.items() if at not in left_out})
         begin, stop = start if isinstance(start, Span) else Span(start)
         if stop is None:
             lookup = Lookup(self._calls, self._retry, self._group_id, START)
