@@ -11,6 +11,7 @@ differs from those of the other tables.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from os import SEEK_END
 from pathlib import Path
 from struct import iter_unpack
 from typing import BinaryIO, NamedTuple
@@ -64,13 +65,12 @@ def record_leaves(path: Path) -> list[Leaf]:
 def _free_pages(file: BinaryIO, damaged: set[int]) -> set[int]:
     """The pages of the list of free pages, as far as its own pages are whole."""
     free: set[int] = set()
+    pages = file.seek(0, SEEK_END) // PAGE_BYTES
     trunk = 1
     at = FIRST_TRUNK_AT
-    while trunk not in damaged:
+    while trunk not in damaged and trunk <= pages:
         file.seek((trunk - 1) * PAGE_BYTES)
         page = file.read(PAGE_BYTES)
-        if len(page) < PAGE_BYTES:
-            break
         if trunk > 1:
             leaves = int.from_bytes(page[4:8], "big")
             free.update(number for (number,) in iter_unpack(">I", page[8 : min(8 + 4 * leaves, PAGE_BYTES)]))

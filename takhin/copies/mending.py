@@ -11,8 +11,10 @@ Knows the form of a page, no table and no folder.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from os import SEEK_END
 from pathlib import Path
+from typing import BinaryIO
 
 import apsw
 
@@ -61,23 +63,32 @@ def mend_header(path: Path, template: Path | None = None) -> bool:
         file.seek(0)
         file.write(page)
         said_bytes = int.from_bytes(page[28:32], "big") * PAGE_BYTES
-        if matching and size_bytes < said_bytes:  # SQLite reads no file that is cut short
-            file.seek(size_bytes)
-            for at in range(size_bytes, said_bytes, PAGE_BYTES):
-                file.write(NO_PAGE[: said_bytes - at])
+        if matching:  # SQLite reads no file that is cut short
+            _fill_up(file, said_bytes)
     return bool(matching)
 
 
 def lend_first_page(path: Path, template: Path) -> None:
     """Put the template's first page into a closed copy whose own one cannot be repaired.
 
-    The first page differs between schema versions, but each table begins at the same page in all of them. So
-    the pages of the records are found, and those have checksums of their own.
+    The first page differs between schema versions, but each table of the first one begins at the same page in
+    all of them. So the pages of the records are found, and those have checksums of their own. A table of a
+    later version may begin behind the end of the file, which SQLite refuses: so there are pages then.
     """
     with path.open("r+b") as file:
         page = _of_template(template, file.read(PAGE_BYTES))
+        pages = max(path.stat().st_size, template.stat().st_size) // PAGE_BYTES
+        _fill_up(file, pages * PAGE_BYTES)
+        page[28:32] = pages.to_bytes(4, "big")
         file.seek(0)
         file.write(page[:-RESERVED_BYTES] + checksum(page[:-RESERVED_BYTES]))
+
+
+def _fill_up(file: BinaryIO, size_bytes: int) -> None:
+    """Lengthen a file by pages that are gone."""
+    file.writelines(
+        NO_PAGE[: size_bytes - at] for at in range(file.seek(0, SEEK_END), size_bytes, PAGE_BYTES)
+    )
 
 
 def _first_pages(found: bytes, size_bytes: int, template: Path | None) -> Iterator[bytes]:
@@ -172,12 +183,12 @@ def has_zeroed_page(path: Path) -> bool:
     return False
 
 
-def move_root(path: Path, table: str, root: int) -> None:
-    """Say in a closed copy that a table begins at another page. Raises apsw.Error."""
+def move_roots(path: Path, roots: Mapping[str, int]) -> None:
+    """Say in a closed copy at which pages some tables begin. Raises apsw.Error."""
     connection = open_unverified(path)
     try:
         connection.pragma("writable_schema", 1)
-        connection.execute(sql.MOVE_ROOT, (root, table))
+        connection.executemany(sql.MOVE_ROOT, [(root, table) for table, root in roots.items()])
     finally:
         connection.close()
     take_in_wal(path)

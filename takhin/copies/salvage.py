@@ -11,14 +11,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import apsw
 
 from takhin.clock import system_clock
 from takhin.copies.leaves import Leaf, lend_root, record_leaves, roots
-from takhin.copies.mending import hide_zeroed_pages, move_root
+from takhin.copies.mending import hide_zeroed_pages, move_roots
 from takhin.copies.runs import Run, joined, said, within, without
+from takhin.copies.small_tables import (
+    COMMITTED,
+    COMPACTIONS,
+    CONFIGS,
+    LOST,
+    PRODUCERS,
+    SINCE,
+    TAILS,
+    Layout,
+    Table,
+    has_migrations_index,
+    layouts,
+)
 from takhin.disk import statements as sql
 from takhin.disk import statements_compaction as compaction_sql
 from takhin.disk import versions
@@ -41,34 +54,6 @@ TIME_BLOCK_RECORDS = 1_024
 
 UNREADABLE = (apsw.Error, ValueError)
 """What reading a damaged file raises. ValueError: text that is no UTF-8, in a file without checksums."""
-
-
-class Table(NamedTuple):
-    """A small table. key: its columns in order. types: of all columns."""
-
-    name: str
-    columns: str
-    key: str
-    types: tuple[type, ...]
-
-
-COMMITTED = Table(
-    "committed_offsets", "group_id, offset, metadata, committed_at", "group_id", (str, int, str, int)
-)
-PRODUCERS = Table(
-    "producer_batches",
-    "producer_id, sequence, record_count, offset, timestamp, slot",
-    "producer_id, slot",
-    (bytes, int, int, int, int, int),
-)
-CONFIGS = Table("topic_configs", "key, value", "key", (str, str))
-LOST = Table("lost_offsets", "first, beyond", "first", (int, int))
-
-TAILS = Table("zero_tails", "offset, position, length", "offset, position", (int, int, int))
-
-LATER_TABLES = (PRODUCERS, LOST, TAILS)
-LATER_ROOTS = range(11, 15)
-"""Where the tables of later versions begin depends on the version in which the file was new."""
 
 
 class Salvage:
@@ -117,16 +102,28 @@ class Salvage:
             self._old = None
 
     def _find_later_tables(self) -> None:
-        """Find where the tables of later versions are: not where they are in a new file, perhaps."""
-        for table in LATER_TABLES:
-            for root in LATER_ROOTS:
-                self._close_old()
-                with suppress(*UNREADABLE):
-                    move_root(self._path, table.name, root)
-                self._open()
-                with suppress(*UNREADABLE):
-                    list(self._rows_of(table))
-                    break
+        """Find out of which version the file is, and where its later tables are."""
+        best = max(layouts(), key=self._likeness)  # the first of those that are equally likely
+        self._lay_out(best)
+        self._version = best.version
+
+    def _likeness(self, layout: Layout) -> int:
+        """How many tables are found where the layout has them, less those that are not."""
+        self._lay_out(layout)
+        found = [has_migrations_index(self._path, layout.migrations), *map(self._is_there, layout.roots)]
+        return 2 * sum(found) - len(found)
+
+    def _lay_out(self, layout: Layout) -> None:
+        self._close_old()
+        with suppress(*UNREADABLE):
+            move_roots(self._path, {table.name: root for table, root in layout.roots.items()})
+        self._open()
+
+    def _is_there(self, table: Table) -> bool:
+        with suppress(*UNREADABLE):
+            rows = sum(1 for _ in self._rows_of(table))
+            return rows == 1 or table is not COMPACTIONS
+        return False
 
     # Records and their headers
 
@@ -162,14 +159,14 @@ class Salvage:
 
     def _read_compaction(self) -> None:
         with suppress(*UNREADABLE):
-            if self._version >= versions.COMPACTION_SINCE:
-                for below, _, tombstones, *_ in self._rows(compaction_sql.GET_COMPACTION):
-                    self._compacted_below, self._tombstones = int(below), int(tombstones)
+            if self._version >= SINCE[COMPACTIONS]:
+                for below, _, tombstones in self._rows_of(COMPACTIONS):
+                    self._compacted_below, self._tombstones = below, tombstones
 
     def _zeros_known(self, start: int) -> bool:
         """True if the file says of all its records from `start` on which of them end in zeros."""
         with suppress(*UNREADABLE):
-            if self._version >= versions.TAILS_SINCE:
+            if self._version >= SINCE[TAILS]:
                 return all(offset >= 0 or length <= start for offset, _, length in self._rows_of(TAILS))
         return False
 
@@ -277,7 +274,7 @@ class Salvage:
             self._compaction(log)
             self._new.executemany(sql.PUT_ZERO_TAIL, list(tails_in(self._new)))
             self._committed(log)
-            if self._version >= versions.PRODUCERS_SINCE:
+            if self._version >= SINCE[PRODUCERS]:
                 self._producers(without([Run(0, log.end_offset)], gaps))
             identity = (log.topic, log.partition, log.topic_id, log.incarnation_id)
             range_ = (log.start_offset, log.end_offset)
@@ -295,7 +292,7 @@ class Salvage:
     def lost_before(self) -> list[Run]:
         """What an earlier recovery has given up."""
         with suppress(*UNREADABLE):
-            if self._version >= versions.LOST_SINCE:
+            if self._version >= SINCE[LOST]:
                 return [Run(*row) for row in self._rows_of(LOST)]
         return []
 

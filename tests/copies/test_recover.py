@@ -6,11 +6,9 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
-from takhin.schema import VERSION
 
 from blackbox.broker_process import Broker, command
 from copies.folders import (
@@ -95,19 +93,6 @@ async def test_a_flipped_bit_in_the_first_page(at, data):
     (recovered,) = recover(data)
     assert (recovered.lost, recovered.lost_besides) == ([], [])
     assert await content(data) == before
-
-
-@pytest.mark.parametrize("at", [0, 30, 70, 104, 2_000, 16_000])
-@pytest.mark.parametrize("version", range(1, VERSION))
-async def test_a_flipped_bit_in_the_first_page_of_an_upgraded_file(version, at, tmp_path):
-    """The first page of an upgraded file differs from a new file's, but refers to the same pages."""
-    with tarfile.open(Path(__file__).parents[1] / f"fixtures/schema-{version}.tar.xz") as tar:
-        tar.extractall(tmp_path / "data", filter="data")
-    before = await content(tmp_path / "data")
-    flip(file(tmp_path / "data"), at)
-    (recovered,) = recover(tmp_path / "data")
-    assert (recovered.lost, recovered.lost_besides) == ([], [])
-    assert await content(tmp_path / "data") == before
 
 
 @pytest.mark.parametrize("numbers", [(300,), (100, 350), (0,), (599,), (5, 20, 100, 590)], ids=str)
