@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -344,5 +344,7 @@ def _insert(
         at += size
 
 
-def _longest(column: Iterable[bytes | None]) -> int:
-    return max(map(len, filter(None, column)), default=0)
+def _longest(column: Sequence[bytes | None]) -> int:
+    if column.count(None) < len(column):
+        return max(map(len, filter(None, column)), default=0)
+    return 0
