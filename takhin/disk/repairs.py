@@ -22,6 +22,8 @@ from takhin.model import TopicPartition
 
 WAIT_SECONDS = 15.0
 """How long recover waits for the broker's answer: a queue may have to be written first."""
+WAIT_HELD_SECONDS = 1.0
+"""The same while the files are held to be copied: the broker lets go of none then."""
 LOOK_SECONDS = 0.05
 BYTES_MAX = 1 << 20
 """How long either file may be."""
@@ -117,7 +119,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _wait_for_answer(layout: Layout, asked: str) -> None:
-    give_up = time.monotonic() + WAIT_SECONDS
+    give_up = time.monotonic() + (WAIT_HELD_SECONDS if layout.held.exists() else WAIT_SECONDS)
     while time.monotonic() < give_up:
         try:
             if read_plain(layout.released, BYTES_MAX) == asked.encode():

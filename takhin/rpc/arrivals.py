@@ -48,6 +48,7 @@ class Ticket:
         self.began = asyncio.get_running_loop().time()
         self.limit: asyncio.Timeout | None = None
         self.refusal: TakhinError | None = None
+        self.wire_bytes = 0
 
     def refuse(self, error: TakhinError) -> None:
         """Let the call fail if its message is still not there."""
@@ -67,10 +68,17 @@ def taken_over() -> None:
         ticket.place.give_up()
 
 
+def wire_bytes() -> int:
+    """The size of the running call's only request, as it came."""
+    ticket = _ticket.get()
+    return 0 if ticket is None else ticket.wire_bytes
+
+
 class Arrival(NamedTuple):
     """A request of a stream. leave: gives its place up; to be called in every case, as often as one likes."""
 
     request: Any
+    wire_bytes: int
     leave: Callable[[], None]
 
 
@@ -104,6 +112,7 @@ class Arrivals:
             elif not ticket.place.held:
                 ticket.place = await self._place(peer)
             self._slow.pop(ticket, None)
+            ticket.wire_bytes = len(message)
             request = [await parse(message)]
             del message
             yield request
@@ -117,7 +126,7 @@ class Arrivals:
         """The requests of a stream, each parsed when there is a place for it."""
         async for message in messages:
             if len(message) <= SMALL_BYTES:
-                yield Arrival(await parse(message), _no_place)
+                yield Arrival(await parse(message), len(message), _no_place)
                 continue
             place = await self._place(peer)
             try:
@@ -125,8 +134,9 @@ class Arrivals:
             except BaseException:
                 place.give_up()
                 raise
+            size = len(message)
             del message
-            yield Arrival(request, place.give_up)
+            yield Arrival(request, size, place.give_up)
 
     def end(self) -> None:
         """Refuse every call that waits for a place or for its message, because the broker stops.

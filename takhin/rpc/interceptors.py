@@ -237,9 +237,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if len(raw) > LARGE_BYTES:
                     await others_turn()
             try:
-                return parse(raw)
+                request = parse(raw)
             except DecodeError as error:
                 return Malformed(InvalidArgumentError(f"the request is no such protobuf message: {error}"))
+            if len(raw) > LARGE_BYTES:
+                await others_turn()
+            return request
 
         return parsed
 

@@ -39,11 +39,12 @@ def caller_of(peer: str) -> Caller:
     return Caller(ANONYMOUS, address if scheme in ("ipv4", "ipv6") else peer)
 
 
-async def submit(session: Session, message: pb.ProduceMessageRequest) -> PendingProduce:
+async def submit(session: Session, message: pb.ProduceMessageRequest, wire_bytes: int) -> PendingProduce:
     """Queue the records of a produce request, of a call of its own or of a stream.
 
-    Raises a RefusedError or an UnavailableError for what cannot be queued.
+    wire_bytes: the size of the message as it came. Raises a RefusedError or an UnavailableError for what
+    cannot be queued.
     """
-    pending = await session.submit(await convert.produce_request(message, session.check_counts))
+    pending = await session.submit(await convert.produce_request(message, wire_bytes, session.check_counts))
     taken_over()
     return pending

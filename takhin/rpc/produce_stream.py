@@ -128,9 +128,9 @@ async def _submitted(session: Session, arrival: Arrival) -> Unanswered:
     try:
         if isinstance(message, Malformed):
             return Unanswered("", 0, 0, message.error)
-        pending = await submit(session, message)
+        pending = await submit(session, message, arrival.wire_bytes)
     except Exception as error:  # noqa: BLE001  a refused request never ends the stream
-        return Unanswered(message.topic, message.partition, message.ByteSize(), error)
+        return Unanswered(message.topic, message.partition, 0, error)
     finally:
         arrival.leave()
     return Unanswered(message.topic, message.partition, pending.size_bytes, pending)

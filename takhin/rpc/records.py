@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from takhin.broker.broker import Broker
 from takhin.model import Records
-from takhin.rpc.arrivals import Arrival
+from takhin.rpc.arrivals import Arrival, wire_bytes
 from takhin.rpc.interceptors import Context
 from takhin.rpc.methods import Methods, submit
 from takhin.rpc.produce_stream import ProduceStreams
@@ -33,7 +33,7 @@ class RecordMethods(Methods):
     ) -> pb.ProduceMessageResponse:
         topic = request.topic
         session = self._session(context)
-        pending = await submit(session, request)
+        pending = await submit(session, request, wire_bytes())
         del request  # while it waits, only the queue keeps its records
         appended = await pending.answer()
         return convert.produced(topic, appended, session.count_partitions(topic))
@@ -50,7 +50,7 @@ class RecordMethods(Methods):
         session = self._session(context)
         async with aclosing(session.consume(convert.consume_request(request))) as chunks:
             async for chunk in chunks:
-                yield encode.consumed(
+                yield await encode.consumed(
                     topic, partition, chunk.end_offset, self._encoded(partition, chunk.records)
                 )
 

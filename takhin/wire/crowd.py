@@ -20,7 +20,7 @@ SMALL_BYTES = 64 << 10
 """A request of this size is parsed in a few ms, whatever is in it. Few methods need a larger one."""
 NAMED_BYTES = 512
 """One element with the name of a topic takes less, whatever its other fields are."""
-STRIDES = {1 << 18: (29, 31), 1 << 20: (127, 131), 1 << 22: (509, 521)}
+STRIDES = {1 << 20: (127, 131), 1 << 22: (509, 521)}
 """By size, one byte in so many is looked at. A field that recurs at multiples of one stride is found by the
 other, unless it recurs at multiples of both, and then there are not many."""
 STRIDES_OF_LARGER = (1_021, 1_031)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from takhin.model import Records
+from takhin.turns import LARGE_BYTES, others_turn
 from takhin.v1 import takhin_pb2 as pb
 
 KEY, VALUE, TIMESTAMP, OFFSET, PARTITION = b"\x0a", b"\x12", b"\x20", b"\x28", b"\x30"
@@ -38,10 +39,18 @@ MORE = [bytes((0x80 | low,)) for low in range(0x80)]
 """The first byte of a varint that ends with it, and of one that goes on."""
 
 
-def consumed(topic: str, partition: int, end_offset: int, records: bytes) -> bytes:
-    """A ConsumeMessagesResponse, serialized. records: the result of `encoded`."""
+async def consumed(topic: str, partition: int, end_offset: int, records: bytes) -> bytes:
+    """A ConsumeMessagesResponse, serialized. records: the result of `encoded`.
+
+    Each step of a large one has a turn of the loop for itself; gRPC takes another one to copy it.
+    """
     head = pb.ConsumeMessagesResponse(topic=topic, partition=partition, high_watermark=end_offset)
-    return head.SerializeToString() + records
+    if len(records) <= LARGE_BYTES:
+        return head.SerializeToString() + records
+    await others_turn()
+    response = head.SerializeToString() + records
+    await others_turn()
+    return response
 
 
 def encoded(partition: int, records: Records) -> bytes:

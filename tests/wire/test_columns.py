@@ -1,11 +1,15 @@
 """Records read as columns equal what the generated code reads."""
 
+import asyncio
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from takhin.model import Header, Records
+from takhin.turns import LARGE_BYTES
 from takhin.v1 import takhin_pb2 as pb
-from takhin.wire.columns import Columns, ColumnsRequest, ResponseColumns, canonical
+from takhin.wire import convert
+from takhin.wire.columns import Columns, ResponseColumns, parsed_again
 from takhin.wire.encode import consumed, encoded, varint
 
 BYTES = st.none() | st.binary(max_size=200)
@@ -58,10 +62,12 @@ def test_columns_are_the_fields_of_the_records(records, topic):
         pb.ProduceMessageRequest(topic=topic).SerializeToString() + wire(records)
     )
     expected = by_generated_code(request.records)
-    canon = canonical(request)
-    columns = Columns(request, canon, ColumnsRequest.FromString(canon))
+    again = request.SerializeToString()
+    columns = Columns(request, again, parsed_again(request, again))
     assert (list(columns.keys), list(columns.values), list(columns.timestamps), columns.headers) == expected
-    assert columns.size_bytes == request.ByteSize()
+    assert columns.size_bytes == len(again)
+    large = asyncio.run(convert.batch(request, LARGE_BYTES + 1, lambda *_: None))
+    assert (large.keys, large.values, large.timestamps, large.headers) == expected
 
 
 ROW = st.tuples(st.integers(0, 1 << 40) | st.just(0), BYTES, BYTES)
@@ -79,7 +85,7 @@ def test_columns_of_a_response_are_what_the_broker_wrote(rows, headers, first):
     numbered = [(first + i, *row) for i, row in enumerate(rows)]
     of_rows = {i: of for i, of in headers.items() if i < len(rows)}
     records = Records(numbered, {first + i: of for i, of in of_rows.items()}, first + len(rows))
-    columns = ResponseColumns(consumed("t", 0, 77, encoded(0, records)))
+    columns = ResponseColumns(asyncio.run(consumed("t", 0, 77, encoded(0, records))))
     came = zip(columns.offsets, columns.timestamps, columns.keys, columns.values, strict=True)
     assert list(came) == numbered
     assert (columns.headers, columns.end_offset) == (of_rows, 77)

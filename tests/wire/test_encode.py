@@ -1,5 +1,7 @@
 """Records encoded by hand equal those of the generated code."""
 
+import asyncio
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -41,7 +43,7 @@ def test_bytes_parse_to_the_message_of_the_generated_code(topic, partition, firs
     headers = {first + i: of for i, (*_, of) in enumerate(records) if of}
     chunk = Chunk(Records(rows, headers, first + len(rows)), end)
     parsed = pb.ConsumeMessagesResponse.FromString(
-        consumed(topic, partition, end, encoded(partition, chunk.records))
+        asyncio.run(consumed(topic, partition, end, encoded(partition, chunk.records)))
     )
     assert parsed == by_generated_code(topic, partition, chunk)
     for record, (_, _, key, value) in zip(parsed.records, rows, strict=True):

@@ -6,7 +6,7 @@ Knows the file's tables and where the log ends; when a group is formed and commi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -362,5 +362,7 @@ def _insert(
         at += size
 
 
-def _longest(column: Iterable[bytes | None]) -> int:
-    return max(map(len, filter(None, column)), default=0)
+def _longest(column: Sequence[bytes | None]) -> int:
+    if column.count(None) < len(column):
+        return max(map(len, filter(None, column)), default=0)
+    return 0
