@@ -47,7 +47,7 @@ SINCE = {
 }
 """The tables of later versions that are read, by the first version that has them."""
 PLACES = {3: (PRODUCERS,), 4: (LOST,), 5: (TAILS,), 6: (None, COMPACTIONS, None)}
-"""By version, the tables that it adds, in order; None for one that is made anew from the records."""
+"""By version, the tables that it adds, in order; None for one that is made from the records again."""
 FIRST_ROOT = 11
 MIGRATIONS_INDEX = (b"\x0a", b"takhinm0001")
 """How the page of the index of migrations begins, and what is in it."""

@@ -49,10 +49,7 @@ def commit(stub, *offsets, group_id="group"):
 
 
 def everything(stub):
-    """Everything that a client can see of the broker's state, but for the sizes of files.
-
-    What a refusal is judged by is durable before it is told, and so a commit may lengthen a log.
-    """
+    """Everything that a client can see, but for the sizes of files: a refusal may take a commit."""
     topics = stub.ListTopics(pb.ListTopicsRequest(), timeout=CALL_S_MAX).topics
     request = pb.DescribeTopicsRequest(topics=topics, without_sizes=True)
     described = stub.DescribeTopics(request, timeout=CALL_S_MAX)
