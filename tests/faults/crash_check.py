@@ -10,10 +10,10 @@ from pathlib import Path
 import apsw
 
 from faults.crash_workload import (
-    BRIEF_PARTITIONS,
-    KEPT,
-    KEPT_PARTITIONS,
+    ALTERED_MS,
+    ALTERED_PARTITIONS,
     KEYS,
+    PARTITIONS,
     RETENTION_RECORDS,
     SERIAL_BASE,
     key,
@@ -44,6 +44,8 @@ class Facts:
     """Where each log ended when it was last compacted."""
     topics: dict[str, list[int | None]] = field(default_factory=lambda: defaultdict(lambda: [None]))
     """The serial numbers that each name may have, None if it may be absent; the first is acknowledged."""
+    altered: dict[tuple[str, int], list[bool]] = field(default_factory=lambda: defaultdict(lambda: [False]))
+    """By name and serial number, whether the topic was altered; the first is acknowledged."""
     acked: int = 0
     """The number of appends acknowledged."""
 
@@ -53,11 +55,11 @@ class Facts:
         if kind == "append":
             self.sent[of] = (self.ends[of][0], at)
         match kind:
-            case "append" | "commit" | "trim":
+            case "append" | "commit" | "trim" | "alter":
                 self._of(kind)[of].append(at)
             case "trimmed":
                 self.starts[of] = [max(at, self.starts[of][0])]
-            case "appended" | "committed":
+            case "appended" | "committed" | "altered":
                 self._of(kind)[of] = [at]
                 self.acked += kind == "appended"
             case "compact":
@@ -80,9 +82,8 @@ class Facts:
         return self.starts[of][0] <= start <= most
 
     def _of(self, kind: str):
-        if kind.startswith("append"):
-            return self.ends
-        return self.commits if kind.startswith("commit") else self.starts
+        of_kinds = {"append": self.ends, "commit": self.commits, "trim": self.starts, "alter": self.altered}
+        return next(found for begin, found in of_kinds.items() if kind.startswith(begin))
 
 
 async def faults_of(data: Path, facts: Facts) -> list[str]:
@@ -103,8 +104,7 @@ async def faults_of(data: Path, facts: Facts) -> list[str]:
             if serial not in serials:
                 faults.append(f"topic {name}: {serial} is there instead of {serials}")
             elif topic is not None:
-                if len(topic.partitions) != (KEPT_PARTITIONS if name == KEPT else BRIEF_PARTITIONS):
-                    faults.append(f"topic {name} has {len(topic.partitions)} partitions")
+                faults += _faults_of_shape(topic, facts.altered[name, serial])
                 for log in topic.partitions:
                     if not facts.may_start((name, serial, log.partition), starts[name_of(log)]):
                         faults.append(f"{name_of(log)} starts at {starts[name_of(log)]}")
@@ -115,6 +115,15 @@ async def faults_of(data: Path, facts: Facts) -> list[str]:
     finally:
         await engine.close()
     return faults + _faults_of_files(data)
+
+
+def _faults_of_shape(topic, may_be_altered: list[bool]) -> list[str]:
+    """A topic has all of an alteration or nothing."""
+    shape = len(topic.partitions), topic.config.delete_retention_ms == ALTERED_MS
+    expected = {True: (ALTERED_PARTITIONS, True), False: (PARTITIONS[topic.name], False)}
+    if shape in [expected[altered] for altered in may_be_altered]:
+        return []
+    return [f"topic {topic.name}: {shape} (partitions, config altered); altered: {may_be_altered}"]
 
 
 async def _faults_of_log(log, serial: int, facts: Facts, offsets) -> list[str]:

@@ -32,7 +32,9 @@ SETTINGS = {"open_partitions_max": 2, "checkpoint_pages": 6, "ballast_bytes": 0,
 """Fewer open files than partitions in use, so that files are closed and opened all the time."""
 
 KEPT, BRIEF = "kept", ("one", "two")
-KEPT_PARTITIONS, BRIEF_PARTITIONS = 3, 2
+PARTITIONS = {KEPT: 3, BRIEF[0]: 2, BRIEF[1]: 2}
+ALTERED_PARTITIONS, ALTERED_MS = 4, 1
+"""How many partitions an altered topic has, and its delete.retention.ms: both, or what was before."""
 RETENTION_RECORDS = {KEPT: 25}
 """Topics whose logs lose all but so many of their records, whenever the engine comes to it."""
 SERIAL_BASE = 1 << 20
@@ -72,25 +74,39 @@ class Workload:
         self._chance = random.Random(seed)
 
     async def run(self) -> None:
-        logs = await self._create(KEPT, 0, KEPT_PARTITIONS)
+        logs = await self._create(KEPT, 0)
         await asyncio.gather(*(self._use(log, 0) for log in logs), self._catalogue())
 
     async def _catalogue(self) -> None:
         """Create, use and delete topics, and reuse their names."""
         for serial in range(1, 9):
             name = self._chance.choice(BRIEF)
-            logs = await self._create(name, serial, BRIEF_PARTITIONS)
+            logs = await self._create(name, serial)
+            if self._chance.random() < 0.7:
+                logs = await self._alter(name, serial)
             for log in logs:
                 await self._append(log, serial)
             self._note("delete", name, serial)
             await self._engine.delete_topic(name)
             self._note("deleted", name, serial)
 
-    async def _create(self, name: str, serial: int, partitions: int):
+    async def _create(self, name: str, serial: int):
         self._note("create", name, serial)
         config = TopicConfig(SERIAL_BASE + serial, retention_records=RETENTION_RECORDS.get(name, NO_LIMIT))
-        topic = await self._engine.create_topic(spec(name, partitions, config))
+        topic = await self._engine.create_topic(spec(name, PARTITIONS[name], config))
         self._note("created", name, serial)
+        return topic.partitions
+
+    async def _alter(self, name: str, serial: int):
+        """Give a topic another config and more partitions."""
+        self._note("alter", (name, serial), True)
+        topic = await self._engine.alter_topic(
+            name,
+            lambda topic: spec(
+                name, ALTERED_PARTITIONS, replace(topic.config, delete_retention_ms=ALTERED_MS)
+            ),
+        )
+        self._note("altered", (name, serial), True)
         return topic.partitions
 
     async def _use(self, log, serial: int) -> None:
