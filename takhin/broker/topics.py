@@ -21,6 +21,8 @@ from takhin.turns import in_turns, others_turn
 DESCRIBED_AT_ONCE = 100
 """Partitions that are described in one turn: for each, the file system is asked for two sizes, in 5 µs."""
 
+KEYLESS_GO = "the topic is compacted from now on: the first pass removes any records without a key"
+
 
 class TopicVerbs:
     """Creates, alters, deletes and describes topics."""
@@ -62,6 +64,8 @@ class TopicVerbs:
                 self._check_partitions(spec.num_partitions, present)
                 warnings.append(_keys_move(present, spec.num_partitions))
             warnings.extend(topic_configs.without_effect(config))
+            if config.compacts and not topic.config.compacts and any(map(_has_records, topic.partitions)):
+                warnings.append(KEYLESS_GO)
             return spec
 
         await self._engine.alter_topic(name, wanted)
@@ -209,6 +213,10 @@ def _info(log: PartitionLog, *, without_size: bool = False) -> PartitionInfo:
         log.record_count,
         reason,
     )
+
+
+def _has_records(log: PartitionLog) -> bool:
+    return log.end_offset > log.start_offset
 
 
 def _keys_move(before: int, after: int) -> str:

@@ -71,6 +71,17 @@ async def test_a_limit_without_effect_is_warned_of(session):
     assert warning.startswith("retention.ms has no effect while cleanup.policy is 'compact'")
 
 
+async def test_records_without_a_key_are_warned_of(session):
+    """Where compaction is switched on for records that are there, the answer says which of them will go."""
+    await create(session)
+    assert await alter(session, configs={"cleanup.policy": "compact"}) == []
+    await alter(session, reset=["cleanup.policy"])
+    await produce(session, "t", 0, batch(b"v"))
+    [warning] = await alter(session, configs={"cleanup.policy": "compact,delete"})
+    assert "records without a key" in warning
+    assert await alter(session, configs={"cleanup.policy": "compact"}) == []
+
+
 @pytest.mark.parametrize(
     ("change", "error", "sentence"),
     [
