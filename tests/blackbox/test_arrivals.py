@@ -60,7 +60,7 @@ def test_many_large_requests(broker, figures, calls):
         figures(f"{calls} x 4 MB: {peak >> 20} MiB; {sent} honest calls, the slowest took {slowest:.1f} s")
         assert peak <= RSS_MAX
         eventually(lambda: resident_bytes(broker) <= RSS_AFTER_MAX)
-        honest.DeleteTopic(pb.DeleteTopicRequest(name="flood"), timeout=60)  # else each byte is verified afterwards
+        honest.DeleteTopic(pb.DeleteTopicRequest(name="flood"), timeout=60)  # else all is verified
 
 
 def test_large_requests_of_many_streams(data_dir, figures):
@@ -79,7 +79,7 @@ def test_large_requests_of_many_streams(data_dir, figures):
                 produce(stub, "honest", [b"v"])
         assert [answer.error for stream in streams for answer in stream.result()] == [""] * 128
         peak = resident_bytes(broker, "VmHWM")
-        stub.DeleteTopic(pb.DeleteTopicRequest(name="flood"), timeout=60)  # else each byte is verified afterwards
+        stub.DeleteTopic(pb.DeleteTopicRequest(name="flood"), timeout=60)  # else all is verified
     figures(f"64 streams of 4 MB requests: {peak >> 20} MiB")
     assert peak <= RSS_STREAMS_MAX
 
