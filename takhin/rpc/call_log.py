@@ -78,6 +78,7 @@ def _in_band(response: Any) -> str:
 
 def _outcome(error: BaseException, context: Any) -> str:
     """The name of the status that the client gets, or what ended the call without one."""
-    if isinstance(error, grpc.aio.AbortError):
+    if isinstance(error, grpc.aio.AbortError) or context.code():
+        # With a code already, it is cancelled: the client has gone as soon as it had the status.
         return str(grpc.StatusCode(context.code()).name)
     return type(error).__name__

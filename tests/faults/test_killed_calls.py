@@ -197,7 +197,7 @@ async def test_a_restore(killer, change, look, step, figures):
     ("change", "step", "check"),
     [
         ("careless create", 20, faults_of),
-        ("careless delete", 2, faults_of),
+        ("careless delete", 1, faults_of),
         pytest.param("careless restore", 10, faults_of_restored, marks=pytest.mark.soak),
     ],
 )
