@@ -34,6 +34,15 @@ REMOVE_RECORDS = f"DELETE FROM records WHERE {NOT_KEPT}"
 REMOVE_WITH_THEM = (f"DELETE FROM headers WHERE {NOT_KEPT}", f"DELETE FROM zero_tails WHERE {NOT_KEPT}")
 """Parameters: two offsets, and the offsets between them that stay, as a JSON array."""
 
+EMPTY_BLOCKS = (
+    "DELETE FROM time_blocks WHERE beyond IN (SELECT value ->> 0 FROM json_each(?) WHERE value ->> 1 IS NULL)"
+)
+LOWER_BLOCKS = (
+    "UPDATE time_blocks SET highest = changed.value ->> 1 FROM json_each(?) AS changed "
+    "WHERE beyond = changed.value ->> 0 AND changed.value ->> 1 IS NOT NULL"
+)
+"""Parameter of both: what CHANGED_BLOCKS has found."""
+
 # In a scratch database of the pass, with the partition's file attached
 
 ATTACH = "ATTACH ? AS log"
@@ -45,35 +54,43 @@ SCRATCH = (
     ),
     "CREATE TABLE kept (offset INTEGER PRIMARY KEY)",
 )
-BEYOND_ROWS = (
-    "SELECT offset + 1 FROM (SELECT offset FROM log.records WHERE offset >= ? AND offset < ? "
-    "ORDER BY offset LIMIT ?) ORDER BY offset DESC LIMIT 1"
+KEYS_BELOW = (
+    "SELECT min(offset), count(*), coalesce(sum(octet_length(key)), 0) FROM (SELECT offset, key "
+    "FROM log.records WHERE offset >= ? AND offset < ? ORDER BY offset DESC LIMIT ?)"
 )
 NOTE_KEYS = (
-    "INSERT INTO latest SELECT key, offset, value IS NULL FROM log.records "
-    "WHERE offset >= ? AND offset < ? AND key IS NOT NULL "
-    "ON CONFLICT (key) DO UPDATE SET offset = excluded.offset, tombstone = excluded.tombstone"
+    "INSERT OR IGNORE INTO latest SELECT key, offset, value IS NULL FROM log.records "
+    "WHERE offset >= ? AND offset < ? AND key IS NOT NULL ORDER BY offset DESC"
 )
+"""Records are noted from the last one down, so the first one of a key that is met is its last one."""
+READ_KEYS = "SELECT max(key) FROM log.records WHERE offset >= ? AND offset < ?"
+"""Reads what NOTE_KEYS reads."""
 LONG_KEYS = f"SELECT offset FROM log.records WHERE offset >= ? AND offset < ? AND {sql.LONG_KEY}"
+
+_FEW_KEYS = "FROM (SELECT * FROM latest WHERE key >= :key ORDER BY key LIMIT :limit) WHERE offset < :end AND "
+KEYS_FROM = (
+    "SELECT count(*), coalesce(sum(octet_length(key)), 0) FROM "
+    "(SELECT key FROM latest WHERE key >= ? ORDER BY key LIMIT ?)"
+)
+NEXT_KEY = "SELECT key FROM latest WHERE key >= ? ORDER BY key LIMIT 1 OFFSET ?"
 NOTE_KEPT = (
-    "INSERT OR IGNORE INTO kept SELECT offset FROM latest "
-    "WHERE offset < :end AND NOT (tombstone AND offset < :tombstones_below) ORDER BY offset"
+    f"INSERT INTO kept SELECT offset {_FEW_KEYS} NOT (tombstone AND offset < :tombstones_below) "
+    "ORDER BY offset"
 )
-COUNT_TOMBSTONES = (
-    "SELECT count(*) FROM latest WHERE tombstone AND offset >= :tombstones_below AND offset < :end"
-)
+COUNT_TOMBSTONES = f"SELECT count(*) {_FEW_KEYS} tombstone AND offset >= :tombstones_below"
+
 STEP = (
-    "SELECT max(offset) + 1, count(*), "
-    "sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)) FROM ("
+    "SELECT max(offset), count(*), "
+    "coalesce(sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)), 0) FROM ("
     "SELECT offset, key, value FROM log.records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT ?)"
 )
 COUNT_HEADERS = "SELECT count(*) FROM log.headers WHERE offset >= ? AND offset < ?"
-BEYOND_WEIGHT = (
-    "SELECT max(offset) + 1, count(*) FROM (SELECT offset, row_number() OVER own AS number, "
-    "sum(512 + coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0) + 512 * "
-    "(SELECT count(*) FROM log.headers WHERE headers.offset = own_rows.offset)) OVER own AS weight "
-    "FROM (SELECT offset, key, value FROM log.records WHERE offset >= ? AND offset < ? ORDER BY offset "
-    "LIMIT ?) AS own_rows WINDOW own AS (ORDER BY offset)) WHERE weight <= ? OR number = 1"
-)
-"""(where a step ends that begins at an offset, its records). A row and a header weigh as 512 bytes do."""
 KEPT_BETWEEN = "SELECT json_group_array(offset), count(*) FROM kept WHERE offset >= ? AND offset < ?"
+CHANGED_BLOCKS = (
+    "SELECT json_group_array(json_array(beyond, left)) FROM (SELECT beyond, highest, ("
+    "SELECT max(timestamp) FROM kept CROSS JOIN log.records ON records.offset = kept.offset "
+    "WHERE kept.offset < blocks.beyond AND kept.offset >= coalesce(("
+    "SELECT max(beyond) FROM log.time_blocks AS before WHERE before.beyond < blocks.beyond), 0)"
+    ") AS left FROM log.time_blocks AS blocks WHERE beyond > ? AND beyond <= ?) WHERE left IS NOT highest"
+)
+"""Of the blocks that end behind the first offset, up to the second one: see key_map.RemovalStep."""

@@ -295,7 +295,10 @@ class Catalogue:
                 raise
             topic = SqliteTopic(spec.name, former.topic_id, spec.config, (*former.partitions, *new))
             self._put(topic)
-            if spec.config.read_only:
+            ends_compaction = former.config.compacts and not spec.config.compacts
+            for log in former.partitions if ends_compaction else ():
+                log.end_compaction()
+            if spec.config.read_only or ends_compaction:
                 await asyncio.gather(*(log.landed() for log in former.partitions))
             return topic
 

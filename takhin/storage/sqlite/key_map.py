@@ -1,13 +1,13 @@
 """The last record of each key in a range of one partition, as a scratch database that is bounded in memory.
 
-Every method runs on the checkpoint thread, for some ms, while the partition's file is open: closing a file is
-work of the same thread, so it never happens in between. Each is one statement or a few that run in C, so the
-event loop goes on beside them.
+It is made on the event loop. Every other method runs on the checkpoint thread, for some ms, while the
+partition's file is open: closing a file is work of the same thread, so it never happens in between. Each is
+one statement or a few that run in C, so the event loop goes on beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,39 +16,95 @@ import apsw
 
 from takhin.disk import statements_compaction as sql
 from takhin.disk.connection import open_scratch, reading_of
+from takhin.disk.faults import NotNowError, is_full, quota_is_full, sentence
 from takhin.storage.compaction import Pass
 
 SLICE_RECORDS = 10_000
-"""Records whose keys are noted at once: 10 ms."""
+SLICE_KEYS_BYTES = 4 << 20
+"""Records whose keys are noted at once, and the bytes of these keys: 10 ms."""
 STEP_RECORDS = 4_000
 STEP_WEIGHT = 3_000_000
 ROW_WEIGHT = 512
 """What one removal covers, in bytes with 512 for each row. Its DELETE takes the event loop 1 to 2 ms."""
 
 
-class Keys(NamedTuple):
-    """What a slice has noted. long: records whose keys may end on a page of their own, which may be lost."""
+class KeyMapLostError(Exception):
+    """What has been noted is of no use any more: a statement that has failed may have done half of its work.
 
-    beyond: int
+    The scratch database has no journal to undo it with. Another key map is to be made, and filled again.
+    """
+
+
+class Keys(NamedTuple):
+    """What a slice has noted: all from `first` on.
+
+    long: records whose keys may end on a page of their own, which may be lost.
+    """
+
+    first: int
     long: Sequence[int]
 
 
-class Removable(NamedTuple):
+class Kept(NamedTuple):
+    """What a slice has chosen. next_key: where the next slice begins; None after the last one."""
+
+    next_key: bytes | None
+    tombstones: int
+
+
+class RemovalStep(NamedTuple):
     """Some records of [first, beyond) are to be removed, all but `kept` (a JSON array of offsets).
 
-    kept: empty where there is nothing to remove.
+    blocks: the highest timestamps that are left (null: none) in the blocks of records that end there; a JSON
+    array of [the block's end, timestamp].
     """
 
     first: int
     beyond: int
     kept: str
+    blocks: str
+
+
+class Removable(NamedTuple):
+    """What is to be removed below `beyond`, in order."""
+
+    beyond: int
+    steps: Sequence[RemovalStep]
+
+
+class Share:
+    """How many rows of a table weigh no more than a slice may. Remembers it for the next slice."""
+
+    def __init__(self, rows_max: int, weight_max: int) -> None:
+        self._rows_max = rows_max
+        self._weight_max = weight_max
+        self._rows = rows_max
+
+    def take(self, weigh: Callable[[int], tuple[int, int]]) -> tuple[int, int]:
+        """(a limit that fits, how many rows there are within it). One row always fits.
+
+        weigh: returns (how many rows there are within a limit, what they weigh).
+        """
+        limit = min(self._rows_max, 2 * self._rows)
+        while True:
+            rows, weight = weigh(limit)
+            if weight <= self._weight_max or rows <= 1:
+                self._rows = limit
+                return limit, rows
+            limit = max(1, rows * self._weight_max // weight * 9 // 10)
 
 
 class KeyMap:
-    """Life: `note` until all is noted, `finish`, `removable` until the pass ends, `close`."""
+    """Life: `note` downwards until all is noted, `keep` until all is chosen, `removable` upwards, `close`.
+
+    Raises KeyMapLostError, NotNowError where the file cannot be attached at the moment, and apsw.Error where
+    it cannot be read.
+    """
 
     def __init__(self, path: Path, *, cache_kib: int) -> None:
         self._path = path
+        self._slice = Share(SLICE_RECORDS, SLICE_KEYS_BYTES)
+        self._step = Share(STEP_RECORDS, STEP_WEIGHT)
         self._db = open_scratch(cache_kib=cache_kib)
         for statement in sql.SCRATCH:
             self._db.execute(statement)
@@ -59,51 +115,95 @@ class KeyMap:
     @contextmanager
     def _attached(self) -> Iterator[apsw.Connection]:
         """The file is attached only for a moment, so that it can be closed for another in between."""
-        self._db.execute(sql.ATTACH, (reading_of(self._path),))
+        try:
+            self._db.execute(sql.ATTACH, (reading_of(self._path),))
+        except apsw.Error as error:
+            if _may_pass(error):
+                raise NotNowError(sentence(error)) from error
+            raise
         try:
             yield self._db
+        except apsw.Error as error:
+            if _may_pass(error):
+                raise KeyMapLostError(sentence(error)) from error
+            raise
         finally:
-            self._db.execute(sql.DETACH)
+            with self._own():
+                self._db.execute(sql.DETACH)
 
-    def note(self, first: int, end: int) -> Keys:
-        """Note the keys of the next records in [first, end). Raises apsw.Error."""
+    @contextmanager
+    def _own(self) -> Iterator[None]:
+        """Whatever fails in the block is the scratch database."""
+        try:
+            with quota_is_full(self._db):
+                yield
+        except apsw.Error as error:
+            raise KeyMapLostError(sentence(error)) from error
+
+    def note(self, start: int, end: int) -> Keys:
+        """Note the keys of the last records in [start, end), above which all are noted."""
         with self._attached() as db:
-            beyond = db.execute(sql.BEYOND_ROWS, (first, end, SLICE_RECORDS)).get or end
-            db.execute(sql.NOTE_KEYS, (first, beyond))
-            long = [offset for (offset,) in db.execute(sql.LONG_KEYS, (first, beyond))]
-        return Keys(beyond, long)
+            first = start
 
-    def finish(self, of: Pass) -> int:
-        """Choose what the pass keeps below its end. Returns how many tombstones are among that."""
-        bounds = {"end": of.end_offset, "tombstones_below": of.tombstones_below}
-        self._db.execute(sql.NOTE_KEPT, bounds)
-        tombstones: int = self._db.execute(sql.COUNT_TOMBSTONES, bounds).get
-        return tombstones
+            def weigh(limit: int) -> tuple[int, int]:
+                nonlocal first
+                lowest, records, keys_bytes = _row(db, sql.KEYS_BELOW, (start, end, limit))
+                first = start if records < limit else lowest
+                return records, keys_bytes
+
+            self._slice.take(weigh)
+            try:
+                with self._own():
+                    db.execute(sql.NOTE_KEYS, (first, end))
+            except KeyMapLostError:
+                db.execute(sql.READ_KEYS, (first, end)).fetchall()  # raises if it is the file that failed
+                raise
+            return Keys(first, [offset for (offset,) in db.execute(sql.LONG_KEYS, (first, end))])
+
+    def keep(self, of: Pass, key: bytes) -> Kept:
+        """Choose what the pass keeps below its end, of the next keys from `key` on."""
+        with self._own():
+            limit, _ = self._slice.take(lambda limit: _row(self._db, sql.KEYS_FROM, (key, limit)))
+            few = {"key": key, "limit": limit, "end": of.end_offset, "tombstones_below": of.tombstones_below}
+            self._db.execute(sql.NOTE_KEPT, few)
+            tombstones: int = self._db.execute(sql.COUNT_TOMBSTONES, few).get
+            return Kept(self._db.execute(sql.NEXT_KEY, (key, limit)).get, tombstones)
 
     def removable(self, first: int, end: int) -> Removable:
-        """The next step of a removal in [first, end). Raises apsw.Error."""
+        """The next steps of a removal in [first, end), as many as are found in a slice of the log."""
+        steps: list[RemovalStep] = []
+        read = 0
         with self._attached() as db:
-            for _ in range(SLICE_RECORDS // STEP_RECORDS):
-                beyond, records = _step(db, first, end)
-                if not records:
-                    return Removable(end, end, "")
-                kept, count = _row(db, sql.KEPT_BETWEEN, (first, beyond))
-                if count != records:
-                    return Removable(first, beyond, kept)
-                first = beyond
-        return Removable(first, first, "")
+            while read < SLICE_RECORDS and first < end:
+                beyond, records = self._next_step(db, first, end)
+                with self._own():
+                    kept, count = _row(db, sql.KEPT_BETWEEN, (first, beyond))
+                blocks: str = _row(db, sql.CHANGED_BLOCKS, (first, beyond))
+                if count != records or blocks != "[]":
+                    steps.append(RemovalStep(first, beyond, kept, blocks))
+                first, read = beyond, read + records
+        return Removable(first, steps)
+
+    def _next_step(self, db: apsw.Connection, first: int, end: int) -> tuple[int, int]:
+        """(where a step ends that begins at an offset, how many records it covers)."""
+        beyond = end
+
+        def weigh(limit: int) -> tuple[int, int]:
+            nonlocal beyond
+            last, records, content_bytes = _row(db, sql.STEP, (first, end, limit))
+            beyond = end if records < limit else last + 1
+            rows = records + _row(db, sql.COUNT_HEADERS, (first, beyond))
+            return records, content_bytes + ROW_WEIGHT * rows
+
+        _, records = self._step.take(weigh)
+        return beyond, records
 
 
-def _step(db: apsw.Connection, first: int, end: int) -> tuple[int, int]:
-    """(where a step ends that begins at an offset, how many records it covers)."""
-    beyond, records, content_bytes = _row(db, sql.STEP, (first, end, STEP_RECORDS))
-    if records:
-        rows = records + _row(db, sql.COUNT_HEADERS, (first, beyond))
-        if content_bytes + ROW_WEIGHT * rows > STEP_WEIGHT:
-            beyond, records = _row(db, sql.BEYOND_WEIGHT, (first, end, STEP_RECORDS, STEP_WEIGHT))
-    return beyond, records
+def _may_pass(error: apsw.Error) -> bool:
+    """True if a file that could not be read is not damaged: it is locked, or something has run out."""
+    return isinstance(error, apsw.BusyError | apsw.CantOpenError) or is_full(error)
 
 
-def _row(db: apsw.Connection, statement: str, bindings: Sequence[int]) -> Any:
-    """The one row of a statement."""
+def _row(db: apsw.Connection, statement: str, bindings: Sequence[Any]) -> Any:
+    """The one row of a statement; where it has one column, what is in there."""
     return db.execute(statement, bindings).get

@@ -241,6 +241,10 @@ class SqlitePartition:
         with translated(self.topic, self.partition):
             return await self._compactor.run(config, now)
 
+    def end_compaction(self) -> None:
+        """End the passes that run and wait: the topic is not compacted any more."""
+        self._compactor.end()
+
     # For the engine: group offsets, the topic's row, holds, space, the end
 
     def commit_offset(self, group_id: str, committed: CommittedOffset) -> asyncio.Future[None]:

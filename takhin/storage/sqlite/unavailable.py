@@ -121,6 +121,9 @@ class UnavailablePartition:
     def alter_topic(self, _num_partitions: int, _configs: Mapping[str, str]) -> asyncio.Future[None]:
         self.check_available()
 
+    def end_compaction(self) -> None:
+        """None runs."""
+
     async def landed(self) -> None:
         """Return at once: nothing is queued."""
 

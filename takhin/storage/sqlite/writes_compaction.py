@@ -45,12 +45,14 @@ class BeginPass(SmallWrite):
 class RemoveRecords(LongWrite):
     """Remove what lies in [first, beyond) with its headers, but for `kept`; the answer is how many records.
 
-    kept: offsets as a JSON array.
+    A block without records is removed, and what it was about belongs to the next one: a search by time would
+    look into each of them in vain. kept, blocks: see key_map.RemovalStep.
     """
 
     first: int
     beyond: int
     kept: str
+    blocks: str
 
     def apply(self, draft: Draft) -> int:
         db, bounds = draft.db, (self.first, self.beyond, self.kept)
@@ -58,6 +60,8 @@ class RemoveRecords(LongWrite):
         removed = db.changes()
         for statement in sql.REMOVE_WITH_THEM:
             db.execute(statement, bounds)
+        for statement in (sql.EMPTY_BLOCKS, sql.LOWER_BLOCKS):
+            db.execute(statement, (self.blocks,))
         db.execute(sql.STEP_RUN, (removed, self.beyond))
         draft.history = read_history(db)
         draft.removed = True
