@@ -77,8 +77,10 @@ LONG_CONTENT_AT = (
 
 BLOCKS_AT_A_TIME = 10_000
 BLOCK_FROM_TIME = (
-    "SELECT min(CASE WHEN highest >= ?2 AND (highest <= ?3 OR appended >= ?2) THEN beyond END), max(beyond) "
-    f"FROM (SELECT * FROM time_blocks WHERE beyond > ?1 ORDER BY beyond LIMIT {BLOCKS_AT_A_TIME})"
+    "WITH few AS NOT MATERIALIZED (SELECT * FROM time_blocks WHERE beyond > ?1 ORDER BY beyond "
+    f"LIMIT {BLOCKS_AT_A_TIME}), first AS (SELECT (SELECT beyond FROM few "
+    "WHERE highest >= ?2 AND (highest <= ?3 OR appended >= ?2) LIMIT 1) AS beyond) "
+    "SELECT beyond, iif(beyond IS NULL, (SELECT max(beyond) FROM few), NULL) FROM first"
 )
 """Parameters: an offset, a time, and the time now. Finds the end of the first block that reaches behind the
 offset and may have a record at or after the time, and where the search has come."""

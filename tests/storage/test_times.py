@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
+
+import apsw
 
 from storage.support import run_sql
+from takhin.disk import statements as sql
+from takhin.model import INT64_MAX
 from takhin.storage.sqlite.times import BLOCK_MS, BLOCK_RECORDS, Times
 from takhin.testing.contract import NOW, spec, timed
 
@@ -64,3 +69,16 @@ async def test_blocks_end_by_number_and_by_time(store):
     assert not times.block_due(10, BLOCK_MS)
     assert not times.trimmed(11, 11).block_due(11, BLOCK_MS)
     assert times.trimmed(5, 11) == times
+
+
+def test_a_search_stops_at_the_first_block_that_may_do():
+    """It does not go through the rows of the blocks behind that one."""
+    steps: list[None] = []
+    with closing(apsw.Connection("")) as db:
+        db.execute("CREATE TABLE time_blocks (beyond INTEGER PRIMARY KEY, highest INTEGER, appended INTEGER)")
+        db.executemany("INSERT INTO time_blocks VALUES (?,?,0)", [(n * 1_024, n) for n in range(1, 9_000)])
+        db.set_progress_handler(lambda: bool(steps.append(None)), STEPS)
+        assert db.execute(sql.BLOCK_FROM_TIME, (0, 3, INT64_MAX)).fetchone() == (3 * 1_024, None)
+        assert len(steps) < 10
+        assert db.execute(sql.BLOCK_FROM_TIME, (0, 9_000, INT64_MAX)).fetchone() == (None, 8_999 * 1_024)
+        assert len(steps) > 100
