@@ -35,8 +35,9 @@ class Broker:
         self._started = time.monotonic()
 
     def drain(self) -> None:
-        """Refuse produce requests from now on. Batches that are queued are still committed."""
+        """Refuse produce requests and compactions from now on. Queued batches are still committed."""
         self.records.drain()
+        self.compaction.drain()
 
     def health(self) -> BrokerHealth:
         """The program's version, its uptime, and what is wrong now."""

@@ -291,14 +291,18 @@ async def test_a_damaged_file_ends_a_pass_by_name(tmp_path):
     store = Store(tmp_path / "data")
     await store.open()
     log = await filled(store)
-    for n in range(300):
-        await log.append(batch(b"<n %d>" % n * 40, keys=[b"key"]))
+    for first in range(0, 4_400, 1_100):
+        values = [b"<n %d>" % n * 10 for n in range(first, first + 1_100)]
+        await log.append(batch(*values, keys=[b"key"] * len(values)))
     await store.close()
     damage_records(path_of(store))
     await store.open()
     log = store.log("t")
     with pytest.raises(PartitionUnavailableError, match="damaged"):
         await log.compact(COMPACT, NOW)
+    assert "compaction of t/0 has failed: the file of topic 't' partition 0 is damaged" in str(
+        store.engine.troubles
+    )
     await store.engine.close()
 
 
@@ -402,8 +406,8 @@ def damage_records(path: Path) -> None:
     """Change a byte on a page of records of a closed file."""
     content = bytearray(path.read_bytes())
     pages = range(16_384, len(content), 16_384)
-    first = next(at for at in pages if content[at] == 13 and b"<n 3>" in content[at : at + 16_384])
-    content[content.index(b"<n 3>", first)] ^= 0xFF
+    first = next(at for at in pages if content[at] == 13 and b"<n 1500>" in content[at : at + 16_384])
+    content[content.index(b"<n 1500>", first)] ^= 0xFF
     path.write_bytes(content)
 
 

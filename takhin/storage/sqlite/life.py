@@ -47,6 +47,8 @@ T = TypeVar("T")
 
 CUT_SECONDS_MAX = 1.0
 """How long the others wait for one partition to cut its WAL; it goes on after that."""
+TROUBLES = ("partition_failed", "partition_gone", "wal_large", "wal_unchecked", "compaction_failed")
+"""What may be wrong with one partition, and ends with it."""
 STUMBLE_SECONDS = 1.0
 """The pause after a fault of our own, so that one which repeats itself holds nobody else up."""
 
@@ -303,7 +305,7 @@ class Life:
         self._shared.files.release(self)
         self._let_readers_go_on()
         self._rested.wake()
-        for trouble in ("partition_failed", "partition_gone", "wal_large", "wal_unchecked"):
+        for trouble in TROUBLES:
             self._shared.troubles.end(f"{trouble} {self._name}")
         if self._ended is not None:
             self._ended.set_result(None)

@@ -238,12 +238,20 @@ class SqlitePartition:
             return await self._compactor.is_due(config, now)
 
     async def compact(self, config: TopicConfig, now: int) -> int:
-        with translated(self.topic, self.partition):
-            return await self._compactor.run(config, now)
+        trouble, where = f"compaction_failed {self.topic}/{self.partition}", f"{self.topic}/{self.partition}"
+        try:
+            with translated(self.topic, self.partition):
+                removed = await self._compactor.run(config, now)
+        except UnavailableError as error:
+            self._shared.troubles.begin(trouble, f"the compaction of {where} has failed: {error}")
+            raise
+        self._shared.troubles.end(trouble)
+        return removed
 
     def end_compaction(self) -> None:
         """End the passes that run and wait: the topic is not compacted any more."""
         self._compactor.end()
+        self._shared.troubles.end(f"compaction_failed {self.topic}/{self.partition}")
 
     # For the engine: group offsets, the topic's row, holds, space, the end
 
