@@ -20,8 +20,8 @@ BEGIN_RUN = (
 )
 STEP_RUN = "UPDATE compactions SET records_below = records_below - ?, next_offset = ?"
 END_RUN = (
-    "UPDATE compactions SET tombstones_kept = ?, pass_end_offset = NULL, read_to = NULL, "
-    "tombstones_below = NULL, began_at = NULL, next_offset = NULL"
+    "UPDATE compactions SET tombstones_kept = ?, pass_end_offset = NULL, tombstones_below = NULL, "
+    "began_at = NULL, next_offset = NULL"
 )
 TIMESTAMP_FROM = "SELECT timestamp FROM records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT 1"
 GET_SEEN = "SELECT end_offset, began_at FROM compaction_history ORDER BY end_offset"
@@ -77,7 +77,7 @@ NOTE_KEPT = (
     f"INSERT INTO kept SELECT offset {_FEW_KEYS} NOT (tombstone AND offset < :tombstones_below) "
     "ORDER BY offset"
 )
-COUNT_TOMBSTONES = f"SELECT count(*) {_FEW_KEYS} tombstone AND offset >= :tombstones_below"
+COUNT_TOMBSTONES = f"SELECT count(*), min(offset) {_FEW_KEYS} tombstone AND offset >= :tombstones_below"
 
 STEP = (
     "SELECT max(offset), count(*), "

@@ -6,7 +6,8 @@ to the same result. It goes upwards: when the tombstone of a key is removed, no 
 left that a second reading could take for the key's last one.
 
 A pass ends before the last commit group and before the first record that is younger than
-min.compaction.lag.ms. Records of the last group supersede others; those that are too young do not.
+min.compaction.lag.ms. Records of the last group supersede others; records younger than min.compaction.lag.ms
+neither go nor supersede.
 
 A tombstone is removed delete.retention.ms after the first pass that saw it. That is the first one whose end
 is above its offset, so the ends and times of passes say of every tombstone whether its time has come, and
@@ -75,17 +76,35 @@ class Bounds(NamedTuple):
 
 
 class History(NamedTuple):
-    """What passes have done. tombstones_kept: by the last one. under_way: a pass that has not ended."""
+    """What passes have done.
+
+    tombstones_kept: by the last one. under_way: a pass that has not ended. read_to: where the records end
+    that the last one has read; 0: unknown.
+    """
 
     gaps: Gaps = Gaps()
     passes: Sequence[PassSeen] = ()
     tombstones_kept: int = 0
     under_way: Pass | None = None
+    read_to: int = 0
 
     def dirty(self, bounds: Bounds) -> int:
         """How many offsets no pass has seen that one could see now."""
         end = min(bounds.last_group, bounds.young)
         return max(0, end - max(self.gaps.compacted_below, bounds.start_offset))
+
+    def unread(self, bounds: Bounds) -> bool:
+        """True if there are records that no pass has read, and that would supersede others now."""
+        return bounds.young > max(self.read_to, self.gaps.compacted_below, bounds.start_offset)
+
+    def late(self, oldest: int, lag_ms: int, now: int) -> bool:
+        """True if a record that no pass has seen is as old as a record may get. oldest: its timestamp.
+
+        One that was as old already when the last pass began counts from then: it came later, or that pass
+        has left it alone. Else each record that comes with an old timestamp would cost a pass over the log.
+        """
+        began = self.passes[-1].began_at if self.passes else now
+        return now - (began if oldest + lag_ms <= began < now else oldest) >= lag_ms
 
 
 def plan(bounds: Bounds, history: History, config: TopicConfig, now: int) -> Pass | None:
@@ -93,7 +112,7 @@ def plan(bounds: Bounds, history: History, config: TopicConfig, now: int) -> Pas
     end = max(min(bounds.last_group, bounds.young), history.gaps.compacted_below)
     tombstones_below = expired_below(history.passes, now - config.delete_retention_ms)
     dirty = end > max(bounds.start_offset, history.gaps.compacted_below)
-    newly_superseded = bounds.young > history.gaps.compacted_below and end > bounds.start_offset
+    newly_superseded = history.unread(bounds) and end > bounds.start_offset
     if not dirty and not newly_superseded and not (history.tombstones_kept and tombstones_below):
         return None
     return Pass(end, max(end, bounds.young), tombstones_below, now, bounds.start_offset)
@@ -107,12 +126,13 @@ def is_due(history: History, bounds: Bounds, config: TopicConfig, now: int, olde
     if history.under_way is not None:
         return True
     dirty = history.dirty(bounds)
-    if not dirty:
-        expired = expired_below(history.passes, now - config.delete_retention_ms)
-        return history.tombstones_kept > 0 and expired > 0
-    if dirty / (dirty + history.gaps.records_below) >= config.min_cleanable_dirty_ratio:
+    if dirty and dirty / (dirty + history.gaps.records_below) >= config.min_cleanable_dirty_ratio:
         return True
-    return oldest_dirty is not None and now - oldest_dirty >= config.max_compaction_lag_ms
+    expired = expired_below(history.passes, now - config.delete_retention_ms)
+    if not dirty and history.tombstones_kept and expired:
+        return True
+    new = dirty > 0 or (history.unread(bounds) and bounds.last_group > bounds.start_offset)
+    return new and oldest_dirty is not None and history.late(oldest_dirty, config.max_compaction_lag_ms, now)
 
 
 def expired_below(passes: Sequence[PassSeen], seen_until: int) -> int:
@@ -120,12 +140,14 @@ def expired_below(passes: Sequence[PassSeen], seen_until: int) -> int:
     return max((seen.end_offset for seen in passes if seen.began_at <= seen_until), default=0)
 
 
-def passes_after(passes: Sequence[PassSeen], done: Pass) -> list[PassSeen]:
+def passes_after(passes: Sequence[PassSeen], done: Pass, lowest_tombstone: int | None) -> list[PassSeen]:
     """What is to be remembered of passes once `done` has ended, in the order of their ends.
 
-    Those that end at or below `done.tombstones_below` saw no tombstone that is still there.
+    lowest_tombstone: the offset of the first tombstone that it has kept; None: there is none. Passes that end
+    below it saw none that is still there first.
     """
-    left = [seen for seen in passes if seen.end_offset > done.tombstones_below]
+    seen_from = done.end_offset if lowest_tombstone is None else lowest_tombstone
+    left = [seen for seen in passes if seen.end_offset > seen_from]
     if not left or left[-1].end_offset < done.end_offset:
         left.append(PassSeen(done.end_offset, done.began_at))
     return left if len(left) <= PASSES_REMEMBERED_MAX else left[-1::-2][::-1]

@@ -179,9 +179,10 @@ class MemoryLog:
             if offset not in kept:
                 del self._rows[offset], self._appended[offset]
                 self._headers.pop(offset, None)
-        tombstones = sum(1 for offset in kept if self._rows[offset][3] is None)
-        passes = passes_after(self._history.passes, begun)
-        self._history = History(Gaps(begun.end_offset, len(kept)), passes, tombstones)
+        tombstones = [offset for offset in kept if self._rows[offset][3] is None]
+        passes = passes_after(self._history.passes, begun, min(tombstones, default=None))
+        gaps = Gaps(begun.end_offset, len(kept))
+        self._history = History(gaps, passes, len(tombstones), None, begun.read_to)
         return len(below) - len(kept)
 
     async def _bounds(self, config: TopicConfig, now: int) -> Bounds:

@@ -93,7 +93,8 @@ class Compactor:
         """True if a pass should begin, or go on, by itself. Opens a closed file only if that may be so."""
         state, history = self._state, self._state.history
         whole = Bounds(state.start_offset, state.last_group, state.end_offset, state.end_offset)
-        ages = config.max_compaction_lag_ms < INT64_MAX and history.dirty(whole) > 0
+        new = history.dirty(whole) > 0 or history.unread(whole)
+        ages = config.max_compaction_lag_ms < INT64_MAX and new
         oldest = await self._oldest_dirty() if ages else None
         due = is_due(history, whole, config, now, oldest)
         if not due or not config.min_compaction_lag_ms:
@@ -103,7 +104,7 @@ class Compactor:
     async def _oldest_dirty(self) -> int | None:
         """The timestamp of the first record that no pass has seen."""
         first = max(self._state.history.gaps.compacted_below, self._state.start_offset)
-        if self._oldest[0] != first:
+        if self._oldest[0] != first or self._oldest[1] is None:
             await self._log.ready()
             found = self._file.reader.execute(sql.TIMESTAMP_FROM, (first, self._state.end_offset)).get
             self._oldest = first, found
@@ -166,18 +167,14 @@ class Compactor:
         below = begun.read_to
         while below > self._state.start_offset:
             below = await self._note(key_map, below)
-        key: bytes | None = b""
-        tombstones = 0
-        while key is not None:
-            key, more = await self._beside(partial(key_map.keep, begun, key))
-            tombstones += more
+        tombstones, lowest_tombstone = await self._keep(key_map, begun)
         waits.end()
         at = begun.next_offset
         while at < begun.end_offset:
             first = max(at, self._state.start_offset)
             at, steps = await self._beside(partial(key_map.removable, first, begun.end_offset))
             await self._remove(steps)
-        await self._write(EndPass(tombstones))
+        await self._write(EndPass(tombstones, lowest_tombstone))
 
     async def _note(self, key_map: KeyMap, below: int) -> int:
         noted = await self._beside(partial(key_map.note, self._state.start_offset, below))
@@ -189,6 +186,16 @@ class Compactor:
                 await others_turn()
                 began = perf_counter()
         return noted.first
+
+    async def _keep(self, key_map: KeyMap, begun: Pass) -> tuple[int, int | None]:
+        """Choose what is kept. Returns (how many tombstones are among that, the offset of the first one)."""
+        key: bytes | None = b""
+        tombstones, lowest = 0, INT64_MAX
+        while key is not None:
+            key, more, first = await self._beside(partial(key_map.keep, begun, key))
+            tombstones += more
+            lowest = lowest if first is None else min(lowest, first)
+        return tombstones, lowest if tombstones else None
 
     async def _remove(self, steps: Sequence[RemovalStep]) -> None:
         """Remove these records, a few steps in a commit group while nobody produces."""

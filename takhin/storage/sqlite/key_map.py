@@ -7,7 +7,7 @@ one statement or a few that run in C, so the event loop goes on beside them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,9 @@ ROW_WEIGHT = 512
 """What one removal covers, in bytes with 512 for each row. Its DELETE takes the event loop 1 to 2 ms."""
 
 
+Bindings = Sequence[Any] | Mapping[str, Any]
+
+
 class KeyMapLostError(Exception):
     """What has been noted is of no use any more: a statement that has failed may have done half of its work.
 
@@ -46,10 +49,15 @@ class Keys(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What a slice has chosen. next_key: where the next slice begins; None after the last one."""
+    """What a slice has chosen.
+
+    next_key: where the next slice begins; None after the last one. lowest_tombstone: the offset of the first
+    tombstone; None: there is none.
+    """
 
     next_key: bytes | None
     tombstones: int
+    lowest_tombstone: int | None
 
 
 class RemovalStep(NamedTuple):
@@ -166,8 +174,8 @@ class KeyMap:
             limit, _ = self._slice.take(lambda limit: _row(self._db, sql.KEYS_FROM, (key, limit)))
             few = {"key": key, "limit": limit, "end": of.end_offset, "tombstones_below": of.tombstones_below}
             self._db.execute(sql.NOTE_KEPT, few)
-            tombstones: int = self._db.execute(sql.COUNT_TOMBSTONES, few).get
-            return Kept(self._db.execute(sql.NEXT_KEY, (key, limit)).get, tombstones)
+            next_key = self._db.execute(sql.NEXT_KEY, (key, limit)).get
+            return Kept(next_key, *_row(self._db, sql.COUNT_TOMBSTONES, few))
 
     def removable(self, first: int, end: int) -> Removable:
         """The next steps of a removal in [first, end), as many as are found in a slice of the log."""
@@ -204,6 +212,6 @@ def _may_pass(error: apsw.Error) -> bool:
     return isinstance(error, apsw.BusyError | apsw.CantOpenError) or is_full(error)
 
 
-def _row(db: apsw.Connection, statement: str, bindings: Sequence[Any]) -> Any:
+def _row(db: apsw.Connection, statement: str, bindings: Bindings) -> Any:
     """The one row of a statement; where it has one column, what is in there."""
     return db.execute(statement, bindings).get

@@ -17,7 +17,8 @@ def read_history(db: apsw.Connection) -> History:
     row: Any = db.execute(sql.GET_COMPACTION).get
     gaps, tombstones, under_way = Gaps(*row[:2]), row[2], row[3:]
     passes = tuple(PassSeen(*seen) for seen in db.execute(sql.GET_SEEN)) if gaps.compacted_below else ()
-    return History(gaps, passes, tombstones, None if under_way[0] is None else Pass(*under_way))
+    read_to = under_way[1] or 0  # stays when the pass has ended
+    return History(gaps, passes, tombstones, None if under_way[0] is None else Pass(*under_way), read_to)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +71,19 @@ class RemoveRecords(LongWrite):
 
 @dataclass(frozen=True, slots=True)
 class EndPass(SmallWrite):
-    """End the pass that is under way. tombstones: how many it has kept for a later one."""
+    """End the pass that is under way.
+
+    tombstones: how many it has kept for a later one. lowest_tombstone: the offset of the first of them.
+    """
 
     tombstones: int
+    lowest_tombstone: int | None
 
     def apply(self, draft: Draft) -> None:
         if draft.history.under_way is None:  # it has ended, and its answer was lost
             return
         draft.db.execute(sql.DELETE_SEEN)
-        seen = passes_after(draft.history.passes, draft.history.under_way)
+        seen = passes_after(draft.history.passes, draft.history.under_way, self.lowest_tombstone)
         draft.db.executemany(sql.PUT_SEEN, seen)
         draft.db.execute(sql.END_RUN, (self.tombstones,))
         draft.history = read_history(draft.db)

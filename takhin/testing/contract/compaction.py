@@ -126,6 +126,45 @@ class Compaction(Harness):
         assert not await log.compaction_due(lasting, NOW + 10 * HOUR)
 
     @needs(Capability.COMPACT)
+    async def test_the_last_records_of_a_quiet_log_supersede_in_time(self, log: PartitionLog) -> None:
+        """When they are no longer too young, a pass is due by max.compaction.lag.ms, and only one."""
+        lagging = config(min_compaction_lag_ms=HOUR, max_compaction_lag_ms=2 * HOUR)
+        await put(log, ("a", "0"), timestamp=NOW - HOUR)
+        await put(log, ("a", "1"), timestamp=NOW)
+        assert await log.compact(lagging, NOW) == 0
+        assert not await log.compaction_due(lagging, NOW + 2 * HOUR - 1)
+        assert await log.compaction_due(lagging, NOW + 2 * HOUR)
+        assert await log.compact(lagging, NOW + 2 * HOUR) == 1
+        assert await kept(log) == [(1, "a", "1")]
+        assert not await log.compaction_due(lagging, NOW + 1_000 * HOUR)
+
+    @needs(Capability.COMPACT)
+    async def test_old_timestamps_do_not_cost_a_pass_each(self, log: PartitionLog) -> None:
+        """What comes with a timestamp that was too old at the last pass counts from that pass."""
+        lagging = config(max_compaction_lag_ms=HOUR, min_cleanable_dirty_ratio=1.0)
+        await put(log, ("a", "0"), timestamp=1)
+        await put(log, ("b", "1"), timestamp=1)
+        assert await log.compaction_due(lagging, NOW)
+        assert await log.compact(lagging, NOW) == 0
+        await put(log, ("c", "2"), timestamp=1)
+        assert not await log.compaction_due(lagging, NOW + HOUR - 1)
+        assert await log.compaction_due(lagging, NOW + HOUR)
+
+    @needs(Capability.COMPACT)
+    async def test_passes_that_saw_no_tombstone_make_none_due(self, log: PartitionLog) -> None:
+        """Only the first pass that saw a tombstone which is still there does."""
+        lasting = config(delete_retention_ms=HOUR)
+        for at in range(5):
+            await put(log, (f"k{at}", "v"))
+            await log.compact(lasting, NOW + at)
+        await put(log, ("k0", None))
+        await put(log, ("x", "v"))
+        await log.compact(lasting, NOW + 10)
+        assert not await log.compaction_due(lasting, NOW + HOUR + 9)
+        assert await log.compaction_due(lasting, NOW + HOUR + 10)
+        assert await log.compact(lasting, NOW + HOUR + 10) == 1
+
+    @needs(Capability.COMPACT)
     async def test_headers_go_with_their_records(self, log: PartitionLog) -> None:
         """Those of the records that stay are as they were."""
         headers = {n: [Header("n", b"%d" % n), Header("n", b"")] for n in range(4)}
