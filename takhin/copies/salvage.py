@@ -24,6 +24,7 @@ from takhin.copies.small_tables import (
     COMPACTIONS,
     CONFIGS,
     LOST,
+    PASSES,
     PRODUCERS,
     SINCE,
     TAILS,
@@ -158,10 +159,20 @@ class Salvage:
         return end, kept
 
     def _read_compaction(self) -> None:
+        """Find out below which offset records may be missing without a fault."""
+        if self._version < SINCE[COMPACTIONS]:
+            return
         with suppress(*UNREADABLE):
-            if self._version >= SINCE[COMPACTIONS]:
-                for below, _, tombstones in self._rows_of(COMPACTIONS):
-                    self._compacted_below, self._tombstones = below, tombstones
+            ((self._compacted_below, _, self._tombstones),) = self._rows_of(COMPACTIONS)
+            return
+        with suppress(*UNREADABLE):  # the passes that have ended
+            self._compacted_below = max((end for end, _ in self._rows_of(PASSES)), default=0)
+            return
+        self._compacted_below = INT64_MAX
+        self.notes.append(
+            "where compaction has been, which is taken to be the whole log: a record that another program "
+            "deleted is not missed"
+        )
 
     def _zeros_known(self, start: int) -> bool:
         """True if the file says of all its records from `start` on which of them end in zeros."""

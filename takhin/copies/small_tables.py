@@ -38,15 +38,17 @@ CONFIGS = Table("topic_configs", "key, value", "key", (str, str))
 LOST = Table("lost_offsets", "first, beyond", "first", (int, int))
 TAILS = Table("zero_tails", "offset, position, length", "offset, position", (int, int, int))
 COMPACTIONS = Table("compactions", "compacted_below, records_below, tombstones_kept", "id", (int, int, int))
+PASSES = Table("compaction_history", "end_offset, began_at", "end_offset", (int, int))
 
 SINCE = {
     PRODUCERS: versions.PRODUCERS_SINCE,
     LOST: versions.LOST_SINCE,
     TAILS: versions.TAILS_SINCE,
     COMPACTIONS: versions.COMPACTION_SINCE,
+    PASSES: versions.COMPACTION_SINCE,
 }
 """The tables of later versions that are read, by the first version that has them."""
-PLACES = {3: (PRODUCERS,), 4: (LOST,), 5: (TAILS,), 6: (None, COMPACTIONS, None)}
+PLACES = {3: (PRODUCERS,), 4: (LOST,), 5: (TAILS,), 6: (None, COMPACTIONS, PASSES)}
 """By version, the tables that it adds, in order; None for one that is made from the records again."""
 FIRST_ROOT = 11
 MIGRATIONS_INDEX = (b"\x0a", b"takhinm0001")

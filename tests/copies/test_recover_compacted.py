@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from faults.pages import pages_of
 from storage.support import Store, alter
 from takhin.copies.recover import recover
 from takhin.copies.verify import verify
@@ -16,6 +19,7 @@ LEAF = 13
 """The first byte of a page of records (sqlite.org/fileformat2.html, 1.6)."""
 CONFIG = TopicConfig(1 << 20, cleanup_policy=(CleanupPolicy.COMPACT,))
 RECORDS, KEYS = 600, 250
+BOTH = ("compactions", "compaction_history")
 
 
 def made(folder: Path) -> Store:
@@ -92,3 +96,21 @@ def test_what_another_program_deleted_is_found(tmp_path):
     recover(store.data_dir)
     assert verify(store.data_dir).ok
     assert [row[0] for row in rows(store)] == [row[0] for row in before if row[0] != gone]
+
+
+@pytest.mark.parametrize(("tables", "said"), [(("compactions",), False), (BOTH, True)])
+def test_a_log_whose_gaps_are_no_longer_told_keeps_them(tmp_path, tables, said):
+    """How far compaction had come is taken from its passes; without them, the log has gaps anywhere."""
+    store = made(tmp_path)
+    before = rows(store)
+    path = store.data_dir / "topics" / "t" / "0.db"
+    damaged = bytearray(path.read_bytes())
+    for page in pages_of(path):
+        if page.table in tables:
+            damaged[(page.number - 1) * PAGE : page.number * PAGE] = b"\xa5" * PAGE
+    path.write_bytes(damaged)
+    (told,) = recover(store.data_dir)
+    assert not told.lost
+    assert ("where compaction has been" in str(told)) is said
+    assert verify(store.data_dir).ok
+    assert rows(store) == before
