@@ -168,6 +168,12 @@ def next_record(offset: int, gaps: Gaps, lost: Sequence[tuple[int, int]]) -> int
         offset = beyond
 
 
+def count_records(start: int, end: int, gaps: Gaps, lost: Sequence[tuple[int, int]]) -> int:
+    """How many records a log has from its start to its end. lost: as in `next_record`."""
+    first = max(start, gaps.compacted_below)
+    return gaps.records_below + end - first - lost_between(first, end, lost)
+
+
 def lost_between(first: int, end: int, lost: Sequence[tuple[int, int]]) -> int:
     """How many offsets of [first, end) were given up."""
     return sum(max(0, min(beyond, end) - max(begin, first)) for begin, beyond in lost)

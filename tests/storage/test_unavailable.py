@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ from storage.support import alter, check_files, sqlite_engine
 from takhin.broker.consumption import consume
 from takhin.broker.shared_reads import SharedReads
 from takhin.errors import PartitionUnavailableError, StartupError, UnknownTopicError
-from takhin.model import CommittedOffset, ConsumeRequest, TopicPartition
+from takhin.model import CleanupPolicy, CommittedOffset, ConsumeRequest, TopicPartition
 from takhin.settings import Settings
 from takhin.storage.sqlite.engine import SqliteEngine
 from takhin.testing.contract import ALL, NOW, batch, numbered, read_all, spec
+from takhin.topic_configs import DEFAULTS
 
 WHERE = TopicPartition("orders", 1)
 
@@ -349,4 +351,26 @@ async def test_a_closed_log_says_that_it_is_gone(data: Path):
     await engine.delete_topic("orders")
     with pytest.raises(UnknownTopicError):
         log.append(batch(b"x"))
+    await engine.close()
+
+
+async def test_the_records_of_a_compacted_log_are_counted(data):
+    """Offsets without a record are not, also while it is not served."""
+    engine = sqlite_engine(data)
+    await engine.open()
+    log = engine.topics["orders"].partitions[1]
+    for _ in range(3):
+        await log.append(batch(b"v", keys=[b"k"]))
+    config = replace(DEFAULTS, cleanup_policy=(CleanupPolicy.COMPACT,))
+    assert await log.compact(config, NOW) > 0
+    count = log.record_count
+    await engine.close()
+    assert count < 23
+    alter(path_of(data, WHERE), "CREATE TRIGGER t AFTER INSERT ON records BEGIN SELECT 1; END")
+    engine = sqlite_engine(data)
+    await engine.open()
+    log = engine.topics["orders"].partitions[1]
+    with pytest.raises(PartitionUnavailableError):
+        await log.read(0, **ALL)
+    assert log.record_count == count
     await engine.close()

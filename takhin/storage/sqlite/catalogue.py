@@ -117,7 +117,8 @@ class Catalogue:
                     continue
                 log = topic.partitions[at.partition]
                 if isinstance(log, SqlitePartition):
-                    known = Known(log.start_offset, log.end_offset, log.incarnation_id)
+                    missing = log.end_offset - log.start_offset - log.record_count
+                    known = Known(log.start_offset, log.end_offset, log.incarnation_id, missing)
                     closed = UnavailablePartition(at, log.path, AT_WORK, known, may_pass=True)
                     self._put(topic.with_log(closed))
                     await log.close(closed.error)

@@ -92,9 +92,7 @@ class LogState:
     @property
     def record_count(self) -> int:
         """How many records the log has."""
-        first = max(self.start_offset, self.history.gaps.compacted_below)
-        lost = compaction.lost_between(first, self.end_offset, self.lost) if self.lost else 0
-        return self.history.gaps.records_below + self.end_offset - first - lost
+        return compaction.count_records(self.start_offset, self.end_offset, self.history.gaps, self.lost)
 
     @property
     def end_offset(self) -> int:

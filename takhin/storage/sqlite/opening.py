@@ -22,6 +22,7 @@ from takhin.disk.witness import Mark, Slot, Witness
 from takhin.disk.zero_tails import check_committed
 from takhin.errors import StartupError
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition
+from takhin.storage.compaction import count_records
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState, Pages
 from takhin.storage.sqlite.life import Life
@@ -93,7 +94,7 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared) 
             witness.remember(found.topic_id, at.partition, mark)
         versions.upgrade(write)
         producers = write.execute(sql.COUNT_PRODUCERS).get
-        lost = [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
+        lost = _lost(write)
         times = read_times(write, start, shared.clock())
         last, history = max(start, mark.end_offset - 1), read_history(write)
         pages, ends = Pages.of(write), read_ends(write)
@@ -129,11 +130,22 @@ def glimpse(path: Path, at: TopicPartition, defaults: TopicConfig) -> Glimpse:
         log = _tried(lambda: read_log_row(write))
         if log is None or identity_fault(log, *at) is not None:
             return Glimpse()
-        known = Known(log.start_offset, log.end_offset, log.incarnation_id)
+        missing = _tried(lambda: _missing(write, log)) or 0
+        known = Known(log.start_offset, log.end_offset, log.incarnation_id, missing)
         committed = _tried(lambda: list(_committed(write))) or ()
         return Glimpse(known, log.topic_id, _tried(lambda: topic_facts(write, defaults)), committed)
     finally:
         connection.close_untouched(write, path)
+
+
+def _missing(write: apsw.Connection, log: LogRow) -> int:
+    """How many offsets of a log have no record, by what its file says."""
+    start, end = log.start_offset, log.end_offset
+    return end - start - count_records(start, end, read_history(write).gaps, _lost(write))
+
+
+def _lost(write: apsw.Connection) -> list[tuple[int, int]]:
+    return [(int(first), int(beyond)) for first, beyond in write.execute(sql.GET_LOST)]
 
 
 def _tried(read: Callable[[], T]) -> T | None:

@@ -214,8 +214,7 @@ class TopicOpener:
         known = seen.known
         noted = self._witness.noted(seen.topic_id, at.partition)
         if noted is not None:
-            end = max(known.end_offset, noted.end_offset)
-            known = Known(known.start_offset, end, known.incarnation_id)
+            known = replace(known, end_offset=max(known.end_offset, noted.end_offset))
         self._index.forget(at)
         self._index.note(at, seen.committed)
         log = UnavailablePartition(at, path, _reason(error, path, at), known, may_pass=_may_pass(error))

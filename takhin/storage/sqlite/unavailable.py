@@ -31,11 +31,12 @@ Signature = tuple[tuple[int, ...] | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a log that cannot be served."""
+    """What is known of a log that cannot be served. missing: how many of its offsets have no record."""
 
     start_offset: int = 0
     end_offset: int = 0
     incarnation_id: str = ""
+    missing: int = 0
 
 
 class UnavailablePartition:
@@ -49,6 +50,7 @@ class UnavailablePartition:
         self.start_offset = known.start_offset
         self.end_offset = known.end_offset
         self.incarnation_id = known.incarnation_id
+        self.record_count = max(0, known.end_offset - known.start_offset - known.missing)
         self.closed = False
         self._may_pass = may_pass
         self._tried = self._seen = signature(path)
@@ -64,10 +66,6 @@ class UnavailablePartition:
     @property
     def size_bytes(self) -> int:
         return size_bytes(self.path) + size_bytes(wal_of(self.path))
-
-    @property
-    def record_count(self) -> int:
-        return self.end_offset - self.start_offset
 
     @property
     def first_timestamp(self) -> int:
