@@ -55,9 +55,12 @@ SCRATCH = (
     "CREATE TABLE kept (offset INTEGER PRIMARY KEY)",
 )
 KEYS_BELOW = (
-    "SELECT min(offset), count(*), coalesce(sum(octet_length(key)), 0) FROM (SELECT offset, key "
-    "FROM log.records WHERE offset >= ? AND offset < ? ORDER BY offset DESC LIMIT ?)"
+    "SELECT min(offset), count(*), "
+    "coalesce(sum(coalesce(octet_length(key), 0) + min(coalesce(octet_length(value), 0), 16384)), 0) FROM ("
+    "SELECT offset, key, value FROM log.records WHERE offset >= ? AND offset < ? "
+    "ORDER BY offset DESC LIMIT ?)"
 )
+"""With the bytes that are read for the keys: of a value, those on the page of its record at most."""
 NOTE_KEYS = (
     "INSERT OR IGNORE INTO latest SELECT key, offset, value IS NULL FROM log.records "
     "WHERE offset >= ? AND offset < ? AND key IS NOT NULL ORDER BY offset DESC"

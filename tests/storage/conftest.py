@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage.support import Store
+from takhin.storage.sqlite import key_map
 
 
 @pytest.fixture
@@ -17,3 +18,10 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await opened.open()
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compaction over a few records takes many steps."""
+    monkeypatch.setattr(key_map, "SLICE_RECORDS", 4)
+    monkeypatch.setattr(key_map, "STEP_RECORDS", 2)

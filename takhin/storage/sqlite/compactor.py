@@ -45,8 +45,6 @@ TOLD_AFTER_SECONDS = 1.0
 """How long something is in the way before it is a trouble."""
 TURN_SECONDS = 0.002
 """How long records are checked before others have their turn."""
-STEPS_IN_A_GROUP = 4
-"""Removals in one commit group where nobody produces: each has a turn of the loop for itself."""
 REST_SECONDS = 0.001
 REST_SHARE = 0.25
 """The rest after a removal, and after a slice as a share of its time, where records arrive meanwhile.
@@ -198,12 +196,11 @@ class Compactor:
         return tombstones, lowest if tombstones else None
 
     async def _remove(self, steps: Sequence[RemovalStep]) -> None:
-        """Remove these records, a few steps in a commit group while nobody produces."""
-        at = 0
-        while at < len(steps):
-            few = steps[at : at + (STEPS_IN_A_GROUP if self._quiet else 1)]
+        """Remove these records, in one commit group while nobody produces. Each step has its turn."""
+        while steps:
+            few = steps if self._quiet else steps[:1]
             self._removed += sum(await self._write(*(RemoveRecords(*step) for step in few)))
-            at += len(few)
+            steps = steps[len(few) :]
 
     # What stands in the file, and in the way
 
