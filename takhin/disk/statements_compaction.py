@@ -55,10 +55,9 @@ SCRATCH = (
     "CREATE TABLE kept (offset INTEGER PRIMARY KEY)",
 )
 KEYS_BELOW = (
-    "SELECT min(offset), count(*), "
-    "coalesce(sum(coalesce(octet_length(key), 0) + min(coalesce(octet_length(value), 0), 16384)), 0) FROM ("
-    "SELECT offset, key, value FROM log.records WHERE offset >= ? AND offset < ? "
-    "ORDER BY offset DESC LIMIT ?)"
+    "SELECT min(offset), count(*), coalesce(sum(key_bytes), 0) + coalesce(sum(min(value_bytes, 16384)), 0) "
+    "FROM (SELECT offset, octet_length(key) AS key_bytes, octet_length(value) AS value_bytes "
+    "FROM log.records WHERE offset >= ? AND offset < ? ORDER BY offset DESC LIMIT ?)"
 )
 """With the bytes that are read for the keys: of a value, those on the page of its record at most."""
 NOTE_KEYS = (
@@ -83,9 +82,9 @@ NOTE_KEPT = (
 COUNT_TOMBSTONES = f"SELECT count(*), min(offset) {_FEW_KEYS} tombstone AND offset >= :tombstones_below"
 
 STEP = (
-    "SELECT max(offset), count(*), "
-    "coalesce(sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)), 0) FROM ("
-    "SELECT offset, key, value FROM log.records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT ?)"
+    "SELECT max(offset), count(*), coalesce(sum(key_bytes), 0) + coalesce(sum(value_bytes), 0) "
+    "FROM (SELECT offset, octet_length(key) AS key_bytes, octet_length(value) AS value_bytes "
+    "FROM log.records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT ?)"
 )
 COUNT_HEADERS = "SELECT count(*) FROM log.headers WHERE offset >= ? AND offset < ?"
 KEPT_BETWEEN = "SELECT json_group_array(offset), count(*) FROM kept WHERE offset >= ? AND offset < ?"

@@ -22,7 +22,7 @@ from takhin.storage.compaction import Pass
 SLICE_RECORDS = 10_000
 SLICE_BYTES = 16 << 20
 """Records whose keys are noted at once, and what is read of them: 10 to 25 ms."""
-STEPS_AT_ONCE = 3
+STEPS_AT_ONCE = 6
 """Steps that are looked for at once: some 10 ms."""
 STEP_RECORDS = 4_000
 STEP_WEIGHT = 3_000_000
