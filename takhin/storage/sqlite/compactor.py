@@ -37,6 +37,8 @@ logger = structlog.get_logger()
 
 T = TypeVar("T")
 
+QUIET_SECONDS = 0.1
+"""How long no record must have come before a pass takes all that there is to have."""
 AGAIN_SECONDS = 0.1
 AGAIN_SECONDS_MAX = 10.0
 """The pause before something is tried again that was in the way: a hold, a full disk, a lock. It grows where
@@ -82,6 +84,7 @@ class Compactor:
         self._name = f"{state.topic}/{state.partition}"
         self._trouble = f"compaction_waits {self._name}"
         self._end_seen = 0
+        self._quiet_from = 0.0
         self._ends = 0
         self._goes_on_until = 0  # what `_ends` was when the pass was asked for
         self._removed = 0  # by the pass that runs
@@ -264,13 +267,16 @@ class Compactor:
 
     @property
     def _quiet(self) -> bool:
-        """True if no records have come since the last write or slice."""
-        return self._state.end_offset == self._end_seen
+        """True if no records have come for a while."""
+        now = perf_counter()
+        if self._state.end_offset != self._end_seen:
+            self._end_seen = self._state.end_offset
+            self._quiet_from = now + QUIET_SECONDS
+        return now >= self._quiet_from
 
     async def _rest(self, seconds: float) -> None:
-        """Give way to producers, if records have come since."""
+        """Give way to producers, if records are coming."""
         if not self._quiet:
-            self._end_seen = self._state.end_offset
             await asyncio.sleep(seconds)
 
 
