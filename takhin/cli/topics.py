@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -16,11 +16,12 @@ from takhin.cli.output import confirm, counted, json_option, print_json, sized, 
 from takhin.cli.rows import print_table
 from takhin.cli.trim import trim
 from takhin.client import PartitionDescription, TopicConfigEntry, TopicDescription
-from takhin.errors import UnknownTopicError
+from takhin.errors import InvalidArgumentError, UnknownTopicError
 from takhin.settings import INT32_MAX
 
 UNKNOWN = "?"
-"""What is not certain: ends, times and the number of records where a partition is not served."""
+"""What is not certain: ends, times and the number of records where a partition is not served, and the configs
+where that is partition 0."""
 
 
 @click.group(cls=Suggesting, no_args_is_help=False)
@@ -42,16 +43,32 @@ def create(name: str, *, partitions: int, configs: tuple[str, ...], as_json: boo
     """Create topic NAME."""
     pairs = _pairs(configs, "--config")
 
-    async def created() -> TopicDescription:
+    async def created() -> tuple[list[str], TopicDescription]:
         async with admin(server) as broker:
-            await broker.create_topic(name, partitions=partitions, configs=pairs)
-            return await broker.describe_topic(name)
+            with _partitions_refused():
+                warnings = await broker.create_topic(name, partitions=partitions, configs=pairs)
+            return warnings, await broker.describe_topic(name)
 
-    topic = run(created())
+    warnings, topic = run(created())
+    _warn(warnings)
     if as_json:
-        print_json(_document(topic))
+        print_json(_document(topic) | {"warnings": warnings})
     else:
         click.echo(f"created topic {name} with {counted(partitions, 'partition')}")
+
+
+@contextmanager
+def _partitions_refused() -> Iterator[None]:
+    """A number out of range is --partitions: a create or alter call of a command has no other number."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        raise click.BadParameter(str(error), param_hint="--partitions") from None
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        click.echo(f"takhin: warning: {warning}", err=True)
 
 
 def _pairs(configs: tuple[str, ...], option: str) -> dict[str, str]:
@@ -133,24 +150,27 @@ async def _described(server: str, names: tuple[str, ...]) -> list[TopicDescripti
 
 
 async def _configs(server: str, topics: Iterable[TopicDescription]) -> dict[str, Sequence[TopicConfigEntry]]:
-    """The configs of topics by name. One that is gone by now is left out."""
+    """The configs of topics by name; none where nobody knows them. A topic that is gone is left out."""
     entries: dict[str, Sequence[TopicConfigEntry]] = {}
     async with admin(server) as broker:
         for topic in topics:
             with suppress(UnknownTopicError):
-                entries[topic.name] = await broker.describe_configs(topic.name)
+                known = topic.configs
+                entries[topic.name] = await broker.describe_configs(topic.name) if known else []
     return entries
 
 
 def _show(topic: TopicDescription, entries: Sequence[TopicConfigEntry] | None) -> None:
     """Print a topic. Without `entries`, its configs are those that are not at their defaults."""
     shown = [f"partitions={len(topic.partitions)}", f"id={topic.topic_id}"]
+    if not topic.configs:
+        shown.append(f"configs={UNKNOWN}")
     if entries is None:
         defaults = topic_configs.as_texts(topic_configs.DEFAULTS)
         set_ = sorted((key, value) for key, value in topic.configs.items() if value != defaults.get(key))
         shown += [f"{key}={value}" for key, value in set_]
     click.echo("  ".join((topic.name, *shown)))
-    if entries is not None:
+    if entries:
         print_table(["config", "value", "origin", "what it is"], entries)
     print_table(
         ["partition", "beginning", "end", "records", "size", "oldest", "newest"],
@@ -210,12 +230,12 @@ def alter(
 
     async def altered() -> tuple[list[str], TopicDescription]:
         async with admin(server) as broker:
-            warnings = await broker.alter_topic(name, configs=pairs, reset=reset, partitions=partitions)
+            with _partitions_refused():
+                warnings = await broker.alter_topic(name, configs=pairs, reset=reset, partitions=partitions)
             return warnings, await broker.describe_topic(name)
 
     warnings, topic = run(altered())
-    for warning in warnings:
-        click.echo(f"takhin: warning: {warning}", err=True)
+    _warn(warnings)
     if as_json:
         print_json(_document(topic) | {"warnings": warnings})
     else:
