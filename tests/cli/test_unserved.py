@@ -135,9 +135,7 @@ def test_configs_that_nobody_knows(takhin, tmp_path):
         said = "topic 't' partition 0 is not served: "
         for call in (
             lambda: stub.DescribeTopicConfigs(pb.DescribeTopicConfigsRequest(name="t")),
-            lambda: stub.CompactTopic(
-                pb.CompactTopicRequest(name="t")
-            ),  # no default says compact
+            lambda: stub.CompactTopic(pb.CompactTopicRequest(name="t")),  # no default says compact
             lambda: produce(stub, "t", [bytes(1 << 21)], partition=0),  # by default this is too large
         ):
             with pytest.raises(grpc.RpcError) as refused:
