@@ -8,6 +8,9 @@ import pty
 import re
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from threading import Event
 
 import pytest
 
@@ -53,6 +56,36 @@ def test_describe(takhin, broker, wide_topic):
     takhin.output("topics", "delete", "small")
 
 
+def test_rates(takhin, broker, wide_topic):
+    """With --rate it is seen where records come in, how fast, and where none do."""
+    done = Event()
+
+    def keep_on() -> int:
+        """Put records until the commands are done; how many."""
+        for sent in count(1):
+            put(broker, wide_topic, *[pb.Record(value=b"v")] * 10, partition=1)
+            if done.is_set():
+                return 10 * sent
+        raise AssertionError
+
+    with ThreadPoolExecutor(1) as threads:
+        sending = threads.submit(keep_on)
+        try:
+            [document] = json.loads(takhin.output("topics", "describe", wide_topic, "--rate", 0.5, "--json"))
+            table = takhin.output("topics", "describe", wide_topic, "--rate", 0.2).decode().splitlines()
+            listed = takhin.output("topics", "list", "--rate", 0.2).decode().splitlines()
+        finally:
+            done.set()
+        sent = sending.result()
+    rates = [of["records_per_s"] for of in document["partitions"]]
+    assert (rates[0], rates[2:]) == (0, [0, 0])
+    assert 0 < rates[1] < 2 * sent
+    assert [line.split()[-1] for line in table[1:3]] == ["records/s", "0.0"]
+    assert float(table[3].split()[-1]) > 0
+    assert float(next(line for line in listed if line.startswith(wide_topic)).split()[-1]) > 0
+    assert b"/s" not in takhin.output("topics", "list")
+
+
 def test_trim(takhin, broker, wide_topic):
     """The oldest records go: up to an offset, a time or the end, of all partitions or of one."""
     for partition in (0, 1):
@@ -95,9 +128,9 @@ def test_trim_counts_records(takhin, broker):
 )
 def test_trim_asks_what_goes(takhin, broker, wide_topic, before, question):
     """On a terminal the question names how many records go, before which place, from how many partitions."""
-    for partition, count in ((0, 1), (1, 7)):
-        records = [pb.Record(value=b"v", timestamp=1 + n) for n in range(count)]
-        put(broker, wide_topic, *records, partition=partition)
+    for partition, records in ((0, 1), (1, 7)):
+        sent = [pb.Record(value=b"v", timestamp=1 + n) for n in range(records)]
+        put(broker, wide_topic, *sent, partition=partition)
     asked, code = answered(takhin, b"n\n", "topics", "trim", wide_topic, "--before", before)
     assert (code, asked.startswith(question.format(wide_topic).encode())) == (1, True), asked
     [left] = json.loads(takhin.output("topics", "describe", wide_topic, "--json"))
