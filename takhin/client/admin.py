@@ -88,7 +88,10 @@ class Admin(Client):
         return await self._call(self._calls.alter_topic, name, *changes)
 
     async def describe_configs(self, name: str) -> list[TopicConfigEntry]:
-        """Every config of a topic: its value in force, and who says so. Raises UnknownTopicError."""
+        """Every config of a topic: its value in force, and who says so.
+
+        Raises UnknownTopicError, and PartitionUnavailableError where nobody knows them: partition 0 has them.
+        """
         return await self._call(self._calls.describe_topic_configs, name)
 
     async def list_topics(self) -> list[str]:

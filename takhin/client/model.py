@@ -169,7 +169,10 @@ class PartitionOffsets(NamedTuple):
 
 
 class TopicDescription(NamedTuple):
-    """A topic. topic_id: a new one for each creation. configs: every config with the value in force."""
+    """A topic. topic_id: a new one for each creation.
+
+    configs: every config with the value in force; none where partition 0, which has them, is not served.
+    """
 
     name: str
     topic_id: str

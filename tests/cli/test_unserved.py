@@ -12,6 +12,7 @@ import pytest
 
 from blackbox.broker_process import Broker
 from blackbox.clients import connected, produce
+from blackbox.foreign_lock import ForeignLock
 from cli.conftest import Takhin
 from cli.records import put
 from takhin.v1 import takhin_pb2 as pb
@@ -121,6 +122,25 @@ def test_trim_does_the_rest(folder, takhin, tmp_path):
         alone = takhin("topics", "trim", "t", "--before", "+4", "-p", 1, "--json")
         assert (alone.returncode, json.loads(alone.stdout)) == (1, [])
         assert_named(alone.stderr)
+
+
+def test_trim_goes_past_what_fails(folder, takhin, tmp_path):
+    """What was trimmed is told although another partition failed meanwhile, which is named."""
+    folder = copytree(folder, tmp_path / "data")
+    with (
+        Broker(folder, storage_busy_wait_ms_max=100) as broker,
+        ForeignLock(broker.partition_file("t", 1)),
+    ):
+        done = takhin.to(broker)("topics", "trim", "t", "--before", "end")
+    assert [line.split() for line in done.stdout.decode().splitlines()] == [
+        ["partition", "beginning", "end", "removed"],
+        ["0", "10", "10", "10"],
+        ["2", "10", "10", "10"],
+        ["removed", "20", "records", "of", "t"],
+    ]
+    (said,) = done.stderr.decode().splitlines()
+    assert "topic 't' partition 1" in said
+    assert done.returncode == 1
 
 
 def test_configs_that_nobody_knows(takhin, tmp_path):
