@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from takhin.broker.topics import find_topic
+from takhin.broker.topics import check_described, find_topic
 from takhin.clock import Clock
 from takhin.errors import (
     InvalidArgumentError,
@@ -100,7 +100,7 @@ class CompactionVerbs:
             raise
 
     def _compacted(self, name: str) -> Topic:
-        topic = find_topic(self._engine, name)
+        topic = check_described(find_topic(self._engine, name))
         if not topic.config.compacts:
             raise InvalidArgumentError(
                 f"topic {name!r} is not compacted: its cleanup.policy does not say so",
