@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 
 from storage.support import run_sql
-from takhin.storage.sqlite.times import BLOCK_MS, BLOCK_RECORDS, Times
+from takhin.disk import statements as sql
+from takhin.storage.sqlite.times import BLOCK_MS, BLOCK_RECORDS, CLEARED_AT_A_TIME, Times
+from takhin.storage.sqlite.writes import ClearTimes
 from takhin.testing.contract import NOW, spec, timed
 
 BLOCKS = 60
@@ -47,6 +49,25 @@ async def test_no_search_scans_the_log(store):
             assert steps < 20 * BLOCK_RECORDS  # a scan of all records takes 300,000
         await store.reopen()
         log = store.log("t")
+
+
+async def test_blocks_are_cleared_in_steps(store):
+    """However many blocks are counted as appended now, a step counts a thousand, and all have one moment."""
+    (log,) = (await store.engine.create_topic(spec("t"))).partitions
+    db = log._file.writer
+    blocks = 2 * CLEARED_AT_A_TIME + 500
+    db.execute("BEGIN")
+    db.executemany(sql.PUT_BLOCK, [(beyond, 0, NOW * beyond) for beyond in range(1, blocks + 1)])
+    db.execute("COMMIT")
+    at, lowered = 0, []
+    while at is not None:
+        before = db.total_changes()
+        at = await log.life.submit(ClearTimes(at))
+        lowered.append(db.total_changes() - before)
+    assert len(lowered) == 3
+    assert max(lowered) < CLEARED_AT_A_TIME + 5
+    assert db.execute("SELECT min(appended), max(appended) FROM time_blocks").get == (NOW, NOW)
+    db.execute("DELETE FROM time_blocks")
 
 
 async def test_blocks_end_by_number_and_by_time(store):

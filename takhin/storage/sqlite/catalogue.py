@@ -38,6 +38,7 @@ from takhin.errors import (
 from takhin.model import TopicPartition, TopicSpec
 from takhin.storage.conditions import fewer_partitions
 from takhin.storage.contract import Topic
+from takhin.storage.retention import limits_of
 from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.shared import Shared
@@ -295,7 +296,7 @@ class Catalogue:
                 raise
             topic = SqliteTopic(spec.name, former.topic_id, spec.config, (*former.partitions, *new))
             self._put(topic)
-            if spec.config.read_only:
+            if spec.config.read_only or limits_of(spec.config) != limits_of(former.config):
                 await asyncio.gather(*(log.landed() for log in former.partitions))
             return topic
 
