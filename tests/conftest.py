@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from hypothesis import settings
 
 settings.register_profile("takhin", deadline=None)  # the time would depend on what else the machine is doing
 settings.load_profile("takhin")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell, as of its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 UVLOOP_FOLDERS = {"storage", "faults"}

@@ -36,12 +36,15 @@ RSS_NAMES_AFTER_MAX = 300 << 20
 RSS_STREAMS_MAX = 800 << 20
 """With a place for each of 64 streams it is 900 MiB and more. gRPC itself holds two messages of each."""
 
+SLOW_DISK = {"storage_queue_wait_ms_max": 100_000}
+"""However slow the disk is, requests wait in the queue."""
+
 
 @pytest.mark.parametrize("calls", [200, pytest.param(1_000, marks=pytest.mark.soak)])
-def test_many_large_requests(broker, figures, calls):
+def test_many_large_requests(data_dir, figures, calls):
     """Calls of 4 MB at once all succeed, beside an honest client, within 512 MB; most are given back."""
     request = batch("flood", [bytes(1_000_000)] * 4)
-    with connected(broker.address) as honest:
+    with Broker(data_dir, **SLOW_DISK) as broker, connected(broker.address) as honest:
         create_topic(honest, "flood")
         create_topic(honest, "honest")
         channels = [grpc.insecure_channel(broker.address, options=CHANNEL_OPTIONS) for _ in range(8)]
@@ -65,7 +68,7 @@ def test_many_large_requests(broker, figures, calls):
 
 def test_large_requests_of_many_streams(data_dir, figures):
     """They take turns as unary requests do: none is refused, and few at a time are more than bytes."""
-    settings = {"rpc_arrivals_max": 2, "storage_queue_bytes_max": 8 << 20}
+    settings = {"rpc_arrivals_max": 2, "storage_queue_bytes_max": 8 << 20} | SLOW_DISK
     requests = [batch("flood", [bytes(1_000_000)] * 4)] * 2
     with Broker(data_dir, **settings) as broker, connected(broker.address) as stub:
         create_topic(stub, "flood")

@@ -92,7 +92,10 @@ def test_a_watch_delays_no_stop(data_dir, services):
         for watch in watches:
             next(watch)
         reflected = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
-        waiting = reflected(iter(queue.SimpleQueue().get, None))
+        requests = queue.SimpleQueue()
+        requests.put(b"\x3a\x00")  # list_services
+        waiting = reflected(iter(requests.get, None))
+        next(waiting)  # the call is under way
         assert broker.stop(seconds_max=5) == 0
         for watch in watches:
             assert next(watch).status == health.HealthCheckResponse.NOT_SERVING

@@ -146,9 +146,10 @@ def test_health_of_nobody(data_dir):
 
 def test_health_of_a_broker_that_refuses(data_dir):
     """A broker with more calls than it takes is there, so the exit code is 1 and not 3."""
-    with Broker(data_dir, rpc_calls_max=1) as broker, connected(broker.address) as stub:
+    with Broker(data_dir) as broker, connected(broker.address) as stub:
         create_topic(stub, "t")
         produce(stub, "t", [b"x"])
+    with Broker(data_dir, rpc_calls_max=1) as broker, connected(broker.address) as stub:
         stream = stub.ConsumeMessages(pb.ConsumeMessagesRequest(topic="t"))
         next(stream)  # the call is under way
         done = run("health", "--server", broker.address)
