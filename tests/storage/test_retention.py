@@ -198,6 +198,20 @@ async def test_nothing_goes_under_a_hold(tmp_path):
         assert log.start_offset == 9
 
 
+async def test_a_byte_too_much_takes_few_steps(tmp_path):
+    """Space is freed in pages, so a step removes at least as much as is on one."""
+    async with Clocked(tmp_path / "data") as clocked:
+        await clocked.engine._parts.upkeep.stop()
+        log = await clocked.log("t")
+        await log.append(batch(*[b"v" * 100] * 3_000))
+        limited = config(retention_bytes=log._state.records_bytes - 1)
+        await clocked.engine.alter_topic("t", lambda _: spec("t", config=limited))
+        commits = log.mark.commits
+        await clocked.engine.retain()
+        assert log.mark.commits - commits < 10
+        assert 50 < log.start_offset < 300
+
+
 async def test_a_full_disk_gets_all_free_pages_back(tmp_path):
     """While the disk is full, what retention frees is given back at once, also where it is little."""
     async with Clocked(tmp_path / "data") as clocked:

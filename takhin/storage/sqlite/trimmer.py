@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from takhin.errors import StorageFullError
 from takhin.model import OffsetAtTime, TopicPartition
+from takhin.schema import PAGE_BYTES
 from takhin.storage.retention import AHEAD_MS, Limits
 from takhin.storage.sqlite.group import LogState
 from takhin.storage.sqlite.life import Life
@@ -106,7 +107,7 @@ class Trimmer:
         if first > state.start_offset:
             return Due(first)
         excess = self._excess_bytes(limits)
-        return Due(state.end_offset - 1, excess) if excess else None
+        return Due(state.end_offset - 1, max(excess, PAGE_BYTES)) if excess else None  # less frees nothing
 
     async def let_go(self, due: Due) -> None:
         """Remove some of what is due. Its writes are queued before it first waits for anything.
