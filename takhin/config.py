@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from takhin import units
 from takhin.errors import StartupError
 from takhin.kinds import FilePath, Kind, Secret, SecretText
 from takhin.sentences import NEAR, nearest, shown
@@ -86,6 +87,8 @@ class Option:
                 value = "what was given, which is a secret"
             elif self.fills != self.key:
                 value = "what was given, which may be a secret"
+            elif hint := units.plain(self.key, str(raw)):
+                value += f"; {hint}"
             raise StartupError(f"{self.key} must be {error}, not {value} ({origin})") from None
 
 

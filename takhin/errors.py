@@ -235,7 +235,7 @@ class PartitionUnavailableError(UnavailableError):
 
 
 class OutcomeUnknownError(UnavailableError):
-    """The wait ended before the write did: the records may or may not become durable."""
+    """The wait ended before the write did: records, or another change, may or may not become durable."""
 
 
 class ShuttingDownError(UnavailableError):

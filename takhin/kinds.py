@@ -254,7 +254,7 @@ class SecretText(Kind[Secret]):
 
 @dataclass(frozen=True, slots=True)
 class ListOf(Kind[tuple[T, ...]]):
-    """Values of one kind: separated by commas in text, an array in TOML. Empty text is the empty list."""
+    """Values of one kind, each at most once: with commas in text, an array in TOML. Empty text is none."""
 
     metavar: ClassVar[str] = "A,B,…"
     item: Kind[T]
@@ -273,9 +273,12 @@ class ListOf(Kind[tuple[T, ...]]):
         if not isinstance(raw, Sequence):
             raise ValueError(self.allowed)  # noqa: TRY004  see `Kind.parse`
         try:
-            return tuple(self.item.parse(item) for item in raw)
+            parsed = tuple(self.item.parse(item) for item in raw)
         except ValueError as error:
             raise ValueError(f"a list with commas, each item {error}") from None
+        if len(set(parsed)) < len(parsed):
+            raise ValueError(f"a list without repeats, each item {self.item.allowed}")
+        return parsed
 
     def text(self, value: tuple[T, ...]) -> str:
         return ",".join(map(self.item.text, value))

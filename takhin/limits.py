@@ -60,11 +60,15 @@ def check_group_id(group_id: str) -> str:
     return group_id
 
 
-def check_range(name: str, value: int, least: int, most: int = INT64_MAX) -> int:
-    """Return `value` if it lies in [least, most]. The error names the field and the value."""
+def check_range(name: str, value: int, least: int, most: int = INT64_MAX, *, setting: str = "") -> int:
+    """Return `value` if it lies in [least, most]. The error names the field and the value.
+
+    setting: the one that `most` comes from.
+    """
     if least <= value <= most:
         return value
     bounds = f"at least {least}" if most == INT64_MAX else f"{least} to {most}"
+    bounds += f" ({setting})" if setting else ""
     raise InvalidArgumentError(f"{name} must be {bounds}, not {value}", field=name, value=value)
 
 

@@ -272,11 +272,14 @@ class PartitionInfo:
 
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
-    """A topic as described to clients. partitions: all, or none where only their number is asked for."""
+    """A topic as described to clients. partitions: all, or none where only their number is asked for.
+
+    config: None where nobody knows it, because partition 0 is not served.
+    """
 
     name: str
     topic_id: str
-    config: TopicConfig
+    config: TopicConfig | None
     num_partitions: int
     partitions: Sequence[PartitionInfo]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from takhin import units
 from takhin.errors import InvalidConfigError
 from takhin.kinds import Bool, Choice, Kind, ListOf, Share, Whole
 from takhin.model import NO_LIMIT, CleanupPolicy, TimestampType, TopicConfig
@@ -192,7 +193,10 @@ def altered(
         try:
             said[row.field] = row.kind_in(settings).parse(text)
         except ValueError as error:
-            raise InvalidConfigError(f"{name} takes {error}, not {shown(text)}", key=name) from None
+            hint = units.plain(name, text)
+            raise InvalidConfigError(
+                f"{name} takes {error}, not {shown(text)}{hint and f'; {hint}'}", key=name
+            ) from None
     if len(reset) > len(TABLE):  # else a request could keep the loop busy for long
         raise InvalidConfigError(f"{len(reset)} configs cannot be reset: there are only {len(TABLE)}")
     left = {known(name).field: name for name in reset}

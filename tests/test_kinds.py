@@ -26,6 +26,7 @@ class Branch:
     """A branch with some of each kind."""
 
     strict: bool = setting(default=False, doc="whether it is strict")
+    wait_ms_max: int = setting(-1, "how long it waits", least=1, no_limit=True)
     retention: int = setting(-1, "how long", least=1, no_limit=True)
     names: tuple[str, ...] = setting((), "who")
     policies: tuple[str, ...] = setting(("delete",), "what", choices=("delete", "compact"))
@@ -106,6 +107,9 @@ BAD = [
     ("branch.names", 3, "must be a list with commas"),
     ("branch.names", ["a", 3], "must be a list with commas"),
     ("branch.policies", "delete,shred", "each item delete or compact, not 'delete,shred'"),
+    ("branch.policies", "delete,delete", "must be a list without repeats, each item delete or compact"),
+    ("branch.names", ["a", "b", "a"], "must be a list without repeats"),
+    ("branch.wait_ms_max", "5s", "not '5s'; in ms: 5000 ("),
     ("folder", "", "folder must be text without control characters, and not empty, not ''"),
     ("folder", "a\nb", "not 'a\\nb'"),
     ("folder", 3, "not '3'"),
@@ -124,7 +128,7 @@ def test_what_a_kind_refuses(key, raw, sentence):
 def of_kind(kind: Kind[object]) -> st.SearchStrategy[object]:
     """All values that a kind allows."""
     if isinstance(kind, ListOf):
-        return st.lists(of_kind(kind.item)).map(tuple)
+        return st.lists(of_kind(kind.item), unique=True).map(tuple)
     if isinstance(kind, Choice):
         return st.sampled_from(kind.choices)
     return {

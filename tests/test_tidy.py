@@ -23,7 +23,7 @@ VOCABULARY = tuple(
     f"takhin.{name}"
     for name in (
         *("model", "errors", "clock", "sizes", "limits", "topic_configs", "kinds", "settings"),
-        *("sentences", "partitioner", "json_bytes", "turns"),
+        *("sentences", "partitioner", "json_bytes", "turns", "units"),
     )
 )
 GRPC = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google")

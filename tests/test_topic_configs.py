@@ -276,7 +276,10 @@ def test_settings_and_rows_belong_together():
 def test_the_docs_list_every_config():
     """docs/keeping-data.md has a row for each config with its default, its allowed values and its doc."""
     defaults = topic_configs.as_texts(DEFAULTS)
-    rows = [f"| `{row.name}` | `{defaults[row.name]}` | {row.kind.note} | {row.doc} |" for row in TABLE]
+    rows = [
+        f"| `{row.name}` | `{defaults[row.name]}` | {row.kind.note or row.kind.allowed} | {row.doc} |"
+        for row in TABLE
+    ]
     assert LISTED.findall(PAGE.read_text()) == rows, "\n".join(["the table should be:", *rows])
 
 
@@ -341,3 +344,31 @@ def test_limits_without_effect_are_told():
         "retention.ms has no effect while cleanup.policy is '': nothing is deleted"
     ]
     assert topic_configs.without_effect(topic_configs.parse({"retention.ms": "70"}, settings)) == []
+
+
+@pytest.mark.parametrize("text", ["delete,delete", "compact,delete,compact", ",".join(["delete"] * 9_000)])
+def test_no_policy_is_named_twice(text: str):
+    """A list with repeats is refused in a short sentence: else it would be stored and sent with the topic."""
+    with pytest.raises(InvalidConfigError, match=r"cleanup\.policy takes a list without repeats") as refused:
+        config(cleanup_policy=text)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "hint"),
+    [
+        ("retention_ms", "7d", "not '7d'; in ms: 604800000"),
+        ("delete_retention_ms", "1h30m", "; in ms: 5400000"),
+        ("retention_bytes", "100MB", "; in bytes: 100000000"),
+        ("max_message_bytes", "4 KiB", "; in bytes: 4096"),
+        ("retention_bytes", "7d", "not '7d'"),
+        ("retention_ms", "1y", "not '1y'"),
+        ("retention_records", "7d", "not '7d'"),
+        ("retention_ms", "9" * 70_000 + "d", "characters)"),
+    ],
+)
+def test_a_number_with_a_unit(key: str, text: str, hint: str):
+    """The refusal of a time or a size with a unit says which number to write."""
+    with pytest.raises(InvalidConfigError) as refused:
+        config(**{key: text})
+    assert str(refused.value).endswith(hint)

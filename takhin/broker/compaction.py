@@ -10,7 +10,7 @@ import asyncio
 
 import structlog
 
-from takhin.broker.topics import find_topic
+from takhin.broker.topics import check_described, find_topic
 from takhin.clock import Clock
 from takhin.errors import InvalidArgumentError, TakhinError
 from takhin.settings import TopicSettings
@@ -48,7 +48,7 @@ class CompactionVerbs:
         Calls for one topic that wait for their turn share it. A pass goes on if its caller goes away. Raises
         InvalidArgumentError for a topic that is not to be compacted, UnknownTopicError, UnavailableError.
         """
-        topic = find_topic(self._engine, name)
+        topic = check_described(find_topic(self._engine, name))
         if not topic.config.compacts:
             raise InvalidArgumentError(
                 f"topic {name!r} is not compacted: its cleanup.policy does not say so",

@@ -13,7 +13,13 @@ from typing import NamedTuple
 from takhin import limits
 from takhin.broker.consumption import consume
 from takhin.broker.shared_reads import SharedReads
-from takhin.broker.topics import check_incarnation, check_topic_id, find_log, find_topic, log_of
+from takhin.broker.topics import (
+    check_incarnation,
+    check_topic_id,
+    find_log,
+    find_topic,
+    log_of,
+)
 from takhin.clock import Clock
 from takhin.errors import (
     InvalidArgumentError,
@@ -161,6 +167,8 @@ class RecordVerbs:
         if request.timeout_ms:
             limits.check_range("timeout_ms", request.timeout_ms, 0)
         topic = check_topic_id(find_topic(self._engine, request.topic), request.topic_id)
+        if not topic.described:  # its records would be judged by another config than it has
+            self._choose_log(topic, request.partition, batch.keys).check_available()
         if topic.config.read_only:
             raise ReadOnlyTopicError(topic.name)
         now = self._clock()

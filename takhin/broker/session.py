@@ -41,9 +41,9 @@ class Session:
 
     async def create_topic(
         self, name: str, *, num_partitions: int, replication_factor: int, configs: Mapping[str, str]
-    ) -> None:
-        """Make a topic; durable on return. num_partitions: 0 and below mean 1."""
-        await self._broker.topics.create(
+    ) -> list[str]:
+        """Make a topic; durable on return. Returns warnings. num_partitions: 0 and below mean 1."""
+        return await self._broker.topics.create(
             name, num_partitions=num_partitions, replication_factor=replication_factor, configs=configs
         )
 

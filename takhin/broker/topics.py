@@ -35,14 +35,18 @@ class TopicVerbs:
 
     async def create(
         self, name: str, *, num_partitions: int, replication_factor: int, configs: Mapping[str, str]
-    ) -> None:
-        """Make a topic; durable on return. num_partitions: 0 and below mean 1."""
+    ) -> list[str]:
+        """Make a topic; durable on return. num_partitions: 0 and below mean 1.
+
+        Returns warnings, a sentence each.
+        """
         limits.check_topic_name(name)
         limits.check_replication(replication_factor)
         num_partitions = max(num_partitions, 1)
         config = topic_configs.parse(configs, self._settings)
         self._check_partitions(num_partitions, 0)
         await self._engine.create_topic(TopicSpec(name, num_partitions, config))
+        return topic_configs.without_effect(config)
 
     async def alter(
         self, name: str, *, configs: Mapping[str, str], reset: Collection[str], num_partitions: int
@@ -74,7 +78,13 @@ class TopicVerbs:
     def _check_partitions(self, num_partitions: int, present: int) -> None:
         """Refuse more partitions than a topic, or all topics together, may have. present: of this topic."""
         settings = self._settings.topics
-        limits.check_range("num_partitions", num_partitions, 1, settings.partitions_per_topic_max)
+        limits.check_range(
+            "num_partitions",
+            num_partitions,
+            1,
+            settings.partitions_per_topic_max,
+            setting="topics.partitions_per_topic_max",
+        )
         of_all = sum(len(topic.partitions) for topic in self._engine.topics.values())
         more = num_partitions - present
         if of_all + more > settings.partitions_max:
@@ -86,8 +96,12 @@ class TopicVerbs:
             )
 
     def configs(self, name: str) -> list[ConfigEntry]:
-        """Every config of a topic, with its value in force and who says so."""
-        return topic_configs.entries(find_topic(self._engine, name).config, self._settings)
+        """Every config of a topic, with its value in force and who says so.
+
+        Raises PartitionUnavailableError where nobody knows them.
+        """
+        topic = check_described(find_topic(self._engine, name))
+        return topic_configs.entries(topic.config, self._settings)
 
     def count_partitions(self, name: str) -> int:
         """How many partitions a topic has now; 0 if there is no such topic."""
@@ -115,7 +129,8 @@ class TopicVerbs:
         infos = [
             _info(log, without_size=without_sizes) async for log in in_turns(shown, at_once=DESCRIBED_AT_ONCE)
         ]
-        return TopicInfo(topic.name, topic.topic_id, topic.config, len(topic.partitions), infos)
+        config = topic.config if topic.described else None
+        return TopicInfo(topic.name, topic.topic_id, config, len(topic.partitions), infos)
 
     async def describe_known(
         self, names: Sequence[str], *, without_partitions: bool, without_sizes: bool
@@ -141,6 +156,13 @@ def find_topic(engine: Engine, name: str) -> Topic:
     if topic is None:
         limits.check_topic_name(name)  # an impossible name gets the better sentence
         raise UnknownTopicError(name)
+    return topic
+
+
+def check_described(topic: Topic) -> Topic:
+    """`topic` as it is. Raises PartitionUnavailableError if nobody knows its config: partition 0 has it."""
+    if not topic.described:
+        topic.partitions[0].check_available()
     return topic
 
 

@@ -87,14 +87,14 @@ def consume(
     A partition that the broker does not serve is named on stderr and left out; the exit code is 1 then.
 
     \b
-    takhin consume orders -o -10              the last ten of each partition
+    takhin consume orders -o -10              the last ten offsets of each partition
     takhin consume orders -o @-1h: --json     the records of the last hour, as JSON
     takhin consume orders -o 5:20 -p 0        offsets 5 to 19
     takhin consume orders -o end --follow -f '%o %k %v\\n'
     takhin consume orders payments -f '%t %v\\n'
 
-    -o: start, end, an offset, +N (N after the start), -N (N before the end), @TIME, @-1h (an hour ago);
-    A:B reads from A up to, but not including, B.
+    -o: start, end, an offset, +N (N offsets after the start), -N (N offsets before the end), @TIME,
+    @-1h (an hour ago); A:B reads from A up to, but not including, B.
 
     -f: %t topic, %p partition, %o offset, %d timestamp in ms, %d{iso}, %k key, %v value, %h headers; %K and
     %V length of key and value in bytes, -1 if there is none; %H number of headers; %%; %k{hex}, %k{base64},

@@ -11,7 +11,7 @@ import click
 from takhin.cli.connection import admin, group_argument, partition_option, run, server_option, topic_argument
 from takhin.cli.names import Suggesting
 from takhin.cli.output import counted, json_option, print_json
-from takhin.cli.positions import FORMS, parse
+from takhin.cli.positions import FORMS, parse_single
 from takhin.cli.rows import print_table
 from takhin.client import Admin, PartitionDescription, Position
 from takhin.errors import OffsetOutOfRangeError, UnknownPartitionError
@@ -30,12 +30,9 @@ def offsets() -> None:
 def single_position(_context: click.Context, _parameter: click.Parameter, text: str) -> Position:
     """Parse a position where a single position is wanted, not a range."""
     try:
-        found = parse(text, datetime.now(UTC))
+        return parse_single(text, datetime.now(UTC))
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
-    if found.stop is not None:
-        raise click.BadParameter(f"{text!r} is a range; give a single position here")
-    return found.start
 
 
 @offsets.command("list")

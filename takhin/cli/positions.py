@@ -11,16 +11,14 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 
+from takhin import units
 from takhin.client import END, START, Position, Span
 from takhin.client.model import EPOCH
 from takhin.model import INT64_MAX
 
 ENDS = {"start": START, "end": END}
-UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-AGO = re.compile(r"-((?:[0-9]{1,12}(?:ms|s|m|h|d))+)")
-PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 
-FORMS = "start, end, an offset, +N (after the start), -N (before the end), @TIME or @-1h"
+FORMS = "start, end, an offset, +N (N offsets after the start), -N (before the end), @TIME or @-1h"
 RANGE_FORMS = f"{FORMS}, or two of them with a : between"
 
 
@@ -29,6 +27,28 @@ def parse(text: str, now: datetime) -> Span:
 
     Raises ValueError with a sentence.
     """
+    found = _span(text, now)
+    if found is None:
+        raise ValueError(f"{text!r} is not a position in a log; {_meant(text, now)}give {RANGE_FORMS}")
+    return found
+
+
+def parse_single(text: str, now: datetime) -> Position:
+    """Parse a position where a range will not do. Raises ValueError with a sentence."""
+    found = _position(text, now)
+    if found is None and _span(text, now) is not None:
+        raise ValueError(f"{text!r} is a range; give a single position here")
+    if found is None:
+        raise ValueError(f"{text!r} is not a position in a log; {_meant(text, now)}give {FORMS}")
+    return found
+
+
+def _meant(text: str, now: datetime) -> str:
+    """The question whether a time was meant, if its @ is all that is missing."""
+    return "" if _span(f"@{text}", now) is None else f"did you mean @{text}? Else "
+
+
+def _span(text: str, now: datetime) -> Span | None:
     whole = _position(text, now)
     if whole is not None:
         return Span(whole)
@@ -40,7 +60,7 @@ def parse(text: str, now: datetime) -> Span:
         stop = _position(right, now) if right else END
         if start is not None and stop is not None:
             return Span(start, stop)
-    raise ValueError(f"{text!r} is not a position in a log; give {RANGE_FORMS}")
+    return None
 
 
 def _position(text: str, now: datetime) -> Position | None:
@@ -57,9 +77,8 @@ def _position(text: str, now: datetime) -> Position | None:
 def _time(text: str, now: datetime) -> datetime | None:
     """Parse a time; None if it is not one. A time before 1970 counts as 1970, since no record is older."""
     try:
-        if ago := AGO.fullmatch(text):
-            ms = sum(int(count) * UNIT_MS[unit] for count, unit in PART.findall(ago[1]))
-            moment = now - timedelta(milliseconds=ms)
+        if text.startswith("-") and (ago_ms := units.milliseconds(text[1:])) is not None:
+            moment = now - timedelta(milliseconds=ago_ms)
         elif re.fullmatch(r"[0-9]{10}", text):  # seconds since 1970, from 2001 to 2286
             moment = EPOCH + timedelta(seconds=int(text))
         elif re.fullmatch(r"[0-9]{13}", text):  # milliseconds

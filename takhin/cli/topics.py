@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -13,14 +13,16 @@ from takhin.cli.compact import compact
 from takhin.cli.connection import admin, run, server_option, topics_offered
 from takhin.cli.names import Suggesting
 from takhin.cli.output import confirm, counted, json_option, print_json, sized, time_text, yes_option
+from takhin.cli.rates import Rates, described_with_rates, rate_in, rate_option
 from takhin.cli.rows import print_table
 from takhin.cli.trim import trim
 from takhin.client import PartitionDescription, TopicConfigEntry, TopicDescription
-from takhin.errors import UnknownTopicError
+from takhin.errors import InvalidArgumentError, UnknownTopicError
 from takhin.settings import INT32_MAX
 
 UNKNOWN = "?"
-"""What is not certain: ends, times and the number of records where a partition is not served."""
+"""What is not certain: ends, times and the number of records where a partition is not served, and the configs
+where that is partition 0."""
 
 
 @click.group(cls=Suggesting, no_args_is_help=False)
@@ -42,16 +44,32 @@ def create(name: str, *, partitions: int, configs: tuple[str, ...], as_json: boo
     """Create topic NAME."""
     pairs = _pairs(configs, "--config")
 
-    async def created() -> TopicDescription:
+    async def created() -> tuple[list[str], TopicDescription]:
         async with admin(server) as broker:
-            await broker.create_topic(name, partitions=partitions, configs=pairs)
-            return await broker.describe_topic(name)
+            with _partitions_refused():
+                warnings = await broker.create_topic(name, partitions=partitions, configs=pairs)
+            return warnings, await broker.describe_topic(name)
 
-    topic = run(created())
+    warnings, topic = run(created())
+    _warn(warnings)
     if as_json:
-        print_json(_document(topic))
+        print_json(_document(topic) | {"warnings": warnings})
     else:
         click.echo(f"created topic {name} with {counted(partitions, 'partition')}")
+
+
+@contextmanager
+def _partitions_refused() -> Iterator[None]:
+    """A number out of range is --partitions: a create or alter call of a command has no other number."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        raise click.BadParameter(str(error), param_hint="--partitions") from None
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        click.echo(f"takhin: warning: {warning}", err=True)
 
 
 def _pairs(configs: tuple[str, ...], option: str) -> dict[str, str]:
@@ -67,25 +85,36 @@ def _pairs(configs: tuple[str, ...], option: str) -> dict[str, str]:
 
 
 @topics.command("list")
+@rate_option
 @json_option
 @server_option
-def list_(*, as_json: bool, server: str) -> None:
+def list_(*, rate_seconds: float | None, as_json: bool, server: str) -> None:
     """List all topics: partitions, records, size, and the times of the oldest and newest records."""
-    found = run(_described(server, ()))
+    found, rates = run(_described(server, (), rate_seconds))
     if as_json:
-        print_json([_document(topic) for topic in found])
+        print_json([_document(topic, rates) for topic in found])
     else:
         print_table(
-            ["topic", "partitions", "records", "size", "oldest", "newest"],
-            [(topic.name, len(topic.partitions), *_in_all(topic.partitions)) for topic in found],
+            ["topic", "partitions", *_titles(rates)],
+            [(topic.name, len(topic.partitions), *_in_all(topic.partitions, rates)) for topic in found],
         )
 
 
-def _in_all(partitions: Sequence[PartitionDescription]) -> tuple[int | str, str, str, str]:
-    """Records, size, oldest and newest record of some partitions; "?" for what is not certain.
+def _titles(rates: Rates | None) -> list[str]:
+    """What `_in_all` returns."""
+    return ["records", "size", "oldest", "newest", *([] if rates is None else ["records/s"])]
+
+
+def _in_all(partitions: Sequence[PartitionDescription], rates: Rates | None) -> tuple[int | float | str, ...]:
+    """Records, size, oldest and newest record, rate of some partitions; "?" for what is not certain.
 
     Oldest: of those that stand first in their partitions.
     """
+    rate = () if rates is None else (rate_in(partitions, rates),)
+    return *_sums(partitions), *(UNKNOWN if of is None else of for of in rate)
+
+
+def _sums(partitions: Sequence[PartitionDescription]) -> tuple[int | str, str, str, str]:
     sizes = [of.size_bytes for of in partitions]
     size = UNKNOWN if min(sizes, default=0) < 0 else sized(sum(sizes))
     if not all(of.served for of in partitions):
@@ -99,66 +128,77 @@ def _in_all(partitions: Sequence[PartitionDescription]) -> tuple[int | str, str,
 @topics.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=topics_offered)
 @click.option("--configs", is_flag=True, help="Show every config: its value, and who says so.")
+@rate_option
 @json_option
 @server_option
-def describe(names: tuple[str, ...], *, configs: bool, as_json: bool, server: str) -> None:
+def describe(
+    names: tuple[str, ...], *, configs: bool, rate_seconds: float | None, as_json: bool, server: str
+) -> None:
     """Describe the topics with these NAMEs, or all: configs, and the offsets of every partition.
 
     It says why a partition is not served, if one is not; its offsets are not certain then.
     """
-    found = run(_described(server, names))
+    found, rates = run(_described(server, names, rate_seconds))
     entries = run(_configs(server, found)) if configs else {}
     if as_json:
         print_json(
             [
-                _document(topic) | {"configs": [of._asdict() for of in entries[topic.name]]}
+                _document(topic, rates) | {"configs": [of._asdict() for of in entries[topic.name]]}
                 if topic.name in entries
-                else _document(topic)
+                else _document(topic, rates)
                 for topic in found
             ]
         )
     else:
         for topic in found:
-            _show(topic, entries.get(topic.name))
+            _show(topic, entries.get(topic.name), rates)
     # A topic that was listed but is gone by now is not an error; one that was asked for by name is.
     unknown = sorted(set(names) - {topic.name for topic in found})
     if unknown:
         raise click.ClickException(f"there is no topic {', '.join(map(repr, unknown))}")
 
 
-async def _described(server: str, names: tuple[str, ...]) -> list[TopicDescription]:
-    """Describe those of `names` that exist, or all topics if there are no names."""
+async def _described(
+    server: str, names: tuple[str, ...], rate_seconds: float | None
+) -> tuple[list[TopicDescription], Rates | None]:
+    """Describe those of `names` that exist, or all topics if there are no names; their rates if asked for."""
     async with admin(server) as broker:
-        return await broker.describe_topics(names or await broker.list_topics())
+        asked = names or await broker.list_topics()
+        if rate_seconds is not None:
+            return await described_with_rates(broker, asked, rate_seconds)
+        return await broker.describe_topics(asked), None
 
 
 async def _configs(server: str, topics: Iterable[TopicDescription]) -> dict[str, Sequence[TopicConfigEntry]]:
-    """The configs of topics by name. One that is gone by now is left out."""
+    """The configs of topics by name; none where nobody knows them. A topic that is gone is left out."""
     entries: dict[str, Sequence[TopicConfigEntry]] = {}
     async with admin(server) as broker:
         for topic in topics:
             with suppress(UnknownTopicError):
-                entries[topic.name] = await broker.describe_configs(topic.name)
+                known = topic.configs
+                entries[topic.name] = await broker.describe_configs(topic.name) if known else []
     return entries
 
 
-def _show(topic: TopicDescription, entries: Sequence[TopicConfigEntry] | None) -> None:
+def _show(topic: TopicDescription, entries: Sequence[TopicConfigEntry] | None, rates: Rates | None) -> None:
     """Print a topic. Without `entries`, its configs are those that are not at their defaults."""
     shown = [f"partitions={len(topic.partitions)}", f"id={topic.topic_id}"]
+    if not topic.configs:
+        shown.append(f"configs={UNKNOWN}")
     if entries is None:
         defaults = topic_configs.as_texts(topic_configs.DEFAULTS)
         set_ = sorted((key, value) for key, value in topic.configs.items() if value != defaults.get(key))
         shown += [f"{key}={value}" for key, value in set_]
     click.echo("  ".join((topic.name, *shown)))
-    if entries is not None:
+    if entries:
         print_table(["config", "value", "origin", "what it is"], entries)
     print_table(
-        ["partition", "beginning", "end", "records", "size", "oldest", "newest"],
+        ["partition", "beginning", "end", *_titles(rates)],
         [
             (
                 of.partition,
                 *((of.beginning_offset, of.end_offset) if of.served else (UNKNOWN, UNKNOWN)),
-                *_in_all([of]),
+                *_in_all([of], rates),
             )
             for of in topic.partitions
         ],
@@ -168,10 +208,13 @@ def _show(topic: TopicDescription, entries: Sequence[TopicConfigEntry] | None) -
             click.echo(of.unavailable_reason)
 
 
-def _document(topic: TopicDescription) -> dict[str, Any]:
+def _document(topic: TopicDescription, rates: Rates | None = None) -> dict[str, Any]:
     return topic._asdict() | {
         "configs": dict(topic.configs),
-        "partitions": [of._asdict() for of in topic.partitions],
+        "partitions": [
+            of._asdict() | ({} if rates is None else {"records_per_s": rate_in([of], rates)})
+            for of in topic.partitions
+        ],
     }
 
 
@@ -210,12 +253,12 @@ def alter(
 
     async def altered() -> tuple[list[str], TopicDescription]:
         async with admin(server) as broker:
-            warnings = await broker.alter_topic(name, configs=pairs, reset=reset, partitions=partitions)
+            with _partitions_refused():
+                warnings = await broker.alter_topic(name, configs=pairs, reset=reset, partitions=partitions)
             return warnings, await broker.describe_topic(name)
 
     warnings, topic = run(altered())
-    for warning in warnings:
-        click.echo(f"takhin: warning: {warning}", err=True)
+    _warn(warnings)
     if as_json:
         print_json(_document(topic) | {"warnings": warnings})
     else:

@@ -57,13 +57,16 @@ class Admin(Client):
 
     async def create_topic(
         self, name: str, *, partitions: int = 1, configs: Mapping[str, str] | None = None
-    ) -> None:
-        """Make a topic; durable on return. configs: those that it says itself, by Kafka's names.
+    ) -> list[str]:
+        """Make a topic; durable on return. Returns warnings, a sentence each.
 
-        Raises TopicExistsError, unless an attempt of this call went unanswered and may have made it.
+        configs: those that it says itself, by Kafka's names.
+        Raises TopicExistsError, unless an attempt of this call went unanswered and may have made it; then
+        nobody knows of what that attempt warned.
         """
         check_range("partitions", partitions, 1)
-        await self._change(TopicExistsError, self._calls.create_topic, name, partitions, dict(configs or {}))
+        asked = name, partitions, dict(configs or {})
+        return await self._change(TopicExistsError, self._calls.create_topic, *asked) or []
 
     async def alter_topic(
         self,
@@ -85,7 +88,10 @@ class Admin(Client):
         return await self._call(self._calls.alter_topic, name, *changes)
 
     async def describe_configs(self, name: str) -> list[TopicConfigEntry]:
-        """Every config of a topic: its value in force, and who says so. Raises UnknownTopicError."""
+        """Every config of a topic: its value in force, and who says so.
+
+        Raises UnknownTopicError, and PartitionUnavailableError where nobody knows them: partition 0 has them.
+        """
         return await self._call(self._calls.describe_topic_configs, name)
 
     async def list_topics(self) -> list[str]:
@@ -187,25 +193,27 @@ class Admin(Client):
     async def _change(
         self,
         done: type[TakhinError],
-        rpc: Callable[Concatenate[float, P], Awaitable[None]],
+        rpc: Callable[Concatenate[float, P], Awaitable[T]],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> None:
+    ) -> T | None:
         """Like `_call`, for a change. done: the error that says that the change was made before.
 
-        After an attempt without an answer, that is taken for success: the attempt may have made it.
+        After an attempt without an answer, that is taken for success: the attempt may have made it. The
+        result is None then.
         """
         maybe_done = False
 
-        async def attempt(deadline: float) -> None:
+        async def attempt(deadline: float) -> T | None:
             nonlocal maybe_done
             try:
-                await rpc(deadline, *args, **kwargs)
+                return await rpc(deadline, *args, **kwargs)
             except NoAnswerError:
                 maybe_done = True
                 raise
             except done:
                 if not maybe_done:
                     raise
+                return None
 
-        await self._call(attempt)
+        return await self._call(attempt)

@@ -64,10 +64,13 @@ class Calls:
 
     async def create_topic(
         self, deadline: float, name: str, partitions: int, configs: Mapping[str, str]
-    ) -> None:
-        """Make a topic. Raises TopicExistsError, InvalidTopicNameError, InvalidConfigError."""
+    ) -> list[str]:
+        """Make a topic; returns warnings.
+
+        Raises TopicExistsError, InvalidTopicNameError, InvalidConfigError.
+        """
         request = pb.CreateTopicRequest(name=name, num_partitions=partitions, configs=configs)
-        await self._connection.unary(self._stub.CreateTopic, request, deadline)
+        return list((await self._connection.unary(self._stub.CreateTopic, request, deadline)).warnings)
 
     async def delete_topic(self, deadline: float, name: str) -> None:
         """Remove a topic with its records. Raises UnknownTopicError."""

@@ -82,10 +82,12 @@ class RecordBatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in a log: START, END or COMMITTED, plus or minus a number of records.
+    """A place in a log: START, END or COMMITTED, plus or minus a number of offsets.
 
-    END - 10 is where the last ten records begin, START + 10 the record after the first ten. If there are
-    fewer records than that, a start is moved into the log.
+    END - 10 is where the last ten records begin, START + 10 the record after the first ten; where compaction
+    has removed records there are fewer. If the log is shorter than that, a start is moved into it.
+
+    records: how many offsets it is moved by, one for each record that was stored, also if it was removed.
     """
 
     name: str
@@ -154,7 +156,7 @@ class PartitionDescription(NamedTuple):
             raise PartitionUnavailableError(self.unavailable_reason, topic=topic, partition=self.partition)
 
     def offset_of(self, place: Place, *, most: int) -> int:
-        """The offset of START or END plus some records, moved to between beginning_offset and `most`."""
+        """The offset of START or END plus some offsets, moved to between beginning_offset and `most`."""
         near = self.beginning_offset if place.name == START.name else self.end_offset
         return min(max(near + place.records, self.beginning_offset), most)
 
@@ -167,7 +169,10 @@ class PartitionOffsets(NamedTuple):
 
 
 class TopicDescription(NamedTuple):
-    """A topic. topic_id: a new one for each creation. configs: every config with the value in force."""
+    """A topic. topic_id: a new one for each creation.
+
+    configs: every config with the value in force; none where partition 0, which has them, is not served.
+    """
 
     name: str
     topic_id: str

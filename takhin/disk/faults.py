@@ -170,8 +170,8 @@ def outcome_unknown(error: Exception, topic: str, partition: int) -> OutcomeUnkn
     if isinstance(error, WalDamagedError):
         what = "the write-ahead log was found to be damaged when"
     return OutcomeUnknownError(
-        f"{what} the records were committed to topic {topic!r} partition {partition} "
-        f"({error}); whether they will be there after a restart is unknown",
+        f"{what} a change was committed to topic {topic!r} partition {partition} "
+        f"({error}); whether it will be there after a restart is unknown",
         topic=topic,
         partition=partition,
     )

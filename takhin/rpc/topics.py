@@ -20,13 +20,13 @@ class TopicMethods(Methods):
         self._list = pb.ListTopicsResponse()
 
     async def CreateTopic(self, request: pb.CreateTopicRequest, context: Context) -> pb.CreateTopicResponse:
-        await self._session(context).create_topic(
+        warnings = await self._session(context).create_topic(
             request.name,
             num_partitions=request.num_partitions,
             replication_factor=request.replication_factor,
             configs=request.configs,
         )
-        return pb.CreateTopicResponse(success=True)
+        return pb.CreateTopicResponse(success=True, warnings=warnings)
 
     async def DeleteTopic(self, request: pb.DeleteTopicRequest, context: Context) -> pb.DeleteTopicResponse:
         await self._session(context).delete_topic(request.name)

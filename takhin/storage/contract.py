@@ -150,6 +150,10 @@ class Topic(Protocol):
     def config(self) -> TopicConfig: ...
 
     @property
+    def described(self) -> bool:
+        """False while none of it is served because nobody knows its config: `config` only stands in."""
+
+    @property
     def partitions(self) -> Sequence[PartitionLog]: ...
 
 

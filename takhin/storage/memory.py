@@ -33,6 +33,7 @@ class MemoryTopic:
     topic_id: str
     config: TopicConfig
     partitions: Sequence[MemoryLog]
+    described: bool = True
 
 
 class MemoryOffsets:

@@ -61,7 +61,7 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     ERROR_CODE_PARTITION_UNAVAILABLE: _ErrorCode.ValueType  # 18
     """this partition's file cannot be written or read at present"""
     ERROR_CODE_OUTCOME_UNKNOWN: _ErrorCode.ValueType  # 19
-    """timeout_ms ran out: the records may or may not become durable"""
+    """timeout_ms ran out, or a commit failed: the records, or another change, may or may not become durable."""
     ERROR_CODE_SHUTTING_DOWN: _ErrorCode.ValueType  # 20
     ERROR_CODE_END_OFFSET_MISMATCH: _ErrorCode.ValueType  # 21
     """the log ends at end_offset, not at expected_offset"""
@@ -110,7 +110,7 @@ ERROR_CODE_STORAGE_FULL: ErrorCode.ValueType  # 17
 ERROR_CODE_PARTITION_UNAVAILABLE: ErrorCode.ValueType  # 18
 """this partition's file cannot be written or read at present"""
 ERROR_CODE_OUTCOME_UNKNOWN: ErrorCode.ValueType  # 19
-"""timeout_ms ran out: the records may or may not become durable"""
+"""timeout_ms ran out, or a commit failed: the records, or another change, may or may not become durable."""
 ERROR_CODE_SHUTTING_DOWN: ErrorCode.ValueType  # 20
 ERROR_CODE_END_OFFSET_MISMATCH: ErrorCode.ValueType  # 21
 """the log ends at end_offset, not at expected_offset"""
@@ -256,19 +256,25 @@ class CreateTopicResponse(_message.Message):
     SUCCESS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     ERROR_CODE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     error: _builtins.str
     error_code: Global___ErrorCode.ValueType
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """sentences about consequences, such as that a limit has no effect"""
+
     def __init__(
         self,
         *,
         success: _builtins.bool = ...,
         error: _builtins.str = ...,
         error_code: Global___ErrorCode.ValueType = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_code", b"error_code", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_code", b"error_code", "success", b"success", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -675,7 +681,7 @@ class TopicInfo(_message.Message):
     def partitions(self) -> _containers.MessageMap[_builtins.int, Global___PartitionInfo]: ...
     @_builtins.property
     def configs(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """every config with its current value"""
+        """Every config with its current value. Empty where nobody knows them, because partition 0 is not served."""
 
     def __init__(
         self,
@@ -1431,6 +1437,7 @@ class GetPartitionOffsetsResponse(_message.Message):
     topic: _builtins.str
     partition: _builtins.int
     beginning_offset: _builtins.int
+    """-1 with an error, as is the next"""
     end_offset: _builtins.int
     error: _builtins.str
     error_code: Global___ErrorCode.ValueType
@@ -1590,7 +1597,7 @@ class DeleteRecordsResponse(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     ERROR_CODE_FIELD_NUMBER: _builtins.int
     beginning_offset: _builtins.int
-    """where the log begins now"""
+    """where the log begins now; -1 with an error"""
     error: _builtins.str
     error_code: Global___ErrorCode.ValueType
     def __init__(

@@ -159,7 +159,7 @@ def topic_info(info: TopicInfo) -> pb.TopicInfo:
         num_partitions=info.num_partitions,
         replication_factor=1,
         partitions={of.partition: _partition_info(of) for of in info.partitions},
-        configs=topic_configs.as_texts(info.config),
+        configs={} if info.config is None else topic_configs.as_texts(info.config),
         topic_id=info.topic_id,
     )
 
@@ -286,8 +286,10 @@ def refusal(response: R, asked: Mapping[str, Any], error: TakhinError, code: int
         filled.end_offset = error.end_offset
     for name, value in asked.items():
         setattr(filled, name, value[:ECHO_CHARS_MAX] if isinstance(value, str) else value)
-    if "offset" in fields:
-        filled.offset = -1
+    ends = ("beginning_offset", "end_offset") if "beginning_offset" in fields else ()
+    for name in ("offset", *ends):
+        if name in fields:
+            setattr(filled, name, -1)
     if "state" in fields:
         filled.state = GroupState.DEAD.value
     return response

@@ -66,6 +66,9 @@ async def test_more_partitions_are_warned_of(session):
 
 async def test_a_limit_without_effect_is_warned_of(session):
     """A retention limit under a policy that deletes nothing is kept, and said to have no effect."""
+    configs = {"cleanup.policy": "compact", "retention.bytes": "5"}
+    [warning] = await session.create_topic("u", num_partitions=1, replication_factor=1, configs=configs)
+    assert warning.startswith("retention.bytes has no effect while cleanup.policy is 'compact'")
     await create(session, **{"retention.ms": "5"})
     [warning] = await alter(session, configs={"cleanup.policy": "compact"})
     assert warning.startswith("retention.ms has no effect while cleanup.policy is 'compact'")
@@ -87,7 +90,11 @@ async def test_records_without_a_key_are_warned_of(session):
     [
         ({"partitions": 1}, InvalidArgumentError, "only grows: it cannot become 1"),
         ({"partitions": -1}, InvalidArgumentError, "num_partitions must be at least 0"),
-        ({"partitions": 1_001}, InvalidArgumentError, "num_partitions must be 1 to 1000"),
+        (
+            {"partitions": 1_001},
+            InvalidArgumentError,
+            r"num_partitions must be 1 to 1000 \(topics.partitions_per_topic_max\), not 1001",
+        ),
         ({"partitions": 21}, InvalidArgumentError, "19 more partitions are too many: the broker has 2"),
         ({"configs": {"retention.mss": "1"}}, InvalidConfigError, "the nearest is retention.ms"),
         ({"configs": {"retention.ms": "x"}}, InvalidConfigError, "retention.ms takes a whole number"),

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from takhin.cli.positions import parse
+from takhin.cli.positions import parse, parse_single
 from takhin.client import END, START, Span
 from takhin.client.model import EPOCH, time_of
 
@@ -90,3 +90,21 @@ def test_what_is_neither(text):
     with pytest.raises(ValueError, match="is not a position in a log; give start, end, an offset") as caught:
         parse(text, NOW)
     assert repr(text) in str(caught.value)
+
+
+def test_a_single_position():
+    """Where a range will not do, what is neither a position nor a range is not advised to become a range."""
+    assert parse_single("-10", NOW) == END - 10
+    with pytest.raises(ValueError, match="is a range; give a single position"):
+        parse_single("5:20", NOW)
+    with pytest.raises(ValueError, match="is not a position in a log; give start, end") as caught:
+        parse_single("yesterday", NOW)
+    assert "between" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["2020-01-01", "2026-01-01T12:00", "-1h", "2026-01-01:2026-02-01"])
+def test_a_time_without_its_sign(text):
+    """Where only the @ of a time is missing, the error asks whether it was meant."""
+    with pytest.raises(ValueError, match="is not a position") as caught:
+        parse(text, NOW)
+    assert f"; did you mean @{text}? Else give start, end" in str(caught.value)

@@ -8,6 +8,9 @@ import pty
 import re
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from threading import Event
 
 import pytest
 
@@ -53,6 +56,36 @@ def test_describe(takhin, broker, wide_topic):
     takhin.output("topics", "delete", "small")
 
 
+def test_rates(takhin, broker, wide_topic):
+    """With --rate it is seen where records come in, how fast, and where none do."""
+    done = Event()
+
+    def keep_on() -> int:
+        """Put records until the commands are done; how many."""
+        for sent in count(1):
+            put(broker, wide_topic, *[pb.Record(value=b"v")] * 10, partition=1)
+            if done.is_set():
+                return 10 * sent
+        raise AssertionError
+
+    with ThreadPoolExecutor(1) as threads:
+        sending = threads.submit(keep_on)
+        try:
+            [document] = json.loads(takhin.output("topics", "describe", wide_topic, "--rate", 0.5, "--json"))
+            table = takhin.output("topics", "describe", wide_topic, "--rate", 0.2).decode().splitlines()
+            listed = takhin.output("topics", "list", "--rate", 0.2).decode().splitlines()
+        finally:
+            done.set()
+        sent = sending.result()
+    rates = [of["records_per_s"] for of in document["partitions"]]
+    assert (rates[0], rates[2:]) == (0, [0, 0])
+    assert 0 < rates[1] < 2 * sent
+    assert [line.split()[-1] for line in table[1:3]] == ["records/s", "0.0"]
+    assert float(table[3].split()[-1]) > 0
+    assert float(next(line for line in listed if line.startswith(wide_topic)).split()[-1]) > 0
+    assert b"/s" not in takhin.output("topics", "list")
+
+
 def test_trim(takhin, broker, wide_topic):
     """The oldest records go: up to an offset, a time or the end, of all partitions or of one."""
     for partition in (0, 1):
@@ -70,6 +103,38 @@ def test_trim(takhin, broker, wide_topic):
     assert (refused.returncode, b"from 0 to 0" in refused.stderr or b"5" in refused.stderr) == (1, True)
     found = json.loads(takhin.output(*trim, "end", "--json"))
     assert [tuple(row.values()) for row in found] == [(0, 5, 5, 2), (1, 5, 5, 2), (2, 0, 0, 0), (3, 0, 0, 0)]
+
+
+def test_trim_counts_records(takhin, broker):
+    """In a log with gaps as many records are said to be removed as there were, not as many as offsets."""
+    takhin.output("topics", "create", "gaps", "--config", "cleanup.policy=compact")
+    for n in range(10):
+        put(broker, "gaps", pb.Record(key=b"%d" % (n % 2), value=b"v"))
+    takhin.output("topics", "compact", "gaps")
+    [removed] = json.loads(takhin.output("topics", "trim", "gaps", "--before", 9, "--json"))
+    assert removed == {"partition": 0, "beginning": 9, "end": 10, "removed": 1}
+    put(broker, "gaps", pb.Record(key=b"0", value=b"v"))
+    assert takhin.output("topics", "trim", "gaps", "--before", "end").endswith(b"removed 2 records of gaps\n")
+    takhin.output("topics", "delete", "gaps")
+
+
+@pytest.mark.parametrize(
+    ("before", "question"),
+    [
+        ("end", "remove 8 records of {}: all before end, in 4 partitions? [y/N]: "),
+        ("+2", "remove 3 records of {}: all before start +2, in 4 partitions? [y/N]: "),
+        ("@1970-01-01T00:00:01Z", "remove 8 records of {}: all before 1970-01-01T0"),
+    ],
+)
+def test_trim_asks_what_goes(takhin, broker, wide_topic, before, question):
+    """On a terminal the question names how many records go, before which place, from how many partitions."""
+    for partition, records in ((0, 1), (1, 7)):
+        sent = [pb.Record(value=b"v", timestamp=1 + n) for n in range(records)]
+        put(broker, wide_topic, *sent, partition=partition)
+    asked, code = answered(takhin, b"n\n", "topics", "trim", wide_topic, "--before", before)
+    assert (code, asked.startswith(question.format(wide_topic).encode())) == (1, True), asked
+    [left] = json.loads(takhin.output("topics", "describe", wide_topic, "--json"))
+    assert [of["record_count"] for of in left["partitions"]] == [1, 7, 0, 0]
 
 
 def test_compact(takhin, broker):
@@ -99,14 +164,18 @@ def test_describe_an_unknown_topic(takhin, topic):
         (["create", ""], "invalid topic name ''"),
         (["create", "x", "--partitions", "0"], "0 is not in the range"),
         (["create", "x", "--partitions", str(1 << 31)], "is not in the range"),
-        (["create", "x", "--partitions", "2000"], "1000"),
+        (
+            ["create", "x", "--partitions", "2000"],
+            "--partitions: num_partitions must be 1 to 1000 (topics.partitions_per_topic_max), not 2000",
+        ),
         (["create", "x", "--config", "retention"], "'retention' is not KEY=VALUE"),
         (["create", "x", "--config", "no.such=1"], "unknown topic config 'no.such'"),
         (["create", "x", "--config", "a=1", "--config", "a=2"], "a is given twice"),
         (["delete", "nosuch"], "there is no topic 'nosuch'"),
         (["trim", "nosuch", "--before", "0"], "there is no topic 'nosuch'"),
         (["trim", "x"], "Missing option '--before'"),
-        (["trim", "x", "--before", "yesterday"], "is not a position in a log"),
+        (["trim", "x", "--before", "yesterday"], "is not a position in a log; give start, end, an offset"),
+        (["trim", "x", "--before", "2020-01-01"], "did you mean @2020-01-01?"),
         (["trim", "x", "--before", "1:2"], "is a range"),
         (["compact", "nosuch"], "there is no topic 'nosuch'"),
         (["delete"], "Missing argument 'NAME'"),
@@ -132,6 +201,7 @@ def test_json(takhin, request):
     """Create, describe, list and delete print documents that agree with each other."""
     name = request.node.name
     created = json.loads(takhin.output("topics", "create", name, "--partitions", 2, "--json"))
+    assert created.pop("warnings") == []
     assert created["name"] == name
     assert [of["partition"] for of in created["partitions"]] == [0, 1]
     assert created["configs"]["max.message.bytes"] == "1048576"
@@ -140,19 +210,11 @@ def test_json(takhin, request):
     assert json.loads(takhin.output("topics", "delete", name, "--json")) == {"deleted": name}
 
 
-@pytest.mark.parametrize("noun", ["topics", "groups"])
-@pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 1), (b"\x04", 1), (None, 130)])
-def test_delete_asks_on_a_terminal(takhin, topic, noun, answer, code):
-    """On a terminal, delete asks first, and only yes deletes; --yes answers beforehand."""
-    takhin.output("topics", "create", "doomed")
-    takhin.output("offsets", "set", "doomed", topic, "-o", "end")
+def answered(takhin, answer: bytes | None, *args: str) -> tuple[bytes, int]:
+    """What a command asks on a terminal, and its exit code once that was answered; None: by Ctrl-C."""
     keyboard, theirs = pty.openpty()
     with subprocess.Popen(
-        command(noun, "delete", "doomed"),
-        env=takhin.environ(),
-        stdin=theirs,
-        stderr=theirs,
-        stdout=subprocess.DEVNULL,
+        command(*args), env=takhin.environ(), stdin=theirs, stderr=theirs, stdout=subprocess.DEVNULL
     ) as process:
         os.close(theirs)
         shown = b""
@@ -163,10 +225,19 @@ def test_delete_asks_on_a_terminal(takhin, topic, noun, answer, code):
         else:
             os.write(keyboard, answer)
         try:
-            assert process.wait(20) == code
+            return shown, process.wait(20)
         finally:
             process.kill()
-    os.close(keyboard)
+            os.close(keyboard)
+
+
+@pytest.mark.parametrize("noun", ["topics", "groups"])
+@pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 1), (b"\x04", 1), (None, 130)])
+def test_delete_asks_on_a_terminal(takhin, topic, noun, answer, code):
+    """On a terminal, delete asks first, and only yes deletes; --yes answers beforehand."""
+    takhin.output("topics", "create", "doomed")
+    takhin.output("offsets", "set", "doomed", topic, "-o", "end")
+    assert answered(takhin, answer, noun, "delete", "doomed")[1] == code
     left = b"doomed" in takhin.output(noun, "list")
     assert left == (code != 0)
     for name in ("topics", "groups"):
@@ -184,6 +255,18 @@ def test_alter(takhin, topic):
     assert re.fullmatch(rf"{topic}  partitions=3  id=\S+  retention.ms=5", head)
 
 
+def test_create_warns_as_alter_does(takhin):
+    """What follows from the configs of a new topic is said on stderr, and in the document."""
+    limits = ("--config", "cleanup.policy=compact", "--config", "retention.bytes=5")
+    done = takhin("topics", "create", "warned", *limits)
+    assert (done.returncode, done.stdout) == (0, b"created topic warned with 1 partition\n")
+    assert done.stderr.startswith(b"takhin: warning: retention.bytes has no effect while cleanup.policy is ")
+    takhin.output("topics", "delete", "warned")
+    [warning] = json.loads(takhin.output("topics", "create", "warned", *limits, "--json"))["warnings"]
+    assert warning.startswith("retention.bytes has no effect")
+    takhin.output("topics", "delete", "warned")
+
+
 def test_alter_as_json(takhin, topic):
     """The document is the topic's, with the warnings."""
     altered = json.loads(takhin.output("topics", "alter", topic, "--partitions", 2, "--json"))
@@ -198,6 +281,8 @@ def test_alter_as_json(takhin, topic):
         ([], "there is nothing to change: give --set, --reset or --partitions"),
         (["--set", "retention.ms"], "'retention.ms' is not KEY=VALUE"),
         (["--set", "retention.ms=x"], "retention.ms takes a whole number"),
+        (["--set", "retention.ms=7d"], "not '7d'; in ms: 604800000"),
+        (["--partitions", "2000"], "--partitions: num_partitions must be 1 to 1000"),
         (["--reset", "retention"], "unknown topic config 'retention'"),
         (["--partitions", "0"], "0 is not in the range"),
         (["--set", "read.only=true", "--reset", "read.only"], "both set and reset"),

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 
+import grpc
 import pytest
 
 from blackbox.broker_process import Broker
+from blackbox.clients import connected, produce
+from blackbox.foreign_lock import ForeignLock
 from cli.conftest import Takhin
 from cli.records import put
 from takhin.v1 import takhin_pb2 as pb
@@ -99,6 +102,74 @@ def test_offsets_leave_it_out(maimed):
     assert done.returncode == 1
     assert "partition 1 is not served" in maimed.error("offsets", "set", "g", "t", "-o", "end")
     assert "there is no consumer group 'g'" in maimed.error("groups", "describe", "g")
+
+
+def test_trim_does_the_rest(folder, takhin, tmp_path):
+    """The others are trimmed, what was removed is told, the missing one is named, and the exit code is 1."""
+    folder = copytree(folder, tmp_path / "data")
+    wrecked(folder / "topics/t/1.db")
+    with Broker(folder) as broker:
+        takhin = takhin.to(broker)
+        done = takhin("topics", "trim", "t", "--before", "+4")
+        assert [line.split() for line in done.stdout.decode().splitlines()] == [
+            ["partition", "beginning", "end", "removed"],
+            ["0", "4", "10", "4"],
+            ["2", "4", "10", "4"],
+            ["removed", "8", "records", "of", "t"],
+        ]
+        assert_named(done.stderr)
+        assert done.returncode == 1
+        alone = takhin("topics", "trim", "t", "--before", "+4", "-p", 1, "--json")
+        assert (alone.returncode, json.loads(alone.stdout)) == (1, [])
+        assert_named(alone.stderr)
+
+
+def test_trim_goes_past_what_fails(folder, takhin, tmp_path):
+    """What was trimmed is told although another partition failed meanwhile, which is named."""
+    folder = copytree(folder, tmp_path / "data")
+    with (
+        Broker(folder, storage_busy_wait_ms_max=100) as broker,
+        ForeignLock(broker.partition_file("t", 1)),
+    ):
+        done = takhin.to(broker)("topics", "trim", "t", "--before", "end")
+    assert [line.split() for line in done.stdout.decode().splitlines()] == [
+        ["partition", "beginning", "end", "removed"],
+        ["0", "10", "10", "10"],
+        ["2", "10", "10", "10"],
+        ["removed", "20", "records", "of", "t"],
+    ]
+    (said,) = done.stderr.decode().splitlines()
+    assert "topic 't' partition 1" in said
+    assert done.returncode == 1
+
+
+def test_configs_that_nobody_knows(takhin, tmp_path):
+    """Where partition 0, which says what the topic is, is not served, no default is taken for its configs."""
+    with Broker(tmp_path / "data") as broker:
+        configs = ("--config", "retention.ms=100000", "--config", "read.only=true")
+        takhin.to(broker).output("topics", "create", "t", "--partitions", 2, *configs)
+        takhin.to(broker).output("topics", "create", "u")
+    wrecked(tmp_path / "data/topics/t/0.db")
+    with Broker(tmp_path / "data") as broker, connected(broker.address) as stub:
+        takhin = takhin.to(broker)
+        said = "topic 't' partition 0 is not served: "
+        for call in (
+            lambda: stub.DescribeTopicConfigs(pb.DescribeTopicConfigsRequest(name="t")),
+            lambda: stub.CompactTopic(pb.CompactTopicRequest(name="t")),  # no default says compact
+            lambda: produce(stub, "t", [bytes(1 << 21)], partition=0),  # by default this is too large
+        ):
+            with pytest.raises(grpc.RpcError) as refused:
+                call()
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert refused.value.details().startswith(said)
+        assert not stub.GetTopic(pb.GetTopicRequest(name="t")).topic.configs
+        head, *rest = takhin.output("topics", "describe", "t", "--configs").decode().splitlines()
+        assert head.endswith("  configs=?")
+        assert rest[0].split()[0] == "partition"
+        assert [line for line in rest if line.startswith(said)]
+        t, u = json.loads(takhin.output("topics", "describe", "t", "u", "--configs", "--json"))
+        assert t["configs"] == []
+        assert u["configs"][0]["name"] == "max.message.bytes"
 
 
 @pytest.mark.parametrize("damaged", [0, 1])

@@ -39,6 +39,9 @@ async def test_topics(admin, name):
     assert (described.name, described.configs["max.message.bytes"]) == (name, "5000")
     assert [of[:3] for of in described.partitions] == [(0, 0, 0), (1, 0, 0)]
     assert await admin.describe_topics([name, "nowhere"]) == [described]
+    limits = {"cleanup.policy": "compact", "retention.bytes": "5"}
+    [warning] = await admin.create_topic(f"{name}-warned", configs=limits)
+    assert "retention.bytes has no effect" in warning
     with pytest.raises(TopicExistsError, match=name):
         await admin.create_topic(name)
     with pytest.raises(InvalidConfigError, match=r"no\.such"):

@@ -14,9 +14,11 @@ from client.support import produce, values
 from client.test_idempotence import QUICK, stored_unheard
 from takhin.client import COMMITTED, END, START, Admin, Consumer, Producer, Span, sync
 from takhin.client.clock import monotonic
+from takhin.client.consuming import consumer as consumer_module
 from takhin.client.consuming import watch
 from takhin.client.consuming.watch import start_of_new
-from takhin.client.producing import doubts
+from takhin.client.errors import ClosedError
+from takhin.client.producing import doubts, intake
 from takhin.errors import OutcomeUnknownError, ReadOnlyTopicError, RecordTooLargeError, UnknownPartitionError
 from takhin.partitioner import partition_for_key
 
@@ -304,3 +306,28 @@ async def test_the_watch_goes_on_after_a_cancellation(server, admin, wide, at_on
         await admin.alter_topic(wide, partitions=4)
         await produce(server, wide, [b"new"], partition=3)
         assert (await consumer.poll(20)).value == b"new"
+
+
+async def test_new_partitions_share_the_scout(server, admin, wide, at_once, monkeypatch):
+    """However often an assignment grows, one scout bounds how many of its partitions are read at one time."""
+    monkeypatch.setattr(consumer_module, "TAILS_MAX", 1)
+    async with Consumer(server) as consumer:
+        await consumer.assign_topics(wide)
+        for partitions in (4, 5):
+            await admin.alter_topic(wide, partitions=partitions)
+            await produce(server, wide, [b"v"], partition=partitions - 1)
+            assert (await consumer.poll(20)).partition == partitions - 1
+        assert len({id(fetcher._scout) for fetcher in consumer._assigned._fetchers.values()}) == 1
+
+
+async def test_a_producer_is_closed_while_it_asks(server, topic, monkeypatch):
+    """Who asks a broker that does not answer whether a topic was altered is told that the producer closed."""
+    monkeypatch.setattr(intake, "ASK_SECONDS_MAX", 0.3)
+    async with Relay(server) as relay, Producer(relay.address) as producer:
+        await (await producer.send(topic, b"v"))
+        relay.hold_requests()
+        asking = asyncio.create_task(producer.send(topic, bytes(1 << 21)))
+        await relay.holds_requests()
+        producer._intake.shut()  # as `close` does first
+        with pytest.raises(ClosedError):
+            await asking

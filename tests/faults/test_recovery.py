@@ -93,7 +93,7 @@ async def test_an_index_without_room_in_commit(tmp_path, disk):
     await trial.open()
     code = apsw.SQLITE_IOERR_SHMSIZE
     trial.plan("sync", wal=True, first=1, for_good=False, landed=True, code=code)
-    with pytest.raises(OutcomeUnknownError, match="topic 't' partition 0"):
+    with pytest.raises(OutcomeUnknownError, match="a change was committed to topic 't' partition 0"):
         await trial.victim.turn()
     assert await trial.faults_after_a_crash() == []
     await trial.comes_back()

@@ -52,7 +52,8 @@ MESSAGES = {
     "CreateTopicRequest": """
         string name = 1; int32 num_partitions = 2; int32 replication_factor = 3;
         map<string, string> configs = 4""",
-    "CreateTopicResponse": "bool success = 1; string error = 2",
+    "CreateTopicResponse": """
+        bool success = 1; string error = 2; ErrorCode error_code = 3; repeated string warnings = 4""",
     "DeleteTopicRequest": "string name = 1",
     "DeleteTopicResponse": "bool success = 1; string error = 2",
     "ListTopicsRequest": "",

@@ -71,6 +71,7 @@ class Consumer(Client):
         self._outage_s_max = outage_timeout_ms / 1_000
         self._committed: dict[TopicPartition, int] = {}
         self._records = Records(self._assigned)
+        self._scout = Scout(self._calls)  # one for all, so that it bounds their streams together
 
     async def assign(self, partitions: Mapping[tuple[str, int], Position | Span]) -> None:
         """Read these partitions from now on instead of any before, each from its position, or over its span.
@@ -206,7 +207,7 @@ class Consumer(Client):
             silence_s_max=self._silence_s_max,
             outage_s_max=self._outage_s_max,
             retry=self._retry,
-            scout=Scout(self._calls) if partitions > TAILS_MAX else None,
+            scout=self._scout if partitions > TAILS_MAX else None,
         )
 
     def _deadline(self) -> float:

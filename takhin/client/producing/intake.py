@@ -105,14 +105,14 @@ class Intake:
         """Ask whether the topic was altered. Without a broker it is taken to be what it was."""
         try:
             found = await self._calls.outline_topics(monotonic() + ASK_SECONDS_MAX, [topic])
+            same = found.get(topic) == router.outline
         except UnavailableError as error:
             logger.debug("cannot ask about topic %r: %s", topic, error)
-        else:
-            self._check_open()
-            if found.get(topic) != router.outline:
-                return False
-        self._doubts.refresh(topic)
-        return True
+            same = True
+        self._check_open()  # `shut` may have come meanwhile
+        if same:
+            self._doubts.refresh(topic)
+        return same
 
     def _take(self, topic: TopicDescription) -> None:
         """Route records by this description from now on."""

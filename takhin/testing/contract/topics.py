@@ -23,7 +23,7 @@ class Topics(Harness):
         topic = await engine.create_topic(spec("orders", 3))
         assert list(engine.topics) == ["orders"]
         for shown in (topic, engine.topics["orders"]):
-            assert (shown.name, shown.topic_id) == ("orders", topic.topic_id)
+            assert (shown.name, shown.topic_id, shown.described) == ("orders", topic.topic_id, True)
             assert [(log.topic, log.partition) for log in shown.partitions] == [
                 ("orders", n) for n in range(3)
             ]
