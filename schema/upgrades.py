@@ -81,6 +81,20 @@ CREATE TABLE compaction_history (
 ) STRICT
 """
 
+DROP_LAG = "DROP VIEW IF EXISTS lag"
+
+LAG_OF_WHAT_IS_THERE = """
+CREATE VIEW lag AS
+SELECT
+  c.group_id AS group_id,
+  c.offset AS committed_offset,
+  log.end_offset AS end_offset,
+  log.end_offset - max(c.offset, log.start_offset) AS lag,
+  strftime('%Y-%m-%dT%H:%M:%fZ', c.committed_at / 1000.0, 'unixepoch') AS committed_at,
+  c.metadata AS metadata
+FROM committed_offsets AS c CROSS JOIN log
+"""
+
 UPGRADES = {
     3: (PRODUCER_BATCHES,),
     4: (LOST_OFFSETS,),
@@ -88,6 +102,7 @@ UPGRADES = {
     6: (
         *(TIME_BLOCKS, FILL_TIME_BLOCKS, EMPTY_TIME_INDEX),
         *(COMPACTIONS, NEVER_COMPACTED, COMPACTION_HISTORY),
+        *(DROP_LAG, LAG_OF_WHAT_IS_THERE),
     ),
 }
 """Statements by the version that the file has afterwards."""

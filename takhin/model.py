@@ -148,12 +148,17 @@ class OffsetCommit(NamedTuple):
 
 
 class GroupLag(NamedTuple):
-    """A committed offset beside the end of its log; lag = end_offset - committed.offset."""
+    """A committed offset beside the end of its log.
+
+    lag: how many records the group has yet to read, at most. Those that were trimmed do not count, nor those
+    that compaction has removed, as far as one knows where they were.
+    """
 
     topic: str
     partition: int
     committed: CommittedOffset
     end_offset: int
+    lag: int
 
 
 class GroupState(StrEnum):

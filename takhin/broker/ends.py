@@ -36,8 +36,7 @@ class EndVerbs:
                 field="before_offset",
             )
         log.check_available()
-        await log.trim(log.end_offset if before_offset == UP_TO_THE_END else before_offset)
-        return log.start_offset
+        return await log.trim(log.end_offset if before_offset == UP_TO_THE_END else before_offset)
 
     async def offsets_for_times(
         self, queries: Sequence[tuple[TopicPartition, int]]

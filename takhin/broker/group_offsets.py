@@ -18,7 +18,7 @@ from takhin.model import (
     TopicPartition,
 )
 from takhin.settings import GroupSettings
-from takhin.storage.contract import Engine
+from takhin.storage.contract import Engine, PartitionLog
 from takhin.turns import in_turns
 
 
@@ -90,7 +90,13 @@ class GroupOffsetVerbs:
     async def _offsets(self, group_id: str) -> list[GroupLag]:
         """All that the group has committed beside the ends of the logs, by topic and partition."""
         return [
-            GroupLag(*at, committed, find_log(self._engine, *at).end_offset)
+            _with_lag(at, committed, find_log(self._engine, *at))
             async for at, committed in in_turns(sorted(self._engine.offsets.of(group_id).items()))
             if at.topic in self._engine.topics  # else the topic is being deleted right now
         ]
+
+
+def _with_lag(at: TopicPartition, committed: CommittedOffset, log: PartitionLog) -> GroupLag:
+    end = log.end_offset
+    lag = min(end - max(committed.offset, log.start_offset), log.record_count)
+    return GroupLag(*at, committed, end, lag)

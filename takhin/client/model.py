@@ -209,8 +209,10 @@ class CommittedOffset(NamedTuple):
 
 
 class GroupOffset(NamedTuple):
-    """A committed offset beside the end of its log; lag = end_offset - committed_offset.
+    """A committed offset beside the end of its log.
 
+    lag: how many records the group has yet to read, at most: those that were trimmed do not count, nor those
+    that compaction has removed, as far as the broker knows where they were.
     committed_at: ms since 1970.
     """
 

@@ -11,8 +11,12 @@ USABLE_BYTES = PAGE_BYTES - RESERVED_BYTES
 LOCAL_BYTES_MIN = (USABLE_BYTES - 12) * 32 // 255 - 23
 """A row with overflow pages keeps at least so many bytes on its own page."""
 
-RECORD_LAST_BYTES_MIN = USABLE_BYTES - 35 - LOCAL_BYTES_MIN + 1
-HEADER_LAST_BYTES_MIN = (USABLE_BYTES - 12) * 64 // 255 - 23 - LOCAL_BYTES_MIN + 1
+RECORD_LOCAL_BYTES_MAX = USABLE_BYTES - 35
+HEADER_LOCAL_BYTES_MAX = (USABLE_BYTES - 12) * 64 // 255 - 23
+"""A longer row has overflow pages."""
+
+RECORD_LAST_BYTES_MIN = RECORD_LOCAL_BYTES_MAX - LOCAL_BYTES_MIN + 1
+HEADER_LAST_BYTES_MIN = HEADER_LOCAL_BYTES_MAX - LOCAL_BYTES_MIN + 1
 """The last overflow page has at least so many bytes of a row: fewer would have stayed on the row's own page.
 That page takes less of a row in `headers` and `committed_offsets`, which are WITHOUT ROWID."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 from takhin.disk import overflow
+from takhin.schema import PAGE_BYTES
 
 # Transactions
 
@@ -79,24 +80,28 @@ BLOCKS_AT_A_TIME = 10_000
 BLOCK_FROM_TIME = (
     "WITH few AS NOT MATERIALIZED (SELECT * FROM time_blocks WHERE beyond > ?1 ORDER BY beyond "
     f"LIMIT {BLOCKS_AT_A_TIME}), first AS (SELECT (SELECT beyond FROM few "
-    "WHERE highest >= ?2 AND (highest <= ?3 OR appended >= ?2) LIMIT 1) AS beyond) "
+    "WHERE highest >= ?2 LIMIT 1) AS beyond) "
     "SELECT beyond, iif(beyond IS NULL, (SELECT max(beyond) FROM few), NULL) FROM first"
 )
-"""Parameters: an offset, a time, and the time now. Finds the end of the first block that reaches behind the
-offset and may have a record at or after the time, and where the search has come."""
+"""Parameters: an offset and a time. Finds the end of the first block that reaches behind the offset and may
+have a record at or after the time, and where the search has come."""
 FIRST_FROM_TIME = (
     "SELECT max(beyond) FROM time_blocks WHERE beyond < coalesce("
     "(SELECT beyond FROM time_blocks WHERE highest >= ? ORDER BY beyond LIMIT 1), 9223372036854775807)"
 )
 """An offset below which no record is stamped at or after a time; NULL: none is known."""
-BEGIN_OF_BLOCK = "SELECT max(beyond) FROM time_blocks WHERE beyond < ?"
+BLOCK = (
+    "SELECT coalesce((SELECT max(beyond) FROM time_blocks WHERE beyond < ?1), 0), appended "
+    "FROM time_blocks WHERE beyond = ?1"
+)
+"""Where a block begins, and when its last record was appended."""
 FIRST_AT_TIME = (
-    "SELECT offset, timestamp FROM records WHERE offset >= ? AND offset < ? AND timestamp >= ? "
+    "SELECT offset, timestamp FROM records WHERE offset >= ? AND offset < ? AND timestamp BETWEEN ? AND ? "
     "ORDER BY offset LIMIT 1"
 )
+NTH_BLOCK = "SELECT beyond FROM time_blocks WHERE beyond > ? ORDER BY beyond LIMIT 1 OFFSET ?"
 LOWER_APPENDED = (
-    "UPDATE time_blocks SET appended = ?1 WHERE beyond IN "
-    "(SELECT beyond FROM time_blocks WHERE appended > ?1 ORDER BY beyond LIMIT 10000)"
+    "UPDATE time_blocks SET appended = :now WHERE appended > :now AND beyond > :first AND beyond <= :last"
 )
 LAST_BLOCK = "SELECT max(beyond) FROM time_blocks"
 LAST_TIMESTAMP = "SELECT timestamp FROM records ORDER BY offset DESC LIMIT 1"
@@ -124,19 +129,33 @@ NTH_OFFSET = "SELECT offset FROM records WHERE offset >= ? AND offset < ? ORDER 
 FAR_HEADER = (
     "SELECT offset FROM headers WHERE offset >= ? AND offset < ? ORDER BY offset, position LIMIT 1 OFFSET ?"
 )
-CONTENT_BYTES = (
-    "SELECT (SELECT coalesce(sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)), 0) "
+ROW_BYTES_MAX = 32
+"""What a row takes besides its key and value."""
+
+
+def _in_pages(content: str, local_bytes_max: int) -> str:
+    """The space of a row whose content has a length. What does not fit beside others has pages of its own."""
+    in_pages = f"({content} / {PAGE_BYTES} + 1) * {PAGE_BYTES}"
+    return f"coalesce(sum(iif({content} > {local_bytes_max}, {in_pages}, {content} + {ROW_BYTES_MAX})), 0)"
+
+
+_RECORD = "coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)"
+_HEADER = "octet_length(key) + octet_length(value)"
+STORED_BYTES = (
+    f"SELECT (SELECT {_in_pages(f'({_RECORD})', overflow.RECORD_LOCAL_BYTES_MAX)} "
     "FROM records WHERE offset >= ?1 AND offset < ?2) + "
-    "(SELECT coalesce(sum(octet_length(key) + octet_length(value)), 0) "
+    f"(SELECT {_in_pages(f'({_HEADER})', overflow.HEADER_LOCAL_BYTES_MAX)} "
     "FROM headers WHERE offset >= ?1 AND offset < ?2)"
 )
-"""Reads none of the overflow pages: see LONG_HEADER."""
+"""About what removing [offset, offset) frees, or less. Reads none of the overflow pages: see LONG_HEADER."""
 
 LAST_OFFSET = "SELECT max(offset) FROM records"
 GET_LOST = "SELECT first, beyond FROM lost_offsets ORDER BY first"
 
 PAGES = "PRAGMA page_count"
 FREE_PAGES = "PRAGMA freelist_count"
+COMMITTED_PAGES = "SELECT pageno FROM dbstat WHERE name = 'committed_offsets' AND aggregate = TRUE"
+"""The pages of a table (sqlite.org/dbstat.html). It reads all of them."""
 
 
 def give_pages_back(pages: int) -> str:
@@ -263,7 +282,7 @@ HEADERS_AS_JSON = (
 )
 LONG_KEY = f"(octet_length(key) > {overflow.KEY_LOCAL_BYTES_MAX} AND {LONG_RECORD})"
 HAS_LONG_HEADER = f"EXISTS (SELECT 1 FROM headers WHERE headers.offset = records.offset AND {LONG_HEADER})"
-LAG = "end_offset - offset"
+LAG = "end_offset - max(offset, start_offset)"
 COMMITTED_AND_LOG = "committed_offsets CROSS JOIN log"
 
 

@@ -116,11 +116,12 @@ class PartitionLog(Protocol):
     async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
         """The first record, by offset, whose timestamp (ms) is at or after `timestamp`."""
 
-    async def trim(self, offset: int) -> None:
+    async def trim(self, offset: int) -> int:
         """Move start_offset up to `offset` (at most end_offset) and drop the records below it.
 
-        It moves in steps, each durable, so that a large trim holds nobody up. A lower offset than
-        start_offset changes nothing. Raises OffsetOutOfRangeError past the end.
+        Returns where the log begins then, durably: `offset`, or above it. It moves in steps, each durable, so
+        that a large trim holds nobody up. An offset below start_offset moves nothing.
+        Raises OffsetOutOfRangeError past the end.
         """
 
     async def compaction_due(self, config: TopicConfig, now: int) -> bool:

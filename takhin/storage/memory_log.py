@@ -191,7 +191,7 @@ class MemoryLog:
             young = (await self.offset_for_time(now - config.min_compaction_lag_ms + 1)).offset
         return Bounds(self.start_offset, self._last_group, young, self.end_offset)
 
-    async def trim(self, offset: int) -> None:
+    async def trim(self, offset: int) -> int:
         self._check_open()
         if offset > self.end_offset:
             raise self._out_of_range(offset)
@@ -202,6 +202,7 @@ class MemoryLog:
         self.start_offset = max(self.start_offset, offset)
         below = self._history.gaps.compacted_below
         self._history = self._history._replace(gaps=Gaps(below, sum(1 for at in self._rows if at < below)))
+        return self.start_offset
 
     async def retain(self, limits: Limits, committed: int | None) -> None:
         """Remove what the limits let go. committed: the lowest offset of a group; None: there is none."""
@@ -215,13 +216,11 @@ class MemoryLog:
         if (since := limits.kept_since(now)) is not None:
             ages = ((at, Oldest(row[1], self._appended[at])) for at, row in self._rows.items())
             await self.trim(next((at for at, age in ages if not age.is_past(since, now)), self.end_offset))
-        if limits.size_bytes is None:
-            return
-        size = self.size_bytes
-        for at in list(self._rows):
-            if limits.first_by_size(self.start_offset, self.end_offset, size) == self.start_offset:
+        excess = limits.excess_bytes(self.size_bytes)
+        for at in list(self._rows)[:-1]:
+            if excess <= 0:
                 return
-            size -= self._size_bytes(at)
+            excess -= self._size_bytes(at)
             await self.trim(at + 1)
 
     def close(self) -> None:

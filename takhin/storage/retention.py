@@ -40,15 +40,9 @@ class Limits(NamedTuple):
         """
         return start if self.records is None else start + max(0, records - self.records)
 
-    def first_by_size(self, start: int, end: int, size_bytes: int) -> int:
-        """About the first offset to be kept of [start, end), which take size_bytes; at most the end.
-
-        It supposes that all records are of one size, so ask again when the records before it are gone.
-        """
-        if self.size_bytes is None or size_bytes <= self.size_bytes or start == end:
-            return start
-        excess = size_bytes - self.size_bytes
-        return min(end, start + max(1, excess * (end - start) // size_bytes))
+    def excess_bytes(self, size_bytes: int) -> int:
+        """How many bytes are too many where the records of a log take `size_bytes`. The last record stays."""
+        return 0 if self.size_bytes is None else max(0, size_bytes - self.size_bytes)
 
 
 def limits_of(config: TopicConfig) -> Limits | None:

@@ -1333,7 +1333,9 @@ class GroupOffset(_message.Message):
     committed_offset: _builtins.int
     end_offset: _builtins.int
     lag: _builtins.int
-    """end_offset - committed_offset"""
+    """How many records the group has yet to read, at most: end_offset - committed_offset, without those that were
+    trimmed, and without those that compaction has removed as far as the broker knows where they were.
+    """
     metadata: _builtins.str
     committed_at: _builtins.int
     """ms since 1970"""

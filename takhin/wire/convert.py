@@ -250,7 +250,7 @@ async def group(described: DescribedGroup) -> pb.DescribeConsumerGroupResponse:
             partition=of.partition,
             committed_offset=of.committed.offset,
             end_offset=of.end_offset,
-            lag=of.end_offset - of.committed.offset,
+            lag=of.lag,
             metadata=of.committed.metadata,
             committed_at=of.committed.committed_at,
         )

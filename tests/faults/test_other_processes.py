@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -67,6 +67,26 @@ async def test_a_shell_that_locks_one_file_stops_only_that_partition(engine, tmp
         assert 0.25 < time.monotonic() - started < 5
     assert (await locked.append(batch(b"later"))).offset == 0
     assert free.end_offset == 20
+
+
+async def test_locked_files_stop_retention_of_their_partitions_alone(tmp_path):
+    """While shells have five files locked, the other partitions lose what is past their limits."""
+    engine = sqlite_engine(tmp_path / "data", busy_wait_ms_max=60_000)
+    await engine.open()
+    logs = (await engine.create_topic(spec("t", 10))).partitions
+    for log in logs:
+        await log.append(batch(*[b"v"] * 5))
+    locked, free = logs[1:6], [logs[0], *logs[6:]]
+    with ExitStack() as shells:
+        for log in locked:
+            shells.enter_context(beside(log.path, "BEGIN IMMEDIATE"))
+        limited = TopicConfig(1 << 20, retention_records=1)
+        await engine.alter_topic("t", lambda _: TopicSpec("t", 10, limited))
+        async with asyncio.timeout(10):
+            while any(log.start_offset < 4 for log in free):  # noqa: ASYNC110  nobody tells of a trim
+                await asyncio.sleep(0.01)
+        assert not any(log.start_offset for log in locked)
+    await engine.close()
 
 
 async def test_a_lock_shorter_than_the_wait_is_not_an_error(engine, tmp_path):

@@ -14,7 +14,7 @@ from blackbox.clients import eventually
 from blackbox.small_disk import filler, small_disk
 from storage.support import check_files, sqlite_engine
 from takhin.errors import StorageFullError
-from takhin.model import CommittedOffset
+from takhin.model import CommittedOffset, TopicConfig
 from takhin.testing.contract import ALL, NOW, as_stored, batch, name_of, numbered, read_all, spec
 
 SETTINGS = {"ballast_bytes": 8 << 20, "free_bytes_low": 24 << 20}
@@ -101,6 +101,30 @@ async def test_a_trim_makes_room(disk, cycles, figures):
         f"disk full, trimmed: {cycles} cycles, trims of {max(trims):.1f} s at most, "
         f"writes again {max(waits):.1f} s after them at most"
     )
+
+
+@pytest.mark.parametrize("cycles", [2, pytest.param(20, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+async def test_retention_makes_room(disk, cycles, figures):
+    """On a full disk the limits of a topic hold as ever: what is past them goes, and writes resume."""
+    engine = sqlite_engine(disk / "data", **SETTINGS)
+    await engine.open()
+    kept = (await engine.create_topic(spec("kept"))).partitions[0]
+    logs = (await engine.create_topic(spec("filling", 3))).partitions
+    limited = TopicConfig(1 << 20, retention_records=LEFT)
+    waits = []
+    for number in range(cycles):
+        await fill(engine, logs)
+        ends = [log.end_offset for log in logs]
+        last = [as_stored(await log.read(log.end_offset - LEFT, **ALL)) for log in logs]
+        await engine.alter_topic("filling", lambda _: spec("filling", 3, limited))
+        waits.append(await resumed(engine, kept, numbered(1, number)))
+        await engine.retain()
+        assert [log.end_offset for log in logs] == ends
+        assert [await read_all(log) for log in logs] == last
+        await engine.alter_topic("filling", lambda _: spec("filling", 3))
+    await engine.close()
+    check_files(disk / "data")
+    figures(f"disk full, retained: {cycles} cycles, writes again {max(waits):.1f} s after the limit at most")
 
 
 async def test_a_stop_while_an_offset_waits_for_room(disk):

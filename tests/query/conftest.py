@@ -26,6 +26,8 @@ async def fill(data_dir: Path) -> None:
     await logs[0].append(batch(*VALUES, keys=KEYS, timestamps=times, headers=HEADERS))
     committed = CommittedOffset(2, "so far", NOW)
     await store.engine.offsets.commit("billing", {name_of(logs[0]): committed})
+    late = {name_of(logs[1]): CommittedOffset(0, "", NOW)}
+    await store.engine.offsets.commit("late", late)
     for first in range(0, 3_000, 500):
         values = [b"%d" % n for n in range(first, first + 500)]
         await logs[1].append(batch(*values, timestamps=[NOW + n for n in range(first, first + 500)]))

@@ -72,7 +72,13 @@ def test_records(topic):
             "SELECT r.offset FROM headers h JOIN records r USING (partition, offset) WHERE h.key = 'only'",
             [(4,)],
         ),
-        ("SELECT *, typeof(lag) FROM committed_offsets", [("billing", 0, 2, 6, 4, NOW, "so far", "integer")]),
+        (
+            "SELECT *, typeof(lag) FROM committed_offsets",
+            [
+                ("billing", 0, 2, 6, 4, NOW, "so far", "integer"),
+                ("late", 1, 0, 3_000, 2_900, NOW, "", "integer"),
+            ],
+        ),
     ],
 )
 def test_questions(topic, sql, expected):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from dataclasses import replace
 
 import pytest
+from takhin.schema import PAGE_BYTES
 
 from storage.support import ClockedStore, freeze, lend_template, run_sql
-from takhin.model import NO_LIMIT, CleanupPolicy, Header, TopicConfig
+from takhin.model import NO_LIMIT, CleanupPolicy, CommittedOffset, Condition, Header, TopicConfig
 from takhin.settings import StorageSettings
 from takhin.storage.retention import AHEAD_MS, Limits, Oldest, limits_of
+from takhin.storage.sqlite import retention
 from takhin.storage.sqlite.engine import SqliteEngine
+from takhin.storage.sqlite.group import EMPTY_PAGES
 from takhin.storage.sqlite.writes import TRIM_RECORDS_MAX
-from takhin.testing.contract import NOW, batch, numbered, spec, timed
+from takhin.testing.contract import NOW, batch, name_of, numbered, spec, timed
 
 MIB = 1 << 20
 
@@ -58,21 +63,12 @@ def test_by_groups(consumed, committed, first):
 
 
 @pytest.mark.parametrize(
-    ("limit", "start", "end", "size", "first"),
-    [
-        (None, 0, 10, 1 << 40, 0),
-        (100, 0, 10, 100, 0),
-        (100, 0, 10, 200, 5),
-        (100, 20, 30, 200, 25),
-        (100, 0, 10, 101, 1),
-        (100, 0, 1, 1 << 40, 1),
-        (100, 5, 5, 1 << 40, 5),
-        (1, 0, 1 << 40, 1 << 41, (1 << 40) - 1),
-    ],
+    ("limit", "size", "excess"),
+    [(None, 1 << 40, 0), (100, 100, 0), (100, 101, 1), (1, 1 << 41, (1 << 41) - 1)],
 )
-def test_by_size(limit, start, end, size, first):
-    """As large a part of the records goes as the size is too large: at least one, at most all."""
-    assert Limits(None, limit, None).first_by_size(start, end, size) == first
+def test_by_size(limit, size, excess):
+    """What is above the limit is too much."""
+    assert Limits(None, limit, None).excess_bytes(size) == excess
 
 
 @pytest.mark.parametrize(
@@ -130,6 +126,65 @@ async def test_idle_partitions_are_trimmed_without_being_asked(tmp_path):
                 await asyncio.sleep(0.01)
 
 
+async def test_those_that_wait_are_served_before_any_has_its_second_turn(tmp_path, monkeypatch):
+    """Partitions at the end of the list are trimmed though those before them have more each time."""
+    monkeypatch.setattr(retention, "LOOK_SECONDS", 0.005)
+    async with Clocked(tmp_path / "data") as clocked:
+        await clocked.engine._parts.upkeep.stop()
+        topic = await clocked.engine.create_topic(spec("t", 100, config(retention_records=1)))
+        for log in topic.partitions:
+            await log.append(numbered(2))
+        for _ in range(100):
+            for log in topic.partitions[:20]:
+                await log.append(numbered(2))
+            await clocked.engine._parts.retention.look()
+        assert all(log.start_offset for log in topic.partitions)
+
+
+async def test_what_a_commit_under_way_removes_is_waited_for(tmp_path):
+    """A trim, and a look for all, that find the start moved already return when that is durable."""
+    async with Clocked(tmp_path / "data", commit_threads=1) as clocked:
+        await clocked.engine._parts.upkeep.stop()
+        log = await clocked.log("t", retention_records=5)
+        await log.append(numbered(10))
+        goes_on = threading.Event()
+        clocked.engine._parts.shared.threads.commit.submit(goes_on.wait, lambda _result, _error: None)
+        trims = [asyncio.create_task(log.trim(5))]
+        while log.start_offset < 5:  # noqa: ASYNC110  nobody tells of a trim
+            await asyncio.sleep(0)
+        trims += [asyncio.create_task(log.trim(5)), asyncio.create_task(log.trim(3))]
+        retained = asyncio.create_task(clocked.engine.retain())
+        await asyncio.wait([*trims, retained], timeout=0.1)
+        done = [each for each in (*trims, retained) if each.done()]
+        goes_on.set()
+        await retained
+        assert await asyncio.gather(*trims) == [5, 5, 5]
+        assert not done
+
+
+async def test_pages_of_records(tmp_path):
+    """An empty log has no pages of records, and neither offsets nor producers count as such, ever."""
+    store = ClockedStore(tmp_path / "data")
+    await store.open()
+    (log,) = (await store.engine.create_topic(spec("t"))).partitions
+    assert (log._state.pages.total, log._state.records_bytes) == (EMPTY_PAGES, 0)
+    await log.append(batch(*[b"v" * 1_000] * 1_000))
+    before = log._state.records_bytes
+    assert 1_000_000 <= before < 1_200_000
+    for n in range(300):
+        await store.engine.offsets.commit(f"g{n}", {name_of(log): CommittedOffset(0, "m" * 4_000, NOW)})
+    assert log._state.records_bytes == before
+    await store.reopen()
+    log = store.log("t")
+    assert log._state.records_bytes == before
+    for n in range(500):
+        for sequence in range(5):
+            producer = Condition(n.to_bytes(16), sequence)
+            await log.append(replace(batch(b"v"), condition=producer))
+    assert abs(log._state.records_bytes - before) < 3 * PAGE_BYTES + 500 * 5 * 16
+    await store.close()
+
+
 async def test_nothing_goes_under_a_hold(tmp_path):
     """While files are copied nothing is removed; afterwards it is."""
     async with Clocked(tmp_path / "data") as clocked:
@@ -143,19 +198,33 @@ async def test_nothing_goes_under_a_hold(tmp_path):
         assert log.start_offset == 9
 
 
-async def test_nothing_goes_on_a_full_disk(tmp_path):
-    """A trim writes before it frees anything, so it waits until there is space."""
+async def test_a_byte_too_much_takes_few_steps(tmp_path):
+    """Space is freed in pages, so a step removes at least as much as is on one."""
     async with Clocked(tmp_path / "data") as clocked:
-        log = await clocked.log("t", retention_records=1)
-        await log.append(numbered(10))
-        space = clocked.engine._parts.shared.space
-        start = log.start_offset
-        space.full = True
+        await clocked.engine._parts.upkeep.stop()
+        log = await clocked.log("t")
+        await log.append(batch(*[b"v" * 100] * 3_000))
+        limited = config(retention_bytes=log._state.records_bytes - 1)
+        await clocked.engine.alter_topic("t", lambda _: spec("t", config=limited))
+        commits = log.mark.commits
         await clocked.engine.retain()
-        assert log.start_offset == start
-        space.full = False
+        assert log.mark.commits - commits < 10
+        assert 50 < log.start_offset < 300
+
+
+async def test_a_full_disk_gets_all_free_pages_back(tmp_path):
+    """While the disk is full, what retention frees is given back at once, also where it is little."""
+    async with Clocked(tmp_path / "data") as clocked:
+        await clocked.engine._parts.upkeep.stop()  # it would see that the disk is not full
+        log = await clocked.log("t")
+        await log.append(batch(*[b"v" * 1_000] * 1_000))
+        total = log._state.pages.total
+        await clocked.engine.alter_topic("t", lambda _: spec("t", config=config(retention_records=900)))
+        clocked.engine._parts.shared.space.full = True
         await clocked.engine.retain()
-        assert log.start_offset == 9
+        assert log.start_offset == 100
+        assert log._state.pages.free == 0
+        assert log._state.pages.total < total
 
 
 @pytest.mark.parametrize(
@@ -204,13 +273,13 @@ async def test_free_pages_are_given_back(tmp_path):
         await clocked.engine.retain()
         before, commits = log._state.pages, log.mark.commits
         assert before.free > before.total // 2
-        await log.give_pages_back(commits_before=commits - 1)
+        await log.trimmer.give_pages_back(commits_before=commits - 1)
         assert log._state.pages == before
-        await log.give_pages_back(commits_before=commits)
+        await log.trimmer.give_pages_back(commits_before=commits)
         assert log._state.pages.free == 0
         assert log._state.pages.total < before.total // 2
         commits = log.mark.commits
-        await log.give_pages_back(commits_before=commits)
+        await log.trimmer.give_pages_back(commits_before=commits)
         assert log.mark.commits == commits
 
 

@@ -9,8 +9,8 @@ import apsw
 
 from storage.support import run_sql
 from takhin.disk import statements as sql
-from takhin.model import INT64_MAX
-from takhin.storage.sqlite.times import BLOCK_MS, BLOCK_RECORDS, Times
+from takhin.storage.sqlite.times import BLOCK_MS, BLOCK_RECORDS, CLEARED_AT_A_TIME, Times
+from takhin.storage.sqlite.writes import ClearTimes
 from takhin.testing.contract import NOW, spec, timed
 
 BLOCKS = 60
@@ -54,6 +54,25 @@ async def test_no_search_scans_the_log(store):
         log = store.log("t")
 
 
+async def test_blocks_are_cleared_in_steps(store):
+    """However many blocks are counted as appended now, a step counts a thousand, and all have one moment."""
+    (log,) = (await store.engine.create_topic(spec("t"))).partitions
+    db = log._file.writer
+    blocks = 2 * CLEARED_AT_A_TIME + 500
+    db.execute("BEGIN")
+    db.executemany(sql.PUT_BLOCK, [(beyond, 0, NOW * beyond) for beyond in range(1, blocks + 1)])
+    db.execute("COMMIT")
+    at, lowered = 0, []
+    while at is not None:
+        before = db.total_changes()
+        at = await log.life.submit(ClearTimes(at))
+        lowered.append(db.total_changes() - before)
+    assert len(lowered) == 3
+    assert max(lowered) < CLEARED_AT_A_TIME + 5
+    assert db.execute("SELECT min(appended), max(appended) FROM time_blocks").get == (NOW, NOW)
+    db.execute("DELETE FROM time_blocks")
+
+
 async def test_blocks_end_by_number_and_by_time(store):
     """A file gets a row for as many records, not for each commit; a trim removes the rows below the start."""
     (log,) = (await store.engine.create_topic(spec("t"))).partitions
@@ -78,7 +97,7 @@ def test_a_search_stops_at_the_first_block_that_may_do():
         db.execute("CREATE TABLE time_blocks (beyond INTEGER PRIMARY KEY, highest INTEGER, appended INTEGER)")
         db.executemany("INSERT INTO time_blocks VALUES (?,?,0)", [(n * 1_024, n) for n in range(1, 9_000)])
         db.set_progress_handler(lambda: bool(steps.append(None)), STEPS)
-        assert db.execute(sql.BLOCK_FROM_TIME, (0, 3, INT64_MAX)).fetchone() == (3 * 1_024, None)
+        assert db.execute(sql.BLOCK_FROM_TIME, (0, 3)).fetchone() == (3 * 1_024, None)
         assert len(steps) < 10
-        assert db.execute(sql.BLOCK_FROM_TIME, (0, 9_000, INT64_MAX)).fetchone() == (None, 8_999 * 1_024)
+        assert db.execute(sql.BLOCK_FROM_TIME, (0, 9_000)).fetchone() == (None, 8_999 * 1_024)
         assert len(steps) > 100

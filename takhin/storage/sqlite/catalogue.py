@@ -38,6 +38,7 @@ from takhin.errors import (
 from takhin.model import TopicPartition, TopicSpec
 from takhin.storage.conditions import fewer_partitions
 from takhin.storage.contract import Topic
+from takhin.storage.retention import limits_of
 from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.shared import Shared
@@ -299,7 +300,8 @@ class Catalogue:
             ends_compaction = former.config.compacts and not spec.config.compacts
             for log in former.partitions if ends_compaction else ():
                 log.end_compaction()
-            if spec.config.read_only or ends_compaction:
+            limits_change = limits_of(spec.config) != limits_of(former.config)
+            if spec.config.read_only or ends_compaction or limits_change:
                 await asyncio.gather(*(log.landed() for log in former.partitions))
             return topic
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -26,6 +27,10 @@ from takhin.storage.sqlite.course import others_turn
 from takhin.storage.sqlite.producers import Producers
 from takhin.storage.sqlite.times import Ends, Times
 
+EMPTY_PAGES = 17
+"""Pages of a new file. One of them is for committed offsets."""
+PRODUCER_BYTES = 400
+"""About the space of what a file remembers of one producer."""
 FREE_PAGES_MIN = 64
 """Fewer free pages, 1 MiB, are never given back."""
 
@@ -44,19 +49,20 @@ Answer_co = TypeVar("Answer_co", covariant=True)
 
 
 class Pages(NamedTuple):
-    """How many pages a file has, and how many of them are free."""
+    """How many pages a file has, how many of them are free, and how many committed offsets take."""
 
     total: int
     free: int
+    committed: int
 
     @staticmethod
-    def of(db: apsw.Connection) -> Pages:
-        return Pages(db.execute(sql.PAGES).get, db.execute(sql.FREE_PAGES).get)
+    def of(db: apsw.Connection, committed: int) -> Pages:
+        return Pages(db.execute(sql.PAGES).get, db.execute(sql.FREE_PAGES).get, committed)
 
     @property
-    def used_bytes(self) -> int:
-        """The space of what the file holds."""
-        return int((self.total - self.free) * PAGE_BYTES)
+    def of_records(self) -> int:
+        """How many pages records take, about: more than in an empty file, and not for anything else."""
+        return max(0, self.total - self.free - self.committed - (EMPTY_PAGES - 1))
 
     def many_free(self, percent_max: int) -> bool:
         """True if more of them are free than are worth keeping for what comes."""
@@ -93,6 +99,11 @@ class LogState:
     def record_count(self) -> int:
         """How many records the log has."""
         return compaction.count_records(self.start_offset, self.end_offset, self.history.gaps, self.lost)
+
+    @property
+    def records_bytes(self) -> int:
+        """The space of the records in the file, about."""
+        return max(0, int(self.pages.of_records * PAGE_BYTES) - self.producers * PRODUCER_BYTES)
 
     @property
     def end_offset(self) -> int:
@@ -149,6 +160,7 @@ class Draft:
         self.db = db
         """The connection. Records appended before in the same group are not in the table yet."""
         self._state = state
+        self._committed_pages = state.pages.committed
         self._inserted = 0
         self._ends = state.ends
         self._first = state.end_offset  # of the records that are not inserted yet
@@ -163,6 +175,14 @@ class Draft:
             pass
         self._inserted += self.db.total_changes() - before
         return self.db
+
+    @contextmanager
+    def of_groups(self) -> Iterator[None]:
+        """What is written inside is what groups have committed: the pages that it takes are no records'."""
+        before = Pages.of(self.db, 0)
+        yield
+        after = Pages.of(self.db, 0)
+        self._committed_pages += (after.total - after.free) - (before.total - before.free)
 
     @property
     def changes(self) -> int:
@@ -195,7 +215,7 @@ class Draft:
             self.history,
             mark,
             self.times,
-            Pages.of(self.db),
+            Pages.of(self.db, self._committed_pages),
             self.producers.count,
             self.offsets,
             self.end_offset - self._state.end_offset,

@@ -20,6 +20,7 @@ class OffsetIndex:
     def __init__(self) -> None:
         self._groups: dict[str, dict[TopicPartition, CommittedOffset]] = {}
         self._logs: dict[TopicPartition, dict[str, int]] = {}  # the same offsets by partition
+        self._lowest: dict[TopicPartition, int | None] = {}  # of these, where it is known
 
     def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
         """A copy of all that the group has committed."""
@@ -31,12 +32,15 @@ class OffsetIndex:
 
     def lowest(self, at: TopicPartition) -> int | None:
         """The lowest offset that a group has committed in a partition; None where none has."""
-        return min(self._logs.get(at, {}).values(), default=None)
+        if at not in self._lowest:
+            self._lowest[at] = min(self._logs.get(at, {}).values(), default=None)
+        return self._lowest[at]
 
     def note(self, at: TopicPartition, changes: Iterable[Committed]) -> None:
         """Take in what has become durable in one partition, oldest first."""
         of_log = self._logs.setdefault(at, {})
         for group_id, committed in changes:
+            self._forget_lowest(at, of_log.get(group_id), None if committed is None else committed.offset)
             if committed is not None:
                 of_log[group_id] = committed.offset
                 self._groups.setdefault(group_id, {})[at] = committed
@@ -47,6 +51,12 @@ class OffsetIndex:
                 if not offsets:
                     del self._groups[group_id]
 
+    def _forget_lowest(self, at: TopicPartition, before: int | None, now: int | None) -> None:
+        """Forget the lowest offset of a partition if a group's new one may change it."""
+        lowest = self._lowest.get(at)
+        if lowest is None or before == lowest or (now is not None and now < lowest):
+            self._lowest.pop(at, None)
+
     def forget(self, at: TopicPartition) -> None:
         """Forget what was read of one partition: its file is read once more."""
         self.note(at, [(group_id, None) for group_id, of in list(self._groups.items()) if at in of])
@@ -54,6 +64,7 @@ class OffsetIndex:
     def drop(self, topic: str) -> None:
         """Forget a topic that was deleted."""
         self._logs = {at: offsets for at, offsets in self._logs.items() if at.topic != topic}
+        self._lowest = {at: lowest for at, lowest in self._lowest.items() if at.topic != topic}
         for group_id, offsets in list(self._groups.items()):
             kept = {at: committed for at, committed in offsets.items() if at.topic != topic}
             if not kept:

@@ -97,7 +97,7 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared) 
         lost = _lost(write)
         times = read_times(write, start, shared.clock())
         last, history = max(start, mark.end_offset - 1), read_history(write)
-        pages, ends = Pages.of(write), read_ends(write)
+        pages, ends = Pages.of(write, write.execute(sql.COMMITTED_PAGES).get), read_ends(write)
         state = LogState(*at, start, start, mark, times, pages, producers, ends, last, history, lost)
         committed, facts = list(_committed(write)), topic_facts(write, shared.topic_defaults)
     except BaseException:

@@ -18,12 +18,12 @@ from takhin.disk.witness import Mark
 from takhin.errors import (
     OffsetOutOfRangeError,
     PartitionUnavailableError,
-    StorageFullError,
     UnavailableError,
     UnknownTopicError,
 )
 from takhin.logs import debugging
 from takhin.model import (
+    INT64_MAX,
     NO_TIMESTAMP,
     Appended,
     Batch,
@@ -31,9 +31,7 @@ from takhin.model import (
     OffsetAtTime,
     Records,
     TopicConfig,
-    TopicPartition,
 )
-from takhin.storage.retention import AHEAD_MS, Limits
 from takhin.storage.sqlite.compactor import Compactor
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
@@ -41,23 +39,17 @@ from takhin.storage.sqlite.life import Life
 from takhin.storage.sqlite.reader import Reader
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.times import Sought
+from takhin.storage.sqlite.trimmer import Trimmer
 from takhin.storage.sqlite.writes import (
-    TRIM_RECORDS_MAX,
     AlterTopic,
     Append,
-    ClearTimes,
     CommitOffset,
     CommitOnly,
     ForgetOffset,
-    GivePagesBack,
-    Trim,
 )
 from takhin.turns import others_turn
 
 logger = structlog.get_logger()
-
-STEPS_IN_A_GROUP = 4
-"""Steps of retention in one commit group, each with a turn of the loop for itself."""
 
 
 class SqlitePartition:
@@ -76,6 +68,7 @@ class SqlitePartition:
         self._file = file
         self._state = state
         self._reader = Reader(file, state)
+        self.trimmer = Trimmer(shared, state, life, self)
         self._compactor = Compactor(shared, file, state, life, self)
 
     @property
@@ -146,92 +139,30 @@ class SqlitePartition:
             await self.life.growth.wait()
 
     async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
-        return await self._first_at_time(Sought(timestamp))
+        return await self.first_at_time(Sought(timestamp))
 
-    async def _first_at_time(self, sought: Sought) -> OffsetAtTime:
+    async def first_at_time(self, sought: Sought, until: int = INT64_MAX) -> OffsetAtTime:
+        """The first record that is sought.
+
+        The search ends behind `until`: the offset is then where it has come to, without a timestamp.
+        """
         at = 0
         while True:
             with translated(self.topic, self.partition):
                 await self.ready()
                 at = max(at, self.start_offset)
                 found, at = self._reader.search_time(sought, at, self.end_offset, self._state.times)
-            if found is not None:
-                return found
+            if found is not None or at >= until:
+                return found or OffsetAtTime(at, NO_TIMESTAMP)
             await others_turn()
 
-    async def trim(self, offset: int) -> None:
+    async def trim(self, offset: int) -> int:
         self._check_open()
         if offset > self.end_offset:
             raise OffsetOutOfRangeError(
                 self.topic, self.partition, offset, self.start_offset, self.end_offset
             )
-        while self.start_offset < offset:
-            self._check_open()
-            await asyncio.shield(self.life.submit(Trim(offset)))  # goes on also if the one who asked has gone
-        with suppress(StorageFullError):  # which needs space itself; what is trimmed is trimmed
-            while self._shared.space.full and self._state.pages.free and not self.closed:
-                await asyncio.shield(self.life.submit(GivePagesBack()))
-
-    # Retention: what is to go by the limits of the topic
-
-    def is_past(self, limits: Limits, now: int) -> bool:
-        """True if `let_go` has something to do. It needs no open file. now: the broker's clock, ms."""
-        start, end = self.start_offset, self.end_offset
-        if start == end or self.closed or self.life.failed:
-            return False
-        if limits.first_by_number(start, self.record_count) > start or self._first_by_groups(limits) > start:
-            return True
-        if limits.first_by_size(start, end, self._state.pages.used_bytes) > start:
-            return True
-        since, oldest = limits.kept_since(now), self._state.ends.oldest
-        return (
-            since is not None
-            and oldest is not None
-            and (oldest.is_past(since, now) or oldest.is_unclear(now))
-        )
-
-    async def let_go(self, limits: Limits, now: int) -> bool:
-        """Remove some of what is past the limits; True if there may be more.
-
-        Where much is, that is a few steps in one commit group: with one alone, producers would be faster.
-        """
-        self._check_open()
-        start, end = self.start_offset, self.end_offset
-        first = limits.first_by_size(start, end, self._state.pages.used_bytes)
-        first = max(first, limits.first_by_number(start, self.record_count), self._first_by_groups(limits))
-        first = max(first, await self._first_by_age(limits, now))
-        if first <= self.start_offset:
-            return False
-        steps = min(STEPS_IN_A_GROUP, 1 + (first - self.start_offset) // TRIM_RECORDS_MAX)
-        await asyncio.shield(asyncio.gather(*(self.life.submit(Trim(first)) for _ in range(steps))))
-        return self.is_past(limits, now)
-
-    def _first_by_groups(self, limits: Limits) -> int:
-        committed = self.life.offsets.lowest(TopicPartition(self.topic, self.partition))
-        return limits.first_by_groups(self.start_offset, committed)
-
-    async def _first_by_age(self, limits: Limits, now: int) -> int:
-        since, oldest = limits.kept_since(now), self._state.ends.oldest
-        if since is None or oldest is None:
-            return self.start_offset
-        if oldest.is_unclear(now):
-            await asyncio.shield(self.life.submit(ClearTimes()))
-        elif oldest.is_past(since, now):
-            return (await self._first_at_time(Sought(since, believed=now + AHEAD_MS))).offset
-        return self.start_offset
-
-    async def give_pages_back(self, *, commits_before: int) -> int:
-        """Give free pages back to the file system, if they are many and nobody writes; returns the commits.
-
-        commits_before: how many commits the log had a while ago.
-        """
-        quiet = self.mark.commits == commits_before
-        if quiet and self._state.pages.many_free(self._shared.settings.free_pages_percent_max):
-            while quiet and self._state.pages.free and not self._shared.files.held:
-                commits = self.mark.commits
-                await asyncio.shield(self.life.submit(GivePagesBack()))
-                quiet = self.mark.commits == commits + 1
-        return self.mark.commits
+        return await self.trimmer.trim(offset)
 
     async def compaction_due(self, config: TopicConfig, now: int) -> bool:
         with translated(self.topic, self.partition):
@@ -303,7 +234,7 @@ class SqlitePartition:
 
     async def cut_wal(self, room_bytes: int) -> None:
         """Give the space of the WAL back, if that lengthens the `.db` file by at most `room_bytes`."""
-        if self.life.can_close and self._file.wal_bytes and self._file.growth_bytes <= room_bytes:
+        if self.life.can_close and self._file.wal_bytes and self._file.growth_bytes <= max(0, room_bytes):
             await self.life.cut_wal()
 
     async def close(self, reason: UnavailableError | None = None) -> None:

@@ -112,17 +112,20 @@ class Reader:
         Returns (what was found, or None, and where to go on). times: those of the log now.
         """
         if at >= times.blocked:
-            found = None if sought.passes_over(times) else self._first(sought, at, end)
+            found = None
+            if times.highest >= sought.timestamp:
+                found = self._first(sought.times(times.appended), at, end)
             return found or OffsetAtTime(end, -1), end
-        row: Any = self._file.reader.execute(sql.BLOCK_FROM_TIME, (at, *sought)).fetchone()
+        row: Any = self._file.reader.execute(sql.BLOCK_FROM_TIME, (at, sought.timestamp)).fetchone()
         beyond, searched = row
         if beyond is None:
             return None, searched or times.blocked
-        begin = max(at, self._file.reader.execute(sql.BEGIN_OF_BLOCK, (beyond,)).get or 0)
-        return self._first(sought, begin, min(beyond, end)), beyond
+        block: Any = self._file.reader.execute(sql.BLOCK, (beyond,)).fetchone()
+        begin, appended = block
+        return self._first(sought.times(appended), max(at, begin), min(beyond, end)), beyond
 
-    def _first(self, sought: Sought, start: int, end: int) -> OffsetAtTime | None:
-        row: Any = self._file.reader.execute(sql.FIRST_AT_TIME, (start, end, sought.timestamp)).fetchone()
+    def _first(self, times: tuple[int, int], start: int, end: int) -> OffsetAtTime | None:
+        row: Any = self._file.reader.execute(sql.FIRST_AT_TIME, (start, end, *times)).fetchone()
         return None if row is None else OffsetAtTime(*row)
 
     def ends(self) -> Ends:

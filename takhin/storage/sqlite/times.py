@@ -21,6 +21,8 @@ BLOCK_RECORDS = 1_024
 """Records of a block, at least: a row in every commit would cost it a page more."""
 BLOCK_MS = 600_000
 """A block also ends after so long: else `appended` would say little about the records of a slow log."""
+CLEARED_AT_A_TIME = 1_000
+"""Blocks of one step of `cleared`, which takes 1 ms."""
 
 
 class Times(NamedTuple):
@@ -56,26 +58,33 @@ class Times(NamedTuple):
         db.execute(sql.PUT_BLOCK, (end, self.highest, appended))
         return Times(end, -1, appended, now)
 
-    def cleared(self, db: apsw.Connection, end: int, now: int) -> Times:
-        """With records that are ahead of the clock counted as appended now, unless they were before."""
-        db.execute(sql.LOWER_APPENDED, (now,))
-        return self.with_block(db, end, now) if self.highest > now + AHEAD_MS else self
+    def cleared(self, db: apsw.Connection, at: int, end: int, now: int) -> tuple[Times, int | None]:
+        """With records that are ahead of the clock counted as appended now, unless they were before.
+
+        at: the end of the last block of the step before, or 0. Returns the same for the next step; None: this
+        was the last one.
+        """
+        last: int | None = db.execute(sql.NTH_BLOCK, (at, CLEARED_AT_A_TIME - 1)).get
+        bounds = {"now": now, "first": at, "last": INT64_MAX if last is None else last}
+        db.execute(sql.LOWER_APPENDED, bounds)
+        if last is not None or self.highest <= now + AHEAD_MS:
+            return self, last
+        return self.with_block(db, end, now), None
 
 
 class Sought(NamedTuple):
     """What a search by time looks for: the first record stamped at or after `timestamp` (ms).
 
-    believed: a block with a later timestamp is passed over if it was appended before `timestamp`, since what
-    its producer's clock said cannot be true.
+    believed: a record with a later timestamp is passed over if its block was appended before `timestamp`,
+    since what its producer's clock said cannot be true.
     """
 
     timestamp: int
     believed: int = INT64_MAX
 
-    def passes_over(self, times: Times) -> bool:
-        """True if the tail has no such record."""
-        not_believed = times.highest > self.believed and times.appended < self.timestamp
-        return not_believed or times.highest < self.timestamp
+    def times(self, appended: int) -> tuple[int, int]:
+        """The lowest and the highest timestamp that such a record has, among some appended by then."""
+        return self.timestamp, INT64_MAX if appended >= self.timestamp else self.believed
 
 
 def read_times(db: apsw.Connection, start: int, now: int) -> Times:

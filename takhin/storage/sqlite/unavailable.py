@@ -95,7 +95,7 @@ class UnavailablePartition:
     async def offset_for_time(self, _timestamp: int) -> OffsetAtTime:
         self.check_available()
 
-    async def trim(self, _offset: int) -> None:
+    async def trim(self, _offset: int) -> int:
         self.check_available()
 
     async def compaction_due(self, _config: TopicConfig, _now: int) -> bool:

@@ -32,7 +32,7 @@ WATCH_PLACES_SECONDS = 0.1
 WATCH_RETENTION_SECONDS = 0.1
 WATCH_FREE_PAGES_SECONDS = 5.0
 """For as long a partition must have been quiet before space is given back."""
-PLACES_AT_A_TIME = 128
+PLACES_AT_A_TIME = 64
 """Partitions whose files are looked at in one turn, also if nobody uses them: a look costs 2 to 6 µs."""
 HOLD_AT_A_TIME = 64
 """Partitions that commit together before a hold: enough to share syncs, few enough not to fill the queues."""
@@ -74,6 +74,7 @@ class Upkeep:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._retention.stop()
 
     def end_hold(self) -> None:
         """Take the answer to a hold back: the broker stops, and nobody answers for the files any more."""

@@ -55,16 +55,18 @@ class Append:
 class Trim(LongWrite):
     """Move the log's start up towards an offset, and delete the records below it: as many as one step may.
 
-    The answer is where the log begins then.
+    bytes_max: how many bytes of them, unless it is one record. The answer is where the log begins then.
     """
 
     towards: int
+    bytes_max: int | None = None
 
     def apply(self, draft: Draft) -> int:
         if self.towards <= draft.start_offset:
             return draft.start_offset
         db = draft.with_records()
-        start = _start_after(db, draft.start_offset, min(self.towards, draft.end_offset))
+        bytes_max = TRIM_BYTES_MAX if self.bytes_max is None else min(TRIM_BYTES_MAX, self.bytes_max)
+        start = _start_after(db, draft.start_offset, min(self.towards, draft.end_offset), bytes_max)
         for statement in (*sql.TRIM, sql.SET_START):
             db.execute(statement, (start,))
         draft.start_offset = start
@@ -74,30 +76,37 @@ class Trim(LongWrite):
         return start
 
 
-def _start_after(db: apsw.Connection, start: int, wanted: int) -> int:
+def _start_after(db: apsw.Connection, start: int, wanted: int, bytes_max: int) -> int:
     """The start after one step of a trim: `wanted`, or less where the step has enough to do."""
     most: int = db.execute(sql.NTH_OFFSET, (start, wanted, TRIM_RECORDS_MAX)).get or wanted
     far: int | None = db.execute(sql.FAR_HEADER, (start, most, TRIM_HEADERS_MAX)).get
     if far is not None:
         most = max(far, start + 1)
-    end, records, content_bytes = start, 1, 0
+    end, records, stored_bytes = start, 1, 0
     while end < most:  # in growing steps, to look at little more than what goes
         beyond = min(most, end + records)
-        content_bytes += db.execute(sql.CONTENT_BYTES, (end, beyond)).get
-        if content_bytes > TRIM_BYTES_MAX:
+        stored_bytes += db.execute(sql.STORED_BYTES, (end, beyond)).get
+        if stored_bytes > bytes_max:
             break
         end, records = beyond, 2 * records
     return max(end, min(most, start + 1))
 
 
 @dataclass(frozen=True, slots=True)
-class ClearTimes(SmallWrite):
-    """Count records that are ahead of the clock as appended now, where nobody knows when they were."""
+class ClearTimes(LongWrite):
+    """Count records that are ahead of the clock as appended now, where nobody knows when they were.
 
-    def apply(self, draft: Draft) -> None:
+    One step of that, from the block on that ends behind an offset. The answer is where the next one begins;
+    None: all is done.
+    """
+
+    at: int
+
+    def apply(self, draft: Draft) -> int | None:
         db = draft.with_records()
-        draft.times = draft.times.cleared(db, draft.end_offset, draft.now)
+        draft.times, next_at = draft.times.cleared(db, self.at, draft.end_offset, draft.now)
         draft.removed = True
+        return next_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +125,8 @@ class CommitOffset(SmallWrite):
     committed: CommittedOffset
 
     def apply(self, draft: Draft) -> None:
-        draft.db.execute(sql.PUT_COMMITTED, (self.group_id, *self.committed))
+        with draft.of_groups():
+            draft.db.execute(sql.PUT_COMMITTED, (self.group_id, *self.committed))
         draft.offsets.append((self.group_id, self.committed))
 
 
@@ -127,7 +137,8 @@ class ForgetOffset(SmallWrite):
     group_id: str
 
     def apply(self, draft: Draft) -> None:
-        draft.db.execute(sql.FORGET_GROUP, (self.group_id,))
+        with draft.of_groups():
+            draft.db.execute(sql.FORGET_GROUP, (self.group_id,))
         draft.offsets.append((self.group_id, None))
 
 

@@ -171,6 +171,84 @@ class Retention(Harness):
         assert log.end_offset - log.start_offset > limit // 2_000
 
     @needs(Capability.TRIM)
+    async def test_by_size_the_last_record_stays(self, clocked: Engine) -> None:
+        """However small the limit, a log keeps its last record; a few bytes are not too much for 200 kB."""
+        (tiny,) = (await clocked.create_topic(spec("tiny", config=kept(retention_bytes=1)))).partitions
+        (small,) = (
+            await clocked.create_topic(spec("small", config=kept(retention_bytes=200_000)))
+        ).partitions
+        for log in (tiny, small):
+            await log.append(numbered(10))
+        await clocked.retain()
+        assert small.start_offset == 0
+        for _ in range(20):
+            await tiny.append(batch(b"v" * 100_000))
+        await clocked.retain()
+        assert [row[0] for row in await read_all(tiny)] == [29]
+
+    @needs(Capability.TRIM)
+    async def test_by_size_no_more_goes_than_is_too_much(self, clocked: Engine) -> None:
+        """Large records before many small ones: only as many of the large ones go as make room."""
+        limit = 4_000_000
+        (log,) = (await clocked.create_topic(spec("orders", config=kept(retention_bytes=limit)))).partitions
+        for _ in range(3):
+            await log.append(batch(*[b"v" * 100_000] * 10))
+        for _ in range(10):
+            await log.append(batch(*[b"v"] * 5_000))
+            await clocked.retain()
+        assert log.start_offset <= 10
+
+    @needs(Capability.TRIM)
+    async def test_what_groups_commit_is_no_record(self, clocked: Engine) -> None:
+        """Groups with long metadata take no room from the records; when they are deleted they give none."""
+        config = kept(retention_bytes=500_000)
+        (log,) = (await clocked.create_topic(spec("orders", config=config))).partitions
+        await log.append(batch(*[b"v" * 1_000] * 300))
+        metadata = "m" * 4_000
+        committed = {name_of(log): CommittedOffset(0, metadata, NOW)}
+        for n in range(300):
+            await clocked.offsets.commit(f"group {n}", committed)
+        await clocked.retain()
+        assert log.start_offset == 0
+        for n in range(300):
+            await clocked.offsets.forget(f"group {n}")
+        for _ in range(5):
+            await log.append(batch(*[b"v" * 1_000] * 300))
+        await clocked.retain()
+        assert log.end_offset - 500 <= log.start_offset <= log.end_offset - 300
+
+    @needs(Capability.TRIM)
+    @pytest.mark.parametrize("behind", [1, 3_000])
+    async def test_one_timestamp_far_ahead(self, clocked: Engine, set_clock: SetClock, behind: int) -> None:
+        """A record from years ahead takes none with it that are young enough, wherever they are stored."""
+        (log,) = (await clocked.create_topic(spec("orders", config=kept(retention_ms=60_000)))).partitions
+        await log.append(timed(NOW, *[NOW + 30_000] * 1_200, NOW + 90_000 * HOUR_MS))
+        await log.append(timed(*[NOW] * behind))
+        set_clock.now += 61_000
+        await clocked.retain()
+        assert log.start_offset == 1
+        set_clock.now += 30_000
+        await clocked.retain()
+        assert log.start_offset == log.end_offset
+
+    @needs(Capability.TRIM)
+    async def test_a_limit_that_is_taken_away(self, clocked: Engine) -> None:
+        """Once a change of a topic is answered, nothing more goes by its former limits."""
+        (log,) = (await clocked.create_topic(spec("orders"))).partitions
+        for _ in range(20):
+            await log.append(batch(*[b""] * 5_000))
+        await clocked.alter_topic("orders", lambda _: spec("orders", config=kept(retention_records=1)))
+        retained = asyncio.create_task(clocked.retain())
+        async with asyncio.timeout(self.wait_seconds):
+            while not log.start_offset:  # noqa: ASYNC110  nobody tells of a trim
+                await asyncio.sleep(0)
+        await clocked.alter_topic("orders", lambda _: spec("orders"))
+        start = log.start_offset
+        await retained
+        await clocked.retain()
+        assert log.start_offset == start
+
+    @needs(Capability.TRIM)
     async def test_a_policy_that_keeps(self, clocked: Engine, set_clock: SetClock) -> None:
         """Without `delete` in cleanup.policy the limits mean nothing; they do as soon as it is there."""
         for policy in ((), (CleanupPolicy.COMPACT,)):
