@@ -125,6 +125,7 @@ TRIM = (
     "DELETE FROM time_blocks WHERE beyond <= ?",
 )
 
+OFFSET_FROM = "SELECT offset FROM records WHERE offset >= ? ORDER BY offset LIMIT 1"
 NTH_OFFSET = "SELECT offset FROM records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT 1 OFFSET ?"
 FAR_HEADER = (
     "SELECT offset FROM headers WHERE offset >= ? AND offset < ? ORDER BY offset, position LIMIT 1 OFFSET ?"

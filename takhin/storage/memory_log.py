@@ -211,7 +211,7 @@ class MemoryLog:
             self._latest = now
             self._appended = {at: min(appended, now) for at, appended in self._appended.items()}
         while (start := limits.first_by_number(self.start_offset, self.record_count)) > self.start_offset:
-            await self.trim(start)
+            await self.trim(next((at for at in self._rows if at >= start), start))
         await self.trim(limits.first_by_groups(self.start_offset, committed))
         if (since := limits.kept_since(now)) is not None:
             ages = ((at, Oldest(row[1], self._appended[at])) for at, row in self._rows.items())

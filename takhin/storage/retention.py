@@ -36,7 +36,8 @@ class Limits(NamedTuple):
     def first_by_number(self, start: int, records: int) -> int:
         """The first offset to be kept of a log that begins at `start`, by how many records there may be.
 
-        A compacted log has gaps: then it is lower at first, so ask again when the records before it are gone.
+        A compacted log has gaps: then it is lower at first, so ask again when the records before it are gone,
+        with the offset of the first one that is left.
         """
         return start if self.records is None else start + max(0, records - self.records)
 

@@ -212,6 +212,26 @@ async def test_a_byte_too_much_takes_few_steps(tmp_path):
         assert 50 < log.start_offset < 300
 
 
+async def test_a_gap_is_crossed_in_few_commits(tmp_path):
+    """A compacted log that has one record too many behind a long gap loses that one, and none beside it."""
+    async with Clocked(tmp_path / "data") as clocked:
+        await clocked.engine._parts.upkeep.stop()
+        both = config(cleanup_policy=tuple(CleanupPolicy))
+        log = await clocked.log("t")
+        for _ in range(2):
+            await log.append(batch(*[b"v"] * 4_000, keys=[b"k"] * 4_000))
+        await log.append(batch(*[b"v"] * 11, keys=[b"%d" % n for n in range(11)]))
+        await log.append(batch(b"v", keys=[b"k"]))
+        await clocked.engine.alter_topic("t", lambda _: spec("t", config=both))
+        assert await log.compact(both, NOW) == 8_000
+        ten = replace(both, retention_records=10)
+        await clocked.engine.alter_topic("t", lambda _: spec("t", config=ten))
+        commits = log.mark.commits
+        await clocked.engine.retain()
+        assert (log.start_offset, log.record_count) == (8_002, 10)
+        assert log.mark.commits - commits < 10
+
+
 async def test_a_full_disk_gets_all_free_pages_back(tmp_path):
     """While the disk is full, what retention frees is given back at once, also where it is little."""
     async with Clocked(tmp_path / "data") as clocked:

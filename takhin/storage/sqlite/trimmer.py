@@ -49,10 +49,15 @@ class Log(Protocol):
 
 
 class Due(NamedTuple):
-    """What is to go of a log: records below an offset. bytes_max: only as many as that; None: all."""
+    """What is to go of a log: records below an offset.
+
+    bytes_max: only as many as that; None: all. over_gap: the log begins with a record then, so that the next
+    step finds one to remove.
+    """
 
     before: int
     bytes_max: int | None = None
+    over_gap: bool = False
 
 
 class Trimmer:
@@ -103,9 +108,9 @@ class Trimmer:
         by_age = await self._first_by_age(limits, now)
         state = self._state
         by_number = limits.first_by_number(state.start_offset, state.record_count)
-        first = max(by_age, by_number, self._first_by_groups(limits))
-        if first > state.start_offset:
-            return Due(first)
+        first = max(by_age, self._first_by_groups(limits))
+        if max(first, by_number) > state.start_offset:
+            return Due(first) if first >= by_number else Due(by_number, over_gap=True)
         excess = self._excess_bytes(limits)
         return Due(state.end_offset - 1, max(excess, PAGE_BYTES)) if excess else None  # less frees nothing
 
@@ -116,7 +121,7 @@ class Trimmer:
         """
         steps = self._steps(due)
         each = due.bytes_max if due.bytes_max is None else due.bytes_max // steps
-        writes = [self._life.submit(Trim(due.before, each)) for _ in range(steps)]
+        writes = [self._life.submit(Trim(due.before, each, due.over_gap)) for _ in range(steps)]
         await asyncio.shield(asyncio.gather(*writes))
         await self._give_back_on_full_disk()
         await self._make_room()

@@ -55,11 +55,13 @@ class Append:
 class Trim(LongWrite):
     """Move the log's start up towards an offset, and delete the records below it: as many as one step may.
 
-    bytes_max: how many bytes of them, unless it is one record. The answer is where the log begins then.
+    bytes_max: how many bytes of them, unless it is one record. over_gap: the log then begins with a record,
+    if it has any, and not in a gap before one. The answer is where the log begins then.
     """
 
     towards: int
     bytes_max: int | None = None
+    over_gap: bool = False
 
     def apply(self, draft: Draft) -> int:
         if self.towards <= draft.start_offset:
@@ -67,6 +69,8 @@ class Trim(LongWrite):
         db = draft.with_records()
         bytes_max = TRIM_BYTES_MAX if self.bytes_max is None else min(TRIM_BYTES_MAX, self.bytes_max)
         start = _start_after(db, draft.start_offset, min(self.towards, draft.end_offset), bytes_max)
+        if self.over_gap:
+            start = db.execute(sql.OFFSET_FROM, (start,)).get or start
         for statement in (*sql.TRIM, sql.SET_START):
             db.execute(statement, (start,))
         draft.start_offset = start
