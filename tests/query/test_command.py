@@ -96,7 +96,7 @@ def test_json(sql):
 def test_without_a_query(sql):
     """Without a query it prints the tables with their columns, counts, and a query to try."""
     printed = sql().splitlines()
-    assert printed[0] == "orders: 2906 records in 3 partitions, 1 consumer group"
+    assert printed[0] == "orders: 2906 records in 3 partitions, 2 consumer groups"
     tables = ["records", "headers", "committed_offsets", "partitions"]
     assert [line.split()[0] for line in printed[1:5]] == tables
     example = printed[-1].partition('"')[2].rstrip('"')
