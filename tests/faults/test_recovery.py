@@ -18,7 +18,8 @@ from storage.support import check_files, sqlite_engine
 from takhin.disk.layout import wal_of
 from takhin.errors import OutcomeUnknownError, PartitionUnavailableError
 from takhin.storage.sqlite.checkpoint import AGAIN_SECONDS
-from takhin.testing.contract import batch, read_all, spec
+from takhin.testing.contract import ALL, batch, read_all, spec
+from takhin.turns import others_turn
 
 HOLDER = Path(__file__).with_name("holder.py")
 CHECKPOINT_PAGES = 1_000
@@ -162,14 +163,20 @@ async def test_a_program_reads_while_it_fails(tmp_path, disk):
     holder = await asyncio.create_subprocess_exec(
         sys.executable, HOLDER, trial.path, "BEGIN", "SELECT * FROM log", stdin=PIPE, stdout=PIPE
     )
-    assert await holder.stdout.readline() == b"ready\n"
-    trial.plan("sync", wal=True, first=1, for_good=False, landed=False)
-    await trial.until_it_fails()
-    disk.plan = None
-    await until_tried(trial, times=3)
-    await trial.is_failed()
-    assert await trial.faults_after_a_crash() == []
-    holder.stdin.close()
-    assert await holder.wait() == 0
+    try:
+        assert await holder.stdout.readline() == b"ready\n"
+        trial.plan("sync", wal=True, first=1, for_good=False, landed=False)
+        await trial.until_it_fails()
+        disk.plan = None
+        await until_tried(trial, times=3)
+        log = trial.victim.log
+        while log._file.is_open:  # until the middle of an attempt
+            await others_turn()
+        await log.read(log.start_offset, **ALL)
+        await trial.is_failed()
+        assert await trial.faults_after_a_crash() == []
+    finally:
+        holder.stdin.close()
+        assert await holder.wait() == 0
     await trial.comes_back()
     await trial.close()

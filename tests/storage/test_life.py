@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import uvloop
 
 from storage.support import Store, sqlite_engine
+from takhin.disk.witness import Mark
 from takhin.errors import PartitionUnavailableError
 from takhin.model import CommittedOffset
 from takhin.storage.sqlite import life
@@ -87,10 +89,18 @@ async def test_what_lands_while_a_checkpoint_fails_counts(tmp_path: Path):
     await log.append(numbered(1))
     growing = asyncio.create_task(log.grown(1))
     committed = CommittedOffset(1, "", NOW)
+    commit, failed = log.life._commits._commit, threading.Event()
+
+    def waiting(mark: Mark) -> None:  # on a commit thread
+        failed.wait(10)
+        commit(mark)
+
+    log.life._commits._commit = waiting
     landing = asyncio.gather(log.append(numbered(1)), log.commit_offset("billing", committed))
     while log.life.step is not Step.GROUP:
         await turns()
     log.life.fail_closed(apsw.CorruptError("a checkpoint met a damaged page"))
+    failed.set()
     await asyncio.wait_for(landing, 10)
     await asyncio.wait_for(growing, 10)
     assert engine.offsets.of("billing") == {("orders", 0): committed}

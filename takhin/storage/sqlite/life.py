@@ -393,6 +393,8 @@ class Life:
         except Exception as error:  # noqa: BLE001  whatever it is, the file is still broken
             logger.debug("recovery_failed", partition=self._name, error=str(error))
             self.failure = self.failure.after(error, self._next_attempt())
+            if self._file.is_open:  # again: those who came while it was closed wait for that
+                self._let_readers_go_on()
         else:
             self.failure = None
             self._shared.troubles.end(f"partition_failed {self._name}")
