@@ -105,7 +105,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             # Not within a write: during the first one gRPC refuses the status, and the call would hang.
             if task not in self._writing:
                 task.cancel()
-        for _ in ("what is being written", "the status, for which there may be no room either"):
+        for _ in range(2):  # for what is being written, then for the status, which may find no room either
             await self._end_streams(tails, min(seconds / 4, UNREAD_SECONDS))
         await self._end_streams(list(self._streams), deadline - seconds / 2 - now())
         if self._unary_calls:
