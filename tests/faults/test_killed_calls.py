@@ -141,13 +141,22 @@ async def neither_old_nor_new(data: Path, what: str, *, done: bool) -> list[str]
 
 
 async def kill_at_each(killer: Killer, change: str, step: int, check=faults_of):
-    """Kill at every `step`-th call and at the last; yields (call, faults)."""
+    """Kill at every `step`-th call and at the last; yields (call, faults).
+
+    On a busy machine a change makes a call more or less (a checkpoint that a commit did not wait for), so a
+    few ends come before their kill.
+    """
     calls = killer.calls(change)
-    for at in sorted({*range(0, len(calls), step), len(calls) - 1}):
+    places = sorted({*range(0, len(calls), step), len(calls) - 1})
+    missed = 0
+    for at in places:
         data, code = killer.kill_at(change, calls[at], calls[: at + 1].count(calls[at]))
-        assert code == -9
-        yield f"{at + 1} of {len(calls)}, {calls[at]}", await check(data, change)
+        assert code in (0, -9)
+        missed += code == 0
+        name = f"{at + 1} of {len(calls)}, {calls[at]}" if code else "none"
+        yield name, await check(data, change, done=code == 0)
         shutil.rmtree(data)
+    assert missed <= len(places) // 4
     data, code = killer.kill_at(change, calls[0], len(calls))
     assert code == 0
     yield "none", await check(data, change, done=True)

@@ -155,7 +155,8 @@ class Retention:
     async def _step(self, log: SqlitePartition) -> bool:
         """Remove some of what is past the limits; True if there may be more."""
         try:
-            async with log.trimmer.one:
+            async with log.trimmer.one, self._shared.space.in_turn():
+                await log.trimmer.make_room()
                 limits, now = self._limits(log), self._shared.clock()
                 due = None if limits is None else await log.trimmer.due(limits, now)
                 if due is None or limits is None or limits != self._limits(log):  # altered meanwhile

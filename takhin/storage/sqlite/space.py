@@ -4,7 +4,8 @@ On a full disk commits fail cleanly, but what would free space fails too: a trim
 and a checkpoint may have to lengthen the file. So a file of a known size, DATA/ballast, is kept for that.
 When a write meets a full disk, appends are refused, also those that wait in queues, and once everything
 under way has ended the ballast goes: trims and deletions use its space, and write-ahead logs are cut one
-after the other where there is space for that (upkeep.py). Once enough is free, the ballast is made again
+after the other where there is space for that (upkeep.py). What frees space takes turns then: several at once
+would use up what one of them needs. Once enough is free, the ballast is made again
 and appends are let in.
 """
 
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -40,6 +43,7 @@ class DiskSpace:
         self._low_bytes = settings.free_bytes_low
         self._troubles = troubles
         self._closed = False
+        self._turn = asyncio.Lock()
 
     def check(self) -> None:
         """Raises StorageFullError while the disk is full."""
@@ -56,15 +60,29 @@ class DiskSpace:
         """A write has met a full disk. True if there will soon be room for what frees more."""
         self.full = True
         self._troubles.begin(FULL, f"the disk of {self._folder} is full: no records are taken")
-        return self._ballast.exists()
+        return self.has_ballast
 
     def give_ballast(self) -> None:
         """Let what frees space use the ballast's. Call it while the disk is full and no checkpoint runs."""
         self._ballast.unlink(missing_ok=True)
 
+    @property
+    def has_ballast(self) -> bool:
+        """True while what frees space has nothing to do it with."""
+        return self._ballast.exists()
+
     def room_bytes(self) -> int:
-        """How much cutting a write-ahead log may use now."""
-        return self._free_bytes() - self._ballast_bytes // 4
+        """How much cutting a write-ahead log may use now. What is kept is for a step or two of a trim."""
+        return self._free_bytes() - self._ballast_bytes // 8
+
+    @asynccontextmanager
+    async def in_turn(self) -> AsyncIterator[None]:
+        """Wait, while the disk is full, until nobody else is freeing space."""
+        if not self.full:
+            yield
+            return
+        async with self._turn:
+            yield
 
     async def look(self) -> None:
         """See how much is free, and act on it."""

@@ -18,6 +18,7 @@ from takhin.storage.retention import AHEAD_MS, Limits
 from takhin.storage.sqlite.group import LogState
 from takhin.storage.sqlite.life import Life
 from takhin.storage.sqlite.shared import Shared
+from takhin.storage.sqlite.space import SPENT_BYTES
 from takhin.storage.sqlite.times import Sought
 from takhin.storage.sqlite.writes import (
     TRIM_BYTES_MAX,
@@ -43,6 +44,10 @@ class Log(Protocol):
 
     async def first_at_time(self, sought: Sought, until: int) -> OffsetAtTime:
         """The first record that is sought, or where the search has come to behind `until`."""
+
+    @property
+    def wal_bytes_left(self) -> int:
+        """How much of the WAL is not yet in the `.db` file."""
 
     async def cut_wal(self, room_bytes: int) -> None:
         """Give the space of the WAL back, if that lengthens the `.db` file by at most `room_bytes`."""
@@ -76,11 +81,13 @@ class Trimmer:
         """Remove what lies below an offset of the log; returns where the log begins, durably."""
         while self._state.durable_start < offset:  # start_offset may be that of a COMMIT under way
             self._log.check_available()
-            await self._make_room()
-            # It goes on also if the one who asked has gone.
-            await asyncio.shield(self._life.submit(Trim(offset)))
+            async with self._shared.space.in_turn():
+                await self.make_room()
+                # It goes on also if the one who asked has gone.
+                await asyncio.shield(self._life.submit(Trim(offset)))
         durable_start = self._state.durable_start
-        await self._give_back_on_full_disk()
+        async with self._shared.space.in_turn():
+            await self._give_back_on_full_disk()
         return durable_start
 
     def is_past(self, limits: Limits, now: int) -> bool:
@@ -118,15 +125,17 @@ class Trimmer:
         """Remove some of what is due. Its writes are queued before it first waits for anything.
 
         Where much is, that is a few steps in one commit group: with one alone, producers would be faster.
+        On a full disk it is one: hold `space.in_turn()` then, from `make_room` on.
         """
         steps = self._steps(due)
         each = due.bytes_max if due.bytes_max is None else due.bytes_max // steps
         writes = [self._life.submit(Trim(due.before, each, due.over_gap)) for _ in range(steps)]
         await asyncio.shield(asyncio.gather(*writes))
         await self._give_back_on_full_disk()
-        await self._make_room()
 
     def _steps(self, due: Due) -> int:
+        if self._shared.space.full:
+            return 1
         state = self._state
         records = due.before - state.start_offset
         if due.bytes_max is None:
@@ -169,7 +178,8 @@ class Trimmer:
 
         Returns the commits. commits_before: how many the log had a while ago.
         """
-        await self._give_back_on_full_disk()
+        async with self._shared.space.in_turn():
+            await self._give_back_on_full_disk()
         quiet = self._state.mark.commits == commits_before
         if quiet and self._state.pages.many_free(self._shared.settings.free_pages_percent_max):
             while quiet and self._state.pages.free and not self._shared.files.held:
@@ -182,13 +192,21 @@ class Trimmer:
         """Give free pages back while the disk is full, as far as there is room for the steps of that."""
         with suppress(StorageFullError):  # what is trimmed is trimmed
             while self._shared.space.full and self._state.pages.free and not self._log.closed:
-                if self._shared.files.held or not await self._make_room():
+                if self._shared.files.held:
                     return
+                await self.make_room()
                 await asyncio.shield(self._life.submit(GivePagesBack()))
 
-    async def _make_room(self) -> bool:
-        """Cut the write-ahead log if the steps on a full disk have filled it; True if there is room now."""
+    async def make_room(self) -> None:
+        """On a full disk, see that a step finds room. Raises StorageFullError.
+
+        The write-ahead log is cut before it grows by what the steps write: that has to happen while there is
+        still room to lengthen the file.
+        """
         space = self._shared.space
-        if space.full and space.room_bytes() <= 0:
+        if not space.full or space.has_ballast:  # upkeep is about to give it: writes wait for it by themselves
+            return
+        if self._log.wal_bytes_left > SPENT_BYTES or space.room_bytes() <= 0:
             await self._log.cut_wal(space.room_bytes())
-        return not space.full or space.room_bytes() > 0
+        if space.room_bytes() <= 0:
+            raise space.error()
