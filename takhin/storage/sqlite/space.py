@@ -68,7 +68,7 @@ class DiskSpace:
 
     @property
     def has_ballast(self) -> bool:
-        """True while what frees space has nothing to do it with."""
+        """True until its space is given to what frees more."""
         return self._ballast.exists()
 
     def room_bytes(self) -> int:

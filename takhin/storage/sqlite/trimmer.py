@@ -204,7 +204,7 @@ class Trimmer:
         still room to lengthen the file.
         """
         space = self._shared.space
-        if not space.full or space.has_ballast:  # upkeep is about to give it: writes wait for it by themselves
+        if not space.full or space.has_ballast:  # upkeep is about to give it, and writes wait for it
             return
         if self._log.wal_bytes_left > SPENT_BYTES or space.room_bytes() <= 0:
             await self._log.cut_wal(space.room_bytes())
