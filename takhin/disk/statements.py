@@ -127,9 +127,6 @@ TRIM = (
 
 OFFSET_FROM = "SELECT offset FROM records WHERE offset >= ? ORDER BY offset LIMIT 1"
 NTH_OFFSET = "SELECT offset FROM records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT 1 OFFSET ?"
-FAR_HEADER = (
-    "SELECT offset FROM headers WHERE offset >= ? AND offset < ? ORDER BY offset, position LIMIT 1 OFFSET ?"
-)
 ROW_BYTES_MAX = 32
 """What a row takes besides its key and value."""
 
@@ -142,13 +139,15 @@ def _in_pages(content: str, local_bytes_max: int) -> str:
 
 _RECORD = "coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)"
 _HEADER = "octet_length(key) + octet_length(value)"
-STORED_BYTES = (
+STORED = (
     f"SELECT (SELECT {_in_pages(f'({_RECORD})', overflow.RECORD_LOCAL_BYTES_MAX)} "
     "FROM records WHERE offset >= ?1 AND offset < ?2) + "
     f"(SELECT {_in_pages(f'({_HEADER})', overflow.HEADER_LOCAL_BYTES_MAX)} "
-    "FROM headers WHERE offset >= ?1 AND offset < ?2)"
+    "FROM headers WHERE offset >= ?1 AND offset < ?2), "
+    "(SELECT count(*) FROM headers WHERE offset >= ?1 AND offset < ?2)"
 )
-"""About what removing [offset, offset) frees, or less. Reads none of the overflow pages: see LONG_HEADER."""
+"""(about the bytes that removing [offset, offset) frees, or less; its headers). Reads no overflow page: see
+LONG_HEADER."""
 
 LAST_OFFSET = "SELECT max(offset) FROM records"
 GET_LOST = "SELECT first, beyond FROM lost_offsets ORDER BY first"

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from takhin.copies.backup import backup
+from takhin.copies.restore import restore
 from takhin.disk.versions import build
 from takhin.errors import StartupError
 from takhin.settings import StorageSettings
@@ -136,6 +138,15 @@ class Store:
         files.held = False
         await self.engine.close()
         check_files(crashed)
+        await self.open()
+
+    async def copy(self) -> None:
+        """Back the files up, restore them into a folder that is new, and continue there."""
+        await self.close()
+        copied = self.data_dir.with_name(f"{self.data_dir.name}+")
+        backup(self.data_dir, copied.with_suffix(".backup"))
+        restore(copied.with_suffix(".backup"), copied)
+        self.data_dir = copied
         await self.open()
 
     def log(self, topic: str, partition: int = 0) -> PartitionLog:

@@ -318,9 +318,9 @@ class EnginesAgree(RuleBasedStateMachine):
     def forget_group(self, group_id: str) -> None:
         self.ask(lambda engine: engine.offsets.forget(group_id))
 
-    @rule(crashed=st.booleans())
-    def reopen(self, *, crashed: bool) -> None:
-        self.runner.run(self.store.crash() if crashed else self.store.reopen())
+    @rule(again=st.sampled_from([Store.reopen, Store.crash, Store.copy]))
+    def reopen(self, again: Callable[[Store], Awaitable[None]]) -> None:
+        self.runner.run(again(self.store))
         self.compare_logs()
 
 

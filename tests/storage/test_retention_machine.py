@@ -115,6 +115,10 @@ class Retained(RuleBasedStateMachine):
         self.runner.run(self.store.crash())
 
     @rule()
+    def copy(self) -> None:
+        self.runner.run(self.store.copy())
+
+    @rule()
     def retain(self) -> None:
         """After a look nothing is there that should have gone; where ages are exact, nothing else."""
         for engine in (self.store.engine, self.memory):

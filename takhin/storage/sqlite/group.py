@@ -39,6 +39,8 @@ SLICE_HEADERS = 2_000
 SLICE_HEADERS_BYTES = 1 << 20
 SLICE_WRITES = 200
 """How much of a group is written before others have their turn on the loop: 2 to 4 ms of work."""
+ROW_BYTES_MIN = 16
+"""The space of the smallest record in the file, about."""
 ROW_BYTES = 512
 """What inserting a row costs besides its value, in bytes of a value."""
 
@@ -167,6 +169,16 @@ class Draft:
         self._columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
         self._headers: list[tuple[int, Headers]] = []  # by the offset of a batch's first record
         self._bytes = 0  # of these records and headers
+
+    @property
+    def has_gaps(self) -> bool:
+        """True if records may be missing between others at the log's start."""
+        return bool(self.lost) or self.history.gaps.compacted_below > self.start_offset
+
+    @property
+    def record_bytes(self) -> int:
+        """The space of a record, on the average."""
+        return max(ROW_BYTES_MIN, self._state.records_bytes // max(1, self._state.record_count))
 
     def with_records(self) -> apsw.Connection:
         """The connection, once all records appended so far are in the table."""

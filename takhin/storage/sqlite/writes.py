@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import apsw
-
 from takhin.disk import statements as sql
 from takhin.model import Appended, Batch, CommittedOffset
 from takhin.storage.sqlite.group import Draft, LongWrite, SmallWrite
@@ -23,6 +21,8 @@ TRIM_RECORDS_MAX = 5_000
 TRIM_HEADERS_MAX = 5_000
 TRIM_BYTES_MAX = 2 << 20
 """What one step of a trim deletes at most, unless it is one record: 1 ms on the event loop."""
+GUESS_SHARE = 0.8
+"""How much of that is tried first, as records are of different sizes."""
 GIVE_BACK_PAGES = 32
 """Pages of one step: SQLite moves as many from the file's end into free ones, on the loop, in 1 to 2 ms."""
 
@@ -68,7 +68,7 @@ class Trim(LongWrite):
             return draft.start_offset
         db = draft.with_records()
         bytes_max = TRIM_BYTES_MAX if self.bytes_max is None else min(TRIM_BYTES_MAX, self.bytes_max)
-        start = _start_after(db, draft.start_offset, min(self.towards, draft.end_offset), bytes_max)
+        start = _start_after(draft, min(self.towards, draft.end_offset), bytes_max)
         if self.over_gap:
             start = db.execute(sql.OFFSET_FROM, (start,)).get or start
         for statement in (*sql.TRIM, sql.SET_START):
@@ -80,20 +80,24 @@ class Trim(LongWrite):
         return start
 
 
-def _start_after(db: apsw.Connection, start: int, wanted: int, bytes_max: int) -> int:
-    """The start after one step of a trim: `wanted`, or less where the step has enough to do."""
-    most: int = db.execute(sql.NTH_OFFSET, (start, wanted, TRIM_RECORDS_MAX)).get or wanted
-    far: int | None = db.execute(sql.FAR_HEADER, (start, most, TRIM_HEADERS_MAX)).get
-    if far is not None:
-        most = max(far, start + 1)
-    end, records, stored_bytes = start, 1, 0
-    while end < most:  # in growing steps, to look at little more than what goes
-        beyond = min(most, end + records)
-        stored_bytes += db.execute(sql.STORED_BYTES, (end, beyond)).get
-        if stored_bytes > bytes_max:
-            break
-        end, records = beyond, 2 * records
-    return max(end, min(most, start + 1))
+def _start_after(draft: Draft, wanted: int, bytes_max: int) -> int:
+    """The start after one step of a trim: `wanted`, or less where the step has enough to do.
+
+    How much that is, is guessed from the log's average, and asked once where that is right: each statement
+    more costs producers something.
+    """
+    start = draft.start_offset
+    if draft.has_gaps:
+        most = draft.db.execute(sql.NTH_OFFSET, (start, wanted, TRIM_RECORDS_MAX)).get or wanted
+    else:
+        most = min(wanted, start + TRIM_RECORDS_MAX)
+    guess = max(1, int(GUESS_SHARE * bytes_max / draft.record_bytes))
+    while True:
+        end: int = min(most, start + guess)
+        stored_bytes, headers = draft.db.execute(sql.STORED, (start, end)).get
+        if (stored_bytes <= bytes_max and headers <= TRIM_HEADERS_MAX) or guess == 1:
+            return end
+        guess = max(1, min(guess, end - start) // 4)
 
 
 @dataclass(frozen=True, slots=True)
