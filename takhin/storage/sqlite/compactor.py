@@ -47,8 +47,8 @@ TOLD_AFTER_SECONDS = 1.0
 """How long something is in the way before it is a trouble."""
 TURN_SECONDS = 0.002
 """How long records are checked before others have their turn."""
-REST_SECONDS = 0.001
-REST_SHARE = 0.25
+REST_SECONDS = 0.004
+REST_SHARE = 1.0
 """The rest after a removal, and after a slice as a share of its time, where records arrive meanwhile.
 Measured (bench/compaction.py)."""
 
