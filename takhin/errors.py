@@ -41,6 +41,7 @@ row for the inner nodes, nor for CopyError, QueryError and StartupError, which n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 
@@ -227,7 +228,12 @@ class LogReplacedError(RefusedError):
 
 
 class FencedMemberError(RefusedError):
-    """A member of a consumer group is not what it was: its epoch has passed, or it owns a partition no more."""
+    """A member of a consumer group is not what it was: its epoch has passed, or it owns a partition no more.
+
+    refused: for a commit the (topic, partition) that the member does not own; none if it is no member at all.
+    """
+
+    refused: Sequence[tuple[str, int]] = ()
 
 
 class UnknownMemberError(RefusedError):

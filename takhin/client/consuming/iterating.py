@@ -43,7 +43,10 @@ class Records:
                 self.__anext__ = own[0]
                 records = loaded.records
                 while records and not loaded.paused:
-                    yield records.popleft()
+                    record = records.popleft()
+                    loaded.processed = record.offset  # all before this one: it was asked for
+                    yield record
+                loaded.pass_by()
                 self._withdraw(own)  # whoever else waits begins another one
         finally:
             self._withdraw(own)
