@@ -41,7 +41,6 @@ row for the inner nodes, nor for CopyError, QueryError and StartupError, which n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Self
 
 
@@ -230,10 +229,16 @@ class LogReplacedError(RefusedError):
 class FencedMemberError(RefusedError):
     """A member of a consumer group is not what it was: its epoch has passed, or it owns a partition no more.
 
-    refused: for a commit the (topic, partition) that the member does not own; none if it is no member at all.
+    refused: of a commit, the (topic, partition) of all that the member does not own at that epoch.
     """
 
-    refused: Sequence[tuple[str, int]] = ()
+    refused: tuple[tuple[str, int], ...] = ()
+
+    def __init__(
+        self, sentence: str, /, *, refused: tuple[tuple[str, int], ...] = (), **details: object
+    ) -> None:
+        super().__init__(sentence, **details)
+        self.refused = refused
 
 
 class UnknownMemberError(RefusedError):

@@ -52,5 +52,5 @@ def refusal_in(response: Any) -> TakhinError | None:
     details = {name: str(getattr(response, name)) for name in names}
     error = error_of_code(response.error_code, response.error, details)
     if isinstance(error, FencedMemberError) and isinstance(response, pb.CommitOffsetResponse):
-        error.refused = [TopicPartition(of.topic, of.partition) for of in response.refused]
+        error.refused = tuple(TopicPartition(of.topic, of.partition) for of in response.refused)
     return error

@@ -130,14 +130,13 @@ class Commits:
             at for at, offset in offsets.items() if _plain(offset) < self._since.get(at, _plain(offset) + 1)
         ]
         if lost:
-            error = FencedMemberError(
+            raise FencedMemberError(
                 f"topic {lost[0].topic!r} partition {lost[0].partition} was given to another member of group "
                 f"{self._group_id!r} since it was read; nothing was committed",
+                refused=tuple(lost),
                 topic=lost[0].topic,
                 partition=lost[0].partition,
             )
-            error.refused = lost
-            raise error
 
     async def _attempt(
         self, deadline: float, offsets: Mapping[TopicPartition, Offset], member: MemberAt | None = None

@@ -68,8 +68,9 @@ class Share:
 
     # What the membership calls
 
-    def held(self) -> list[TopicPartition]:
-        return self._assigned.partitions()
+    def held(self) -> frozenset[TopicPartition]:
+        """What it reads, and what it may begin to read at any moment."""
+        return self._granted.union(self._assigned.partitions())
 
     def granted(self, partitions: frozenset[TopicPartition]) -> None:
         if self._granted - partitions:
@@ -78,7 +79,7 @@ class Share:
         self._news.set()
 
     def lost(self) -> None:
-        held = self.held()
+        held = self._assigned.partitions()
         self._assigned.drop(held)
         self._commits.forget()
         self._granted, self._takes_away = frozenset(), False
@@ -107,7 +108,8 @@ class Share:
         if isinstance(error, UnknownTopicError | UnknownPartitionError):
             self._assigned.drop([at])  # the group takes it away soon, or there is another topic of the name
             self._commits.forget([at])
-            self._look_again()
+            self._lost.append(at)
+            self._news.set()
             return True
         if self._options.places.reset is Reset.ERROR or not isinstance(
             error, OffsetOutOfRangeError | LogReplacedError
@@ -133,7 +135,7 @@ class Share:
         if (settling := self._settling) is not None:
             settling.cancel()
             await asyncio.wait({settling})
-        held = self.held()
+        held = self._assigned.partitions()
         await self._assigned.withhold(held)
         try:
             callbacks = self._options.callbacks
@@ -177,7 +179,7 @@ class Share:
 
     async def _follow(self) -> None:
         """Do what the group says, one thing after the other."""
-        self._assigned.begin(self.held())  # an earlier task may have been cancelled before it came to that
+        self._assigned.begin(self._assigned.partitions())  # a former task may have been cancelled before that
         self._news.set()
         while True:
             await self._news.wait()
@@ -199,7 +201,7 @@ class Share:
         """Hold what was granted last."""
         lost, self._lost = self._lost, []
         await self._call(self._options.callbacks.on_lost, lost)
-        held = set(self.held())
+        held = set(self._assigned.partitions())
         takes_away, self._takes_away = self._takes_away, False
         if gone := held - self._granted:
             await self._give_up(sorted(gone))

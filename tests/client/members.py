@@ -1,0 +1,80 @@
+"""A member of a consumer group that reads in a task of its own, for tests to look at."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from takhin.client import Consumer
+
+WAIT_S_MAX = 30.0
+
+
+class Member:
+    """Reads from when it is entered until it is left, and keeps what it has read and what it was told.
+
+    told: ("assigned" | "revoked" | "lost", the partition numbers).
+    records: all that it has read. Each is processed at once, unless `busy` is cleared.
+    """
+
+    def __init__(self, server: str, group_id: str, *topics: str, **options) -> None:
+        self.told: list[tuple[str, list[int]]] = []
+        self.records = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self._news = asyncio.Condition()
+        callbacks = {f"on_{name}": self._teller(name) for name in ("assigned", "revoked", "lost")}
+        if topics:
+            options["topics"] = topics
+        self.consumer = Consumer(server, group_id=group_id, **callbacks | options)
+
+    def _teller(self, name):
+        async def tell(partitions):
+            self.told.append((name, [at.partition for at in partitions]))
+            await self._notify()
+
+        return tell
+
+    async def _notify(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    async def __aenter__(self) -> Self:
+        await self.consumer.open()
+        self.reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.consumer.stop()
+        self.go.set()
+        await self.reading
+        await self.consumer.close()
+
+    async def _read(self) -> None:
+        async for record in self.consumer:
+            self.records.append(record)
+            await self._notify()
+            await self.go.wait()
+
+    async def until(self, true) -> None:
+        """Wait until `true()` is, which is looked at whenever something is read or told."""
+        async with asyncio.timeout(WAIT_S_MAX), self._news:
+            await self._news.wait_for(true)
+
+    async def has_read(self, count: int) -> None:
+        await self.until(lambda: len(self.records) >= count)
+
+    @property
+    def held(self) -> set[int]:
+        """The numbers of the partitions that it holds, by what it was told."""
+        held: set[int] = set()
+        for name, partitions in self.told:
+            held = held | set(partitions) if name == "assigned" else held - set(partitions)
+        return held
+
+    async def holds(self, count: int) -> None:
+        await self.until(lambda: len(self.held) == count)
+
+    @property
+    def values(self) -> list[bytes]:
+        return [record.value for record in self.records]
