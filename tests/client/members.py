@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from typing import Self
+from weakref import WeakKeyDictionary
 
 from takhin.client import Consumer
 
 WAIT_S_MAX = 30.0
+
+
+_conditions: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Condition] = WeakKeyDictionary()
+
+
+def _news() -> asyncio.Condition:
+    """The one of all members of a test."""
+    return _conditions.setdefault(asyncio.get_running_loop(), asyncio.Condition())
 
 
 class Member:
@@ -22,7 +31,6 @@ class Member:
         self.records = []
         self.go = asyncio.Event()
         self.go.set()
-        self._news = asyncio.Condition()
         callbacks = {f"on_{name}": self._teller(name) for name in ("assigned", "revoked", "lost")}
         if topics:
             options["topics"] = topics
@@ -36,8 +44,9 @@ class Member:
         return tell
 
     async def _notify(self) -> None:
-        async with self._news:
-            self._news.notify_all()
+        news = _news()
+        async with news:
+            news.notify_all()
 
     async def __aenter__(self) -> Self:
         await self.consumer.open()
@@ -57,9 +66,10 @@ class Member:
             await self.go.wait()
 
     async def until(self, true) -> None:
-        """Wait until `true()` is, which is looked at whenever something is read or told."""
-        async with asyncio.timeout(WAIT_S_MAX), self._news:
-            await self._news.wait_for(true)
+        """Wait until `true()` is, which is looked at whenever any member has read something or was told."""
+        news = _news()
+        async with asyncio.timeout(WAIT_S_MAX), news:
+            await news.wait_for(true)
 
     async def has_read(self, count: int) -> None:
         await self.until(lambda: len(self.records) >= count)

@@ -33,6 +33,17 @@ async def committed(admin, group, topic):
     }
 
 
+async def state(admin, group):
+    return (await admin.describe_group(group)).state
+
+
+async def eventually(asked, expected):
+    """Wait until the broker answers so: nothing tells a test of it."""
+    async with asyncio.timeout(20):
+        while await asked() != expected:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def test_one_member_reads_all_and_commits_it(server, admin, wide, name):
     """A member gets every partition, from the beginning; at `close` all that was iterated past is committed."""
     await spread(server, wide, 5)
@@ -74,15 +85,13 @@ async def test_what_is_iterated_past_is_committed_now_and_then(server, admin, to
     await produce(server, topic, [b"0", b"1", b"2"])
     async with Consumer(server, group_id=name, topics=[topic], commit_interval_ms=20) as consumer:
         assert [(await anext(consumer)).offset for _ in range(3)] == [0, 1, 2]
-        async with asyncio.timeout(20):
-            while await committed(admin, name, topic) != {0: 2}:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: committed(admin, name, topic), {0: 2})
         await asyncio.sleep(0.1)
         assert await committed(admin, name, topic) == {0: 2}
 
 
 async def test_members_share_and_kept_partitions_go_on(server, admin, wide, name):
-    """A second and a third member get their part, and give it back when they leave; nobody skips a record."""
+    """A second and a third member get their part, and give it back when they leave; none skips a record."""
     await spread(server, wide, 10)
     async with Member(server, name, wide) as one:
         await one.has_read(30)
@@ -130,9 +139,7 @@ async def test_a_partition_goes_when_its_record_is_processed(server, admin, wide
     async with Consumer(server, group_id=name, topics=[wide], **options) as consumer:
         assert (await anext(consumer)).partition == moves
         async with Member(server, name, wide, **second) as other:
-            async with asyncio.timeout(20):
-                while (await admin.describe_group(name)).state != "CompletingRebalance":
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: state(admin, name), "CompletingRebalance")
             assert await consumer.commit({others[0]: 1}) is None
             assert not other.told
             assert not steps
@@ -273,8 +280,9 @@ async def test_where_a_member_begins(server, admin, topic, name):
 
 
 @pytest.mark.parametrize(("reset", "first"), [("error", None), ("earliest", 3), ("latest", 5)])
-async def test_a_lost_position(server, admin, topic, name, reset, first):
+async def test_a_lost_position(admin, topic, name, reset, first):
     """Where what was to be read is gone, a member goes on as `reset` says, or raises and may seek."""
+    server = admin._connection.server
     await produce(server, topic, [b"%d" % number for number in range(5)])
     await admin.commit_offsets(name, {(topic, 0): 1})
     await admin.delete_records(topic, 0, before_offset=3)
