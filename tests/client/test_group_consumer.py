@@ -45,7 +45,7 @@ async def eventually(asked, expected):
 
 
 async def test_one_member_reads_all_and_commits_it(server, admin, wide, name):
-    """A member gets every partition, from the beginning; at `close` all that was iterated past is committed."""
+    """A member gets every partition, from the beginning; `close` commits all that was iterated past."""
     await spread(server, wide, 5)
     async with Consumer(server, group_id=name, topics=[wide], client_id="me") as consumer:
         async with asyncio.timeout(20):
