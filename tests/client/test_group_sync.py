@@ -125,7 +125,7 @@ def test_stop_from_a_signal_handler_and_a_thread(server, topic):
 
 
 def test_nothing_of_a_partition_that_moved(server, topic):
-    """What was read ahead of a partition is dropped where it goes to another member; the other one goes on."""
+    """What was read ahead of a partition is dropped where it goes to another member; the other goes on."""
     fill(server, topic, 1_000)
     with (
         sync.Consumer(server, group_id=topic, topics=[topic], auto_commit=False) as first,
