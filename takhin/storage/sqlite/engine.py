@@ -76,6 +76,10 @@ class SqliteEngine:
         return self._opened.offsets
 
     @property
+    def boot(self) -> int:
+        return self._opened.witness.boot
+
+    @property
     def troubles(self) -> Sequence[str]:
         return self._troubles.sentences
 
