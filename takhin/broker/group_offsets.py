@@ -8,12 +8,10 @@ from takhin import limits
 from takhin.broker.topics import check_incarnation, find_log
 from takhin.clock import Clock
 from takhin.errors import InvalidArgumentError, UnknownGroupError
+from takhin.group_views import DescribedGroup, GroupLag, ListedGroup
 from takhin.model import (
     CommittedOffset,
-    DescribedGroup,
-    GroupLag,
     GroupState,
-    ListedGroup,
     OffsetCommit,
     TopicPartition,
 )

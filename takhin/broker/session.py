@@ -10,14 +10,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable,
 
 from takhin.broker.broker import Broker
 from takhin.broker.records import PendingProduce
+from takhin.group_views import DescribedGroup, ListedGroup
 from takhin.model import (
     BrokerHealth,
     Caller,
     Chunk,
     CommittedOffset,
     ConsumeRequest,
-    DescribedGroup,
-    ListedGroup,
     OffsetAtTime,
     OffsetCommit,
     PartitionInfo,

@@ -271,6 +271,9 @@ class Engine(Protocol):
         PartitionUnavailableError.
         """
 
+    async def catalogue_changed(self, known: Mapping[str, Topic]) -> None:
+        """Return when `topics` is another snapshot than `known`; at once if it is so already."""
+
     async def retain(self) -> None:
         """Remove what the topics' retention limits let go, as of now; durable on return.
 

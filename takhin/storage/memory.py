@@ -20,6 +20,7 @@ from takhin.storage.contract import NO_FENCES, Capability, Fence, Topic
 from takhin.storage.fences import raise_any
 from takhin.storage.memory_log import MemoryLog
 from takhin.storage.retention import limits_of
+from takhin.storage.waiters import Waiters
 
 PRODUCERS_MAX = StorageSettings().producers_max
 RETAIN_SECONDS = 0.1
@@ -114,6 +115,7 @@ class MemoryEngine:
         self.offsets = MemoryOffsets()
         self._producers_max = producers_max
         self._clock = clock
+        self._changed = Waiters()
         self._retaining: asyncio.Task[None] | None = None
 
     def stats(self) -> Mapping[str, int]:
@@ -146,6 +148,10 @@ class MemoryEngine:
         if spec.num_partitions < len(former.partitions):
             raise fewer_partitions(spec, len(former.partitions))
         return self._put(spec, former.topic_id, former.partitions)
+
+    async def catalogue_changed(self, known: Mapping[str, Topic]) -> None:
+        while self.topics is known:
+            await self._changed.wait()
 
     async def retain(self) -> None:
         for topic in self.topics.values():
@@ -181,6 +187,7 @@ class MemoryEngine:
     def _change(self, topics: Mapping[str, MemoryTopic]) -> None:
         self.topics = topics
         self.offsets.catalogue_changed(topics)
+        self._changed.wake()
 
 
 def _close_logs(topic: MemoryTopic) -> None:

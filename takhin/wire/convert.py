@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from takhin import topic_configs
 from takhin.errors import EndOffsetMismatchError, InvalidBatchError, TakhinError
+from takhin.group_views import DescribedGroup, ListedGroup
 from takhin.model import (
     Appended,
     Batch,
@@ -17,10 +18,8 @@ from takhin.model import (
     CommittedOffset,
     Condition,
     ConsumeRequest,
-    DescribedGroup,
     GroupState,
     Header,
-    ListedGroup,
     OffsetAtTime,
     OffsetCommit,
     PartitionInfo,

@@ -151,6 +151,9 @@ class SqliteEngine:
     async def alter_topic(self, name: str, wanted: Callable[[Topic], TopicSpec]) -> SqliteTopic:
         return await self._opened.catalogue.alter(name, wanted)
 
+    async def catalogue_changed(self, known: Mapping[str, Topic]) -> None:
+        await self._opened.catalogue.changed(known)
+
     async def retain(self) -> None:
         await self._opened.retention.retain()
 
