@@ -256,7 +256,7 @@ class GroupSettings:
     groups_max: int = setting(10_000, "groups with members", least=1)
     rejoin_ms: int = setting(
         3_000,
-        "how long a member whose stream broke may stay away, and after a start of the broker those from before",
+        "how long a member whose stream broke may stay away, as may all when the broker starts again",
         most=HOUR_MS,
     )
     session_ms: int = setting(

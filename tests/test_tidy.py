@@ -22,7 +22,18 @@ FILE_LINES_MAX = 400
 VOCABULARY = tuple(
     f"takhin.{name}"
     for name in (
-        *("model", "members", "group_views", "errors", "clock", "sizes", "limits", "topic_configs", "kinds", "settings"),
+        *(
+            "model",
+            "members",
+            "group_views",
+            "errors",
+            "clock",
+            "sizes",
+            "limits",
+            "topic_configs",
+            "kinds",
+            "settings",
+        ),
         *("sentences", "partitioner", "json_bytes", "turns", "units"),
     )
 )

@@ -1,4 +1,4 @@
-"""The commits of one group that are accepted and not yet durable: which partitions they hold, and their fences."""
+"""The commits of one group that are accepted and not yet durable, by partition, and their fences."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from takhin.groups.events import Arm, Deadline, DeadlinePassed
 
 
 def now_ms() -> int:
-    """The time that groups go by: the event loop's, so that no change of the machine's clock ends a session."""
+    """The time that groups go by, the event loop's: no change of the machine's clock ends a session."""
     return int(asyncio.get_running_loop().time() * 1_000)
 
 

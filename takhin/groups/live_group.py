@@ -1,14 +1,13 @@
-"""One group with members: its state, and what goes with it that is not pure — timers, streams, commits.
+"""One group with members: its state, and what goes with it that is not pure: timers, streams, commits.
 
-Every change is one `apply` of an event, in one turn of the loop. It owns no rule of the protocol: those are in
-`state.py`.
+Every change is one `apply` of an event, in one turn of the loop. The rules of the protocol are in `state.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -20,6 +19,7 @@ from takhin.groups.deadlines import Deadlines, now_ms
 from takhin.groups.events import (
     Action,
     Arm,
+    CatalogueChanged,
     CommitsEnded,
     Disarm,
     Event,
@@ -37,7 +37,10 @@ from takhin.sentences import shown
 logger = structlog.get_logger()
 
 ASSIGNED_ON_LOOP_MAX = 2_000
-"""Partitions and members together up to which a target is made on the event loop, in 2 ms; else in a thread."""
+"""Partitions and members together up to which a target is made on the event loop; else in a thread."""
+
+
+NO_TOPICS: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -82,12 +85,30 @@ class LiveGroup:
         self._changed(self)
 
     def end_commits(self, ended: Partitions) -> None:
-        """Let partitions that nobody owns, and in which no commit is under way any more, go to their next owners."""
+        """Let partitions in which no commit is under way any more go to their next owners."""
         waited_for = frozenset(at for at in ended if at not in self.value.owner)
         if waited_for:
             self.apply(CommitsEnded(waited_for))
         else:
             self._changed(self)
+
+    def know(self, catalogue: Mapping[str, int], changed: set[str]) -> None:
+        """The topics have changed. changed: those that came, went, or have another number of partitions."""
+        matches = {of.text: of.topics for of in self._patterns}
+        members = self.value.members.values()
+        if any(
+            not changed.isdisjoint(member.subscription.names)
+            or matches.get(member.subscription.pattern or "", NO_TOPICS) != member.subscription.matched
+            for member in members
+        ):
+            self.apply(CatalogueChanged(catalogue, matches))
+        else:
+            self.value = replace(self.value, catalogue=catalogue)
+
+    def committed(self, member_id: str, now: int) -> None:
+        """A member's commit is durable. now: ms since 1970."""
+        if (attendance := self.attendance.get(member_id)) is not None:
+            attendance.last_commit_at = now
 
     def close(self) -> None:
         """Forget all that was to happen."""
@@ -102,7 +123,8 @@ class LiveGroup:
         if member.seat is not None:
             member.seat.end(
                 FencedMemberError(
-                    f"member {shown(seat.member_id)} has come back on another stream", member_id=seat.member_id
+                    f"member {shown(seat.member_id)} has come back on another stream",
+                    member_id=seat.member_id,
                 )
             )
         member.seat, member.pattern = seat, pattern
@@ -155,6 +177,10 @@ class LiveGroup:
         self.apply(made)
         if wanted and self._target_timer is None:
             self._make_target()
+
+    @property
+    def _patterns(self) -> Iterator[Pattern]:
+        return (of.pattern for of in self.attendance.values() if of.pattern is not None)
 
     @property
     def _size(self) -> int:

@@ -1,7 +1,7 @@
 """Patterns of topic names, and which topics each matches now.
 
-The syntax is RE2's: matching takes time in proportion to the name, whatever the pattern. A pattern matches whole
-names. It is matched against all topics once, and after that against those that are new in the catalogue.
+The syntax is RE2's: matching takes time in proportion to the name, whatever the pattern. A pattern matches
+whole names. It is matched against all topics once, and after that against those that are new.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from takhin.storage.contract import Engine
 from takhin.turns import in_turns
 
 PROGRAM_SIZE_MAX = 1_000
-"""Instructions of RE2's program for a pattern. Larger ones may not fit into its memory, and then each match takes
-some ms instead of some µs."""
+"""Instructions of RE2's program for a pattern. The states of larger ones may not fit into its memory, and
+then each match takes some ms instead of some µs."""
 MATCHED_AT_ONCE = 200
 """Names that are matched in one turn of the loop: up to 2 ms with the slowest pattern there can be."""
 
@@ -33,13 +33,12 @@ class Pattern:
         self._regexp = _compiled(text)
         self._seen: frozenset[str] = frozenset()
 
-    async def look_at(self, names: Collection[str]) -> bool:
-        """Match it against those of the topics that it has not seen. True if it matches others than before."""
+    async def look_at(self, names: Collection[str]) -> None:
+        """Match it against those of the topics that it has not seen."""
         seen = frozenset(names)
-        new = {name async for name in in_turns(seen - self._seen, at_once=MATCHED_AT_ONCE) if self._matches(name)}
-        before, self._seen = self.topics, seen
-        self.topics = (before & seen) | new
-        return self.topics != before
+        unseen = in_turns(seen - self._seen, at_once=MATCHED_AT_ONCE)
+        new = {name async for name in unseen if self._matches(name)}
+        self.topics, self._seen = (self.topics & seen) | new, seen
 
     def _matches(self, name: str) -> bool:
         return self._regexp.fullmatch(name.encode()) is not None
@@ -60,7 +59,8 @@ class Patterns:
         """
         if len(text) > self._chars_max:
             raise InvalidArgumentError(
-                f"topic_pattern has at most {self._chars_max} characters (groups.pattern_chars_max), not {len(text)}",
+                f"topic_pattern has at most {self._chars_max} characters (groups.pattern_chars_max), not "
+                f"{len(text)}",
                 field="topic_pattern",
             )
         pattern = self._patterns.get(text)
@@ -78,7 +78,7 @@ class Patterns:
             await pattern.look_at(self._engine.topics)
 
 
-def _compiled(text: str) -> "re2._Regexp":
+def _compiled(text: str) -> re2._Regexp:
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True

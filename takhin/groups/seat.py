@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from takhin.members import Assignment, HeartbeatAnswer, Joined, MemberResponse
 
-
 IN_ORDER: Sequence[type[MemberResponse]] = (Joined, Assignment, HeartbeatAnswer)
 """How they are sent if they wait together: an answer has no epoch that the member has not been told of."""
 
