@@ -32,6 +32,7 @@ from takhin.model import (
     Records,
     TopicConfig,
 )
+from takhin.storage.contract import Fence
 from takhin.storage.sqlite.compactor import Compactor
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
@@ -186,10 +187,12 @@ class SqlitePartition:
 
     # For the engine: group offsets, the topic's row, holds, space, the end
 
-    def commit_offset(self, group_id: str, committed: CommittedOffset) -> asyncio.Future[None]:
+    def commit_offset(
+        self, group_id: str, committed: CommittedOffset, fence: Fence | None
+    ) -> asyncio.Future[None]:
         """Remember a group's offset; resolves when durable."""
         self._check_open()
-        return self.life.submit(CommitOffset(group_id, committed))
+        return self.life.submit(CommitOffset(group_id, committed, fence))
 
     def forget_offset(self, group_id: str) -> asyncio.Future[None]:
         """Drop a group's offset; resolves when durable."""

@@ -24,6 +24,7 @@ from takhin.model import (
     TopicConfig,
     TopicPartition,
 )
+from takhin.storage.contract import Fence
 
 Signature = tuple[tuple[int, ...] | None, ...]
 """Inode, mode, size and times of the file and its write-ahead log; None for one that cannot be looked at."""
@@ -107,7 +108,9 @@ class UnavailablePartition:
 
     # As SqlitePartition has it
 
-    def commit_offset(self, _group_id: str, _committed: CommittedOffset) -> asyncio.Future[None]:
+    def commit_offset(
+        self, _group_id: str, _committed: CommittedOffset, _fence: Fence | None
+    ) -> asyncio.Future[None]:
         self.check_available()
 
     def forget_offset(self, _group_id: str) -> asyncio.Future[None]:

@@ -16,6 +16,7 @@ import apsw
 
 from takhin.disk import statements as sql
 from takhin.model import Appended, Batch, CommittedOffset
+from takhin.storage.contract import Fence
 from takhin.storage.sqlite.group import Draft, LongWrite, SmallWrite
 from takhin.storage.sqlite.writes_compaction import read_history
 
@@ -123,12 +124,15 @@ class GivePagesBack(LongWrite):
 
 @dataclass(frozen=True, slots=True)
 class CommitOffset(SmallWrite):
-    """Remember how far a group has come."""
+    """Remember how far a group has come, unless its member owns the partition no more."""
 
     group_id: str
     committed: CommittedOffset
+    fence: Fence | None = None
 
     def apply(self, draft: Draft) -> None:
+        if self.fence is not None:
+            self.fence.check()
         with draft.of_groups():
             draft.db.execute(sql.PUT_COMMITTED, (self.group_id, *self.committed))
         draft.offsets.append((self.group_id, self.committed))
