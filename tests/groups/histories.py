@@ -1,0 +1,108 @@
+"""What is wrong in the histories of a group's members: the anomalies of Jepsen's log test, and two owners at once.
+
+A history is what one process of history_member.py wrote down. Pure. See github.com/jepsen-io/redpanda, whose
+names of the anomalies these are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, groupby
+from math import inf
+from typing import Any, NamedTuple
+
+Event = Mapping[str, Any]
+
+
+class Stop(NamedTuple):
+    """A time in which a process was stopped (SIGSTOP) or dead (SIGKILL: until is infinite)."""
+
+    since: float
+    until: float
+
+
+@dataclass
+class Session:
+    """One partition in the hands of one member, from when it was assigned until it was given up or lost."""
+
+    member: str
+    partition: int
+    since: float
+    until: float = inf
+    polls: list[Event] = field(default_factory=list)
+    commits: list[Event] = field(default_factory=list)
+
+
+def sessions(member: str, events: Iterable[Event], stops: Sequence[Stop]) -> Iterator[Session]:
+    """The sessions of one member. One that it held when it was stopped for long has ended then, for the others."""
+    open_: dict[int, Session] = {}
+    for event in events:
+        if event["what"] == "assigned":
+            for partition in event["partitions"]:
+                open_[partition] = Session(member, partition, event["at"])
+        elif event["what"] in ("revoked", "lost"):
+            for partition in event["partitions"]:
+                if (ended := open_.pop(partition, None)) is not None:
+                    ended.until = event["at"]
+                    yield ended
+        elif event["what"] == "poll":
+            open_[event["partition"]].polls.append(event)  # a KeyError is a fault: it had given it up
+        elif event["what"] == "committed":
+            if event["partition"] in open_:
+                open_[event["partition"]].commits.append(event)
+    for left in open_.values():
+        left.until = min((stop.since for stop in stops if stop.until == inf), default=inf)
+        yield left
+
+
+def faults(
+    acknowledged: Iterable[str],
+    histories: Mapping[str, Sequence[Event]],
+    stops: Mapping[str, Sequence[Stop]],
+) -> list[str]:
+    """A sentence for each anomaly. acknowledged: the values whose produce was answered."""
+    every = [
+        session
+        for member, events in histories.items()
+        for session in sessions(member, events, stops.get(member, ()))
+    ]
+    polled: dict[tuple[int, int], str] = {}
+    found: list[str] = []
+    for session in every:
+        found += _within(session, polled)
+    seen = set(polled.values())
+    found += [f"lost write: {value} was never polled" for value in acknowledged if value not in seen]
+    every.sort(key=lambda session: (session.partition, session.since))
+    for _, of_partition in groupby(every, key=lambda session: session.partition):
+        for one, other in combinations(of_partition, 2):
+            found += _between(one, other, stops.get(one.member, ()))
+    return found
+
+
+def _within(session: Session, polled: dict[tuple[int, int], str]) -> Iterator[str]:
+    """Skipped, repeated and backward polls of a session, and offsets with two values."""
+    where = f"partition {session.partition} at {session.member}"
+    next_offset: int | None = None
+    for poll in session.polls:
+        if next_offset is not None and poll["first"] != next_offset:
+            kind = "skipped" if poll["first"] > next_offset else "nonmonotonic or duplicate"
+            yield f"{kind} poll: {where} went from {next_offset} to {poll['first']}"
+        for offset, value in enumerate(poll["values"], poll["first"]):
+            if polled.setdefault((session.partition, offset), value) != value:
+                yield f"inconsistent offset: {where} has {value} at {offset}, not {polled[session.partition, offset]}"
+        next_offset = poll["first"] + len(poll["values"])
+
+
+def _between(one: Session, other: Session, stops: Sequence[Stop]) -> Iterator[str]:
+    """Two owners at one time, and commits of a former owner; `one` began first."""
+    if one.member == other.member or one.until <= other.since:
+        return
+    if not any(stop.since < other.since and one.since < stop.until for stop in stops):
+        yield (
+            f"two owners of partition {one.partition}: {one.member} until {one.until:.3f}, "
+            f"{other.member} since {other.since:.3f}"
+        )
+    for commit in one.commits:
+        if commit["begun"] > other.since:
+            yield f"stale commit: {one.member} committed {commit['offset']} of partition {one.partition}"

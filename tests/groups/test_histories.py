@@ -1,0 +1,222 @@
+"""Members and broker are killed and paused: each record is processed, by one owner at a time, and none goes back.
+
+Members write down what happens to them (history_member.py), and histories.py looks for Jepsen's anomalies. The
+control is a broker that takes every commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from math import inf
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
+
+import pytest
+
+from blackbox.broker_process import Broker
+from groups.histories import Stop, faults
+from takhin.client import Admin, Producer, Retry
+
+PROGRAM = Path(__file__).with_name("history_member.py")
+CARELESS = Path(__file__).with_name("careless_groups.py")
+GROUP, TOPIC, PARTITIONS, MEMBERS = "g", "t", 6, 3
+SESSION_MS, STOPPED_S = 2_000, 4.0
+RETRY = Retry(wait_ms_max=200)
+SETTLE_S_MAX = 60.0
+BROKER = {"groups_rejoin_ms": 3_000}
+
+
+class Members:
+    """The processes of a group, and what was done to them."""
+
+    def __init__(self, server: str, folder: Path) -> None:
+        self._server = server
+        self._folder = folder
+        self._all: dict[str, subprocess.Popen[bytes]] = {}
+        self.stops: dict[str, list[Stop]] = {}
+
+    def start(self) -> None:
+        name = f"m{len(self._all)}"
+        tests = PROGRAM.parents[1]
+        path = f"{tests}{os.pathsep}{tests.parent}"
+        command = [sys.executable, PROGRAM, self._server, GROUP, TOPIC, self._file(name), str(SESSION_MS)]
+        self._all[name] = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path})
+        self.stops[name] = []
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.jsonl"
+
+    @property
+    def running(self) -> list[str]:
+        return [name for name, process in self._all.items() if process.poll() is None]
+
+    def kill(self, name: str) -> None:
+        self.stops[name].append(Stop(time.monotonic(), inf))
+        self._all[name].send_signal(SIGKILL)
+        self._all[name].wait()
+
+    async def pause(self, name: str, seconds: float) -> None:
+        """Let it sleep past its session, and wake as a zombie."""
+        since = time.monotonic()
+        self._all[name].send_signal(SIGSTOP)
+        await asyncio.sleep(seconds)
+        self.stops[name].append(Stop(since, time.monotonic() + SESSION_MS / 1_000))
+        self._all[name].send_signal(SIGCONT)
+
+    def end(self) -> None:
+        """Let those that run leave in order."""
+        for name in self.running:
+            self._all[name].send_signal(SIGTERM)
+        for process in self._all.values():
+            assert process.wait(30) in (0, -SIGKILL)
+
+    def abandon(self) -> None:
+        """Leave no process behind, however the test has ended."""
+        for process in self._all.values():
+            process.kill()
+            process.wait()
+
+    def histories(self) -> Iterator[tuple[str, list[dict]]]:
+        for name in self._all:
+            if self._file(name).exists():
+                lines = self._file(name).read_bytes().splitlines()
+                yield name, [json.loads(line) for line in lines if line.endswith(b"}")]  # one may be cut by a kill
+
+
+async def produce(server: str, acknowledged: list[str], stopping: asyncio.Event) -> None:
+    """Send records until told to stop; those that were answered are noted."""
+    async with Producer(server, retry=RETRY) as producer:
+        number = 0
+        while not stopping.is_set():
+            sent = {}
+            for _ in range(20):
+                sent[f"v{number}"] = await producer.send(TOPIC, b"v%d" % number, partition=number % PARTITIONS)
+                number += 1
+            for value, delivery in sent.items():
+                await delivery
+                acknowledged.append(value)
+            await asyncio.sleep(0.01)
+
+
+async def watch_commits(admin: Admin, stopping: asyncio.Event) -> list[str]:
+    """Look at what the group has committed, again and again: it must never go back."""
+    before: dict[object, int] = {}
+    found = []
+    while not stopping.is_set():
+        now = {at: committed.offset for at, committed in (await admin.committed_offsets(GROUP)).items()}
+        found += [f"{at} went back from {before[at]} to {now[at]}" for at in before if now.get(at, -1) < before[at]]
+        before = now
+        await asyncio.sleep(0.02)
+    return found
+
+
+async def all_committed(admin: Admin) -> None:
+    """Return when the group has committed all that there is."""
+    async with asyncio.timeout(SETTLE_S_MAX):
+        while True:
+            with suppress(Exception):
+                offsets = (await admin.describe_group(GROUP)).offsets
+                if len(offsets) == PARTITIONS and not sum(each.lag for each in offsets):
+                    return
+            await asyncio.sleep(0.1)
+
+
+async def run(folder: Path, seconds: float, seed: int, program: tuple[object, ...] = ()) -> tuple[list[str], str]:
+    """Work for a while as a group under kills and pauses. Returns (what was wrong, what was done)."""
+    chance, acknowledged, stopping = random.Random(seed), [], asyncio.Event()
+    with ExitStack() as ending:
+        broker = Broker(folder / "data", program=program, **BROKER)
+        ending.callback(lambda: broker.close())
+        members = Members(broker.address, folder)
+        ending.callback(members.abandon)
+        async with Admin(broker.address, retry=RETRY) as admin:
+            await admin.create_topic(TOPIC, partitions=PARTITIONS)
+            tasks = [
+                asyncio.create_task(produce(broker.address, acknowledged, stopping)),
+                asyncio.create_task(watch_commits(admin, stopping)),
+            ]
+            for _ in range(MEMBERS):
+                members.start()
+            done = {"kill": 0, "pause": 0, "broker": 0, "leave": 0}
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                await asyncio.sleep(chance.uniform(0.5, 2))
+                what = chance.choice(["kill", "pause", "pause", "leave", "broker"])
+                done[what] += 1
+                if what == "broker":
+                    address = broker.address
+                    broker.kill()
+                    broker.close()
+                    broker = Broker(folder / "data", listen=address, program=program, **BROKER)
+                    continue
+                victim = chance.choice(members.running)
+                if what == "pause":
+                    await members.pause(victim, STOPPED_S)
+                    continue
+                members.kill(victim) if what == "kill" else members._all[victim].send_signal(SIGTERM)
+                members.start()
+            stopping.set()
+            _, gone_back = await asyncio.gather(*tasks)
+            await all_committed(admin)
+            await asyncio.to_thread(members.end)
+        histories = dict(members.histories())
+        found = gone_back + faults(acknowledged, histories, members.stops)
+        assert broker.stop() == 0
+    return found, f"{len(acknowledged)} records, {len(histories)} members, {done}"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "seed"),
+    [(10, 1), *(pytest.param(1_800, seed, marks=[pytest.mark.soak, pytest.mark.timeout(2_400)]) for seed in range(5))],
+)
+async def test_a_group_under_kills_and_pauses(tmp_path, seconds, seed, figures):
+    """No anomaly: every acknowledged record is polled, in order, by one owner at a time; no commit is stale."""
+    found, told = await run(tmp_path, seconds, seed)
+    assert found == []
+    figures(f"group histories: {told}, 0 anomalies")
+
+
+@pytest.mark.control
+async def test_without_fences_it_is_seen(tmp_path, figures):
+    """Control: a broker that takes every commit shows stale ones, or commits that go back."""
+    found, told = await run(tmp_path, 20, 3, (sys.executable, CARELESS))
+    figures(f"group histories without fences: {told}, {len(found)} anomalies")
+    assert any("stale commit" in fault or "went back" in fault for fault in found)
+
+
+def history(*events):
+    """Events of one member, a second apart."""
+    return [{"at": float(at), "what": what} | more for at, (what, more) in enumerate(events)]
+
+
+ASSIGNED = ("assigned", {"partitions": [0]})
+REVOKED = ("revoked", {"partitions": [0]})
+
+
+def polled(first, *values):
+    return "poll", {"partition": 0, "first": first, "values": values}
+
+
+def test_the_checker_sees_each_anomaly():
+    """Histories that are right have no faults, and each kind of anomaly is found where it is."""
+    right = {"a": history(ASSIGNED, polled(0, "x", "y"), polled(2, "z"), REVOKED)}
+    assert faults("xyz", right, {}) == []
+    assert "lost write" in faults("xyzw", right, {})[0]
+    assert "skipped" in faults("", {"a": history(ASSIGNED, polled(0, "x"), polled(2, "z"))}, {})[0]
+    assert "duplicate" in faults("", {"a": history(ASSIGNED, polled(0, "x"), polled(0, "x"))}, {})[0]
+    two = {"a": history(ASSIGNED, polled(0, "x"), REVOKED), "b": history(("wait", {}), ASSIGNED)}
+    assert "two owners" in faults("", two, {})[0]
+    assert faults("", two, {"a": [Stop(0.5, inf)]}) == []
+    other = {"b": [event | {"at": event["at"] + 9} for event in history(ASSIGNED, polled(0, "q"))]}
+    assert "inconsistent" in faults("", right | other, {})[0]
+    late = ("committed", {"partition": 0, "offset": 1, "begun": 11.0})
+    stale = history(ASSIGNED, late)
+    assert "stale commit" in faults("", {"a": stale} | other, {"a": [Stop(2.0, 20.0)]})[0]
