@@ -5,7 +5,6 @@ python careless_groups.py ARGS…
 
 from takhin.cli.main import main
 from takhin.groups import coordinator
-from takhin.groups.group import Group
 from takhin.storage.contract import Fence
 
 coordinator._refused = lambda group, committer, partitions: frozenset()

@@ -1,4 +1,4 @@
-"""What is wrong in the histories of a group's members: the anomalies of Jepsen's log test, and two owners at once.
+"""What is wrong in the histories of a group's members: the anomalies of Jepsen's log test, and two owners.
 
 A history is what one process of history_member.py wrote down. Pure. See github.com/jepsen-io/redpanda, whose
 names of the anomalies these are.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, groupby
+from itertools import combinations, groupby, pairwise
 from math import inf
 from typing import Any, NamedTuple
 
@@ -35,22 +35,21 @@ class Session:
 
 
 def sessions(member: str, events: Iterable[Event], stops: Sequence[Stop]) -> Iterator[Session]:
-    """The sessions of one member. One that it held when it was stopped for long has ended then, for the others."""
+    """The sessions of one member. What it held when it was killed it has held until then."""
     open_: dict[int, Session] = {}
     for event in events:
-        if event["what"] == "assigned":
-            for partition in event["partitions"]:
-                open_[partition] = Session(member, partition, event["at"])
-        elif event["what"] in ("revoked", "lost"):
-            for partition in event["partitions"]:
-                if (ended := open_.pop(partition, None)) is not None:
-                    ended.until = event["at"]
-                    yield ended
-        elif event["what"] == "poll":
+        what, partitions = event["what"], event.get("partitions", ())
+        if what == "assigned":
+            open_ |= {partition: Session(member, partition, event["at"]) for partition in partitions}
+        elif what in ("revoked", "lost"):
+            ended = [open_.pop(partition) for partition in partitions if partition in open_]
+            for session in ended:
+                session.until = event["at"]
+            yield from ended
+        elif what == "poll":
             open_[event["partition"]].polls.append(event)  # a KeyError is a fault: it had given it up
-        elif event["what"] == "committed":
-            if event["partition"] in open_:
-                open_[event["partition"]].commits.append(event)
+        elif what == "committed" and event["partition"] in open_:
+            open_[event["partition"]].commits.append(event)
     for left in open_.values():
         left.until = min((stop.since for stop in stops if stop.until == inf), default=inf)
         yield left
@@ -89,8 +88,8 @@ def _within(session: Session, polled: dict[tuple[int, int], str]) -> Iterator[st
             kind = "skipped" if poll["first"] > next_offset else "nonmonotonic or duplicate"
             yield f"{kind} poll: {where} went from {next_offset} to {poll['first']}"
         for offset, value in enumerate(poll["values"], poll["first"]):
-            if polled.setdefault((session.partition, offset), value) != value:
-                yield f"inconsistent offset: {where} has {value} at {offset}, not {polled[session.partition, offset]}"
+            if (before := polled.setdefault((session.partition, offset), value)) != value:
+                yield f"inconsistent offset: {where} has {value} at {offset}, not {before}"
         next_offset = poll["first"] + len(poll["values"])
 
 
@@ -106,3 +105,41 @@ def _between(one: Session, other: Session, stops: Sequence[Stop]) -> Iterator[st
     for commit in one.commits:
         if commit["begun"] > other.since:
             yield f"stale commit: {one.member} committed {commit['offset']} of partition {one.partition}"
+
+
+class HandOver(NamedTuple):
+    """A partition that went to another member. seconds: from the last poll of one to the first of the other."""
+
+    partition: int
+    former: str
+    owner: str
+    since: float
+    seconds: float
+
+
+def hand_overs(histories: Mapping[str, Sequence[Event]]) -> list[HandOver]:
+    """All of them, of partitions to which records come without a pause."""
+    polls = sorted(
+        (event["partition"], event["at"], member)
+        for member, events in histories.items()
+        for event in events
+        if event["what"] == "poll"
+    )
+    return [
+        HandOver(partition, former, owner, since, at - since)
+        for (partition, since, former), (same, at, owner) in pairwise(polls)
+        if partition == same and former != owner
+    ]
+
+
+def interrupted(histories: Mapping[str, Sequence[Event]]) -> list[str]:
+    """Partitions that a member gave up and got back before anybody else had them."""
+    every = sorted(
+        (session for member, events in histories.items() for session in sessions(member, events, ())),
+        key=lambda session: (session.partition, session.since),
+    )
+    return [
+        f"{one.member} gave partition {one.partition} up and got it back"
+        for one, other in pairwise(every)
+        if one.partition == other.partition and one.member == other.member
+    ]

@@ -2,8 +2,8 @@
 
     python history_member.py SERVER GROUP TOPIC FILE SESSION_MS        (tests/ on the path)
 
-It commits each batch by hand as soon as it has read it. SIGTERM lets it leave in order. Every line has `at`, the
-machine's monotonic clock in seconds, which all processes share.
+It commits each batch by hand as soon as it has read it. SIGTERM lets it leave in order. Every line has `at`,
+the machine's monotonic clock in seconds, which all processes share.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Members and broker are killed and paused: each record is processed, by one owner at a time, and none goes back.
+"""Members and broker are killed and paused: each record is processed, by one owner at a time.
 
-Members write down what happens to them (history_member.py), and histories.py looks for Jepsen's anomalies. The
-control is a broker that takes every commit.
+Members write down what happens to them (history_member.py), and histories.py looks for Jepsen's anomalies.
+The control is a broker that takes every commit.
 """
 
 from __future__ import annotations
@@ -13,21 +13,26 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
+from statistics import median
 
 import pytest
 
 from blackbox.broker_process import Broker
-from groups.histories import Stop, faults
+from groups.histories import Stop, faults, hand_overs, interrupted
 from takhin.client import Admin, Producer, Retry
 
 PROGRAM = Path(__file__).with_name("history_member.py")
 CARELESS = Path(__file__).with_name("careless_groups.py")
-GROUP, TOPIC, PARTITIONS, MEMBERS = "g", "t", 6, 3
+GROUP, TOPIC, PARTITIONS, MEMBERS = "g", "t", 12, 6
+ACTIONS = {"kill": 1, "pause": 2, "leave": 1, "broker": 1}
+"""What is done in a run, and how often beside the others."""
 SESSION_MS, STOPPED_S = 2_000, 4.0
 RETRY = Retry(wait_ms_max=200)
 SETTLE_S_MAX = 60.0
@@ -71,10 +76,14 @@ class Members:
         self.stops[name].append(Stop(since, time.monotonic() + SESSION_MS / 1_000))
         self._all[name].send_signal(SIGCONT)
 
+    def leave(self, name: str) -> None:
+        """Let it leave in order."""
+        self._all[name].send_signal(SIGTERM)
+
     def end(self) -> None:
         """Let those that run leave in order."""
         for name in self.running:
-            self._all[name].send_signal(SIGTERM)
+            self.leave(name)
         for process in self._all.values():
             assert process.wait(30) in (0, -SIGKILL)
 
@@ -88,7 +97,10 @@ class Members:
         for name in self._all:
             if self._file(name).exists():
                 lines = self._file(name).read_bytes().splitlines()
-                yield name, [json.loads(line) for line in lines if line.endswith(b"}")]  # one may be cut by a kill
+                yield (
+                    name,
+                    [json.loads(line) for line in lines if line.endswith(b"}")],
+                )  # one may be cut by a kill
 
 
 async def produce(server: str, acknowledged: list[str], stopping: asyncio.Event) -> None:
@@ -98,7 +110,9 @@ async def produce(server: str, acknowledged: list[str], stopping: asyncio.Event)
         while not stopping.is_set():
             sent = {}
             for _ in range(20):
-                sent[f"v{number}"] = await producer.send(TOPIC, b"v%d" % number, partition=number % PARTITIONS)
+                sent[f"v{number}"] = await producer.send(
+                    TOPIC, b"v%d" % number, partition=number % PARTITIONS
+                )
                 number += 1
             for value, delivery in sent.items():
                 await delivery
@@ -112,7 +126,9 @@ async def watch_commits(admin: Admin, stopping: asyncio.Event) -> list[str]:
     found = []
     while not stopping.is_set():
         now = {at: committed.offset for at, committed in (await admin.committed_offsets(GROUP)).items()}
-        found += [f"{at} went back from {before[at]} to {now[at]}" for at in before if now.get(at, -1) < before[at]]
+        found += [
+            f"{at} went back from {before[at]} to {now[at]}" for at in before if now.get(at, -1) < before[at]
+        ]
         before = now
         await asyncio.sleep(0.02)
     return found
@@ -129,12 +145,37 @@ async def all_committed(admin: Admin) -> None:
             await asyncio.sleep(0.1)
 
 
-async def run(folder: Path, seconds: float, seed: int, program: tuple[object, ...] = ()) -> tuple[list[str], str]:
-    """Work for a while as a group under kills and pauses. Returns (what was wrong, what was done)."""
-    chance, acknowledged, stopping = random.Random(seed), [], asyncio.Event()
+@dataclass
+class Run:
+    """What was wrong in a run, and what was done in it."""
+
+    faults: list[str]
+    records: int
+    histories: dict[str, list[dict]]
+    done: Counter[str]
+
+    def __str__(self) -> str:
+        done = ", ".join(f"{count} x {what}" for what, count in self.done.items())
+        return f"{self.records} records, {len(self.histories)} members, {done}"
+
+
+async def run(
+    folder: Path,
+    seconds: float,
+    seed: int,
+    *,
+    actions: Mapping[str, int] = ACTIONS,
+    every_s: tuple[float, float] = (0.5, 2.0),
+    program: Sequence[object] = (),
+) -> Run:
+    """Work for a while as a group under kills and pauses. every_s: between two actions, at random."""
+    chance, stopping = random.Random(seed), asyncio.Event()
+    acknowledged: list[str] = []
+    done: Counter[str] = Counter()
     with ExitStack() as ending:
-        broker = Broker(folder / "data", program=program, **BROKER)
-        ending.callback(lambda: broker.close())
+        brokers = [Broker(folder / "data", program=program, **BROKER)]
+        ending.callback(lambda: brokers[-1].close())
+        broker = brokers[-1]
         members = Members(broker.address, folder)
         ending.callback(members.abandon)
         async with Admin(broker.address, retry=RETRY) as admin:
@@ -145,23 +186,24 @@ async def run(folder: Path, seconds: float, seed: int, program: tuple[object, ..
             ]
             for _ in range(MEMBERS):
                 members.start()
-            done = {"kill": 0, "pause": 0, "broker": 0, "leave": 0}
             until = time.monotonic() + seconds
             while time.monotonic() < until:
-                await asyncio.sleep(chance.uniform(0.5, 2))
-                what = chance.choice(["kill", "pause", "pause", "leave", "broker"])
+                await asyncio.sleep(chance.uniform(*every_s))
+                (what,) = chance.choices(list(actions), list(actions.values()))
                 done[what] += 1
                 if what == "broker":
                     address = broker.address
                     broker.kill()
                     broker.close()
-                    broker = Broker(folder / "data", listen=address, program=program, **BROKER)
+                    brokers.append(
+                        broker := Broker(folder / "data", listen=address, program=program, **BROKER)
+                    )
                     continue
                 victim = chance.choice(members.running)
                 if what == "pause":
                     await members.pause(victim, STOPPED_S)
                     continue
-                members.kill(victim) if what == "kill" else members._all[victim].send_signal(SIGTERM)
+                members.kill(victim) if what == "kill" else members.leave(victim)
                 members.start()
             stopping.set()
             _, gone_back = await asyncio.gather(*tasks)
@@ -170,26 +212,75 @@ async def run(folder: Path, seconds: float, seed: int, program: tuple[object, ..
         histories = dict(members.histories())
         found = gone_back + faults(acknowledged, histories, members.stops)
         assert broker.stop() == 0
-    return found, f"{len(acknowledged)} records, {len(histories)} members, {done}"
+    return Run(found, len(acknowledged), histories, done)
 
 
 @pytest.mark.parametrize(
     ("seconds", "seed"),
-    [(10, 1), *(pytest.param(1_800, seed, marks=[pytest.mark.soak, pytest.mark.timeout(2_400)]) for seed in range(5))],
+    [
+        (10, 1),
+        *(
+            pytest.param(1_800, seed, marks=[pytest.mark.soak, pytest.mark.timeout(2_400)])
+            for seed in range(5)
+        ),
+    ],
 )
 async def test_a_group_under_kills_and_pauses(tmp_path, seconds, seed, figures):
-    """No anomaly: every acknowledged record is polled, in order, by one owner at a time; no commit is stale."""
-    found, told = await run(tmp_path, seconds, seed)
-    assert found == []
-    figures(f"group histories: {told}, 0 anomalies")
+    """No anomaly: every acknowledged record is polled in order, by one owner at a time; no commit is stale."""
+    made = await run(tmp_path, seconds, seed)
+    assert made.faults == []
+    figures(f"group histories: {made}, 0 anomalies")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(2_400)
+async def test_zombies(tmp_path, figures):
+    """Members that sleep past their session and wake, 200 times: none commits what is another's by then."""
+    made = await run(tmp_path, 200 * (STOPPED_S + 0.3), 5, actions={"pause": 1}, every_s=(0.1, 0.5))
+    assert made.faults == []
+    figures(f"zombies: {made}, 0 stale commits")
 
 
 @pytest.mark.control
 async def test_without_fences_it_is_seen(tmp_path, figures):
     """Control: a broker that takes every commit shows stale ones, or commits that go back."""
-    found, told = await run(tmp_path, 20, 3, (sys.executable, CARELESS))
-    figures(f"group histories without fences: {told}, {len(found)} anomalies")
-    assert any("stale commit" in fault or "went back" in fault for fault in found)
+    made = await run(tmp_path, 20, 3, program=(sys.executable, CARELESS))
+    figures(f"group histories without fences: {made}, {len(made.faults)} anomalies")
+    assert any("stale commit" in fault or "went back" in fault for fault in made.faults)
+
+
+@pytest.mark.parametrize(
+    "seconds", [8, pytest.param(600, marks=[pytest.mark.soak, pytest.mark.timeout(1_200)])]
+)
+async def test_hand_overs(tmp_path, seconds, figures):
+    """A partition that moves in order pauses for a moment; one whose owner was killed, until it is missed.
+
+    Nobody gives up what it gets back. How long the pauses are is a bound in the long run alone.
+    """
+    made = await run(tmp_path, seconds, 7, actions={"kill": 1, "leave": 1}, every_s=(2.0, 4.0))
+    assert made.faults == []
+    assert interrupted(made.histories) == []
+    killed = {name for name, events in made.histories.items() if events and events[-1]["what"] != "left"}
+    ordered, after_kills = [], []
+    for each in hand_overs(made.histories):
+        (after_kills if each.former in killed else ordered).append(each.seconds)
+    told = f"{made}; in order {shares(ordered)}; after kills {shares(after_kills)}"
+    figures(f"hand-overs: {told}")
+    if seconds > 60:
+        assert median(ordered) <= 0.2
+        assert quantile(ordered, 0.99) <= 1.0
+        assert max(after_kills) <= BROKER["groups_rejoin_ms"] / 1_000 + 1
+
+
+def quantile(seconds, share):
+    return sorted(seconds)[int(share * (len(seconds) - 1))]
+
+
+def shares(seconds):
+    if not seconds:
+        return "none"
+    ms = [1_000 * quantile(seconds, share) for share in (0.5, 0.99, 1)]
+    return f"{len(seconds)}, median {ms[0]:.0f} ms, 99 % {ms[1]:.0f} ms, longest {ms[2]:.0f} ms"
 
 
 def history(*events):
