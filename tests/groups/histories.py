@@ -108,7 +108,7 @@ def _between(one: Session, other: Session, stops: Sequence[Stop]) -> Iterator[st
 
 
 class HandOver(NamedTuple):
-    """A partition that went to another member. seconds: from the last poll of one to the first of the other."""
+    """A partition that went to another member. seconds: from the last poll of one to the other's first."""
 
     partition: int
     former: str

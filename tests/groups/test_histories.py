@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -173,9 +173,7 @@ async def run(
     acknowledged: list[str] = []
     done: Counter[str] = Counter()
     with ExitStack() as ending:
-        brokers = [Broker(folder / "data", program=program, **BROKER)]
-        ending.callback(lambda: brokers[-1].close())
-        broker = brokers[-1]
+        broker = ending.enter_context(closing(Broker(folder / "data", program=program, **BROKER)))
         members = Members(broker.address, folder)
         ending.callback(members.abandon)
         async with Admin(broker.address, retry=RETRY) as admin:
@@ -192,12 +190,9 @@ async def run(
                 (what,) = chance.choices(list(actions), list(actions.values()))
                 done[what] += 1
                 if what == "broker":
-                    address = broker.address
                     broker.kill()
-                    broker.close()
-                    brokers.append(
-                        broker := Broker(folder / "data", listen=address, program=program, **BROKER)
-                    )
+                    again = Broker(folder / "data", listen=broker.address, program=program, **BROKER)
+                    broker = ending.enter_context(closing(again))
                     continue
                 victim = chance.choice(members.running)
                 if what == "pause":
@@ -226,7 +221,7 @@ async def run(
     ],
 )
 async def test_a_group_under_kills_and_pauses(tmp_path, seconds, seed, figures):
-    """No anomaly: every acknowledged record is polled in order, by one owner at a time; no commit is stale."""
+    """No anomaly: every acknowledged record is polled in order by one owner at a time, no commit is stale."""
     made = await run(tmp_path, seconds, seed)
     assert made.faults == []
     figures(f"group histories: {made}, 0 anomalies")
