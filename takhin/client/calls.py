@@ -20,6 +20,7 @@ from takhin.client.model import (
     CommittedOffset,
     GroupDescription,
     GroupListing,
+    GroupMember,
     GroupOffset,
     Health,
     PartitionDescription,
@@ -263,21 +264,29 @@ class Calls:
     async def list_consumer_groups(self, deadline: float) -> list[GroupListing]:
         request = pb.ListConsumerGroupsRequest()
         response = await self._connection.unary(self._stub.ListConsumerGroups, request, deadline)
-        return [GroupListing(of.group_id, of.state, of.member_count) for of in response.groups]
+        return [GroupListing(of.group_id, of.state, of.member_count, of.lag) for of in response.groups]
 
     async def describe_consumer_group(self, deadline: float, group_id: str) -> GroupDescription:
-        """A group with all that it committed. Raises UnknownGroupError."""
+        """A group with its members and all that it committed. Raises UnknownGroupError."""
         request = pb.DescribeConsumerGroupRequest(group_id=group_id)
         response = await self._connection.unary(self._stub.DescribeConsumerGroup, request, deadline)
         offsets = [
             GroupOffset(*(getattr(of, field) for field in GroupOffset._fields)) for of in response.offsets
         ]
-        return GroupDescription(response.group_id, response.state, offsets)
+        members = [_member(of) for of in response.members]
+        return GroupDescription(
+            response.group_id, response.state, offsets, response.epoch, response.assignor, members
+        )
 
     async def delete_consumer_group(self, deadline: float, group_id: str) -> None:
         """Drop all that a group committed. Raises GroupNotEmptyError, UnknownGroupError."""
         request = pb.DeleteConsumerGroupRequest(group_id=group_id)
         await self._connection.unary(self._stub.DeleteConsumerGroup, request, deadline)
+
+    async def delete_offsets(self, deadline: float, group_id: str, topics: Iterable[str]) -> None:
+        """Drop what a group committed in some topics. Raises GroupNotEmptyError, UnknownGroupError."""
+        request = pb.DeleteOffsetsRequest(group_id=group_id, topics=topics)
+        await self._connection.unary(self._stub.DeleteOffsets, request, deadline)
 
     async def health_check(self, deadline: float) -> Health:
         response = await self._connection.unary(self._stub.HealthCheck, pb.HealthCheckRequest(), deadline)
@@ -308,6 +317,21 @@ class Produced(NamedTuple):
 
     offset: int
     num_partitions: int
+
+
+def _member(of: pb.ConsumerGroupMember) -> GroupMember:
+    return GroupMember(
+        of.member_id,
+        of.client_id,
+        of.client_host,
+        of.instance_id,
+        of.member_epoch,
+        of.state,
+        list(of.topics),
+        [TopicPartition(at.topic, at.partition) for at in of.assignments],
+        of.joined_at,
+        of.last_commit_at,
+    )
 
 
 def _description(info: pb.TopicInfo) -> TopicDescription:

@@ -159,6 +159,8 @@ class Admin(Blocking[client.Admin]):
     list_groups = _waiting(client.Admin.list_groups)
     describe_group = _waiting(client.Admin.describe_group)
     delete_group = _waiting(client.Admin.delete_group)
+    end_members = _waiting(client.Admin.end_members)
+    delete_offsets = _waiting(client.Admin.delete_offsets)
     committed_offsets = _waiting(client.Admin.committed_offsets)
     commit_offsets = _waiting(client.Admin.commit_offsets)
     health = _waiting(client.Admin.health)

@@ -171,9 +171,39 @@ async def test_commit_by_hand(server, admin, wide, name):
         assert await committed(admin, name, wide) == {0: 4, 1: 4, 2: 4}
         with pytest.raises(OffsetOutOfRangeError):
             await consumer.commit({(wide, 0): 5, (wide, 1): 3})
+        await consumer.commit({(wide, 1): 3})
+        assert (await committed(admin, name, wide))[1] == 3
+        await consumer.commit({(wide, 1): 4})
         with pytest.raises(InvalidArgumentError, match="a record, a batch or a mapping"):
             await consumer.commit(7)
     assert await committed(admin, name, wide) == {0: 4, 1: 4, 2: 4}
+
+
+async def test_a_commit_by_hand_beside_auto_commit(server, admin, topic, name):
+    """What is committed by hand of what is in hand stays committed at `close`."""
+    await produce(server, topic, [b"%d" % number for number in range(5)])
+    async with Consumer(server, group_id=name, topics=[topic]) as consumer:
+        batch = await anext(consumer.batches())
+        assert len(batch.records) == 5
+        await consumer.commit(batch.records[2])
+        assert await committed(admin, name, topic) == {0: 3}
+    assert await committed(admin, name, topic) == {0: 3}
+
+
+async def test_members_that_are_ended(server, admin, wide, name):
+    """`Admin.end_members` fences all: they commit nothing of what they hold, and join again by themselves."""
+    await spread(server, wide, 2)
+    async with Member(server, name, wide) as one, Member(server, name, wide, instance_id="a") as two:
+        await one.until(lambda: len(one.records + two.records) == 6 and one.held and two.held)
+        held = {"one": set(one.held), "two": set(two.held)}
+        assert await admin.end_members(name) == 2
+        await admin.commit_offsets(name, {(wide, partition): 1 for partition in range(3)})
+        for member in (one, two):
+            await member.until(lambda member=member: "lost" in {what for what, _ in member.told})
+        await one.until(lambda: len(one.records + two.records) == 9)
+        assert {r.offset for r in (one.records + two.records)[-3:]} <= {0, 1}
+        assert held["one"] | held["two"] == {0, 1, 2}
+    assert await committed(admin, name, wide) == {0: 2, 1: 2, 2: 2}
 
 
 async def test_a_record_of_a_partition_that_moved_is_refused(server, admin, wide, name):

@@ -166,8 +166,8 @@ class Assignment:
     def pass_by(self, offsets: Mapping[TopicPartition, int]) -> None:
         """All below these offsets is processed: somebody says so."""
         for at, offset in offsets.items():
-            if (fetcher := self._fetchers.get(at)) is not None and offset >= fetcher.prefetched.position:
-                fetcher.prefetched.pass_by()
+            if (fetcher := self._fetchers.get(at)) is not None:
+                fetcher.prefetched.pass_by(offset)
         self._passed.set()
 
     def fail(self, error: Exception) -> None:

@@ -26,6 +26,8 @@ ANSWER_S_MAX = 10.0
 SILENT_BEATS_MAX = 2.5
 """After so many heartbeats without an answer the stream counts as broken. Coming back costs nothing."""
 SILENCE_S_MIN = 2.0
+FENCED_S = 0.1
+"""How long a fenced member waits before it joins again: whoever ended it may want the group to be empty."""
 INSTANCE_S_MAX = 15.0
 """How long a static member waits for a former process of its name, which may just have died."""
 
@@ -97,6 +99,7 @@ class Membership:
                 if self.epoch and not self._leaves:
                     logger.warning("a member of group %r joins again: %s", self._subscription.group_id, error)
                 again = self._lost(error)
+                await asyncio.sleep(FENCED_S)
             except InstanceInUseError as error:
                 deadline = min(deadline, monotonic() + INSTANCE_S_MAX) if not self._failures else deadline
                 if not await self._pause(NoAnswerError(str(error)), deadline):

@@ -78,9 +78,10 @@ class Prefetched:
         """True if something was handed out that is not known to be processed."""
         return self.processed < self.position
 
-    def pass_by(self) -> None:
-        """All that was handed out is processed."""
-        self.processed = self.position
+    def pass_by(self, offset: int | None = None) -> None:
+        """All that was handed out is processed, or what of it is below an offset."""
+        position = self.position
+        self.processed = position if offset is None else max(self.processed, min(offset, position))
 
     @property
     def empty(self) -> bool:
