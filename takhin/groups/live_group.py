@@ -37,7 +37,7 @@ from takhin.sentences import shown
 logger = structlog.get_logger()
 
 ASSIGNED_ON_LOOP_MAX = 2_000
-"""Partitions and members together up to which a target is made on the event loop; else in a thread."""
+"""Up to so many partitions and subscribed names a target is made on the event loop; else in a thread."""
 
 
 NO_TOPICS: frozenset[str] = frozenset()
@@ -128,6 +128,7 @@ class LiveGroup:
                 )
             )
         member.seat, member.pattern = seat, pattern
+        logger.debug("member_joined", group_id=self.value.group_id, member_id=seat.member_id)
 
     def _do(self, action: Action) -> None:
         match action:
@@ -142,6 +143,10 @@ class LiveGroup:
             case Release():
                 self.commits.release(action.member_id, action.partitions)
             case Remove():
+                reason = None if action.error is None else str(action.error)
+                logger.debug(
+                    "member_gone", group_id=self.value.group_id, member_id=action.member_id, reason=reason
+                )
                 self._deadlines.forget(action.member_id)
                 seat = self.attendance.pop(action.member_id).seat
                 if seat is not None:
@@ -159,7 +164,7 @@ class LiveGroup:
         self._target_timer = None
         if self._assigning is not None:
             self._wanted = True
-        elif self._size <= ASSIGNED_ON_LOOP_MAX:
+        elif self._is_small:
             self.apply(assign(self.value))
         else:
             self._assigning = asyncio.create_task(self._assign())
@@ -183,6 +188,10 @@ class LiveGroup:
         return (of.pattern for of in self.attendance.values() if of.pattern is not None)
 
     @property
-    def _size(self) -> int:
-        names = {name for member in self.value.members.values() for name in member.subscription.names}
-        return len(self.value.members) + sum(self.value.catalogue.get(name, 0) for name in names)
+    def _is_small(self) -> bool:
+        """True if a target is made so quickly that no thread is worth it."""
+        subscriptions = [member.subscription.names for member in self.value.members.values()]
+        if sum(map(len, subscriptions)) > ASSIGNED_ON_LOOP_MAX:
+            return False
+        names = frozenset().union(*subscriptions)
+        return sum(self.value.catalogue.get(name, 0) for name in names) <= ASSIGNED_ON_LOOP_MAX
