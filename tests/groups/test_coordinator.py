@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from groups.support import NOW, Attendee, create, shared, until
+from groups.attendee import NOW, Attendee, create, shared, until
 from takhin.errors import (
     FencedMemberError,
     GroupFullError,

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from groups.support import create
+from groups.attendee import create
 from takhin.errors import InvalidArgumentError
 from takhin.groups.patterns import MATCHED_AT_ONCE, Pattern, Patterns
 
