@@ -29,7 +29,7 @@ def committer(member: Attendee, epoch: int | None = None) -> Committer:
 
 
 async def test_members_come_and_go(engine, join, coordinator):
-    """The partitions are shared out anew each time; the group is known as long as it has members."""
+    """The partitions are shared out again each time; the group is known as long as it has members."""
     orders = await create(engine, "orders", 6)
     first = await join()
     await first.owns(orders)
