@@ -6,7 +6,7 @@ Every change is one `apply` of an event, in one turn of the loop. The rules of t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -30,7 +30,7 @@ from takhin.groups.events import (
 )
 from takhin.groups.group import JOINING, Group, Partitions
 from takhin.groups.patterns import Pattern
-from takhin.groups.seat import Seat
+from takhin.groups.seat import Post, Seat
 from takhin.members import Assignment
 from takhin.sentences import shown
 
@@ -38,9 +38,6 @@ logger = structlog.get_logger()
 
 ASSIGNED_ON_LOOP_MAX = 2_000
 """Up to so many partitions and subscribed names a target is made on the event loop; else in a thread."""
-
-
-NO_TOPICS: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -66,6 +63,7 @@ class LiveGroup:
         self.attendance: dict[str, Attendance] = {}
         self._changed = changed
         self._deadlines = Deadlines(self.apply)
+        self._post = Post()
         self._target_timer: asyncio.TimerHandle | None = None
         self._assigning: asyncio.Task[None] | None = None
         self._wanted = False  # another target, when the one being made is there
@@ -80,8 +78,15 @@ class LiveGroup:
         self.value = step.group
         if seat is not None:
             self._take_seat(seat, pattern)
+        told: dict[Seat, Assignment] = {}
         for action in step.actions:
-            self._do(action)
+            if isinstance(action, Tell):
+                member = self.attendance[action.member_id]
+                if member.seat is not None and action.epoch != JOINING:
+                    told[member.seat] = Assignment(action.epoch, action.partitions)
+            else:
+                self._do(action)
+        self._post.send(told)
         self._changed(self)
 
     def end_commits(self, ended: Partitions) -> None:
@@ -94,13 +99,14 @@ class LiveGroup:
 
     def know(self, catalogue: Mapping[str, int], changed: set[str]) -> None:
         """The topics have changed. changed: those that came, went, or have another number of partitions."""
-        matches = {of.text: of.topics for of in self._patterns}
-        members = self.value.members.values()
-        if any(
-            not changed.isdisjoint(member.subscription.names)
-            or matches.get(member.subscription.pattern or "", NO_TOPICS) != member.subscription.matched
-            for member in members
-        ):
+        matches: dict[str, frozenset[str]] = {}
+        concerned = False
+        for member_id, member in self.value.members.items():
+            concerned = concerned or not changed.isdisjoint(member.subscription.names)
+            pattern = self.attendance[member_id].pattern
+            if pattern is not None and pattern.topics is not member.subscription.matched:
+                matches[pattern.text] = pattern.topics
+        if concerned or matches:
             self.apply(CatalogueChanged(catalogue, matches))
         else:
             self.value = replace(self.value, catalogue=catalogue)
@@ -132,10 +138,6 @@ class LiveGroup:
 
     def _do(self, action: Action) -> None:
         match action:
-            case Tell():
-                seat = self.attendance[action.member_id].seat
-                if seat is not None and action.epoch != JOINING:
-                    seat.say(Assignment(action.epoch, action.partitions))
             case Arm():
                 self._deadlines.arm(action)
             case Disarm():
@@ -182,10 +184,6 @@ class LiveGroup:
         self.apply(made)
         if wanted and self._target_timer is None:
             self._make_target()
-
-    @property
-    def _patterns(self) -> Iterator[Pattern]:
-        return (of.pattern for of in self.attendance.values() if of.pattern is not None)
 
     @property
     def _is_small(self) -> bool:
