@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from takhin.members import Assignment, HeartbeatAnswer, Joined, MemberResponse
+from takhin.turns import others_turn
 
 IN_ORDER: Sequence[type[MemberResponse]] = (Joined, Assignment, HeartbeatAnswer)
 """How they are sent if they wait together: an answer has no epoch that the member has not been told of."""
+
+
+TOLD_AT_ONCE = 50
 
 
 class Seat:
@@ -49,3 +54,28 @@ class Seat:
             self._news.clear()
             await self._news.wait()
         return self._unsent.pop(next(kind for kind in IN_ORDER if kind in self._unsent))
+
+
+class Post:
+    """Tells members of a group their assignments, a few in each turn of the loop: each takes 0.1 ms."""
+
+    def __init__(self) -> None:
+        self._unsaid: dict[Seat, Assignment] = {}
+        self._sending: asyncio.Task[None] | None = None
+
+    def send(self, assignments: Mapping[Seat, Assignment]) -> None:
+        """Say them, each in place of one to the same member that was not said yet."""
+        self._unsaid.update(assignments)
+        self._say_some()
+        if self._unsaid and self._sending is None:
+            self._sending = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        while self._unsaid:
+            await others_turn()
+            self._say_some()
+        self._sending = None
+
+    def _say_some(self) -> None:
+        for seat in list(islice(self._unsaid, TOLD_AT_ONCE)):
+            seat.say(self._unsaid.pop(seat))
