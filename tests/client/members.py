@@ -6,6 +6,7 @@ import asyncio
 from typing import Self
 from weakref import WeakKeyDictionary
 
+from client.support import produce
 from takhin.client import Consumer
 
 WAIT_S_MAX = 30.0
@@ -88,3 +89,30 @@ class Member:
     @property
     def values(self) -> list[bytes]:
         return [record.value for record in self.records]
+
+
+async def spread(server, topic, per_partition, partitions=3, first=0):
+    """Put the values first, first + 1, … into each partition."""
+    for partition in range(partitions):
+        values = [b"%d" % number for number in range(first, first + per_partition)]
+        await produce(server, topic, values, partition=partition)
+
+
+async def committed(admin, group, topic):
+    """The committed offsets by partition number."""
+    return {
+        at.partition: of.offset
+        for at, of in (await admin.committed_offsets(group)).items()
+        if at.topic == topic
+    }
+
+
+async def state(admin, group):
+    return (await admin.describe_group(group)).state
+
+
+async def eventually(asked, expected):
+    """Wait until the broker answers so: nothing tells a test of it."""
+    async with asyncio.timeout(20):
+        while await asked() != expected:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
