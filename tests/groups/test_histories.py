@@ -53,11 +53,15 @@ class Members:
         tests = PROGRAM.parents[1]
         path = f"{tests}{os.pathsep}{tests.parent}"
         command = [sys.executable, PROGRAM, self._server, GROUP, TOPIC, self._file(name), str(SESSION_MS)]
-        self._all[name] = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path})
+        with self._said(name).open("wb") as said:
+            self._all[name] = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stderr=said)
         self.stops[name] = []
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.jsonl"
+
+    def _said(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
 
     @property
     def running(self) -> list[str]:
@@ -84,8 +88,10 @@ class Members:
         """Let those that run leave in order."""
         for name in self.running:
             self.leave(name)
-        for process in self._all.values():
-            assert process.wait(30) in (0, -SIGKILL)
+        for name, process in self._all.items():
+            code, said = process.wait(30), self._said(name).read_text()
+            assert code in (0, -SIGKILL), said
+            assert "Traceback" not in said, said
 
     def abandon(self) -> None:
         """Leave no process behind, however the test has ended."""
