@@ -95,16 +95,16 @@ def _join(draft: Draft, event: Join) -> None:
         raise InvalidArgumentError("a member that joins with epoch 0 owns nothing yet", field="owned")
     if member is not None:
         _come_back(draft, member, event)
-    elif holder is not None and not (holder.away and event.epoch == JOINING):
+    elif holder is not None and not holder.away:
         raise InstanceInUseError(
             f"instance {shown(event.instance_id)} is member {shown(holder.member_id)}, which has not left",
             instance_id=event.instance_id,
         )
-    elif holder is not None:
+    elif event.epoch == JOINING and holder is not None:
         _take_over(draft, holder, event)
     elif event.epoch == JOINING:
         _take(draft, event, NOTHING)
-    elif event.returning and event.epoch < draft.before.floor and draft.target_at is None:
+    elif event.returning and holder is None and event.epoch < draft.before.floor and draft.target_at is None:
         _take(draft, event, _free_of(draft, event))
     else:
         _unknown(event.member_id)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from groups.support import NOW, Attendee
+from groups.attendee import NOW, Attendee
 from takhin.groups.coordinator import Coordinator
 from takhin.members import JoinGroup
 from takhin.settings import GroupSettings, StorageSettings

@@ -1,83 +1,94 @@
-"""What the coordinator's tests share: a member that obeys, and waits that end."""
+"""Groups for tests of the state machine: small ones, that have come to rest."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
-from takhin.groups.membership import Membership
-from takhin.members import Assignment, Heartbeat, Joined
-from takhin.model import TopicConfig, TopicPartition, TopicSpec
-from takhin.storage.contract import Engine
+from takhin.groups.assignors import assign
+from takhin.groups.events import Action, Event, Heartbeat, Join, Tell
+from takhin.groups.group import NOTHING, Group, Member, Partitions, Rules, Subscription
+from takhin.groups.state import step
+from takhin.model import TopicPartition
 
-NOW = 1_700_000_000_000
-WAIT_SECONDS = 10.0
-
-
-async def create(engine: Engine, name: str, partitions: int) -> list[TopicPartition]:
-    """Create a topic; returns its partitions."""
-    await engine.create_topic(TopicSpec(name, partitions, TopicConfig(max_message_bytes=1_000)))
-    return [TopicPartition(name, partition) for partition in range(partitions)]
+SESSION_MS, REVOKE_MS = 45_000, 60_000
+RULES = Rules(target_interval_ms=50, first_target_ms=100, rejoin_ms=3_000, members_max=4)
+FLOOR = 1 << 32
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Return when that holds."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not condition():  # noqa: ASYNC110  no event tells of all that is waited for
-            await asyncio.sleep(0.001)
+def of(topic: str, *numbers: int) -> Partitions:
+    """These partitions of a topic."""
+    return frozenset(TopicPartition(topic, number) for number in numbers)
 
 
-class Attendee:
-    """A member that does at once what it is told. A task reads what that is."""
-
-    def __init__(self, membership: Membership) -> None:
-        self.membership = membership
-        self.member_id = membership.member_id
-        self.epoch = 0
-        self.owned: frozenset[TopicPartition] = frozenset()
-        self.told: list[Assignment] = []
-        self.obedient = True
-        self.reader = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        while (response := await self.membership.next()) is not None:
-            if isinstance(response, Joined | Assignment):
-                self.epoch = response.epoch
-            if isinstance(response, Assignment):
-                self.told.append(response)
-                if self.obedient:
-                    await self.obey()
-
-    async def obey(self) -> None:
-        """Hold what the last assignment says, and say so."""
-        self.owned = self.told[-1].partitions
-        await self.membership.hear(Heartbeat(self.epoch, self.owned))
-
-    async def owns(self, partitions: Iterable[TopicPartition]) -> None:
-        """Return when it owns just these."""
-        wanted = frozenset(partitions)
-        await until(lambda: self.told and self.owned == wanted)
-
-    async def ended(self) -> BaseException | None:
-        """Return what its stream has ended with; None: in order."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            return (await asyncio.gather(self.reader, return_exceptions=True))[0]
-
-    def leave(self) -> None:
-        self.membership.leave()
-
-    def break_off(self) -> None:
-        self.membership.broken()
+def reading(*topics: str, pattern: str | None = None, matched: Iterable[str] = ()) -> Subscription:
+    return Subscription(frozenset(topics), pattern, frozenset(matched))
 
 
-async def shared(members: Iterable[Attendee], partitions: Iterable[TopicPartition]) -> None:
-    """Return when the members own all of the partitions, evenly and each one once."""
-    members, wanted = list(members), sorted(partitions)
+def join(member_id: str, subscription: Subscription | None = None, **given: object) -> Join:
+    """A join, to read "t" if nothing else is said."""
+    return Join(
+        member_id,
+        subscription or reading("t"),
+        **{"session_timeout_ms": SESSION_MS, "revoke_timeout_ms": REVOKE_MS, "assignor": "uniform", **given},
+    )
 
-    def done() -> bool:
-        sizes = [len(member.owned) for member in members]
-        return (
-            sorted(at for member in members for at in member.owned) == wanted and max(sizes) - min(sizes) <= 1
-        )
 
-    await until(done)
+class Case:
+    """A group, what the last event led to, and a clock."""
+
+    def __init__(self, *, partitions: int = 4, rules: Rules = RULES, **given: int) -> None:
+        self.group = Group.new("g", FLOOR, rules, {"t": partitions, "u": 2}, **given)
+        self.now = 0
+        self.actions: Sequence[Action] = ()
+
+    def do(self, event: Event, *, busy: Partitions = NOTHING, after_ms: int = 10) -> Sequence[Action]:
+        self.now += after_ms
+        self.group, self.actions = step(self.group, event, self.now, busy)
+        return self.actions
+
+    def of_type(self, kind: type) -> list[Action]:
+        """The last actions of a type."""
+        return [action for action in self.actions if isinstance(action, kind)]
+
+    def member(self, member_id: str) -> Member:
+        return self.group.members[member_id]
+
+    def told(self, member_id: str) -> Partitions | None:
+        """What the member has been told in the last step that it may hold."""
+        return next((tell.partitions for tell in self.of_type(Tell) if tell.member_id == member_id), None)
+
+    def beat(self, member_id: str, owned: Partitions | None = None, **given: object) -> Sequence[Action]:
+        """A heartbeat at the member's epoch."""
+        return self.do(Heartbeat(member_id, self.member(member_id).epoch, owned), **given)
+
+    def retarget(self, **given: object) -> Sequence[Action]:
+        """A target is made of the group as it is."""
+        return self.do(assign(self.group), **given)
+
+    def rest(self) -> None:
+        """Targets are made and all members follow, until nothing is left to do."""
+        if self.group.epoch > self.group.target_epoch:
+            self.retarget()
+        for _ in range(3):
+            for member in list(self.group.members.values()):
+                if not member.away:
+                    self.beat(member.member_id, member.assigned)
+
+
+def settled(*members: str | Join, **given: object) -> Case:
+    """A group with these members, at rest."""
+    case = Case(**given)
+    for member in members:
+        case.do(join(member) if isinstance(member, str) else member)
+    case.rest()
+    return case
+
+
+def with_unheard_epochs(count: int) -> tuple[Case, int]:
+    """A group with a member "a" that has been sent assignments with new epochs and may not know it yet."""
+    case = settled("a")
+    epoch = case.member("a").epoch
+    for number in range(count):
+        case.do(join(f"other{number}", reading("u")))
+        case.retarget()
+    return case, epoch
