@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from takhin.members import Assignment, HeartbeatAnswer, Joined, MemberResponse
-from takhin.turns import others_turn
 
 IN_ORDER: Sequence[type[MemberResponse]] = (Joined, Assignment, HeartbeatAnswer)
 """How they are sent if they wait together: an answer has no epoch that the member has not been told of."""
 
 
 TOLD_AT_ONCE = 50
+TOLD_PAUSE_SECONDS = 0.002
+"""Members that are told something in one turn of the loop, at 0.1 ms each, and the time until the next ones
+are: all of them answer."""
 
 
 class Seat:
@@ -57,7 +59,7 @@ class Seat:
 
 
 class Post:
-    """Tells members of a group their assignments, a few in each turn of the loop: each takes 0.1 ms."""
+    """Tells the members of a group their assignments, some at a time, so that all others have their turns."""
 
     def __init__(self) -> None:
         self._unsaid: dict[Seat, Assignment] = {}
@@ -72,7 +74,7 @@ class Post:
 
     async def _send(self) -> None:
         while self._unsaid:
-            await others_turn()
+            await asyncio.sleep(TOLD_PAUSE_SECONDS)
             self._say_some()
         self._sending = None
 

@@ -104,6 +104,21 @@ async def test_slow_processing_is_no_eviction(server, topic, name):
         await member.consumer.commit(member.records[0])
 
 
+async def test_work_that_never_awaits(server, admin, topic, name):
+    """A program that blocks the loop with each record, for three sessions in all, stays and commits."""
+    await produce(server, topic, [b"%d" % number for number in range(60)])
+    told = []
+    options = {"session_timeout_ms": 1_000, "commit_interval_ms": 200, "on_lost": told.append}
+    async with Consumer(server, group_id=name, topics=[topic], **options) as consumer:
+        async for record in consumer:
+            time.sleep(0.05)  # noqa: ASYNC251  that is the point
+            if record.offset == 59:
+                break
+        found = await admin.committed_offsets(name)
+        assert 30 < found[topic, 0].offset <= 59
+    assert told == []
+
+
 async def test_work_beyond_the_revoke_time(server, admin, topic, name):
     """A record that is processed for longer goes to the next member, too; the slow one stays a member."""
     await produce(server, topic, [b"0"])

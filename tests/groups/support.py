@@ -67,7 +67,7 @@ class Case:
 
     def rest(self) -> None:
         """Targets are made and all members follow, until nothing is left to do."""
-        while self.group.epoch > self.group.target_epoch:
+        if self.group.epoch > self.group.target_epoch:
             self.retarget()
         for _ in range(3):
             for member in list(self.group.members.values()):

@@ -124,7 +124,7 @@ def test_members_come_back_after_a_restart():
 
 
 def test_the_first_comes_first():
-    """Where two claim a partition, the second does without; also without what does not exist or it does not read."""
+    """A member comes back without what another has, what does not exist, and what it does not read."""
     case = restarted()
     case.do(comes_back("a", 0, 1, 9))
     case.do(join("b", epoch=7, owned=of("t", 1, 2) | of("u", 0), returning=True))

@@ -1,4 +1,4 @@
-"""The rows of the table of events on heartbeats, subscriptions and topics, with the numbers of Kafka's issues."""
+"""Heartbeats, subscriptions and topics, as in the table of events; the numbers are Kafka's issues."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_heartbeat_is_a_sign_of_life():
 @pytest.mark.parametrize("owned", [None, ALL, of("t", 1)])
 @pytest.mark.parametrize("unheard", [1, 2])
 def test_a_heartbeat_crosses_assignments(unheard, owned):
-    """Assignments may be on their way to the member: an epoch from before them is a sign of life and no more."""
+    """An epoch from before assignments that may be under way is a sign of life and no more."""
     case, epoch = with_unheard_epochs(unheard)
     before = case.member("a")
     case.do(Heartbeat("a", epoch, owned))
@@ -56,7 +56,7 @@ def test_a_heartbeat_crosses_assignments(unheard, owned):
 
 
 def test_what_a_crossing_heartbeat_owns_is_not_let_go_of():
-    """A member that names an old epoch does not know yet what it is to let go of, so nothing comes free by it."""
+    """A member that names an old epoch may not know yet what it is to let go of: nothing comes free."""
     case, epoch = with_unheard_epochs(1)
     case.do(join("b"))
     case.retarget()

@@ -1,7 +1,7 @@
 """Hypothesis invents what happens to a group: the properties of its state machine hold after every step.
 
 The members are simulated programs that follow the protocol; their streams break, their answers get lost, they
-freeze and come back as zombies. A failure prints the steps and a blob that repeats them (`@reproduce_failure`).
+freeze and come back as zombies. A failure prints the steps, and a blob that repeats them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from groups.world import REJOIN_MS, RULES, SESSION_MS, Client, World
+from groups.client import SESSION_MS, Client
+from groups.properties import check
+from groups.world import REJOIN_MS, RULES, World
 from takhin.groups.group import JOINING, Subscription
 from takhin.model import GroupState
 
@@ -45,7 +47,7 @@ class GroupMachine(RuleBasedStateMachine):
 
     @invariant()
     def holds(self) -> None:
-        self.world.check()
+        check(self.world)
 
     def client(self, pick: int) -> Client:
         return self.world.clients[pick % len(self.world.clients)]
@@ -54,7 +56,7 @@ class GroupMachine(RuleBasedStateMachine):
         self.made += 1
         client = Client(f"m{self.made}", instance_id, self.world.resolved(subscription))
         self.world.clients.append(client)
-        self.world.connect(client)
+        client.connect()
         return client
 
     @precondition(lambda self: len(self.world.clients) < CLIENTS_MAX)
@@ -63,7 +65,7 @@ class GroupMachine(RuleBasedStateMachine):
         client = self.new_client(instance_id, subscription)
         if at_once:
             self.world.deliver(client)
-            self.world.receive(client)
+            client.receive(self.world.committed)
 
     @precondition(lambda self: self.world.clients)
     @rule(pick=picks, times=st.integers(1, 4))
@@ -75,33 +77,28 @@ class GroupMachine(RuleBasedStateMachine):
     @rule(pick=picks, times=st.integers(1, 4))
     def receive(self, pick: int, times: int) -> None:
         for _ in range(times):
-            self.world.receive(self.client(pick))
+            self.client(pick).receive(self.world.committed)
 
     @precondition(lambda self: self.world.clients)
     @rule(pick=picks, owned=st.booleans())
     def beat(self, pick: int, *, owned: bool) -> None:
-        if self.client(pick).runs:
-            self.world.beat(self.client(pick), owned=owned)
+        self.client(pick).beat(owned=owned)
 
     @precondition(lambda self: self.world.clients)
     @rule(pick=picks)
     def let_go(self, pick: int) -> None:
-        if self.client(pick).runs:
-            self.world.let_go(self.client(pick))
+        client = self.client(pick)
+        client.let_go(self.world.awaited(client))
 
     @precondition(lambda self: self.world.clients)
     @rule(pick=picks)
     def turn(self, pick: int) -> None:
-        """A client does all that it has to do, and all that arrives."""
-        client = self.client(pick)
-        while self.world.receive(client) | self.world.deliver(client):
-            if client.runs:
-                self.world.let_go(client)
+        self.world.turn(self.client(pick))
 
     @rule()
     def turn_of_all(self) -> None:
-        for pick in range(len(self.world.clients)):
-            self.turn(pick)
+        for client in self.world.clients:
+            self.world.turn(client)
 
     @precondition(lambda self: self.world.clients)
     @rule(pick=picks)
@@ -113,7 +110,7 @@ class GroupMachine(RuleBasedStateMachine):
     def connect_again(self, pick: int) -> None:
         client = self.client(pick)
         if client.runs and client.out is None:
-            self.world.connect(client)
+            client.connect()
 
     @precondition(lambda self: self.world.clients)
     @rule(pick=picks, seen=st.booleans())
@@ -135,7 +132,7 @@ class GroupMachine(RuleBasedStateMachine):
     def leave(self, pick: int, subscription: Subscription, *, keep: bool) -> None:
         """A client leaves. A static one may come back at once under a new id."""
         client = self.client(pick)
-        if not client.runs or not client.answered:
+        if not client.runs or not client.answered or client.out is None:
             return
         self.world.leave(client, keep=keep)
         if keep and client.instance_id:
@@ -147,7 +144,7 @@ class GroupMachine(RuleBasedStateMachine):
     @rule(pick=picks, subscription=subscriptions)
     def subscribe(self, pick: int, subscription: Subscription) -> None:
         if self.client(pick).runs:
-            self.world.subscribe(self.client(pick), subscription)
+            self.client(pick).subscribe(self.world.resolved(subscription))
 
     @rule(catalogue=catalogues)
     def change_catalogue(self, catalogue: dict[str, int]) -> None:
@@ -210,7 +207,7 @@ class GroupMachine(RuleBasedStateMachine):
         self.settle()
 
     def settle(self) -> None:
-        """A quiet group whose members give signs of life becomes stable, and everything is read by somebody."""
+        """A quiet group whose members give signs of life becomes stable, and everything is read."""
         world = self.world
         for client in world.clients:
             client.frozen = False
@@ -219,14 +216,14 @@ class GroupMachine(RuleBasedStateMachine):
                 world.commit_arrives(commit)
             for commit in list(world.accepted):
                 world.commit_ends(commit)
-            for pick, client in enumerate(world.clients):
+            for client in world.clients:
                 if client.out is None:
-                    world.connect(client)
-                world.beat(client, owned=bool(round_ % 2))
-                self.turn(pick)
+                    client.connect()
+                client.beat(owned=bool(round_ % 2))
+                world.turn(client)
             world.pass_time(REJOIN_MS // 5 if round_ < 20 else SESSION_MS // 10)
             world.target_made()
-            world.check()
+            check(world)
         group = world.group
         assert group.state is (GroupState.STABLE if group.members else GroupState.EMPTY)
         joined = [client for client in world.clients if client.epoch != JOINING]

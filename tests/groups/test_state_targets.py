@@ -1,4 +1,4 @@
-"""The rows of the table of events on targets, leaving and deadlines, with the numbers of Kafka's issues."""
+"""Targets, leaving and deadlines, as in the table of events; the numbers are those of Kafka's issues."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_targets_are_made_at_intervals():
 
 
 def test_a_target_for_an_older_epoch():
-    """The group has changed while the target was made: T is the epoch it was made for, and another is wanted."""
+    """The group has changed while a target was made: T is the epoch that it is for, and another is wanted."""
     case = settled("a")
     case.do(join("b"))
     late = assign(case.group)

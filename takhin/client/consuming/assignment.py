@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Protocol
 
 from takhin.client import forks
@@ -21,6 +22,14 @@ from takhin.client.consuming.prefetched import Prefetched
 from takhin.client.errors import ClosedError
 from takhin.errors import InvalidArgumentError
 from takhin.model import TopicPartition
+
+TURN_S_MAX = 0.05
+"""After so long whoever iterates over records at hand lets the loop do other things: a program that never
+awaits anything else would keep a member from giving a sign of life, and from hearing what its group says."""
+BREATH_SHARE = 0.01
+BREATH_S_MAX = 0.01
+"""How long the loop then has: a part of the time that it did not have, so that its own work gets done however
+slow the program is."""
 
 
 class Source(Protocol):
@@ -53,6 +62,7 @@ class Assignment:
         self._passed = asyncio.Event()  # set whenever somebody asks for the next one
         self._ending: set[asyncio.Task[None]] = set()
         self._error: Exception | None = None
+        self._breathed = monotonic()
         self._ended = False
         self._closed = False
         forks.shut_in_child(self)
@@ -216,11 +226,28 @@ class Assignment:
             self._passed.set()
         if self.source is not None and not self._closed and not self._ended:
             self.source.start()
+        await self.breathe()
         async with asyncio.timeout(seconds_max):
             return await self._next_loaded()
 
+    @property
+    def turn_ends(self) -> float:
+        """When whoever iterates is to call `next_loaded` at the latest, of clock.monotonic()."""
+        return self._breathed + TURN_S_MAX if self._endless else inf
+
+    async def breathe(self) -> None:
+        """Let the loop do other things if whoever iterates has not done so for a while."""
+        now = monotonic()
+        if now > self.turn_ends:
+            await asyncio.sleep(min(BREATH_SHARE * (now - self._breathed), BREATH_S_MAX))
+            self._breathed = monotonic()
+
+    @property
+    def _endless(self) -> bool:
+        return self.source is not None and self.source.endless
+
     async def _next_loaded(self) -> Prefetched | None:
-        endless = self.source is not None and self.source.endless
+        endless = self._endless
         if not self._fetchers and not endless:
             raise InvalidArgumentError("nothing is assigned to this consumer; see `assign`")
         while True:
@@ -235,6 +262,7 @@ class Assignment:
             if not endless and all(fetcher.finished for fetcher in self._fetchers.values()):
                 return None
             await self._arrivals.wait()
+            self._breathed = monotonic()
 
     async def _arrived(self) -> Prefetched | None:
         """The next one in the queue that has records to hand out; None if none has."""

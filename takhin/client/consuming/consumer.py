@@ -198,6 +198,7 @@ class Consumer(Client):
 
         timeout: 0 takes only what has been read already; None waits. Raises as iterating does.
         """
+        await self._assigned.breathe()
         with suppress(TimeoutError, StopAsyncIteration):
             async with asyncio.timeout(timeout):
                 return await anext(self)
