@@ -115,7 +115,7 @@ def produce_to_all(stub, round_number):
 
 
 def test_members_share_a_topic(tmp_path):
-    """Two members take two partitions each; one that is left alone takes all of them, where the other stopped."""
+    """Two members take two partitions each; one that is left alone takes all, where the other stopped."""
     with Broker(tmp_path / "data") as broker, connected(broker.address) as stub:
         create_topic(stub, "shared", 4)
         with Sharing(broker.address) as one, Sharing(broker.address) as other:
