@@ -75,7 +75,7 @@ def faults(
     every.sort(key=lambda session: (session.partition, session.since))
     for _, of_partition in groupby(every, key=lambda session: session.partition):
         for one, other in combinations(of_partition, 2):
-            found += _between(one, other, stops.get(one.member, ()))
+            found += _between(one, other, stops)
     return found
 
 
@@ -93,11 +93,16 @@ def _within(session: Session, polled: dict[tuple[int, int], str]) -> Iterator[st
         next_offset = poll["first"] + len(poll["values"])
 
 
-def _between(one: Session, other: Session, stops: Sequence[Stop]) -> Iterator[str]:
-    """Two owners at one time, and commits of a former owner; `one` began first."""
+def _between(one: Session, other: Session, stops: Mapping[str, Sequence[Stop]]) -> Iterator[str]:
+    """Two owners at one time, and commits of a former owner; `one` began first.
+
+    Who wakes may write down first what it was told before it slept: such a session is none.
+    """
     if one.member == other.member or one.until <= other.since:
         return
-    if not any(stop.since < other.since and one.since < stop.until for stop in stops):
+    if any(stop.since < other.since < stop.until for stop in stops.get(other.member, ())):
+        return
+    if not any(stop.since < other.since and one.since < stop.until for stop in stops.get(one.member, ())):
         yield (
             f"two owners of partition {one.partition}: {one.member} until {one.until:.3f}, "
             f"{other.member} since {other.since:.3f}"
