@@ -226,8 +226,8 @@ def _heartbeat(draft: Draft, event: Heartbeat) -> None:
 def _check_epoch(draft: Draft, member: Member, epoch: int, owned: Partitions | None) -> None:
     """Only its own epoch is a member's, or one that it may have had when a later one was on its way to it.
 
-    In that case it holds nothing that is not its own, unless it came back after a restart and does not know yet
-    that it got less than it held.
+    In that case it holds nothing that is not its own, unless it came back after a restart and does not know
+    yet that it got less than it held.
     """
     may_hold = owned is None or owned <= member.held or epoch < draft.before.floor
     if not member.away and (epoch == member.epoch or (member.heard <= epoch < member.epoch and may_hold)):

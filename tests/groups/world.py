@@ -74,6 +74,7 @@ class World:
         self.accepted: list[Commit] = []
         self.committed: dict[TopicPartition, int] = {}
         self.committers: dict[TopicPartition, str] = {}
+        self.owners: dict[tuple[TopicPartition, int], str] = {}
         self.counts: Counter[str] = Counter()
 
     # The coordinator.
