@@ -25,6 +25,7 @@ from takhin.model import (
     OffsetCommit,
     PartitionInfo,
     ProduceRequest,
+    Source,
     TopicInfo,
     TopicPartition,
 )
@@ -120,9 +121,13 @@ def _batch_of_one(record: pb.Record, condition: Condition | None) -> Batch:
 def _condition(request: pb.ProduceMessageRequest) -> Condition | None:
     expected = request.expected_offset if request.HasField("expected_offset") else None
     maybe = request.maybe_stored_from if request.HasField("maybe_stored_from") else None
-    if expected is None and maybe is None and not request.producer_id and not request.sequence:
+    source = None
+    if request.HasField("source"):
+        of = request.source
+        source = Source(of.group_id, of.topic, of.partition, of.offset, of.incarnation_id)
+    if expected is maybe is source is None and not request.producer_id and not request.sequence:
         return None
-    return Condition(request.producer_id, request.sequence, expected, maybe)
+    return Condition(request.producer_id, request.sequence, expected, maybe, source)
 
 
 def produced(topic: str, appended: Appended, num_partitions: int) -> pb.ProduceMessageResponse:

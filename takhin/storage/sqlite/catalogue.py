@@ -152,8 +152,12 @@ class Catalogue:
                 self._put(self.topics[topic.name].with_log(again))
 
     def _put(self, topic: SqliteTopic) -> None:
-        self.topics = {**self.topics, topic.name: topic}
+        self._change({**self.topics, topic.name: topic})
         self._tell()
+
+    def _change(self, topics: Mapping[str, SqliteTopic]) -> None:
+        self.topics = topics
+        self._shared.sources.catalogue_changed(topics)
 
     def _tell(self) -> None:
         """Begin the troubles of what is not served, and end those of what is."""
@@ -316,10 +320,11 @@ class Catalogue:
         async with self.unchanging:
             topic = self._existing(name)
             self._check_not_held(name, "be deleted")
-            self.topics = {of: other for of, other in self.topics.items() if of != name}
+            self._change({of: other for of, other in self.topics.items() if of != name})
             self._tell()
             await close(topic.partitions)
             self._index.drop(name)
+            self._shared.sources.drop(name)
             try:
                 with _unavailable(f"topic {name!r} cannot be deleted"):
                     await asyncio.to_thread(self._folder.retire, name)

@@ -19,18 +19,19 @@ from takhin.disk.overflow import RECORD_LAST_BYTES_MIN
 from takhin.disk.witness import Mark
 from takhin.disk.zero_tails import header_tails, long_headers, record_tails
 from takhin.errors import RefusedError
-from takhin.model import Appended, Batch, CommittedOffset, Header
+from takhin.model import Appended, Batch, CommittedOffset, Header, TopicPartition
 from takhin.schema import PAGE_BYTES
 from takhin.storage import compaction
 from takhin.storage.compaction import History
 from takhin.storage.sqlite.course import others_turn
-from takhin.storage.sqlite.producers import Producers
+from takhin.storage.sqlite.senders import Producers, Senders, Sources
+from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.times import Ends, Times
 
 EMPTY_PAGES = 17
 """Pages of a new file. One of them is for committed offsets."""
-PRODUCER_BYTES = 400
-"""About the space of what a file remembers of one producer."""
+PRODUCER_BYTES, SOURCE_BYTES = 400, 150
+"""About the space of what a file remembers of one producer, and of one source."""
 FREE_PAGES_MIN = 64
 """Fewer free pages, 1 MiB, are never given back."""
 
@@ -83,6 +84,8 @@ class LogState:
     pages: Pages
     producers: int
     """How many producers the file remembers."""
+    sources: int
+    """How many sources it remembers."""
     ends: Ends
     last_group: int
     """Where the last commit group begins that has appended records; after a start, the last record."""
@@ -103,7 +106,8 @@ class LogState:
     @property
     def records_bytes(self) -> int:
         """The space of the records in the file, about."""
-        return max(0, int(self.pages.of_records * PAGE_BYTES) - self.producers * PRODUCER_BYTES)
+        remembered = self.producers * PRODUCER_BYTES + self.sources * SOURCE_BYTES
+        return max(0, int(self.pages.of_records * PAGE_BYTES) - remembered)
 
     @property
     def end_offset(self) -> int:
@@ -119,6 +123,7 @@ class LogState:
         self.times = written.times
         self.pages = written.pages
         self.producers = written.producers
+        self.sources = written.sources
         self.ends = written.ends
 
 
@@ -133,6 +138,9 @@ class Written:
     times: Times
     pages: Pages
     producers: int
+    sources: int
+    source_groups: Mapping[str, bool]
+    """Whether the log remembers sources of a group, of those that have changed."""
     offsets: Sequence[tuple[str, CommittedOffset | None]]
     """The groups whose committed offset has changed; None: it is forgotten."""
     records: int
@@ -145,16 +153,21 @@ class Written:
 class Draft:
     """The log as the writes of one open transaction have made it so far."""
 
-    def __init__(self, state: LogState, db: apsw.Connection, producers_max: int, now: int) -> None:
-        """producers_max: how many producers the file may remember. now: the broker's clock, ms."""
+    def __init__(self, state: LogState, db: apsw.Connection, shared: Shared) -> None:
         self.start_offset = state.start_offset
         self.end_offset = state.end_offset
         self.history = state.history
         self.lost = state.lost
         self.times = state.times
-        self.now = now
+        self.now = shared.clock()
+        """The broker's clock, ms."""
         self.offsets: list[tuple[str, CommittedOffset | None]] = []
-        self.producers = Producers(db, state.topic, state.partition, state.producers, producers_max)
+        at, settings = TopicPartition(state.topic, state.partition), shared.settings
+        self.senders = Senders(
+            at,
+            Producers(db, state.producers, settings.producers_max),
+            Sources(db, at, state.sources, settings.sources_max, shared.sources),
+        )
         self.removed = False
         """Set by writes that remove records."""
         self.db = db
@@ -216,7 +229,9 @@ class Draft:
             mark,
             self.times,
             Pages.of(self.db, self._committed_pages),
-            self.producers.count,
+            self.senders.producers.count,
+            self.senders.sources.count,
+            self.senders.sources.groups,
             self.offsets,
             self.end_offset - self._state.end_offset,
             self._ends,
@@ -309,13 +324,12 @@ class CommitGroup:
         """How many of the writes append records."""
         return sum(1 for write, _ in self.writes if write.record_count)
 
-    async def write(self, state: LogState, db: apsw.Connection, *, producers_max: int, now: int) -> Written:
+    async def write(self, state: LogState, db: apsw.Connection, shared: Shared) -> Written:
         """Apply all of it in the open transaction, behind `state`, which stays as it is.
 
-        now: the broker's clock, ms.
         Inside a Course only. Raises whatever a write raises that is not a refusal.
         """
-        draft = Draft(state, db, producers_max, now)
+        draft = Draft(state, db, shared)
         answers: list[object] = []
         for count, (write, _) in enumerate(self.writes, 1):
             if count % SLICE_WRITES == 0 or write.own_turn:

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 from takhin.errors import TakhinError
 from takhin.model import CommittedOffset, TopicPartition
+from takhin.storage.sources import SourceIndex
 from takhin.storage.sqlite.catalogue import Catalogue
 from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.turns import in_turns
@@ -21,9 +22,10 @@ AT_ONCE = 32
 class SqliteOffsets:
     """The contract's `Offsets`, over the partitions of a catalogue."""
 
-    def __init__(self, catalogue: Catalogue, index: OffsetIndex) -> None:
+    def __init__(self, catalogue: Catalogue, index: OffsetIndex, sources: SourceIndex) -> None:
         self._catalogue = catalogue
         self._index = index
+        self._sources = sources
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def commit(self, group_id: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
@@ -42,18 +44,35 @@ class SqliteOffsets:
         committed = self._index.of(group_id)
         # A topic that is being deleted takes what was committed in it along.
         logs = [self._catalogue.log(at) for at in committed if at.topic in self._catalogue.topics]
-        for log in logs:  # before anything is forgotten
+        with_sources = [self._catalogue.log(at) for at in self._sources.of(group_id)]
+        for log in (*logs, *with_sources):  # before anything is forgotten
             log.check_available()
-        await self._all_durable(group_id, [partial(log.forget_offset, group_id) for log in logs])
+        await self._all_durable(
+            group_id,
+            [partial(log.forget_offset, group_id) for log in logs],
+            before=[partial(log.forget_sources, group_id) for log in with_sources],
+        )
 
-    async def _all_durable(self, group_id: str, writes: Sequence[Callable[[], asyncio.Future[None]]]) -> None:
+    async def _all_durable(
+        self,
+        group_id: str,
+        writes: Sequence[Callable[[], asyncio.Future[None]]],
+        *,
+        before: Sequence[Callable[[], asyncio.Future[None]]] = (),
+    ) -> None:
         """Queue all writes, a few at a time, and wait for every one; then raise the first error, if any.
 
         Those of one group wait for each other, so that they land in the order of the calls.
+        before: those that must be durable before any of the others is queued.
         """
         rest, failed = deque(writes), list[BaseException]()
+        first = deque(before)
         turn = self._turns.setdefault(group_id, asyncio.Lock())
         async with turn:
+            while first:
+                failed += await _errors([_begun(first.popleft()) for _ in range(min(AT_ONCE, len(first)))])
+            if failed:
+                raise failed[0]
             while len(rest) > AT_ONCE:
                 failed += await _errors([_begun(rest.popleft()) for _ in range(AT_ONCE)])
             last = [_begun(write) for write in rest]

@@ -41,6 +41,7 @@ T = TypeVar("T")
 class Found:
     """An open file, and what it says. Made on a worker thread, it becomes a partition on the loop.
 
+    source_groups: those of whose sources it remembers something.
     facts: (partition count, config), which partition 0's file alone has.
     """
 
@@ -52,12 +53,14 @@ class Found:
     state: LogState
     slot: Slot
     committed: Sequence[tuple[str, CommittedOffset]]
+    source_groups: Sequence[str]
     facts: tuple[int, TopicConfig] | None
 
     def partition(self, shared: Shared, offsets: OffsetIndex) -> SqlitePartition:  # on the loop
         """Give the file its life."""
         offsets.forget(self.at)
         offsets.note(self.at, self.committed)
+        shared.sources.note(self.at, dict.fromkeys(self.source_groups, True))
         life = Life(shared, self.file, self.state, self.slot, offsets)
         life.adopt(self.write)
         return SqlitePartition(shared, self.file, self.state, life, incarnation_id=self.incarnation_id)
@@ -93,17 +96,18 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared) 
             slot.note(mark)
             witness.remember(found.topic_id, at.partition, mark)
         versions.upgrade(write)
-        producers = write.execute(sql.COUNT_PRODUCERS).get
+        producers, sources = write.execute(sql.COUNT_PRODUCERS).get, write.execute(sql.COUNT_SOURCES).get
         lost = _lost(write)
         times = read_times(write, start, shared.clock())
         last, history = max(start, mark.end_offset - 1), read_history(write)
         pages, ends = Pages.of(write, write.execute(sql.COMMITTED_PAGES).get), read_ends(write)
-        state = LogState(*at, start, start, mark, times, pages, producers, ends, last, history, lost)
+        state = LogState(*at, start, start, mark, times, pages, producers, sources, ends, last, history, lost)
         committed, facts = list(_committed(write)), topic_facts(write, shared.topic_defaults)
+        groups = _source_groups(write) if sources else []
     except BaseException:
         connection.close_untouched(write, path)
         raise
-    return Found(file, at, write, found.topic_id, incarnation_id, state, slot, committed, facts)
+    return Found(file, at, write, found.topic_id, incarnation_id, state, slot, committed, groups, facts)
 
 
 UNKNOWN = Known()
@@ -117,6 +121,7 @@ class Glimpse:
     topic_id: str = ""
     facts: tuple[int, TopicConfig] | None = None
     committed: Sequence[tuple[str, CommittedOffset]] = ()
+    source_groups: Sequence[str] = ()
 
 
 def glimpse(path: Path, at: TopicPartition, defaults: TopicConfig) -> Glimpse:
@@ -133,7 +138,8 @@ def glimpse(path: Path, at: TopicPartition, defaults: TopicConfig) -> Glimpse:
         missing = _tried(lambda: _missing(write, log)) or 0
         known = Known(log.start_offset, log.end_offset, log.incarnation_id, missing)
         committed = _tried(lambda: list(_committed(write))) or ()
-        return Glimpse(known, log.topic_id, _tried(lambda: topic_facts(write, defaults)), committed)
+        groups = _tried(lambda: _source_groups(write)) or ()
+        return Glimpse(known, log.topic_id, _tried(lambda: topic_facts(write, defaults)), committed, groups)
     finally:
         connection.close_untouched(write, path)
 
@@ -180,6 +186,10 @@ def _check_whole(path: Path, topic: str, partition: int, found: Mark, noted: Mar
         "put in its place. Put the whole file back, with its -wal, or restore a backup, or go on without "
         f"what is missing: takhin recover --topic {topic} --partition {partition}"
     )
+
+
+def _source_groups(write: apsw.Connection) -> list[str]:
+    return [str(group_id) for (group_id,) in write.execute(sql.SOURCE_GROUPS)]
 
 
 def _committed(write: apsw.Connection) -> Iterator[tuple[str, CommittedOffset]]:

@@ -46,6 +46,7 @@ from takhin.storage.sqlite.writes import (
     CommitOffset,
     CommitOnly,
     ForgetOffset,
+    ForgetSources,
 )
 from takhin.turns import others_turn
 
@@ -195,6 +196,11 @@ class SqlitePartition:
         """Drop a group's offset; resolves when durable."""
         self._check_open()
         return self.life.submit(ForgetOffset(group_id))
+
+    def forget_sources(self, group_id: str) -> asyncio.Future[None]:
+        """Forget what was taken of a group's sources; resolves when durable."""
+        self._check_open()
+        return self.life.submit(ForgetSources(group_id))
 
     def check_writable(self) -> None:
         """Raises PartitionUnavailableError if the file has failed and takes no writes."""

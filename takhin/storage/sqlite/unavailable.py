@@ -113,6 +113,9 @@ class UnavailablePartition:
     def forget_offset(self, _group_id: str) -> asyncio.Future[None]:
         self.check_available()
 
+    def forget_sources(self, _group_id: str) -> asyncio.Future[None]:
+        self.check_available()
+
     def check_writable(self) -> None:
         self.check_available()
 

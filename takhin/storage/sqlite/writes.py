@@ -45,7 +45,7 @@ class Append:
     def apply(self, draft: Draft) -> Appended:
         batch = self.batch
         if batch.condition is not None:
-            stored = draft.producers.judge(batch, batch.condition, draft.end_offset)
+            stored = draft.senders.judge(batch, batch.condition, draft.end_offset)
             if stored is not None:
                 return stored
         return draft.append(batch)
@@ -144,6 +144,16 @@ class ForgetOffset(SmallWrite):
         with draft.of_groups():
             draft.db.execute(sql.FORGET_GROUP, (self.group_id,))
         draft.offsets.append((self.group_id, None))
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetSources(SmallWrite):
+    """Forget what was taken of a group's sources."""
+
+    group_id: str
+
+    def apply(self, draft: Draft) -> None:
+        draft.senders.sources.forget(self.group_id)
 
 
 @dataclass(frozen=True, slots=True)
