@@ -55,17 +55,21 @@ class RecordMetadata(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """Where the records of one `append` were stored: at `offset` and the following ones."""
+    """Where the records of one `append` were stored: at `offset` and the following ones.
+
+    duplicate: nothing was stored, because the source was taken before; `offset` is -1.
+    """
 
     topic: str
     partition: int
     offset: int
     record_count: int
+    duplicate: bool = False
 
     @property
     def end_offset(self) -> int:
-        """The expected_offset of the next `append`, if nobody else writes."""
-        return self.offset + self.record_count
+        """The expected_offset of the next `append`, if nobody else writes; -1 for a duplicate."""
+        return -1 if self.duplicate else self.offset + self.record_count
 
 
 class RecordBatch(NamedTuple):

@@ -77,6 +77,7 @@ class Salvage:
         """What was lost besides records, as clauses."""
         self._version = VERSION
         self._compacted_below = self._tombstones = 0
+        self._ended = 0  # where the old log ended
         with suppress(*UNREADABLE):
             header = file_header(old)
             self._version = header.user_version
@@ -139,7 +140,7 @@ class Salvage:
             self._hide_zeros()
         self._read_compaction()
         leaves = self._leaves()
-        end = max(log.end_offset, self._beyond_last(), *(leaf.last + 1 for leaf in leaves))
+        self._ended = end = max(log.end_offset, self._beyond_last(), *(leaf.last + 1 for leaf in leaves))
         kept: list[Run] = []
         self._take([Run(log.start_offset, end)], kept)
         missing = without([Run(log.start_offset, end)], kept)
@@ -289,7 +290,7 @@ class Salvage:
             self._committed(log)
             if self._version >= SINCE[PRODUCERS]:
                 self._producers(without([Run(0, log.end_offset)], gaps))
-            self._sources(log, kept)
+            self._sources(kept)
             identity = (log.topic, log.partition, log.topic_id, log.incarnation_id)
             range_ = (log.start_offset, log.end_offset)
             self._new.execute(sql.PUT_LOG, (*identity, *range_, log.commits, system_clock()))
@@ -321,13 +322,12 @@ class Salvage:
         rows = self._table(PRODUCERS, "what its producers have sent last")
         self._new.executemany(sql.PUT_PRODUCER_BATCH, whole_batches(rows, whole))
 
-    def _sources(self, log: LogRow, kept: Sequence[Run]) -> None:
+    def _sources(self, kept: Sequence[Run]) -> None:
         """Take over what was taken of sources, if the log's last record is there.
 
         Otherwise the last batches are lost, which are the ones that may be sent again: they are to be stored.
         """
-        is_whole = log.start_offset == log.end_offset or (kept and kept[-1].end == log.end_offset)
-        if self._version >= SINCE[SOURCES] and is_whole:
+        if self._version >= SINCE[SOURCES] and kept and kept[-1].end == self._ended:
             rows = self._table(SOURCES, "what its records were made of")
             self._new.executemany(sql.PUT_SOURCE, rows)
 

@@ -45,9 +45,10 @@ class Assignment:
         """The offset of the next record of each partition."""
         return {at: fetcher.prefetched.position for at, fetcher in self._fetchers.items()}
 
-    def incarnation_ids(self) -> dict[tuple[str, int], str]:
-        """Of the logs that are read."""
-        return {at: fetcher.incarnation_id for at, fetcher in self._fetchers.items()}
+    def incarnation_ids(self, of: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        """Of those of the logs that are read."""
+        fetchers = self._fetchers
+        return {at: fetchers[TopicPartition(*at)].incarnation_id for at in of if at in fetchers}
 
     def prefetched(self, topic: str, partition: int) -> Prefetched:
         """A partition's records that were read ahead. Raises InvalidArgumentError if it is not assigned."""

@@ -24,7 +24,7 @@ from takhin.client.forks import forked
 from takhin.client.model import START, CommittedOffset, Position, Record, RecordBatch, Span
 from takhin.client.retry import Retry, retried
 from takhin.limits import check_group_id, check_range
-from takhin.model import TopicPartition
+from takhin.model import Source, TopicPartition
 
 
 class Consumer(Client):
@@ -185,11 +185,20 @@ class Consumer(Client):
             now = self._assigned.positions()
             offsets = {at: offset for at, offset in now.items() if self._committed.get(at) != offset}
         given = dict(offsets)  # the caller may change its own while this waits
-        logs = self._assigned.incarnation_ids()
+        logs = self._assigned.incarnation_ids(given)
         await retried(self._retry, self._deadline(), self._calls.commit_offset, group_id, given, logs)
         for at, commit in given.items():
             offset = commit.offset if isinstance(commit, CommittedOffset) else commit
             self._committed[TopicPartition(*at)] = offset
+
+    def source(self, record: Record) -> Source:
+        """The record as the source of those that are made of it, for `Producer.append`.
+
+        Raises InvalidArgumentError without a group_id.
+        """
+        at = TopicPartition(record.topic, record.partition)
+        incarnation_id = self._assigned.incarnation_ids([at]).get(at, "")
+        return Source(self._group_id or raise_no_group(), *at, record.offset, incarnation_id)
 
     async def close(self) -> None:
         """Stop reading and give up the connection. Commits nothing by itself. May be called again.
