@@ -125,7 +125,8 @@ def _condition(request: pb.ProduceMessageRequest) -> Condition | None:
     if request.HasField("source"):
         of = request.source
         source = Source(of.group_id, of.topic, of.partition, of.offset, of.incarnation_id)
-    if expected is maybe is source is None and not request.producer_id and not request.sequence:
+    of_producer = request.producer_id or request.sequence
+    if expected is None and maybe is None and source is None and not of_producer:
         return None
     return Condition(request.producer_id, request.sequence, expected, maybe, source)
 

@@ -23,8 +23,8 @@ class PendingBatch:
 
     records: encoded; given up when the batch is settled.
     began, deadline: of clock.monotonic().
-    whole: an `append`: stored as it is or not at all, at expected_offset if there is one, and not if its source
-    was taken before.
+    whole: an `append`: stored as it is or not at all, at expected_offset if there is one, and not if its
+    source was taken before.
     outcomes: (position of the first record, its offset or error) of each run of records with a common fate,
     in order. There is one run unless the broker refused some of the records. The offset is -1 where the
     source was taken before.

@@ -142,9 +142,7 @@ class Producer(Client):
         if expected_offset is not None:
             check_range("expected_offset", expected_offset, 0)
         if source is not None and not isinstance(source, Source):
-            raise InvalidArgumentError(
-                f"a source is made by Consumer.source(record); this is a {type(source)}"
-            )
+            raise InvalidArgumentError(f"Consumer.source(record) makes a source; this is a {type(source)}")
         self._connection.check_here()
         together = list(records)
         while (router := self._intake.router(topic)) is None:
