@@ -164,20 +164,6 @@ class OffsetCommit(NamedTuple):
     incarnation_id: str = ""
 
 
-class GroupLag(NamedTuple):
-    """A committed offset beside the end of its log.
-
-    lag: how many records the group has yet to read, at most. Those that were trimmed do not count, nor those
-    that compaction has removed, as far as one knows where they were.
-    """
-
-    topic: str
-    partition: int
-    committed: CommittedOffset
-    end_offset: int
-    lag: int
-
-
 class GroupState(StrEnum):
     """The states of a consumer group, named as in Kafka."""
 
@@ -186,22 +172,6 @@ class GroupState(StrEnum):
     COMPLETING_REBALANCE = "CompletingRebalance"
     STABLE = "Stable"
     DEAD = "Dead"
-
-
-class ListedGroup(NamedTuple):
-    """A consumer group in a list of groups."""
-
-    group_id: str
-    state: GroupState
-
-
-@dataclass(frozen=True, slots=True)
-class DescribedGroup:
-    """A consumer group as described to clients: its state, and its committed offsets by partition, sorted."""
-
-    group_id: str
-    state: GroupState
-    offsets: Sequence[GroupLag]
 
 
 class TimestampType(StrEnum):

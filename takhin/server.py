@@ -113,6 +113,7 @@ class Server:
             FreeMemory(),
             EnginePart(self.engine),
             self._broker.compaction,
+            self._broker.coordinator,
             self._listener,
             grace_seconds=settings.shutdown_grace_ms / 1_000,
         )

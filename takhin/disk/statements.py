@@ -199,6 +199,10 @@ COUNT_SOURCES = "SELECT count(*) FROM sources"
 SOURCE_GROUPS = "SELECT DISTINCT group_id FROM sources"
 SOURCE_LOGS = "SELECT DISTINCT incarnation_id FROM sources"
 FORGET_SOURCES_OF_GROUP = "DELETE FROM sources WHERE group_id = ?"
+FORGET_SOURCES_OF_TOPICS = (
+    "DELETE FROM sources WHERE group_id = ? AND topic IN (SELECT value FROM json_each(?))"
+)
+HAS_SOURCES = "SELECT EXISTS (SELECT 1 FROM sources WHERE group_id = ?)"
 FORGET_SOURCES_OF_LOGS = "DELETE FROM sources WHERE incarnation_id IN (SELECT value FROM json_each(?))"
 
 # Whose log a file is, and what its topic is

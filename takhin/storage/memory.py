@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from takhin.clock import Clock, system_clock
-from takhin.errors import TopicExistsError, UnknownPartitionError, UnknownTopicError
+from takhin.errors import FencedMemberError, TopicExistsError, UnknownPartitionError, UnknownTopicError
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition, TopicSpec
 from takhin.settings import StorageSettings
 from takhin.storage.conditions import fewer_partitions
-from takhin.storage.contract import Capability, Topic
+from takhin.storage.contract import NO_FENCES, Capability, Fence, Topic
+from takhin.storage.fences import raise_any
 from takhin.storage.memory_log import MemoryLog, Remembers
 from takhin.storage.retention import limits_of
 from takhin.storage.sources import SourceIndex
+from takhin.storage.waiters import Waiters
 
 DEFAULTS = StorageSettings()
 RETAIN_SECONDS = 0.1
@@ -45,15 +47,23 @@ class MemoryOffsets:
         self._sources = sources
         self._engine_topics: Mapping[str, MemoryTopic] = {}
 
-    async def commit(self, group_id: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+    async def commit(
+        self,
+        group_id: str,
+        offsets: Mapping[TopicPartition, CommittedOffset],
+        fences: Mapping[TopicPartition, Fence] = NO_FENCES,
+    ) -> None:
         for topic, partition in offsets:
             found = self._engine_topics.get(topic)
             if found is None:
                 raise UnknownTopicError(topic)
             if not 0 <= partition < len(found.partitions):
                 raise UnknownPartitionError(topic, partition, len(found.partitions))
-        if offsets:
-            self._committed.setdefault(group_id, {}).update(offsets)
+        outcomes = {at: _refusal(fences.get(at)) for at in offsets}
+        taken = {at: committed for at, committed in offsets.items() if outcomes[at] is None}
+        if taken:
+            self._committed.setdefault(group_id, {}).update(taken)
+        raise_any(outcomes)
 
     def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
         return dict(self._committed.get(group_id, {}))
@@ -65,10 +75,15 @@ class MemoryOffsets:
         """The lowest offset that a group has committed in a partition; None where none has."""
         return min((of[at].offset for of in self._committed.values() if at in of), default=None)
 
-    async def forget(self, group_id: str) -> None:
-        self._committed.pop(group_id, None)
+    async def forget(self, group_id: str, topics: Collection[str] | None = None) -> None:
+        offsets = self._committed.get(group_id, {})
+        kept = {} if topics is None else {at: of for at, of in offsets.items() if at.topic not in topics}
+        if kept:
+            self._committed[group_id] = kept
+        else:
+            self._committed.pop(group_id, None)
         for at in self._sources.of(group_id):
-            self._engine_topics[at.topic].partitions[at.partition].forget_sources(group_id)
+            self._engine_topics[at.topic].partitions[at.partition].forget_sources(group_id, topics)
 
     def catalogue_changed(self, topics: Mapping[str, MemoryTopic]) -> None:
         """Know these topics from now on, and nothing about others any more."""
@@ -78,6 +93,15 @@ class MemoryOffsets:
                 del offsets[gone]
             if not offsets:
                 del self._committed[group_id]
+
+
+def _refusal(fence: Fence | None) -> FencedMemberError | None:
+    try:
+        if fence is not None:
+            fence.check()
+    except FencedMemberError as error:
+        return error
+    return None
 
 
 class MemoryEngine:
@@ -98,10 +122,12 @@ class MemoryEngine:
         clock: Clock = system_clock,
     ) -> None:
         self.topics: Mapping[str, MemoryTopic] = {}
+        self.boot = 0
         self._sources = SourceIndex()
         self.offsets = MemoryOffsets(self._sources)
         self._remembers = Remembers(producers_max, sources_max, self._sources)
         self._clock = clock
+        self._changed = Waiters()
         self._retaining: asyncio.Task[None] | None = None
 
     def stats(self) -> Mapping[str, int]:
@@ -110,6 +136,7 @@ class MemoryEngine:
 
     async def open(self) -> None:
         """Nothing to load."""
+        self.boot += 1
         self._retaining = asyncio.create_task(self._retain_for_ever())
 
     async def close(self) -> None:
@@ -133,6 +160,10 @@ class MemoryEngine:
         if spec.num_partitions < len(former.partitions):
             raise fewer_partitions(spec, len(former.partitions))
         return self._put(spec, former.topic_id, former.partitions)
+
+    async def catalogue_changed(self, known: Mapping[str, Topic]) -> None:
+        while self.topics is known:
+            await self._changed.wait()
 
     async def retain(self) -> None:
         for topic in self.topics.values():
@@ -170,6 +201,7 @@ class MemoryEngine:
         self.topics = topics
         self._sources.catalogue_changed(topics)
         self.offsets.catalogue_changed(topics)
+        self._changed.wake()
 
 
 def _close_logs(topic: MemoryTopic) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, TypeVar
 
 from takhin.clock import Clock
@@ -53,6 +53,13 @@ class Remembers(NamedTuple):
     sources: SourceIndex
 
 
+class Taken(NamedTuple):
+    """The highest offset that was taken of an input log, and its topic."""
+
+    topic: str
+    offset: int
+
+
 class MemoryLog:
     """A `PartitionLog`: records and headers by offset."""
 
@@ -69,7 +76,7 @@ class MemoryLog:
         self._clock = clock
         self._headers: dict[int, Sequence[Header]] = {}
         self._producers: dict[bytes, deque[Remembered]] = {}  # the one silent for longest first
-        self._sources: dict[tuple[str, str], int] = {}  # the highest offset by group and incarnation id
+        self._sources: dict[tuple[str, str], Taken] = {}  # by group and incarnation id
         self._remembers = remembers
         self._growth = Waiters()
         self._last_group = 0
@@ -119,7 +126,7 @@ class MemoryLog:
         """The answer to a repeat; None if the batch is to be appended, which is remembered."""
         producer_id, source, end = condition.producer_id, condition.source, self.end_offset
         remembered = self._producers.get(producer_id, deque(maxlen=BATCHES_REMEMBERED))
-        taken = None if source is None else self._sources.get((source.group_id, source.incarnation_id))
+        taken = None if source is None else self._taken(source)
         stored = judge(
             condition,
             len(batch),
@@ -134,7 +141,7 @@ class MemoryLog:
         if source is not None:
             if taken is None:
                 self._make_room(source)
-            self._sources[source.group_id, source.incarnation_id] = source.offset
+            self._sources[source.group_id, source.incarnation_id] = Taken(source.topic, source.offset)
         if producer_id:
             if not remembered:
                 forgotten = to_forget(len(self._producers), self._remembers.producers_max)
@@ -145,6 +152,10 @@ class MemoryLog:
             self._producers[producer_id] = remembered
         return None
 
+    def _taken(self, source: Source) -> int | None:
+        found = self._sources.get((source.group_id, source.incarnation_id))
+        return None if found is None else found.offset
+
     def _make_room(self, source: Source) -> None:
         """For one more source. Those whose log is gone make room; without any it is refused."""
         at, (_, most, index) = TopicPartition(self.topic, self.partition), self._remembers
@@ -152,13 +163,19 @@ class MemoryLog:
             gone = index.gone(at, {incarnation_id for _, incarnation_id in self._sources})
             if not gone:
                 raise too_many_sources(source, most, *at)
-            self._sources = {of: offset for of, offset in self._sources.items() if of[1] not in gone}
+            self._sources = {of: taken for of, taken in self._sources.items() if of[1] not in gone}
         index.note(at, {source.group_id: True})
 
-    def forget_sources(self, group_id: str) -> None:
-        """Forget what was taken of a group's sources."""
-        self._sources = {of: offset for of, offset in self._sources.items() if of[0] != group_id}
-        self._remembers.sources.note(TopicPartition(self.topic, self.partition), {group_id: False})
+    def forget_sources(self, group_id: str, topics: Collection[str] | None) -> None:
+        """Forget what was taken of a group's sources, or of those in some topics."""
+        gone = {
+            of
+            for of, (topic, _) in self._sources.items()
+            if of[0] == group_id and (topics is None or topic in topics)
+        }
+        self._sources = {of: taken for of, taken in self._sources.items() if of not in gone}
+        remembers = any(of == group_id for of, _ in self._sources)
+        self._remembers.sources.note(TopicPartition(self.topic, self.partition), {group_id: remembers})
 
     def _forgotten_before(self) -> int:
         """Producers whose last batch is at this offset or behind it are all remembered."""

@@ -82,7 +82,7 @@ async def test_a_commit_is_checked_whole_before_anything_is_written(session):
         await session.commit_offsets("g", [OffsetCommit(good, 1, ""), OffsetCommit(good, 0, "")])
     with pytest.raises(InvalidArgumentError, match="metadata"):
         await session.commit_offsets("g", [OffsetCommit(good, 1, "x" * 4097)])
-    assert session.list_groups() == []
+    assert await session.list_groups() == []
 
 
 async def test_committed_offsets_are_those_asked_for_or_all(session):

@@ -194,8 +194,8 @@ class EnginesAgree(RuleBasedStateMachine):
             known = log._producers.get(producer_id.ljust(16), ())
             batches = [under(numbered(each.record_count), producer_id, each.sequence) for each in known]
             self.ask_of(log, partial(append, batches or [under(numbered(1), producer_id, 1)]))
-        for (group_id, incarnation_id), offset in sorted(log._sources.items()):
-            source = Source(group_id, "in", 0, offset, incarnation_id)
+        for (group_id, incarnation_id), taken in sorted(log._sources.items()):
+            source = Source(group_id, taken.topic, 0, taken.offset, incarnation_id)
             (answer,) = self.ask_of(log, partial(append, [under(numbered(1), source=source)]))
             assert answer.duplicate
 

@@ -51,7 +51,7 @@ def note(path, topic_id, *noted):
 def test_a_new_witness_knows_nothing(path, topic_id):
     """A missing file is created with its head, and has no mark of any log."""
     assert marks(path, topic_id, 2) == [None, None]
-    assert path.read_bytes().startswith(HEAD.pack(MAGIC, 0, 0))
+    assert path.read_bytes().startswith(HEAD.pack(MAGIC, 0, 0, 1))
     assert path.stat().st_size == 3 * SLOT_BYTES
 
 

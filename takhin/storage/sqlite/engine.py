@@ -77,6 +77,10 @@ class SqliteEngine:
         return self._opened.offsets
 
     @property
+    def boot(self) -> int:
+        return self._opened.witness.boot
+
+    @property
     def troubles(self) -> Sequence[str]:
         return self._troubles.sentences
 
@@ -149,6 +153,9 @@ class SqliteEngine:
 
     async def alter_topic(self, name: str, wanted: Callable[[Topic], TopicSpec]) -> SqliteTopic:
         return await self._opened.catalogue.alter(name, wanted)
+
+    async def catalogue_changed(self, known: Mapping[str, Topic]) -> None:
+        await self._opened.catalogue.changed(known)
 
     async def retain(self) -> None:
         await self._opened.retention.retain()

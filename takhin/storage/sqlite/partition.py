@@ -6,7 +6,7 @@ Owns what a log promises to its callers; what is done with the file, and when, i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from takhin.model import (
     Records,
     TopicConfig,
 )
+from takhin.storage.contract import Fence
 from takhin.storage.sqlite.compactor import Compactor
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
@@ -187,20 +188,22 @@ class SqlitePartition:
 
     # For the engine: group offsets, the topic's row, holds, space, the end
 
-    def commit_offset(self, group_id: str, committed: CommittedOffset) -> asyncio.Future[None]:
+    def commit_offset(
+        self, group_id: str, committed: CommittedOffset, fence: Fence | None
+    ) -> asyncio.Future[None]:
         """Remember a group's offset; resolves when durable."""
         self._check_open()
-        return self.life.submit(CommitOffset(group_id, committed))
+        return self.life.submit(CommitOffset(group_id, committed, fence))
 
     def forget_offset(self, group_id: str) -> asyncio.Future[None]:
         """Drop a group's offset; resolves when durable."""
         self._check_open()
         return self.life.submit(ForgetOffset(group_id))
 
-    def forget_sources(self, group_id: str) -> asyncio.Future[None]:
-        """Forget what was taken of a group's sources; resolves when durable."""
+    def forget_sources(self, group_id: str, topics: Collection[str] | None) -> asyncio.Future[None]:
+        """Forget what was taken of a group's sources, or of those in some topics; resolves when durable."""
         self._check_open()
-        return self.life.submit(ForgetSources(group_id))
+        return self.life.submit(ForgetSources(group_id, topics))
 
     def check_writable(self) -> None:
         """Raises PartitionUnavailableError if the file has failed and takes no writes."""

@@ -7,6 +7,7 @@ group that fails nothing is left. There is no other copy of it that could disagr
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import apsw
@@ -124,11 +125,14 @@ class Sources:
             (source.group_id, source.incarnation_id, source.offset, source.topic, source.partition),
         )
 
-    def forget(self, group_id: str) -> None:
-        """Forget a group."""
-        self._db.execute(sql.FORGET_SOURCES_OF_GROUP, (group_id,))
+    def forget(self, group_id: str, topics: Collection[str] | None) -> None:
+        """Forget a group, or what it has in some topics."""
+        if topics is None:
+            self._db.execute(sql.FORGET_SOURCES_OF_GROUP, (group_id,))
+        else:
+            self._db.execute(sql.FORGET_SOURCES_OF_TOPICS, (group_id, json.dumps(list(topics))))
         self.count -= self._db.changes()
-        self.groups[group_id] = False
+        self.groups[group_id] = bool(self._db.execute(sql.HAS_SOURCES, (group_id,)).get)
 
     def _make_room(self, source: Source) -> None:
         """For one more. Those whose log is gone make room; without any it is refused."""

@@ -7,7 +7,7 @@ when it is tried again in catalogue.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -24,6 +24,7 @@ from takhin.model import (
     TopicConfig,
     TopicPartition,
 )
+from takhin.storage.contract import Fence
 
 Signature = tuple[tuple[int, ...] | None, ...]
 """Inode, mode, size and times of the file and its write-ahead log; None for one that cannot be looked at."""
@@ -107,13 +108,15 @@ class UnavailablePartition:
 
     # As SqlitePartition has it
 
-    def commit_offset(self, _group_id: str, _committed: CommittedOffset) -> asyncio.Future[None]:
+    def commit_offset(
+        self, _group_id: str, _committed: CommittedOffset, _fence: Fence | None
+    ) -> asyncio.Future[None]:
         self.check_available()
 
     def forget_offset(self, _group_id: str) -> asyncio.Future[None]:
         self.check_available()
 
-    def forget_sources(self, _group_id: str) -> asyncio.Future[None]:
+    def forget_sources(self, _group_id: str, _topics: Collection[str] | None) -> asyncio.Future[None]:
         self.check_available()
 
     def check_writable(self) -> None:

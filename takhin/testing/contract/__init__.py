@@ -23,7 +23,7 @@ pytest.register_assert_rewrite(
     *(
         f"{__name__}.{name}"
         for name in (
-            *("altering", "appends", "compaction", "conditions", "durability", "growth", "harness"),
+            *("altering", "appends", "compaction", "conditions", "durability", "fences", "growth", "harness"),
             *("numbers", "offsets", "reads", "records", "retention", "sources", "topics", "trims"),
         )
     )

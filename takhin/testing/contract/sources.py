@@ -149,6 +149,19 @@ class Sources(Harness):
                 assert (await made(output, came, 3)).duplicate
 
     @needs(Capability.SOURCES)
+    async def test_some_topics_of_a_group_are_forgotten(self, engine: Engine, log: PartitionLog) -> None:
+        """What was taken of others, and for other groups, stays; the rest can be forgotten later."""
+        inputs = {name: (await engine.create_topic(spec(name))).partitions[0] for name in "abc"}
+        for came in inputs.values():
+            for group_id in ("g", "other"):
+                await made(log, came, 3, group_id)
+        await engine.offsets.forget("g", {"a", "b", "nowhere"})
+        assert [(await made(log, came, 3)).duplicate for came in inputs.values()] == [False, False, True]
+        assert all([(await made(log, came, 3, "other")).duplicate for came in inputs.values()])
+        await engine.offsets.forget("g")
+        assert not any([(await made(log, came, 3)).duplicate for came in inputs.values()])
+
+    @needs(Capability.SOURCES)
     async def test_one_source_too_many(self, forgetting: Engine, forgetful: PartitionLog) -> None:
         """It is refused by name, as long as all that are remembered may be needed; those go on."""
         log = forgetful

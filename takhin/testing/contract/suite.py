@@ -7,6 +7,7 @@ from takhin.testing.contract.appends import Appends
 from takhin.testing.contract.compaction import Compaction
 from takhin.testing.contract.conditions import Conditions
 from takhin.testing.contract.durability import Durability
+from takhin.testing.contract.fences import Fences
 from takhin.testing.contract.growth import Growth
 from takhin.testing.contract.numbers import Numbers
 from takhin.testing.contract.offsets import Offsets
@@ -23,6 +24,7 @@ class EngineContract(
     Compaction,
     Conditions,
     Durability,
+    Fences,
     Growth,
     Numbers,
     Offsets,
