@@ -218,6 +218,7 @@ class GroupOffset(NamedTuple):
     lag: how many records the group has yet to read, at most: those that were trimmed do not count, nor those
     that compaction has removed, as far as the broker knows where they were.
     committed_at: ms since 1970.
+    lag_ms: age of the oldest record that is not committed; 0: there is none; -1: the broker cannot tell.
     """
 
     topic: str
@@ -227,6 +228,7 @@ class GroupOffset(NamedTuple):
     lag: int
     metadata: str
     committed_at: int
+    lag_ms: int = 0
 
 
 class GroupListing(NamedTuple):

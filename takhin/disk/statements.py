@@ -103,6 +103,7 @@ NTH_BLOCK = "SELECT beyond FROM time_blocks WHERE beyond > ? ORDER BY beyond LIM
 LOWER_APPENDED = (
     "UPDATE time_blocks SET appended = :now WHERE appended > :now AND beyond > :first AND beyond <= :last"
 )
+TIMESTAMP_FROM = "SELECT timestamp FROM records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT 1"
 LAST_BLOCK = "SELECT max(beyond) FROM time_blocks"
 LAST_TIMESTAMP = "SELECT timestamp FROM records ORDER BY offset DESC LIMIT 1"
 FIRST_TIMESTAMP = "SELECT timestamp FROM records ORDER BY offset LIMIT 1"

@@ -148,6 +148,9 @@ class PartitionLog(Protocol):
     async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
         """The first record, by offset, whose timestamp (ms) is at or after `timestamp`."""
 
+    async def timestamp_from(self, offset: int) -> int:
+        """The timestamp (ms) of the first record at or after an offset; -1 if there is none."""
+
     async def trim(self, offset: int) -> int:
         """Move start_offset up to `offset` (at most end_offset) and drop the records below it.
 

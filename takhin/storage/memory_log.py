@@ -209,6 +209,10 @@ class MemoryLog:
         later = (OffsetAtTime(*row[:2]) for row in self._rows.values() if row[1] >= timestamp)
         return next(later, OffsetAtTime(self.end_offset, -1))
 
+    async def timestamp_from(self, offset: int) -> int:
+        self._check_open()
+        return next((row[1] for at, row in self._rows.items() if at >= offset), NO_TIMESTAMP)
+
     async def compaction_due(self, config: TopicConfig, now: int) -> bool:
         first = max(self._history.gaps.compacted_below, self.start_offset)
         oldest = next((row[1] for at, row in self._rows.items() if at >= first), None)

@@ -1766,7 +1766,7 @@ class GroupOffset(_message.Message):
     member_id: _builtins.str
     """whose partition it is now; empty: nobody's"""
     lag_ms: _builtins.int
-    """age of the oldest record that is not committed; 0: there is none"""
+    """age of the oldest record that is not committed; 0: there is none; -1: it cannot be told"""
     def __init__(
         self,
         *,

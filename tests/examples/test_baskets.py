@@ -6,7 +6,7 @@ import json
 import random
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from takhin.v1 import takhin_pb2 as pb
 EXAMPLE = Path(__file__).parents[2] / "examples" / "python" / "baskets.py"
 WITH_SOURCE = ", source=consumer.source(basket)"
 INPUTS, OUTPUTS = 2, 3
-BASKETS_PER_KILL = 50
+BASKETS, BASKETS_PER_KILL = 200, 40
 """More than it gets through between two kills."""
-WAIT_S_MAX = 60.0
+WAIT_S_MAX = 200.0
 
 
 def baskets(count):
@@ -100,7 +100,7 @@ def killed(data_dir, kills, *, with_source):
     """(what should be there, what is there) after so many kills of the example, and one run to the end."""
     chance = random.Random(Journal.new().seed)
     with Broker(data_dir) as broker, connected(broker.address) as stub:
-        run = Run(broker, stub, kills * BASKETS_PER_KILL, with_source=with_source)
+        run = Run(broker, stub, BASKETS + kills * BASKETS_PER_KILL, with_source=with_source)
         for _ in range(kills):
             with run.program():
                 run.wait(chance.randrange(OUTPUTS), -2, chance.randint(1, 25))
@@ -108,9 +108,12 @@ def killed(data_dir, kills, *, with_source):
         return run.expected, run.stored()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
-    "kills", [8, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_200)])]
+    "kills",
+    [
+        pytest.param(8, marks=pytest.mark.timeout(120)),
+        pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_200)]),
+    ],
 )
 def test_killed_again_and_again_it_writes_once(tmp_path, kills, figures):
     """Whatever is made of a basket is there once, in the order of its partition, and nothing else is."""
@@ -122,7 +125,7 @@ def test_killed_again_and_again_it_writes_once(tmp_path, kills, figures):
 def test_two_at_a_time_write_once(tmp_path):
     """Also where a program that should have ended still works beside the one in its place."""
     with Broker(tmp_path / "data") as broker, connected(broker.address) as stub:
-        run = Run(broker, stub, 200, with_source=True)
+        run = Run(broker, stub, BASKETS, with_source=True)
         with run.program(), run.program():
             run.wait(0, 0, 20)
         run.finish()
@@ -133,7 +136,6 @@ def test_two_at_a_time_write_once(tmp_path):
 def test_without_a_source_it_writes_twice(tmp_path, figures):
     """Control: the same program without its source stores some outputs twice, and the check sees it."""
     expected, stored = killed(tmp_path / "data", 3, with_source=False)
-    doubles = sum(map(len, stored.values())) - sum(map(len, expected.values()))
+    doubles = sum((Counter(stored[at]) - Counter(made)).total() for at, made in expected.items())
     assert doubles > 0
-    assert all(set(stored[at]) == set(made) for at, made in expected.items())
     figures(f"read, transform, write without a source: 3 kills, {doubles} outputs twice")

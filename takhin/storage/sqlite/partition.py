@@ -143,6 +143,11 @@ class SqlitePartition:
     async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
         return await self.first_at_time(Sought(timestamp))
 
+    async def timestamp_from(self, offset: int) -> int:
+        with translated(self.topic, self.partition):
+            await self.ready()
+            return self._reader.timestamp_from(max(offset, self.start_offset), self.end_offset)
+
     async def first_at_time(self, sought: Sought, until: int = INT64_MAX) -> OffsetAtTime:
         """The first record that is sought.
 
