@@ -9,21 +9,19 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import apsw
 
 from takhin.disk import statements as sql
-from takhin.disk.overflow import RECORD_LAST_BYTES_MIN
 from takhin.disk.witness import Mark
-from takhin.disk.zero_tails import header_tails, long_headers, record_tails
 from takhin.errors import RefusedError
-from takhin.model import Appended, Batch, CommittedOffset, Header, TopicPartition
+from takhin.model import Appended, Batch, CommittedOffset, TopicPartition
 from takhin.schema import PAGE_BYTES
 from takhin.storage import compaction
 from takhin.storage.compaction import History
 from takhin.storage.sqlite.course import others_turn
+from takhin.storage.sqlite.inserting import Headers, insert, insert_headers
 from takhin.storage.sqlite.senders import Producers, Senders, Sources
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.times import Ends, Times
@@ -35,16 +33,8 @@ PRODUCER_BYTES, SOURCE_BYTES = 400, 150
 FREE_PAGES_MIN = 64
 """Fewer free pages, 1 MiB, are never given back."""
 
-SLICE_BYTES = 2 << 20
-SLICE_HEADERS = 2_000
-SLICE_HEADERS_BYTES = 1 << 20
 SLICE_WRITES = 200
-"""How much of a group is written before others have their turn on the loop: 2 to 4 ms of work."""
-ROW_BYTES = 512
-"""What inserting a row costs besides its value, in bytes of a value."""
-
-Headers = Mapping[int, Sequence[Header]]
-"""The headers of a batch's records by position."""
+"""How many writes of a group are applied before others have their turn on the loop."""
 
 Answer_co = TypeVar("Answer_co", covariant=True)
 
@@ -243,8 +233,9 @@ class Draft:
         first, rows = self._first, self.end_offset - self._first
         if not rows:
             return
-        yield from _insert(self.db, first, rows, self._columns, self._bytes)
-        yield from self._insert_headers()
+        yield from insert(self.db, first, rows, self._columns, self._bytes)
+        yield from insert_headers(self.db, self._headers, self._bytes)
+        self._headers.clear()
         if first == self._state.end_offset and self.times.block_due(first, self.now):
             self.times = self.times.with_block(self.db, first, self.now)
         self.times = self.times.after(self._columns[0], self.now)
@@ -252,25 +243,6 @@ class Draft:
         self._bytes = 0
         for column in self._columns:
             column.clear()
-
-    def _insert_headers(self) -> Iterator[None]:
-        if not self._headers:
-            return
-        count = sum(len(of_record) for _, headers in self._headers for of_record in headers.values())
-        step = min(SLICE_HEADERS, 1 + SLICE_HEADERS_BYTES * count // self._bytes)
-        rows = (
-            (first + position, at, key, value)
-            for first, headers in self._headers
-            for position, of_record in headers.items()
-            for at, (key, value) in enumerate(of_record)
-        )
-        while part := list(islice(rows, step)):
-            yield
-            self.db.executemany(sql.INSERT_HEADER, part)
-            if long := long_headers(part):
-                yield
-                self.db.executemany(sql.PUT_ZERO_TAIL, header_tails(long))
-        self._headers.clear()
 
 
 class Write(Protocol[Answer_co]):
@@ -364,37 +336,3 @@ def fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # nobody may be waiting any more: not worth a warning
-
-
-def _insert(
-    db: apsw.Connection,
-    first: int,
-    rows: int,
-    columns: tuple[list[Any], list[Any], list[Any]],
-    size_bytes: int,
-) -> Iterator[None]:
-    """Insert records. size_bytes: of all of them, with their headers."""
-    flat: list[Any] = [None] * (3 * rows)
-    flat[0::3], flat[1::3], flat[2::3] = columns
-    _, keys, values = columns
-    may_have_tails = size_bytes >= RECORD_LAST_BYTES_MIN <= _longest(keys) + _longest(values)
-    row_bytes = ROW_BYTES + size_bytes // rows
-    at = in_slice = 0
-    while at < rows:
-        if in_slice >= SLICE_BYTES:
-            yield
-            in_slice = 0
-        size = min(sql.ROWS_PER_STATEMENT_MAX, 1 << ((rows - at).bit_length() - 1))
-        db.execute(sql.insert_records(size), [first + at, *flat[3 * at : 3 * (at + size)]])
-        if may_have_tails:
-            part = slice(at, at + size)
-            if tails := record_tails(first + at, keys[part], values[part]):
-                db.executemany(sql.PUT_ZERO_TAIL, tails)
-        in_slice += size * row_bytes
-        at += size
-
-
-def _longest(column: Sequence[bytes | None]) -> int:
-    if column.count(None) < len(column):
-        return max(map(len, filter(None, column)), default=0)
-    return 0
