@@ -258,12 +258,6 @@ class GroupSettings:
     commit_bytes_max: int = setting(
         64 << 20, "bytes of the CommitOffset calls under way, all together", least=1, most=INT64_MAX
     )
-    ages_max: int = setting(
-        100_000,
-        "committed offsets (a group and a partition) for which the timestamp of the next record is kept, for "
-        "lag_ms",
-        least=1,
-    )
     members_max: int = setting(1_000, "members of one group", least=1)
     groups_max: int = setting(10_000, "groups with members", least=1)
     rejoin_ms: int = setting(

@@ -34,9 +34,7 @@ class Broker:
         self.ends = EndVerbs(engine, settings.consume)
         self.coordinator = Coordinator(engine, settings.groups, clock)
         self.group_offsets = GroupOffsetVerbs(engine, self.coordinator, settings.groups, clock)
-        self.group_views = GroupViewVerbs(
-            engine, self.coordinator, Ages(engine, settings.groups, clock), clock
-        )
+        self.group_views = GroupViewVerbs(engine, self.coordinator, Ages(engine, clock), clock)
         self._engine = engine
         self._version = version
         self._started = time.monotonic()

@@ -53,7 +53,7 @@ class GroupViewVerbs:
         """A group with its members and all that it has committed. Raises UnknownGroupError."""
         limits.check_group_id(group_id)
         committed = self._engine.offsets.of(group_id)
-        ages = await self._ages.of(group_id, committed)
+        ages = await self._ages.of(committed)
         live = self._coordinator.live(group_id)
         owner = {} if live is None else live.value.owner
         offsets = [

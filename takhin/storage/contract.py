@@ -148,6 +148,12 @@ class PartitionLog(Protocol):
     async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
         """The first record, by offset, whose timestamp (ms) is at or after `timestamp`."""
 
+    def known_timestamp(self, offset: int) -> int | None:
+        """What `timestamp_from` returns, if it is known without reading; None: it is not.
+
+        An engine knows it where groups have committed, but for what has happened since to records there.
+        """
+
     async def timestamp_from(self, offset: int) -> int:
         """The timestamp (ms) of the first record at or after an offset; -1 if there is none."""
 

@@ -209,6 +209,11 @@ class MemoryLog:
         later = (OffsetAtTime(*row[:2]) for row in self._rows.values() if row[1] >= timestamp)
         return next(later, OffsetAtTime(self.end_offset, -1))
 
+    def known_timestamp(self, offset: int) -> int | None:
+        if offset >= self.end_offset:
+            return NO_TIMESTAMP
+        return self._rows[offset][1] if offset in self._rows else None
+
     async def timestamp_from(self, offset: int) -> int:
         self._check_open()
         return next((row[1] for at, row in self._rows.items() if at >= offset), NO_TIMESTAMP)

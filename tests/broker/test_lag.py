@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from broker.support import create
-from takhin.broker.lag import UNKNOWN, Ages
+from takhin.broker import lag
+from takhin.broker.lag import UNKNOWN
 from takhin.errors import PartitionUnavailableError
 from takhin.model import CommittedOffset, TopicPartition
-from takhin.settings import GroupSettings
 from takhin.testing.contract import NOW, batch, read_all, spec
 
 AT = TopicPartition("t", 0)
@@ -43,19 +45,6 @@ BEGAN = NOW - 60_000
 """The timestamp of the first record: a minute ago."""
 
 
-class Asked:
-    """A log that counts how often its records are read for an age."""
-
-    def __init__(self, log) -> None:
-        self.times = 0
-        self._read = log.timestamp_from
-        log.timestamp_from = self._count
-
-    async def _count(self, offset):
-        self.times += 1
-        return await self._read(offset)
-
-
 @pytest.fixture
 async def log(engine):
     """Of ten records, one each second."""
@@ -86,22 +75,6 @@ async def test_a_record_of_the_future_has_no_age(session, engine, log):
     assert await lag_ms(session, engine, 10) == 0
 
 
-async def test_who_stays_is_not_read_again(session, engine, log):
-    """The timestamp is read once for each move, whatever is appended meanwhile."""
-    asked = Asked(log)
-    for committed, times in ((3, 1), (3, 1), (4, 2), (4, 2), (20, 2), (3, 3)):
-        await lag_ms(session, engine, committed)
-        assert asked.times == times
-        await log.append(batch(b"v", b"v"))
-
-
-async def test_ends_of_a_log_are_known_without_reading(session, engine, log):
-    """Who is at the beginning, and who has one record to read, costs no read at all."""
-    asked = Asked(log)
-    assert [await lag_ms(session, engine, committed) for committed in (0, 9)] == [60_000, 51_000]
-    assert asked.times == 0
-
-
 async def test_a_record_that_is_removed_is_no_longer_the_oldest(session, engine):
     """After a compaction the age is that of a record that is left, for a group that stays."""
     await create(session, **{"cleanup.policy": "compact"})
@@ -120,15 +93,12 @@ async def test_what_cannot_be_read_has_no_known_age(session, engine, log):
     async def unavailable(_offset):
         raise PartitionUnavailableError("it is gone", topic="t", partition=0)
 
-    log.timestamp_from = unavailable
+    log.known_timestamp, log.timestamp_from = lambda _offset: None, unavailable
     assert await lag_ms(session, engine, 3) == UNKNOWN
 
 
-async def test_few_ages_are_kept(session, engine, log):
-    """Beyond groups.ages_max, those that were not asked for longest are read again."""
-    asked = Asked(log)
-    ages = Ages(engine, GroupSettings(ages_max=2), lambda: NOW)
-    committed = {AT: CommittedOffset(3, "", 0)}
-    for group_id, times in (("a", 1), ("b", 2), ("a", 2), ("c", 3), ("a", 3), ("b", 4)):
-        await ages.of(group_id, committed)
-        assert asked.times == times
+async def test_who_waits_for_files_gets_an_answer(session, engine, log, monkeypatch):
+    """Where files cannot be opened in time, the age is unknown, and all else is told."""
+    monkeypatch.setattr(lag, "WAIT_SECONDS_MAX", 0.01)
+    log.known_timestamp, log.timestamp_from = lambda _offset: None, lambda _offset: asyncio.Event().wait()
+    assert await lag_ms(session, engine, 3) == UNKNOWN

@@ -133,6 +133,10 @@ class Written:
     """Whether the log remembers sources of a group, of those that have changed."""
     offsets: Sequence[tuple[str, CommittedOffset | None]]
     """The groups whose committed offset has changed; None: it is forgotten."""
+    next_times: Mapping[int, int]
+    """The timestamps of records that a group has to read next or may have: see OffsetIndex."""
+    compacted: bool
+    """True if records were removed between others."""
     records: int
     """How many records were appended."""
     ends: Ends
@@ -152,6 +156,7 @@ class Draft:
         self.now = shared.clock()
         """The broker's clock, ms."""
         self.offsets: list[tuple[str, CommittedOffset | None]] = []
+        self.next_times: dict[int, int] = {}
         at, settings = TopicPartition(state.topic, state.partition), shared.settings
         self.senders = Senders(
             at,
@@ -160,6 +165,8 @@ class Draft:
         )
         self.removed = False
         """Set by writes that remove records."""
+        self.compacted = False
+        """Set by those that remove some between others."""
         self.db = db
         """The connection. Records appended before in the same group are not in the table yet."""
         self._state = state
@@ -195,6 +202,8 @@ class Draft:
     def append(self, batch: Batch) -> Appended:
         """Append a batch at the end. Its rows are inserted later, together with those of its neighbours."""
         first = self.end_offset
+        if first == self._state.end_offset:
+            self.next_times[first] = batch.timestamps[0]
         timestamps, keys, values = self._columns
         timestamps.extend(batch.timestamps)
         keys.extend(batch.keys)
@@ -223,6 +232,8 @@ class Draft:
             self.senders.sources.count,
             self.senders.sources.groups,
             self.offsets,
+            self.next_times,
+            self.compacted,
             self.end_offset - self._state.end_offset,
             self._ends,
             self.removed,

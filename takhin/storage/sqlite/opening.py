@@ -6,7 +6,7 @@ Nothing in the file is changed before it is known that the log is whole.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -41,6 +41,7 @@ T = TypeVar("T")
 class Found:
     """An open file, and what it says. Made on a worker thread, it becomes a partition on the loop.
 
+    next_times: the timestamps of the first records at or after committed offsets.
     source_groups: those of whose sources it remembers something.
     facts: (partition count, config), which partition 0's file alone has.
     """
@@ -53,13 +54,14 @@ class Found:
     state: LogState
     slot: Slot
     committed: Sequence[tuple[str, CommittedOffset]]
+    next_times: Mapping[int, int]
     source_groups: Sequence[str]
     facts: tuple[int, TopicConfig] | None
 
     def partition(self, shared: Shared, offsets: OffsetIndex) -> SqlitePartition:  # on the loop
         """Give the file its life."""
         offsets.forget(self.at)
-        offsets.note(self.at, self.committed)
+        offsets.note(self.at, self.committed, self.next_times)
         shared.sources.note(self.at, dict.fromkeys(self.source_groups, True))
         life = Life(shared, self.file, self.state, self.slot, offsets)
         life.adopt(self.write)
@@ -103,11 +105,14 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared) 
         pages, ends = Pages.of(write, write.execute(sql.COMMITTED_PAGES).get), read_ends(write)
         state = LogState(*at, start, start, mark, times, pages, producers, sources, ends, last, history, lost)
         committed, facts = list(_committed(write)), topic_facts(write, shared.topic_defaults)
+        next_times = _next_times(write, {of.offset for _, of in committed}, mark.end_offset)
         groups = _source_groups(write) if sources else []
     except BaseException:
         connection.close_untouched(write, path)
         raise
-    return Found(file, at, write, found.topic_id, incarnation_id, state, slot, committed, groups, facts)
+    return Found(
+        file, at, write, found.topic_id, incarnation_id, state, slot, committed, next_times, groups, facts
+    )
 
 
 UNKNOWN = Known()
@@ -186,6 +191,12 @@ def _check_whole(path: Path, topic: str, partition: int, found: Mark, noted: Mar
         "put in its place. Put the whole file back, with its -wal, or restore a backup, or go on without "
         f"what is missing: takhin recover --topic {topic} --partition {partition}"
     )
+
+
+def _next_times(write: apsw.Connection, offsets: Iterable[int], end: int) -> dict[int, int]:
+    """The timestamps of the first records at or after some offsets, where there are any."""
+    found = {offset: write.execute(sql.TIMESTAMP_FROM, (offset, end)).get for offset in offsets}
+    return {offset: timestamp for offset, timestamp in found.items() if timestamp is not None}
 
 
 def _source_groups(write: apsw.Connection) -> list[str]:

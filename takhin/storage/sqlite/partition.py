@@ -31,6 +31,7 @@ from takhin.model import (
     OffsetAtTime,
     Records,
     TopicConfig,
+    TopicPartition,
 )
 from takhin.storage.contract import Fence
 from takhin.storage.sqlite.compactor import Compactor
@@ -143,10 +144,20 @@ class SqlitePartition:
     async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
         return await self.first_at_time(Sought(timestamp))
 
+    def known_timestamp(self, offset: int) -> int | None:
+        if offset <= self.start_offset < self.end_offset:
+            return self._state.ends.first
+        if offset >= self.end_offset - 1:
+            return self._state.ends.last if offset < self.end_offset else NO_TIMESTAMP
+        return self.life.offsets.time_at(TopicPartition(self.topic, self.partition), offset)
+
     async def timestamp_from(self, offset: int) -> int:
         with translated(self.topic, self.partition):
             await self.ready()
-            return self._reader.timestamp_from(max(offset, self.start_offset), self.end_offset)
+            found = self._reader.timestamp_from(max(offset, self.start_offset), self.end_offset)
+        if found != NO_TIMESTAMP:
+            self.life.offsets.note_times(TopicPartition(self.topic, self.partition), {offset: found})
+        return found
 
     async def first_at_time(self, sought: Sought, until: int = INT64_MAX) -> OffsetAtTime:
         """The first record that is sought.

@@ -96,6 +96,9 @@ class UnavailablePartition:
     async def offset_for_time(self, _timestamp: int) -> OffsetAtTime:
         self.check_available()
 
+    def known_timestamp(self, _offset: int) -> int | None:
+        return None
+
     async def timestamp_from(self, _offset: int) -> int:
         self.check_available()
 

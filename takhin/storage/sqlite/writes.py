@@ -135,6 +135,10 @@ class CommitOffset(SmallWrite):
             self.fence.check()
         with draft.of_groups():
             draft.db.execute(sql.PUT_COMMITTED, (self.group_id, *self.committed))
+        offset = self.committed.offset
+        timestamp = draft.db.execute(sql.TIMESTAMP_FROM, (offset, draft.end_offset)).get
+        if timestamp is not None:  # else the next one that is appended is the next one to read
+            draft.next_times.setdefault(offset, timestamp)
         draft.offsets.append((self.group_id, self.committed))
 
 

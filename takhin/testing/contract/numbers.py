@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 
-from takhin.model import TopicConfig
+from takhin.model import CommittedOffset, TopicConfig
 from takhin.storage.contract import Capability, Engine, PartitionLog
 from takhin.testing.contract.harness import Harness, needs
-from takhin.testing.contract.records import NOW, batch, numbered, read_all, spec, timed
+from takhin.testing.contract.records import NOW, batch, name_of, numbered, read_all, spec, timed
 
 MEBIBYTE = 1 << 20
 
@@ -86,6 +86,32 @@ class Numbers(Harness):
         left = min(row[0] for row in await read_all(log))
         assert left > 0
         assert await log.timestamp_from(0) == 10 * left
+
+    @needs(Capability.TRIM, Capability.COMPACT)
+    async def test_what_is_known_of_the_next_record(self, engine: Engine, log: PartitionLog) -> None:
+        """Where groups have committed it is known or not, but never wrong, whatever happens to the log."""
+
+        async def check() -> None:
+            for group_id in engine.offsets.groups():
+                offset = max(engine.offsets.of(group_id)[name_of(log)].offset, log.start_offset)
+                assert log.known_timestamp(offset) in (None, await log.timestamp_from(offset))
+
+        for n in range(12):
+            committed = CommittedOffset(log.end_offset, "", NOW)
+            await engine.offsets.commit(f"g{n}", {name_of(log): committed})
+            await check()
+            times = [100 + (7 * n) % 12, 10 * n]
+            await log.append(batch(b"v", b"v", keys=[b"k%d" % (n % 4), b"k"], timestamps=times))
+            await check()
+        await log.trim(3)
+        await check()
+        await log.compact(TopicConfig(1), NOW)
+        await check()
+        for n in range(12):
+            await engine.offsets.commit(f"h{n}", {name_of(log): CommittedOffset(2 * n + 1, "", NOW)})
+        await check()
+        await log.trim(20)
+        await check()
 
     async def test_stats_are_names_and_numbers(self, engine: Engine) -> None:
         """Every count is an int under a lower-case name, and the queued bytes are among them."""
