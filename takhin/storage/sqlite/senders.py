@@ -25,6 +25,9 @@ from takhin.storage.conditions import (
 )
 from takhin.storage.sources import SourceIndex
 
+GONE_AT_ONCE = 500
+"""Input logs that are forgotten at one time, which bounds what it takes of a turn of the loop."""
+
 
 class Senders:
     """What one log remembers of those who send to it, while one transaction is open."""
@@ -142,6 +145,7 @@ class Sources:
         if not self._index.is_full(self._at):
             rows: Any = self._db.execute(sql.SOURCE_LOGS)
             gone = self._index.gone(self._at, [incarnation_id for (incarnation_id,) in rows])
+            del gone[GONE_AT_ONCE:]
         if not gone:
             raise too_many_sources(source, self._count_max, *self._at)
         self._db.execute(sql.FORGET_SOURCES_OF_LOGS, (json.dumps(gone),))
