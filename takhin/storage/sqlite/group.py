@@ -26,7 +26,7 @@ from takhin.storage.sqlite.senders import Producers, Senders, Sources
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.times import Ends, Times
 
-EMPTY_PAGES = 17
+EMPTY_PAGES = 18
 """Pages of a new file. One of them is for committed offsets."""
 PRODUCER_BYTES, SOURCE_BYTES = 400, 150
 """About the space of what a file remembers of one producer, and of one source."""
