@@ -268,13 +268,21 @@ class GroupSettings:
     session_ms: int = setting(
         45_000, "how long a member may be silent if it does not say", least=1, most=DAY_MS
     )
-    session_ms_min: int = setting(1_000, "the least that it may say", least=1, most=DAY_MS)
-    session_ms_max: int = setting(HOUR_MS, "the most that it may say", least=1, most=DAY_MS)
+    session_ms_min: int = setting(
+        1_000, "the shortest session that a member may ask for", least=1, most=DAY_MS
+    )
+    session_ms_max: int = setting(
+        HOUR_MS, "the longest session that a member may ask for", least=1, most=DAY_MS
+    )
     revoke_ms: int = setting(
         300_000, "how long a member may take to let go of partitions if it does not say", least=1, most=DAY_MS
     )
-    revoke_ms_min: int = setting(500, "the least that it may say", least=1, most=DAY_MS)
-    revoke_ms_max: int = setting(HOUR_MS, "the most that it may say", least=1, most=DAY_MS)
+    revoke_ms_min: int = setting(
+        500, "the shortest such time that a member may ask for", least=1, most=DAY_MS
+    )
+    revoke_ms_max: int = setting(
+        HOUR_MS, "the longest such time that a member may ask for", least=1, most=DAY_MS
+    )
     first_wait_ms: int = setting(
         100, "how long a new group waits for more members before it shares its partitions out", most=DAY_MS
     )

@@ -55,7 +55,7 @@ class Layer:
 _SCHEMA = ("takhin.schema.checksums", "takhin.schema.tables", "takhin.schema.upgrades")
 _DISK = (*VOCABULARY, "takhin.schema", *_SCHEMA, "takhin.disk.*")
 _STORAGE = (*_DISK, "takhin.logs", "takhin.storage.*")
-_GROUPS = (*VOCABULARY, "takhin.storage.contract", "takhin.groups.*")
+_GROUPS = (*VOCABULARY, "takhin.logs", "takhin.storage.contract", "takhin.groups.*")
 _BROKER = (*_GROUPS, "takhin.broker.*")
 _WIRE = (*VOCABULARY, "takhin.v1.*", "takhin.wire.*")
 _RPC = (*_BROKER, *_WIRE, "takhin.logs", "takhin.rpc.*")

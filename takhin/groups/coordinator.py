@@ -2,9 +2,9 @@
 
 It holds groups with their timers and streams; what they do to each other is in `state.py`. Nothing of it is
 on disk but what groups commit. Epochs begin at the engine's number for this start, times 2^32, so that none
-of a former run comes again. Where that number is smaller than it was, because an older copy of the data was put
-back, an epoch may come again. That is harmless: it counts only together with a member's id, which a program
-keeps to itself, and with partitions that this member owns now.
+of a former run comes again. Where that number is smaller than it was, because an older copy of the data was
+put back, an epoch may come again. That is harmless: it counts only together with a member's id, which a
+program keeps to itself, and with partitions that this member owns now.
 """
 
 from __future__ import annotations

@@ -16,6 +16,9 @@ from takhin.groups.group import NOTHING, Group, Member, MemberState, Partitions
 from takhin.groups.reconcile import Goal, reconcile
 from takhin.model import TopicPartition
 
+DEADLINES = tuple(Deadline)
+NO_DEADLINES = (None, None, None)
+
 
 class Draft:
     """The fields of a group, to be changed, and what the step has to know besides."""
@@ -107,15 +110,6 @@ class Draft:
         """Arm a deadline even if it is where it was."""
         self._armed.append(Arm(member.member_id, kind, member.epoch, at))
 
-    @staticmethod
-    def deadline(member: Member, kind: Deadline) -> int | None:
-        """When the member is removed for that reason (ms)."""
-        return {
-            Deadline.SESSION: member.session_at,
-            Deadline.REVOKE: member.revoke_at,
-            Deadline.REJOIN: member.rejoin_at,
-        }[kind]
-
     def reconcile(self, member_id: str, owned: Partitions | None = None) -> None:
         """Let a member take its next step towards the target. One that is away stays as it is."""
         member = self.members[member_id]
@@ -182,12 +176,13 @@ class Draft:
             yield WantTarget(self.wanted_at)
 
     def _arms(self, before: Member | None, after: Member) -> Iterator[Arm | Disarm]:
-        for kind in Deadline:
-            was = None if before is None else self.deadline(before, kind)
-            at = self.deadline(after, kind)
-            moved = kind is Deadline.REVOKE and before is not None and before.epoch != after.epoch
-            if at is None:
-                if was is not None:
-                    yield Disarm(after.member_id, kind)
-            elif at != was or moved:
+        """Its deadlines as far as they have changed, of which REVOKE is bound to its epoch, too."""
+        were = before.deadlines if before is not None else NO_DEADLINES
+        rebound = before is not None and before.epoch != after.epoch and after.revoke_at is not None
+        if were == after.deadlines and not rebound:
+            return
+        for kind, was, at in zip(DEADLINES, were, after.deadlines, strict=True):
+            if at is None and was is not None:
+                yield Disarm(after.member_id, kind)
+            elif at is not None and (at != was or (rebound and kind is Deadline.REVOKE)):
                 yield Arm(after.member_id, kind, after.epoch, at)

@@ -6,7 +6,7 @@ G (group epoch), T (target epoch), e (member epoch), A (assigned) and R (revokin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -49,10 +49,11 @@ class Subscription:
         """All topics that it names now."""
         return self.topics | self.matched
 
-    def of(self, partitions: Iterable[TopicPartition]) -> Partitions:
+    def of(self, partitions: Partitions) -> Partitions:
         """Those of the partitions whose topics it names."""
         names = self.names
-        return frozenset(each for each in partitions if each.topic in names)
+        others = [each for each in partitions if each.topic not in names]
+        return partitions.difference(others) if others else partitions
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ class Member:
     def held(self) -> Partitions:
         """A and R together: the partitions that are its own, and that nobody else may have."""
         return self.assigned | self.revoking if self.revoking else self.assigned
+
+    @property
+    def deadlines(self) -> tuple[int | None, int | None, int | None]:
+        """When it is removed, for each `Deadline` in order."""
+        return self.session_at, self.revoke_at, self.rejoin_at
 
     @property
     def away(self) -> bool:

@@ -6,7 +6,7 @@ Every change is one `apply` of an event, in one turn of the loop. The rules of t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -30,17 +30,20 @@ from takhin.groups.events import (
 )
 from takhin.groups.group import JOINING, Group, Partitions
 from takhin.groups.patterns import Pattern
-from takhin.groups.seat import Seat
+from takhin.groups.seat import Post, Seat
+from takhin.logs import debugging
 from takhin.members import Assignment
 from takhin.sentences import shown
+from takhin.turns import others_turn
 
 logger = structlog.get_logger()
 
 ASSIGNED_ON_LOOP_MAX = 2_000
-"""Partitions and members together up to which a target is made on the event loop; else in a thread."""
+"""Up to so many partitions and subscribed names a target is made on the event loop; else in a thread."""
 
 
-NO_TOPICS: frozenset[str] = frozenset()
+MEMBER_WAIT_MS = 1
+"""The least time between two targets is so long for each member: telling one takes 0.2 ms with its answer."""
 
 
 @dataclass(slots=True)
@@ -66,6 +69,7 @@ class LiveGroup:
         self.attendance: dict[str, Attendance] = {}
         self._changed = changed
         self._deadlines = Deadlines(self.apply)
+        self._post = Post()
         self._target_timer: asyncio.TimerHandle | None = None
         self._assigning: asyncio.Task[None] | None = None
         self._wanted = False  # another target, when the one being made is there
@@ -80,8 +84,15 @@ class LiveGroup:
         self.value = step.group
         if seat is not None:
             self._take_seat(seat, pattern)
+        told: dict[Seat, Assignment] = {}
         for action in step.actions:
-            self._do(action)
+            if isinstance(action, Tell):
+                member = self.attendance[action.member_id]
+                if member.seat is not None and action.epoch != JOINING:
+                    told[member.seat] = Assignment(action.epoch, action.partitions)
+            else:
+                self._do(action)
+        self._post.send(told)
         self._changed(self)
 
     def end_commits(self, ended: Partitions) -> None:
@@ -94,13 +105,14 @@ class LiveGroup:
 
     def know(self, catalogue: Mapping[str, int], changed: set[str]) -> None:
         """The topics have changed. changed: those that came, went, or have another number of partitions."""
-        matches = {of.text: of.topics for of in self._patterns}
-        members = self.value.members.values()
-        if any(
-            not changed.isdisjoint(member.subscription.names)
-            or matches.get(member.subscription.pattern or "", NO_TOPICS) != member.subscription.matched
-            for member in members
-        ):
+        matches: dict[str, frozenset[str]] = {}
+        concerned = False
+        for member_id, member in self.value.members.items():
+            concerned = concerned or not changed.isdisjoint(member.subscription.names)
+            pattern = self.attendance[member_id].pattern
+            if pattern is not None and pattern.topics is not member.subscription.matched:
+                matches[pattern.text] = pattern.topics
+        if concerned or matches:
             self.apply(CatalogueChanged(catalogue, matches))
         else:
             self.value = replace(self.value, catalogue=catalogue)
@@ -128,13 +140,10 @@ class LiveGroup:
                 )
             )
         member.seat, member.pattern = seat, pattern
+        self._say("member_joined", seat.member_id)
 
     def _do(self, action: Action) -> None:
         match action:
-            case Tell():
-                seat = self.attendance[action.member_id].seat
-                if seat is not None and action.epoch != JOINING:
-                    seat.say(Assignment(action.epoch, action.partitions))
             case Arm():
                 self._deadlines.arm(action)
             case Disarm():
@@ -142,6 +151,7 @@ class LiveGroup:
             case Release():
                 self.commits.release(action.member_id, action.partitions)
             case Remove():
+                self._say("member_gone", action.member_id, action.error)
                 self._deadlines.forget(action.member_id)
                 seat = self.attendance.pop(action.member_id).seat
                 if seat is not None:
@@ -149,9 +159,17 @@ class LiveGroup:
             case WantTarget():
                 self._want_target(action.at)
 
+    def _say(self, event: str, member_id: str, error: Exception | None = None) -> None:
+        if debugging():
+            reason = None if error is None else str(error)
+            logger.debug(event, group_id=self.value.group_id, member_id=member_id, reason=reason)
+
     def _want_target(self, at: int) -> None:
+        """Make a target at that time (ms). Large groups change less often: every member is told each time."""
         if self._target_timer is not None:
             self._target_timer.cancel()
+        if self.value.target_at is not None:
+            at = max(at, self.value.target_at + MEMBER_WAIT_MS * len(self.value.members))
         loop = asyncio.get_running_loop()
         self._target_timer = loop.call_at(at / 1_000, self._make_target)
 
@@ -159,15 +177,17 @@ class LiveGroup:
         self._target_timer = None
         if self._assigning is not None:
             self._wanted = True
-        elif self._size <= ASSIGNED_ON_LOOP_MAX:
-            self.apply(assign(self.value))
         else:
             self._assigning = asyncio.create_task(self._assign())
 
     async def _assign(self) -> None:
-        """Make a target in a thread, of the group as it is now."""
+        """Make a target of the group as it is now, in a turn of its own or in a thread."""
         try:
-            made = await asyncio.to_thread(assign, self.value)
+            if self._is_small:
+                made = assign(self.value)
+                await others_turn()
+            else:
+                made = await asyncio.to_thread(assign, self.value)
         except Exception:
             logger.exception("assignor_failed", group_id=self.value.group_id)
             return
@@ -179,10 +199,10 @@ class LiveGroup:
             self._make_target()
 
     @property
-    def _patterns(self) -> Iterator[Pattern]:
-        return (of.pattern for of in self.attendance.values() if of.pattern is not None)
-
-    @property
-    def _size(self) -> int:
-        names = {name for member in self.value.members.values() for name in member.subscription.names}
-        return len(self.value.members) + sum(self.value.catalogue.get(name, 0) for name in names)
+    def _is_small(self) -> bool:
+        """True if a target is made so quickly that no thread is worth it."""
+        subscriptions = [member.subscription.names for member in self.value.members.values()]
+        if sum(map(len, subscriptions)) > ASSIGNED_ON_LOOP_MAX:
+            return False
+        names = frozenset().union(*subscriptions)
+        return sum(self.value.catalogue.get(name, 0) for name in names) <= ASSIGNED_ON_LOOP_MAX

@@ -30,6 +30,7 @@ class Pattern:
         """Raises InvalidArgumentError for what RE2 does not take, and for what is too large."""
         self.text = text
         self.topics: frozenset[str] = frozenset()
+        """The same object as long as they are the same."""
         self._regexp = _compiled(text)
         self._seen: frozenset[str] = frozenset()
 
@@ -38,7 +39,10 @@ class Pattern:
         seen = frozenset(names)
         unseen = in_turns(seen - self._seen, at_once=MATCHED_AT_ONCE)
         new = {name async for name in unseen if self._matches(name)}
-        self.topics, self._seen = (self.topics & seen) | new, seen
+        topics = (self.topics & seen) | new
+        if topics != self.topics:
+            self.topics = topics
+        self._seen = seen
 
     def _matches(self, name: str) -> bool:
         return self._regexp.fullmatch(name.encode()) is not None

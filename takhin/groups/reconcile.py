@@ -94,8 +94,12 @@ def _settled(member: Member, epoch: int, state: MemberState, has: Partitions) ->
     if (member.epoch, member.state, member.assigned) == (epoch, state, has):
         return member
     kept = member.assigned & has
-    since = dict.fromkeys(has, epoch)
-    since.update((each, member.assigned_epochs[each]) for each in kept)
+    given = has - kept
+    since = member.assigned_epochs
+    if len(kept) < len(since):
+        since = {each: since[each] for each in kept}
+    if given:
+        since = {**since, **dict.fromkeys(given, epoch)}
     return replace(
         member,
         epoch=epoch,
@@ -103,5 +107,5 @@ def _settled(member: Member, epoch: int, state: MemberState, has: Partitions) ->
         assigned=has,
         revoking=NOTHING,
         assigned_epochs=since,
-        unproven=(member.unproven & has) | (has - kept) if epoch == member.epoch else NOTHING,
+        unproven=(member.unproven & has) | given if epoch == member.epoch else NOTHING,
     )

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from takhin.members import Assignment, HeartbeatAnswer, Joined, MemberResponse
 
 IN_ORDER: Sequence[type[MemberResponse]] = (Joined, Assignment, HeartbeatAnswer)
 """How they are sent if they wait together: an answer has no epoch that the member has not been told of."""
+
+
+TOLD_AT_ONCE = 50
+TOLD_PAUSE_SECONDS = 0.002
+"""Members that are told something in one turn of the loop, at 0.1 ms each, and the time until the next ones
+are: all of them answer."""
 
 
 class Seat:
@@ -49,3 +56,28 @@ class Seat:
             self._news.clear()
             await self._news.wait()
         return self._unsent.pop(next(kind for kind in IN_ORDER if kind in self._unsent))
+
+
+class Post:
+    """Tells the members of a group their assignments, some at a time, so that all others have their turns."""
+
+    def __init__(self) -> None:
+        self._unsaid: dict[Seat, Assignment] = {}
+        self._sending: asyncio.Task[None] | None = None
+
+    def send(self, assignments: Mapping[Seat, Assignment]) -> None:
+        """Say them, each in place of one to the same member that was not said yet."""
+        self._unsaid.update(assignments)
+        self._say_some()
+        if self._unsaid and self._sending is None:
+            self._sending = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        while self._unsaid:
+            await asyncio.sleep(TOLD_PAUSE_SECONDS)
+            self._say_some()
+        self._sending = None
+
+    def _say_some(self) -> None:
+        for seat in list(islice(self._unsaid, TOLD_AT_ONCE)):
+            seat.say(self._unsaid.pop(seat))

@@ -95,16 +95,16 @@ def _join(draft: Draft, event: Join) -> None:
         raise InvalidArgumentError("a member that joins with epoch 0 owns nothing yet", field="owned")
     if member is not None:
         _come_back(draft, member, event)
-    elif holder is not None and not (holder.away and event.epoch == JOINING):
+    elif holder is not None and not holder.away:
         raise InstanceInUseError(
             f"instance {shown(event.instance_id)} is member {shown(holder.member_id)}, which has not left",
             instance_id=event.instance_id,
         )
-    elif holder is not None:
+    elif event.epoch == JOINING and holder is not None:
         _take_over(draft, holder, event)
     elif event.epoch == JOINING:
         _take(draft, event, NOTHING)
-    elif event.returning and event.epoch < draft.before.floor and draft.target_at is None:
+    elif event.returning and holder is None and event.epoch < draft.before.floor and draft.target_at is None:
         _take(draft, event, _free_of(draft, event))
     else:
         _unknown(event.member_id)
@@ -240,6 +240,8 @@ def _check_epoch(member: Member, epoch: int, owned: Partitions | None) -> None:
 def _subscribe(draft: Draft, event: Subscribe) -> None:
     """A member reads something else. The group's epoch rises only if the names differ [KAFKA-21721]."""
     member = _known(draft, event.member_id)
+    if member.away:
+        _unknown(event.member_id)
     draft.put(replace(member, session_at=draft.now + member.session_timeout_ms))
     _change_subscription(draft, event.member_id, event.subscription)
     draft.reconcile(event.member_id, None)
@@ -274,6 +276,7 @@ def _leave(draft: Draft, event: Leave) -> None:
             revoking=NOTHING,
             assigned_epochs=since,
             unproven=NOTHING,
+            revoke_at=None,
             rejoin_at=None,
         )
     )
@@ -293,9 +296,9 @@ def _catalogue_changed(draft: Draft, event: CatalogueChanged) -> None:
     names: set[str] = set()
     for member in list(draft.members.values()):
         subscription = member.subscription
-        matched = event.matches.get(subscription.pattern or "", subscription.matched)
-        if matched != subscription.matched:
-            subscription = replace(subscription, matched=matched)
+        if subscription.pattern is not None and subscription.pattern in event.matches:
+            subscription = replace(subscription, matched=event.matches[subscription.pattern])
+        if subscription != member.subscription:
             draft.put(replace(member, subscription=subscription))
             draft.set_target(member.member_id, subscription.of(draft.target.get(member.member_id, NOTHING)))
             concerned = True
@@ -334,7 +337,7 @@ def _deadline_passed(draft: Draft, event: DeadlinePassed) -> None:
     member = draft.members.get(event.member_id)
     if member is None or (event.kind is Deadline.REVOKE and event.epoch != member.epoch):
         return
-    at = draft.deadline(member, event.kind)
+    at = dict(zip(Deadline, member.deadlines, strict=True))[event.kind]
     if at is None:
         return
     if draft.now < at:
@@ -352,7 +355,7 @@ def _deadline_passed(draft: Draft, event: DeadlinePassed) -> None:
 
 
 def _known(draft: Draft, member_id: str) -> Member:
-    """The member of that id that has not left."""
+    """The member of that id."""
     member = draft.members.get(member_id)
     return _unknown(member_id) if member is None else member
 

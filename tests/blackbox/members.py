@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
@@ -119,6 +119,35 @@ class Member:
     def __exit__(self, *exc: object) -> None:
         self.end()
         self.call.cancel() if exc[0] is not None else self.wait_for_end()
+
+
+def make_topic(stub: TakhinServiceStub, name: str, partitions: int) -> list[At]:
+    """Create a topic; returns its partitions."""
+    request = pb.CreateTopicRequest(name=name, num_partitions=partitions)
+    assert stub.CreateTopic(request, timeout=CALL_S_MAX).success
+    return [(name, partition) for partition in range(partitions)]
+
+
+def commit(
+    stub: TakhinServiceStub,
+    group_id: str,
+    offsets: Mapping[At, int],
+    member: Member | None = None,
+    epoch: int | None = None,
+) -> pb.CommitOffsetResponse:
+    """Commit offsets, as a member if one is given. epoch: None: the member's own."""
+    request = pb.CommitOffsetRequest(group_id=group_id)
+    for (topic, partition), offset in offsets.items():
+        request.offsets.add(topic=topic, partition=partition, offset=offset)
+    if member is not None:
+        request.member_id = member.member_id
+        request.member_epoch = member.epoch if epoch is None else epoch
+    return stub.CommitOffset(request, timeout=CALL_S_MAX)
+
+
+def describe(stub: TakhinServiceStub, group_id: str) -> pb.DescribeConsumerGroupResponse:
+    request = pb.DescribeConsumerGroupRequest(group_id=group_id)
+    return stub.DescribeConsumerGroup(request, timeout=CALL_S_MAX)
 
 
 def wait_until_shared(members: Sequence[Member], partitions: Iterable[At]) -> None:
