@@ -205,7 +205,7 @@ class SqlitePartition:
     # For the engine: group offsets, the topic's row, holds, space, the end
 
     def commit_offset(
-        self, group_id: str, committed: CommittedOffset, fence: Fence | None
+        self, group_id: str, committed: CommittedOffset, fence: Fence | None = None
     ) -> asyncio.Future[None]:
         """Remember a group's offset; resolves when durable."""
         self._check_open()
