@@ -166,12 +166,6 @@ UNKNOWN_TOPIC = {
 }
 
 
-def made_of(partition=0, **fields):
-    """A produce request with a source. fields: of the source that are not as they should be."""
-    source = pb.SourceOffset(**{"group_id": "group", "topic": "good"} | fields)
-    return produce_request(source=source, partition=partition)
-
-
 ID = bytes(range(16))
 CONDITIONS = {
     "producer-short": (produce_request(producer_id=ID[1:]), "INVALID_ARGUMENT", "15"),
@@ -190,13 +184,6 @@ CONDITIONS = {
     "expected-anywhere": (produce_request(expected_offset=0, partition=-1), "INVALID_ARGUMENT", "-1"),
     "expected-earlier": (produce_request(expected_offset=2), "END_OFFSET_MISMATCH", "2"),
     "expected-later": (produce_request(expected_offset=4), "END_OFFSET_MISMATCH", "4"),
-    "source-anywhere": (made_of(partition=-1), "INVALID_ARGUMENT", "-1"),
-    "source-group": (made_of(group_id=""), "INVALID_GROUP_ID", "''"),
-    "source-topic": (made_of(topic="nowhere"), "UNKNOWN_TOPIC", "nowhere"),
-    "source-empty": (made_of(topic="small"), "OFFSET_OUT_OF_RANGE", "0"),
-    "source-past": (made_of(offset=3), "OFFSET_OUT_OF_RANGE", "3"),
-    "source-negative": (made_of(offset=-1), "OFFSET_OUT_OF_RANGE", "-1"),
-    "source-incarnation": (made_of(incarnation_id="another"), "LOG_REPLACED", "good"),
 }
 
 PRODUCE = {

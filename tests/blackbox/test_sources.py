@@ -114,6 +114,37 @@ def test_a_deleted_group_is_forgotten(stub, came, topic):
     ]
 
 
+WRONG = [
+    ({"group_id": ""}, "INVALID_GROUP_ID", "''"),
+    ({"topic": "nowhere"}, "UNKNOWN_TOPIC", "nowhere"),
+    ({"topic": "a/b"}, "INVALID_TOPIC_NAME", "a/b"),
+    ({"partition": 2}, "UNKNOWN_PARTITION", "2"),
+    ({"partition": -1}, "UNKNOWN_PARTITION", "-1"),
+    ({"offset": 10}, "OFFSET_OUT_OF_RANGE", "10"),
+    ({"offset": -1}, "OFFSET_OUT_OF_RANGE", "-1"),
+    ({"incarnation_id": "another"}, "LOG_REPLACED", "another one"),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_a_wrong_source_is_refused_by_name(stub, came, topic, wrong):
+    """The error repeats what is wrong, and nothing is stored."""
+    fields, name, value = wrong
+    request = batch(topic, [b"v"])
+    request.source.CopyFrom(pb.SourceOffset(**{"group_id": "g", "topic": came} | fields))
+    refused = stub.ProduceMessage(request, timeout=CALL_S_MAX)
+    assert error_name(refused) == name
+    assert value in refused.error
+    assert (refused.offset, refused.duplicate) == (-1, False)
+    assert read_all(stub, topic, 0) == []
+
+
+def test_a_batch_that_is_made_of_another_names_its_partition(stub, came, topic):
+    """The broker does not choose: who reads the input again has to come to the same one."""
+    refused = stub.ProduceMessage(made(topic, came, 0, partition=-1), timeout=CALL_S_MAX)
+    assert (error_name(refused), "source" in refused.error) == ("INVALID_ARGUMENT", True)
+
+
 def test_it_is_known_after_a_kill(data_dir):
     """What was acknowledged before SIGKILL is a duplicate after it, the next one is not."""
     for taken in range(3):
