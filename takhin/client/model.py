@@ -55,16 +55,17 @@ class RecordMetadata(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """Where the records of one `append` were stored: at `offset` and the following ones.
-
-    duplicate: nothing was stored, because the source was taken before; `offset` is -1.
-    """
+    """Where the records of one `append` were stored: at `offset` and the following ones."""
 
     topic: str
     partition: int
     offset: int
     record_count: int
-    duplicate: bool = False
+
+    @property
+    def duplicate(self) -> bool:
+        """True if nothing was stored, because the source was taken before; `offset` is -1 then."""
+        return self.offset < 0
 
     @property
     def end_offset(self) -> int:

@@ -187,6 +187,7 @@ class EnginesAgree(RuleBasedStateMachine):
             for log in topic.partitions:
                 self.ask(partial(everything, topic.name, log.partition))
                 self.compare_remembered(log)
+                self.compare_next_times(log)
 
     def compare_remembered(self, log: MemoryLog) -> None:
         """Remembered batches are duplicates when they are sent again; both engines forget the same ones."""
@@ -198,6 +199,15 @@ class EnginesAgree(RuleBasedStateMachine):
             source = Source(group_id, taken.topic, 0, taken.offset, incarnation_id)
             (answer,) = self.ask_of(log, partial(append, [under(numbered(1), source=source)]))
             assert answer.duplicate
+
+    def compare_next_times(self, log: MemoryLog) -> None:
+        """When the next record of a group was stamped is what the other engine finds, if it is known."""
+        found = self.store.log(log.topic, log.partition)
+        for group_id in self.memory.offsets.groups():
+            if (committed := self.memory.offsets.of(group_id).get(name_of(log))) is not None:
+                offset = max(committed.offset, log.start_offset)
+                if (known := found.known_timestamp(offset)) is not None:
+                    assert known == self.runner.run(log.timestamp_from(offset))
 
     @invariant()
     def same_catalogue(self) -> None:

@@ -156,8 +156,7 @@ class Producer(Client):
                 topic, together, partition=partition, expected_offset=expected_offset, source=source
             )
         await batch.wait()
-        stored = batch.metadata(0)
-        return Appended(*stored, len(together), duplicate=stored.offset < 0)
+        return Appended(*batch.metadata(0), len(together))
 
     async def flush(self) -> None:
         """Return when every record sent before is acknowledged or has failed.
