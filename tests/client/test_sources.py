@@ -123,3 +123,35 @@ async def test_many_partitions_at_once(server, admin, topic, came):
                 )
             )
             assert [one.duplicate for one in stored] == [bool(again)] * 4
+
+
+async def test_members_of_a_group_write_once(server, admin, topic):
+    """One takes over the partitions of another that has written and never committed: nothing is doubled."""
+    await admin.create_topic(f"{topic}-in", partitions=2)
+    async with Producer(server) as producer:
+        for partition in range(2):
+            await producer.append(f"{topic}-in", [b"%d" % n for n in range(10)], partition=partition)
+        written = 0
+        for last in (7, 20):
+            async with Consumer(
+                server, group_id=topic, topics=[f"{topic}-in"], auto_commit=False
+            ) as consumer:
+                duplicates = 0
+                async for number, record in numbered(consumer):
+                    stored = await producer.append(
+                        topic, [record.value], partition=0, source=consumer.source(record)
+                    )
+                    duplicates += stored.duplicate
+                    written += not stored.duplicate
+                    if number == last:
+                        break
+            assert duplicates == (0 if last == 7 else 7)
+    assert written == 20
+    assert sorted(await values(server, topic), key=int) == sorted([b"%d" % n for n in range(10)] * 2, key=int)
+
+
+async def numbered(consumer):
+    number = 0
+    async for record in consumer:
+        number += 1
+        yield number, record
