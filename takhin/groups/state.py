@@ -137,7 +137,7 @@ def _take(draft: Draft, event: Join, assigned: Partitions) -> None:
         draft.set_target(event.member_id, assigned)
     draft.bump()
     draft.reconcile(event.member_id, NOTHING)
-    _hear(draft, event.member_id)
+    _hear(draft, event.member_id, event.epoch)
 
 
 def _free_of(draft: Draft, event: Join) -> Partitions:
@@ -157,7 +157,7 @@ def _come_back(draft: Draft, member: Member, event: Join) -> None:
     on the old stream will arrive any more, so what it says that it holds is true whatever its epoch.
     """
     if event.epoch != JOINING:
-        _check_epoch(member, event.epoch, event.owned)
+        _check_epoch(draft, member, event.epoch, event.owned)
     member = replace(
         member,
         client_id=event.client_id,
@@ -172,7 +172,7 @@ def _come_back(draft: Draft, member: Member, event: Join) -> None:
     draft.put(member)
     _change_subscription(draft, member.member_id, event.subscription)
     draft.reconcile(member.member_id, event.owned)
-    _hear(draft, member.member_id, None if event.epoch == JOINING else event.epoch)
+    _hear(draft, member.member_id, event.epoch)
 
 
 def _take_over(draft: Draft, away: Member, event: Join) -> None:
@@ -200,20 +200,20 @@ def _take_over(draft: Draft, away: Member, event: Join) -> None:
     )
     _change_subscription(draft, event.member_id, event.subscription)
     draft.reconcile(event.member_id, NOTHING)
-    _hear(draft, event.member_id)
+    _hear(draft, event.member_id, event.epoch)
 
 
-def _hear(draft: Draft, member_id: str, epoch: int | None = None) -> None:
+def _hear(draft: Draft, member_id: str, epoch: int) -> None:
     """The member is told what it may hold. It has named `epoch`, or begins with its present one."""
     member = draft.members[member_id]
-    draft.put(replace(member, heard=member.epoch if epoch is None else epoch))
+    draft.put(replace(member, heard=member.epoch if epoch == JOINING else epoch))
     draft.tell(member_id)
 
 
 def _heartbeat(draft: Draft, event: Heartbeat) -> None:
     """A sign of life. What the member says that it holds counts only if it knows of its present epoch."""
     member = _known(draft, event.member_id)
-    _check_epoch(member, event.epoch, event.owned)
+    _check_epoch(draft, member, event.epoch, event.owned)
     current = event.epoch == member.epoch
     member = replace(member, heard=event.epoch, session_at=draft.now + member.session_timeout_ms)
     if current and event.owned is not None:
@@ -223,11 +223,14 @@ def _heartbeat(draft: Draft, event: Heartbeat) -> None:
         draft.reconcile(member.member_id, event.owned)
 
 
-def _check_epoch(member: Member, epoch: int, owned: Partitions | None) -> None:
-    """Only its own epoch is a member's, or one that it may have had when a later one was on its way to it."""
-    if epoch == member.epoch and not member.away:
-        return
-    if not member.away and member.heard <= epoch < member.epoch and (owned is None or owned <= member.held):
+def _check_epoch(draft: Draft, member: Member, epoch: int, owned: Partitions | None) -> None:
+    """Only its own epoch is a member's, or one that it may have had when a later one was on its way to it.
+
+    In that case it holds nothing that is not its own, unless it came back after a restart and does not know
+    that it got less than it held.
+    """
+    may_hold = owned is None or owned <= member.held or epoch < draft.before.floor
+    if not member.away and (epoch == member.epoch or (member.heard <= epoch < member.epoch and may_hold)):
         return
     raise FencedMemberError(
         f"member {shown(member.member_id)} is not at epoch {epoch} any more: it has to let go of everything "
@@ -293,19 +296,28 @@ def _catalogue_changed(draft: Draft, event: CatalogueChanged) -> None:
     """Topics changed: the group's epoch rises, once, if that concerns what a member reads."""
     before, concerned = draft.before.catalogue, False
     draft.catalogue = event.catalogue
-    names: set[str] = set()
+    shared: dict[object, Subscription] = {}  # most members want the same, and that can be thousands of names
     for member in list(draft.members.values()):
-        subscription = member.subscription
-        if subscription.pattern is not None and subscription.pattern in event.matches:
-            subscription = replace(subscription, matched=event.matches[subscription.pattern])
-        if subscription != member.subscription:
+        former = member.subscription
+        kind = former.topics, former.pattern, id(former.matched)
+        if kind not in shared:
+            shared[kind] = _matching_now(former, event)
+        subscription = shared[kind]
+        if subscription != former:
             draft.put(replace(member, subscription=subscription))
             draft.set_target(member.member_id, subscription.of(draft.target.get(member.member_id, NOTHING)))
             concerned = True
-        names |= subscription.names
+    names = frozenset[str]().union(*(each.names for each in shared.values()))
     if concerned or any(before.get(name, 0) != event.catalogue.get(name, 0) for name in names):
         draft.bump()
         draft.reconcile_all()
+
+
+def _matching_now(subscription: Subscription, event: CatalogueChanged) -> Subscription:
+    """The subscription with the names that its pattern matches now."""
+    if subscription.pattern is None or subscription.pattern not in event.matches:
+        return subscription
+    return replace(subscription, matched=event.matches[subscription.pattern])
 
 
 def _target_made(draft: Draft, event: TargetMade) -> None:

@@ -43,7 +43,8 @@ def check_ownership(member: Member) -> None:
 def check_epochs(group: Group, member: Member) -> None:
     want = group.target.get(member.member_id, frozenset())
     assert want == member.subscription.of(want)
-    assert group.floor <= member.heard <= member.epoch <= group.target_epoch
+    assert member.heard <= member.epoch
+    assert group.floor <= member.epoch <= group.target_epoch
     assert all(epoch <= member.epoch for epoch in member.assigned_epochs.values())
     if member.epoch == group.target_epoch and member.state is MemberState.STABLE:
         assert member.assigned == want

@@ -12,9 +12,11 @@ from groups.support import (
     settled,
     with_unheard_epochs,
 )
-from takhin.errors import InstanceInUseError, UnknownMemberError
+from takhin.errors import FencedMemberError, InstanceInUseError, UnknownMemberError
 from takhin.groups.events import (
+    Broken,
     CommitsEnded,
+    Heartbeat,
     Leave,
     Release,
     TargetMade,
@@ -154,6 +156,19 @@ def test_who_comes_back_too_late_joins_from_the_start():
     case.retarget(after_ms=3_000)
     with pytest.raises(UnknownMemberError):
         case.do(comes_back("b", 1))
+
+
+def test_a_member_comes_back_twice_after_a_restart():
+    """Its answer was lost, so it has the epoch from before still, and may hold what another has now."""
+    case = restarted()
+    case.do(comes_back("a", 0, 1))
+    case.do(comes_back("b", 1, 2))
+    case.do(Broken("b"))
+    case.do(comes_back("b", 1, 2))
+    assert case.told("b") == of("t", 2)
+    case.do(Heartbeat("b", FLOOR, of("t", 2)))
+    with pytest.raises(FencedMemberError):
+        case.do(comes_back("b", 2))
 
 
 def test_a_static_member_comes_back_after_a_restart():

@@ -339,6 +339,22 @@ def test_what_a_member_holds_when_it_comes_back_is_true_at_any_epoch():
     assert case.group.state is GroupState.STABLE
 
 
+def test_what_a_member_holds_when_it_comes_back_is_all_that_it_was_sent():
+    """What came without a new epoch before the stream broke is free if the member does not hold it."""
+    case = settled("a")
+    case.do(join("b"))
+    case.retarget()
+    case.beat("a", case.member("a").assigned)
+    unproven = case.told("b")
+    assert case.member("b").unproven == unproven
+    case.do(Subscribe("b", reading("u")))
+    assert case.member("b").revoking == unproven
+    case.beat("b", frozenset())
+    assert case.member("b").revoking == unproven
+    case.do(join("b", reading("u"), epoch=case.member("b").epoch))
+    assert case.member("b").revoking == frozenset()
+
+
 @pytest.mark.parametrize("epoch", [FLOOR, FLOOR + 9, 7, -1, AWAY])
 def test_a_member_comes_back_with_an_epoch_that_is_not_its_own(epoch):
     """It is fenced, and joins with 0 then."""

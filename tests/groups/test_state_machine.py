@@ -101,6 +101,19 @@ class GroupMachine(RuleBasedStateMachine):
             self.world.turn(client)
 
     @precondition(lambda self: self.world.clients)
+    @rule(pick=picks, rebalances=st.integers(0, 2))
+    def turn_of_others(self, pick: int, rebalances: int) -> None:
+        """What one client has said is still under way while all others go on."""
+        slow = self.client(pick)
+        slow.beat(owned=True)
+        for left in range(rebalances, -1, -1):
+            for client in self.world.clients:
+                if client is not slow:
+                    self.world.turn(client)
+            if left:
+                self.target_made(turns=False)
+
+    @precondition(lambda self: self.world.clients)
     @rule(pick=picks)
     def break_stream(self, pick: int) -> None:
         self.world.breaks(self.client(pick))

@@ -168,6 +168,18 @@ def test_a_member_does_not_let_go_in_time():
     assert case.told("b") == waits_for
 
 
+def test_a_revoke_deadline_stays_when_there_is_more_to_let_go_of():
+    """A member that is asked for more and more does not get more and more time."""
+    case = settled(join("a", reading("t", "u")))
+    case.do(join("b"))
+    case.retarget()
+    deadline = case.member("a").revoke_at
+    case.do(Subscribe("a", reading("t")))
+    assert case.member("a").revoking & of("u", 0, 1)
+    assert case.member("a").revoke_at == deadline
+    assert [arm for arm in case.of_type(Arm) if arm.kind is Deadline.REVOKE] == []
+
+
 def test_a_revoke_deadline_of_another_epoch_means_nothing():
     """A deadline counts only if the member still has the epoch that it was armed with."""
     case = settled("a")
