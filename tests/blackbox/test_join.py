@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import grpc
+import pytest
 
 from blackbox.broker_process import Broker
 from blackbox.clients import CALL_S_MAX, CHANNEL_OPTIONS, connected, error_name, produce
@@ -63,6 +64,7 @@ def test_what_is_kept_is_not_interrupted(stub):
     assert all(before <= after for before, after in pairwise(epochs))
 
 
+@pytest.mark.timed
 def test_no_partition_is_given_before_it_is_let_go_of(stub):
     """A newcomer waits for one that lets go of nothing, until that one's revoke time is over."""
     orders = make_topic(stub, "orders", 2)
@@ -77,6 +79,7 @@ def test_no_partition_is_given_before_it_is_let_go_of(stub):
         assert slow.error.code is grpc.StatusCode.ABORTED
 
 
+@pytest.mark.timed
 def test_a_client_that_is_killed(broker, stub):
     """A member whose connection is cut is removed when its time to come back is over."""
     orders = make_topic(stub, "orders", 4)
@@ -89,6 +92,7 @@ def test_a_client_that_is_killed(broker, stub):
         assert REJOIN_MS / 1_000 - 0.1 <= time.monotonic() - began <= REJOIN_MS / 1_000 + 1
 
 
+@pytest.mark.timed
 def test_a_broken_stream_that_comes_back(broker, stub):
     """A member that comes back in time keeps everything, and no other notices."""
     orders = make_topic(stub, "orders", 4)
@@ -116,6 +120,7 @@ def test_a_second_stream_of_one_member(stub):
         again.wait(lambda member: len(member.heartbeats) >= 2)
 
 
+@pytest.mark.timed
 def test_a_member_that_gives_no_sign_of_life(stub):
     """It is removed after its session, though its stream is open; its commits are refused from then on."""
     orders = make_topic(stub, "orders", 2)
@@ -262,6 +267,7 @@ def test_a_group_is_described(stub):
     assert list(described.members) == []
 
 
+@pytest.mark.timed
 def test_a_restart_of_the_broker_is_not_a_rebalance(data_dir):
     """Members that come back to a broker that has restarted keep what they had, and their commits count."""
     with Broker(data_dir) as broker, connected(broker.address) as stub:
@@ -298,6 +304,7 @@ def test_a_member_that_comes_back_too_late(broker, stub):
         assert member.member_id == "m"
 
 
+@pytest.mark.timed
 def test_three_hundred_members(stub, figures):
     """A group of 300 members comes to rest within 10 s."""
     orders = make_topic(stub, "orders", 600)

@@ -39,7 +39,7 @@ def group_settings() -> GroupSettings:
     return GroupSettings(
         members_max=4,
         groups_max=2,
-        rejoin_ms=100,
+        rejoin_ms=400,
         session_ms_min=50,
         revoke_ms_min=50,
         first_wait_ms=0,

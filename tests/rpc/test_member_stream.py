@@ -17,7 +17,7 @@ from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
 WAIT_SECONDS = 10.0
-REJOIN_MS = 400
+REJOIN_MS = 1_000
 JOIN = pb.MemberRequest(join=pb.Join(group_id="g", topics=["orders"]))
 
 
@@ -73,6 +73,7 @@ async def ended(call):
         return await call.code()
 
 
+@pytest.mark.timed
 async def test_an_end_in_order_is_a_leave(stub):
     """A member that ends its side of the stream leaves at once, and its stream ends with OK."""
     call = await joined(stub)
@@ -81,6 +82,7 @@ async def test_an_end_in_order_is_a_leave(stub):
     assert await ended(call) is grpc.StatusCode.OK
 
 
+@pytest.mark.timed
 async def test_a_leave(stub):
     """So does one that says so."""
     call = await joined(stub)
