@@ -84,11 +84,14 @@ class Commits:
         chosen = offsets if partitions is None else partitions
         return {at: offsets[at] for at in chosen if at in offsets and committed.get(at) != offsets[at]}
 
-    async def store(self, given: Given, deadline: float) -> None:
-        """Commit all of it or nothing; durable on return. Raises what the broker refuses."""
+    async def store(self, given: Given, deadline: float, generation: int | None = None) -> None:
+        """Commit all of it or nothing; durable on return. Raises what the broker refuses.
+
+        generation: of the member, when it was decided what to commit; None: now.
+        """
         offsets = _offsets(given)
         member = self.member
-        generation = 0 if member is None else member.generation
+        generation = self._generation if generation is None else generation
         self._check_held(offsets)
         async with self._turn:
             if member is None:
@@ -102,12 +105,13 @@ class Commits:
     async def store_each(self, given: Mapping[TopicPartition, int], deadline: float) -> list[TakhinError]:
         """Commit what can be committed. What is refused keeps nothing else from it; returns the reasons."""
         errors: list[TakhinError] = []
+        generation = self._generation
         names = sorted(given)
         parts = [names[at : at + PARTITIONS_MAX] for at in range(0, len(names), PARTITIONS_MAX)]
         while parts:
             part = parts.pop()
             try:
-                await self.store({at: given[at] for at in part}, deadline)
+                await self.store({at: given[at] for at in part}, deadline, generation)
             except FencedMemberError as error:
                 errors.append(error)
                 if not error.refused:  # it is no member any more
@@ -121,6 +125,10 @@ class Commits:
                 errors.append(error)
                 break
         return errors
+
+    @property
+    def _generation(self) -> int:
+        return 0 if self.member is None else self.member.generation
 
     def _check_held(self, offsets: Mapping[TopicPartition, Offset]) -> None:
         """Raise FencedMemberError for what a member does not hold, or no longer since it was handed out."""

@@ -50,6 +50,8 @@ class Starts:
     async def find(self, partitions: Collection[TopicPartition], deadline: float) -> Found:
         """Where to begin to read each of these partitions."""
         described = await self._described(partitions, deadline)
+        if not described:
+            return Found({}, [])
         committed = await retried(
             self._retry,
             deadline,
