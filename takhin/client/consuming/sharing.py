@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from takhin.client.calls import Calls
 from takhin.client.clock import monotonic
@@ -239,9 +239,8 @@ class Share:
             self._look_again()
         ranges = {at: of for at, of in found.ranges.items() if at in self._granted}
         self._assigned.add(ranges, held=True)
-        self._commits.took(ranges)
-        begun = {at: ranges[at].position for at in found.new if at in ranges}
-        self._told(await self._commits.store_each(begun, self._deadline()))
+        self._commits.took(ranges, due=found.new)
+        await self._commit_processed(self._deadline(), found.new)
         await self._call(self._options.callbacks.on_assigned, list(ranges))
         self._assigned.begin(ranges)
 
@@ -251,7 +250,7 @@ class Share:
             await self._commit_processed(self._deadline(), None)
 
     async def _commit_processed(
-        self, deadline: float, partitions: Sequence[TopicPartition] | None
+        self, deadline: float, partitions: Collection[TopicPartition] | None
     ) -> list[TakhinError]:
         """Commit what is processed, of all partitions or of some."""
         due = self._commits.due(self._assigned.processed(), partitions)
