@@ -162,6 +162,7 @@ async def group(described: DescribedGroup) -> pb.DescribeConsumerGroupResponse:
             metadata=of.committed.metadata,
             committed_at=of.committed.committed_at,
             member_id=of.member_id,
+            lag_ms=of.lag_ms,
         )
     for member in described.members:
         await _add_member(response, member)
