@@ -180,13 +180,12 @@ class Commits:
             try:
                 return await retried(self._retry, deadline, attempt)
             except (FencedMemberError, UnknownMemberError) as error:
+                # After a start of the broker the member has another epoch, and may not know of it yet.
                 refused = error.refused if isinstance(error, FencedMemberError) else ()
-                again = NoAnswerError(str(error))
-                if (
+                lost = member.generation != generation or not self._assigned.positions().keys() >= set(
                     refused
-                    or member.generation != generation
-                    or not await pause(self._retry, failures, again, patience)
-                ):
+                )
+                if lost or not await pause(self._retry, failures, NoAnswerError(str(error)), patience):
                     raise
         raise AssertionError  # count has no end
 
