@@ -45,6 +45,25 @@ async def test_a_cut_connection_changes_nothing(server, admin, wide, name):
     assert {of.offset for of in found.values()} == {10}
 
 
+async def test_connections_that_grow_old(data_dir, name):
+    """Members outlive their connections: nothing is taken away, read twice or left out."""
+    with Broker(data_dir, rpc_connection_age_ms=300, rpc_connection_age_grace_ms=100) as broker:
+        async with Admin(broker.address) as admin:
+            await admin.create_topic("t", partitions=2)
+        async with Member(broker.address, name, "t") as one, Member(broker.address, name, "t") as two:
+            await one.until(lambda: len(one.held) == len(two.held) == 1)
+            told = [list(one.told), list(two.told)]
+            for number in range(10):
+                for partition in range(2):
+                    await produce(broker.address, "t", [b"%d" % number], partition=partition)
+                await asyncio.sleep(0.2)
+            await one.until(lambda: len(one.records + two.records) == 20)
+            assert [one.told, two.told] == told
+        async with Admin(broker.address) as admin:
+            found = await admin.committed_offsets(name)
+        assert {of.offset for of in found.values()} == {10}
+
+
 async def test_a_stream_that_lived_longer_than_an_outage_may(server, topic, name):
     """How long an outage may last counts from its begin, not from when the member has joined."""
     options = {"outage_timeout_ms": 1_000}
