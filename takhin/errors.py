@@ -227,7 +227,18 @@ class LogReplacedError(RefusedError):
 
 
 class FencedMemberError(RefusedError):
-    """A member of a consumer group is not what it was: its epoch has passed, or it owns a partition no more."""
+    """A member of a consumer group is not what it was: its epoch has passed, or it owns a partition no more.
+
+    refused: of a commit, the (topic, partition) of all that the member does not own at that epoch.
+    """
+
+    refused: tuple[tuple[str, int], ...] = ()
+
+    def __init__(
+        self, sentence: str, /, *, refused: tuple[tuple[str, int], ...] = (), **details: object
+    ) -> None:
+        super().__init__(sentence, **details)
+        self.refused = refused
 
 
 class UnknownMemberError(RefusedError):

@@ -46,8 +46,8 @@ class Subscription:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """All topics that it names now."""
-        return self.topics | self.matched
+        """All topics that it names now. They are copied only where there are some of both kinds."""
+        return self.topics | self.matched if self.topics and self.matched else self.topics or self.matched
 
     def of(self, partitions: Partitions) -> Partitions:
         """Those of the partitions whose topics it names."""

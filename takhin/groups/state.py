@@ -300,19 +300,28 @@ def _catalogue_changed(draft: Draft, event: CatalogueChanged) -> None:
     """Topics changed: the group's epoch rises, once, if that concerns what a member reads."""
     before, concerned = draft.before.catalogue, False
     draft.catalogue = event.catalogue
-    names: set[str] = set()
+    shared: dict[object, Subscription] = {}  # most members want the same, and that can be thousands of names
     for member in list(draft.members.values()):
-        subscription = member.subscription
-        if subscription.pattern is not None and subscription.pattern in event.matches:
-            subscription = replace(subscription, matched=event.matches[subscription.pattern])
-        if subscription != member.subscription:
+        former = member.subscription
+        kind = former.topics, former.pattern, id(former.matched)
+        if kind not in shared:
+            shared[kind] = _matching_now(former, event)
+        subscription = shared[kind]
+        if subscription != former:
             draft.put(replace(member, subscription=subscription))
             draft.set_target(member.member_id, subscription.of(draft.target.get(member.member_id, NOTHING)))
             concerned = True
-        names |= subscription.names
+    names = frozenset[str]().union(*(each.names for each in shared.values()))
     if concerned or any(before.get(name, 0) != event.catalogue.get(name, 0) for name in names):
         draft.bump()
         draft.reconcile_all()
+
+
+def _matching_now(subscription: Subscription, event: CatalogueChanged) -> Subscription:
+    """The subscription with the names that its pattern matches now."""
+    if subscription.pattern is None or subscription.pattern not in event.matches:
+        return subscription
+    return replace(subscription, matched=event.matches[subscription.pattern])
 
 
 def _target_made(draft: Draft, event: TargetMade) -> None:

@@ -67,7 +67,7 @@ class TakhinServiceStub:
     answers. Whoever ends its side of the stream in order, or sends a leave, leaves at once. A stream that breaks
     leaves nothing: the member may come back within groups.rejoin_ms with its id, its epoch and what it owns, and
     keeps everything. The status that ends it says why: FENCED_MEMBER and UNKNOWN_MEMBER (ABORTED) mean that the
-    member has to let go of everything and join anew with epoch 0; INSTANCE_IN_USE and GROUP_FULL
+    member has to let go of everything and join again with epoch 0; INSTANCE_IN_USE and GROUP_FULL
     (FAILED_PRECONDITION) mean that it was not taken.
     """
     CommitOffset: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.CommitOffsetRequest, _takhin_pb2.CommitOffsetResponse]
@@ -75,6 +75,11 @@ class TakhinServiceStub:
     ListConsumerGroups: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.ListConsumerGroupsRequest, _takhin_pb2.ListConsumerGroupsResponse]
     DescribeConsumerGroup: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.DescribeConsumerGroupRequest, _takhin_pb2.DescribeConsumerGroupResponse]
     DeleteConsumerGroup: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.DeleteConsumerGroupRequest, _takhin_pb2.DeleteConsumerGroupResponse]
+    """Refused with GROUP_NOT_EMPTY while the group has members; leave or end them first."""
+    DeleteOffsets: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.DeleteOffsetsRequest, _takhin_pb2.DeleteOffsetsResponse]
+    """Drops what a group has committed in some topics. Durable when answered. Refused with GROUP_NOT_EMPTY, and nothing
+    is dropped, if a member subscribes to one of them.
+    """
     HealthCheck: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.HealthCheckRequest, _takhin_pb2.HealthCheckResponse]
 
 @_typing.type_check_only
@@ -111,7 +116,7 @@ class TakhinServiceAsyncStub(TakhinServiceStub):
     answers. Whoever ends its side of the stream in order, or sends a leave, leaves at once. A stream that breaks
     leaves nothing: the member may come back within groups.rejoin_ms with its id, its epoch and what it owns, and
     keeps everything. The status that ends it says why: FENCED_MEMBER and UNKNOWN_MEMBER (ABORTED) mean that the
-    member has to let go of everything and join anew with epoch 0; INSTANCE_IN_USE and GROUP_FULL
+    member has to let go of everything and join again with epoch 0; INSTANCE_IN_USE and GROUP_FULL
     (FAILED_PRECONDITION) mean that it was not taken.
     """
     CommitOffset: _aio.UnaryUnaryMultiCallable[_takhin_pb2.CommitOffsetRequest, _takhin_pb2.CommitOffsetResponse]  # type: ignore[assignment]
@@ -119,6 +124,11 @@ class TakhinServiceAsyncStub(TakhinServiceStub):
     ListConsumerGroups: _aio.UnaryUnaryMultiCallable[_takhin_pb2.ListConsumerGroupsRequest, _takhin_pb2.ListConsumerGroupsResponse]  # type: ignore[assignment]
     DescribeConsumerGroup: _aio.UnaryUnaryMultiCallable[_takhin_pb2.DescribeConsumerGroupRequest, _takhin_pb2.DescribeConsumerGroupResponse]  # type: ignore[assignment]
     DeleteConsumerGroup: _aio.UnaryUnaryMultiCallable[_takhin_pb2.DeleteConsumerGroupRequest, _takhin_pb2.DeleteConsumerGroupResponse]  # type: ignore[assignment]
+    """Refused with GROUP_NOT_EMPTY while the group has members; leave or end them first."""
+    DeleteOffsets: _aio.UnaryUnaryMultiCallable[_takhin_pb2.DeleteOffsetsRequest, _takhin_pb2.DeleteOffsetsResponse]  # type: ignore[assignment]
+    """Drops what a group has committed in some topics. Durable when answered. Refused with GROUP_NOT_EMPTY, and nothing
+    is dropped, if a member subscribes to one of them.
+    """
     HealthCheck: _aio.UnaryUnaryMultiCallable[_takhin_pb2.HealthCheckRequest, _takhin_pb2.HealthCheckResponse]  # type: ignore[assignment]
 
 class TakhinServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -242,7 +252,7 @@ class TakhinServiceServicer(metaclass=_abc_1.ABCMeta):
         answers. Whoever ends its side of the stream in order, or sends a leave, leaves at once. A stream that breaks
         leaves nothing: the member may come back within groups.rejoin_ms with its id, its epoch and what it owns, and
         keeps everything. The status that ends it says why: FENCED_MEMBER and UNKNOWN_MEMBER (ABORTED) mean that the
-        member has to let go of everything and join anew with epoch 0; INSTANCE_IN_USE and GROUP_FULL
+        member has to let go of everything and join again with epoch 0; INSTANCE_IN_USE and GROUP_FULL
         (FAILED_PRECONDITION) mean that it was not taken.
         """
 
@@ -279,7 +289,18 @@ class TakhinServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _takhin_pb2.DeleteConsumerGroupRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_takhin_pb2.DeleteConsumerGroupResponse, _abc.Awaitable[_takhin_pb2.DeleteConsumerGroupResponse]]: ...
+    ) -> _typing.Union[_takhin_pb2.DeleteConsumerGroupResponse, _abc.Awaitable[_takhin_pb2.DeleteConsumerGroupResponse]]:
+        """Refused with GROUP_NOT_EMPTY while the group has members; leave or end them first."""
+
+    @_abc_1.abstractmethod
+    def DeleteOffsets(
+        self,
+        request: _takhin_pb2.DeleteOffsetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_takhin_pb2.DeleteOffsetsResponse, _abc.Awaitable[_takhin_pb2.DeleteOffsetsResponse]]:
+        """Drops what a group has committed in some topics. Durable when answered. Refused with GROUP_NOT_EMPTY, and nothing
+        is dropped, if a member subscribes to one of them.
+        """
 
     @_abc_1.abstractmethod
     def HealthCheck(

@@ -153,7 +153,7 @@ async def test_groups(server, admin, wide, name):
     await admin.commit_offsets(name, {(wide, 0): 0, (wide, 1): CommittedOffset(1, "half way")})
     assert await admin.committed_offsets(name) == {(wide, 0): (0, ""), (wide, 1): (1, "half way")}
     assert await admin.committed_offsets(name, [(wide, 1), (wide, 2)]) == {(wide, 1): (1, "half way")}
-    assert GroupListing(name, "Empty", 0) in await admin.list_groups()
+    assert GroupListing(name, "Empty", 0, 2) in await admin.list_groups()
     described = await admin.describe_group(name)
     assert (described.group_id, described.state) == (name, "Empty")
     first, second = described.offsets
