@@ -15,6 +15,7 @@ class GroupLag(NamedTuple):
     lag: how many records the group has yet to read, at most. Those that were trimmed do not count, nor those
     that compaction has removed, as far as one knows where they were.
     member_id: the member that owns the partition now; empty: none does.
+    lag_ms: age of the oldest record that is not committed; 0: there is none; -1: it cannot be told.
     """
 
     topic: str
@@ -23,6 +24,7 @@ class GroupLag(NamedTuple):
     end_offset: int
     lag: int
     member_id: str = ""
+    lag_ms: int = 0
 
 
 class ListedGroup(NamedTuple):

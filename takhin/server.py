@@ -46,7 +46,9 @@ def _sqlite(settings: Settings, clock: Clock) -> Engine:
 
 
 def _memory(settings: Settings, clock: Clock) -> Engine:
-    return MemoryEngine(producers_max=settings.storage.producers_max, clock=clock)
+    return MemoryEngine(
+        producers_max=settings.storage.producers_max, sources_max=settings.storage.sources_max, clock=clock
+    )
 
 
 ENGINES: Mapping[str, Callable[[Settings, Clock], Engine]] = {"sqlite": _sqlite, "memory": _memory}

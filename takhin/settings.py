@@ -148,6 +148,12 @@ class StorageSettings:
         "beyond that, the 10 % that have been silent longest are forgotten",
         least=1,
     )
+    sources_max: int = setting(
+        10_000,
+        "sources (a group and an input partition) of which a partition remembers what was made of them; "
+        "beyond that, a batch with another source is refused",
+        least=1,
+    )
     recover_wait_ms: int = setting(
         1_000, "how long a partition whose file failed waits before it is tried again", least=1
     )

@@ -8,6 +8,7 @@ from takhin.broker.compaction import CompactionVerbs
 from takhin.broker.ends import EndVerbs
 from takhin.broker.group_offsets import GroupOffsetVerbs
 from takhin.broker.group_views import GroupViewVerbs
+from takhin.broker.lag import Ages
 from takhin.broker.records import RecordVerbs
 from takhin.broker.topics import TopicVerbs
 from takhin.clock import Clock
@@ -33,7 +34,7 @@ class Broker:
         self.ends = EndVerbs(engine, settings.consume)
         self.coordinator = Coordinator(engine, settings.groups, clock)
         self.group_offsets = GroupOffsetVerbs(engine, self.coordinator, settings.groups, clock)
-        self.group_views = GroupViewVerbs(engine, self.coordinator, clock)
+        self.group_views = GroupViewVerbs(engine, self.coordinator, Ages(engine, clock), clock)
         self._engine = engine
         self._version = version
         self._started = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 
 from takhin import limits
+from takhin.broker.lag import Ages, lag
 from takhin.broker.topics import find_log
 from takhin.clock import Clock
 from takhin.errors import UnknownGroupError
@@ -25,9 +26,10 @@ Committed = Mapping[TopicPartition, CommittedOffset]
 class GroupViewVerbs:
     """Lists and describes consumer groups."""
 
-    def __init__(self, engine: Engine, coordinator: Coordinator, clock: Clock) -> None:
+    def __init__(self, engine: Engine, coordinator: Coordinator, ages: Ages, clock: Clock) -> None:
         self._engine = engine
         self._coordinator = coordinator
+        self._ages = ages
         self._clock = clock
 
     async def list_groups(self) -> list[ListedGroup]:
@@ -37,8 +39,9 @@ class GroupViewVerbs:
         for group_id in names:
             committed = self._engine.offsets.of(group_id)
             lag = sum(self._lag(at, of) for at, of in committed.items() if at.topic in self._engine.topics)
-            listed.append(ListedGroup(group_id, *self._coordinator.state(group_id), lag))
-            looked_at += 1 + len(committed)
+            state, members = self._coordinator.state(group_id)
+            listed.append(ListedGroup(group_id, state, members, lag))
+            looked_at += 1 + len(committed) + members
             if looked_at >= NAMES_AT_ONCE:
                 looked_at = 0
                 await others_turn()
@@ -51,10 +54,11 @@ class GroupViewVerbs:
         """A group with its members and all that it has committed. Raises UnknownGroupError."""
         limits.check_group_id(group_id)
         committed = self._engine.offsets.of(group_id)
+        ages = await self._ages.of(committed)
         live = self._coordinator.live(group_id)
         owner = {} if live is None else live.value.owner
         offsets = [
-            _with_lag(at, of, find_log(self._engine, *at), owner.get(at, ""))
+            _with_lag(at, of, find_log(self._engine, *at), owner.get(at, ""), ages[at])
             async for at, of in in_turns(sorted(committed.items()))
             if at.topic in self._engine.topics  # else the topic is being deleted right now
         ]
@@ -91,10 +95,7 @@ class GroupViewVerbs:
             )
 
 
-def lag(log: PartitionLog, committed: CommittedOffset) -> int:
-    """How many records the group has yet to read, at most."""
-    return min(log.end_offset - max(committed.offset, log.start_offset), log.record_count)
-
-
-def _with_lag(at: TopicPartition, committed: CommittedOffset, log: PartitionLog, member_id: str) -> GroupLag:
-    return GroupLag(*at, committed, log.end_offset, lag(log, committed), member_id)
+def _with_lag(
+    at: TopicPartition, committed: CommittedOffset, log: PartitionLog, member_id: str, lag_ms: int
+) -> GroupLag:
+    return GroupLag(*at, committed, log.end_offset, lag(log, committed), member_id, lag_ms)

@@ -30,7 +30,7 @@ from takhin.client.model import (
     TopicOutline,
 )
 from takhin.client.streams import ConsumeStream, MemberStream
-from takhin.model import OffsetAtTime, TopicPartition
+from takhin.model import OffsetAtTime, Source, TopicPartition
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 from takhin.wire import requests
@@ -133,6 +133,7 @@ class Calls:
         expected_offset: int | None = None,
         topic_id: str = "",
         maybe_stored_from: int | None = None,
+        source: Source | None = None,
     ) -> Produced:
         """Store a batch. records: as `takhin.wire.requests.record` makes them.
 
@@ -148,6 +149,7 @@ class Calls:
             expected_offset=expected_offset,
             topic_id=topic_id,
             maybe_stored_from=maybe_stored_from,
+            source=source,
         )
         response = await self._connection.unary(self._produce_message, request, deadline)
         return Produced(response.offset, response.num_partitions)
@@ -313,7 +315,10 @@ class MemberAt(NamedTuple):
 
 
 class Produced(NamedTuple):
-    """Where a batch begins, and how many partitions its topic has now; 0 if an older broker does not say."""
+    """Where a batch begins (-1: its source was taken before), and how many partitions its topic has now.
+
+    num_partitions: 0 if an older broker does not say.
+    """
 
     offset: int
     num_partitions: int

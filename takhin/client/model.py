@@ -63,9 +63,14 @@ class Appended(NamedTuple):
     record_count: int
 
     @property
+    def duplicate(self) -> bool:
+        """True if nothing was stored, because the source was taken before; `offset` is -1 then."""
+        return self.offset < 0
+
+    @property
     def end_offset(self) -> int:
-        """The expected_offset of the next `append`, if nobody else writes."""
-        return self.offset + self.record_count
+        """The expected_offset of the next `append`, if nobody else writes; -1 for a duplicate."""
+        return -1 if self.duplicate else self.offset + self.record_count
 
 
 class RecordBatch(NamedTuple):
@@ -215,7 +220,7 @@ class GroupOffset(NamedTuple):
     that compaction has removed, as far as the broker knows where they were.
     committed_at: ms since 1970.
     member_id: whose partition it is now; empty: nobody's.
-    lag_ms: age of the oldest record that is not committed; 0: there is none.
+    lag_ms: age of the oldest record that is not committed; 0: there is none; -1: the broker cannot tell.
     """
 
     topic: str

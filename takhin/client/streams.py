@@ -146,6 +146,12 @@ def _named(partitions: Iterable[TopicPartition]) -> list[pb.TopicPartition]:
     return [pb.TopicPartition(topic=topic, partition=partition) for topic, partition in partitions]
 
 
+def _ended(reading: asyncio.Task[object]) -> None:
+    """Take an outcome that nobody waits for any more; asyncio warns of an error that nobody has taken."""
+    if not reading.cancelled():
+        reading.exception()
+
+
 async def _next(
     call: grpc.aio.Call, read: Callable[[], Awaitable[T]], silence_s_max: float | None, server: str
 ) -> T:
@@ -163,4 +169,5 @@ async def _next(
         # A read that is given up ends, too: what gRPC reports of it later could find the loop closed.
         if not reading.done():
             call.cancel()
+            reading.add_done_callback(_ended)
             await asyncio.wait({reading}, timeout=CANCEL_SECONDS_MAX)

@@ -250,6 +250,7 @@ class Consumer(Blocking[ThreadedConsumer]):
     seek = _waiting(ThreadedConsumer.seek)
     commit = _waiting(ThreadedConsumer.commit)
     assignment = _passed_on(ThreadedConsumer.assignment)
+    source = _passed_on(ThreadedConsumer.source)
     position = _passed_on(ThreadedConsumer.position)
     end_offset = _passed_on(ThreadedConsumer.end_offset)
     pause = _passed_on(ThreadedConsumer.pause)

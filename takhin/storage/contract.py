@@ -33,6 +33,8 @@ class Capability(StrEnum):
     """What was acknowledged survives the end of the process."""
     SEQUENCES = "sequences"
     """A producer's batch that is sent again is recognised by its sequence, and stored once."""
+    SOURCES = "sources"
+    """A batch that was made of an input record is stored once, whoever sends it again."""
     EXPECTED_OFFSET = "expected_offset"
     """An append may name the offset at which the log must end."""
     TRIM = "trim"
@@ -122,10 +124,12 @@ class PartitionLog(Protocol):
         Batches of one log land in the order of the calls. The batch has been validated: after this
         only the disk, a lock, a shutdown or its own condition can fail it. A cancelled future does not undo
         the append. A batch with a condition is judged when those before it have landed or failed. The
-        producer's new sequence is committed with the records. The future resolves only after the commit that
-        decided it, so an answer "duplicate" or "refused" also survives a crash.
+        producer's new sequence, and the offset of the source that is taken, are committed with the records.
+        The future resolves only after the commit that decided it, so an answer "duplicate" or "refused" also
+        survives a crash. What is remembered of sources stays when the records are removed. No source is
+        forgotten while its log is there, unless its group is: see `Offsets.forget`.
         Errors in the future: StorageFullError, PartitionUnavailableError, OutcomeUnknownError,
-        OutOfSequenceError, EndOffsetMismatchError.
+        OutOfSequenceError, EndOffsetMismatchError, InvalidArgumentError for more sources than it remembers.
         Raises UnknownTopicError at once if the log is closed, PartitionUnavailableError if it has failed.
         """
 
@@ -143,6 +147,15 @@ class PartitionLog(Protocol):
 
     async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
         """The first record, by offset, whose timestamp (ms) is at or after `timestamp`."""
+
+    def known_timestamp(self, offset: int) -> int | None:
+        """What `timestamp_from` returns, if it is known without reading; None: it is not.
+
+        An engine knows it where groups have committed, but for what has happened since to records there.
+        """
+
+    async def timestamp_from(self, offset: int) -> int:
+        """The timestamp (ms) of the first record at or after an offset; -1 if there is none."""
 
     async def trim(self, offset: int) -> int:
         """Move start_offset up to `offset` (at most end_offset) and drop the records below it.
@@ -210,7 +223,10 @@ class Offsets(Protocol):
         """The groups with a committed offset anywhere, sorted."""
 
     async def forget(self, group_id: str, topics: Collection[str] | None = None) -> None:
-        """Drop all that the group has committed, or only what it has in these topics; durable on return."""
+        """Drop all that the group has committed, or only what it has in these topics; durable on return.
+
+        So is forgotten what logs know of its sources, or of those in these topics.
+        """
 
 
 class Engine(Protocol):

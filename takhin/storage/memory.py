@@ -18,11 +18,12 @@ from takhin.settings import StorageSettings
 from takhin.storage.conditions import fewer_partitions
 from takhin.storage.contract import NO_FENCES, Capability, Fence, Topic
 from takhin.storage.fences import raise_any
-from takhin.storage.memory_log import MemoryLog
+from takhin.storage.memory_log import MemoryLog, Remembers
 from takhin.storage.retention import limits_of
+from takhin.storage.sources import SourceIndex
 from takhin.storage.waiters import Waiters
 
-PRODUCERS_MAX = StorageSettings().producers_max
+DEFAULTS = StorageSettings()
 RETAIN_SECONDS = 0.1
 """How often an engine removes what retention lets go."""
 
@@ -41,8 +42,9 @@ class MemoryTopic:
 class MemoryOffsets:
     """An `Offsets`: committed offsets by group, then by partition. A group without any is not there."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: SourceIndex) -> None:
         self._committed: dict[str, dict[TopicPartition, CommittedOffset]] = {}
+        self._sources = sources
         self._engine_topics: Mapping[str, MemoryTopic] = {}
 
     async def commit(
@@ -80,6 +82,8 @@ class MemoryOffsets:
             self._committed[group_id] = kept
         else:
             self._committed.pop(group_id, None)
+        for at in self._sources.of(group_id):
+            self._engine_topics[at.topic].partitions[at.partition].forget_sources(group_id, topics)
 
     def catalogue_changed(self, topics: Mapping[str, MemoryTopic]) -> None:
         """Know these topics from now on, and nothing about others any more."""
@@ -103,17 +107,25 @@ def _refusal(fence: Fence | None) -> FencedMemberError | None:
 class MemoryEngine:
     """An `Engine` that forgets everything when it is dropped.
 
-    producers_max: whose last batches a log remembers.
+    producers_max: whose last batches a log remembers. sources_max: of how many sources it remembers what was
+    taken.
     """
 
     capabilities = frozenset(Capability) - {Capability.DURABLE}
     troubles: Sequence[str] = ()
 
-    def __init__(self, *, producers_max: int = PRODUCERS_MAX, clock: Clock = system_clock) -> None:
+    def __init__(
+        self,
+        *,
+        producers_max: int = DEFAULTS.producers_max,
+        sources_max: int = DEFAULTS.sources_max,
+        clock: Clock = system_clock,
+    ) -> None:
         self.topics: Mapping[str, MemoryTopic] = {}
         self.boot = 0
-        self.offsets = MemoryOffsets()
-        self._producers_max = producers_max
+        self._sources = SourceIndex()
+        self.offsets = MemoryOffsets(self._sources)
+        self._remembers = Remembers(producers_max, sources_max, self._sources)
         self._clock = clock
         self._changed = Waiters()
         self._retaining: asyncio.Task[None] | None = None
@@ -168,6 +180,7 @@ class MemoryEngine:
     async def delete_topic(self, name: str) -> None:
         topic = self._existing(name)
         self._change({of: other for of, other in self.topics.items() if of != name})
+        self._sources.drop(name)
         _close_logs(topic)
 
     def _existing(self, name: str) -> MemoryTopic:
@@ -177,7 +190,7 @@ class MemoryEngine:
 
     def _put(self, spec: TopicSpec, topic_id: str, logs: Sequence[MemoryLog]) -> MemoryTopic:
         new = (
-            MemoryLog(spec.name, n, self._producers_max, self._clock)
+            MemoryLog(spec.name, n, self._remembers, self._clock)
             for n in range(len(logs), spec.num_partitions)
         )
         topic = MemoryTopic(spec.name, topic_id, spec.config, (*logs, *new))
@@ -186,6 +199,7 @@ class MemoryEngine:
 
     def _change(self, topics: Mapping[str, MemoryTopic]) -> None:
         self.topics = topics
+        self._sources.catalogue_changed(topics)
         self.offsets.catalogue_changed(topics)
         self._changed.wake()
 

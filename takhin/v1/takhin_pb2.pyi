@@ -837,7 +837,9 @@ class ProduceMessageRequest(_message.Message):
     def source(self) -> Global___SourceOffset:
         """What the batch was made of, for programs that read, transform and write. The log remembers, in the batch's own
         transaction, the highest offset that it has taken for this group, topic and partition. A batch at or below it is
-        not stored, but answered as a duplicate. Such a batch names its partition.
+        not stored, but answered as a duplicate with offset -1, which uses up no sequence number. So there is one batch
+        for each input record and output partition, and they are sent in the order of the input. Such a batch names its
+        partition. What was taken is forgotten with the group and with the input topic. docs/transform.md has a recipe.
         """
 
     def __init__(
@@ -885,10 +887,16 @@ class SourceOffset(_message.Message):
     TOPIC_FIELD_NUMBER: _builtins.int
     PARTITION_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    INCARNATION_ID_FIELD_NUMBER: _builtins.int
     group_id: _builtins.str
+    """1 to 255 bytes; the group need not have committed anything"""
     topic: _builtins.str
     partition: _builtins.int
     offset: _builtins.int
+    incarnation_id: _builtins.str
+    """PartitionInfo.incarnation_id of the log that the record was read from. If another one has taken its place, the
+    batch is refused with LOG_REPLACED. Empty: whichever log has the name now.
+    """
     def __init__(
         self,
         *,
@@ -896,10 +904,11 @@ class SourceOffset(_message.Message):
         topic: _builtins.str = ...,
         partition: _builtins.int = ...,
         offset: _builtins.int = ...,
+        incarnation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "offset", b"offset", "partition", b"partition", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "incarnation_id", b"incarnation_id", "offset", b"offset", "partition", b"partition", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1472,6 +1481,7 @@ class HeartbeatAnswer(_message.Message):
 
     MEMBER_EPOCH_FIELD_NUMBER: _builtins.int
     member_epoch: _builtins.int
+    """that of the heartbeat; a new one comes with an assignment"""
     def __init__(
         self,
         *,
@@ -1757,7 +1767,7 @@ class GroupOffset(_message.Message):
     member_id: _builtins.str
     """whose partition it is now; empty: nobody's"""
     lag_ms: _builtins.int
-    """age of the oldest record that is not committed; 0: there is none"""
+    """age of the oldest record that is not committed; 0: there is none; -1: it cannot be told"""
     def __init__(
         self,
         *,

@@ -22,6 +22,7 @@ from takhin.model import (
     OffsetAtTime,
     PartitionInfo,
     ProduceRequest,
+    Source,
     TopicInfo,
     TopicPartition,
 )
@@ -114,9 +115,14 @@ def _batch_of_one(record: pb.Record, condition: Condition | None) -> Batch:
 def _condition(request: pb.ProduceMessageRequest) -> Condition | None:
     expected = request.expected_offset if request.HasField("expected_offset") else None
     maybe = request.maybe_stored_from if request.HasField("maybe_stored_from") else None
-    if expected is None and maybe is None and not request.producer_id and not request.sequence:
+    source = None
+    if request.HasField("source"):
+        of = request.source
+        source = Source(of.group_id, of.topic, of.partition, of.offset, of.incarnation_id)
+    of_producer = request.producer_id or request.sequence
+    if expected is None and maybe is None and source is None and not of_producer:
         return None
-    return Condition(request.producer_id, request.sequence, expected, maybe)
+    return Condition(request.producer_id, request.sequence, expected, maybe, source)
 
 
 def produced(topic: str, appended: Appended, num_partitions: int) -> pb.ProduceMessageResponse:

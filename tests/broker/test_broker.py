@@ -16,7 +16,7 @@ from takhin.errors import (
     UnknownPartitionError,
     UnknownTopicError,
 )
-from takhin.model import Condition, OffsetCommit, ProduceRequest, TopicPartition
+from takhin.model import Condition, OffsetCommit, ProduceRequest, Source, TopicPartition
 from takhin.partitioner import partition_for_key
 from takhin.storage.contract import Capability
 from takhin.storage.memory import MemoryEngine
@@ -145,8 +145,12 @@ class Plain:
 
 @pytest.mark.parametrize(
     ("condition", "field"),
-    [(Condition(bytes(16), 0, None), "producer_id"), (Condition(b"", 0, 0), "expected_offset")],
-    ids=["producer_id", "expected_offset"],
+    [
+        (Condition(bytes(16), 0, None), "producer_id"),
+        (Condition(b"", 0, 0), "expected_offset"),
+        (Condition(source=Source("g", "t", 0, 0)), "source"),
+    ],
+    ids=["producer_id", "expected_offset", "source"],
 )
 async def test_a_condition_that_the_engine_cannot_judge_is_refused(condition, field):
     """The error names the field of the condition; batches without a condition are accepted."""

@@ -30,6 +30,7 @@ from takhin.copies.mending import checksum
 from takhin.copies.recover import RecoverError, recover
 from takhin.copies.replace import put_file
 from takhin.errors import CopyError, OutOfSequenceError, PartitionUnavailableError
+from takhin.model import Source
 from takhin.testing.contract import batch, spec, under
 
 
@@ -136,6 +137,7 @@ async def test_a_single_page_of_records(data):
         "headers",
         "time_index",
         "producer_batches",
+        "sources",
         "lost_offsets",
         "zero_tails",
         "time_blocks",
@@ -161,6 +163,7 @@ ROWS = {
     "headers": ["the headers that offsets 0 to 1799 may have had"],
     "committed_offsets": ["the groups' committed offsets"],
     "producer_batches": ["what its producers have sent last"],
+    "sources": ["what its records were made of"],
     "topic": [],
     "topic_configs": ["the topic's configs"],
     "time_blocks": [],
@@ -173,7 +176,8 @@ async def test_a_flipped_bit_in_a_table_with_rows(table, data):
     engine = sqlite_engine(data)
     await engine.open()
     for number in range(12):  # more rows of each table
-        sent = under(batch(*[b""] * 100), b"p", 100 * number)
+        source = Source("g", "in", number, 5, f"of-{number}")
+        sent = under(batch(*[b""] * 100), b"p", 100 * number, source=source)
         await engine.topics[TOPIC].partitions[0].append(sent)
     await engine.close()
     before = await content(data)
@@ -225,6 +229,27 @@ async def test_what_producers_sent_comes_along(data):
         assert (told.offset, told.duplicate) == (offset, n == 4)
     with pytest.raises(OutOfSequenceError):
         await log.append(under(batch(*[b""] * 15), b"p", 15 * 3))
+    await engine.close()
+    check_files(data)
+
+
+@pytest.mark.parametrize("lost", [300, 1_199])
+async def test_what_was_taken_of_sources_comes_along(lost, data):
+    """It is known as long as the last record is there; else the last outputs may be made again."""
+    engine = sqlite_engine(data)
+    await engine.open()
+    source = Source("g", "in", 0, 5, "of")
+    sent = under(batch(*(value(600 + n) for n in range(600))), source=source)
+    await engine.topics[TOPIC].partitions[0].append(sent)
+    await engine.close()
+    flip_value(file(data), lost)
+    (recovered,) = recover(data)
+    assert (len(recovered.lost), recovered.lost_besides) == (1, [])
+    engine = sqlite_engine(data)
+    await engine.open()
+    log = engine.topics[TOPIC].partitions[0]
+    assert (await log.append(sent)).duplicate == (lost == 300)
+    assert not (await log.append(under(sent, source=source._replace(offset=6)))).duplicate
     await engine.close()
     check_files(data)
 

@@ -17,6 +17,9 @@ def check(world: World) -> None:
         if not member.away:
             check_epochs(world.group, member)
         assert not may_commit(world.group, member_id, member.epoch, member.held) or member.away
+        for each, epoch in member.assigned_epochs.items():
+            who = member.instance_id or member_id
+            assert world.owners.setdefault((each, epoch), who) == who, f"two owners of {each} in {epoch}"
     check_books(world)
     check_clients(world)
 

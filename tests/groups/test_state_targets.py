@@ -93,6 +93,22 @@ def test_a_target_made_before_the_subscription_changed():
     assert case.group.target["a"] == frozenset()
 
 
+def test_members_that_come_and_go():
+    """However often others come and go, the group comes to rest, and nobody loses all that it has."""
+    case = settled("a", "b")
+    for number in range(200):
+        case.do(join(f"c{number}"))
+        if number % 2:
+            case.rest()
+            assert case.group.state is GroupState.STABLE
+            assert case.member("a").assigned
+            assert case.member("b").assigned
+        case.do(Leave(f"c{number}"))
+    case.rest()
+    assert case.group.state is GroupState.STABLE
+    assert case.group.owner.keys() == ALL
+
+
 # Leaving and deadlines.
 
 

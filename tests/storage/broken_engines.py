@@ -88,7 +88,7 @@ class Boastful(MemoryEngine):
 
 
 class Modest(ChangedLogs):
-    """Has neither trims nor sequences, and says so."""
+    """Has neither trims, sequences nor sources, and says so."""
 
     capabilities = frozenset({Capability.EXPECTED_OFFSET})
 
@@ -100,7 +100,8 @@ class Modest(ChangedLogs):
         raise NotImplementedError
 
     def _without_producer(self, batch: Batch) -> Batch:
-        assert batch.condition is None or not batch.condition.producer_id
+        condition = batch.condition
+        assert condition is None or not (condition.producer_id or condition.source)
         return batch
 
 

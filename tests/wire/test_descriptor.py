@@ -78,7 +78,11 @@ MESSAGES = {
     "ProduceMessageRequest": """
         string topic = 1; int32 partition = 2; Record record = 3; optional int32 required_acks = 4;
         int32 timeout_ms = 5; repeated Record records = 6; bytes producer_id = 7; int64 sequence = 8;
-        optional int64 expected_offset = 9; string topic_id = 11; optional int64 maybe_stored_from = 12""",
+        optional int64 expected_offset = 9; SourceOffset source = 10; string topic_id = 11;
+        optional int64 maybe_stored_from = 12""",
+    "SourceOffset": """
+        string group_id = 1; string topic = 2; int32 partition = 3; int64 offset = 4;
+        string incarnation_id = 5""",
     "ProduceMessageResponse": """
         string topic = 1; int32 partition = 2; int64 offset = 3; int64 timestamp = 4; string error = 5;
         int64 end_offset = 8; bool duplicate = 9; int32 num_partitions = 10""",

@@ -30,7 +30,7 @@ from takhin.client.retry import Retry
 from takhin.client.streams import Subscription
 from takhin.errors import InvalidArgumentError
 from takhin.limits import check_group_id, check_range
-from takhin.model import TopicPartition
+from takhin.model import Source, TopicPartition
 
 
 class Consumer(Client):
@@ -266,6 +266,15 @@ class Consumer(Client):
         loop = self._connection.loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._assigned.end)
+
+    def source(self, record: Record) -> Source:
+        """The record as the source of those that are made of it, for `Producer.append`.
+
+        Raises InvalidArgumentError without a group_id.
+        """
+        at = TopicPartition(record.topic, record.partition)
+        incarnation_id = self._assigned.incarnation_ids([at]).get(at, "")
+        return Source(self._group_id or raise_no_group(), *at, record.offset, incarnation_id)
 
     async def close(self) -> None:
         """Stop reading and give up the connection. May be called again.

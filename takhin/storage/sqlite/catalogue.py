@@ -160,6 +160,7 @@ class Catalogue:
 
     def _change(self, topics: Mapping[str, SqliteTopic]) -> None:
         self.topics = topics
+        self._shared.sources.catalogue_changed(topics)
         self._changed.wake()
 
     def _put(self, topic: SqliteTopic) -> None:
@@ -331,6 +332,7 @@ class Catalogue:
             self._tell()
             await close(topic.partitions)
             self._index.drop(name)
+            self._shared.sources.drop(name)
             try:
                 with _unavailable(f"topic {name!r} cannot be deleted"):
                     await asyncio.to_thread(self._folder.retire, name)

@@ -13,6 +13,7 @@ from takhin.errors import TakhinError
 from takhin.model import CommittedOffset, TopicPartition
 from takhin.storage.contract import NO_FENCES, Fence
 from takhin.storage.fences import raise_any
+from takhin.storage.sources import SourceIndex
 from takhin.storage.sqlite.catalogue import Catalogue
 from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.turns import in_turns
@@ -27,9 +28,10 @@ AT_ONCE = 32
 class SqliteOffsets:
     """The contract's `Offsets`, over the partitions of a catalogue."""
 
-    def __init__(self, catalogue: Catalogue, index: OffsetIndex) -> None:
+    def __init__(self, catalogue: Catalogue, index: OffsetIndex, sources: SourceIndex) -> None:
         self._catalogue = catalogue
         self._index = index
+        self._sources = sources
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def commit(
@@ -56,20 +58,29 @@ class SqliteOffsets:
         committed = [at for at in self._index.of(group_id) if topics is None or at.topic in topics]
         # A topic that is being deleted takes what was committed in it along.
         logs = {at: self._catalogue.log(at) for at in committed if at.topic in self._catalogue.topics}
-        for log in logs.values():  # before anything is forgotten
+        with_sources = [self._catalogue.log(at) for at in self._sources.of(group_id)]
+        for log in (*logs.values(), *with_sources):  # before anything is forgotten
             log.check_available()
         writes = (partial(log.forget_offset, group_id) for log in logs.values())
-        outcomes = await self._outcomes(group_id, writes)
+        before = [partial(log.forget_sources, group_id, topics) for log in with_sources]
+        outcomes = await self._outcomes(group_id, writes, before=before)
         raise_any(dict(zip(logs, outcomes, strict=True)))
 
-    async def _outcomes(self, group_id: str, writes: Iterable[Write]) -> list[BaseException | None]:
+    async def _outcomes(
+        self, group_id: str, writes: Iterable[Write], *, before: Sequence[Write] = ()
+    ) -> list[BaseException | None]:
         """Queue all writes, a few at a time, and wait for every one; the error of each that has failed.
 
         Those of one group wait for each other, so that they land in the order of the calls.
+        before: those that must be durable before any of the others is queued; raises the error of one.
         """
         rest, outcomes = deque(writes), list[BaseException | None]()
         turn = self._turns.setdefault(group_id, asyncio.Lock())
         async with turn:
+            for at in range(0, len(before), AT_ONCE):
+                for error in await _landed([_begun(write) for write in before[at : at + AT_ONCE]]):
+                    if error is not None:
+                        raise error
             while len(rest) > AT_ONCE:
                 outcomes += await _landed([_begun(rest.popleft()) for _ in range(AT_ONCE)])
             last = [_begun(write) for write in rest]
