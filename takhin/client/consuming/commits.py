@@ -35,9 +35,14 @@ Given = Record | RecordBatch | Mapping[tuple[str, int], Offset]
 
 
 class Member(Protocol):
-    """Who commits."""
+    """Who commits.
+
+    generation: how often it has ceased to be a member.
+    stream: the number of its stream that the broker has answered; 0 while there is none.
+    """
 
     generation: int
+    stream: int
 
     @property
     def at(self) -> MemberAt:
@@ -175,17 +180,22 @@ class Commits:
                 raise FencedMemberError(f"the consumer is not the member of group {self._group_id!r} it was")
             await self._attempt(deadline, offsets, member.at)
 
-        patience = min(deadline, monotonic() + COMES_BACK_S)
+        patience = 0.0
         for failures in count(1):
+            stream = member.stream
             try:
                 return await retried(self._retry, deadline, attempt)
             except (FencedMemberError, UnknownMemberError) as error:
-                # After a start of the broker the member has another epoch, and may not know of it yet.
-                refused = error.refused if isinstance(error, FencedMemberError) else ()
-                lost = member.generation != generation or not self._assigned.positions().keys() >= set(
-                    refused
-                )
-                if lost or not await pause(self._retry, failures, NoAnswerError(str(error)), patience):
+                # A broker that has started again knows the member by another epoch, which is on its way.
+                refused = isinstance(error, FencedMemberError) and error.refused
+                sure = refused and stream and stream == member.stream
+                again = NoAnswerError(str(error))
+                patience = patience or min(deadline, monotonic() + COMES_BACK_S)
+                if (
+                    sure
+                    or member.generation != generation
+                    or not await pause(self._retry, failures, again, patience)
+                ):
                     raise
         raise AssertionError  # count has no end
 
