@@ -45,7 +45,9 @@ class Membership:
         match request:
             case Heartbeat():
                 self._group.apply(events.Heartbeat(self.member_id, request.epoch, request.owned))
-                self._seat.say(HeartbeatAnswer(self._group.value.members[self.member_id].epoch))
+                # Not its epoch now: a member has to hear of a new one by the assignment, or what it says that
+                # it holds would count as if it knew of that.
+                self._seat.say(HeartbeatAnswer(request.epoch))
             case Subscribe():
                 await self._subscribe(request)
             case Leave():

@@ -9,7 +9,7 @@ from itertools import islice
 from takhin.members import Assignment, HeartbeatAnswer, Joined, MemberResponse
 
 IN_ORDER: Sequence[type[MemberResponse]] = (Joined, Assignment, HeartbeatAnswer)
-"""How they are sent if they wait together: an answer has no epoch that the member has not been told of."""
+"""How they are sent if they wait together."""
 
 
 TOLD_AT_ONCE = 50

@@ -137,7 +137,7 @@ def _take(draft: Draft, event: Join, assigned: Partitions) -> None:
         draft.set_target(event.member_id, assigned)
     draft.bump()
     draft.reconcile(event.member_id, NOTHING)
-    _hear(draft, event.member_id, event.epoch)
+    _hear(draft, event)
 
 
 def _free_of(draft: Draft, event: Join) -> Partitions:
@@ -172,7 +172,7 @@ def _come_back(draft: Draft, member: Member, event: Join) -> None:
     draft.put(member)
     _change_subscription(draft, member.member_id, event.subscription)
     draft.reconcile(member.member_id, event.owned)
-    _hear(draft, member.member_id, event.epoch)
+    _hear(draft, event)
 
 
 def _take_over(draft: Draft, away: Member, event: Join) -> None:
@@ -200,14 +200,19 @@ def _take_over(draft: Draft, away: Member, event: Join) -> None:
     )
     _change_subscription(draft, event.member_id, event.subscription)
     draft.reconcile(event.member_id, NOTHING)
-    _hear(draft, event.member_id, event.epoch)
+    _hear(draft, event)
 
 
-def _hear(draft: Draft, member_id: str, epoch: int) -> None:
-    """The member is told what it may hold. It has named `epoch`, or begins with its present one."""
-    member = draft.members[member_id]
-    draft.put(replace(member, heard=member.epoch if epoch == JOINING else epoch))
-    draft.tell(member_id)
+def _hear(draft: Draft, event: Join) -> None:
+    """Tell a member that has joined what it may hold.
+
+    Its first answer has its epoch, and comes ahead of that. So what it does not hold yet is unproven, even if
+    it names its epoch.
+    """
+    member = draft.members[event.member_id]
+    heard = member.epoch if event.epoch == JOINING else event.epoch
+    draft.put(replace(member, heard=heard, unproven=member.held - event.owned))
+    draft.tell(event.member_id)
 
 
 def _heartbeat(draft: Draft, event: Heartbeat) -> None:

@@ -306,3 +306,18 @@ async def test_nothing_is_left_of_members_that_are_gone(engine, coordinator, joi
     running = [task.get_coro().cr_code.co_filename for task in asyncio.all_tasks()]
     assert len([path for path in running if path.endswith("takhin/groups/coordinator.py")]) == 1
     assert not [path for path in running if path.endswith(("live_group.py", "support.py"))]
+
+
+async def test_an_answer_tells_of_no_new_epoch(engine, join):
+    """A heartbeat is answered with its own epoch: a new one comes with the assignment that belongs to it."""
+    orders = await create(engine, "orders", 2)
+    member = await join()
+    await member.owns(orders)
+    member.obedient = False
+    before = member.epoch
+    await join(topics=frozenset({"other"}))
+    await until(lambda: member.told[-1].epoch > before)
+    answers = len(member.answers)
+    await member.membership.hear(Heartbeat(before))
+    await until(lambda: len(member.answers) > answers)
+    assert member.answers[-1] == before

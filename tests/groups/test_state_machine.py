@@ -64,8 +64,7 @@ class GroupMachine(RuleBasedStateMachine):
     def join(self, instance_id: str, subscription: Subscription, *, at_once: bool) -> None:
         client = self.new_client(instance_id, subscription)
         if at_once:
-            self.world.deliver(client)
-            client.receive(self.world.committed)
+            self.world.turn(client)
 
     @precondition(lambda self: self.world.clients)
     @rule(pick=picks, times=st.integers(1, 4))
@@ -119,11 +118,17 @@ class GroupMachine(RuleBasedStateMachine):
         self.world.breaks(self.client(pick))
 
     @precondition(lambda self: self.world.clients)
-    @rule(pick=picks)
-    def connect_again(self, pick: int) -> None:
+    @rule(pick=picks, delivered=st.booleans(), received=st.integers(0, 2))
+    def connect_again(self, pick: int, *, delivered: bool, received: int) -> None:
+        """A client comes back on a new stream, and may have its first answers or not."""
         client = self.client(pick)
-        if client.runs and client.out is None:
+        if client.runs:
+            self.world.breaks(client)
             client.connect()
+            if delivered:
+                self.world.deliver(client)
+                for _ in range(received):
+                    client.receive(self.world.committed)
 
     @precondition(lambda self: self.world.clients)
     @rule(pick=picks, seen=st.booleans())

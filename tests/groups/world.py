@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from groups.client import Client
+from groups.client import Client, Joined
 from takhin.errors import (
     GroupFullError,
     InstanceInUseError,
@@ -164,9 +164,9 @@ class World:
             return
         if isinstance(event, Join):
             self.streams[event.member_id] = client
-            # What the machine said was for this stream, which it could not know of before.
             member = self.group.members[event.member_id]
-            client.inbox.append(Tell(member.member_id, member.epoch, member.assigned))
+            client.inbox.clear()
+            client.inbox += [Joined(member.epoch), Tell(member.member_id, member.epoch, member.assigned)]
             client.strayed = {each for each in client.held if each not in member.held}
             client.ended = False
 
