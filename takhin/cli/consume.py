@@ -136,9 +136,10 @@ def consume(
     if group is not None:
         shared = SharedQuery(group, topics, pattern, asked, follow=follow)
         shared.check(partition)
-        run(consume_as_member(server, shared, out))
-        return
-    if not run(_consume(server, _Query(named, partition, asked, follow=follow), out)):
+        complete = run(consume_as_member(server, shared, out))
+    else:
+        complete = run(_consume(server, _Query(named, partition, asked, follow=follow), out))
+    if not complete:
         context.exit(INCOMPLETE)
 
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Collection
 from contextlib import suppress
+from itertools import count
 from typing import Protocol
 from uuid import uuid4
 
@@ -51,12 +52,15 @@ class Membership:
     """Life: `run` until `leave`. It may be run again, and then comes back as the member it was.
 
     epoch: 0 while it is no member. generation: how often it has ceased to be one.
+    stream: the number of its stream that the broker has answered; 0 while there is none.
     """
 
     def __init__(self, calls: Calls, options: GroupOptions, holder: Holder) -> None:
         self.member_id = uuid4().hex  # its own, so that a join whose answer was lost makes no second member
         self.epoch = 0
         self.generation = 0
+        self.stream = 0
+        self._streams = count(1)
         self._calls = calls
         self._subscription = options.subscription
         self._retry = options.retry
@@ -136,10 +140,12 @@ class Membership:
             if not isinstance(joined, Joined):
                 raise NoAnswerError(f"{self._calls.server} did not answer a join")
             self.member_id, self.epoch, self._failures = joined.member_id, joined.epoch, 0
+            self.stream = next(self._streams)
             beating = asyncio.get_running_loop().create_task(self._beat(stream, joined.heartbeat_s))
             try:
                 await self._listen(stream, max(SILENT_BEATS_MAX * joined.heartbeat_s, SILENCE_S_MIN))
             finally:
+                self.stream = 0
                 beating.cancel()
                 await asyncio.wait({beating})
                 if not beating.cancelled():
