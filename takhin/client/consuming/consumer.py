@@ -264,7 +264,9 @@ class Consumer(Client):
         May be called from a signal handler and from any thread. What waits for a record ends, too.
         """
         loop = self._connection.loop
-        if loop is not None and not loop.is_closed():
+        if loop is None:
+            self._assigned.end()
+        elif not loop.is_closed():
             loop.call_soon_threadsafe(self._assigned.end)
 
     def source(self, record: Record) -> Source:
@@ -280,10 +282,13 @@ class Consumer(Client):
         """Stop reading and give up the connection. May be called again.
 
         A member gives up what it holds, commits what is processed, unless `auto_commit` is off, and leaves
-        its group. What is assigned otherwise is not committed. Does nothing in a forked process.
+        its group. What is assigned otherwise is not committed. Does nothing in a forked process. Raises
+        InCallbackError in a callback of the consumer.
         """
         if forked():
             return
+        if self._share is not None:
+            self._share.check_outside_callbacks()
         try:
             if self._share is not None and self._connection.is_open:
                 await self._share.leave()
@@ -327,3 +332,8 @@ class ThreadedConsumer(Consumer):
     @property
     def assigned(self) -> Assignment:
         return self._assigned
+
+    def check_outside_callbacks(self) -> None:
+        """Raise InCallbackError in a callback of the consumer."""
+        if self._share is not None:
+            self._share.check_outside_callbacks()
