@@ -79,7 +79,7 @@ async def test_a_partition_goes_when_its_record_is_processed(server, admin, wide
             assert other.held == {moves}
             assert [record.offset for record in other.records] == [1, 2]
             assert steps == [f"flush [{moves}]", "committed 0"]
-    assert await committed(admin, name, wide) == {moves: 3, others[0][1]: 0}
+    assert await committed(admin, name, wide) == {moves: 3, others[0][1]: 1}
 
 
 async def test_commit_by_hand(server, admin, wide, name):
@@ -190,3 +190,18 @@ async def test_nobody_else_commits_for_members(server, admin, topic, name):
         with pytest.raises(GroupNotEmptyError):
             await admin.commit_offsets(name, {(topic, 0): 1})
     await admin.commit_offsets(name, {(topic, 0): 0})
+
+
+async def test_a_commit_ahead_of_what_was_read_stays(server, admin, topic, name):
+    """Neither what is committed by itself nor `commit()` takes it back; `seek` does."""
+    await produce(server, topic, [b"0", b"1", b"2"])
+    async with Consumer(server, group_id=name, topics=[topic]) as consumer:
+        await anext(consumer)
+        await consumer.commit({(topic, 0): 3})
+        await consumer.commit()
+    assert await committed(admin, name, topic) == {0: 3}
+    async with Consumer(server, group_id=name, topics=[topic]) as consumer:
+        assert await consumer.poll(0.5) is None
+        await consumer.seek(topic, 0, 1)
+        await anext(consumer)
+    assert await committed(admin, name, topic) == {0: 1}

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from client.members import Member, committed, spread
+from client.members import Member, committed, spread, state
 from client.support import produce
 from takhin.client import START, Consumer
 from takhin.client.errors import InCallbackError
