@@ -80,8 +80,10 @@ async def consume_as_member(server: str, query: SharedQuery, out: Output) -> boo
     async with admin(server) as broker:
         found = {of.name: of for of in await broker.describe_topics(query.topics)}
     for topic in query.topics:
-        if topic not in found and not query.follow:
-            raise UnknownTopicError(topic)
+        if topic not in found:
+            if not query.follow:
+                raise UnknownTopicError(topic)
+            click.echo(f"takhin: there is no topic {topic!r} yet; waiting for it", err=True)
     left_out = [of for topic in found.values() for of in topic.partitions if not of.served]
     name_left_out(left_out)
     await _read(server, query, out)

@@ -69,6 +69,19 @@ def test_following_until_a_signal(takhin, broker, filled):
     takhin.output("groups", "delete", "f")
 
 
+def test_following_a_topic_that_is_not_there_yet(takhin, broker):
+    """The command says what it waits for, and reads the topic when it is made."""
+    with takhin.start("consume", "later", "-g", "early", "--follow") as process:
+        assert process.stderr.readline() == b"takhin: there is no topic 'later' yet; waiting for it\n"
+        takhin.output("topics", "create", "later")
+        put(broker, "later", pb.Record(value=b"first"))
+        assert process.stdout.readline() == b"first\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+    takhin.output("groups", "delete", "early")
+    takhin.output("topics", "delete", "later", "--yes")
+
+
 def test_two_commands_share(takhin, broker, filled):
     """The partitions of one that ends go to the other."""
     with takhin.start("consume", filled, "-g", "two", "--follow", "-f", "%p\n") as first:
