@@ -241,9 +241,9 @@ def _redis_server(folder: Path) -> Iterator[str | None]:
         )
         yield None
         return
-    with new_data_dir(folder) as data_dir:
-        with importlib.import_module("bench.peer_redis").serve(data_dir, program) as address:
-            yield address
+    serve = importlib.import_module("bench.peer_redis").serve
+    with new_data_dir(folder) as data_dir, serve(data_dir, program) as address:
+        yield address
 
 
 def _redis(address: str) -> float:

@@ -124,14 +124,7 @@ def consume(
     """  # noqa: D301  click wants the character, to keep the lines that follow as they are
     named = _names(topics, pattern)
     line = _line(template, delimiter, null, as_json=as_json)
-    try:
-        asked = parse(where, datetime.now(UTC))
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--offset") from None
-    if follow and asked.stop is not None:
-        raise click.BadParameter(
-            f"{where!r} says where to stop, but --follow never stops", param_hint="--offset"
-        )
+    asked = _asked(where, follow=follow)
     out = Output(sys.stdout.buffer, line, max_records)
     if group is not None:
         shared = SharedQuery(group, topics, pattern, asked, follow=follow)
@@ -141,6 +134,19 @@ def consume(
         complete = run(_consume(server, _Query(named, partition, asked, follow=follow), out))
     if not complete:
         context.exit(INCOMPLETE)
+
+
+def _asked(where: str, *, follow: bool) -> Span:
+    """What --offset asks for."""
+    try:
+        asked = parse(where, datetime.now(UTC))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--offset") from None
+    if follow and asked.stop is not None:
+        raise click.BadParameter(
+            f"{where!r} says where to stop, but --follow never stops", param_hint="--offset"
+        )
+    return asked
 
 
 def _line(template: str | None, delimiter: str | None, null: str | None, *, as_json: bool) -> templates.Piece:
