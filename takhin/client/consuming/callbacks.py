@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import isawaitable
 
@@ -11,6 +12,17 @@ from takhin.model import TopicPartition
 
 Callback = Callable[[list[TopicPartition]], Awaitable[None] | None]
 """A plain or an async function of the partitions that it is about."""
+
+
+_calling: ContextVar[bool] = ContextVar("calling", default=False)
+
+
+def in_callback() -> bool:
+    """True in a callback, and in what it calls, also on another thread or in a task of its own.
+
+    Meanwhile the user's program may be in the middle of a record of another partition.
+    """
+    return _calling.get()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +47,12 @@ class Callbacks:
         """Call one of them. Raises what it raises, and TimeoutError after seconds_max."""
         if callback is None or not partitions:
             return
-        async with asyncio.timeout(seconds_max):
-            given = list(partitions)
-            result = await asyncio.to_thread(callback, given) if self.threaded else callback(given)
-            if isawaitable(result):
-                await result
+        calling = _calling.set(True)
+        try:
+            async with asyncio.timeout(seconds_max):
+                given = list(partitions)
+                result = await asyncio.to_thread(callback, given) if self.threaded else callback(given)
+                if isawaitable(result):
+                    await result
+        finally:
+            _calling.reset(calling)
