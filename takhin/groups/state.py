@@ -157,7 +157,7 @@ def _come_back(draft: Draft, member: Member, event: Join) -> None:
     on the old stream will arrive any more, so what it says that it holds is true whatever its epoch.
     """
     if event.epoch != JOINING:
-        _check_epoch(draft, member, event.epoch, event.owned)
+        _check_epoch(member, event.epoch)
     member = replace(
         member,
         client_id=event.client_id,
@@ -218,7 +218,7 @@ def _hear(draft: Draft, event: Join) -> None:
 def _heartbeat(draft: Draft, event: Heartbeat) -> None:
     """A sign of life. What the member says that it holds counts only if it knows of its present epoch."""
     member = _known(draft, event.member_id)
-    _check_epoch(draft, member, event.epoch, event.owned)
+    _check_epoch(member, event.epoch)
     current = event.epoch == member.epoch
     member = replace(member, heard=event.epoch, session_at=draft.now + member.session_timeout_ms)
     if current and event.owned is not None:
@@ -228,14 +228,13 @@ def _heartbeat(draft: Draft, event: Heartbeat) -> None:
         draft.reconcile(member.member_id, event.owned)
 
 
-def _check_epoch(draft: Draft, member: Member, epoch: int, owned: Partitions | None) -> None:
+def _check_epoch(member: Member, epoch: int) -> None:
     """Only its own epoch is a member's, or one that it may have had when a later one was on its way to it.
 
-    In that case it holds nothing that is not its own, unless it came back after a restart and does not know
-    yet that it got less than it held.
+    What it holds is no reason to fence it: one that came back after a restart, and got less than it held, may
+    be letting go of the rest still.
     """
-    may_hold = owned is None or owned <= member.held or epoch < draft.before.floor
-    if not member.away and (epoch == member.epoch or (member.heard <= epoch < member.epoch and may_hold)):
+    if not member.away and member.heard <= epoch <= member.epoch:
         return
     raise FencedMemberError(
         f"member {shown(member.member_id)} is not at epoch {epoch} any more: it has to let go of everything "

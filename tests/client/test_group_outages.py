@@ -64,6 +64,21 @@ async def test_connections_that_grow_old(data_dir, name):
         assert {of.offset for of in found.values()} == {10}
 
 
+async def test_a_stream_that_lived_longer_than_an_outage_may(server, topic, name):
+    """How long an outage may last counts from its begin, not from when the member has joined."""
+    options = {"outage_timeout_ms": 1_000}
+    async with Relay(server) as relay, Member(relay.address, name, topic, **options) as one:
+        await one.holds(1)
+        sent, until = 0, time.monotonic() + 1.2
+        while time.monotonic() < until:
+            await produce(server, topic, [b"0"])
+            sent += 1
+            await one.has_read(sent)
+        relay.cut()
+        await produce(server, topic, [b"1"])
+        await one.until(lambda: one.values[-1:] == [b"1"])
+
+
 async def test_a_restart_of_the_broker_is_no_rebalance(data_dir, name, caplog):
     """Everybody owns what it owned, nothing is read twice, and no commit of what was processed is lost."""
     with Broker(data_dir) as broker:

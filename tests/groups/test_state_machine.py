@@ -174,6 +174,21 @@ class GroupMachine(RuleBasedStateMachine):
         if made:
             self.world.target_made()
 
+    @rule(shift=st.integers(0, 3), slow=picks, beats=st.booleans())
+    def reassign(self, shift: int, slow: int, *, beats: bool) -> None:
+        """A topic changes, and any target at all comes of it. One client is behind."""
+        catalogue = self.world.catalogue
+        self.world.change_catalogue({**catalogue, "b": catalogue.get("b", 0) % 5 + 1})
+        self.world.shift = shift
+        if self.world.clients:
+            slow_one = self.client(slow)
+            if beats:
+                slow_one.beat(owned=True)
+            self.target_made(turns=False)
+            for client in self.world.clients:
+                if client is not slow_one:
+                    self.world.turn(client)
+
     @rule(turns=st.booleans())
     def target_made(self, *, turns: bool) -> None:
         """A target is made as soon as the group wants one."""
@@ -227,6 +242,7 @@ class GroupMachine(RuleBasedStateMachine):
     def settle(self) -> None:
         """A quiet group whose members give signs of life becomes stable, and everything is read."""
         world = self.world
+        world.shift = 0
         for client in world.clients:
             client.frozen = False
         for round_ in range(60):

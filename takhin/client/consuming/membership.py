@@ -71,6 +71,7 @@ class Membership:
         self._leaves = False
         self._keeps_for_restart = False
         self._failures = 0
+        self._gives_up_at = 0.0
 
     @property
     def at(self) -> MemberAt:
@@ -93,33 +94,32 @@ class Membership:
         These are GroupFullError, InstanceInUseError, InvalidArgumentError, CallFailedError, and an
         UnavailableError after an outage.
         """
-        self._failures, deadline = 0, 0.0
+        self._failures, self._gives_up_at = 0, monotonic() + self._outage_s_max
         while not (self._leaves and self.epoch == 0):
-            if not self._failures:
-                deadline = monotonic() + self._outage_s_max
             try:
-                await self._attend(deadline)
+                await self._attend()
             except (FencedMemberError, UnknownMemberError) as error:
                 if self.epoch and not self._leaves:
                     logger.warning("a member of group %r joins again: %s", self._subscription.group_id, error)
                 again = self._lost(error)
                 await asyncio.sleep(FENCED_S)
             except InstanceInUseError as error:
-                deadline = min(deadline, monotonic() + INSTANCE_S_MAX) if not self._failures else deadline
-                if not await self._pause(NoAnswerError(str(error)), deadline):
+                if not await self._pause(NoAnswerError(str(error)), INSTANCE_S_MAX):
                     raise
                 continue
             except UnavailableError as error:
                 again = error
             else:
                 return
-            if not await self._pause(again, deadline):
+            if not await self._pause(again, self._outage_s_max):
                 raise again
 
-    async def _pause(self, error: UnavailableError, deadline: float) -> bool:
-        """Wait before the next attempt. False if there is none."""
+    async def _pause(self, error: UnavailableError, seconds_max: float) -> bool:
+        """Wait before the next attempt. False if there is none: the first one failed so long ago."""
+        if not self._failures:
+            self._gives_up_at = monotonic() + min(seconds_max, self._outage_s_max)
         self._failures += 1
-        return await pause(self._retry, self._failures, error, deadline)
+        return await pause(self._retry, self._failures, error, self._gives_up_at)
 
     def _lost(self, error: Exception) -> UnavailableError:
         """The member is none any more."""
@@ -129,9 +129,11 @@ class Membership:
         self._holder.lost()
         return NoAnswerError(str(error))
 
-    async def _attend(self, deadline: float) -> None:
-        """One stream. Returns when the member has left. deadline: for connecting."""
-        async with self._calls.join_consumer_group(deadline) as stream:
+    async def _attend(self) -> None:
+        """One stream. Returns when the member has left."""
+        if not self._failures:
+            self._gives_up_at = monotonic() + self._outage_s_max
+        async with self._calls.join_consumer_group(self._gives_up_at) as stream:
             owned = self._holder.held() if self.epoch else ()
             await stream.join(self._subscription, self.member_id, self.epoch, owned)
             joined = await stream.read(silence_s_max=ANSWER_S_MAX)
