@@ -56,8 +56,11 @@ class _Ends:
         self.consumer: Consumer
         self._ends: dict[TopicPartition, int] = {}
         self._began = time.monotonic()
+        self.nothing = True
+        """True while the member has not had any partition."""
 
     def assigned(self, partitions: list[TopicPartition]) -> None:
+        self.nothing = False
         for at in partitions:
             self._ends[at] = self.consumer.end_offset(*at)
 
@@ -118,3 +121,8 @@ async def _read(server: str, query: SharedQuery, out: Output) -> None:
                 if not query.follow and ends.reached():
                     break
         await consumer.commit()
+        if ends.nothing:
+            click.echo(
+                f"takhin: group {query.group_id} gave this member no partition: others have them all",
+                err=True,
+            )

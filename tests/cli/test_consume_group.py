@@ -9,6 +9,7 @@ import time
 import pytest
 
 from cli.records import put
+from takhin.client import sync
 from takhin.v1 import takhin_pb2 as pb
 
 
@@ -102,6 +103,15 @@ def test_two_commands_share(takhin, broker, filled):
         first.terminate()
         assert first.wait(20) == 143
     takhin.output("groups", "delete", "two")
+
+
+def test_a_member_without_a_partition(takhin, broker, topic):
+    """Where another member has the only partition, the command says so and ends."""
+    with sync.Consumer(broker.address, group_id="all", topics=[topic]) as consumer:
+        assert consumer.poll(0.5) is None
+        done = takhin("consume", topic, "-g", "all")
+        assert (done.returncode, done.stdout) == (0, b"")
+        assert done.stderr == b"takhin: group all gave this member no partition: others have them all\n"
 
 
 def owners(takhin, group: str, count: int) -> None:

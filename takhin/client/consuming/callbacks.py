@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from inspect import isawaitable
 
@@ -14,6 +15,17 @@ from takhin.model import TopicPartition
 
 Callback = Callable[[list[TopicPartition]], Awaitable[None] | None]
 """A plain or an async function of the partitions that it is about."""
+
+
+_calling: ContextVar[bool] = ContextVar("calling", default=False)
+
+
+def in_callback() -> bool:
+    """True in a callback, and in what it calls, also on another thread or in a task of its own.
+
+    Meanwhile the user's program may be in the middle of a record of another partition.
+    """
+    return _calling.get()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +60,26 @@ class Callbacks:
         """Call one of them. Raises what it raises, and TimeoutError after seconds_max."""
         if callback is None or not partitions:
             return
-        async with asyncio.timeout(seconds_max):
-            given = list(partitions)
-            if not self.threaded:
-                with self._entered():
-                    result = callback(given)
-                    if isawaitable(result):
-                        await result
-                return
-            try:
-                result = await asyncio.to_thread(self._on_thread, callback, given)
+        calling = _calling.set(True)
+        try:
+            async with asyncio.timeout(seconds_max):
+                await self._call(callback, list(partitions))
+        finally:
+            _calling.reset(calling)
+
+    async def _call(self, callback: Callback, given: list[TopicPartition]) -> None:
+        if not self.threaded:
+            with self._entered():
+                result = callback(given)
                 if isawaitable(result):
                     await result
-            except (SystemExit, KeyboardInterrupt) as error:  # would end the clients' thread, not the program
-                raise _no_end(error) from error
+            return
+        try:
+            result = await asyncio.to_thread(self._on_thread, callback, given)
+            if isawaitable(result):
+                await result
+        except (SystemExit, KeyboardInterrupt) as error:  # would end the clients' thread, not the program
+            raise _no_end(error) from error
 
     def _on_thread(self, callback: Callback, given: list[TopicPartition]) -> Awaitable[None] | None:
         try:
