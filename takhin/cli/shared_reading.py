@@ -56,8 +56,11 @@ class _Ends:
         self.consumer: Consumer
         self._ends: dict[TopicPartition, int] = {}
         self._began = time.monotonic()
+        self.nothing = True
+        """True while the member has not had any partition."""
 
     def assigned(self, partitions: list[TopicPartition]) -> None:
+        self.nothing = False
         for at in partitions:
             self._ends[at] = self.consumer.end_offset(*at)
 
@@ -80,8 +83,10 @@ async def consume_as_member(server: str, query: SharedQuery, out: Output) -> boo
     async with admin(server) as broker:
         found = {of.name: of for of in await broker.describe_topics(query.topics)}
     for topic in query.topics:
-        if topic not in found and not query.follow:
-            raise UnknownTopicError(topic)
+        if topic not in found:
+            if not query.follow:
+                raise UnknownTopicError(topic)
+            click.echo(f"takhin: there is no topic {topic!r} yet; waiting for it", err=True)
     left_out = [of for topic in found.values() for of in topic.partitions if not of.served]
     name_left_out(left_out)
     await _read(server, query, out)
@@ -116,3 +121,8 @@ async def _read(server: str, query: SharedQuery, out: Output) -> None:
                 if not query.follow and ends.reached():
                     break
         await consumer.commit()
+        if ends.nothing:
+            click.echo(
+                f"takhin: group {query.group_id} gave this member no partition: others have them all",
+                err=True,
+            )

@@ -256,6 +256,11 @@ class Consumer(Blocking[ThreadedConsumer]):
     pause = _passed_on(ThreadedConsumer.pause)
     resume = _passed_on(ThreadedConsumer.resume)
 
+    def close(self, timeout_s: float | None = None) -> None:
+        """Like `takhin.client.Consumer.close`, but cancels it after timeout_s. Any thread may call it."""
+        self._core.check_outside_callbacks()
+        super().close(timeout_s)
+
     def stop(self) -> None:
         """Let iterating end, as `takhin.client.Consumer.stop` does. Waits for nothing."""
         self._core.stop()

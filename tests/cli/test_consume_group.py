@@ -9,6 +9,7 @@ import time
 import pytest
 
 from cli.records import put
+from takhin.client import sync
 from takhin.v1 import takhin_pb2 as pb
 
 
@@ -69,6 +70,19 @@ def test_following_until_a_signal(takhin, broker, filled):
     takhin.output("groups", "delete", "f")
 
 
+def test_following_a_topic_that_is_not_there_yet(takhin, broker):
+    """The command says what it waits for, and reads the topic when it is made."""
+    with takhin.start("consume", "later", "-g", "early", "--follow") as process:
+        assert process.stderr.readline() == b"takhin: there is no topic 'later' yet; waiting for it\n"
+        takhin.output("topics", "create", "later")
+        put(broker, "later", pb.Record(value=b"first"))
+        assert process.stdout.readline() == b"first\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+    takhin.output("groups", "delete", "early")
+    takhin.output("topics", "delete", "later", "--yes")
+
+
 def test_two_commands_share(takhin, broker, filled):
     """The partitions of one that ends go to the other."""
     with takhin.start("consume", filled, "-g", "two", "--follow", "-f", "%p\n") as first:
@@ -89,6 +103,15 @@ def test_two_commands_share(takhin, broker, filled):
         first.terminate()
         assert first.wait(20) == 143
     takhin.output("groups", "delete", "two")
+
+
+def test_a_member_without_a_partition(takhin, broker, topic):
+    """Where another member has the only partition, the command says so and ends."""
+    with sync.Consumer(broker.address, group_id="all", topics=[topic]) as consumer:
+        assert consumer.poll(0.5) is None
+        done = takhin("consume", topic, "-g", "all")
+        assert (done.returncode, done.stdout) == (0, b"")
+        assert done.stderr == b"takhin: group all gave this member no partition: others have them all\n"
 
 
 def owners(takhin, group: str, count: int) -> None:

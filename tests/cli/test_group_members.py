@@ -139,6 +139,7 @@ def test_members_keep_their_group(takhin, broker, group, args):
     args = [group if of == "GROUP" else of for of in args]
     with member(broker, group, group, 10) as living:
         assert "--force" in takhin.error("groups", *args)
+        assert "--force" in takhin.error("offsets", "set", group, group, "-o", "end")
         assert offsets(broker, group) == [2, 2, 2, None]
         assert moves(takhin, group, "--to", "earliest")
         takhin.output("groups", *args, "--force")

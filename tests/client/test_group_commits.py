@@ -20,6 +20,21 @@ from takhin.errors import (
 )
 
 
+def static(instance_id):
+    """Options of a member whose name decides what it gets."""
+    return {"instance_id": instance_id, "keep_for_restart": False}
+
+
+async def which_moves(server, group, topic):
+    """The partition of three that a member "a" gives up to a member "b"."""
+    async with Member(server, group, topic, **static("a")) as one:
+        await one.holds(3)
+        async with Member(server, group, topic, **static("b")) as two:
+            await two.holds(1)
+            (moves,) = two.held
+    return moves
+
+
 async def test_the_record_in_hand_is_not_committed(server, admin, topic, name):
     """Leaving in the middle of a record commits those before it; the next member begins with it."""
     await produce(server, topic, [b"0", b"1", b"2", b"3"])
@@ -59,17 +74,12 @@ async def test_a_partition_goes_when_its_record_is_processed(server, admin, wide
         await asyncio.sleep(0.01)
         steps.append(f"committed {(await committed(admin, name, wide)).get(moves, 0)}")
 
-    first, second = ({"instance_id": of, "keep_for_restart": False} for of in "ab")
-    async with Member(server, f"{name}-before", wide, **first) as one:  # only to see which partition moves
-        await one.holds(3)
-        async with Member(server, f"{name}-before", wide, **second) as two:
-            await two.holds(1)
-            (moves,) = two.held
+    moves = await which_moves(server, f"{name}-before", wide)
     others = [(wide, partition) for partition in {0, 1, 2} - {moves}]
-    options = {"on_assigned": lambda _: consumer.pause(*others), "on_revoked": flush, **first}
+    options = {"on_assigned": lambda _: consumer.pause(*others), "on_revoked": flush, **static("a")}
     async with Consumer(server, group_id=name, topics=[wide], **options) as consumer:
         assert (await anext(consumer)).partition == moves
-        async with Member(server, name, wide, **second) as other:
+        async with Member(server, name, wide, **static("b")) as other:
             await eventually(lambda: state(admin, name), "CompletingRebalance")
             assert await consumer.commit({others[0]: 1}) is None
             assert not other.told
@@ -79,7 +89,27 @@ async def test_a_partition_goes_when_its_record_is_processed(server, admin, wide
             assert other.held == {moves}
             assert [record.offset for record in other.records] == [1, 2]
             assert steps == [f"flush [{moves}]", "committed 0"]
-    assert await committed(admin, name, wide) == {moves: 3, others[0][1]: 0}
+    assert await committed(admin, name, wide) == {moves: 3, others[0][1]: 1}
+
+
+async def test_a_commit_in_a_callback_leaves_out_what_is_in_hand(server, admin, wide, name):
+    """Where on_revoked commits, a record of another partition that is still being processed is none of it."""
+    await spread(server, wide, 2)
+    told = []
+
+    async def revoked(partitions):
+        await consumer.commit()
+        told.append(await committed(admin, name, wide))
+
+    moves = await which_moves(server, f"{name}-before", wide)
+    options = {"on_assigned": lambda _: consumer.pause((wide, moves)), "on_revoked": revoked, **static("a")}
+    async with Consumer(server, group_id=name, topics=[wide], auto_commit=False, **options) as consumer:
+        records = [await anext(consumer) for _ in range(4)]  # the last one is in hand
+        async with Member(server, name, wide, **static("b")) as other:
+            await other.holds(1)
+            assert other.held == {moves}
+            in_hand = records[-1].partition
+            assert told == [{in_hand: 1, 3 - in_hand - moves: 2}]
 
 
 async def test_commit_by_hand(server, admin, wide, name):
@@ -190,3 +220,18 @@ async def test_nobody_else_commits_for_members(server, admin, topic, name):
         with pytest.raises(GroupNotEmptyError):
             await admin.commit_offsets(name, {(topic, 0): 1})
     await admin.commit_offsets(name, {(topic, 0): 0})
+
+
+async def test_a_commit_ahead_of_what_was_read_stays(server, admin, topic, name):
+    """Neither what is committed by itself nor `commit()` takes it back; `seek` does."""
+    await produce(server, topic, [b"0", b"1", b"2"])
+    async with Consumer(server, group_id=name, topics=[topic]) as consumer:
+        await anext(consumer)
+        await consumer.commit({(topic, 0): 3})
+        await consumer.commit()
+    assert await committed(admin, name, topic) == {0: 3}
+    async with Consumer(server, group_id=name, topics=[topic]) as consumer:
+        assert await consumer.poll(0.5) is None
+        await consumer.seek(topic, 0, 1)
+        await anext(consumer)
+    assert await committed(admin, name, topic) == {0: 1}

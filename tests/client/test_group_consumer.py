@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from client.members import Member, committed, spread
+from client.members import Member, committed, spread, state
 from client.support import produce
 from takhin.client import START, Consumer
+from takhin.client.errors import InCallbackError
 from takhin.errors import (
     FencedMemberError,
     InvalidArgumentError,
@@ -229,3 +230,31 @@ async def test_a_join_that_is_refused(server, name, options):
         for _ in range(2):
             with pytest.raises(InvalidArgumentError):
                 await asyncio.wait_for(anext(consumer), 20)
+
+
+async def test_two_tasks_close(server, admin, topic, name):
+    """The second one waits until the first has committed and left, instead of closing the connection."""
+    await produce(server, topic, [b"0", b"1", b"2"])
+
+    async def revoked(_):
+        closing.append(asyncio.create_task(consumer.close()))
+        await asyncio.sleep(0)
+        with pytest.raises(InCallbackError):
+            await consumer.close()
+
+    closing = []
+    consumer = await Consumer(server, group_id=name, topics=[topic], on_revoked=revoked).open()
+    for _ in range(3):
+        await anext(consumer)
+    await consumer.close()
+    await closing[0]
+    assert await committed(admin, name, topic) == {0: 2}
+    assert await state(admin, name) == "Empty"
+
+
+async def test_stop_before_it_is_open(server, topic, name):
+    """A signal that comes early is not forgotten."""
+    consumer = Consumer(server, group_id=name, topics=[topic])
+    consumer.stop()
+    async with consumer, asyncio.timeout(10):
+        assert [record async for record in consumer] == []

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from takhin.client import TopicPartition, sync
-from takhin.client.errors import ClosedError
+from takhin.client.errors import ClosedError, InCallbackError
 from takhin.errors import FencedMemberError
 from takhin.testing import MemoryBroker
 
@@ -164,3 +164,38 @@ def test_in_the_memory_broker():
             assert len([next(consumer) for _ in range(6)]) == 6
             assert consumer.poll(0.1) is None
         assert committed(broker.address, "g") == {0: 3, 1: 3}
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), StopIteration()], ids=repr)
+def test_a_callback_that_raises_what_ends_threads(server, topic, error):
+    """The clients' thread outlives it, and whoever iterates is told."""
+
+    def assigned(_):
+        raise error
+
+    with sync.Consumer(server, group_id=topic, topics=[topic], on_assigned=assigned) as consumer:
+        with pytest.raises(RuntimeError, match=type(error).__name__) as told:
+            consumer.poll(10)
+        assert told.value.__cause__ is error
+        assert consumer.poll(0.01) is None
+
+
+def test_close_in_a_callback_and_in_two_threads(server, topic):
+    """In a callback it is refused, as it would wait for itself; two at one time both wait for the commit."""
+    fill(server, topic, 3)
+    second = []
+
+    def revoked(_):
+        second.append(threading.Thread(target=consumer.close))
+        second[0].start()
+        second[0].join(0.2)
+        consumer.close()
+
+    consumer = sync.Consumer(server, group_id=topic, topics=[topic], on_revoked=revoked)
+    for _ in range(6):
+        last = next(consumer).partition
+    with pytest.raises(InCallbackError):
+        consumer.close()
+    second[0].join(10)
+    assert committed(server, topic) == {last: 2, 1 - last: 3}
+    consumer.close()

@@ -73,7 +73,9 @@ class Commits:
                 self._committed[at] = of.position
 
     def sought(self, at: TopicPartition, position: int) -> None:
-        """A member goes on elsewhere."""
+        """Something else is read next, which may be committed although it lies before what is."""
+        if self._committed.get(at) != position:
+            self._committed.pop(at, None)
         if at in self._since:
             self._since[at] = min(self._since[at], position)
 
@@ -88,14 +90,14 @@ class Commits:
     ) -> dict[TopicPartition, int]:
         """Those of these offsets that are not committed yet, of all partitions or of some.
 
-        Of a member's, those that it still holds.
+        Of a member's, those that it still holds. What was committed ahead of them by hand stays.
         """
         committed, held = self._committed, self._since
         chosen = offsets if partitions is None else partitions
         return {
             at: offsets[at]
             for at in chosen
-            if at in offsets and committed.get(at) != offsets[at] and (self.member is None or at in held)
+            if at in offsets and committed.get(at, -1) < offsets[at] and (self.member is None or at in held)
         }
 
     async def store(self, given: Given, deadline: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping
 from contextlib import suppress
-from typing import Self
+from typing import Literal, Self
 
 import grpc
 
@@ -13,7 +13,7 @@ from takhin.client.base import Client
 from takhin.client.clock import monotonic
 from takhin.client.connection import Tls
 from takhin.client.consuming.assignment import Assignment
-from takhin.client.consuming.callbacks import Callback, Callbacks
+from takhin.client.consuming.callbacks import Callback, Callbacks, in_callback
 from takhin.client.consuming.commits import Commits, Given
 from takhin.client.consuming.fetcher import FetchPlan
 from takhin.client.consuming.iterating import Records
@@ -78,7 +78,7 @@ class Consumer(Client):
         topics: Iterable[str] | None = None,
         pattern: str | None = None,
         uncommitted: Position | None = None,
-        reset: str = "error",
+        reset: Literal["earliest", "latest", "error"] = "error",
         auto_commit: bool = True,
         commit_interval_ms: int = 5_000,
         on_assigned: Callback | None = None,
@@ -243,15 +243,17 @@ class Consumer(Client):
         """Store for the group what is processed; durable on return.
 
         offsets: a record or a batch: all of its partition up to it; or the next offset to read for each
-        partition; None: all that was handed out, of the assigned partitions that have changed since they were
-        last committed. An offset of an assigned partition is one of the log that is read: LogReplacedError if
-        another one has taken its place, and then nothing is committed. Raises FencedMemberError for what
-        another member of the group has been given meanwhile, InvalidArgumentError without a group_id.
+        partition; None: all that was handed out, or in a callback all that is processed, of the assigned
+        partitions that have changed since they were last committed. An offset of an assigned partition is one
+        of the log that is read: LogReplacedError if another one has taken its place, and then nothing is
+        committed. Raises FencedMemberError for what another member of the group has been given meanwhile,
+        InvalidArgumentError without a group_id.
         """
         _ = self._group_id or raise_no_group()
         if offsets is not None:
             return await self._commits.store(offsets, self._deadline())
-        due = self._commits.due(self._assigned.positions())
+        done = self._assigned.processed() if in_callback() else self._assigned.positions()
+        due = self._commits.due(done)
         if self._share is None:
             return await self._commits.store(dict(due.items()), self._deadline())
         for error in await self._commits.store_each(due, self._deadline()):
@@ -264,7 +266,9 @@ class Consumer(Client):
         May be called from a signal handler and from any thread. What waits for a record ends, too.
         """
         loop = self._connection.loop
-        if loop is not None and not loop.is_closed():
+        if loop is None:
+            self._assigned.end()
+        elif not loop.is_closed():
             loop.call_soon_threadsafe(self._assigned.end)
 
     def source(self, record: Record) -> Source:
@@ -280,10 +284,13 @@ class Consumer(Client):
         """Stop reading and give up the connection. May be called again.
 
         A member gives up what it holds, commits what is processed, unless `auto_commit` is off, and leaves
-        its group. What is assigned otherwise is not committed. Does nothing in a forked process.
+        its group. What is assigned otherwise is not committed. Does nothing in a forked process. Raises
+        InCallbackError in a callback of the consumer.
         """
         if forked():
             return
+        if self._share is not None:
+            self._share.check_outside_callbacks()
         try:
             if self._share is not None and self._connection.is_open:
                 await self._share.leave()
@@ -327,3 +334,8 @@ class ThreadedConsumer(Consumer):
     @property
     def assigned(self) -> Assignment:
         return self._assigned
+
+    def check_outside_callbacks(self) -> None:
+        """Raise InCallbackError in a callback of the consumer."""
+        if self._share is not None:
+            self._share.check_outside_callbacks()

@@ -65,6 +65,7 @@ class Share:
         self._task: asyncio.Task[None] | None = None
         self._settling: asyncio.Task[None] | None = None
         self._leaving = False
+        self._left = asyncio.Event()  # there is nothing more to wait for
         self._keeps = options.habits.keep_for_restart and bool(options.subscription.instance_id)
 
     # What the membership calls
@@ -99,6 +100,7 @@ class Share:
     async def stop(self) -> None:
         """Leave the group to find out by itself that the member is gone."""
         self._leaving = True
+        self._left.set()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -128,10 +130,24 @@ class Share:
         """Give up everything and leave the group.
 
         Raises what kept processed records from being committed, unless others have their partitions by now.
+        Returns when that is done, whoever does it.
         """
-        if self._leaving or (self._task is None and not self._membership.epoch):
+        if self._leaving:
+            await self._left.wait()
+            return
+        if self._task is None and not self._membership.epoch:
             return
         self._leaving = True
+        try:
+            await self._leave()
+        finally:
+            self._left.set()
+
+    def check_outside_callbacks(self) -> None:
+        """Raise InCallbackError in a callback."""
+        self._options.callbacks.check_outside()
+
+    async def _leave(self) -> None:
         if (settling := self._settling) is not None:
             settling.cancel()
             await asyncio.wait({settling})
