@@ -8,7 +8,6 @@ from takhin.errors import InvalidArgumentError
 from takhin.groups import events
 from takhin.members import (
     Heartbeat,
-    HeartbeatAnswer,
     JoinGroup,
     Leave,
     MemberRequest,
@@ -45,7 +44,7 @@ class Membership:
         match request:
             case Heartbeat():
                 self._group.apply(events.Heartbeat(self.member_id, request.epoch, request.owned))
-                self._seat.say(HeartbeatAnswer(self._group.value.members[self.member_id].epoch))
+                self._group.answer(self._seat)
             case Subscribe():
                 await self._subscribe(request)
             case Leave():

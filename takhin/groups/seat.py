@@ -72,6 +72,11 @@ class Post:
         if self._unsaid and self._sending is None:
             self._sending = asyncio.create_task(self._send())
 
+    def say_first(self, seat: Seat) -> None:
+        """Say what waits for one member now, because something else is to be said after it."""
+        if (waiting := self._unsaid.pop(seat, None)) is not None:
+            seat.say(waiting)
+
     async def _send(self) -> None:
         while self._unsaid:
             await asyncio.sleep(TOLD_PAUSE_SECONDS)

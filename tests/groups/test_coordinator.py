@@ -289,6 +289,19 @@ async def test_a_broker_that_stops(engine, coordinator, join):
     assert (len(member.told), coordinator.state("g")) == (told, (GroupState.STABLE, 1))
 
 
+async def test_an_answer_comes_after_the_assignment(engine, join, coordinator, monkeypatch):
+    """A heartbeat is answered with an epoch that the member has been told of, also where many wait for that."""
+    orders = await create(engine, "orders", 1)
+    member = await join()
+    await member.owns(orders)
+    monkeypatch.setattr("takhin.groups.seat.TOLD_AT_ONCE", 0)
+    await create(engine, "stock", 1)
+    await member.membership.hear(Subscribe(frozenset({"orders", "stock"}), ""))
+    await until(lambda: coordinator.live("g").value.members[member.member_id].epoch > member.epoch)
+    await member.membership.hear(Heartbeat(member.epoch))
+    await member.owns([*orders, TopicPartition("stock", 0)])
+
+
 async def test_nothing_is_left_of_members_that_are_gone(engine, coordinator, join):
     """However they went: no task, no timer that holds them, no group, no stream."""
     orders = await create(engine, "orders", 2)
