@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
+import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -59,8 +62,12 @@ def main() -> None:
         with new_data_dir(options.folder) as data_dir, running(serve_command(data_dir)) as process:
             print(name)
             results[name] = asyncio.run(_at_size(process, groups, members, partitions, options.idle_seconds))
-    with new_data_dir(options.folder) as data_dir, running(serve_command(data_dir)) as process:
-        results["rate"] = asyncio.run(_reading(process, options.records, options.repeat))
+    with (
+        new_data_dir(options.folder) as data_dir,
+        running(serve_command(data_dir)) as process,
+        _redis_server(options.folder) as redis,
+    ):
+        results["rate"] = asyncio.run(_reading(process, options.records, options.repeat, redis))
     if options.json:
         write_json(options.json, {"machine": about, "results": results})
     if not all(result["kept"] for result in results.values()):
@@ -198,7 +205,8 @@ async def _p99_ms(stub: Any, answered: list[float], seconds: float = 8.0, per_se
 # Reading
 
 
-async def _reading(process: Running, records: int, pairs: int) -> dict[str, Any]:
+async def _reading(process: Running, records: int, pairs: int, redis: str | None) -> dict[str, Any]:
+    """redis: the address of a Redis that is measured beside it."""
     per_partition = records // PARTITIONS // LARGE.records
     async with client(process.address) as stub:
         checked(await stub.CreateTopic(pb.CreateTopicRequest(name="t", num_partitions=PARTITIONS)))
@@ -215,9 +223,31 @@ async def _reading(process: Running, records: int, pairs: int) -> dict[str, Any]
         for way, read in ways.items():
             rates[way].append(total / await read(number))
             print(f"{way:7} {rates[way][-1]:9,.0f} records/s", flush=True)
+        if redis is not None:
+            rates.setdefault("redis", []).append(_redis(redis))
+            print(f"redis   {rates['redis'][-1]:9,.0f} records/s, XREADGROUP and XACK", flush=True)
     share = median(rates["group"]) / median(rates["assign"])
     print(f"through a group {share:.2f} of the rate of assign (at least {RATE_SHARE_MIN})")
     return {"rates": rates, "share": share, "kept": share >= RATE_SHARE_MIN}
+
+
+@contextmanager
+def _redis_server(folder: Path) -> Iterator[str | None]:
+    """Run a Redis, if there is one; yields its address."""
+    program = shutil.which("redis-server")
+    if program is None or importlib.util.find_spec("redis") is None:
+        print(
+            "redis is left out: it is not installed (scripts/install-packages bench; pip install -e .[bench])"
+        )
+        yield None
+        return
+    serve = importlib.import_module("bench.peer_redis").serve
+    with new_data_dir(folder) as data_dir, serve(data_dir, program) as address:
+        yield address
+
+
+def _redis(address: str) -> float:
+    return float(importlib.import_module("bench.peer_redis").measure_group(address, LARGE))
 
 
 async def _as_member(address: str, number: int, records: int) -> float:

@@ -75,7 +75,7 @@ class Assignment(NamedTuple):
 
 
 class HeartbeatAnswer(NamedTuple):
-    """The member was heard. epoch: its own, which it has been told."""
+    """The member was heard. epoch: as it named it."""
 
     epoch: int
 

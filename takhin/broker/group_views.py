@@ -39,8 +39,9 @@ class GroupViewVerbs:
         for group_id in names:
             committed = self._engine.offsets.of(group_id)
             lag = sum(self._lag(at, of) for at, of in committed.items() if at.topic in self._engine.topics)
-            listed.append(ListedGroup(group_id, *self._coordinator.state(group_id), lag))
-            looked_at += 1 + len(committed)
+            state, members = self._coordinator.state(group_id)
+            listed.append(ListedGroup(group_id, state, members, lag))
+            looked_at += 1 + len(committed) + members
             if looked_at >= NAMES_AT_ONCE:
                 looked_at = 0
                 await others_turn()

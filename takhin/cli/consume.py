@@ -124,6 +124,20 @@ def consume(
     """  # noqa: D301  click wants the character, to keep the lines that follow as they are
     named = _names(topics, pattern)
     line = _line(template, delimiter, null, as_json=as_json)
+    asked = _asked(where, follow=follow)
+    out = Output(sys.stdout.buffer, line, max_records)
+    if group is not None:
+        shared = SharedQuery(group, topics, pattern, asked, follow=follow)
+        shared.check(partition)
+        complete = run(consume_as_member(server, shared, out))
+    else:
+        complete = run(_consume(server, _Query(named, partition, asked, follow=follow), out))
+    if not complete:
+        context.exit(INCOMPLETE)
+
+
+def _asked(where: str, *, follow: bool) -> Span:
+    """What --offset asks for."""
     try:
         asked = parse(where, datetime.now(UTC))
     except ValueError as error:
@@ -132,14 +146,7 @@ def consume(
         raise click.BadParameter(
             f"{where!r} says where to stop, but --follow never stops", param_hint="--offset"
         )
-    out = Output(sys.stdout.buffer, line, max_records)
-    if group is not None:
-        shared = SharedQuery(group, topics, pattern, asked, follow=follow)
-        shared.check(partition)
-        run(consume_as_member(server, shared, out))
-        return
-    if not run(_consume(server, _Query(named, partition, asked, follow=follow), out)):
-        context.exit(INCOMPLETE)
+    return asked
 
 
 def _line(template: str | None, delimiter: str | None, null: str | None, *, as_json: bool) -> templates.Piece:

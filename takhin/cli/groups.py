@@ -30,6 +30,8 @@ WATCH_S = 1.0
 ID_CHARS = 8
 """Of a member's id where nothing else names the member."""
 
+TITLES = ("topic", "partition", "committed", "end", "lag", "behind", "owner", "committed at", "metadata")
+
 Logs = Mapping[TopicPartition, PartitionDescription]
 
 
@@ -66,7 +68,7 @@ def list_(*, as_json: bool, server: str) -> None:
 def describe(group: str, *, watch: bool, as_json: bool, server: str) -> None:
     """Show who reads the partitions of GROUP, what it has committed, and its lag.
 
-    The lag is how many records the group has yet to read, and how old the oldest of them is.
+    The lag is how many records the group has yet to read; --watch also shows how old the oldest of them is.
     """
 
     async def described() -> None:
@@ -107,30 +109,36 @@ async def _uncommitted(broker: Admin, found: GroupDescription) -> Logs:
 
 
 def _show(found: GroupDescription, logs: Logs, *, again: bool) -> None:
+    """Print the partitions, with their owners if there are any, and the members.
+
+    again: it is shown every second, so how old the oldest unread record is belongs to it, too.
+    """
     if again:
         click.clear()
     names = {of.member_id: _name(of) for of in found.members}
     owners = {at: names[of.member_id] for of in found.members for at in of.partitions}
-    rows: list[tuple[Any, ...]] = [
-        (
-            of.topic,
-            of.partition,
-            of.committed_offset,
-            of.end_offset,
-            of.lag,
-            _age(of.lag_ms),
-            names.get(of.member_id, ""),
-            time_text(of.committed_at),
-            of.metadata,
-        )
+    rows = [
+        {
+            "topic": of.topic,
+            "partition": of.partition,
+            "committed": of.committed_offset,
+            "end": of.end_offset,
+            "lag": of.lag,
+            "behind": _age(of.lag_ms),
+            "owner": owners.get(TopicPartition(of.topic, of.partition), "-"),
+            "committed at": time_text(of.committed_at),
+            "metadata": of.metadata,
+        }
         for of in found.offsets
     ]
-    rows += [
-        (*at, "-", of.end_offset, of.end_offset - of.beginning_offset, "", owners[at], "-", "")
-        for at, of in logs.items()
-    ]
-    titles = ["topic", "partition", "committed", "end", "lag", "behind", "owner", "committed at", "metadata"]
-    print_table(titles, sorted(rows, key=itemgetter(0, 1)))
+    for (topic, partition), of in logs.items():
+        row = {"topic": topic, "partition": partition, "end": of.end_offset, "metadata": ""}
+        row |= {"lag": of.end_offset - of.beginning_offset, "owner": owners[TopicPartition(topic, partition)]}
+        rows.append(row)
+    shown = {"behind": again, "owner": bool(found.members)}
+    titles = [name for name in TITLES if shown.get(name, True)]
+    rows.sort(key=itemgetter("topic", "partition"))
+    print_table(titles, [[row.get(name, "-") for name in titles] for row in rows])
     if found.members:
         click.echo()
         _show_members(found.members)

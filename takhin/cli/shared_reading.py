@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import click
 
 from takhin.cli.connection import admin
+from takhin.cli.offsets import name_left_out
 from takhin.cli.printing import FullError, Output
 from takhin.cli.waiting import TellingRetry
 from takhin.client import Consumer, Span, TopicPartition
@@ -71,14 +72,23 @@ class _Ends:
         return all(self.consumer.position(*at) >= end for at, end in self._ends.items())
 
 
-async def consume_as_member(server: str, query: SharedQuery, out: Output) -> None:
-    """Print what the group gives to this member, up to where it ends now, unless it is followed."""
-    if not query.follow:
-        async with admin(server) as broker:
-            known = {of.name for of in await broker.describe_topics(query.topics)}
-        for topic in query.topics:
-            if topic not in known:
-                raise UnknownTopicError(topic)
+async def consume_as_member(server: str, query: SharedQuery, out: Output) -> bool:
+    """Print what the group gives to this member, up to where it ends now, unless it is followed.
+
+    Returns False if a partition of the topics is not served, which it has named.
+    """
+    async with admin(server) as broker:
+        found = {of.name: of for of in await broker.describe_topics(query.topics)}
+    for topic in query.topics:
+        if topic not in found and not query.follow:
+            raise UnknownTopicError(topic)
+    left_out = [of for topic in found.values() for of in topic.partitions if not of.served]
+    name_left_out(left_out)
+    await _read(server, query, out)
+    return not left_out
+
+
+async def _read(server: str, query: SharedQuery, out: Output) -> None:
     ends = _Ends()
     ends.consumer = Consumer(
         server,

@@ -7,6 +7,9 @@ of its log is refused.
 
     DATA/witness    a head, then 64 bytes for each partition
 
+The head also has the number of this start, which consumer groups make their epochs of. It is here because the
+head is written and synced at each start anyway.
+
 Under a hold a copier may copy the witness later than the logs. So while a hold lasts, the head has the change
 time of the folder's LOCK, which no copy shares. A witness whose noted time differs was copied from another
 folder and is ignored. The head says for good that this folder was once such a copy: a log without a note has

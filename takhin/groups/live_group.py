@@ -32,7 +32,7 @@ from takhin.groups.group import JOINING, Group, Partitions
 from takhin.groups.patterns import Pattern
 from takhin.groups.seat import Post, Seat
 from takhin.logs import debugging
-from takhin.members import Assignment, HeartbeatAnswer
+from takhin.members import Assignment
 from takhin.sentences import shown
 from takhin.turns import others_turn
 
@@ -94,11 +94,6 @@ class LiveGroup:
                 self._do(action)
         self._post.send(told)
         self._changed(self)
-
-    def answer(self, seat: Seat) -> None:
-        """Answer a heartbeat, with no epoch that the member has not been told of."""
-        self._post.say_first(seat)
-        seat.say(HeartbeatAnswer(self.value.members[seat.member_id].epoch))
 
     def end_commits(self, ended: Partitions) -> None:
         """Let partitions in which no commit is under way any more go to their next owners."""

@@ -8,6 +8,7 @@ from takhin.errors import InvalidArgumentError
 from takhin.groups import events
 from takhin.members import (
     Heartbeat,
+    HeartbeatAnswer,
     JoinGroup,
     Leave,
     MemberRequest,
@@ -44,7 +45,9 @@ class Membership:
         match request:
             case Heartbeat():
                 self._group.apply(events.Heartbeat(self.member_id, request.epoch, request.owned))
-                self._group.answer(self._seat)
+                # Not its epoch now: a member has to hear of a new one by the assignment, or what it says that
+                # it holds would count as if it knew of that.
+                self._seat.say(HeartbeatAnswer(request.epoch))
             case Subscribe():
                 await self._subscribe(request)
             case Leave():

@@ -6,14 +6,15 @@ whole names. It is matched against all topics once, and after that against those
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import asyncio
+from collections.abc import Collection, Mapping
 from weakref import WeakValueDictionary
 
 import re2
 
 from takhin.errors import InvalidArgumentError
 from takhin.sentences import shown
-from takhin.storage.contract import Engine
+from takhin.storage.contract import Engine, Topic
 from takhin.turns import in_turns
 
 PROGRAM_SIZE_MAX = 1_000
@@ -32,17 +33,16 @@ class Pattern:
         self.topics: frozenset[str] = frozenset()
         """The same object as long as they are the same."""
         self._regexp = _compiled(text)
-        self._seen: frozenset[str] = frozenset()
+        self._seen: Collection[str] = ()  # a catalogue, which all patterns share
 
     async def look_at(self, names: Collection[str]) -> None:
-        """Match it against those of the topics that it has not seen."""
-        seen = frozenset(names)
-        unseen = in_turns(seen - self._seen, at_once=MATCHED_AT_ONCE)
+        """Match it against those of the topics that it has not seen. names: a mapping, or a set."""
+        unseen = in_turns([name for name in names if name not in self._seen], at_once=MATCHED_AT_ONCE)
         new = {name async for name in unseen if self._matches(name)}
-        topics = (self.topics & seen) | new
-        if topics != self.topics:
-            self.topics = topics
-        self._seen = seen
+        gone = {name for name in self.topics if name not in names}
+        if new or gone:
+            self.topics = (self.topics - gone) | new
+        self._seen = names  # not before: whoever asks may go away meanwhile
 
     def _matches(self, name: str) -> bool:
         return self._regexp.fullmatch(name.encode()) is not None
@@ -55,6 +55,8 @@ class Patterns:
         self._engine = engine
         self._chars_max = chars_max
         self._patterns: WeakValueDictionary[str, Pattern] = WeakValueDictionary()
+        self._matched: WeakValueDictionary[int, frozenset[str]] = WeakValueDictionary()  # by their hashes
+        self._one = asyncio.Lock()
 
     async def find(self, text: str) -> Pattern:
         """The pattern, matched against the topics as they are on return. Keep it to keep it up to date.
@@ -72,14 +74,24 @@ class Patterns:
             pattern = self._patterns[text] = Pattern(text)
         known = None
         while known is not self._engine.topics:
-            known = self._engine.topics
-            await pattern.look_at(known)
+            known = await self._look(pattern)
         return pattern
 
     async def look_again(self) -> None:
         """Match all of them against the topics that are new in the catalogue."""
         for pattern in list(self._patterns.values()):
-            await pattern.look_at(self._engine.topics)
+            await self._look(pattern)
+
+    async def _look(self, pattern: Pattern) -> Mapping[str, Topic]:
+        """Match a pattern against the topics as they are, which are returned."""
+        async with self._one:
+            topics = self._engine.topics
+            await pattern.look_at(topics)
+            # Many patterns match the same topics, which can be thousands: they share one set of them.
+            shared = self._matched.setdefault(hash(pattern.topics), pattern.topics)
+            if shared == pattern.topics:
+                pattern.topics = shared
+        return topics
 
 
 def _compiled(text: str) -> re2._Regexp:

@@ -9,7 +9,7 @@ from itertools import islice
 from takhin.members import Assignment, HeartbeatAnswer, Joined, MemberResponse
 
 IN_ORDER: Sequence[type[MemberResponse]] = (Joined, Assignment, HeartbeatAnswer)
-"""How they are sent if they wait together: an answer has no epoch that the member has not been told of."""
+"""How they are sent if they wait together."""
 
 
 TOLD_AT_ONCE = 50
@@ -71,11 +71,6 @@ class Post:
         self._say_some()
         if self._unsaid and self._sending is None:
             self._sending = asyncio.create_task(self._send())
-
-    def say_first(self, seat: Seat) -> None:
-        """Say what waits for one member now, because something else is to be said after it."""
-        if (waiting := self._unsaid.pop(seat, None)) is not None:
-            seat.say(waiting)
 
     async def _send(self) -> None:
         while self._unsaid:

@@ -137,7 +137,7 @@ def _take(draft: Draft, event: Join, assigned: Partitions) -> None:
         draft.set_target(event.member_id, assigned)
     draft.bump()
     draft.reconcile(event.member_id, NOTHING)
-    _hear(draft, event.member_id, event.epoch)
+    _hear(draft, event)
 
 
 def _free_of(draft: Draft, event: Join) -> Partitions:
@@ -157,7 +157,7 @@ def _come_back(draft: Draft, member: Member, event: Join) -> None:
     on the old stream will arrive any more, so what it says that it holds is true whatever its epoch.
     """
     if event.epoch != JOINING:
-        _check_epoch(draft, member, event.epoch, event.owned)
+        _check_epoch(member, event.epoch)
     member = replace(
         member,
         client_id=event.client_id,
@@ -172,7 +172,7 @@ def _come_back(draft: Draft, member: Member, event: Join) -> None:
     draft.put(member)
     _change_subscription(draft, member.member_id, event.subscription)
     draft.reconcile(member.member_id, event.owned)
-    _hear(draft, member.member_id, event.epoch)
+    _hear(draft, event)
 
 
 def _take_over(draft: Draft, away: Member, event: Join) -> None:
@@ -200,20 +200,25 @@ def _take_over(draft: Draft, away: Member, event: Join) -> None:
     )
     _change_subscription(draft, event.member_id, event.subscription)
     draft.reconcile(event.member_id, NOTHING)
-    _hear(draft, event.member_id, event.epoch)
+    _hear(draft, event)
 
 
-def _hear(draft: Draft, member_id: str, epoch: int) -> None:
-    """The member is told what it may hold. It has named `epoch`, or begins with its present one."""
-    member = draft.members[member_id]
-    draft.put(replace(member, heard=member.epoch if epoch == JOINING else epoch))
-    draft.tell(member_id)
+def _hear(draft: Draft, event: Join) -> None:
+    """Tell a member that has joined what it may hold.
+
+    Its first answer has its epoch, and comes ahead of that. So what it does not hold yet is unproven, even if
+    it names its epoch.
+    """
+    member = draft.members[event.member_id]
+    heard = member.epoch if event.epoch == JOINING else event.epoch
+    draft.put(replace(member, heard=heard, unproven=member.held - event.owned))
+    draft.tell(event.member_id)
 
 
 def _heartbeat(draft: Draft, event: Heartbeat) -> None:
     """A sign of life. What the member says that it holds counts only if it knows of its present epoch."""
     member = _known(draft, event.member_id)
-    _check_epoch(draft, member, event.epoch, event.owned)
+    _check_epoch(member, event.epoch)
     current = event.epoch == member.epoch
     member = replace(member, heard=event.epoch, session_at=draft.now + member.session_timeout_ms)
     if current and event.owned is not None:
@@ -223,14 +228,13 @@ def _heartbeat(draft: Draft, event: Heartbeat) -> None:
         draft.reconcile(member.member_id, event.owned)
 
 
-def _check_epoch(draft: Draft, member: Member, epoch: int, owned: Partitions | None) -> None:
+def _check_epoch(member: Member, epoch: int) -> None:
     """Only its own epoch is a member's, or one that it may have had when a later one was on its way to it.
 
-    In that case it holds nothing that is not its own, unless it came back after a restart and does not know
-    yet that it got less than it held.
+    What it holds is no reason to fence it: one that came back after a restart, and got less than it held, may
+    be letting go of the rest still.
     """
-    may_hold = owned is None or owned <= member.held or epoch < draft.before.floor
-    if not member.away and (epoch == member.epoch or (member.heard <= epoch < member.epoch and may_hold)):
+    if not member.away and member.heard <= epoch <= member.epoch:
         return
     raise FencedMemberError(
         f"member {shown(member.member_id)} is not at epoch {epoch} any more: it has to let go of everything "

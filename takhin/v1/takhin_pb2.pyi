@@ -1481,6 +1481,7 @@ class HeartbeatAnswer(_message.Message):
 
     MEMBER_EPOCH_FIELD_NUMBER: _builtins.int
     member_epoch: _builtins.int
+    """that of the heartbeat; a new one comes with an assignment"""
     def __init__(
         self,
         *,

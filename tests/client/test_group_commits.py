@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
 from client.members import Member, committed, eventually, spread, state
 from client.support import produce
-from takhin.client import Consumer, RecordBatch
-from takhin.errors import FencedMemberError, GroupNotEmptyError, InvalidArgumentError, OffsetOutOfRangeError
+from takhin.client import Consumer, RecordBatch, TopicPartition
+from takhin.client.clock import monotonic
+from takhin.errors import (
+    FencedMemberError,
+    GroupNotEmptyError,
+    InvalidArgumentError,
+    OffsetOutOfRangeError,
+    UnknownTopicError,
+)
 
 
 async def test_the_record_in_hand_is_not_committed(server, admin, topic, name):
@@ -111,6 +119,30 @@ async def test_a_commit_by_hand_beside_auto_commit(server, admin, topic, name):
         await consumer.commit(batch.records[2])
         assert await committed(admin, name, topic) == {0: 3}
     assert await committed(admin, name, topic) == {0: 3}
+
+
+async def test_what_is_refused_keeps_nothing_else_from_being_committed(server, admin, topic, name):
+    """`commit()` raises for a topic that is gone, and has committed the rest."""
+    others = [f"{name}-{number}" for number in range(3)]
+    for other in others:
+        await admin.create_topic(other, partitions=3)
+        await spread(server, other, 2)
+    options = {"group_id": name, "topics": [topic, *others], "auto_commit": False}
+    async with Consumer(server, **options) as consumer:
+        await produce(server, topic, [b""])
+        assert len([await anext(consumer) for _ in range(19)]) == 19
+        await admin.delete_topic(others[1])
+        given = {(of, partition): 2 for of in others for partition in range(3)}
+        await consumer._commits.store_each(
+            {TopicPartition(*at): offset for at, offset in given.items()}, monotonic() + 20
+        )
+        assert await committed(admin, name, others[0]) == {0: 2, 1: 2, 2: 2}
+        assert await committed(admin, name, others[2]) == {0: 2, 1: 2, 2: 2}
+        with pytest.raises((UnknownTopicError, FencedMemberError)):
+            await consumer.commit(given)
+        with suppress(UnknownTopicError):  # until the group has taken it away
+            await consumer.commit()
+        assert await committed(admin, name, topic) == {0: 1}
 
 
 async def test_members_that_are_ended(server, admin, wide, name):

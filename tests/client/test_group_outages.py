@@ -45,8 +45,42 @@ async def test_a_cut_connection_changes_nothing(server, admin, wide, name):
     assert {of.offset for of in found.values()} == {10}
 
 
-async def test_a_restart_of_the_broker_is_no_rebalance(data_dir, name):
-    """Everybody owns what it owned, nothing is read twice, and what was processed meanwhile is committed."""
+async def test_connections_that_grow_old(data_dir, name):
+    """Members outlive their connections: nothing is taken away, read twice or left out."""
+    with Broker(data_dir, rpc_connection_age_ms=300, rpc_connection_age_grace_ms=100) as broker:
+        async with Admin(broker.address) as admin:
+            await admin.create_topic("t", partitions=2)
+        async with Member(broker.address, name, "t") as one, Member(broker.address, name, "t") as two:
+            await one.until(lambda: len(one.held) == len(two.held) == 1)
+            told = [list(one.told), list(two.told)]
+            for number in range(10):
+                for partition in range(2):
+                    await produce(broker.address, "t", [b"%d" % number], partition=partition)
+                await asyncio.sleep(0.2)
+            await one.until(lambda: len(one.records + two.records) == 20)
+            assert [one.told, two.told] == told
+        async with Admin(broker.address) as admin:
+            found = await admin.committed_offsets(name)
+        assert {of.offset for of in found.values()} == {10}
+
+
+async def test_a_stream_that_lived_longer_than_an_outage_may(server, topic, name):
+    """How long an outage may last counts from its begin, not from when the member has joined."""
+    options = {"outage_timeout_ms": 1_000}
+    async with Relay(server) as relay, Member(relay.address, name, topic, **options) as one:
+        await one.holds(1)
+        sent, until = 0, time.monotonic() + 1.2
+        while time.monotonic() < until:
+            await produce(server, topic, [b"0"])
+            sent += 1
+            await one.has_read(sent)
+        relay.cut()
+        await produce(server, topic, [b"1"])
+        await one.until(lambda: one.values[-1:] == [b"1"])
+
+
+async def test_a_restart_of_the_broker_is_no_rebalance(data_dir, name, caplog):
+    """Everybody owns what it owned, nothing is read twice, and no commit of what was processed is lost."""
     with Broker(data_dir) as broker:
         address = broker.address
         async with Admin(address) as admin:
@@ -66,6 +100,7 @@ async def test_a_restart_of_the_broker_is_no_rebalance(data_dir, name):
         async with Admin(address) as admin:
             found = await admin.committed_offsets(name)
         assert {of.offset for of in found.values()} == {6}
+    assert "a commit failed" not in caplog.text
 
 
 async def test_a_fenced_member_drops_everything_and_joins_again(server, admin, topic, name):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from takhin.groups.membership import Membership
-from takhin.members import Assignment, Heartbeat, Joined
+from takhin.members import Assignment, Heartbeat, HeartbeatAnswer
 from takhin.model import TopicConfig, TopicPartition, TopicSpec
 from takhin.storage.contract import Engine
 
@@ -36,12 +36,15 @@ class Attendee:
         self.epoch = 0
         self.owned: frozenset[TopicPartition] = frozenset()
         self.told: list[Assignment] = []
+        self.answers: list[int] = []
         self.obedient = True
         self.reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         while (response := await self.membership.next()) is not None:
-            if isinstance(response, Joined | Assignment):
+            if isinstance(response, HeartbeatAnswer):
+                self.answers.append(response.epoch)
+            else:
                 self.epoch = response.epoch
             if isinstance(response, Assignment):
                 self.told.append(response)

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from takhin.groups.events import Event, Heartbeat, Join, Subscribe, Tell
 from takhin.groups.group import JOINING, Subscription
 from takhin.model import TopicPartition
 
 SESSION_MS, REVOKE_MS = 2_000, 1_200
+
+
+class Joined(NamedTuple):
+    """The first answer on a stream, ahead of the first assignment."""
+
+    epoch: int
 
 
 @dataclass(eq=False)
@@ -32,7 +39,7 @@ class Client:
     strayed: set[TopicPartition] = field(default_factory=set)
     positions: dict[TopicPartition, int] = field(default_factory=dict)
     out: deque[Event] | None = None
-    inbox: deque[Tell | Exception | None] = field(default_factory=deque)
+    inbox: deque[Joined | Tell | Exception | None] = field(default_factory=deque)
     answered: bool = False
     alive: bool = True
     frozen: bool = False
@@ -73,8 +80,9 @@ class Client:
         if not self.inbox or not self.runs:
             return False
         match self.inbox.popleft():
+            case Joined(epoch):
+                self.answered, self.epoch = True, epoch
             case Tell(_, epoch, partitions):
-                self.answered = True
                 self.epoch, self.wanted = epoch, set(partitions)
                 for each in partitions - self.held:
                     self.positions[each] = committed.get(each, 0)

@@ -289,19 +289,6 @@ async def test_a_broker_that_stops(engine, coordinator, join):
     assert (len(member.told), coordinator.state("g")) == (told, (GroupState.STABLE, 1))
 
 
-async def test_an_answer_comes_after_the_assignment(engine, join, coordinator, monkeypatch):
-    """A heartbeat is answered with an epoch that the member has been told of, also where many wait for that."""
-    orders = await create(engine, "orders", 1)
-    member = await join()
-    await member.owns(orders)
-    monkeypatch.setattr("takhin.groups.seat.TOLD_AT_ONCE", 0)
-    await create(engine, "stock", 1)
-    await member.membership.hear(Subscribe(frozenset({"orders", "stock"}), ""))
-    await until(lambda: coordinator.live("g").value.members[member.member_id].epoch > member.epoch)
-    await member.membership.hear(Heartbeat(member.epoch))
-    await member.owns([*orders, TopicPartition("stock", 0)])
-
-
 async def test_nothing_is_left_of_members_that_are_gone(engine, coordinator, join):
     """However they went: no task, no timer that holds them, no group, no stream."""
     orders = await create(engine, "orders", 2)
@@ -319,3 +306,18 @@ async def test_nothing_is_left_of_members_that_are_gone(engine, coordinator, joi
     running = [task.get_coro().cr_code.co_filename for task in asyncio.all_tasks()]
     assert len([path for path in running if path.endswith("takhin/groups/coordinator.py")]) == 1
     assert not [path for path in running if path.endswith(("live_group.py", "support.py"))]
+
+
+async def test_an_answer_tells_of_no_new_epoch(engine, join):
+    """A heartbeat is answered with its own epoch: a new one comes with the assignment that belongs to it."""
+    orders = await create(engine, "orders", 2)
+    member = await join()
+    await member.owns(orders)
+    member.obedient = False
+    before = member.epoch
+    await join(topics=frozenset({"other"}))
+    await until(lambda: member.told[-1].epoch > before)
+    answers = len(member.answers)
+    await member.membership.hear(Heartbeat(before))
+    await until(lambda: len(member.answers) > answers)
+    assert member.answers[-1] == before

@@ -109,6 +109,34 @@ async def test_a_pattern_that_nobody_keeps_is_forgotten(engine):
     assert list(patterns._patterns) == [kept.text]
 
 
+async def test_a_look_that_is_cancelled():
+    """The next one begins again."""
+    pattern = Pattern("a+")
+    names = dict.fromkeys("a" * n for n in range(1, 3 * MATCHED_AT_ONCE))
+    task = asyncio.create_task(pattern.look_at(names))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert not pattern.topics
+    await pattern.look_at(names)
+    assert pattern.topics == frozenset(names)
+
+
+async def test_patterns_share_what_they_match(engine):
+    """Members may come with a thousand patterns that match everything: that takes the memory of one."""
+    for n in range(3):
+        await create(engine, f"orders.{n}", 1)
+    patterns = Patterns(engine, 100)
+    found = [await patterns.find(f"orders.*|x{n}") for n in range(10)]
+    assert len({id(pattern.topics) for pattern in found}) == 1
+    before = found[0].topics
+    await patterns.look_again()
+    assert all(pattern.topics is before for pattern in found)
+    await create(engine, "x3", 1)
+    await patterns.look_again()
+    assert [pattern.topics is before for pattern in found] == [n != 3 for n in range(10)]
+
+
 async def test_a_long_pattern_is_refused(engine):
     """The error names the setting."""
     with pytest.raises(InvalidArgumentError, match="pattern_chars_max"):

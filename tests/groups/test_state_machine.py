@@ -64,8 +64,7 @@ class GroupMachine(RuleBasedStateMachine):
     def join(self, instance_id: str, subscription: Subscription, *, at_once: bool) -> None:
         client = self.new_client(instance_id, subscription)
         if at_once:
-            self.world.deliver(client)
-            client.receive(self.world.committed)
+            self.world.turn(client)
 
     @precondition(lambda self: self.world.clients)
     @rule(pick=picks, times=st.integers(1, 4))
@@ -119,11 +118,17 @@ class GroupMachine(RuleBasedStateMachine):
         self.world.breaks(self.client(pick))
 
     @precondition(lambda self: self.world.clients)
-    @rule(pick=picks)
-    def connect_again(self, pick: int) -> None:
+    @rule(pick=picks, delivered=st.booleans(), received=st.integers(0, 2))
+    def connect_again(self, pick: int, *, delivered: bool, received: int) -> None:
+        """A client comes back on a new stream, and may have its first answers or not."""
         client = self.client(pick)
-        if client.runs and client.out is None:
+        if client.runs:
+            self.world.breaks(client)
             client.connect()
+            if delivered:
+                self.world.deliver(client)
+                for _ in range(received):
+                    client.receive(self.world.committed)
 
     @precondition(lambda self: self.world.clients)
     @rule(pick=picks, seen=st.booleans())
@@ -168,6 +173,21 @@ class GroupMachine(RuleBasedStateMachine):
         self.world.pass_time(ms)
         if made:
             self.world.target_made()
+
+    @rule(shift=st.integers(0, 3), slow=picks, beats=st.booleans())
+    def reassign(self, shift: int, slow: int, *, beats: bool) -> None:
+        """A topic changes, and any target at all comes of it. One client is behind."""
+        catalogue = self.world.catalogue
+        self.world.change_catalogue({**catalogue, "b": catalogue.get("b", 0) % 5 + 1})
+        self.world.shift = shift
+        if self.world.clients:
+            slow_one = self.client(slow)
+            if beats:
+                slow_one.beat(owned=True)
+            self.target_made(turns=False)
+            for client in self.world.clients:
+                if client is not slow_one:
+                    self.world.turn(client)
 
     @rule(turns=st.booleans())
     def target_made(self, *, turns: bool) -> None:
@@ -222,6 +242,7 @@ class GroupMachine(RuleBasedStateMachine):
     def settle(self) -> None:
         """A quiet group whose members give signs of life becomes stable, and everything is read."""
         world = self.world
+        world.shift = 0
         for client in world.clients:
             client.frozen = False
         for round_ in range(60):

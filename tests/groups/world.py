@@ -6,11 +6,11 @@ It does what actions say and nothing else, so the books that it keeps by them sh
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-from groups.client import Client
+from groups.client import Client, Joined
 from takhin.errors import (
     GroupFullError,
     InstanceInUseError,
@@ -70,6 +70,7 @@ class World:
         self.timers: dict[tuple[str, Deadline], Arm] = {}
         self.target_due: int | None = None
         self.making: list[TargetMade] = []
+        self.shift = 0
         self.sent: list[Commit] = []
         self.accepted: list[Commit] = []
         self.committed: dict[TopicPartition, int] = {}
@@ -164,9 +165,9 @@ class World:
             return
         if isinstance(event, Join):
             self.streams[event.member_id] = client
-            # What the machine said was for this stream, which it could not know of before.
             member = self.group.members[event.member_id]
-            client.inbox.append(Tell(member.member_id, member.epoch, member.assigned))
+            client.inbox.clear()
+            client.inbox += [Joined(member.epoch), Tell(member.member_id, member.epoch, member.assigned)]
             client.strayed = {each for each in client.held if each not in member.held}
             client.ended = False
 
@@ -186,7 +187,17 @@ class World:
     def make_target(self) -> None:
         """An assignor begins with the group as it is. Its answer comes later."""
         self.target_due = None
-        self.making.append(assign(self.group))
+        made = assign(self.group)
+        self.making.append(replace(made, target=self.rotated()) if self.shift else made)
+
+    def rotated(self) -> dict[str, frozenset[TopicPartition]]:
+        """A target that no assignor would make: by `shift`, everything can move at once."""
+        target = {member_id: frozenset() for member_id in self.group.members}
+        for name, count in self.catalogue.items():
+            readers = [one for one, each in self.group.members.items() if name in each.subscription.names]
+            for number in range(count if readers else 0):
+                target[readers[(number + self.shift) % len(readers)]] |= {TopicPartition(name, number)}
+        return target
 
     def target_made(self) -> None:
         if self.making:

@@ -86,7 +86,7 @@ async def test_a_group_whose_sources_cannot_be_forgotten_stays(store: Store, tmp
 
 
 async def test_what_people_see(store: Store):
-    """A row says which record of which input was taken last, and for whom."""
+    """A row says which record of which input was taken last, and the group that it was taken for."""
     log = (await store.engine.create_topic(spec("out"))).partitions[0]
     source = Source("billing", "orders", 3, 41, "of-orders")
     for offset in (40, 41):

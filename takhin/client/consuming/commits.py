@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 from typing import Protocol
 
@@ -35,9 +35,14 @@ Given = Record | RecordBatch | Mapping[tuple[str, int], Offset]
 
 
 class Member(Protocol):
-    """Who commits."""
+    """Who commits.
+
+    generation: how often it has ceased to be a member.
+    stream: the number of its stream that the broker has answered; 0 while there is none.
+    """
 
     generation: int
+    stream: int
 
     @property
     def at(self) -> MemberAt:
@@ -60,10 +65,12 @@ class Commits:
         self._since: dict[TopicPartition, int] = {}  # where a member began to read what it holds
         self._turn = asyncio.Lock()
 
-    def took(self, ranges: Mapping[TopicPartition, ReadRange]) -> None:
-        """A member reads these partitions from now on. What nobody has read needs no commit."""
+    def took(self, ranges: Mapping[TopicPartition, ReadRange], due: Collection[TopicPartition]) -> None:
+        """A member reads these partitions from now on. due: those whose beginning is to be committed."""
         for at, of in ranges.items():
-            self._since[at] = self._committed[at] = of.position
+            self._since[at] = of.position
+            if at not in due:
+                self._committed[at] = of.position
 
     def sought(self, at: TopicPartition, position: int) -> None:
         """A member goes on elsewhere."""
@@ -79,35 +86,37 @@ class Commits:
     def due(
         self, offsets: Mapping[TopicPartition, int], partitions: Iterable[TopicPartition] | None = None
     ) -> dict[TopicPartition, int]:
-        """Those of these offsets that are not committed yet, of all partitions or of some."""
-        committed = self._committed
+        """Those of these offsets that are not committed yet, of all partitions or of some.
+
+        Of a member's, those that it still holds.
+        """
+        committed, held = self._committed, self._since
         chosen = offsets if partitions is None else partitions
-        return {at: offsets[at] for at in chosen if at in offsets and committed.get(at) != offsets[at]}
+        return {
+            at: offsets[at]
+            for at in chosen
+            if at in offsets and committed.get(at) != offsets[at] and (self.member is None or at in held)
+        }
 
     async def store(self, given: Given, deadline: float) -> None:
         """Commit all of it or nothing; durable on return. Raises what the broker refuses."""
         offsets = _offsets(given)
-        member = self.member
-        generation = 0 if member is None else member.generation
+        generation = self._generation
         self._check_held(offsets)
         async with self._turn:
-            if member is None:
-                await retried(self._retry, deadline, self._attempt, offsets)
-            else:
-                await self._as_member(member, generation, offsets, deadline)
-        plain = {at: _plain(offset) for at, offset in offsets.items()}
-        self._committed.update(plain)
-        self._assigned.pass_by(plain)
+            await self._store(offsets, deadline, generation)
 
     async def store_each(self, given: Mapping[TopicPartition, int], deadline: float) -> list[TakhinError]:
         """Commit what can be committed. What is refused keeps nothing else from it; returns the reasons."""
         errors: list[TakhinError] = []
+        generation = self._generation
         names = sorted(given)
         parts = [names[at : at + PARTITIONS_MAX] for at in range(0, len(names), PARTITIONS_MAX)]
         while parts:
             part = parts.pop()
             try:
-                await self.store({at: given[at] for at in part}, deadline)
+                async with self._turn:  # whoever had it before may have committed the same, and given it up
+                    await self._store(self.due(given, part), deadline, generation)
             except FencedMemberError as error:
                 errors.append(error)
                 if not error.refused:  # it is no member any more
@@ -121,6 +130,22 @@ class Commits:
                 errors.append(error)
                 break
         return errors
+
+    async def _store(
+        self, offsets: Mapping[TopicPartition, Offset], deadline: float, generation: int
+    ) -> None:
+        """Commit in one's turn. generation: of the member, when it was decided what to commit."""
+        if self.member is None:
+            await retried(self._retry, deadline, self._attempt, offsets)
+        else:
+            await self._as_member(self.member, generation, offsets, deadline)
+        plain = {at: _plain(offset) for at, offset in offsets.items()}
+        self._committed.update(plain)
+        self._assigned.pass_by(plain)
+
+    @property
+    def _generation(self) -> int:
+        return 0 if self.member is None else self.member.generation
 
     def _check_held(self, offsets: Mapping[TopicPartition, Offset]) -> None:
         """Raise FencedMemberError for what a member does not hold, or no longer since it was handed out."""
@@ -155,17 +180,22 @@ class Commits:
                 raise FencedMemberError(f"the consumer is not the member of group {self._group_id!r} it was")
             await self._attempt(deadline, offsets, member.at)
 
-        patience = min(deadline, monotonic() + COMES_BACK_S)
+        patience = 0.0
         for failures in count(1):
+            stream = member.stream
             try:
                 return await retried(self._retry, deadline, attempt)
             except (FencedMemberError, UnknownMemberError) as error:
-                # After a start of the broker the member has another epoch, and may not know of it yet.
-                refused = error.refused if isinstance(error, FencedMemberError) else ()
-                lost = member.generation != generation or not self._assigned.positions().keys() >= set(
-                    refused
-                )
-                if lost or not await pause(self._retry, failures, NoAnswerError(str(error)), patience):
+                # A broker that has started again knows the member by another epoch, which is on its way.
+                refused = isinstance(error, FencedMemberError) and error.refused
+                sure = refused and stream and stream == member.stream
+                again = NoAnswerError(str(error))
+                patience = patience or min(deadline, monotonic() + COMES_BACK_S)
+                if (
+                    sure
+                    or member.generation != generation
+                    or not await pause(self._retry, failures, again, patience)
+                ):
                     raise
         raise AssertionError  # count has no end
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Collection
 from contextlib import suppress
+from itertools import count
 from typing import Protocol
 from uuid import uuid4
 
@@ -51,12 +52,15 @@ class Membership:
     """Life: `run` until `leave`. It may be run again, and then comes back as the member it was.
 
     epoch: 0 while it is no member. generation: how often it has ceased to be one.
+    stream: the number of its stream that the broker has answered; 0 while there is none.
     """
 
     def __init__(self, calls: Calls, options: GroupOptions, holder: Holder) -> None:
         self.member_id = uuid4().hex  # its own, so that a join whose answer was lost makes no second member
         self.epoch = 0
         self.generation = 0
+        self.stream = 0
+        self._streams = count(1)
         self._calls = calls
         self._subscription = options.subscription
         self._retry = options.retry
@@ -67,6 +71,7 @@ class Membership:
         self._leaves = False
         self._keeps_for_restart = False
         self._failures = 0
+        self._gives_up_at = 0.0
 
     @property
     def at(self) -> MemberAt:
@@ -89,33 +94,32 @@ class Membership:
         These are GroupFullError, InstanceInUseError, InvalidArgumentError, CallFailedError, and an
         UnavailableError after an outage.
         """
-        self._failures, deadline = 0, 0.0
+        self._failures, self._gives_up_at = 0, monotonic() + self._outage_s_max
         while not (self._leaves and self.epoch == 0):
-            if not self._failures:
-                deadline = monotonic() + self._outage_s_max
             try:
-                await self._attend(deadline)
+                await self._attend()
             except (FencedMemberError, UnknownMemberError) as error:
                 if self.epoch and not self._leaves:
                     logger.warning("a member of group %r joins again: %s", self._subscription.group_id, error)
                 again = self._lost(error)
                 await asyncio.sleep(FENCED_S)
             except InstanceInUseError as error:
-                deadline = min(deadline, monotonic() + INSTANCE_S_MAX) if not self._failures else deadline
-                if not await self._pause(NoAnswerError(str(error)), deadline):
+                if not await self._pause(NoAnswerError(str(error)), INSTANCE_S_MAX):
                     raise
                 continue
             except UnavailableError as error:
                 again = error
             else:
                 return
-            if not await self._pause(again, deadline):
+            if not await self._pause(again, self._outage_s_max):
                 raise again
 
-    async def _pause(self, error: UnavailableError, deadline: float) -> bool:
-        """Wait before the next attempt. False if there is none."""
+    async def _pause(self, error: UnavailableError, seconds_max: float) -> bool:
+        """Wait before the next attempt. False if there is none: the first one failed so long ago."""
+        if not self._failures:
+            self._gives_up_at = monotonic() + min(seconds_max, self._outage_s_max)
         self._failures += 1
-        return await pause(self._retry, self._failures, error, deadline)
+        return await pause(self._retry, self._failures, error, self._gives_up_at)
 
     def _lost(self, error: Exception) -> UnavailableError:
         """The member is none any more."""
@@ -125,19 +129,23 @@ class Membership:
         self._holder.lost()
         return NoAnswerError(str(error))
 
-    async def _attend(self, deadline: float) -> None:
-        """One stream. Returns when the member has left. deadline: for connecting."""
-        async with self._calls.join_consumer_group(deadline) as stream:
+    async def _attend(self) -> None:
+        """One stream. Returns when the member has left."""
+        if not self._failures:
+            self._gives_up_at = monotonic() + self._outage_s_max
+        async with self._calls.join_consumer_group(self._gives_up_at) as stream:
             owned = self._holder.held() if self.epoch else ()
             await stream.join(self._subscription, self.member_id, self.epoch, owned)
             joined = await stream.read(silence_s_max=ANSWER_S_MAX)
             if not isinstance(joined, Joined):
                 raise NoAnswerError(f"{self._calls.server} did not answer a join")
             self.member_id, self.epoch, self._failures = joined.member_id, joined.epoch, 0
+            self.stream = next(self._streams)
             beating = asyncio.get_running_loop().create_task(self._beat(stream, joined.heartbeat_s))
             try:
                 await self._listen(stream, max(SILENT_BEATS_MAX * joined.heartbeat_s, SILENCE_S_MIN))
             finally:
+                self.stream = 0
                 beating.cancel()
                 await asyncio.wait({beating})
                 if not beating.cancelled():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from takhin.client.calls import Calls
 from takhin.client.clock import monotonic
@@ -51,6 +51,7 @@ class Share:
         self, calls: Calls, options: GroupOptions, assigned: Assignment, commits: Commits, starts: Starts
     ) -> None:
         self._options = options
+        self._group_id = options.subscription.group_id
         self._assigned = assigned
         self._commits = commits
         self._starts = starts
@@ -218,7 +219,7 @@ class Share:
             logger.warning(
                 "records that are still being processed go to another member of group %r, too: they took "
                 "longer than the revoke time",
-                self._options.subscription.group_id,
+                self._group_id,
             )
         await self._call(self._options.callbacks.on_revoked, gone, until - monotonic())
         if self._options.habits.auto_commit:
@@ -238,9 +239,8 @@ class Share:
             self._look_again()
         ranges = {at: of for at, of in found.ranges.items() if at in self._granted}
         self._assigned.add(ranges, held=True)
-        self._commits.took(ranges)
-        begun = {at: ranges[at].position for at in found.new if at in ranges}
-        self._told(await self._commits.store_each(begun, self._deadline()))
+        self._commits.took(ranges, due=found.new)
+        await self._commit_processed(self._deadline(), found.new)
         await self._call(self._options.callbacks.on_assigned, list(ranges))
         self._assigned.begin(ranges)
 
@@ -250,7 +250,7 @@ class Share:
             await self._commit_processed(self._deadline(), None)
 
     async def _commit_processed(
-        self, deadline: float, partitions: Sequence[TopicPartition] | None
+        self, deadline: float, partitions: Collection[TopicPartition] | None
     ) -> list[TakhinError]:
         """Commit what is processed, of all partitions or of some."""
         due = self._commits.due(self._assigned.processed(), partitions)
@@ -258,7 +258,7 @@ class Share:
 
     def _told(self, errors: list[TakhinError]) -> list[TakhinError]:
         for error in errors:
-            logger.warning("group %r: a commit failed: %s", self._options.subscription.group_id, error)
+            logger.warning("group %r: a commit failed: %s", self._group_id, error)
         return errors
 
     async def _call(
@@ -267,9 +267,13 @@ class Share:
         partitions: Sequence[TopicPartition],
         seconds_max: float | None = None,
     ) -> None:
-        """Call a function of the user. Whoever iterates is told what it raises."""
+        """Call a function of the user. Whoever iterates gets what it raises."""
         try:
             await self._options.callbacks.call(callback, partitions, seconds_max)
+        except TimeoutError as error:  # which would mean something else to who waits for a record
+            late = RuntimeError(f"a callback of a member of group {self._group_id!r} took too long")
+            late.__cause__ = error
+            self._assigned.fail(late)
         except Exception as error:  # noqa: BLE001  it is raised where the user can see it
             self._assigned.fail(error)
 

@@ -25,7 +25,7 @@ class Found(NamedTuple):
     """
 
     ranges: dict[TopicPartition, ReadRange]
-    new: list[TopicPartition]
+    new: frozenset[TopicPartition]
 
 
 class Starts:
@@ -50,6 +50,8 @@ class Starts:
     async def find(self, partitions: Collection[TopicPartition], deadline: float) -> Found:
         """Where to begin to read each of these partitions."""
         described = await self._described(partitions, deadline)
+        if not described:
+            return Found({}, frozenset())
         committed = await retried(
             self._retry,
             deadline,
@@ -59,7 +61,7 @@ class Starts:
         )
         spans = {at: Span(committed[at].offset) if at in committed else self._first(at) for at in described}
         ranges = await self._lookup.ranges(spans, described, deadline)
-        new = [at for at, span in spans.items() if at not in committed and span.start != START]
+        new = frozenset(at for at, span in spans.items() if at not in committed and span.start != START)
         return Found(ranges, new)
 
     async def at_place(self, at: TopicPartition, place: Position, deadline: float) -> ReadRange | None:
