@@ -21,8 +21,8 @@ from takhin.turns import in_turns, others_turn
 NAMES_AT_ONCE = 2_000
 """Topics and partitions of members that are sorted in one turn of the loop, or those of one member."""
 TOPICS_SHOWN_MAX = 20
-"""Topics of a member that a description has: all together, of each of a thousand members, they would be hundreds
-of MB. Not a setting: the interface promises it."""
+"""Topics of a member that a description has: all of them, of each of a thousand members, would be hundreds of
+MB. Not a setting: the interface promises it."""
 
 Committed = Mapping[TopicPartition, CommittedOffset]
 

@@ -9,8 +9,8 @@ from takhin.groups.events import Arm, Deadline, DeadlinePassed
 
 LATE_MS = 300
 CATCH_UP_MS = 1_000
-"""A deadline that is told of so late passed while the broker itself stood still: its machine was suspended, or
-its process stopped. What members have said meanwhile is not read yet, so they get this time on top."""
+"""A deadline that is told of so late passed while the broker itself stood still: its machine was suspended,
+or its process stopped. What members have said meanwhile is not read yet, so they get this time on top."""
 
 
 def now_ms() -> int:

@@ -225,8 +225,8 @@ class Offsets(Protocol):
     async def forget(self, group_id: str, topics: Collection[str] | None = None) -> bool:
         """Drop all that the group has committed, or only what it has in these topics; durable on return.
 
-        So is forgotten what logs know of its sources, or of those in these topics. Returns False, with nothing
-        done, for a group of which nothing is known: neither a committed offset nor a source.
+        So is forgotten what logs know of its sources, or of those in these topics. Returns False, with
+        nothing done, for a group of which nothing is known: neither a committed offset nor a source.
         """
 
 

@@ -54,7 +54,7 @@ def test_one_two_three_members(stub):
 
 
 def test_a_broker_that_stood_still(tmp_path):
-    """Its members gave signs of life meanwhile, and are members still; one that is silent goes all the same."""
+    """Members that gave signs of life meanwhile are members still; a silent one goes all the same."""
     with Broker(tmp_path / "data") as broker, connected(broker.address) as stub:
         orders = make_topic(stub, "orders", 2)
         join = {"group_id": "g", "topics": ["orders"], "session_timeout_ms": 1_000}
