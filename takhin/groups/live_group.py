@@ -42,6 +42,8 @@ ASSIGNED_ON_LOOP_MAX = 2_000
 """Up to so many partitions and subscribed names a target is made on the event loop; else in a thread."""
 
 
+STUMBLE_SECONDS = 1.0
+"""The pause after a fault of an assignor, before it is asked again."""
 MEMBER_WAIT_MS = 1
 """The least time between two targets is so long for each member: telling one takes 0.2 ms with its answer."""
 
@@ -190,6 +192,9 @@ class LiveGroup:
                 made = await asyncio.to_thread(assign, self.value)
         except Exception:
             logger.exception("assignor_failed", group_id=self.value.group_id)
+            if self._target_timer is None:
+                loop = asyncio.get_running_loop()
+                self._target_timer = loop.call_later(STUMBLE_SECONDS, self._make_target)
             return
         finally:
             self._assigning = None

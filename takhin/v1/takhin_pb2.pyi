@@ -1450,8 +1450,9 @@ Global___Joined: _TypeAlias = Joined  # noqa: Y015
 
 @_typing.final
 class Assignment(_message.Message):
-    """All that the member may hold now, at this epoch. What is missing from it is to be let go of, and told of by a
-    heartbeat with `owned`, within revoke_timeout_ms; then the next assignment comes.
+    """All that the member may hold now, at this epoch. What is missing from it is to be let go of. Then, within
+    revoke_timeout_ms, the member answers with a heartbeat that has `owned`, also where nothing was missing: only the
+    last of several assignments may have been sent. If others wait for what it let go of, the next assignment comes.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

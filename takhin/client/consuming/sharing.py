@@ -59,7 +59,7 @@ class Share:
         commits.member = self._membership
         self._granted: frozenset[TopicPartition] = frozenset()
         self._granted_at = 0.0
-        self._takes_away = False  # the last grant lacked something of the one before
+        self._tells_held = False  # a grant is to be answered with what is held then
         self._lost: list[TopicPartition] = []
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -74,8 +74,7 @@ class Share:
         return self._granted.union(self._assigned.partitions())
 
     def granted(self, partitions: frozenset[TopicPartition]) -> None:
-        if self._granted - partitions:
-            self._takes_away = True
+        self._tells_held = True  # also if it lacks nothing: the one before it may have got lost on the way
         self._granted, self._granted_at = partitions, monotonic()
         self._news.set()
 
@@ -83,7 +82,7 @@ class Share:
         held = self._assigned.partitions()
         self._assigned.drop(held)
         self._commits.forget()
-        self._granted, self._takes_away = frozenset(), False
+        self._granted, self._tells_held = frozenset(), False
         self._lost += held
         if self._settling is not None:
             self._settling.cancel()
@@ -203,10 +202,10 @@ class Share:
         lost, self._lost = self._lost, []
         await self._call(self._options.callbacks.on_lost, lost)
         held = set(self._assigned.partitions())
-        takes_away, self._takes_away = self._takes_away, False
+        tells_held, self._tells_held = self._tells_held, False
         if gone := held - self._granted:
             await self._give_up(sorted(gone))
-        if gone or takes_away:
+        if gone or tells_held:
             self._membership.tell_owned()
         if new := self._granted - held:
             await self._take(sorted(new))
