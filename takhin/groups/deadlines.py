@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from takhin.groups.events import Arm, Deadline, DeadlinePassed
 
-LATE_MS = 300
-CATCH_UP_MS = 1_000
-"""A deadline that is told of so late passed while the broker itself stood still: its machine was suspended,
-or its process stopped. What members have said meanwhile is not read yet, so they get this time on top."""
+LATE_MS = 100
+CATCH_UP_MS = 500
+"""A timer that is so late means that the broker itself stood still: its machine was suspended, or its process
+stopped. What members have said meanwhile is not read yet, so their deadlines move by CATCH_UP_MS."""
 
 
 def now_ms() -> int:

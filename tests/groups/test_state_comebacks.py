@@ -40,7 +40,7 @@ def test_a_member_comes_back_on_a_new_stream():
 
 
 def test_coming_back_is_a_sign_of_life():
-    """The session begins anew, as long as the join says."""
+    """The session begins again, as long as the join says."""
     case = settled("a")
     member = case.member("a")
     case.do(Broken("a"))
