@@ -41,7 +41,7 @@ class DescribedMember:
     """A member of a consumer group as described to clients.
 
     state: Stable; Revoking: it has partitions to let go of; Waiting: others have some for it.
-    topics: that it subscribes to and that exist, sorted.
+    topics: that it subscribes to and that exist, in order, the first 20 of them.
     assigned: what it may hold, sorted, each with what the group has committed there (None: nothing).
     joined_at, last_commit_at: ms since 1970; 0: it has committed nothing since it joined.
     """

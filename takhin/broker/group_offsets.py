@@ -94,12 +94,14 @@ class GroupOffsetVerbs:
         return [(at, committed.get(at)) for at in partitions]
 
     async def delete_group(self, group_id: str) -> None:
-        """Drop all that the group committed; durable. Raises UnknownGroupError, GroupNotEmptyError."""
+        """Drop all that the group committed, and what logs know of its sources; durable on return.
+
+        Raises UnknownGroupError, GroupNotEmptyError.
+        """
         limits.check_group_id(group_id)
         self._coordinator.check_empty(group_id)
-        if not self._engine.offsets.of(group_id):
+        if not await self._engine.offsets.forget(group_id):
             raise UnknownGroupError(group_id)
-        await self._engine.offsets.forget(group_id)
 
     async def delete_offsets(self, group_id: str, topics: Collection[str]) -> None:
         """Drop what the group committed in some topics; durable on return.
@@ -110,6 +112,5 @@ class GroupOffsetVerbs:
         limits.check_range("topics", len(topics), 1, self._settings.commit_offsets_max)
         wanted = frozenset([name async for name in in_turns(topics)])
         self._coordinator.check_empty(group_id, wanted)
-        if not self._engine.offsets.of(group_id):
+        if not await self._engine.offsets.forget(group_id, wanted):
             raise UnknownGroupError(group_id)
-        await self._engine.offsets.forget(group_id, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from heapq import nsmallest
 
 from takhin import limits
 from takhin.broker.lag import Ages, lag
@@ -19,6 +20,9 @@ from takhin.turns import in_turns, others_turn
 
 NAMES_AT_ONCE = 2_000
 """Topics and partitions of members that are sorted in one turn of the loop, or those of one member."""
+TOPICS_SHOWN_MAX = 20
+"""Topics of a member that a description has: all of them, of each of a thousand members, would be hundreds of
+MB. Not a setting: the interface promises it."""
 
 Committed = Mapping[TopicPartition, CommittedOffset]
 
@@ -88,7 +92,7 @@ class GroupViewVerbs:
                 member.client_host,
                 max(0, member.epoch),
                 str(member.state),
-                sorted(name for name in names if name in catalogue),
+                nsmallest(TOPICS_SHOWN_MAX, (name for name in names if name in catalogue)),
                 [(at, committed.get(at)) for at in sorted(member.held)],
                 member.joined_at + since_epoch,
                 0 if attendance is None else attendance.last_commit_at,

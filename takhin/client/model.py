@@ -251,7 +251,7 @@ class GroupMember(NamedTuple):
 
     client_host: HOST:PORT. joined_at, last_commit_at: ms since 1970; 0: it has committed nothing.
     state: "Stable"; "Revoking": it has partitions to let go of; "Waiting": others have some for it.
-    topics: that it subscribes to and that exist.
+    topics: that it subscribes to and that exist, in order, the first 20 of them.
     """
 
     member_id: str

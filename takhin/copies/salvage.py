@@ -77,7 +77,7 @@ class Salvage:
         """What was lost besides records, as clauses."""
         self._version = VERSION
         self._compacted_below = self._tombstones = 0
-        self._ended = 0  # where the old log ended
+        self._end_lost = False  # the old log's last record is not there
         with suppress(*UNREADABLE):
             header = file_header(old)
             self._version = header.user_version
@@ -140,7 +140,7 @@ class Salvage:
             self._hide_zeros()
         self._read_compaction()
         leaves = self._leaves()
-        self._ended = end = max(log.end_offset, self._beyond_last(), *(leaf.last + 1 for leaf in leaves))
+        end = max(log.end_offset, self._beyond_last(), *(leaf.last + 1 for leaf in leaves))
         kept: list[Run] = []
         self._take([Run(log.start_offset, end)], kept)
         missing = without([Run(log.start_offset, end)], kept)
@@ -158,6 +158,7 @@ class Salvage:
                 bounds = [Run(leaf.first, leaf.last + 1) for leaf in some]
                 self._take(within(without(missing, kept), bounds), kept)
         kept = joined(kept)
+        self._end_lost = bool(without([Run(max(log.start_offset, end - 1), end)], kept))
         self._take_headers(kept)
         return end, kept
 
@@ -290,7 +291,7 @@ class Salvage:
             self._committed(log)
             if self._version >= SINCE[PRODUCERS]:
                 self._producers(without([Run(0, log.end_offset)], gaps))
-            self._sources(kept)
+            self._sources()
             identity = (log.topic, log.partition, log.topic_id, log.incarnation_id)
             range_ = (log.start_offset, log.end_offset)
             self._new.execute(sql.PUT_LOG, (*identity, *range_, log.commits, system_clock()))
@@ -322,12 +323,12 @@ class Salvage:
         rows = self._table(PRODUCERS, "what its producers have sent last")
         self._new.executemany(sql.PUT_PRODUCER_BATCH, whole_batches(rows, whole))
 
-    def _sources(self, kept: Sequence[Run]) -> None:
-        """Take over what was taken of sources, if the log's last record is there.
+    def _sources(self) -> None:
+        """Take over what was taken of sources, unless the log's last record is lost.
 
-        Otherwise the last batches are lost, which are the ones that may be sent again: they are to be stored.
+        Then the last batches are, which are the ones that may be sent again: they are to be stored.
         """
-        if self._version >= SINCE[SOURCES] and kept and kept[-1].end == self._ended:
+        if self._version >= SINCE[SOURCES] and not self._end_lost:
             rows = self._table(SOURCES, "what its records were made of")
             self._new.executemany(sql.PUT_SOURCE, rows)
 

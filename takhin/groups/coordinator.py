@@ -27,7 +27,7 @@ from takhin.errors import (
 )
 from takhin.groups.deadlines import now_ms
 from takhin.groups.events import Join
-from takhin.groups.group import JOINING, Group, Rules, Subscription
+from takhin.groups.group import JOINING, NOTHING, Group, Rules, Subscription
 from takhin.groups.live_group import LiveGroup
 from takhin.groups.membership import Membership
 from takhin.groups.patterns import Pattern, Patterns
@@ -209,6 +209,10 @@ class Coordinator:
         live = self._groups.get(group_id)
         if live is None:
             live = LiveGroup(self._new(group_id), self._keep)
+        if not partitions:  # there is no commit that the group is kept for
+            _refused(live.value, committer, NOTHING)
+            yield {}
+            return
         fences: dict[TopicPartition, Fence] = {}
         refused: list[TopicPartition] = []
         left = list(partitions)

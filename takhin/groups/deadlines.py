@@ -7,6 +7,11 @@ from collections.abc import Callable
 
 from takhin.groups.events import Arm, Deadline, DeadlinePassed
 
+LATE_MS = 100
+CATCH_UP_MS = 500
+"""A timer that is so late means that the broker itself stood still: its machine was suspended, or its process
+stopped. What members have said meanwhile is not read yet, so their deadlines move by CATCH_UP_MS."""
+
 
 def now_ms() -> int:
     """The time that groups go by, the event loop's: no change of the machine's clock ends a session."""
@@ -23,10 +28,9 @@ class Deadlines:
     def arm(self, armed: Arm) -> None:
         """Tell of it at its time, instead of the one of its kind before."""
         self.disarm(armed.member_id, armed.kind)
-        event = DeadlinePassed(armed.member_id, armed.kind, armed.epoch)
         loop = asyncio.get_running_loop()
         # A millisecond later than that: the time is a whole number, and must have come.
-        timer = loop.call_at((armed.at + 1) / 1_000, self._end, event)
+        timer = loop.call_at((armed.at + 1) / 1_000, self._end, armed)
         self._timers.setdefault(armed.member_id, {})[armed.kind] = timer
 
     def disarm(self, member_id: str, kind: Deadline) -> None:
@@ -47,6 +51,10 @@ class Deadlines:
         for member_id in list(self._timers):
             self.forget(member_id)
 
-    def _end(self, event: DeadlinePassed) -> None:
-        self.disarm(event.member_id, event.kind)
-        self._passed(event)
+    def _end(self, armed: Arm) -> None:
+        now = now_ms()
+        if now - armed.at > LATE_MS:
+            self.arm(armed._replace(at=now + CATCH_UP_MS))
+            return
+        self.disarm(armed.member_id, armed.kind)
+        self._passed(DeadlinePassed(armed.member_id, armed.kind, armed.epoch))

@@ -222,10 +222,11 @@ class Offsets(Protocol):
     def groups(self) -> Sequence[str]:
         """The groups with a committed offset anywhere, sorted."""
 
-    async def forget(self, group_id: str, topics: Collection[str] | None = None) -> None:
+    async def forget(self, group_id: str, topics: Collection[str] | None = None) -> bool:
         """Drop all that the group has committed, or only what it has in these topics; durable on return.
 
-        So is forgotten what logs know of its sources, or of those in these topics.
+        So is forgotten what logs know of its sources, or of those in these topics. Returns False, with
+        nothing done, for a group of which nothing is known: neither a committed offset nor a source.
         """
 
 

@@ -75,15 +75,17 @@ class MemoryOffsets:
         """The lowest offset that a group has committed in a partition; None where none has."""
         return min((of[at].offset for of in self._committed.values() if at in of), default=None)
 
-    async def forget(self, group_id: str, topics: Collection[str] | None = None) -> None:
+    async def forget(self, group_id: str, topics: Collection[str] | None = None) -> bool:
+        with_sources = self._sources.of(group_id)
         offsets = self._committed.get(group_id, {})
         kept = {} if topics is None else {at: of for at, of in offsets.items() if at.topic not in topics}
         if kept:
             self._committed[group_id] = kept
         else:
             self._committed.pop(group_id, None)
-        for at in self._sources.of(group_id):
+        for at in with_sources:
             self._engine_topics[at.topic].partitions[at.partition].forget_sources(group_id, topics)
+        return bool(offsets or with_sources)
 
     def catalogue_changed(self, topics: Mapping[str, MemoryTopic]) -> None:
         """Know these topics from now on, and nothing about others any more."""

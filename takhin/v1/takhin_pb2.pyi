@@ -1715,7 +1715,7 @@ class ConsumerGroupMember(_message.Message):
 
     @_builtins.property
     def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """that it subscribes to and that exist"""
+        """that it subscribes to and that exist, in order, the first 20 of them"""
 
     def __init__(
         self,

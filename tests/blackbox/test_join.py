@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from itertools import pairwise
+from signal import SIGCONT, SIGSTOP
 
 import grpc
 import pytest
@@ -50,6 +51,26 @@ def test_one_two_three_members(stub):
         first.wait_for(orders)
     assert [member.error for member in (first, second, third)] == [None] * 3
     assert error_name(describe(stub, "g")) == "UNKNOWN_GROUP"
+
+
+def test_a_broker_that_stood_still(tmp_path):
+    """Members that gave signs of life meanwhile are members still; a silent one goes all the same."""
+    with Broker(tmp_path / "data") as broker, connected(broker.address) as stub:
+        orders = make_topic(stub, "orders", 2)
+        join = {"group_id": "g", "topics": ["orders"], "session_timeout_ms": 1_000}
+        with Member(stub, **join) as lively:
+            silent = Member(stub, **join)
+            wait_until_shared([lively, silent], orders)
+            broker.send_signal(SIGSTOP)
+            time.sleep(2)  # more than a session
+            lively.heartbeat()
+            broker.send_signal(SIGCONT)
+            while not silent.ended:
+                time.sleep(0.1)
+                lively.heartbeat()
+            assert silent.wait_for_end().reason == "FENCED_MEMBER"
+            lively.wait_for(orders)
+            assert lively.error is None
 
 
 def test_what_is_kept_is_not_interrupted(stub):

@@ -114,6 +114,19 @@ def test_a_deleted_group_is_forgotten(stub, came, topic):
     ]
 
 
+def test_a_group_that_has_committed_nothing_is_forgotten(stub, came, topic):
+    """It can be deleted, as the error for a source too many asks for; after that it is unknown."""
+    delete = pb.DeleteConsumerGroupRequest(group_id="uncommitted")
+    assert answers(stub, "unary", [made(topic, came, 9, group_id="uncommitted")]) == [(0, False)]
+    assert stub.DeleteConsumerGroup(delete, timeout=CALL_S_MAX).success
+    assert answers(stub, "unary", [made(topic, came, 9, group_id="uncommitted")]) == [(1, False)]
+    for _ in range(2):
+        some = pb.DeleteOffsetsRequest(group_id="uncommitted", topics=[came])
+        deleted = stub.DeleteOffsets(some, timeout=CALL_S_MAX)
+    assert error_name(deleted) == "UNKNOWN_GROUP"
+    assert error_name(stub.DeleteConsumerGroup(delete, timeout=CALL_S_MAX)) == "UNKNOWN_GROUP"
+
+
 WRONG = [
     ({"group_id": ""}, "INVALID_GROUP_ID", "''"),
     ({"topic": "nowhere"}, "UNKNOWN_TOPIC", "nowhere"),

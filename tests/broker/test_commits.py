@@ -8,8 +8,8 @@ import pytest
 
 from broker.support import create, session_of
 from takhin.broker.broker import Broker
-from takhin.errors import OverloadedError, UnknownMemberError
-from takhin.members import Committer
+from takhin.errors import GroupNotEmptyError, OverloadedError, UnknownMemberError
+from takhin.members import Committer, JoinGroup
 from takhin.model import OffsetCommit, TopicPartition
 from takhin.settings import GroupSettings, Settings
 from takhin.storage.contract import NO_FENCES
@@ -85,6 +85,26 @@ async def test_bytes_under_way_have_a_limit(slow, slow_session):
         await slow.landed.get()
     await asyncio.sleep(0.01)  # the tasks of the commits end right after they have landed
     await slow_session.commit_offsets("g", OFFSETS, size_bytes=60)
+
+
+async def test_a_commit_of_nothing_beside_a_join(slow, slow_session):
+    """It changes nothing of a group that has got its first member meanwhile."""
+    commit = asyncio.create_task(slow_session.commit_offsets("g", []))
+    await slow.waiting.get()
+    member = await slow_session.join_group(JoinGroup("g", topics=frozenset({"t"})))
+    slow.may_land.set()
+    await commit
+    (listed,) = await slow_session.list_groups()
+    assert (listed.group_id, listed.member_count) == ("g", 1)
+    with pytest.raises(GroupNotEmptyError):
+        await slow_session.delete_group("g")
+    member.leave()
+
+
+async def test_a_commit_of_nothing(session):
+    """Who may not commit is told so whatever the commit holds."""
+    with pytest.raises(UnknownMemberError):
+        await session.commit_offsets("g", [], Committer("nobody", 1))
 
 
 async def test_a_commit_of_nobody(session):

@@ -158,9 +158,7 @@ async def test_groups(server, admin, wide, name):
     assert (described.group_id, described.state) == (name, "Empty")
     first, second = described.offsets
     assert first[:5] == (wide, 0, 0, 0, 0)
-    expected = GroupOffset(wide, 1, 1, 3, 2, "half way", second.committed_at, lag_ms=second.lag_ms)
-    assert second == expected
-    assert second.lag_ms > 0
+    assert second == GroupOffset(wide, 1, 1, 3, 2, "half way", second.committed_at, lag_ms=second.lag_ms)
     with pytest.raises(OffsetOutOfRangeError):
         await admin.commit_offsets(name, {(wide, 1): 4})
     await admin.delete_group(name)

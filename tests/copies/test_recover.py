@@ -233,27 +233,6 @@ async def test_what_producers_sent_comes_along(data):
     check_files(data)
 
 
-@pytest.mark.parametrize("lost", [300, 1_199])
-async def test_what_was_taken_of_sources_comes_along(lost, data):
-    """It is known as long as the last record is there; else the last outputs may be made again."""
-    engine = sqlite_engine(data)
-    await engine.open()
-    source = Source("g", "in", 0, 5, "of")
-    sent = under(batch(*(value(600 + n) for n in range(600))), source=source)
-    await engine.topics[TOPIC].partitions[0].append(sent)
-    await engine.close()
-    flip_value(file(data), lost)
-    (recovered,) = recover(data)
-    assert (len(recovered.lost), recovered.lost_besides) == (1, [])
-    engine = sqlite_engine(data)
-    await engine.open()
-    log = engine.topics[TOPIC].partitions[0]
-    assert (await log.append(sent)).duplicate == (lost == 300)
-    assert not (await log.append(under(sent, source=source._replace(offset=6)))).duplicate
-    await engine.close()
-    check_files(data)
-
-
 async def test_a_file_that_is_cut_short_beside_its_log(data):
     """A broker refuses it; what file and log still have is kept, and nothing is invented."""
     before = (await content(data))[TOPIC]

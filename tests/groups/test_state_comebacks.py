@@ -39,6 +39,15 @@ def test_a_member_comes_back_on_a_new_stream():
     assert (case.group.epoch, case.group.target_epoch) == (group.epoch, group.target_epoch)
 
 
+def test_coming_back_is_a_sign_of_life():
+    """The session begins again, as long as the join says."""
+    case = settled("a")
+    member = case.member("a")
+    case.do(Broken("a"))
+    case.do(join("a", epoch=member.epoch, owned=member.assigned, session_timeout_ms=7_000))
+    assert Arm("a", Deadline.SESSION, member.epoch, case.now + 7_000) in case.actions
+
+
 def test_a_member_that_does_not_come_back_is_removed():
     """After rejoin_ms a member with a broken stream is removed, and a join with its epoch is refused."""
     case = settled("a", "b")

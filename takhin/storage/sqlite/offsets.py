@@ -54,8 +54,9 @@ class SqliteOffsets:
     def groups(self) -> Sequence[str]:
         return self._index.groups()
 
-    async def forget(self, group_id: str, topics: Collection[str] | None = None) -> None:
-        committed = [at for at in self._index.of(group_id) if topics is None or at.topic in topics]
+    async def forget(self, group_id: str, topics: Collection[str] | None = None) -> bool:
+        of_group = self._index.of(group_id)
+        committed = [at for at in of_group if topics is None or at.topic in topics]
         # A topic that is being deleted takes what was committed in it along.
         logs = {at: self._catalogue.log(at) for at in committed if at.topic in self._catalogue.topics}
         with_sources = [self._catalogue.log(at) for at in self._sources.of(group_id)]
@@ -65,6 +66,7 @@ class SqliteOffsets:
         before = [partial(log.forget_sources, group_id, topics) for log in with_sources]
         outcomes = await self._outcomes(group_id, writes, before=before)
         raise_any(dict(zip(logs, outcomes, strict=True)))
+        return bool(of_group or with_sources)
 
     async def _outcomes(
         self, group_id: str, writes: Iterable[Write], *, before: Sequence[Write] = ()

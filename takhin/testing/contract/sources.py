@@ -149,6 +149,19 @@ class Sources(Harness):
                 assert (await made(output, came, 3)).duplicate
 
     @needs(Capability.SOURCES)
+    async def test_a_group_that_has_sources_alone(self, engine: Engine, log: PartitionLog) -> None:
+        """Forgetting says whether anything is known of a group, be it nothing but a source."""
+        came = (await engine.create_topic(spec("in"))).partitions[0]
+        await made(log, came, 3)
+        assert not await engine.offsets.forget("other")
+        assert await engine.offsets.forget("g", {"elsewhere"})
+        assert await engine.offsets.forget("g")
+        assert not await engine.offsets.forget("g")
+        assert not (await made(log, came, 3)).duplicate
+        await engine.offsets.commit("other", {name_of(came): CommittedOffset(0, "", NOW)})
+        assert await engine.offsets.forget("other")
+
+    @needs(Capability.SOURCES)
     async def test_some_topics_of_a_group_are_forgotten(self, engine: Engine, log: PartitionLog) -> None:
         """What was taken of others, and for other groups, stays; the rest can be forgotten later."""
         inputs = {name: (await engine.create_topic(spec(name))).partitions[0] for name in "abc"}
