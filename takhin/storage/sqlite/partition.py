@@ -257,9 +257,9 @@ class SqlitePartition:
         """How much of the WAL is not yet in the `.db` file."""
         return self.life.checkpoint.bytes_left
 
-    async def cut_wal(self, room_bytes: int) -> None:
-        """Give the space of the WAL back, if that lengthens the `.db` file by at most `room_bytes`."""
-        if self.life.can_close and self._file.wal_bytes and self._file.growth_bytes <= max(0, room_bytes):
+    async def cut_wal(self, growth_bytes_max: int) -> None:
+        """Give the space of the WAL back, if that lengthens the `.db` file by at most so much."""
+        if self.life.can_close and self._file.wal_bytes and self._file.growth_bytes <= growth_bytes_max:
             await self.life.cut_wal()
 
     async def close(self, reason: UnavailableError | None = None) -> None:
