@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -140,9 +140,9 @@ async def watch_commits(admin: Admin, stopping: asyncio.Event) -> list[str]:
     return found
 
 
-async def all_committed(admin: Admin) -> None:
+async def all_committed(admin: Admin, seconds_max: float) -> None:
     """Return when the group has committed all that there is."""
-    async with asyncio.timeout(SETTLE_S_MAX):
+    async with asyncio.timeout(seconds_max):
         while True:
             with suppress(Exception):
                 offsets = (await admin.describe_group(GROUP)).offsets
@@ -208,7 +208,8 @@ async def run(
                 members.start()
             stopping.set()
             _, gone_back = await asyncio.gather(*tasks)
-            await all_committed(admin)
+            with suppress(TimeoutError) if program else nullcontext():  # the last commit may be a zombie's
+                await all_committed(admin, SETTLE_S_MAX if not program else 3.0)
             await asyncio.to_thread(members.end)
         histories = dict(members.histories())
         found = gone_back + faults(acknowledged, histories, members.stops)
@@ -219,7 +220,7 @@ async def run(
 @pytest.mark.parametrize(
     ("seconds", "seed"),
     [
-        (10, 1),
+        (7, 1),
         *(
             pytest.param(1_800, seed, marks=[pytest.mark.soak, pytest.mark.timeout(2_400)])
             for seed in range(5)
@@ -245,13 +246,14 @@ async def test_zombies(tmp_path, figures):
 @pytest.mark.control
 async def test_without_fences_it_is_seen(tmp_path, figures):
     """Control: a broker that takes every commit shows stale ones, or commits that go back."""
-    made = await run(tmp_path, 20, 3, program=(sys.executable, CARELESS))
+    zombies = {"actions": {"pause": 1}, "every_s": (0.2, 0.6)}
+    made = await run(tmp_path, 12, 3, program=(sys.executable, CARELESS), **zombies)
     figures(f"group histories without fences: {made}, {len(made.faults)} anomalies")
     assert any("stale commit" in fault or "went back" in fault for fault in made.faults)
 
 
 @pytest.mark.parametrize(
-    "seconds", [8, pytest.param(600, marks=[pytest.mark.soak, pytest.mark.timeout(1_200)])]
+    "seconds", [5, pytest.param(600, marks=[pytest.mark.soak, pytest.mark.timeout(1_200)])]
 )
 async def test_hand_overs(tmp_path, seconds, figures):
     """A partition that moves in order pauses for a moment; one whose owner was killed, until it is missed.

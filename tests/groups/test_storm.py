@@ -18,7 +18,7 @@ from takhin.members import Committer, JoinGroup
 from takhin.model import CommittedOffset, TopicPartition
 from takhin.settings import GroupSettings
 
-STORM_SECONDS = 3.0
+STORM_SECONDS = 1.5
 MEMBERS = 6
 PARTITIONS = 12
 

@@ -393,7 +393,7 @@ async def committed(engine: Engine) -> object:
 # A passing run takes seconds. A failing one is repeated until it has few steps, which takes minutes.
 TestEnginesAgree = pytest.mark.timeout(600)(EnginesAgree.TestCase)
 TestEnginesAgree.settings = settings(
-    max_examples=15,
+    max_examples=10,
     stateful_step_count=30,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
