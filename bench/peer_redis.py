@@ -171,6 +171,25 @@ def _entries(answer: Any) -> Any:
     return answer[0][1]
 
 
+def measure_group(address: str, load: Load) -> float:
+    """Records a second that one member of a group reads with XREADGROUP, and acknowledges with XACK."""
+    stream, group = f"bench-{uuid.uuid4().hex[:8]}", "g"
+    with _connection(address) as client:
+        _pipelines(client, stream, load.payload(), load.requests)
+        expected = client.xlen(stream)
+        client.xgroup_create(stream, group, id="0")
+        records = 0
+        began = time.perf_counter()
+        while entries := _entries(client.xreadgroup(group, "m", {stream: ">"}, count=READ_COUNT)):
+            records += len(entries)
+            client.xack(stream, group, *(number for number, _ in entries))
+        took = time.perf_counter() - began
+        client.delete(stream)
+    if records != expected:
+        raise RuntimeError(f"read {records} entries, not all of {expected}")
+    return records / took
+
+
 def _serial(client: Any, stream: str, load: Load) -> Results:
     payload = load.payload()
     seconds = []

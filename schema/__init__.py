@@ -8,7 +8,7 @@ one process drop each other's locks), so they run in a child process: `python -m
 APPLICATION_ID = 0x54414B48
 """PRAGMA application_id of every Takhin file: "TAKH"."""
 
-VERSION = 6
+VERSION = 7
 """PRAGMA user_version of a file with every migration applied."""
 
 PAGE_BYTES = 16_384

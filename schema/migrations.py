@@ -58,6 +58,12 @@ def m0006_times_and_compaction(db: "Database") -> None:
     _upgrade(db, 6)
 
 
+@migrations()
+def m0007_sources(db: "Database") -> None:
+    """Add the offsets that were taken of sources. upgrades.py does so for files of versions 2 to 6."""
+    _upgrade(db, 7)
+
+
 def _upgrade(db: "Database", version: int) -> None:
     for statement in UPGRADES[version]:
         db.execute(statement)

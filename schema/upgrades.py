@@ -81,6 +81,18 @@ CREATE TABLE compaction_history (
 ) STRICT
 """
 
+SOURCES = """
+CREATE TABLE sources (
+  -- The highest offset of an input log that records were made of here, by a program that reads as a group.
+  group_id TEXT NOT NULL,
+  incarnation_id TEXT NOT NULL,       -- of the input log
+  offset INTEGER NOT NULL,            -- no batch that was made of it, or of one below it, is stored again
+  topic TEXT NOT NULL,                -- whose log it is
+  partition INTEGER NOT NULL,
+  PRIMARY KEY (group_id, incarnation_id)
+) STRICT, WITHOUT ROWID
+"""
+
 DROP_LAG = "DROP VIEW IF EXISTS lag"
 
 LAG_OF_WHAT_IS_THERE = """
@@ -104,5 +116,6 @@ UPGRADES = {
         *(COMPACTIONS, NEVER_COMPACTED, COMPACTION_HISTORY),
         *(DROP_LAG, LAG_OF_WHAT_IS_THERE),
     ),
+    7: (SOURCES,),
 }
 """Statements by the version that the file has afterwards."""

@@ -19,7 +19,11 @@
     │   ├── OffsetOutOfRangeError
     │   ├── EndOffsetMismatchError
     │   ├── OutOfSequenceError
-    │   └── LogReplacedError
+    │   ├── LogReplacedError
+    │   ├── FencedMemberError
+    │   ├── UnknownMemberError
+    │   ├── InstanceInUseError
+    │   └── GroupFullError
     ├── UnavailableError         the broker cannot do it now; the same request may succeed later
     │   ├── OverloadedError
     │   ├── StorageFullError
@@ -220,6 +224,33 @@ class LogReplacedError(RefusedError):
     An older copy of it was put back, or the topic was deleted and created again. So an offset of the former
     log may stand for another record now, and records that were meant for the former topic are not taken.
     """
+
+
+class FencedMemberError(RefusedError):
+    """A member of a consumer group is not what it was: its epoch has passed, or it owns a partition no more.
+
+    refused: of a commit, the (topic, partition) of all that the member does not own at that epoch.
+    """
+
+    refused: tuple[tuple[str, int], ...] = ()
+
+    def __init__(
+        self, sentence: str, /, *, refused: tuple[tuple[str, int], ...] = (), **details: object
+    ) -> None:
+        super().__init__(sentence, **details)
+        self.refused = refused
+
+
+class UnknownMemberError(RefusedError):
+    """The consumer group has no member of that id, or no longer."""
+
+
+class InstanceInUseError(RefusedError):
+    """A living member of the consumer group has that instance id."""
+
+
+class GroupFullError(RefusedError):
+    """The group has as many members, or the broker as many groups with members, as the settings allow."""
 
 
 class OverloadedError(UnavailableError):

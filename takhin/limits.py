@@ -18,7 +18,7 @@ from takhin.errors import (
     RecordTooLargeError,
     UnsupportedReplicationError,
 )
-from takhin.model import INT64_MAX, Batch, Condition, TopicConfig
+from takhin.model import INT64_MAX, Batch, Condition, Source, TopicConfig
 from takhin.sentences import shown
 from takhin.sizes import HEADER_OVERHEAD_BYTES, size_bytes
 
@@ -126,10 +126,18 @@ def check_condition(batch: Batch, condition: Condition, partition: int) -> None:
         check_range("expected_offset", condition.expected_offset, 0)
     if partition < 0:
         raise InvalidArgumentError(
-            f"a batch with a producer_id or an expected_offset must name its partition, not {partition}",
+            "a batch with a producer_id, an expected_offset or a source must name its partition, not "
+            f"{partition}",
             field="partition",
             value=partition,
         )
+
+
+def check_source(source: Source, end: int) -> None:
+    """Accept what a batch may be made of. end: where the source's log ends."""
+    check_group_id(source.group_id)
+    if not 0 <= source.offset < end:
+        raise OffsetOutOfRangeError(source.topic, source.partition, source.offset, 0, end)
 
 
 def check_batch(batch: Batch, config: TopicConfig, *, now: int) -> Batch:

@@ -33,6 +33,19 @@ Row = tuple[int, int, bytes | None, bytes | None]
 """A stored record: (offset, timestamp in ms, key, value). None and b"" differ."""
 
 
+class Source(NamedTuple):
+    """The input record that a batch was made of, by a program that consumes as a group.
+
+    incarnation_id: of the log that the record is from; empty in a request: of the one that has the name now.
+    """
+
+    group_id: str
+    topic: str
+    partition: int
+    offset: int
+    incarnation_id: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """What must hold for a batch to be appended. It is judged when the batch gets its offsets.
@@ -43,12 +56,15 @@ class Condition:
     expected_offset: where the log must end; None: anywhere.
     maybe_stored_from: an earlier attempt of the batch may have been stored, at this offset or after it; None:
     there was none.
+    source: what the batch was made of. It is not stored if one made of that record, or of a later one of the
+    same log, was stored for the same group. None: it does not say.
     """
 
     producer_id: bytes = b""
     sequence: int = 0
     expected_offset: int | None = None
     maybe_stored_from: int | None = None
+    source: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +119,8 @@ class Appended(NamedTuple):
 
     offset: the first record's offset; -1 if the batch is only queued (required_acks=0).
     timestamp: the first record's timestamp, ms.
-    duplicate: the batch had been stored before; offset and timestamp are those of the first time.
+    duplicate: the batch had been stored before; offset and timestamp are those of the first time, or -1 where
+    the log knows only that its source was taken.
     """
 
     partition: int
@@ -147,20 +164,6 @@ class OffsetCommit(NamedTuple):
     incarnation_id: str = ""
 
 
-class GroupLag(NamedTuple):
-    """A committed offset beside the end of its log.
-
-    lag: how many records the group has yet to read, at most. Those that were trimmed do not count, nor those
-    that compaction has removed, as far as one knows where they were.
-    """
-
-    topic: str
-    partition: int
-    committed: CommittedOffset
-    end_offset: int
-    lag: int
-
-
 class GroupState(StrEnum):
     """The states of a consumer group, named as in Kafka."""
 
@@ -169,22 +172,6 @@ class GroupState(StrEnum):
     COMPLETING_REBALANCE = "CompletingRebalance"
     STABLE = "Stable"
     DEAD = "Dead"
-
-
-class ListedGroup(NamedTuple):
-    """A consumer group in a list of groups."""
-
-    group_id: str
-    state: GroupState
-
-
-@dataclass(frozen=True, slots=True)
-class DescribedGroup:
-    """A consumer group as described to clients: its state, and its committed offsets by partition, sorted."""
-
-    group_id: str
-    state: GroupState
-    offsets: Sequence[GroupLag]
 
 
 class TimestampType(StrEnum):

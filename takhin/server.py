@@ -46,7 +46,9 @@ def _sqlite(settings: Settings, clock: Clock) -> Engine:
 
 
 def _memory(settings: Settings, clock: Clock) -> Engine:
-    return MemoryEngine(producers_max=settings.storage.producers_max, clock=clock)
+    return MemoryEngine(
+        producers_max=settings.storage.producers_max, sources_max=settings.storage.sources_max, clock=clock
+    )
 
 
 ENGINES: Mapping[str, Callable[[Settings, Clock], Engine]] = {"sqlite": _sqlite, "memory": _memory}
@@ -111,6 +113,7 @@ class Server:
             FreeMemory(),
             EnginePart(self.engine),
             self._broker.compaction,
+            self._broker.coordinator,
             self._listener,
             grace_seconds=settings.shutdown_grace_ms / 1_000,
         )

@@ -19,6 +19,9 @@ from takhin.model import INT64_MAX, CleanupPolicy, TimestampType
 INT32_MAX = (1 << 31) - 1
 """The most that a number may be unless its setting says otherwise: gRPC and SQLite take most as int32."""
 
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
 GRPC_SCHEMES = {"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds", "google-c2p"}
 ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
@@ -145,6 +148,12 @@ class StorageSettings:
         "beyond that, the 10 % that have been silent longest are forgotten",
         least=1,
     )
+    sources_max: int = setting(
+        10_000,
+        "sources (a group and an input partition) of which a partition remembers what was made of them; "
+        "beyond that, a batch with another source is refused",
+        least=1,
+    )
     recover_wait_ms: int = setting(
         1_000, "how long a partition whose file failed waits before it is tried again", least=1
     )
@@ -249,6 +258,39 @@ class GroupSettings:
     commit_bytes_max: int = setting(
         64 << 20, "bytes of the CommitOffset calls under way, all together", least=1, most=INT64_MAX
     )
+    members_max: int = setting(1_000, "members of one group", least=1)
+    groups_max: int = setting(10_000, "groups with members", least=1)
+    rejoin_ms: int = setting(
+        3_000,
+        "how long a member whose stream broke may stay away, as may all when the broker starts again",
+        most=HOUR_MS,
+    )
+    session_ms: int = setting(
+        45_000, "how long a member may be silent if it does not say", least=1, most=DAY_MS
+    )
+    session_ms_min: int = setting(
+        1_000, "the shortest session that a member may ask for", least=1, most=DAY_MS
+    )
+    session_ms_max: int = setting(
+        HOUR_MS, "the longest session that a member may ask for", least=1, most=DAY_MS
+    )
+    revoke_ms: int = setting(
+        300_000, "how long a member may take to let go of partitions if it does not say", least=1, most=DAY_MS
+    )
+    revoke_ms_min: int = setting(
+        500, "the shortest such time that a member may ask for", least=1, most=DAY_MS
+    )
+    revoke_ms_max: int = setting(
+        HOUR_MS, "the longest such time that a member may ask for", least=1, most=DAY_MS
+    )
+    first_wait_ms: int = setting(
+        100, "how long a new group waits for more members before it shares its partitions out", most=DAY_MS
+    )
+    change_wait_ms: int = setting(
+        50, "the shortest time between two changes of what a group's members are to have", most=HOUR_MS
+    )
+    topics_max: int = setting(1_000, "topics that a member names", least=1)
+    pattern_chars_max: int = setting(500, "characters of a member's topic_pattern", least=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

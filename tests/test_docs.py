@@ -30,6 +30,7 @@ PAGES = [
     "docs/keeping-data.md",
     "docs/produce.md",
     "docs/sql.md",
+    "docs/transform.md",
 ]
 BLOCKS = re.compile(
     r"^```python\n(?P<python>.*?)^```$|(?P<session>(?:^ {4}[^\n]*\n|^\n(?= {4}))+)", re.DOTALL | re.MULTILINE

@@ -22,7 +22,18 @@ FILE_LINES_MAX = 400
 VOCABULARY = tuple(
     f"takhin.{name}"
     for name in (
-        *("model", "errors", "clock", "sizes", "limits", "topic_configs", "kinds", "settings"),
+        *(
+            "model",
+            "members",
+            "group_views",
+            "errors",
+            "clock",
+            "sizes",
+            "limits",
+            "topic_configs",
+            "kinds",
+            "settings",
+        ),
         *("sentences", "partitioner", "json_bytes", "turns", "units"),
     )
 )
@@ -44,7 +55,8 @@ class Layer:
 _SCHEMA = ("takhin.schema.checksums", "takhin.schema.tables", "takhin.schema.upgrades")
 _DISK = (*VOCABULARY, "takhin.schema", *_SCHEMA, "takhin.disk.*")
 _STORAGE = (*_DISK, "takhin.logs", "takhin.storage.*")
-_BROKER = (*VOCABULARY, "takhin.storage.contract", "takhin.broker.*")
+_GROUPS = (*VOCABULARY, "takhin.logs", "takhin.storage.contract", "takhin.groups.*")
+_BROKER = (*_GROUPS, "takhin.broker.*")
 _WIRE = (*VOCABULARY, "takhin.v1.*", "takhin.wire.*")
 _RPC = (*_BROKER, *_WIRE, "takhin.logs", "takhin.rpc.*")
 
@@ -62,6 +74,7 @@ LAYERS = {
     # Programs of their own, on closed files or as readers beside a broker, but never in its process.
     "takhin.copies": Layer((*_DISK, "takhin.copies.*"), ("apsw",)),
     "takhin.query": Layer((*_DISK, "takhin.query.*"), ("apsw",)),
+    "takhin.groups": Layer(_GROUPS, ("structlog", "re2")),
     "takhin.broker": Layer(_BROKER, ("structlog",)),
     "takhin.wire": Layer(_WIRE, GRPC),
     "takhin.rpc": Layer(_RPC, (*GRPC, "structlog")),

@@ -7,9 +7,12 @@ import time
 from takhin.broker.compaction import CompactionVerbs
 from takhin.broker.ends import EndVerbs
 from takhin.broker.group_offsets import GroupOffsetVerbs
+from takhin.broker.group_views import GroupViewVerbs
+from takhin.broker.lag import Ages
 from takhin.broker.records import RecordVerbs
 from takhin.broker.topics import TopicVerbs
 from takhin.clock import Clock
+from takhin.groups.coordinator import Coordinator
 from takhin.model import BrokerHealth
 from takhin.settings import Settings
 from takhin.storage.contract import Engine
@@ -29,15 +32,18 @@ class Broker:
         self.records = RecordVerbs(engine, settings, clock)
         self.compaction = CompactionVerbs(engine, settings.topics, clock)
         self.ends = EndVerbs(engine, settings.consume)
-        self.group_offsets = GroupOffsetVerbs(engine, settings.groups, clock)
+        self.coordinator = Coordinator(engine, settings.groups, clock)
+        self.group_offsets = GroupOffsetVerbs(engine, self.coordinator, settings.groups, clock)
+        self.group_views = GroupViewVerbs(engine, self.coordinator, Ages(engine, clock), clock)
         self._engine = engine
         self._version = version
         self._started = time.monotonic()
 
     def drain(self) -> None:
-        """Refuse produce requests and compactions from now on. Queued batches are still committed."""
+        """Refuse produce requests, members and compactions. What is queued is still committed."""
         self.records.drain()
         self.compaction.drain()
+        self.coordinator.drain()
 
     def health(self) -> BrokerHealth:
         """The program's version, its uptime, and what is wrong now."""

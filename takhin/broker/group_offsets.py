@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
+from functools import partial
 
 from takhin import limits
 from takhin.broker.topics import check_incarnation, find_log
 from takhin.clock import Clock
-from takhin.errors import InvalidArgumentError, UnknownGroupError
-from takhin.model import (
-    CommittedOffset,
-    DescribedGroup,
-    GroupLag,
-    GroupState,
-    ListedGroup,
-    OffsetCommit,
-    TopicPartition,
-)
+from takhin.errors import InvalidArgumentError, OverloadedError, UnknownGroupError
+from takhin.groups.coordinator import Coordinator
+from takhin.members import Committer
+from takhin.model import CommittedOffset, OffsetCommit, TopicPartition
 from takhin.settings import GroupSettings
-from takhin.storage.contract import Engine, PartitionLog
+from takhin.storage.contract import Engine
 from takhin.turns import in_turns
 
 
 class GroupOffsetVerbs:
-    """Commits offsets; lists, describes and deletes consumer groups."""
+    """Commits offsets of consumer groups, and forgets them."""
 
-    def __init__(self, engine: Engine, settings: GroupSettings, clock: Clock) -> None:
+    def __init__(
+        self, engine: Engine, coordinator: Coordinator, settings: GroupSettings, clock: Clock
+    ) -> None:
         self._engine = engine
+        self._coordinator = coordinator
         self._settings = settings
         self._clock = clock
+        self._bytes = 0
+        self._commits: set[asyncio.Task[None]] = set()
 
-    async def commit(self, group_id: str, offsets: Collection[OffsetCommit]) -> None:
-        """Remember offsets for a group; durable on return.
+    async def commit(
+        self, group_id: str, offsets: Collection[OffsetCommit], committer: Committer, size_bytes: int
+    ) -> None:
+        """Remember offsets for a group; durable on return. size_bytes: what they take in memory meanwhile.
 
         All are checked before any is written. Across partitions they are separate transactions: after
-        an UnavailableError some may have been remembered, and committing again is right.
+        an UnavailableError some may have been remembered, and committing again is right. A commit that has
+        begun goes on when its caller has gone: until it has ended, its partitions are not given to others.
+        Raises UnknownMemberError, FencedMemberError with all that is refused, GroupNotEmptyError.
         """
+        limit = self._settings.commit_bytes_max
+        if self._bytes >= limit:  # passed by at most one, so that any allowed commit gets through
+            raise OverloadedError(
+                f"{self._bytes} bytes of commits are under way; the limit is {limit} "
+                "(groups.commit_bytes_max)"
+            )
+        task = asyncio.create_task(self._commit(group_id, offsets, committer))
+        self._bytes += size_bytes
+        self._commits.add(task)
+        task.add_done_callback(partial(self._ended, size_bytes))
+        await asyncio.shield(task)
+
+    def _ended(self, size_bytes: int, task: asyncio.Task[None]) -> None:
+        self._bytes -= size_bytes
+        self._commits.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may have gone
+
+    async def _commit(self, group_id: str, offsets: Collection[OffsetCommit], committer: Committer) -> None:
         limits.check_group_id(group_id)
         limits.check_range("offsets", len(offsets), 0, self._settings.commit_offsets_max)
         now = self._clock()
@@ -50,7 +74,8 @@ class GroupOffsetVerbs:
             log.check_available()
             limits.check_commit_offset(topic, partition, offset, log.end_offset)
             checked[at] = CommittedOffset(offset, limits.check_metadata(metadata), now)
-        await self._engine.offsets.commit(group_id, checked)
+        async with self._coordinator.committing(group_id, committer, checked) as fences:
+            await self._engine.offsets.commit(group_id, checked, fences)
 
     async def committed(
         self, group_id: str, partitions: Sequence[TopicPartition]
@@ -58,45 +83,34 @@ class GroupOffsetVerbs:
         """What the group committed in `partitions` (None: nothing); without any, everywhere."""
         limits.check_group_id(group_id)
         limits.check_range("partitions", len(partitions), 0, self._settings.commit_offsets_max)
-        if not partitions:
-            offsets = await self._offsets(group_id)
-            return [(TopicPartition(of.topic, of.partition), of.committed) for of in offsets]
         committed = self._engine.offsets.of(group_id)
+        if not partitions:  # a topic may be in the course of its deletion
+            found = [(at, of) async for at, of in in_turns(sorted(committed.items()))]
+            return [(at, of) for at, of in found if at.topic in self._engine.topics]
         async for at in in_turns(partitions):
             log = find_log(self._engine, *at)
             if at not in committed:  # nothing is a claim, too: a reader would begin elsewhere
                 log.check_available()
         return [(at, committed.get(at)) for at in partitions]
 
-    def list_groups(self) -> list[ListedGroup]:
-        """Every group that has committed an offset, sorted."""
-        return [ListedGroup(group_id, GroupState.EMPTY) for group_id in self._engine.offsets.groups()]
-
-    async def describe_group(self, group_id: str) -> DescribedGroup:
-        """A group with all that it has committed. Raises UnknownGroupError."""
-        limits.check_group_id(group_id)
-        offsets = await self._offsets(group_id)
-        if not offsets:
-            raise UnknownGroupError(group_id)
-        return DescribedGroup(group_id, GroupState.EMPTY, offsets)
-
     async def delete_group(self, group_id: str) -> None:
-        """Drop all that the group committed; durable on return. Raises UnknownGroupError."""
+        """Drop all that the group committed, and what logs know of its sources; durable on return.
+
+        Raises UnknownGroupError, GroupNotEmptyError.
+        """
         limits.check_group_id(group_id)
-        if not self._engine.offsets.of(group_id):
+        self._coordinator.check_empty(group_id)
+        if not await self._engine.offsets.forget(group_id):
             raise UnknownGroupError(group_id)
-        await self._engine.offsets.forget(group_id)
 
-    async def _offsets(self, group_id: str) -> list[GroupLag]:
-        """All that the group has committed beside the ends of the logs, by topic and partition."""
-        return [
-            _with_lag(at, committed, find_log(self._engine, *at))
-            async for at, committed in in_turns(sorted(self._engine.offsets.of(group_id).items()))
-            if at.topic in self._engine.topics  # else the topic is being deleted right now
-        ]
+    async def delete_offsets(self, group_id: str, topics: Collection[str]) -> None:
+        """Drop what the group committed in some topics; durable on return.
 
-
-def _with_lag(at: TopicPartition, committed: CommittedOffset, log: PartitionLog) -> GroupLag:
-    end = log.end_offset
-    lag = min(end - max(committed.offset, log.start_offset), log.record_count)
-    return GroupLag(*at, committed, end, lag)
+        Raises UnknownGroupError, GroupNotEmptyError if a member subscribes to one of them.
+        """
+        limits.check_group_id(group_id)
+        limits.check_range("topics", len(topics), 1, self._settings.commit_offsets_max)
+        wanted = frozenset([name async for name in in_turns(topics)])
+        self._coordinator.check_empty(group_id, wanted)
+        if not await self._engine.offsets.forget(group_id, wanted):
+            raise UnknownGroupError(group_id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import NamedTuple
 
@@ -175,6 +176,7 @@ class RecordVerbs:
         if batch.condition is not None:
             limits.check_condition(batch, batch.condition, request.partition)
             self._check_capabilities(batch.condition)
+            batch = self._with_source(batch, batch.condition)
         stamped = _stamped(batch, topic.config, now)
         limits.check_batch(stamped, topic.config, now=now)
         return self._choose_log(topic, request.partition, stamped.keys), stamped
@@ -185,6 +187,17 @@ class RecordVerbs:
         check_incarnation(log, request.incarnation_id)
         return consume(log, request, self._reads, self._settings)
 
+    def _with_source(self, batch: Batch, condition: Condition) -> Batch:
+        """The batch with its source, which names the log that the input record is from."""
+        source = condition.source
+        if source is None:
+            return batch
+        log = find_log(self._engine, source.topic, source.partition)
+        check_incarnation(log, source.incarnation_id).check_available()
+        limits.check_source(source, log.end_offset)
+        source = source._replace(incarnation_id=log.incarnation_id)
+        return replace(batch, condition=replace(condition, source=source))
+
     def _check_capabilities(self, condition: Condition) -> None:
         """Refuse a condition that the engine cannot judge."""
         capabilities = self._engine.capabilities
@@ -192,6 +205,8 @@ class RecordVerbs:
             raise _lacking("producer_id", Capability.SEQUENCES)
         if condition.expected_offset is not None and Capability.EXPECTED_OFFSET not in capabilities:
             raise _lacking("expected_offset", Capability.EXPECTED_OFFSET)
+        if condition.source is not None and Capability.SOURCES not in capabilities:
+            raise _lacking("source", Capability.SOURCES)
 
     def _choose_log(self, topic: Topic, partition: int, keys: Sequence[bytes | None]) -> PartitionLog:
         """The log for a batch: the one named, the one its keys belong to, or the next one in turn."""

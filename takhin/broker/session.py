@@ -10,14 +10,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable,
 
 from takhin.broker.broker import Broker
 from takhin.broker.records import PendingProduce
+from takhin.group_views import DescribedGroup, ListedGroup
+from takhin.groups.membership import Membership
+from takhin.members import NOBODY, Committer, JoinGroup
 from takhin.model import (
     BrokerHealth,
     Caller,
     Chunk,
     CommittedOffset,
     ConsumeRequest,
-    DescribedGroup,
-    ListedGroup,
     OffsetAtTime,
     OffsetCommit,
     PartitionInfo,
@@ -135,9 +136,23 @@ class Session:
 
     # Consumer groups
 
-    async def commit_offsets(self, group_id: str, offsets: Collection[OffsetCommit]) -> None:
-        """Remember (partition, next offset to read, metadata) for a group; durable on return."""
-        await self._broker.group_offsets.commit(group_id, offsets)
+    async def join_group(self, request: JoinGroup) -> Membership:
+        """Become a member of a group, or come back to it. coordinator.py says what it raises."""
+        return await self._broker.coordinator.join(request, self.caller.address)
+
+    async def commit_offsets(
+        self,
+        group_id: str,
+        offsets: Collection[OffsetCommit],
+        committer: Committer = NOBODY,
+        *,
+        size_bytes: int = 0,
+    ) -> None:
+        """Remember (partition, next offset to read, metadata) for a group; durable on return.
+
+        committer: the member that commits. size_bytes: what the offsets take in memory meanwhile.
+        """
+        await self._broker.group_offsets.commit(group_id, offsets, committer, size_bytes)
 
     async def committed_offsets(
         self, group_id: str, partitions: Sequence[TopicPartition]
@@ -145,17 +160,21 @@ class Session:
         """What the group committed in `partitions` (None: nothing); without any, everywhere."""
         return await self._broker.group_offsets.committed(group_id, partitions)
 
-    def list_groups(self) -> list[ListedGroup]:
-        """Every group that has committed an offset, sorted."""
-        return self._broker.group_offsets.list_groups()
+    async def list_groups(self) -> list[ListedGroup]:
+        """Every group that has committed an offset or has members, sorted."""
+        return await self._broker.group_views.list_groups()
 
     async def describe_group(self, group_id: str) -> DescribedGroup:
-        """A group with all that it has committed. Raises UnknownGroupError."""
-        return await self._broker.group_offsets.describe_group(group_id)
+        """A group with its members and all that it has committed. Raises UnknownGroupError."""
+        return await self._broker.group_views.describe_group(group_id)
 
     async def delete_group(self, group_id: str) -> None:
-        """Drop all that the group committed; durable on return. Raises UnknownGroupError."""
+        """Drop all that the group committed; durable. Raises UnknownGroupError, GroupNotEmptyError."""
         await self._broker.group_offsets.delete_group(group_id)
+
+    async def delete_offsets(self, group_id: str, topics: Collection[str]) -> None:
+        """Drop what the group committed in some topics. Raises UnknownGroupError, GroupNotEmptyError."""
+        await self._broker.group_offsets.delete_offsets(group_id, topics)
 
     # The broker itself
 

@@ -1,31 +1,37 @@
 r"""`takhin consume`: prints records to stdout, as values, as JSON lines, or by a template.
 
 It reads the topics and their partitions one after the other up to their ends, or follows all of them at once.
+As a member of a group it reads what the group gives it: see shared_reading.py.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import IO, TypeAlias
+from typing import TypeAlias
 
 import click
 
 from takhin.cli import json_lines, templates
-from takhin.cli.connection import admin, partition_option, run, server_option, topics_argument
+from takhin.cli.connection import (
+    admin,
+    groups_offered,
+    partition_option,
+    run,
+    server_option,
+    topics_argument,
+)
 from takhin.cli.lines import given_bytes
 from takhin.cli.offsets import INCOMPLETE, chosen_partitions, name_left_out, offset_at
 from takhin.cli.positions import RANGE_FORMS, parse
+from takhin.cli.printing import FullError, Output
+from takhin.cli.shared_reading import PREFETCH_BYTES_MAX, SharedQuery, consume_as_member
 from takhin.cli.waiting import TellingRetry
-from takhin.client import Admin, Consumer, PartitionDescription, Record, Span, TopicDescription
+from takhin.client import Admin, Consumer, PartitionDescription, Span, TopicDescription
 from takhin.errors import UnknownTopicError
 from takhin.model import INT64_MAX
-
-PREFETCH_BYTES_MAX = 4 << 20
-"""Bytes read ahead of what was printed. Not an option: a few responses keep the printing busy."""
 
 VALUE = "%v"
 
@@ -47,6 +53,13 @@ At: TypeAlias = tuple[str, int]
     metavar="POSITION[:POSITION]",
     help=f"Where to begin, and where to stop: {RANGE_FORMS}. A time like 2026-01-31T12:00 is local unless it "
     "names a zone.  [default: start]",
+)
+@click.option(
+    "-g",
+    "--group",
+    metavar="GROUP",
+    shell_complete=groups_offered,
+    help="Read as a member of a group: share its work, and commit what is printed.",
 )
 @click.option("--follow", is_flag=True, help="Keep printing new records instead of stopping at the end.")
 @click.option("-n", "--max-records", type=click.IntRange(1, INT64_MAX), metavar="N", help="Stop after N.")
@@ -74,6 +87,7 @@ def consume(
     pattern: str | None,
     partition: int | None,
     where: str,
+    group: str | None,
     follow: bool,
     max_records: int | None,
     as_json: bool,
@@ -92,9 +106,13 @@ def consume(
     takhin consume orders -o 5:20 -p 0        offsets 5 to 19
     takhin consume orders -o end --follow -f '%o %k %v\\n'
     takhin consume orders payments -f '%t %v\\n'
+    takhin consume orders --group billing --follow
 
     -o: start, end, an offset, +N (N offsets after the start), -N (N offsets before the end), @TIME,
     @-1h (an hour ago); A:B reads from A up to, but not including, B.
+
+    --group: the group says which partitions this command reads, from where the group left off, or from -o
+    where it has committed nothing. It leaves the group when it has printed all there was, or at Ctrl-C.
 
     -f: %t topic, %p partition, %o offset, %d timestamp in ms, %d{iso}, %k key, %v value, %h headers; %K and
     %V length of key and value in bytes, -1 if there is none; %H number of headers; %%; %k{hex}, %k{base64},
@@ -106,6 +124,20 @@ def consume(
     """  # noqa: D301  click wants the character, to keep the lines that follow as they are
     named = _names(topics, pattern)
     line = _line(template, delimiter, null, as_json=as_json)
+    asked = _asked(where, follow=follow)
+    out = Output(sys.stdout.buffer, line, max_records)
+    if group is not None:
+        shared = SharedQuery(group, topics, pattern, asked, follow=follow)
+        shared.check(partition)
+        complete = run(consume_as_member(server, shared, out))
+    else:
+        complete = run(_consume(server, _Query(named, partition, asked, follow=follow), out))
+    if not complete:
+        context.exit(INCOMPLETE)
+
+
+def _asked(where: str, *, follow: bool) -> Span:
+    """What --offset asks for."""
     try:
         asked = parse(where, datetime.now(UTC))
     except ValueError as error:
@@ -114,9 +146,7 @@ def consume(
         raise click.BadParameter(
             f"{where!r} says where to stop, but --follow never stops", param_hint="--offset"
         )
-    out = _Output(sys.stdout.buffer, line, max_records)
-    if not run(_consume(server, _Query(named, partition, asked, follow=follow), out)):
-        context.exit(INCOMPLETE)
+    return asked
 
 
 def _line(template: str | None, delimiter: str | None, null: str | None, *, as_json: bool) -> templates.Piece:
@@ -210,30 +240,7 @@ class _Query:
         return Span(begin, max(begin, await offset_at(broker, topic, of, stop)))
 
 
-class _FullError(Exception):
-    """Raised when --max-records have been printed."""
-
-
-@dataclass(slots=True)
-class _Output:
-    """Prints records to `stream`. left: how many more may be printed; None for any number."""
-
-    stream: IO[bytes]
-    line: templates.Piece
-    left: int | None
-
-    def write(self, records: Iterable[Record]) -> None:
-        """Print records at once; raises _FullError after the last one wanted."""
-        wanted = list(records)[: self.left]
-        self.stream.write(b"".join([self.line(record) for record in wanted]))
-        self.stream.flush()
-        if self.left is not None:
-            self.left -= len(wanted)
-            if self.left == 0:
-                raise _FullError
-
-
-async def _consume(server: str, query: _Query, out: _Output) -> bool:
+async def _consume(server: str, query: _Query, out: Output) -> bool:
     """Print what is asked for. Returns False if a partition was left out, which it has named."""
     async with admin(server) as broker:
         spans, left_out = await query.spans(broker)
@@ -249,6 +256,6 @@ async def _consume(server: str, query: _Query, out: _Output) -> bool:
                     await consumer.assign(assigned)
                 async for batch in consumer.batches():
                     out.write(batch.records)
-        except _FullError:
+        except FullError:
             pass
     return not left_out

@@ -1,26 +1,53 @@
-"""`takhin groups`: consumer groups and how far behind they are."""
+"""`takhin groups`: consumer groups, who shares their work, and how far behind they are."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import Iterable, Mapping
+from operator import itemgetter
+from typing import Any
+
 import click
 
-from takhin.cli.connection import admin, group_argument, run, server_option
+from takhin.cli.connection import admin, group_argument, run, server_option, topics_argument
+from takhin.cli.ending_members import force_option, without_members
 from takhin.cli.names import Suggesting
 from takhin.cli.output import confirm, json_option, print_json, time_text, yes_option
 from takhin.cli.rows import print_table
-from takhin.client import GroupDescription, GroupListing
+from takhin.cli.seek import seek
+from takhin.client import (
+    Admin,
+    GroupDescription,
+    GroupListing,
+    GroupMember,
+    PartitionDescription,
+    TopicPartition,
+)
+
+WATCH_S = 1.0
+"""Between two looks of --watch."""
+ID_CHARS = 8
+"""Of a member's id where nothing else names the member."""
+
+TITLES = ("topic", "partition", "committed", "end", "lag", "behind", "owner", "committed at", "metadata")
+
+Logs = Mapping[TopicPartition, PartitionDescription]
 
 
 @click.group(cls=Suggesting, no_args_is_help=False)
 def groups() -> None:
-    """List, describe and delete consumer groups."""
+    """List, describe, move and delete consumer groups."""
+
+
+groups.add_command(seek)
 
 
 @groups.command("list")
 @json_option
 @server_option
 def list_(*, as_json: bool, server: str) -> None:
-    """List all groups that have members or have committed offsets."""
+    """List all groups that have members or committed offsets, and how many records each has yet to read."""
 
     async def listed() -> list[GroupListing]:
         async with admin(server) as broker:
@@ -30,54 +57,173 @@ def list_(*, as_json: bool, server: str) -> None:
     if as_json:
         print_json([of._asdict() for of in found])
     else:
-        print_table(["group", "state", "members"], found)
+        print_table(["group", "state", "members", "lag"], found)
 
 
 @groups.command()
 @group_argument
+@click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
 @json_option
 @server_option
-def describe(group: str, *, as_json: bool, server: str) -> None:
-    """Show the offsets that GROUP has committed, and its lag: how many records it has yet to read."""
+def describe(group: str, *, watch: bool, as_json: bool, server: str) -> None:
+    """Show who reads the partitions of GROUP, what it has committed, and its lag.
 
-    async def described() -> GroupDescription:
+    The lag is how many records the group has yet to read; --watch also shows how old the oldest of them is.
+    """
+
+    async def described() -> None:
         async with admin(server) as broker:
-            return await broker.describe_group(group)
+            while True:
+                found = await broker.describe_group(group)
+                logs = {} if as_json else await _uncommitted(broker, found)
+                if watch and as_json:
+                    click.echo(json.dumps(_document(found), ensure_ascii=False))
+                elif as_json:
+                    print_json(_document(found))
+                else:
+                    _show(found, logs, again=watch)
+                if not watch:
+                    return
+                await asyncio.sleep(WATCH_S)
 
-    found = run(described())
-    if as_json:
-        print_json(found._asdict() | {"offsets": [of._asdict() for of in found.offsets]})
-        return
+    run(described())
+
+
+def _document(found: GroupDescription) -> dict[str, Any]:
+    members = [of._asdict() | {"partitions": [at._asdict() for at in of.partitions]} for of in found.members]
+    return found._asdict() | {"offsets": [of._asdict() for of in found.offsets], "members": members}
+
+
+async def _uncommitted(broker: Admin, found: GroupDescription) -> Logs:
+    """The partitions that members read without having committed anything there."""
+    committed = {TopicPartition(of.topic, of.partition) for of in found.offsets}
+    missing = {at for member in found.members for at in member.partitions} - committed
+    if not missing:
+        return {}
+    return {
+        at: of
+        for topic in await broker.describe_topics(sorted({at.topic for at in missing}))
+        for of in topic.partitions
+        if (at := TopicPartition(topic.name, of.partition)) in missing
+    }
+
+
+def _show(found: GroupDescription, logs: Logs, *, again: bool) -> None:
+    """Print the partitions, with their owners if there are any, and the members.
+
+    again: it is shown every second, so how old the oldest unread record is belongs to it, too.
+    """
+    if again:
+        click.clear()
+    names = {of.member_id: _name(of) for of in found.members}
+    owners = {at: names[of.member_id] for of in found.members for at in of.partitions}
     rows = [
-        (
-            of.topic,
-            of.partition,
-            of.committed_offset,
-            of.end_offset,
-            of.lag,
-            time_text(of.committed_at),
-            of.metadata,
-        )
+        {
+            "topic": of.topic,
+            "partition": of.partition,
+            "committed": of.committed_offset,
+            "end": of.end_offset,
+            "lag": of.lag,
+            "behind": _age(of.lag_ms),
+            "owner": owners.get(TopicPartition(of.topic, of.partition), "-"),
+            "committed at": time_text(of.committed_at),
+            "metadata": of.metadata,
+        }
         for of in found.offsets
     ]
-    print_table(["topic", "partition", "committed", "end", "lag", "committed at", "metadata"], rows)
+    for (topic, partition), of in logs.items():
+        row = {"topic": topic, "partition": partition, "end": of.end_offset, "metadata": ""}
+        row |= {"lag": of.end_offset - of.beginning_offset, "owner": owners[TopicPartition(topic, partition)]}
+        rows.append(row)
+    shown = {"behind": again, "owner": bool(found.members)}
+    titles = [name for name in TITLES if shown.get(name, True)]
+    rows.sort(key=itemgetter("topic", "partition"))
+    print_table(titles, [[row.get(name, "-") for name in titles] for row in rows])
+    if found.members:
+        click.echo()
+        _show_members(found.members)
+        click.echo(f"\n{found.state}, epoch {found.epoch}, {found.assignor}")
+
+
+def _show_members(members: Iterable[GroupMember]) -> None:
+    print_table(
+        ["member", "state", "partitions", "host", "joined at", "last commit at"],
+        [
+            (
+                _name(of),
+                of.state,
+                len(of.partitions),
+                of.client_host,
+                time_text(of.joined_at),
+                time_text(of.last_commit_at or -1),
+            )
+            for of in members
+        ],
+    )
+
+
+def _name(member: GroupMember) -> str:
+    """What a person calls a member: its instance, else its client id and the beginning of its own."""
+    if member.instance_id:
+        return member.instance_id
+    return " ".join(filter(None, [member.client_id, member.member_id[:ID_CHARS]]))
+
+
+def _age(ms: int) -> str:
+    """How old the oldest unread record is: 0.3 s, 75 s, 20 min, 5 h, 3 d."""
+    seconds = ms / 1_000
+    for unit, size, most in (("s", 1, 120), ("min", 60, 7_200), ("h", 3_600, 172_800)):
+        if seconds < most:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
 
 
 @groups.command()
 @group_argument
 @yes_option
+@force_option
 @json_option
 @server_option
-def delete(group: str, *, yes: bool, as_json: bool, server: str) -> None:
-    """Delete GROUP and all offsets that it has committed."""
+def delete(group: str, *, yes: bool, force: bool, as_json: bool, server: str) -> None:
+    """Delete GROUP and all offsets that it has committed. It is refused while the group has members."""
     confirm(f"delete group {group} and its offsets", yes=yes)
 
     async def deleted() -> None:
         async with admin(server) as broker:
-            await broker.delete_group(group)
+            await without_members(broker, group, lambda: broker.delete_group(group), force=force)
 
     run(deleted())
     if as_json:
         print_json({"deleted": group})
     else:
         click.echo(f"deleted group {group}")
+
+
+@groups.command("delete-offsets")
+@group_argument
+@topics_argument
+@yes_option
+@force_option
+@json_option
+@server_option
+def delete_offsets(
+    group: str, topics: tuple[str, ...], *, yes: bool, force: bool, as_json: bool, server: str
+) -> None:
+    """Delete the offsets that GROUP has committed in each TOPIC.
+
+    It is refused while a member subscribes to one of them.
+    """
+    if not topics:
+        raise click.UsageError("Missing argument 'TOPIC...'.", click.get_current_context())
+    named = ", ".join(topics)
+    confirm(f"delete the offsets of group {group} in {named}", yes=yes)
+
+    async def deleted() -> None:
+        async with admin(server) as broker:
+            await without_members(broker, group, lambda: broker.delete_offsets(group, topics), force=force)
+
+    run(deleted())
+    if as_json:
+        print_json({"group_id": group, "deleted": list(topics)})
+    else:
+        click.echo(f"deleted the offsets of group {group} in {named}")

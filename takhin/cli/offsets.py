@@ -14,7 +14,7 @@ from takhin.cli.output import counted, json_option, print_json
 from takhin.cli.positions import FORMS, parse_single
 from takhin.cli.rows import print_table
 from takhin.client import Admin, PartitionDescription, Position
-from takhin.errors import OffsetOutOfRangeError, UnknownPartitionError
+from takhin.errors import GroupNotEmptyError, OffsetOutOfRangeError, UnknownPartitionError
 
 INCOMPLETE = 1
 """The exit code of a command that did its work without partitions that are not served."""
@@ -91,7 +91,12 @@ def set_(group: str, topic: str, *, partition: int | None, at: Position, as_json
     async def committed() -> list[tuple[PartitionDescription, int]]:
         async with admin(server) as broker:
             found = await _resolved(broker, topic, await _chosen(broker, topic, partition), at)
-            await broker.commit_offsets(group, {(topic, of.partition): offset for of, offset in found})
+            try:
+                await broker.commit_offsets(group, {(topic, of.partition): offset for of, offset in found})
+            except GroupNotEmptyError as error:
+                raise click.ClickException(
+                    f"{error}; stop their programs, or end their membership with takhin groups seek --force"
+                ) from error
             return found
 
     found = run(committed())

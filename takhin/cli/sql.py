@@ -34,10 +34,10 @@ EXAMPLE = "select partition, count(*), max(time) from records group by partition
 def sql(topic: str, query: str | None, *, data_dir: Path, form: str | None, timeout_s: float | None) -> None:
     """Answer QUERY, a SELECT of SQLite, over all partitions of TOPIC.
 
-    The tables are records, headers, committed_offsets and partitions; without QUERY their columns are shown.
-    DATA is the data folder of a running or stopped broker, or a backup. It is only read, in short reads with
-    no file open between them, so that the broker is not held up. A query sees no record that was appended
-    after it began.
+    The tables are records, headers, committed_offsets, sources and partitions; without QUERY their columns
+    are shown. DATA is the data folder of a running or stopped broker, or a backup. It is only read, in short
+    reads with no file open between them, so that the broker is not held up. A query sees no record that was
+    appended after it began.
     """
     from takhin.query.query import run  # noqa: PLC0415  loads SQLite
     from takhin.query.topic import TopicFiles  # noqa: PLC0415

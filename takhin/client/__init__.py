@@ -24,6 +24,7 @@ from takhin.client.model import (
     CommittedOffset,
     GroupDescription,
     GroupListing,
+    GroupMember,
     GroupOffset,
     Health,
     NewRecord,
@@ -41,7 +42,7 @@ from takhin.client.model import (
 from takhin.client.producing.batches import Delivery
 from takhin.client.producing.producer import Producer
 from takhin.client.retry import Retry
-from takhin.model import Header, OffsetAtTime, TopicPartition
+from takhin.model import Header, OffsetAtTime, Source, TopicPartition
 
 __all__ = [
     "COMMITTED",
@@ -54,6 +55,7 @@ __all__ = [
     "Delivery",
     "GroupDescription",
     "GroupListing",
+    "GroupMember",
     "GroupOffset",
     "Header",
     "Health",
@@ -68,6 +70,7 @@ __all__ = [
     "RecordBatch",
     "RecordMetadata",
     "Retry",
+    "Source",
     "Span",
     "Tls",
     "TopicConfigEntry",

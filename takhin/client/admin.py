@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Concatenate, ParamSpec, TypeVar
@@ -16,6 +17,7 @@ from takhin.client.model import (
     CommittedOffset,
     GroupDescription,
     GroupListing,
+    GroupMember,
     Health,
     PartitionOffsets,
     TopicConfigEntry,
@@ -23,6 +25,7 @@ from takhin.client.model import (
     ms_of,
 )
 from takhin.client.retry import Retry, retried
+from takhin.client.streams import Subscription
 from takhin.errors import TakhinError, TopicExistsError, UnknownGroupError, UnknownTopicError
 from takhin.limits import check_range
 from takhin.model import OffsetAtTime, TopicPartition
@@ -31,6 +34,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 UP_TO_THE_END = -1
+NO_TOPIC = "-"
+"""What a member subscribes to that is to read nothing: it has to name some topic."""
 
 
 class Admin(Client):
@@ -156,7 +161,7 @@ class Admin(Client):
         return await self._call(self._calls.list_consumer_groups)
 
     async def describe_group(self, group_id: str) -> GroupDescription:
-        """A group with all that it committed. Raises UnknownGroupError."""
+        """A group with its members and all that it committed. Raises UnknownGroupError."""
         return await self._call(self._calls.describe_consumer_group, group_id)
 
     async def delete_group(self, group_id: str) -> None:
@@ -165,6 +170,35 @@ class Admin(Client):
         Raises GroupNotEmptyError, and UnknownGroupError as `delete_topic` does for topics.
         """
         await self._change(UnknownGroupError, self._calls.delete_consumer_group, group_id)
+
+    async def delete_offsets(self, group_id: str, topics: Iterable[str]) -> None:
+        """Drop what a group committed in these topics; durable on return.
+
+        Raises GroupNotEmptyError if a member subscribes to one of them, UnknownGroupError.
+        """
+        await self._change(UnknownGroupError, self._calls.delete_offsets, group_id, list(topics))
+
+    async def end_members(self, group_id: str) -> int:
+        """End the membership of all members of a group, as if they had left; returns how many there were.
+
+        Their programs are fenced: they drop what they hold, commit nothing of it, and those that still run
+        join again after a tenth of a second. Raises UnknownGroupError.
+        """
+        members = (await self.describe_group(group_id)).members
+        await asyncio.gather(*(self._call(self._end, group_id, member) for member in members))
+        return len(members)
+
+    async def _end(self, deadline: float, group_id: str, member: GroupMember) -> None:
+        """Join in the place of a member, and leave."""
+        subscription = Subscription(
+            group_id=group_id, topics=tuple(member.topics) or (NO_TOPIC,), instance_id=member.instance_id
+        )
+        async with self._calls.join_consumer_group(deadline) as stream:
+            await stream.join(subscription, member.member_id, 0, ())
+            await stream.read(silence_s_max=deadline - monotonic())
+            await stream.leave(keep_for_restart=False)
+            while await stream.read(silence_s_max=deadline - monotonic()) is not None:
+                pass
 
     async def committed_offsets(
         self, group_id: str, partitions: Iterable[tuple[str, int]] = ()
@@ -176,7 +210,10 @@ class Admin(Client):
     async def commit_offsets(
         self, group_id: str, offsets: Mapping[tuple[str, int], int | CommittedOffset]
     ) -> None:
-        """Set what a group committed, the next offset to read for each partition; durable on return."""
+        """Set what a group committed, the next offset to read for each partition; durable on return.
+
+        Raises GroupNotEmptyError for a group with members.
+        """
         await self._call(self._calls.commit_offset, group_id, dict(offsets))
 
     async def health(self) -> Health:

@@ -1,12 +1,12 @@
 """Every RPC of takhin.v1 that the client uses, once: our values in, our values and errors out.
 
-The only file of the client that sees messages and stubs. Each method is one attempt; `retry.retried` repeats
-it where its caller wants that. (ProduceMessageStream is missing: it saves a client like ours nothing.)
+With streams.py the only file of the client that sees messages and stubs. Each method is one attempt;
+`retry.retried` repeats it where its caller wants that. (ProduceMessageStream is missing: it saves a client
+like ours nothing.)
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 
-from takhin.client.connection import CANCEL_SECONDS_MAX, ByteStream, Connection
-from takhin.client.errors import NoAnswerError
-from takhin.client.failures import error_of
+from takhin.client.connection import Connection
 from takhin.client.model import (
     CommittedOffset,
     GroupDescription,
     GroupListing,
+    GroupMember,
     GroupOffset,
     Health,
     PartitionDescription,
@@ -30,17 +29,18 @@ from takhin.client.model import (
     TopicDescription,
     TopicOutline,
 )
-from takhin.model import OffsetAtTime, TopicPartition
+from takhin.client.streams import ConsumeStream, MemberStream
+from takhin.model import OffsetAtTime, Source, TopicPartition
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 from takhin.wire import requests
-from takhin.wire.columns import ResponseColumns
 
 if TYPE_CHECKING:
     from takhin.v1.takhin_pb2_grpc import TakhinServiceAsyncStub  # only its stub file has it
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"].full_name
 CONSUME_MESSAGES = f"/{SERVICE}/ConsumeMessages"
+JOIN_CONSUMER_GROUP = f"/{SERVICE}/JoinConsumerGroup"
 
 
 class Calls:
@@ -133,6 +133,7 @@ class Calls:
         expected_offset: int | None = None,
         topic_id: str = "",
         maybe_stored_from: int | None = None,
+        source: Source | None = None,
     ) -> Produced:
         """Store a batch. records: as `takhin.wire.requests.record` makes them.
 
@@ -148,6 +149,7 @@ class Calls:
             expected_offset=expected_offset,
             topic_id=topic_id,
             maybe_stored_from=maybe_stored_from,
+            source=source,
         )
         response = await self._connection.unary(self._produce_message, request, deadline)
         return Produced(response.offset, response.num_partitions)
@@ -206,20 +208,36 @@ class Calls:
         request = pb.DeleteRecordsRequest(topic=at.topic, partition=at.partition, before_offset=before_offset)
         return (await self._connection.unary(self._stub.DeleteRecords, request, deadline)).beginning_offset
 
+    @asynccontextmanager
+    async def join_consumer_group(self, deadline: float) -> AsyncIterator[MemberStream]:
+        """The stream of one member of a group. deadline: for connecting."""
+        stream = self._connection.duplex(
+            JOIN_CONSUMER_GROUP,
+            pb.MemberRequest.SerializeToString,
+            pb.MemberResponse.FromString,
+            deadline,
+        )
+        async with stream as call:
+            yield MemberStream(call, self.server)
+
     async def commit_offset(
         self,
         deadline: float,
         group_id: str,
         offsets: Mapping[tuple[str, int], int | CommittedOffset],
         incarnation_ids: Mapping[tuple[str, int], str] = MappingProxyType({}),
+        member: MemberAt | None = None,
     ) -> None:
         """Set what a group committed. Without offsets there is no call.
 
         incarnation_ids: of the logs that the offsets are about, as far as they are known.
+        member: who commits, in a group with members.
         Raises OffsetOutOfRangeError for an offset beyond the end of its log, LogReplacedError for another
-        log; then nothing is written.
+        log, FencedMemberError for what the member does not own; then nothing is written.
         """
         request = pb.CommitOffsetRequest(group_id=group_id)
+        if member is not None:
+            request.member_id, request.member_epoch = member
         for (topic, partition), commit in offsets.items():
             offset, metadata = commit if isinstance(commit, CommittedOffset) else (commit, "")
             request.offsets.add(
@@ -248,21 +266,29 @@ class Calls:
     async def list_consumer_groups(self, deadline: float) -> list[GroupListing]:
         request = pb.ListConsumerGroupsRequest()
         response = await self._connection.unary(self._stub.ListConsumerGroups, request, deadline)
-        return [GroupListing(of.group_id, of.state, of.member_count) for of in response.groups]
+        return [GroupListing(of.group_id, of.state, of.member_count, of.lag) for of in response.groups]
 
     async def describe_consumer_group(self, deadline: float, group_id: str) -> GroupDescription:
-        """A group with all that it committed. Raises UnknownGroupError."""
+        """A group with its members and all that it committed. Raises UnknownGroupError."""
         request = pb.DescribeConsumerGroupRequest(group_id=group_id)
         response = await self._connection.unary(self._stub.DescribeConsumerGroup, request, deadline)
         offsets = [
             GroupOffset(*(getattr(of, field) for field in GroupOffset._fields)) for of in response.offsets
         ]
-        return GroupDescription(response.group_id, response.state, offsets)
+        members = [_member(of) for of in response.members]
+        return GroupDescription(
+            response.group_id, response.state, offsets, response.epoch, response.assignor, members
+        )
 
     async def delete_consumer_group(self, deadline: float, group_id: str) -> None:
         """Drop all that a group committed. Raises GroupNotEmptyError, UnknownGroupError."""
         request = pb.DeleteConsumerGroupRequest(group_id=group_id)
         await self._connection.unary(self._stub.DeleteConsumerGroup, request, deadline)
+
+    async def delete_offsets(self, deadline: float, group_id: str, topics: Iterable[str]) -> None:
+        """Drop what a group committed in some topics. Raises GroupNotEmptyError, UnknownGroupError."""
+        request = pb.DeleteOffsetsRequest(group_id=group_id, topics=topics)
+        await self._connection.unary(self._stub.DeleteOffsets, request, deadline)
 
     async def health_check(self, deadline: float) -> Health:
         response = await self._connection.unary(self._stub.HealthCheck, pb.HealthCheckRequest(), deadline)
@@ -281,47 +307,36 @@ class Calls:
         )
 
 
+class MemberAt(NamedTuple):
+    """A member of a group as a commit names it."""
+
+    member_id: str
+    epoch: int
+
+
 class Produced(NamedTuple):
-    """Where a batch begins, and how many partitions its topic has now; 0 if an older broker does not say."""
+    """Where a batch begins (-1: its source was taken before), and how many partitions its topic has now.
+
+    num_partitions: 0 if an older broker does not say.
+    """
 
     offset: int
     num_partitions: int
 
 
-class ConsumeResponse(NamedTuple):
-    """One response of a consume stream. Without records it only says that the stream is alive."""
-
-    columns: ResponseColumns
-    size_bytes: int
-
-
-class ConsumeStream:
-    """The responses of one ConsumeMessages call."""
-
-    def __init__(self, call: ByteStream, server: str) -> None:
-        self._call = call
-        self._server = server
-
-    async def read(self, *, silence_s_max: float | None = None) -> ConsumeResponse | None:
-        """The next response; None when the broker has ended the stream.
-
-        Raises NoAnswerError after silence_s_max without a response, and the error that ended the stream.
-        """
-        reading = asyncio.ensure_future(self._call.read())
-        try:
-            if not (await asyncio.wait({reading}, timeout=silence_s_max))[0]:
-                raise NoAnswerError(f"{self._server} was silent for {silence_s_max} s")
-            if reading.cancelled():
-                raise NoAnswerError(f"a stream of {self._server} was cancelled")
-            raw = reading.result()
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error, self._server) from error
-        finally:
-            # A read that is given up ends, too: what gRPC reports of it later could find the loop closed.
-            if not reading.done():
-                self._call.cancel()
-                await asyncio.wait({reading}, timeout=CANCEL_SECONDS_MAX)
-        return ConsumeResponse(ResponseColumns(raw), len(raw)) if isinstance(raw, bytes) else None
+def _member(of: pb.ConsumerGroupMember) -> GroupMember:
+    return GroupMember(
+        of.member_id,
+        of.client_id,
+        of.client_host,
+        of.instance_id,
+        of.member_epoch,
+        of.state,
+        list(of.topics),
+        [TopicPartition(at.topic, at.partition) for at in of.assignments],
+        of.joined_at,
+        of.last_commit_at,
+    )
 
 
 def _description(info: pb.TopicInfo) -> TopicDescription:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,6 +25,8 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 ByteStream = grpc.aio.UnaryStreamCall[bytes, bytes]
+Duplex = grpc.aio.StreamStreamCall
+"""A call whose sides both write and read."""
 
 ATTEMPT_SECONDS_MAX = 30.0
 """A call without an answer by then counts as lost."""
@@ -175,11 +177,7 @@ class Connection:
 
         Reading raises grpc.aio.AioRpcError; failures.py turns it into ours.
         """
-        number = self._place_for_stream()
-        self._streams[number] += 1
-        try:
-            channel = self._channels[number]
-            await self._connect(channel, connect_deadline)
+        async with self._place(connect_deadline) as channel:
             rpc: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(method, None, None)
             timeout = None if seconds_max is None else timeout_of_call(seconds_max)
             call = rpc(request, timeout=timeout, metadata=self._metadata)
@@ -187,6 +185,33 @@ class Connection:
                 yield call
             finally:
                 await _end(call)
+
+    @asynccontextmanager
+    async def duplex(
+        self,
+        method: str,
+        serialize: Callable[[Q], bytes],
+        parse: Callable[[bytes], R],
+        connect_deadline: float,
+    ) -> AsyncIterator[Duplex[Q, R]]:
+        """A call that both sides write to, which has a place among the streams. Otherwise as `stream`."""
+        async with self._place(connect_deadline) as channel:
+            rpc: grpc.aio.StreamStreamMultiCallable[Q, R] = channel.stream_stream(method, serialize, parse)
+            call = rpc(metadata=self._metadata)
+            try:
+                yield call
+            finally:
+                await _end(call)
+
+    @asynccontextmanager
+    async def _place(self, connect_deadline: float) -> AsyncIterator[grpc.aio.Channel]:
+        """A connected channel, on which the block has room for one stream."""
+        number = self._place_for_stream()
+        self._streams[number] += 1
+        try:
+            channel = self._channels[number]
+            await self._connect(channel, connect_deadline)
+            yield channel
         finally:
             self._streams[number] -= 1
 

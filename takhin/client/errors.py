@@ -75,7 +75,8 @@ class OtherLoopError(TakhinError):
 class InCallbackError(TakhinError):
     """A blocking client was to wait in a callback, on the one thread that could end the wait.
 
-    See `takhin.client.sync.Delivery.add_done_callback`.
+    See `takhin.client.sync.Delivery.add_done_callback`. Or a consumer was to be closed in one of its own
+    callbacks.
     """
 
 

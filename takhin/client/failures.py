@@ -11,7 +11,8 @@ import grpc
 from google.rpc import status_pb2
 
 from takhin.client.errors import CallFailedError, NoAnswerError, TransportLimitError
-from takhin.errors import TakhinError
+from takhin.errors import FencedMemberError, TakhinError
+from takhin.model import TopicPartition
 from takhin.wire.status import error_of_code, error_of_status
 
 STATUS_DETAILS = "grpc-status-details-bin"
@@ -48,4 +49,7 @@ def refusal_in(response: Any) -> TakhinError | None:
         return None
     names = {"topic", "partition", "group_id", "end_offset"} & set(response.DESCRIPTOR.fields_by_name)
     details = {name: str(getattr(response, name)) for name in names}
-    return error_of_code(response.error_code, response.error, details)
+    error = error_of_code(response.error_code, response.error, details)
+    if isinstance(error, FencedMemberError) and "refused" in response.DESCRIPTOR.fields_by_name:
+        error.refused = tuple(TopicPartition(of.topic, of.partition) for of in response.refused)
+    return error

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from takhin.errors import InvalidArgumentError, PartitionUnavailableError
 from takhin.limits import check_range
-from takhin.model import Header
+from takhin.model import Header, TopicPartition
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
@@ -63,9 +63,14 @@ class Appended(NamedTuple):
     record_count: int
 
     @property
+    def duplicate(self) -> bool:
+        """True if nothing was stored, because the source was taken before; `offset` is -1 then."""
+        return self.offset < 0
+
+    @property
     def end_offset(self) -> int:
-        """The expected_offset of the next `append`, if nobody else writes."""
-        return self.offset + self.record_count
+        """The expected_offset of the next `append`, if nobody else writes; -1 for a duplicate."""
+        return -1 if self.duplicate else self.offset + self.record_count
 
 
 class RecordBatch(NamedTuple):
@@ -214,6 +219,8 @@ class GroupOffset(NamedTuple):
     lag: how many records the group has yet to read, at most: those that were trimmed do not count, nor those
     that compaction has removed, as far as the broker knows where they were.
     committed_at: ms since 1970.
+    member_id: whose partition it is now; empty: nobody's.
+    lag_ms: age of the oldest record that is not committed; 0: there is none; -1: the broker cannot tell.
     """
 
     topic: str
@@ -223,22 +230,54 @@ class GroupOffset(NamedTuple):
     lag: int
     metadata: str
     committed_at: int
+    member_id: str = ""
+    lag_ms: int = 0
 
 
 class GroupListing(NamedTuple):
-    """A consumer group in a list. state: as in Kafka; "Empty" is a group without members."""
+    """A consumer group in a list. state: as in Kafka; "Empty" is a group without members.
+
+    lag: that of all partitions together.
+    """
 
     group_id: str
     state: str
     member_count: int
+    lag: int = 0
+
+
+class GroupMember(NamedTuple):
+    """A member of a consumer group.
+
+    client_host: HOST:PORT. joined_at, last_commit_at: ms since 1970; 0: it has committed nothing.
+    state: "Stable"; "Revoking": it has partitions to let go of; "Waiting": others have some for it.
+    topics: that it subscribes to and that exist, in order, the first 20 of them.
+    """
+
+    member_id: str
+    client_id: str
+    client_host: str
+    instance_id: str
+    member_epoch: int
+    state: str
+    topics: Sequence[str]
+    partitions: Sequence[TopicPartition]
+    joined_at: int
+    last_commit_at: int
 
 
 class GroupDescription(NamedTuple):
-    """A consumer group and what it has committed."""
+    """A consumer group, what it has committed, and who shares its work.
+
+    epoch: rises with each change of members or of what they subscribe to. assignor: empty without members.
+    """
 
     group_id: str
     state: str
     offsets: Sequence[GroupOffset]
+    epoch: int = 0
+    assignor: str = ""
+    members: Sequence[GroupMember] = ()
 
 
 class Health(NamedTuple):

@@ -159,6 +159,8 @@ class Admin(Blocking[client.Admin]):
     list_groups = _waiting(client.Admin.list_groups)
     describe_group = _waiting(client.Admin.describe_group)
     delete_group = _waiting(client.Admin.delete_group)
+    end_members = _waiting(client.Admin.end_members)
+    delete_offsets = _waiting(client.Admin.delete_offsets)
     committed_offsets = _waiting(client.Admin.committed_offsets)
     commit_offsets = _waiting(client.Admin.commit_offsets)
     health = _waiting(client.Admin.health)
@@ -248,10 +250,20 @@ class Consumer(Blocking[ThreadedConsumer]):
     seek = _waiting(ThreadedConsumer.seek)
     commit = _waiting(ThreadedConsumer.commit)
     assignment = _passed_on(ThreadedConsumer.assignment)
+    source = _passed_on(ThreadedConsumer.source)
     position = _passed_on(ThreadedConsumer.position)
     end_offset = _passed_on(ThreadedConsumer.end_offset)
     pause = _passed_on(ThreadedConsumer.pause)
     resume = _passed_on(ThreadedConsumer.resume)
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Like `takhin.client.Consumer.close`, but cancels it after timeout_s. Any thread may call it."""
+        self._core.check_outside_callbacks()
+        super().close(timeout_s)
+
+    def stop(self) -> None:
+        """Let iterating end, as `takhin.client.Consumer.stop` does. Waits for nothing."""
+        self._core.stop()
 
     @cached_property
     def _records(self) -> Records:
@@ -319,9 +331,13 @@ class Records:
     def _hand_out(self) -> Iterator[client.Record]:
         try:
             while (loaded := self._run(self._assigned.next_loaded(self._waits_s_max))) is not None:
-                records = loaded.records
-                while records and not loaded.paused:
-                    yield records.popleft()
+                popleft = loaded.records.popleft
+                with suppress(IndexError):  # the loop may clear it at any time
+                    while not loaded.paused:
+                        record = popleft()
+                        loaded.processed = record.offset  # all before this one: it was asked for
+                        yield record
+                loaded.pass_by()
         finally:
             self.__next__ = self._begin
 
@@ -337,8 +353,9 @@ class Batches:
         return self
 
     def __next__(self) -> client.RecordBatch:
-        loaded = self._run(self._batches.loaded())
-        if loaded is None:
-            raise StopIteration
-        # Taken out on this thread, and only now: a wait that is interrupted loses no batch.
-        return loaded.take(self._batches.records_max)
+        while (loaded := self._run(self._batches.loaded())) is not None:
+            # Taken out on this thread, and only now: a wait that is interrupted loses no batch.
+            batch = loaded.take(self._batches.records_max)
+            if batch.records:
+                return batch
+        raise StopIteration

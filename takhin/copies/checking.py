@@ -19,7 +19,7 @@ from takhin.disk.faults import sentence
 from takhin.disk.identity import LogRow, identity_fault, read_log_row
 from takhin.disk.statements_compaction import GET_GAPS
 from takhin.disk.tables import tables_fault
-from takhin.disk.versions import COMPACTION_SINCE, LOST_SINCE, PRODUCERS_SINCE
+from takhin.disk.versions import COMPACTION_SINCE, LOST_SINCE, PRODUCERS_SINCE, SOURCES_SINCE
 from takhin.disk.witness import Mark
 from takhin.disk.zero_tails import faults_in
 
@@ -68,6 +68,9 @@ def _content(connection: apsw.Connection, log: LogRow) -> Iterator[str]:
                 f"producer {producer_id} is said to have sent records up to {end - 1}, and the log ends at "
                 f"{log.end_offset}"
             )
+    if version >= SOURCES_SINCE:
+        for group_id, topic, partition, offset in connection.execute(sql.BAD_SOURCE):
+            yield f"offset {offset} of topic {topic!r} partition {partition} was taken for group {group_id!r}"
 
 
 def _missing(connection: apsw.Connection, log: LogRow, version: int) -> Iterator[str]:

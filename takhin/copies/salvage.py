@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ from takhin.copies.small_tables import (
     PASSES,
     PRODUCERS,
     SINCE,
+    SOURCES,
     TAILS,
     Layout,
     Table,
     has_migrations_index,
     layouts,
+    whole_batches,
 )
 from takhin.disk import statements as sql
 from takhin.disk import statements_compaction as compaction_sql
@@ -75,6 +77,7 @@ class Salvage:
         """What was lost besides records, as clauses."""
         self._version = VERSION
         self._compacted_below = self._tombstones = 0
+        self._end_lost = False  # the old log's last record is not there
         with suppress(*UNREADABLE):
             header = file_header(old)
             self._version = header.user_version
@@ -155,6 +158,7 @@ class Salvage:
                 bounds = [Run(leaf.first, leaf.last + 1) for leaf in some]
                 self._take(within(without(missing, kept), bounds), kept)
         kept = joined(kept)
+        self._end_lost = bool(without([Run(max(log.start_offset, end - 1), end)], kept))
         self._take_headers(kept)
         return end, kept
 
@@ -287,6 +291,7 @@ class Salvage:
             self._committed(log)
             if self._version >= SINCE[PRODUCERS]:
                 self._producers(without([Run(0, log.end_offset)], gaps))
+            self._sources()
             identity = (log.topic, log.partition, log.topic_id, log.incarnation_id)
             range_ = (log.start_offset, log.end_offset)
             self._new.execute(sql.PUT_LOG, (*identity, *range_, log.commits, system_clock()))
@@ -314,25 +319,18 @@ class Salvage:
             self._new.execute(sql.PUT_COMMITTED, (group_id, within_log, *rest))
 
     def _producers(self, whole: Sequence[Run]) -> None:
-        """Take over what producers have sent last, as long as all of it is there.
-
-        A batch that was lost, if only in part, may be sent again, so it is not remembered, nor are those
-        before it if there are any after it.
-        """
+        """Take over what producers have sent last, as long as all of it is there."""
         rows = self._table(PRODUCERS, "what its producers have sent last")
-        for _, batches in groupby(sorted(rows, key=tuple), lambda row: row[0]):
-            remembered: list[Sequence[Any]] = []
-            broken = False
-            for row in batches:
-                _, sequence, count, offset, *_ = row
-                if within([Run(offset, offset + count)], whole) != [Run(offset, offset + count)]:
-                    broken = True
-                    continue
-                if broken or (remembered and remembered[-1][1] + remembered[-1][2] != sequence):
-                    remembered = []
-                broken = False
-                remembered.append(row)
-            self._new.executemany(sql.PUT_PRODUCER_BATCH, remembered)
+        self._new.executemany(sql.PUT_PRODUCER_BATCH, whole_batches(rows, whole))
+
+    def _sources(self) -> None:
+        """Take over what was taken of sources, unless the log's last record is lost.
+
+        Then the last batches are, which are the ones that may be sent again: they are to be stored.
+        """
+        if self._version >= SINCE[SOURCES] and not self._end_lost:
+            rows = self._table(SOURCES, "what its records were made of")
+            self._new.executemany(sql.PUT_SOURCE, rows)
 
     def _configs(self) -> None:
         what = (

@@ -7,10 +7,12 @@ page among them, behind the tables of the version in which the file was new, is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from takhin.copies.runs import Run, within
 from takhin.disk import versions
 from takhin.schema import PAGE_BYTES, VERSION
 from takhin.schema.checksums import SINCE_VERSION
@@ -39,6 +41,12 @@ LOST = Table("lost_offsets", "first, beyond", "first", (int, int))
 TAILS = Table("zero_tails", "offset, position, length", "offset, position", (int, int, int))
 COMPACTIONS = Table("compactions", "compacted_below, records_below, tombstones_kept", "id", (int, int, int))
 PASSES = Table("compaction_history", "end_offset, began_at", "end_offset", (int, int))
+SOURCES = Table(
+    "sources",
+    "group_id, incarnation_id, offset, topic, partition",
+    "group_id, incarnation_id",
+    (str, str, int, str, int),
+)
 
 SINCE = {
     PRODUCERS: versions.PRODUCERS_SINCE,
@@ -46,9 +54,10 @@ SINCE = {
     TAILS: versions.TAILS_SINCE,
     COMPACTIONS: versions.COMPACTION_SINCE,
     PASSES: versions.COMPACTION_SINCE,
+    SOURCES: versions.SOURCES_SINCE,
 }
 """The tables of later versions that are read, by the first version that has them."""
-PLACES = {3: (PRODUCERS,), 4: (LOST,), 5: (TAILS,), 6: (None, COMPACTIONS, PASSES)}
+PLACES = {3: (PRODUCERS,), 4: (LOST,), 5: (TAILS,), 6: (None, COMPACTIONS, PASSES), 7: (SOURCES,)}
 """By version, the tables that it adds, in order; None for one that is made from the records again."""
 FIRST_ROOT = 11
 MIGRATIONS_INDEX = (b"\x0a", b"takhinm0001")
@@ -72,6 +81,27 @@ def layouts() -> Iterator[Layout]:
             pages = (page for page in range(FIRST_ROOT, index + len(added) + 1) if page != index)
             roots = {table: page for page, (_, table) in zip(pages, added, strict=False) if table is not None}
             yield Layout(version, index, roots)
+
+
+def whole_batches(rows: Sequence[Sequence[Any]], whole: Sequence[Run]) -> Iterator[Sequence[Any]]:
+    """Those of producers' last batches that may be remembered. whole: the offsets whose records are there.
+
+    A batch that was lost, if only in part, may be sent again, so it is not remembered, nor are those before
+    it if there are any after it.
+    """
+    for _, batches in groupby(sorted(rows, key=tuple), lambda row: row[0]):
+        remembered: list[Sequence[Any]] = []
+        broken = False
+        for row in batches:
+            _, sequence, count, offset, *_ = row
+            if within([Run(offset, offset + count)], whole) != [Run(offset, offset + count)]:
+                broken = True
+                continue
+            if broken or (remembered and remembered[-1][1] + remembered[-1][2] != sequence):
+                remembered = []
+            broken = False
+            remembered.append(row)
+        yield from remembered
 
 
 def has_migrations_index(path: Path, page: int) -> bool:

@@ -3,7 +3,7 @@
     DATA/LOCK                            flock, with the holder's pid in it
     DATA/topics/<topic>/<n>.db           partition n, with its -wal and -shm while it is in use
     DATA/tmp/                            files and folders being made or removed; swept at start
-    DATA/witness                         what each log must hold at least (witness.py)
+    DATA/witness                         what each log must hold at least; how many starts (witness.py)
     DATA/ballast                         room that is given up when the disk is full
     DATA/hold                            made by people: please let me copy these files
     DATA/held                            the broker's answer: copy them now

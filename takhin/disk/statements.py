@@ -103,6 +103,7 @@ NTH_BLOCK = "SELECT beyond FROM time_blocks WHERE beyond > ? ORDER BY beyond LIM
 LOWER_APPENDED = (
     "UPDATE time_blocks SET appended = :now WHERE appended > :now AND beyond > :first AND beyond <= :last"
 )
+TIMESTAMP_FROM = "SELECT timestamp FROM records WHERE offset >= ? AND offset < ? ORDER BY offset LIMIT 1"
 LAST_BLOCK = "SELECT max(beyond) FROM time_blocks"
 LAST_TIMESTAMP = "SELECT timestamp FROM records ORDER BY offset DESC LIMIT 1"
 FIRST_TIMESTAMP = "SELECT timestamp FROM records ORDER BY offset LIMIT 1"
@@ -189,6 +190,21 @@ FORGET_PRODUCERS = (
     "(SELECT producer_id FROM producer_batches GROUP BY producer_id ORDER BY max(offset) LIMIT ?)"
 )
 
+GET_SOURCE = "SELECT offset FROM sources WHERE group_id = ? AND incarnation_id = ?"
+PUT_SOURCE = (
+    "INSERT INTO sources (group_id, incarnation_id, offset, topic, partition) VALUES (?,?,?,?,?) "
+    "ON CONFLICT (group_id, incarnation_id) DO UPDATE SET offset = excluded.offset"
+)
+COUNT_SOURCES = "SELECT count(*) FROM sources"
+SOURCE_GROUPS = "SELECT DISTINCT group_id FROM sources"
+SOURCE_LOGS = "SELECT DISTINCT incarnation_id FROM sources"
+FORGET_SOURCES_OF_GROUP = "DELETE FROM sources WHERE group_id = ?"
+FORGET_SOURCES_OF_TOPICS = (
+    "DELETE FROM sources WHERE group_id = ? AND topic IN (SELECT value FROM json_each(?))"
+)
+HAS_SOURCES = "SELECT EXISTS (SELECT 1 FROM sources WHERE group_id = ?)"
+FORGET_SOURCES_OF_LOGS = "DELETE FROM sources WHERE incarnation_id IN (SELECT value FROM json_each(?))"
+
 # Whose log a file is, and what its topic is
 
 GET_END = "SELECT commits, end_offset FROM log WHERE id = 0"
@@ -240,6 +256,7 @@ BAD_PRODUCER = (
     "SELECT lower(hex(producer_id)), offset + record_count FROM producer_batches "
     "WHERE offset < 0 OR record_count < 1 OR offset + record_count > :end ORDER BY offset DESC LIMIT 3"
 )
+BAD_SOURCE = "SELECT group_id, topic, partition, offset FROM sources WHERE offset < 0 ORDER BY group_id"
 
 # A new file made of an old, damaged one (copies/salvage.py), and the target of a backup
 

@@ -31,6 +31,8 @@ TAILS_SINCE = 5
 """The schema version that first had zero_tails."""
 COMPACTION_SINCE = 6
 """The schema version that first had compactions and compaction_history."""
+SOURCES_SINCE = 7
+"""The schema version that first had sources."""
 
 
 def build(*paths: Path) -> None:

@@ -7,6 +7,9 @@ of its log is refused.
 
     DATA/witness    a head, then 64 bytes for each partition
 
+The head also has the number of this start, which consumer groups make their epochs of. It is here because the
+head is written and synced at each start anyway.
+
 Under a hold a copier may copy the witness later than the logs. So while a hold lasts, the head has the change
 time of the folder's LOCK, which no copy shares. A witness whose noted time differs was copied from another
 folder and is ignored. The head says for good that this folder was once such a copy: a log without a note has
@@ -33,9 +36,13 @@ from takhin.errors import CopyError
 
 logger = structlog.get_logger()
 
-HEAD = struct.Struct("<8sQQ")
-"""Magic; the change time of LOCK (ns) while held, else 0; 1 if the folder was once a copy, else 0."""
+HEAD = struct.Struct("<8sQQQ")
+"""Magic; the change time of LOCK (ns) while held, else 0; 1 if the folder was once a copy, else 0; the number
+of this start (0 in a file of an older Takhin)."""
 MAGIC = b"takhin\x00\x01"
+
+BOOTS_MAX = (1 << 30) - 1
+"""More than any folder will see: a larger number is damage. Epochs of consumer groups are 2^32 times it."""
 
 SLOT = struct.Struct("<I16sIQQ")
 """CRC-32 of the rest; topic id, partition, commits, end offset."""
@@ -71,13 +78,13 @@ def is_own(head: bytes, lock_changed: int) -> bool | None:
 
     lock_changed: the change time of this folder's LOCK (ns).
     """
-    magic, held, _ = _head(head)
+    magic, held, _, _ = _head(head)
     return None if magic != MAGIC else held in (0, lock_changed)
 
 
-def _head(content: bytes) -> tuple[bytes, int, int]:
-    magic, held, copied = HEAD.unpack(content[: HEAD.size].ljust(HEAD.size, b"\0"))
-    return magic, held, copied
+def _head(content: bytes) -> tuple[bytes, int, int, int]:
+    magic, held, copied, boots = HEAD.unpack(content[: HEAD.size].ljust(HEAD.size, b"\0"))
+    return magic, held, copied, boots
 
 
 def noted_in(content: bytes) -> Iterator[tuple[int, tuple[Key, Mark] | None]]:
@@ -154,9 +161,15 @@ class Witness:
         content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
         self.is_copy = is_own(content, lock_changed_before) is False
         """True if this folder was copied from another one during a hold, and not served since."""
-        magic, _, copied = _head(content)
+        magic, _, copied, boots = _head(content)
         self.was_copy = self.is_copy or (magic == MAGIC and copied == 1)
         """True if it is or was one: a log without a note needs an incarnation of its own."""
+        self.boot = boots % BOOTS_MAX + 1 if magic == MAGIC else 1
+        """Larger at each start. It is on disk when the broker serves, in a copy from `settle` on.
+
+        An older copy that is put back, and a folder without its witness, begin at a smaller number. What a
+        number may be used for has to bear that: see takhin/groups/coordinator.py.
+        """
         self._marks: dict[Key, tuple[int, Mark | None]] = {}
         self._free: list[int] = []
         self._end = max(SLOT_BYTES, len(content) // SLOT_BYTES * SLOT_BYTES)
@@ -231,7 +244,7 @@ class Witness:
 
     def hold(self, lock_changed: int) -> None:
         """Note the change time of LOCK (ns) for as long as copies are made; 0 ends that. Raises OSError."""
-        os.pwrite(self._descriptor, HEAD.pack(MAGIC, lock_changed, self.was_copy), 0)
+        os.pwrite(self._descriptor, HEAD.pack(MAGIC, lock_changed, self.was_copy, self.boot), 0)
         os.fsync(self._descriptor)  # the time of LOCK itself may be on disk: the two must agree
 
     def settle(self, lock_changed: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import apsw
 
-from takhin.disk import statements
+from takhin.disk import statements, versions
 from takhin.disk.identity import LogRow
 from takhin.disk.zero_tails import check_committed, check_offset
 from takhin.json_bytes import json_bytes
@@ -182,7 +182,10 @@ class LogTable:
 
 @dataclass(frozen=True, slots=True)
 class StateTable:
-    """A table of which each partition has only a few rows. source: what stands after FROM."""
+    """A table of which each partition has only a few rows.
+
+    source: what stands after FROM. since: the first schema version whose files have it; others have no rows.
+    """
 
     name: str
     columns: Sequence[Column]
@@ -190,6 +193,7 @@ class StateTable:
     source: str
     check: Callable[[Row], None] = lambda _row: None
     """Raises LostPageError for a row whose end is lost."""
+    since: int = 0
     ordered = False
 
     def scan(self, topic: TopicFiles, wanted: Wanted) -> Iterator[list[Row]]:
@@ -199,6 +203,8 @@ class StateTable:
             yield topic.read(partition, partial(self._all, select))
 
     def _all(self, select: str, connection: apsw.Connection, _log: LogRow) -> list[Row]:
+        if int(connection.pragma("user_version")) < self.since:
+            return []
         rows = connection.execute(select).fetchall()
         for row in rows:
             self.check(row)
@@ -308,6 +314,21 @@ COMMITTED_OFFSETS = StateTable(
     statements.COMMITTED_AND_LOG,
     lambda row: check_committed(row[0], row[5]),
 )
+SOURCES = StateTable(
+    "sources",
+    (
+        Column("group_id", "group_id", "TEXT"),
+        PARTITION,
+        Column("source_topic", "topic", "TEXT"),
+        Column("source_partition", "partition", "INTEGER"),
+        Column("source_offset", "offset", "INTEGER"),
+        Column("source_incarnation_id", "incarnation_id", "TEXT"),
+    ),
+    ("group_id", "partition", "source_incarnation_id"),
+    "sources",
+    since=versions.SOURCES_SINCE,
+)
+"""What the records were made of, by programs that read as a group, transform and write."""
 PARTITIONS = StateTable(
     "partitions",
     (
@@ -326,4 +347,4 @@ CONFIGS = StateTable(
     "topic_configs",
 )
 """What the topic says itself. Only partition 0's file has rows of it."""
-TABLES: Sequence[Table] = (RECORDS, HEADERS, COMMITTED_OFFSETS, PARTITIONS, CONFIGS)
+TABLES: Sequence[Table] = (RECORDS, HEADERS, COMMITTED_OFFSETS, SOURCES, PARTITIONS, CONFIGS)

@@ -4,6 +4,10 @@ A producer numbers its records, for each partition from 0. A log remembers the l
 so it recognises one that is sent again because its answer was lost: such a batch gets the first answer once
 more and is not stored again. (Kafka does the same, with as many batches: ProducerStateEntry in
 org.apache.kafka.storage.internals.log.)
+
+A program that reads as a group, transforms and writes says of which input record a batch was made: its
+source. A log remembers the highest offset that it has taken of each input log for each group. Whoever goes
+through that input again, after a crash or as the next owner of its partition, stores nothing a second time.
 """
 
 from __future__ import annotations
@@ -12,11 +16,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from takhin.errors import EndOffsetMismatchError, InvalidArgumentError, OutOfSequenceError
-from takhin.model import Appended, Batch, Condition, TopicSpec
+from takhin.model import NO_TIMESTAMP, Appended, Batch, Condition, Source, TopicSpec
 
 BATCHES_REMEMBERED = 5
 """Batches of one producer that a log remembers: it may have as many under way at once. Kafka's number,
 and the number of slots in the table: not a setting."""
+NO_OFFSET = -1
+"""Stands for an offset that is not known any more."""
 
 
 class Remembered(NamedTuple):
@@ -30,10 +36,21 @@ class Remembered(NamedTuple):
     """Its place among those of its producer, 0 to BATCHES_REMEMBERED - 1, used in turn."""
 
 
+class Known(NamedTuple):
+    """What a log remembers of those that a batch names.
+
+    batches: of the batch's producer, in any order.
+    taken: the highest offset that the log has taken of the batch's source; None: none, or there is no source.
+    """
+
+    batches: Sequence[Remembered] = ()
+    taken: int | None = None
+
+
 def judge(
     condition: Condition,
     record_count: int,
-    remembered: Sequence[Remembered],
+    known: Known,
     *,
     topic: str,
     partition: int,
@@ -42,14 +59,19 @@ def judge(
 ) -> Appended | None:
     """The answer to a batch that was stored before; None for one that is to be appended at `end`.
 
-    remembered: what the log has of the batch's producer, in any order.
     forgotten_before: asks for an offset. Producers whose last batch is there or behind it are all remembered.
     Raises OutOfSequenceError, EndOffsetMismatchError.
     """
-    if condition.producer_id and condition.sequence != _next_sequence(remembered):
+    remembered = known.batches
+    in_sequence = not condition.producer_id or condition.sequence == _next_sequence(remembered)
+    if not in_sequence:
         for stored in remembered:
             if stored[:2] == (condition.sequence, record_count):
                 return Appended(partition, stored.offset, stored.timestamp, record_count, duplicate=True)
+    source = condition.source
+    if source is not None and known.taken is not None and source.offset <= known.taken:
+        return Appended(partition, NO_OFFSET, NO_TIMESTAMP, record_count, duplicate=True)
+    if not in_sequence:
         raise _out_of_sequence(condition.sequence, record_count, remembered, topic, partition)
     maybe = condition.maybe_stored_from
     if maybe is not None and not remembered and maybe < forgotten_before():
@@ -84,6 +106,21 @@ def may_have_forgotten(producers: int, producers_max: int) -> bool:
 def _fewest_left(producers_max: int) -> int:
     """How many producers a log remembers at least, once it has forgotten any."""
     return producers_max - producers_max // 10
+
+
+def too_many_sources(source: Source, sources_max: int, topic: str, partition: int) -> InvalidArgumentError:
+    """The error for a new source where there is no room for it.
+
+    To forget another one, as with producers, would store its next batch twice and tell nobody.
+    """
+    return InvalidArgumentError(
+        f"topic {topic!r} partition {partition} remembers the sources of {sources_max} groups and input "
+        f"partitions already, so it takes no batch made of topic {source.topic!r} partition "
+        f"{source.partition} by group {source.group_id!r}: delete groups that are not used any more, or "
+        "raise storage.sources_max",
+        field="source",
+        value=source.group_id,
+    )
 
 
 def fewer_partitions(spec: TopicSpec, present: int) -> InvalidArgumentError:

@@ -8,10 +8,12 @@ SQLite, so that an engine over something else fits behind it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Protocol
 
+from takhin.errors import FencedMemberError
 from takhin.model import (
     Appended,
     Batch,
@@ -31,12 +33,40 @@ class Capability(StrEnum):
     """What was acknowledged survives the end of the process."""
     SEQUENCES = "sequences"
     """A producer's batch that is sent again is recognised by its sequence, and stored once."""
+    SOURCES = "sources"
+    """A batch that was made of an input record is stored once, whoever sends it again."""
     EXPECTED_OFFSET = "expected_offset"
     """An append may name the offset at which the log must end."""
     TRIM = "trim"
     """A log's start can be moved up to any offset."""
     COMPACT = "compact"
     """A log can be compacted to the last record of each key."""
+
+
+class Fence:
+    """What is between a commit of a group's member and the partition: closed once the member owns it no more.
+
+    An engine checks it right before it writes, so that no commit of a former owner is written after its fence
+    was closed, however long it has waited.
+    """
+
+    __slots__ = ("_reason",)
+
+    def __init__(self) -> None:
+        self._reason: str | None = None
+
+    def close(self, reason: str) -> None:
+        """Refuse what is not written yet. reason: a sentence."""
+        self._reason = reason
+
+    def check(self) -> None:
+        """Raise FencedMemberError once closed."""
+        if self._reason is not None:
+            raise FencedMemberError(self._reason)
+
+
+NO_FENCES: Mapping[TopicPartition, Fence] = MappingProxyType({})
+"""Those of a commit that is not a member's."""
 
 
 class PartitionLog(Protocol):
@@ -94,10 +124,12 @@ class PartitionLog(Protocol):
         Batches of one log land in the order of the calls. The batch has been validated: after this
         only the disk, a lock, a shutdown or its own condition can fail it. A cancelled future does not undo
         the append. A batch with a condition is judged when those before it have landed or failed. The
-        producer's new sequence is committed with the records. The future resolves only after the commit that
-        decided it, so an answer "duplicate" or "refused" also survives a crash.
+        producer's new sequence, and the offset of the source that is taken, are committed with the records.
+        The future resolves only after the commit that decided it, so an answer "duplicate" or "refused" also
+        survives a crash. What is remembered of sources stays when the records are removed. No source is
+        forgotten while its log is there, unless its group is: see `Offsets.forget`.
         Errors in the future: StorageFullError, PartitionUnavailableError, OutcomeUnknownError,
-        OutOfSequenceError, EndOffsetMismatchError.
+        OutOfSequenceError, EndOffsetMismatchError, InvalidArgumentError for more sources than it remembers.
         Raises UnknownTopicError at once if the log is closed, PartitionUnavailableError if it has failed.
         """
 
@@ -115,6 +147,15 @@ class PartitionLog(Protocol):
 
     async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
         """The first record, by offset, whose timestamp (ms) is at or after `timestamp`."""
+
+    def known_timestamp(self, offset: int) -> int | None:
+        """What `timestamp_from` returns, if it is known without reading; None: it is not.
+
+        An engine knows it where groups have committed, but for what has happened since to records there.
+        """
+
+    async def timestamp_from(self, offset: int) -> int:
+        """The timestamp (ms) of the first record at or after an offset; -1 if there is none."""
 
     async def trim(self, offset: int) -> int:
         """Move start_offset up to `offset` (at most end_offset) and drop the records below it.
@@ -160,12 +201,19 @@ class Topic(Protocol):
 class Offsets(Protocol):
     """The offsets that consumer groups have committed, in all topics. Questions are answered from memory."""
 
-    async def commit(self, group_id: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+    async def commit(
+        self,
+        group_id: str,
+        offsets: Mapping[TopicPartition, CommittedOffset],
+        fences: Mapping[TopicPartition, Fence] = NO_FENCES,
+    ) -> None:
         """Remember a group's offsets in place of its former ones; durable on return.
 
+        fences: what each offset is checked by right before it is written; those without are not.
         Everything is queued before the first wait, so commits of one caller land in the order of the calls.
         Across partitions they are separate transactions: after an UnavailableError some may have landed.
-        Raises UnknownTopicError, UnknownPartitionError with nothing remembered.
+        Raises UnknownTopicError, UnknownPartitionError with nothing remembered, and FencedMemberError whose
+        `refused` has the partitions with a closed fence, once all others are remembered.
         """
 
     def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
@@ -174,8 +222,12 @@ class Offsets(Protocol):
     def groups(self) -> Sequence[str]:
         """The groups with a committed offset anywhere, sorted."""
 
-    async def forget(self, group_id: str) -> None:
-        """Drop all that the group has committed; durable on return."""
+    async def forget(self, group_id: str, topics: Collection[str] | None = None) -> bool:
+        """Drop all that the group has committed, or only what it has in these topics; durable on return.
+
+        So is forgotten what logs know of its sources, or of those in these topics. Returns False, with
+        nothing done, for a group of which nothing is known: neither a committed offset nor a source.
+        """
 
 
 class Engine(Protocol):
@@ -191,6 +243,13 @@ class Engine(Protocol):
 
     @property
     def offsets(self) -> Offsets: ...
+
+    @property
+    def boot(self) -> int:
+        """How often the engine was opened over its data, this time included: larger each time it is open.
+
+        It never repeats over one and the same folder, also not after a crash.
+        """
 
     @property
     def troubles(self) -> Sequence[str]:
@@ -228,6 +287,9 @@ class Engine(Protocol):
         Raises UnknownTopicError, InvalidArgumentError for fewer partitions than there are, StorageFullError,
         PartitionUnavailableError.
         """
+
+    async def catalogue_changed(self, known: Mapping[str, Topic]) -> None:
+        """Return when `topics` is another snapshot than `known`; at once if it is so already."""
 
     async def retain(self) -> None:
         """Remove what the topics' retention limits let go, as of now; durable on return.

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from takhin.clock import Clock, system_clock
-from takhin.errors import TopicExistsError, UnknownPartitionError, UnknownTopicError
+from takhin.errors import FencedMemberError, TopicExistsError, UnknownPartitionError, UnknownTopicError
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition, TopicSpec
 from takhin.settings import StorageSettings
 from takhin.storage.conditions import fewer_partitions
-from takhin.storage.contract import Capability, Topic
-from takhin.storage.memory_log import MemoryLog
+from takhin.storage.contract import NO_FENCES, Capability, Fence, Topic
+from takhin.storage.fences import raise_any
+from takhin.storage.memory_log import MemoryLog, Remembers
 from takhin.storage.retention import limits_of
+from takhin.storage.sources import SourceIndex
+from takhin.storage.waiters import Waiters
 
-PRODUCERS_MAX = StorageSettings().producers_max
+DEFAULTS = StorageSettings()
 RETAIN_SECONDS = 0.1
 """How often an engine removes what retention lets go."""
 
@@ -39,19 +42,28 @@ class MemoryTopic:
 class MemoryOffsets:
     """An `Offsets`: committed offsets by group, then by partition. A group without any is not there."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: SourceIndex) -> None:
         self._committed: dict[str, dict[TopicPartition, CommittedOffset]] = {}
+        self._sources = sources
         self._engine_topics: Mapping[str, MemoryTopic] = {}
 
-    async def commit(self, group_id: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+    async def commit(
+        self,
+        group_id: str,
+        offsets: Mapping[TopicPartition, CommittedOffset],
+        fences: Mapping[TopicPartition, Fence] = NO_FENCES,
+    ) -> None:
         for topic, partition in offsets:
             found = self._engine_topics.get(topic)
             if found is None:
                 raise UnknownTopicError(topic)
             if not 0 <= partition < len(found.partitions):
                 raise UnknownPartitionError(topic, partition, len(found.partitions))
-        if offsets:
-            self._committed.setdefault(group_id, {}).update(offsets)
+        outcomes = {at: _refusal(fences.get(at)) for at in offsets}
+        taken = {at: committed for at, committed in offsets.items() if outcomes[at] is None}
+        if taken:
+            self._committed.setdefault(group_id, {}).update(taken)
+        raise_any(outcomes)
 
     def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
         return dict(self._committed.get(group_id, {}))
@@ -63,8 +75,17 @@ class MemoryOffsets:
         """The lowest offset that a group has committed in a partition; None where none has."""
         return min((of[at].offset for of in self._committed.values() if at in of), default=None)
 
-    async def forget(self, group_id: str) -> None:
-        self._committed.pop(group_id, None)
+    async def forget(self, group_id: str, topics: Collection[str] | None = None) -> bool:
+        with_sources = self._sources.of(group_id)
+        offsets = self._committed.get(group_id, {})
+        kept = {} if topics is None else {at: of for at, of in offsets.items() if at.topic not in topics}
+        if kept:
+            self._committed[group_id] = kept
+        else:
+            self._committed.pop(group_id, None)
+        for at in with_sources:
+            self._engine_topics[at.topic].partitions[at.partition].forget_sources(group_id, topics)
+        return bool(offsets or with_sources)
 
     def catalogue_changed(self, topics: Mapping[str, MemoryTopic]) -> None:
         """Know these topics from now on, and nothing about others any more."""
@@ -76,20 +97,39 @@ class MemoryOffsets:
                 del self._committed[group_id]
 
 
+def _refusal(fence: Fence | None) -> FencedMemberError | None:
+    try:
+        if fence is not None:
+            fence.check()
+    except FencedMemberError as error:
+        return error
+    return None
+
+
 class MemoryEngine:
     """An `Engine` that forgets everything when it is dropped.
 
-    producers_max: whose last batches a log remembers.
+    producers_max: whose last batches a log remembers. sources_max: of how many sources it remembers what was
+    taken.
     """
 
     capabilities = frozenset(Capability) - {Capability.DURABLE}
     troubles: Sequence[str] = ()
 
-    def __init__(self, *, producers_max: int = PRODUCERS_MAX, clock: Clock = system_clock) -> None:
+    def __init__(
+        self,
+        *,
+        producers_max: int = DEFAULTS.producers_max,
+        sources_max: int = DEFAULTS.sources_max,
+        clock: Clock = system_clock,
+    ) -> None:
         self.topics: Mapping[str, MemoryTopic] = {}
-        self.offsets = MemoryOffsets()
-        self._producers_max = producers_max
+        self.boot = 0
+        self._sources = SourceIndex()
+        self.offsets = MemoryOffsets(self._sources)
+        self._remembers = Remembers(producers_max, sources_max, self._sources)
         self._clock = clock
+        self._changed = Waiters()
         self._retaining: asyncio.Task[None] | None = None
 
     def stats(self) -> Mapping[str, int]:
@@ -98,6 +138,7 @@ class MemoryEngine:
 
     async def open(self) -> None:
         """Nothing to load."""
+        self.boot += 1
         self._retaining = asyncio.create_task(self._retain_for_ever())
 
     async def close(self) -> None:
@@ -122,6 +163,10 @@ class MemoryEngine:
             raise fewer_partitions(spec, len(former.partitions))
         return self._put(spec, former.topic_id, former.partitions)
 
+    async def catalogue_changed(self, known: Mapping[str, Topic]) -> None:
+        while self.topics is known:
+            await self._changed.wait()
+
     async def retain(self) -> None:
         for topic in self.topics.values():
             if (limits := limits_of(topic.config)) is not None:
@@ -137,6 +182,7 @@ class MemoryEngine:
     async def delete_topic(self, name: str) -> None:
         topic = self._existing(name)
         self._change({of: other for of, other in self.topics.items() if of != name})
+        self._sources.drop(name)
         _close_logs(topic)
 
     def _existing(self, name: str) -> MemoryTopic:
@@ -146,7 +192,7 @@ class MemoryEngine:
 
     def _put(self, spec: TopicSpec, topic_id: str, logs: Sequence[MemoryLog]) -> MemoryTopic:
         new = (
-            MemoryLog(spec.name, n, self._producers_max, self._clock)
+            MemoryLog(spec.name, n, self._remembers, self._clock)
             for n in range(len(logs), spec.num_partitions)
         )
         topic = MemoryTopic(spec.name, topic_id, spec.config, (*logs, *new))
@@ -155,7 +201,9 @@ class MemoryEngine:
 
     def _change(self, topics: Mapping[str, MemoryTopic]) -> None:
         self.topics = topics
+        self._sources.catalogue_changed(topics)
         self.offsets.catalogue_changed(topics)
+        self._changed.wake()
 
 
 def _close_logs(topic: MemoryTopic) -> None:

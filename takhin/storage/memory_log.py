@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, TypeVar
 
 from takhin.clock import Clock
 from takhin.errors import OffsetOutOfRangeError, RefusedError, UnknownTopicError
@@ -22,28 +22,48 @@ from takhin.model import (
     OffsetAtTime,
     Records,
     Row,
+    Source,
     TopicConfig,
+    TopicPartition,
 )
 from takhin.sizes import RECORD_OVERHEAD_BYTES, size_bytes
 from takhin.storage.compaction import Bounds, Gaps, History, is_due, passes_after, plan
 from takhin.storage.conditions import (
     BATCHES_REMEMBERED,
+    Known,
     Remembered,
     judge,
     may_have_forgotten,
     to_forget,
     to_remember,
+    too_many_sources,
 )
 from takhin.storage.retention import Limits, Oldest
+from takhin.storage.sources import SourceIndex
 from takhin.storage.waiters import Waiters
 
 T = TypeVar("T")
 
 
+class Remembers(NamedTuple):
+    """How much a log remembers of those who send to it, and who knows of which groups."""
+
+    producers_max: int
+    sources_max: int
+    sources: SourceIndex
+
+
+class Taken(NamedTuple):
+    """The highest offset that was taken of an input log, and its topic."""
+
+    topic: str
+    offset: int
+
+
 class MemoryLog:
     """A `PartitionLog`: records and headers by offset."""
 
-    def __init__(self, topic: str, partition: int, producers_max: int, clock: Clock) -> None:
+    def __init__(self, topic: str, partition: int, remembers: Remembers, clock: Clock) -> None:
         self.topic = topic
         self.partition = partition
         self.incarnation_id = uuid.uuid4().hex
@@ -56,7 +76,8 @@ class MemoryLog:
         self._clock = clock
         self._headers: dict[int, Sequence[Header]] = {}
         self._producers: dict[bytes, deque[Remembered]] = {}  # the one silent for longest first
-        self._producers_max = producers_max
+        self._sources: dict[tuple[str, str], Taken] = {}  # by group and incarnation id
+        self._remembers = remembers
         self._growth = Waiters()
         self._last_group = 0
         self._history = History()
@@ -103,30 +124,62 @@ class MemoryLog:
 
     def _judge(self, batch: Batch, condition: Condition) -> Appended | None:
         """The answer to a repeat; None if the batch is to be appended, which is remembered."""
-        producer_id, end = condition.producer_id, self.end_offset
+        producer_id, source, end = condition.producer_id, condition.source, self.end_offset
         remembered = self._producers.get(producer_id, deque(maxlen=BATCHES_REMEMBERED))
+        taken = None if source is None else self._taken(source)
         stored = judge(
             condition,
             len(batch),
-            remembered,
+            Known(remembered, taken),
             topic=self.topic,
             partition=self.partition,
             end=end,
             forgotten_before=self._forgotten_before,
         )
-        if stored is None and producer_id:
+        if stored is not None:
+            return stored
+        if source is not None:
+            if taken is None:
+                self._make_room(source)
+            self._sources[source.group_id, source.incarnation_id] = Taken(source.topic, source.offset)
+        if producer_id:
             if not remembered:
-                silent = list(self._producers)[: to_forget(len(self._producers), self._producers_max)]
-                for forgotten in silent:
-                    del self._producers[forgotten]
+                forgotten = to_forget(len(self._producers), self._remembers.producers_max)
+                for silent in list(self._producers)[:forgotten]:
+                    del self._producers[silent]
             remembered.append(to_remember(batch, condition.sequence, remembered, end))
             self._producers.pop(producer_id, None)
             self._producers[producer_id] = remembered
-        return stored
+        return None
+
+    def _taken(self, source: Source) -> int | None:
+        found = self._sources.get((source.group_id, source.incarnation_id))
+        return None if found is None else found.offset
+
+    def _make_room(self, source: Source) -> None:
+        """For one more source. Those whose log is gone make room; without any it is refused."""
+        at, (_, most, index) = TopicPartition(self.topic, self.partition), self._remembers
+        if len(self._sources) >= most:
+            gone = index.gone(at, {incarnation_id for _, incarnation_id in self._sources})
+            if not gone:
+                raise too_many_sources(source, most, *at)
+            self._sources = {of: taken for of, taken in self._sources.items() if of[1] not in gone}
+        index.note(at, {source.group_id: True})
+
+    def forget_sources(self, group_id: str, topics: Collection[str] | None) -> None:
+        """Forget what was taken of a group's sources, or of those in some topics."""
+        gone = {
+            of
+            for of, (topic, _) in self._sources.items()
+            if of[0] == group_id and (topics is None or topic in topics)
+        }
+        self._sources = {of: taken for of, taken in self._sources.items() if of not in gone}
+        remembers = any(of == group_id for of, _ in self._sources)
+        self._remembers.sources.note(TopicPartition(self.topic, self.partition), {group_id: remembers})
 
     def _forgotten_before(self) -> int:
         """Producers whose last batch is at this offset or behind it are all remembered."""
-        if not may_have_forgotten(len(self._producers), self._producers_max):
+        if not may_have_forgotten(len(self._producers), self._remembers.producers_max):
             return 0
         return max(next(iter(self._producers.values()))).offset
 
@@ -155,6 +208,15 @@ class MemoryLog:
         # Dicts keep the order of insertion, and rows are inserted in the order of their offsets.
         later = (OffsetAtTime(*row[:2]) for row in self._rows.values() if row[1] >= timestamp)
         return next(later, OffsetAtTime(self.end_offset, -1))
+
+    def known_timestamp(self, offset: int) -> int | None:
+        if offset >= self.end_offset:
+            return NO_TIMESTAMP
+        return self._rows[offset][1] if offset in self._rows else None
+
+    async def timestamp_from(self, offset: int) -> int:
+        self._check_open()
+        return next((row[1] for at, row in self._rows.items() if at >= offset), NO_TIMESTAMP)
 
     async def compaction_due(self, config: TopicConfig, now: int) -> bool:
         first = max(self._history.gaps.compacted_below, self.start_offset)

@@ -73,6 +73,14 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """
     ERROR_CODE_TOPIC_READ_ONLY: _ErrorCode.ValueType  # 24
     """the topic's read.only is true: it takes no records"""
+    ERROR_CODE_FENCED_MEMBER: _ErrorCode.ValueType  # 25
+    """The member's epoch is not its own any more, or it does not own a partition at that epoch."""
+    ERROR_CODE_UNKNOWN_MEMBER: _ErrorCode.ValueType  # 26
+    """the group has no member of that id (any more)"""
+    ERROR_CODE_INSTANCE_IN_USE: _ErrorCode.ValueType  # 27
+    """a living member has that instance_id"""
+    ERROR_CODE_GROUP_FULL: _ErrorCode.ValueType  # 28
+    """groups.members_max or groups.groups_max is reached"""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """What went wrong, for programs; the error text beside it is for people. The same names, without the
@@ -122,6 +130,14 @@ deleted and created again, or an older copy of the log was restored. Nothing was
 """
 ERROR_CODE_TOPIC_READ_ONLY: ErrorCode.ValueType  # 24
 """the topic's read.only is true: it takes no records"""
+ERROR_CODE_FENCED_MEMBER: ErrorCode.ValueType  # 25
+"""The member's epoch is not its own any more, or it does not own a partition at that epoch."""
+ERROR_CODE_UNKNOWN_MEMBER: ErrorCode.ValueType  # 26
+"""the group has no member of that id (any more)"""
+ERROR_CODE_INSTANCE_IN_USE: ErrorCode.ValueType  # 27
+"""a living member has that instance_id"""
+ERROR_CODE_GROUP_FULL: ErrorCode.ValueType  # 28
+"""groups.members_max or groups.groups_max is reached"""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final
@@ -776,6 +792,7 @@ class ProduceMessageRequest(_message.Message):
     PRODUCER_ID_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     EXPECTED_OFFSET_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     TOPIC_ID_FIELD_NUMBER: _builtins.int
     MAYBE_STORED_FROM_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
@@ -816,6 +833,15 @@ class ProduceMessageRequest(_message.Message):
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]:
         """instead of record: an atomic batch, at consecutive offsets"""
 
+    @_builtins.property
+    def source(self) -> Global___SourceOffset:
+        """What the batch was made of, for programs that read, transform and write. The log remembers, in the batch's own
+        transaction, the highest offset that it has taken for this group, topic and partition. A batch at or below it is
+        not stored, but answered as a duplicate with offset -1, which uses up no sequence number. So there is one batch
+        for each input record and output partition, and they are sent in the order of the input. Such a batch names its
+        partition. What was taken is forgotten with the group and with the input topic. docs/transform.md has a recipe.
+        """
+
     def __init__(
         self,
         *,
@@ -828,12 +854,13 @@ class ProduceMessageRequest(_message.Message):
         producer_id: _builtins.bytes = ...,
         sequence: _builtins.int = ...,
         expected_offset: _builtins.int | None = ...,
+        source: Global___SourceOffset | None = ...,
         topic_id: _builtins.str = ...,
         maybe_stored_from: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_maybe_stored_from", b"_maybe_stored_from", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "maybe_stored_from", b"maybe_stored_from", "record", b"record", "required_acks", b"required_acks"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_maybe_stored_from", b"_maybe_stored_from", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "maybe_stored_from", b"maybe_stored_from", "record", b"record", "required_acks", b"required_acks", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_maybe_stored_from", b"_maybe_stored_from", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "maybe_stored_from", b"maybe_stored_from", "partition", b"partition", "producer_id", b"producer_id", "record", b"record", "records", b"records", "required_acks", b"required_acks", "sequence", b"sequence", "timeout_ms", b"timeout_ms", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_maybe_stored_from", b"_maybe_stored_from", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "maybe_stored_from", b"maybe_stored_from", "partition", b"partition", "producer_id", b"producer_id", "record", b"record", "records", b"records", "required_acks", b"required_acks", "sequence", b"sequence", "source", b"source", "timeout_ms", b"timeout_ms", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_offset: _TypeAlias = _typing.Literal["expected_offset"]  # noqa: Y015
     _WhichOneofArgType__expected_offset: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset"]  # noqa: Y015
@@ -849,6 +876,43 @@ class ProduceMessageRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__required_acks) -> _WhichOneofReturnType__required_acks | None: ...
 
 Global___ProduceMessageRequest: _TypeAlias = ProduceMessageRequest  # noqa: Y015
+
+@_typing.final
+class SourceOffset(_message.Message):
+    """An input record of a program that consumes as a group and produces."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    TOPIC_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    INCARNATION_ID_FIELD_NUMBER: _builtins.int
+    group_id: _builtins.str
+    """1 to 255 bytes; the group need not have committed anything"""
+    topic: _builtins.str
+    partition: _builtins.int
+    offset: _builtins.int
+    incarnation_id: _builtins.str
+    """PartitionInfo.incarnation_id of the log that the record was read from. If another one has taken its place, the
+    batch is refused with LOG_REPLACED. Empty: whichever log has the name now.
+    """
+    def __init__(
+        self,
+        *,
+        group_id: _builtins.str = ...,
+        topic: _builtins.str = ...,
+        partition: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        incarnation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "incarnation_id", b"incarnation_id", "offset", b"offset", "partition", b"partition", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceOffset: _TypeAlias = SourceOffset  # noqa: Y015
 
 @_typing.final
 class ProduceMessageResponse(_message.Message):
@@ -876,9 +940,11 @@ class ProduceMessageResponse(_message.Message):
     end_offset: _builtins.int
     """with END_OFFSET_MISMATCH: where the log ends"""
     duplicate: _builtins.bool
-    """this batch was stored before: offset and timestamp are those of the first time"""
+    """this batch was stored before: offset and timestamp are those of the first time; -1 where the"""
     num_partitions: _builtins.int
-    """How many partitions the topic has now, so that a client whose keys choose among fewer can ask again."""
+    """log knows them no longer, as of a batch at or below the source offset taken
+    How many partitions the topic has now, so that a client whose keys choose among fewer can ask again.
+    """
     def __init__(
         self,
         *,
@@ -1063,12 +1129,20 @@ Global___TopicPartitionOffset: _TypeAlias = TopicPartitionOffset  # noqa: Y015
 
 @_typing.final
 class CommitOffsetRequest(_message.Message):
+    """A group with members takes offsets from them alone: GROUP_NOT_EMPTY for a commit without a member."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     GROUP_ID_FIELD_NUMBER: _builtins.int
     OFFSETS_FIELD_NUMBER: _builtins.int
+    MEMBER_ID_FIELD_NUMBER: _builtins.int
+    MEMBER_EPOCH_FIELD_NUMBER: _builtins.int
     group_id: _builtins.str
     """1 to 255 bytes"""
+    member_id: _builtins.str
+    """of JoinConsumerGroup; empty: a commit without a member"""
+    member_epoch: _builtins.int
+    """the member's, from the assignment by which it read"""
     @_builtins.property
     def offsets(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicPartitionOffset]: ...
     def __init__(
@@ -1076,10 +1150,12 @@ class CommitOffsetRequest(_message.Message):
         *,
         group_id: _builtins.str = ...,
         offsets: _abc.Iterable[Global___TopicPartitionOffset] | None = ...,
+        member_id: _builtins.str = ...,
+        member_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "offsets", b"offsets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "member_epoch", b"member_epoch", "member_id", b"member_id", "offsets", b"offsets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1092,23 +1168,333 @@ class CommitOffsetResponse(_message.Message):
     SUCCESS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     ERROR_CODE_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     error: _builtins.str
     error_code: Global___ErrorCode.ValueType
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicPartition]:
+        """With FENCED_MEMBER: what the member does not own at that epoch. Nothing of the commit was done then, unless it
+        lost them while the commit waited for the disk: all others are committed then.
+        """
+
     def __init__(
         self,
         *,
         success: _builtins.bool = ...,
         error: _builtins.str = ...,
         error_code: Global___ErrorCode.ValueType = ...,
+        refused: _abc.Iterable[Global___TopicPartition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_code", b"error_code", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_code", b"error_code", "refused", b"refused", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CommitOffsetResponse: _TypeAlias = CommitOffsetResponse  # noqa: Y015
+
+@_typing.final
+class MemberRequest(_message.Message):
+    """What a member of a consumer group says. The first one is a join."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOIN_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    SUBSCRIBE_FIELD_NUMBER: _builtins.int
+    LEAVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def join(self) -> Global___Join: ...
+    @_builtins.property
+    def heartbeat(self) -> Global___Heartbeat: ...
+    @_builtins.property
+    def subscribe(self) -> Global___Subscribe: ...
+    @_builtins.property
+    def leave(self) -> Global___Leave: ...
+    def __init__(
+        self,
+        *,
+        join: Global___Join | None = ...,
+        heartbeat: Global___Heartbeat | None = ...,
+        subscribe: Global___Subscribe | None = ...,
+        leave: Global___Leave | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "join", b"join", "leave", b"leave", "request", b"request", "subscribe", b"subscribe"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "join", b"join", "leave", b"leave", "request", b"request", "subscribe", b"subscribe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["join", "heartbeat", "subscribe", "leave"]  # noqa: Y015
+    _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
+
+Global___MemberRequest: _TypeAlias = MemberRequest  # noqa: Y015
+
+@_typing.final
+class Join(_message.Message):
+    """Either topics or topic_pattern. Topics need not exist yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    MEMBER_ID_FIELD_NUMBER: _builtins.int
+    MEMBER_EPOCH_FIELD_NUMBER: _builtins.int
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    TOPICS_FIELD_NUMBER: _builtins.int
+    TOPIC_PATTERN_FIELD_NUMBER: _builtins.int
+    ASSIGNOR_FIELD_NUMBER: _builtins.int
+    SESSION_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    REVOKE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    OWNED_FIELD_NUMBER: _builtins.int
+    group_id: _builtins.str
+    """1 to 255 bytes"""
+    client_id: _builtins.str
+    """a name for people, at most 255 bytes; it need not be unique"""
+    member_id: _builtins.str
+    """one's own from before; empty: the broker gives one"""
+    member_epoch: _builtins.int
+    """0, or the one from before when coming back within groups.rejoin_ms"""
+    instance_id: _builtins.str
+    """Makes it a static member: one that restarts and comes back under the same instance_id gets the same partitions.
+    At most 255 bytes; empty: none.
+    """
+    topic_pattern: _builtins.str
+    """RE2 syntax, matched against the whole name, also of topics that are made later"""
+    assignor: _builtins.str
+    """"uniform" (the default) or "range"; the group has that of its first member"""
+    session_timeout_ms: _builtins.int
+    """after so long without a sign of life it is removed; 1 s to 1 h; 0: 45 s"""
+    revoke_timeout_ms: _builtins.int
+    """how long it may take to let go of a partition; 0.5 s to 1 h; 0: 5 min"""
+    @_builtins.property
+    def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def owned(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicPartition]:
+        """what it holds, when coming back"""
+
+    def __init__(
+        self,
+        *,
+        group_id: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        member_id: _builtins.str = ...,
+        member_epoch: _builtins.int = ...,
+        instance_id: _builtins.str = ...,
+        topics: _abc.Iterable[_builtins.str] | None = ...,
+        topic_pattern: _builtins.str = ...,
+        assignor: _builtins.str = ...,
+        session_timeout_ms: _builtins.int = ...,
+        revoke_timeout_ms: _builtins.int = ...,
+        owned: _abc.Iterable[Global___TopicPartition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignor", b"assignor", "client_id", b"client_id", "group_id", b"group_id", "instance_id", b"instance_id", "member_epoch", b"member_epoch", "member_id", b"member_id", "owned", b"owned", "revoke_timeout_ms", b"revoke_timeout_ms", "session_timeout_ms", b"session_timeout_ms", "topic_pattern", b"topic_pattern", "topics", b"topics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Join: _TypeAlias = Join  # noqa: Y015
+
+@_typing.final
+class Heartbeat(_message.Message):
+    """Sent at least every heartbeat_interval_ms."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_EPOCH_FIELD_NUMBER: _builtins.int
+    OWNED_FIELD_NUMBER: _builtins.int
+    member_epoch: _builtins.int
+    @_builtins.property
+    def owned(self) -> Global___OwnedPartitions:
+        """what it holds now; absent: unchanged since it last said so"""
+
+    def __init__(
+        self,
+        *,
+        member_epoch: _builtins.int = ...,
+        owned: Global___OwnedPartitions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owned", b"owned"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member_epoch", b"member_epoch", "owned", b"owned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class OwnedPartitions(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicPartition]: ...
+    def __init__(
+        self,
+        *,
+        partitions: _abc.Iterable[Global___TopicPartition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwnedPartitions: _TypeAlias = OwnedPartitions  # noqa: Y015
+
+@_typing.final
+class Subscribe(_message.Message):
+    """Changes what the member reads. As in Join, either of the two."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPICS_FIELD_NUMBER: _builtins.int
+    TOPIC_PATTERN_FIELD_NUMBER: _builtins.int
+    topic_pattern: _builtins.str
+    @_builtins.property
+    def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        topics: _abc.Iterable[_builtins.str] | None = ...,
+        topic_pattern: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["topic_pattern", b"topic_pattern", "topics", b"topics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Subscribe: _TypeAlias = Subscribe  # noqa: Y015
+
+@_typing.final
+class Leave(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEEP_FOR_RESTART_FIELD_NUMBER: _builtins.int
+    keep_for_restart: _builtins.bool
+    """a static member that comes back within its session: its partitions wait for it"""
+    def __init__(
+        self,
+        *,
+        keep_for_restart: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_for_restart", b"keep_for_restart"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leave: _TypeAlias = Leave  # noqa: Y015
+
+@_typing.final
+class MemberResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOINED_FIELD_NUMBER: _builtins.int
+    ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def joined(self) -> Global___Joined: ...
+    @_builtins.property
+    def assignment(self) -> Global___Assignment: ...
+    @_builtins.property
+    def heartbeat(self) -> Global___HeartbeatAnswer: ...
+    def __init__(
+        self,
+        *,
+        joined: Global___Joined | None = ...,
+        assignment: Global___Assignment | None = ...,
+        heartbeat: Global___HeartbeatAnswer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "heartbeat", b"heartbeat", "joined", b"joined", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "heartbeat", b"heartbeat", "joined", b"joined", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["joined", "assignment", "heartbeat"]  # noqa: Y015
+    _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
+
+Global___MemberResponse: _TypeAlias = MemberResponse  # noqa: Y015
+
+@_typing.final
+class Joined(_message.Message):
+    """The first answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_ID_FIELD_NUMBER: _builtins.int
+    MEMBER_EPOCH_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    SESSION_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    member_id: _builtins.str
+    member_epoch: _builtins.int
+    heartbeat_interval_ms: _builtins.int
+    session_timeout_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        member_id: _builtins.str = ...,
+        member_epoch: _builtins.int = ...,
+        heartbeat_interval_ms: _builtins.int = ...,
+        session_timeout_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_ms", b"heartbeat_interval_ms", "member_epoch", b"member_epoch", "member_id", b"member_id", "session_timeout_ms", b"session_timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Joined: _TypeAlias = Joined  # noqa: Y015
+
+@_typing.final
+class Assignment(_message.Message):
+    """All that the member may hold now, at this epoch. What is missing from it is to be let go of. Then, within
+    revoke_timeout_ms, the member answers with a heartbeat that has `owned`, also where nothing was missing: only the
+    last of several assignments may have been sent. If others wait for what it let go of, the next assignment comes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_EPOCH_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    member_epoch: _builtins.int
+    @_builtins.property
+    def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicPartition]: ...
+    def __init__(
+        self,
+        *,
+        member_epoch: _builtins.int = ...,
+        partitions: _abc.Iterable[Global___TopicPartition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member_epoch", b"member_epoch", "partitions", b"partitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
+
+@_typing.final
+class HeartbeatAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_EPOCH_FIELD_NUMBER: _builtins.int
+    member_epoch: _builtins.int
+    """that of the heartbeat; a new one comes with an assignment"""
+    def __init__(
+        self,
+        *,
+        member_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member_epoch", b"member_epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeartbeatAnswer: _TypeAlias = HeartbeatAnswer  # noqa: Y015
 
 @_typing.final
 class GetCommittedOffsetsRequest(_message.Message):
@@ -1206,12 +1592,15 @@ class ConsumerGroupInfo(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     PROTOCOL_TYPE_FIELD_NUMBER: _builtins.int
     MEMBER_COUNT_FIELD_NUMBER: _builtins.int
+    LAG_FIELD_NUMBER: _builtins.int
     group_id: _builtins.str
     state: _builtins.str
     """Empty, PreparingRebalance, CompletingRebalance, Stable, Dead"""
     protocol_type: _builtins.str
     """"consumer" """
     member_count: _builtins.int
+    lag: _builtins.int
+    """GroupOffset.lag of all partitions together"""
     def __init__(
         self,
         *,
@@ -1219,10 +1608,11 @@ class ConsumerGroupInfo(_message.Message):
         state: _builtins.str = ...,
         protocol_type: _builtins.str = ...,
         member_count: _builtins.int = ...,
+        lag: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "member_count", b"member_count", "protocol_type", b"protocol_type", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "lag", b"lag", "member_count", b"member_count", "protocol_type", b"protocol_type", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1258,11 +1648,17 @@ class DescribeConsumerGroupResponse(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     ERROR_CODE_FIELD_NUMBER: _builtins.int
     OFFSETS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    ASSIGNOR_FIELD_NUMBER: _builtins.int
     group_id: _builtins.str
     state: _builtins.str
     protocol_type: _builtins.str
     error: _builtins.str
     error_code: Global___ErrorCode.ValueType
+    epoch: _builtins.int
+    """it rises with each change of members or of what they subscribe to; 0: the group has none"""
+    assignor: _builtins.str
+    """empty while it has no members"""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsumerGroupMember]: ...
     @_builtins.property
@@ -1277,10 +1673,12 @@ class DescribeConsumerGroupResponse(_message.Message):
         error: _builtins.str = ...,
         error_code: Global___ErrorCode.ValueType = ...,
         offsets: _abc.Iterable[Global___GroupOffset] | None = ...,
+        epoch: _builtins.int = ...,
+        assignor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_code", b"error_code", "group_id", b"group_id", "members", b"members", "offsets", b"offsets", "protocol_type", b"protocol_type", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignor", b"assignor", "epoch", b"epoch", "error", b"error", "error_code", b"error_code", "group_id", b"group_id", "members", b"members", "offsets", b"offsets", "protocol_type", b"protocol_type", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1294,11 +1692,31 @@ class ConsumerGroupMember(_message.Message):
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     CLIENT_HOST_FIELD_NUMBER: _builtins.int
     ASSIGNMENTS_FIELD_NUMBER: _builtins.int
+    MEMBER_EPOCH_FIELD_NUMBER: _builtins.int
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    TOPICS_FIELD_NUMBER: _builtins.int
+    JOINED_AT_FIELD_NUMBER: _builtins.int
+    LAST_COMMIT_AT_FIELD_NUMBER: _builtins.int
     member_id: _builtins.str
     client_id: _builtins.str
     client_host: _builtins.str
+    member_epoch: _builtins.int
+    instance_id: _builtins.str
+    state: _builtins.str
+    """Stable; Revoking: it has partitions to let go of; Waiting: others have some for it"""
+    joined_at: _builtins.int
+    """ms since 1970"""
+    last_commit_at: _builtins.int
+    """ms since 1970; 0: none since it joined"""
     @_builtins.property
-    def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicPartitionOffset]: ...
+    def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicPartitionOffset]:
+        """with what the group has committed there"""
+
+    @_builtins.property
+    def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """that it subscribes to and that exist, in order, the first 20 of them"""
+
     def __init__(
         self,
         *,
@@ -1306,10 +1724,16 @@ class ConsumerGroupMember(_message.Message):
         client_id: _builtins.str = ...,
         client_host: _builtins.str = ...,
         assignments: _abc.Iterable[Global___TopicPartitionOffset] | None = ...,
+        member_epoch: _builtins.int = ...,
+        instance_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+        topics: _abc.Iterable[_builtins.str] | None = ...,
+        joined_at: _builtins.int = ...,
+        last_commit_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "client_host", b"client_host", "client_id", b"client_id", "member_id", b"member_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "client_host", b"client_host", "client_id", b"client_id", "instance_id", b"instance_id", "joined_at", b"joined_at", "last_commit_at", b"last_commit_at", "member_epoch", b"member_epoch", "member_id", b"member_id", "state", b"state", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1328,6 +1752,8 @@ class GroupOffset(_message.Message):
     LAG_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     COMMITTED_AT_FIELD_NUMBER: _builtins.int
+    MEMBER_ID_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     committed_offset: _builtins.int
@@ -1339,6 +1765,10 @@ class GroupOffset(_message.Message):
     metadata: _builtins.str
     committed_at: _builtins.int
     """ms since 1970"""
+    member_id: _builtins.str
+    """whose partition it is now; empty: nobody's"""
+    lag_ms: _builtins.int
+    """age of the oldest record that is not committed; 0: there is none; -1: it cannot be told"""
     def __init__(
         self,
         *,
@@ -1349,10 +1779,12 @@ class GroupOffset(_message.Message):
         lag: _builtins.int = ...,
         metadata: _builtins.str = ...,
         committed_at: _builtins.int = ...,
+        member_id: _builtins.str = ...,
+        lag_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_at", b"committed_at", "committed_offset", b"committed_offset", "end_offset", b"end_offset", "lag", b"lag", "metadata", b"metadata", "partition", b"partition", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_at", b"committed_at", "committed_offset", b"committed_offset", "end_offset", b"end_offset", "lag", b"lag", "lag_ms", b"lag_ms", "member_id", b"member_id", "metadata", b"metadata", "partition", b"partition", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1401,6 +1833,56 @@ class DeleteConsumerGroupResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteConsumerGroupResponse: _TypeAlias = DeleteConsumerGroupResponse  # noqa: Y015
+
+@_typing.final
+class DeleteOffsetsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    TOPICS_FIELD_NUMBER: _builtins.int
+    group_id: _builtins.str
+    @_builtins.property
+    def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """at least one; what the group has committed nothing in is passed over"""
+
+    def __init__(
+        self,
+        *,
+        group_id: _builtins.str = ...,
+        topics: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "topics", b"topics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteOffsetsRequest: _TypeAlias = DeleteOffsetsRequest  # noqa: Y015
+
+@_typing.final
+class DeleteOffsetsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    error: _builtins.str
+    error_code: Global___ErrorCode.ValueType
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        error: _builtins.str = ...,
+        error_code: Global___ErrorCode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_code", b"error_code", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteOffsetsResponse: _TypeAlias = DeleteOffsetsResponse  # noqa: Y015
 
 @_typing.final
 class GetPartitionOffsetsRequest(_message.Message):

@@ -104,6 +104,11 @@ class TakhinServiceStub:
                 request_serializer=takhin_dot_v1_dot_takhin__pb2.CompactTopicRequest.SerializeToString,
                 response_deserializer=takhin_dot_v1_dot_takhin__pb2.CompactTopicResponse.FromString,
                 _registered_method=True)
+        self.JoinConsumerGroup = channel.stream_stream(
+                '/takhin.v1.TakhinService/JoinConsumerGroup',
+                request_serializer=takhin_dot_v1_dot_takhin__pb2.MemberRequest.SerializeToString,
+                response_deserializer=takhin_dot_v1_dot_takhin__pb2.MemberResponse.FromString,
+                _registered_method=True)
         self.CommitOffset = channel.unary_unary(
                 '/takhin.v1.TakhinService/CommitOffset',
                 request_serializer=takhin_dot_v1_dot_takhin__pb2.CommitOffsetRequest.SerializeToString,
@@ -128,6 +133,11 @@ class TakhinServiceStub:
                 '/takhin.v1.TakhinService/DeleteConsumerGroup',
                 request_serializer=takhin_dot_v1_dot_takhin__pb2.DeleteConsumerGroupRequest.SerializeToString,
                 response_deserializer=takhin_dot_v1_dot_takhin__pb2.DeleteConsumerGroupResponse.FromString,
+                _registered_method=True)
+        self.DeleteOffsets = channel.unary_unary(
+                '/takhin.v1.TakhinService/DeleteOffsets',
+                request_serializer=takhin_dot_v1_dot_takhin__pb2.DeleteOffsetsRequest.SerializeToString,
+                response_deserializer=takhin_dot_v1_dot_takhin__pb2.DeleteOffsetsResponse.FromString,
                 _registered_method=True)
         self.HealthCheck = channel.unary_unary(
                 '/takhin.v1.TakhinService/HealthCheck',
@@ -232,9 +242,21 @@ class TakhinServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def CommitOffset(self, request, context):
+    def JoinConsumerGroup(self, request_iterator, context):
         """Consumer groups.
+        The stream is the membership: the first request is a join, and the member is in the group for as long as it
+        answers. Whoever ends its side of the stream in order, or sends a leave, leaves at once. A stream that breaks
+        leaves nothing: the member may come back within groups.rejoin_ms with its id, its epoch and what it owns, and
+        keeps everything. The status that ends it says why: FENCED_MEMBER and UNKNOWN_MEMBER (ABORTED) mean that the
+        member has to let go of everything and join again with epoch 0; INSTANCE_IN_USE and GROUP_FULL
+        (FAILED_PRECONDITION) mean that it was not taken.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommitOffset(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -258,7 +280,16 @@ class TakhinServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConsumerGroup(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Refused with GROUP_NOT_EMPTY while the group has members; leave or end them first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteOffsets(self, request, context):
+        """Drops what a group has committed in some topics. Durable when answered. Refused with GROUP_NOT_EMPTY, and nothing
+        is dropped, if a member subscribes to one of them.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -342,6 +373,11 @@ def add_TakhinServiceServicer_to_server(servicer, server):
                     request_deserializer=takhin_dot_v1_dot_takhin__pb2.CompactTopicRequest.FromString,
                     response_serializer=takhin_dot_v1_dot_takhin__pb2.CompactTopicResponse.SerializeToString,
             ),
+            'JoinConsumerGroup': grpc.stream_stream_rpc_method_handler(
+                    servicer.JoinConsumerGroup,
+                    request_deserializer=takhin_dot_v1_dot_takhin__pb2.MemberRequest.FromString,
+                    response_serializer=takhin_dot_v1_dot_takhin__pb2.MemberResponse.SerializeToString,
+            ),
             'CommitOffset': grpc.unary_unary_rpc_method_handler(
                     servicer.CommitOffset,
                     request_deserializer=takhin_dot_v1_dot_takhin__pb2.CommitOffsetRequest.FromString,
@@ -366,6 +402,11 @@ def add_TakhinServiceServicer_to_server(servicer, server):
                     servicer.DeleteConsumerGroup,
                     request_deserializer=takhin_dot_v1_dot_takhin__pb2.DeleteConsumerGroupRequest.FromString,
                     response_serializer=takhin_dot_v1_dot_takhin__pb2.DeleteConsumerGroupResponse.SerializeToString,
+            ),
+            'DeleteOffsets': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteOffsets,
+                    request_deserializer=takhin_dot_v1_dot_takhin__pb2.DeleteOffsetsRequest.FromString,
+                    response_serializer=takhin_dot_v1_dot_takhin__pb2.DeleteOffsetsResponse.SerializeToString,
             ),
             'HealthCheck': grpc.unary_unary_rpc_method_handler(
                     servicer.HealthCheck,
@@ -762,6 +803,33 @@ class TakhinService:
             _registered_method=True)
 
     @staticmethod
+    def JoinConsumerGroup(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/takhin.v1.TakhinService/JoinConsumerGroup',
+            takhin_dot_v1_dot_takhin__pb2.MemberRequest.SerializeToString,
+            takhin_dot_v1_dot_takhin__pb2.MemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CommitOffset(request,
             target,
             options=(),
@@ -886,6 +954,33 @@ class TakhinService:
             '/takhin.v1.TakhinService/DeleteConsumerGroup',
             takhin_dot_v1_dot_takhin__pb2.DeleteConsumerGroupRequest.SerializeToString,
             takhin_dot_v1_dot_takhin__pb2.DeleteConsumerGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteOffsets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/takhin.v1.TakhinService/DeleteOffsets',
+            takhin_dot_v1_dot_takhin__pb2.DeleteOffsetsRequest.SerializeToString,
+            takhin_dot_v1_dot_takhin__pb2.DeleteOffsetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,12 +61,25 @@ class TakhinServiceStub:
     """Compacts a topic now. Answers when the pass over all of its partitions has ended, which may take long; it goes
     on if the call is cancelled.
     """
+    JoinConsumerGroup: _grpc.StreamStreamMultiCallable[_takhin_pb2.MemberRequest, _takhin_pb2.MemberResponse]
+    """Consumer groups.
+    The stream is the membership: the first request is a join, and the member is in the group for as long as it
+    answers. Whoever ends its side of the stream in order, or sends a leave, leaves at once. A stream that breaks
+    leaves nothing: the member may come back within groups.rejoin_ms with its id, its epoch and what it owns, and
+    keeps everything. The status that ends it says why: FENCED_MEMBER and UNKNOWN_MEMBER (ABORTED) mean that the
+    member has to let go of everything and join again with epoch 0; INSTANCE_IN_USE and GROUP_FULL
+    (FAILED_PRECONDITION) mean that it was not taken.
+    """
     CommitOffset: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.CommitOffsetRequest, _takhin_pb2.CommitOffsetResponse]
-    """Consumer groups."""
     GetCommittedOffsets: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.GetCommittedOffsetsRequest, _takhin_pb2.GetCommittedOffsetsResponse]
     ListConsumerGroups: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.ListConsumerGroupsRequest, _takhin_pb2.ListConsumerGroupsResponse]
     DescribeConsumerGroup: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.DescribeConsumerGroupRequest, _takhin_pb2.DescribeConsumerGroupResponse]
     DeleteConsumerGroup: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.DeleteConsumerGroupRequest, _takhin_pb2.DeleteConsumerGroupResponse]
+    """Refused with GROUP_NOT_EMPTY while the group has members; leave or end them first."""
+    DeleteOffsets: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.DeleteOffsetsRequest, _takhin_pb2.DeleteOffsetsResponse]
+    """Drops what a group has committed in some topics. Durable when answered. Refused with GROUP_NOT_EMPTY, and nothing
+    is dropped, if a member subscribes to one of them.
+    """
     HealthCheck: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.HealthCheckRequest, _takhin_pb2.HealthCheckResponse]
 
 @_typing.type_check_only
@@ -97,12 +110,25 @@ class TakhinServiceAsyncStub(TakhinServiceStub):
     """Compacts a topic now. Answers when the pass over all of its partitions has ended, which may take long; it goes
     on if the call is cancelled.
     """
+    JoinConsumerGroup: _aio.StreamStreamMultiCallable[_takhin_pb2.MemberRequest, _takhin_pb2.MemberResponse]  # type: ignore[assignment]
+    """Consumer groups.
+    The stream is the membership: the first request is a join, and the member is in the group for as long as it
+    answers. Whoever ends its side of the stream in order, or sends a leave, leaves at once. A stream that breaks
+    leaves nothing: the member may come back within groups.rejoin_ms with its id, its epoch and what it owns, and
+    keeps everything. The status that ends it says why: FENCED_MEMBER and UNKNOWN_MEMBER (ABORTED) mean that the
+    member has to let go of everything and join again with epoch 0; INSTANCE_IN_USE and GROUP_FULL
+    (FAILED_PRECONDITION) mean that it was not taken.
+    """
     CommitOffset: _aio.UnaryUnaryMultiCallable[_takhin_pb2.CommitOffsetRequest, _takhin_pb2.CommitOffsetResponse]  # type: ignore[assignment]
-    """Consumer groups."""
     GetCommittedOffsets: _aio.UnaryUnaryMultiCallable[_takhin_pb2.GetCommittedOffsetsRequest, _takhin_pb2.GetCommittedOffsetsResponse]  # type: ignore[assignment]
     ListConsumerGroups: _aio.UnaryUnaryMultiCallable[_takhin_pb2.ListConsumerGroupsRequest, _takhin_pb2.ListConsumerGroupsResponse]  # type: ignore[assignment]
     DescribeConsumerGroup: _aio.UnaryUnaryMultiCallable[_takhin_pb2.DescribeConsumerGroupRequest, _takhin_pb2.DescribeConsumerGroupResponse]  # type: ignore[assignment]
     DeleteConsumerGroup: _aio.UnaryUnaryMultiCallable[_takhin_pb2.DeleteConsumerGroupRequest, _takhin_pb2.DeleteConsumerGroupResponse]  # type: ignore[assignment]
+    """Refused with GROUP_NOT_EMPTY while the group has members; leave or end them first."""
+    DeleteOffsets: _aio.UnaryUnaryMultiCallable[_takhin_pb2.DeleteOffsetsRequest, _takhin_pb2.DeleteOffsetsResponse]  # type: ignore[assignment]
+    """Drops what a group has committed in some topics. Durable when answered. Refused with GROUP_NOT_EMPTY, and nothing
+    is dropped, if a member subscribes to one of them.
+    """
     HealthCheck: _aio.UnaryUnaryMultiCallable[_takhin_pb2.HealthCheckRequest, _takhin_pb2.HealthCheckResponse]  # type: ignore[assignment]
 
 class TakhinServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -216,12 +242,26 @@ class TakhinServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def JoinConsumerGroup(
+        self,
+        request_iterator: _MaybeAsyncIterator[_takhin_pb2.MemberRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_takhin_pb2.MemberResponse], _abc.AsyncIterator[_takhin_pb2.MemberResponse]]:
+        """Consumer groups.
+        The stream is the membership: the first request is a join, and the member is in the group for as long as it
+        answers. Whoever ends its side of the stream in order, or sends a leave, leaves at once. A stream that breaks
+        leaves nothing: the member may come back within groups.rejoin_ms with its id, its epoch and what it owns, and
+        keeps everything. The status that ends it says why: FENCED_MEMBER and UNKNOWN_MEMBER (ABORTED) mean that the
+        member has to let go of everything and join again with epoch 0; INSTANCE_IN_USE and GROUP_FULL
+        (FAILED_PRECONDITION) mean that it was not taken.
+        """
+
+    @_abc_1.abstractmethod
     def CommitOffset(
         self,
         request: _takhin_pb2.CommitOffsetRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_takhin_pb2.CommitOffsetResponse, _abc.Awaitable[_takhin_pb2.CommitOffsetResponse]]:
-        """Consumer groups."""
+    ) -> _typing.Union[_takhin_pb2.CommitOffsetResponse, _abc.Awaitable[_takhin_pb2.CommitOffsetResponse]]: ...
 
     @_abc_1.abstractmethod
     def GetCommittedOffsets(
@@ -249,7 +289,18 @@ class TakhinServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _takhin_pb2.DeleteConsumerGroupRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_takhin_pb2.DeleteConsumerGroupResponse, _abc.Awaitable[_takhin_pb2.DeleteConsumerGroupResponse]]: ...
+    ) -> _typing.Union[_takhin_pb2.DeleteConsumerGroupResponse, _abc.Awaitable[_takhin_pb2.DeleteConsumerGroupResponse]]:
+        """Refused with GROUP_NOT_EMPTY while the group has members; leave or end them first."""
+
+    @_abc_1.abstractmethod
+    def DeleteOffsets(
+        self,
+        request: _takhin_pb2.DeleteOffsetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_takhin_pb2.DeleteOffsetsResponse, _abc.Awaitable[_takhin_pb2.DeleteOffsetsResponse]]:
+        """Drops what a group has committed in some topics. Durable when answered. Refused with GROUP_NOT_EMPTY, and nothing
+        is dropped, if a member subscribes to one of them.
+        """
 
     @_abc_1.abstractmethod
     def HealthCheck(

@@ -1,6 +1,7 @@
 """Messages to the values of model.py and back. Refuses a message of a wrong shape and decides nothing else.
 
-A batch's records come from columns.py, and the records of a response go out by encode.py.
+A batch's records come from columns.py, and the records of a response go out by encode.py. What is about
+consumer groups is in convert_groups.py.
 """
 
 from __future__ import annotations
@@ -14,17 +15,14 @@ from takhin.model import (
     Appended,
     Batch,
     BrokerHealth,
-    CommittedOffset,
     Condition,
     ConsumeRequest,
-    DescribedGroup,
     GroupState,
     Header,
-    ListedGroup,
     OffsetAtTime,
-    OffsetCommit,
     PartitionInfo,
     ProduceRequest,
+    Source,
     TopicInfo,
     TopicPartition,
 )
@@ -38,9 +36,6 @@ R = TypeVar("R")
 
 NODE_ID = 0
 """The number of the only broker, for fields about leaders and replicas."""
-PROTOCOL_TYPE = "consumer"
-COMMIT_BYTES = 1_000
-"""What an offset to be committed takes besides its bytes on the wire, until it is durable."""
 ECHO_CHARS_MAX = 255
 """How much of a name a refusal repeats."""
 
@@ -120,9 +115,14 @@ def _batch_of_one(record: pb.Record, condition: Condition | None) -> Batch:
 def _condition(request: pb.ProduceMessageRequest) -> Condition | None:
     expected = request.expected_offset if request.HasField("expected_offset") else None
     maybe = request.maybe_stored_from if request.HasField("maybe_stored_from") else None
-    if expected is None and maybe is None and not request.producer_id and not request.sequence:
+    source = None
+    if request.HasField("source"):
+        of = request.source
+        source = Source(of.group_id, of.topic, of.partition, of.offset, of.incarnation_id)
+    of_producer = request.producer_id or request.sequence
+    if expected is None and maybe is None and source is None and not of_producer:
         return None
-    return Condition(request.producer_id, request.sequence, expected, maybe)
+    return Condition(request.producer_id, request.sequence, expected, maybe, source)
 
 
 def produced(topic: str, appended: Appended, num_partitions: int) -> pb.ProduceMessageResponse:
@@ -189,36 +189,6 @@ def configs(entries: Iterable[ConfigEntry]) -> pb.DescribeTopicConfigsResponse:
     )
 
 
-def commits_bytes(request: pb.CommitOffsetRequest) -> int:
-    """About what the request takes in memory once it is converted."""
-    return request.ByteSize() + COMMIT_BYTES * len(request.offsets)
-
-
-async def commits(request: pb.CommitOffsetRequest) -> list[OffsetCommit]:
-    return [
-        OffsetCommit(TopicPartition(of.topic, of.partition), of.offset, of.metadata, of.incarnation_id)
-        async for of in in_turns(request.offsets)
-    ]
-
-
-async def topic_partitions(request: pb.GetCommittedOffsetsRequest) -> list[TopicPartition]:
-    return [TopicPartition(asked.topic, asked.partition) async for asked in in_turns(request.partitions)]
-
-
-async def committed(
-    found: Sequence[tuple[TopicPartition, CommittedOffset | None]],
-) -> pb.GetCommittedOffsetsResponse:
-    response = pb.GetCommittedOffsetsResponse()
-    async for (topic, partition), offset in in_turns(found):
-        response.offsets.add(
-            topic=topic,
-            partition=partition,
-            offset=-1 if offset is None else offset.offset,
-            metadata="" if offset is None else offset.metadata,
-        )
-    return response
-
-
 async def time_queries(request: pb.GetOffsetsForTimesRequest) -> list[tuple[TopicPartition, int]]:
     return [
         (TopicPartition(asked.topic, asked.partition), asked.timestamp)
@@ -230,30 +200,6 @@ def offsets_at_times(found: Iterable[tuple[TopicPartition, OffsetAtTime]]) -> pb
     response = pb.GetOffsetsForTimesResponse()
     for (topic, partition), at in found:
         response.offsets.add(topic=topic, partition=partition, timestamp=at.timestamp, offset=at.offset)
-    return response
-
-
-async def groups(listed: Sequence[ListedGroup]) -> pb.ListConsumerGroupsResponse:
-    response = pb.ListConsumerGroupsResponse()
-    async for group_id, state in in_turns(listed):
-        response.groups.add(group_id=group_id, state=state.value, protocol_type=PROTOCOL_TYPE)
-    return response
-
-
-async def group(described: DescribedGroup) -> pb.DescribeConsumerGroupResponse:
-    response = pb.DescribeConsumerGroupResponse(
-        group_id=described.group_id, state=described.state.value, protocol_type=PROTOCOL_TYPE
-    )
-    async for of in in_turns(described.offsets):
-        response.offsets.add(
-            topic=of.topic,
-            partition=of.partition,
-            committed_offset=of.committed.offset,
-            end_offset=of.end_offset,
-            lag=of.lag,
-            metadata=of.committed.metadata,
-            committed_at=of.committed.committed_at,
-        )
     return response
 
 

@@ -40,6 +40,11 @@ RECORDS, RECORD, HEADERS = 0x32, 0x1A, 0x1A
 """Tags of ProduceMessageRequest.records and .record, and of Record.headers."""
 
 
+JOIN, HEARTBEAT, SUBSCRIBE, OWNED = 0x0A, 0x12, 0x1A, 0x12
+"""Tags of MemberRequest's fields that have elements, and of Heartbeat.owned."""
+MEMBER_ELEMENTS = (0x32, 0x5A, 0x0A)
+"""Tags of elements: Join.topics, Join.owned, and both OwnedPartitions.partitions and Subscribe.topics."""
+
 Refuse = Callable[[bytes], Awaitable[str | None]]
 """Says why a request of more than SMALL_BYTES is refused; None if it is not. Others have turns meanwhile."""
 
@@ -73,6 +78,12 @@ def bounds(settings: Settings) -> Mapping[str, Refuse]:
 
         return refuse
 
+    async def of_members(wire: bytes) -> str | None:
+        most = groups.topics_max + settings.topics.partitions_max
+        if _frequent(wire, *MEMBER_ELEMENTS) and await _counts_more(_member_tags(wire), most):
+            return f"a request of a member has at most {most} topics and partitions"
+        return _over(SMALL_BYTES + NAMED_BYTES * most, wire)
+
     offsets_max, times_max = groups.commit_offsets_max, settings.consume.time_queries_max
     return {
         "ProduceMessage": of_records,
@@ -80,6 +91,8 @@ def bounds(settings: Settings) -> Mapping[str, Refuse]:
         "CommitOffset": of_fields("offsets", 0x12, offsets_max, NAMED_BYTES + METADATA_BYTES_MAX),
         "GetCommittedOffsets": of_fields("offsets", 0x12, offsets_max),
         "GetOffsetsForTimes": of_fields("queries", 0x0A, times_max),
+        "DeleteOffsets": of_fields("topics", 0x12, offsets_max),
+        "JoinConsumerGroup": of_members,
         "DescribeTopics": of_fields("topics", 0x0A, settings.topics.partitions_max),
     }
 
@@ -91,7 +104,10 @@ async def too_many_fields(wire: bytes, tag: int, most: int) -> bool:
 
 async def _has_more(wire: bytes, most: int) -> bool:
     """True if the message has more than `most` fields, and some to spare."""
-    fields = _fields(wire, 0, len(wire))
+    return await _counts_more(_fields(wire, 0, len(wire)), most)
+
+
+async def _counts_more(fields: Iterator[object], most: int) -> bool:
     count = 0
     while found := sum(1 for _ in islice(fields, AT_ONCE)):
         count += found
@@ -124,6 +140,18 @@ def _produce_tags(wire: bytes) -> Iterator[int]:
         if tag in (RECORDS, RECORD):
             for found in _fields(wire, start, end):
                 yield found[0]
+
+
+def _member_tags(wire: bytes) -> Iterator[int]:
+    """The tags of all fields of a member's request, of its parts included."""
+    for tag, start, end in _fields(wire, 0, len(wire)):
+        yield tag
+        if tag not in (JOIN, HEARTBEAT, SUBSCRIBE):
+            continue
+        for inner, inner_start, inner_end in _fields(wire, start, end):
+            yield inner
+            if tag == HEARTBEAT and inner == OWNED:
+                yield from (found for found, _, _ in _fields(wire, inner_start, inner_end))
 
 
 def _frequent(wire: bytes, *tags: int) -> list[int]:

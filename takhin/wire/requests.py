@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from takhin.model import Source
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire.encode import (
     KEY,
@@ -59,6 +60,7 @@ def produce(
     expected_offset: int | None = None,
     topic_id: str = "",
     maybe_stored_from: int | None = None,
+    source: Source | None = None,
 ) -> bytes:
     """A ProduceMessageRequest, serialized. records: results of `record`. Ids: empty for none."""
     head = pb.ProduceMessageRequest(
@@ -69,5 +71,6 @@ def produce(
         expected_offset=expected_offset,
         topic_id=topic_id,
         maybe_stored_from=maybe_stored_from,
+        source=None if source is None else pb.SourceOffset(**source._asdict()),
     )
     return b"".join((head.SerializeToString(), *records))

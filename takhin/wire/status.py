@@ -65,6 +65,10 @@ TABLE: dict[type[errors.TakhinError], ErrorRow] = {
     ),
     errors.OutOfSequenceError: ErrorRow(pb.ERROR_CODE_OUT_OF_SEQUENCE, Status.FAILED_PRECONDITION, 409),
     errors.LogReplacedError: ErrorRow(pb.ERROR_CODE_LOG_REPLACED, Status.FAILED_PRECONDITION, 409),
+    errors.FencedMemberError: ErrorRow(pb.ERROR_CODE_FENCED_MEMBER, Status.ABORTED, 409),
+    errors.UnknownMemberError: ErrorRow(pb.ERROR_CODE_UNKNOWN_MEMBER, Status.ABORTED, 409),
+    errors.InstanceInUseError: ErrorRow(pb.ERROR_CODE_INSTANCE_IN_USE, Status.FAILED_PRECONDITION, 409),
+    errors.GroupFullError: ErrorRow(pb.ERROR_CODE_GROUP_FULL, Status.FAILED_PRECONDITION, 409),
     errors.OutcomeUnknownError: ErrorRow(pb.ERROR_CODE_OUTCOME_UNKNOWN, Status.DEADLINE_EXCEEDED, 504),
     errors.OverloadedError: ErrorRow(
         pb.ERROR_CODE_OVERLOADED, Status.RESOURCE_EXHAUSTED, 429, in_band=False, retry_ms=500

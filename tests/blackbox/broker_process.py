@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGTERM, Signals
@@ -50,14 +50,22 @@ class Broker:
     It must exit cleanly then, and must not have logged an exception.
 
     listen: HOST:PORT; port 0 takes a free one, which `address` then holds.
+    program: what to run instead of `takhin`.
     settings: as in `environment`.
     """
 
-    def __init__(self, data_dir: Path, *, listen: str = "127.0.0.1:0", **settings: object) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        listen: str = "127.0.0.1:0",
+        program: Sequence[object] = (),
+        **settings: object,
+    ) -> None:
         self.data_dir = data_dir
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
         self._process = subprocess.Popen(
-            command("serve", "--data-dir", data_dir, "--listen", listen),
+            [*(program or command()), "serve", "--data-dir", str(data_dir), "--listen", listen],
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=environment(**settings),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from pathlib import Path
 
@@ -206,6 +207,30 @@ def test_a_client_of_the_table_finds_everything_again_after_sigkill(broker, clie
         check_committed(after)
         response = call(client, "ProduceMessage", topic="bytes", record=client.messages.Record(value=b"next"))
         assert (response.offset, response.error) == (1, "")
+
+
+def test_a_member_by_reflection(channel, client):
+    """A client that learns of JoinConsumerGroup by reflection joins a group, commits, and leaves."""
+    assert call(client, "CreateTopic", name="shared", num_partitions=2).success
+    client = DescribedClient(channel, file_of(channel, "v1", SERVICE))
+    messages = client.messages
+    requests = queue.SimpleQueue()
+    requests.put(messages.MemberRequest(join=messages.Join(group_id="members", topics=["shared"])))
+    responses = client.JoinConsumerGroup(iter(requests.get, None), timeout=CALL_S_MAX)
+    member_id = next(responses).joined.member_id
+    told = next(each.assignment for each in responses if len(each.assignment.partitions) == 2)
+    requests.put(messages.MemberRequest(heartbeat=messages.Heartbeat(member_epoch=told.member_epoch)))
+    assert next(responses).heartbeat.member_epoch == told.member_epoch
+    (group,) = call(client, "ListConsumerGroups").groups
+    assert (group.group_id, group.state, group.member_count) == ("members", "Stable", 1)
+    mine = {"group_id": "members", "member_id": member_id, "member_epoch": told.member_epoch}
+    offset = messages.TopicPartitionOffset(topic="shared", partition=1)
+    assert call(client, "CommitOffset", offsets=[offset], **mine).success
+    assert not call(client, "CommitOffset", group_id="members", offsets=[offset]).success
+    requests.put(messages.MemberRequest(leave=messages.Leave()))
+    assert list(responses) == []
+    assert call(client, "DeleteOffsets", group_id="members", topics=["shared"]).success
+    assert list(call(client, "ListConsumerGroups").groups) == []
 
 
 def test_a_tail_of_the_table_sees_what_is_produced_later(client):

@@ -165,6 +165,7 @@ UNKNOWN_TOPIC = {
     for kind, name in (BAD_NAMES | {"unknown": "nowhere"}).items()
 }
 
+
 ID = bytes(range(16))
 CONDITIONS = {
     "producer-short": (produce_request(producer_id=ID[1:]), "INVALID_ARGUMENT", "15"),

@@ -116,7 +116,7 @@ async def copy_under_load(tmp_path, number, copies, *, hold):
     return made, waits
 
 
-@rounds((3, 300))
+@rounds((2, 300))
 async def test_cp_under_held_is_whole(tmp_path, copies, figures):
     """A copy by `touch hold`, wait for held, `cp -r`, `rm hold` is whole under the load of sixteen."""
     began, bad, waits = time.monotonic(), 0, []

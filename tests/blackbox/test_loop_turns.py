@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -166,6 +166,42 @@ def consume(**fields: object) -> bytes:
     ).SerializeToString()
 
 
+def join(inner: bytes = b"", **fields: object) -> bytes:
+    """A join. inner: more fields of it, as they are on the wire."""
+    wire = pb.Join(**{"group_id": "members"} | fields).SerializeToString()
+    return nested(b"\x0a", wire + inner)
+
+
+def heartbeat(owned: bytes) -> bytes:
+    """A heartbeat, behind the join that makes it one. owned: the elements of what it owns, on the wire."""
+    return nested(b"\x12", nested(b"\x12", owned))
+
+
+def partitions(count: int, tag: bytes) -> bytes:
+    named = pb.TopicPartition(topic="wide", partition=1).SerializeToString()
+    return nested(tag, named) * count
+
+
+SLOW_PATTERN = "(a*)*(b*)*(.?){300}"
+
+MEMBERS = {
+    "join-empty-owned": [join(b"\x5a\x00" * 4_000_000, topics=["wide"])],
+    "join-empty-topics": [join(b"\x32\x00" * 4_000_000)],
+    "join-empty-and-few": [join(b"\x5a\x00" * 30_000, topics=["wide"])],
+    "join-most-topics": [join(topics=[f"topic-{n}" for n in range(1_000)])],
+    "join-too-many-topics": [join(topics=[f"topic-{n}" for n in range(1_001)])],
+    "join-wide": [join(topics=["wide", "wide2"])],
+    "join-slow-pattern": [join(topic_pattern=SLOW_PATTERN)],
+    "join-large-pattern": [join(topic_pattern="(((a?){100}){100}){100}")],
+    "join-long-pattern": [join(topic_pattern="a" * 60_000)],
+    "join-with-owned": [join(partitions(4_000, b"\x5a"), topics=["wide"], member_epoch=1)],
+    "heartbeat-empty-owned": [join(topics=["wide"]), heartbeat(b"\x0a\x00" * 4_000_000)],
+    "heartbeat-owned": [join(topics=["wide"]), heartbeat(partitions(4_000, b"\x0a"))],
+    "subscribe-empty": [join(topics=["wide"]), nested(b"\x1a", b"\x0a\x00" * 4_000_000)],
+    "nothing-of-members": [join(topics=["wide"]), b"\x78\x01" * 4_000_000],
+}
+"""What a member sends, one after the other."""
+
 SHAPES = {
     "empty-records": ("ProduceMessage", lambda: full_of(b"\x32\x00", TOPIC)),
     "empty-records-long-tags": ("ProduceMessage", lambda: full_of(b"\xb2\x00\x00", TOPIC)),
@@ -234,6 +270,9 @@ SHAPES = {
     "configs-of-a-topic": ("DescribeTopicConfigs", lambda: TOPIC),
     "delete-wide": ("DeleteTopic", lambda: b"\x0a\x05wide3"),
     "delete-group": ("DeleteConsumerGroup", lambda: b"\x0a\x01g"),
+    "delete-offsets": ("DeleteOffsets", lambda: full_of(b"\x12\x00", b"\x0a\x01g")),
+    "delete-offsets-most": ("DeleteOffsets", lambda: b"\x0a\x01g" + nested(b"\x12", b"wide2") * 10_000),
+    **{name: ("JoinConsumerGroup", lambda sent=sent: sent) for name, sent in MEMBERS.items()},
     "long-name": ("GetTopic", lambda: nested(b"\x0a", b"x" * (MESSAGE_BYTES - 16))),
     "long-name-to-consume": ("ConsumeMessages", lambda: nested(b"\x0a", b"x" * (MESSAGE_BYTES - 16))),
     "unknown-fields": ("HealthCheck", lambda: full_of(b"\x78\x01")),
@@ -264,15 +303,24 @@ def noise() -> float:
     return max(times) / min(times)
 
 
-def send(channel: grpc.Channel, method: str, message: bytes) -> None:
-    """Make the call, whatever comes of it."""
+EXPECTED = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,  # a member that nobody knows
+)
+
+
+def send(channel: grpc.Channel, method: str, message: Any) -> None:
+    """Make the call, whatever comes of it. message: of JoinConsumerGroup a list of them."""
     try:
         if method == "ProduceMessageStream":
             list(channel.stream_stream(SERVICE + method)(iter([message]), timeout=60))
+        elif method == "JoinConsumerGroup":
+            list(channel.stream_stream(SERVICE + method)(iter(message), timeout=60))
         elif method == "ConsumeMessages":
             list(channel.unary_stream(SERVICE + method)(message, timeout=60))
         else:
             channel.unary_unary(SERVICE + method)(message, timeout=60)
     except grpc.RpcError as error:
-        if error.code() not in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED):
+        if error.code() not in EXPECTED:
             raise

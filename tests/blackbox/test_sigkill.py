@@ -13,7 +13,7 @@ from blackbox.broker_process import Broker
 from blackbox.clients import connected, create_topic, end_offset, eventually, produce, read_all
 from blackbox.load import PARTITIONS, TOPIC, Journal, Log, Record, Sent, losses, produce_and_kill, read_back
 
-ROUNDS, ROUNDS_SOAK = 8, 20
+ROUNDS, ROUNDS_SOAK = 5, 20
 """Rounds of a series, which shares a data folder; the growing log is read back in each round."""
 
 CHECKPOINT_PAGES = (8, 64, 1_000)

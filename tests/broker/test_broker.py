@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from broker.support import NOW, batch, broker_over, create, produce, rows, session_of
+from takhin.broker.broker import Broker
 from takhin.errors import (
     InvalidArgumentError,
     InvalidBatchError,
@@ -16,8 +17,10 @@ from takhin.errors import (
     UnknownPartitionError,
     UnknownTopicError,
 )
-from takhin.model import Condition, OffsetCommit, ProduceRequest, TopicPartition
+from takhin.members import JoinGroup
+from takhin.model import Condition, OffsetCommit, ProduceRequest, Source, TopicPartition
 from takhin.partitioner import partition_for_key
+from takhin.settings import Settings
 from takhin.storage.contract import Capability
 from takhin.storage.memory import MemoryEngine
 
@@ -82,7 +85,7 @@ async def test_a_commit_is_checked_whole_before_anything_is_written(session):
         await session.commit_offsets("g", [OffsetCommit(good, 1, ""), OffsetCommit(good, 0, "")])
     with pytest.raises(InvalidArgumentError, match="metadata"):
         await session.commit_offsets("g", [OffsetCommit(good, 1, "x" * 4097)])
-    assert session.list_groups() == []
+    assert await session.list_groups() == []
 
 
 async def test_committed_offsets_are_those_asked_for_or_all(session):
@@ -112,6 +115,20 @@ async def test_groups_show_what_they_committed_and_their_lag(session):
         await session.describe_group("g")
     with pytest.raises(UnknownGroupError):
         await session.delete_group("g")
+
+
+async def test_a_description_has_the_first_topics_of_a_member(engine):
+    """However many a member reads, and however many members there are, a description is of bounded size."""
+    broker = Broker(engine, Settings(), clock=lambda: NOW, version="test")
+    session = session_of(broker)
+    for n in range(30):
+        await create(session, f"topic-{n:02}")
+    await broker.coordinator.start()
+    membership = await session.join_group(JoinGroup("g", pattern="topic-.*"))
+    (member,) = (await session.describe_group("g")).members
+    assert list(member.topics) == [f"topic-{n:02}" for n in range(20)]
+    membership.leave()
+    await broker.coordinator.stop(0)
 
 
 async def test_the_limit_of_partitions_is_that_of_all_topics(session):
@@ -145,8 +162,12 @@ class Plain:
 
 @pytest.mark.parametrize(
     ("condition", "field"),
-    [(Condition(bytes(16), 0, None), "producer_id"), (Condition(b"", 0, 0), "expected_offset")],
-    ids=["producer_id", "expected_offset"],
+    [
+        (Condition(bytes(16), 0, None), "producer_id"),
+        (Condition(b"", 0, 0), "expected_offset"),
+        (Condition(source=Source("g", "t", 0, 0)), "source"),
+    ],
+    ids=["producer_id", "expected_offset", "source"],
 )
 async def test_a_condition_that_the_engine_cannot_judge_is_refused(condition, field):
     """The error names the field of the condition; batches without a condition are accepted."""

@@ -44,7 +44,7 @@ def test_a_group(takhin, filled):
     """A group's offset is set, listed, described with its lag, set again, read from, deleted."""
     said = takhin.output("offsets", "set", "billing", filled, "-o", "-1")
     assert said.endswith(f"group billing continues there in 4 partitions of {filled}\n".encode())
-    assert rows(takhin, "groups", "list") == [["billing", "Empty", "0"]]
+    assert rows(takhin, "groups", "list") == [["billing", "Empty", "0", "3"]]
     described = rows(takhin, "groups", "describe", "billing")
     assert [row[:5] for row in described] == [
         [filled, "0", "0", "0", "0"],
@@ -58,7 +58,7 @@ def test_a_group(takhin, filled):
     assert (document["group_id"], document["state"]) == ("billing", "Empty")
     assert [of["lag"] for of in document["offsets"]] == [0, 1, 1, 3]
     assert json.loads(takhin.output("groups", "list", "--json")) == [
-        {"group_id": "billing", "state": "Empty", "member_count": 0}
+        {"group_id": "billing", "state": "Empty", "member_count": 0, "lag": 5}
     ]
     assert takhin.output("groups", "delete", "billing") == b"deleted group billing\n"
     assert rows(takhin, "groups", "list") == []

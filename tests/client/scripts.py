@@ -243,5 +243,15 @@ def freezes_time(server, topic):
                 print("in time")
 
 
+def reads_as_a_member(server, topic):
+    """Commits the first record, reads another two, and goes on as a member for ever."""
+    with sync.Consumer(server, group_id=topic, topics=[topic], auto_commit=False) as consumer:
+        for record in consumer:
+            if record.offset == 0:
+                consumer.commit(record)
+            if record.offset == 2:
+                print(2, flush=True)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

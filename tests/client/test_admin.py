@@ -153,12 +153,12 @@ async def test_groups(server, admin, wide, name):
     await admin.commit_offsets(name, {(wide, 0): 0, (wide, 1): CommittedOffset(1, "half way")})
     assert await admin.committed_offsets(name) == {(wide, 0): (0, ""), (wide, 1): (1, "half way")}
     assert await admin.committed_offsets(name, [(wide, 1), (wide, 2)]) == {(wide, 1): (1, "half way")}
-    assert GroupListing(name, "Empty", 0) in await admin.list_groups()
+    assert GroupListing(name, "Empty", 0, 2) in await admin.list_groups()
     described = await admin.describe_group(name)
     assert (described.group_id, described.state) == (name, "Empty")
     first, second = described.offsets
     assert first[:5] == (wide, 0, 0, 0, 0)
-    assert second == GroupOffset(wide, 1, 1, 3, 2, "half way", second.committed_at)
+    assert second == GroupOffset(wide, 1, 1, 3, 2, "half way", second.committed_at, lag_ms=second.lag_ms)
     with pytest.raises(OffsetOutOfRangeError):
         await admin.commit_offsets(name, {(wide, 1): 4})
     await admin.delete_group(name)

@@ -14,7 +14,7 @@ from client.support import produce, values
 from client.test_idempotence import QUICK, stored_unheard
 from takhin.client import COMMITTED, END, START, Admin, Consumer, Producer, Span, sync
 from takhin.client.clock import monotonic
-from takhin.client.consuming import consumer as consumer_module
+from takhin.client.consuming import fetcher as fetcher_module
 from takhin.client.consuming import watch
 from takhin.client.consuming.watch import start_of_new
 from takhin.client.errors import ClosedError
@@ -310,7 +310,7 @@ async def test_the_watch_goes_on_after_a_cancellation(server, admin, wide, at_on
 
 async def test_new_partitions_share_the_scout(server, admin, wide, at_once, monkeypatch):
     """However often an assignment grows, one scout bounds how many of its partitions are read at one time."""
-    monkeypatch.setattr(consumer_module, "TAILS_MAX", 1)
+    monkeypatch.setattr(fetcher_module, "TAILS_MAX", 1)
     async with Consumer(server) as consumer:
         await consumer.assign_topics(wide)
         for partitions in (4, 5):

@@ -129,3 +129,13 @@ async def outcome(consumer: Consumer) -> Record | UnavailableError:
         return await anext(consumer)
     except UnavailableError as error:
         return error
+
+
+async def test_a_member_reads_the_others(maimed):
+    """A partition that is not served keeps a member from nothing else, and its commits neither."""
+    async with Consumer(maimed.address, group_id="member", topics=["t"]) as consumer:
+        seen = [await asyncio.wait_for(anext(consumer), 20) for _ in range(20)]
+        assert {record.partition for record in seen} == {0, 2}
+        assert await consumer.poll(0.1) is None
+    async with Admin(maimed.address) as admin:
+        assert {at.partition for at in await admin.committed_offsets("member")} == {0, 2}

@@ -30,6 +30,7 @@ from takhin.copies.mending import checksum
 from takhin.copies.recover import RecoverError, recover
 from takhin.copies.replace import put_file
 from takhin.errors import CopyError, OutOfSequenceError, PartitionUnavailableError
+from takhin.model import Source
 from takhin.testing.contract import batch, spec, under
 
 
@@ -46,12 +47,12 @@ def kept_aside(recovered, suffix=""):
 
 
 async def test_nothing_to_do(data, killed):
-    """A sound folder is not changed, except for the lock."""
+    """A sound folder is not changed, except for the lock, and the number of starts in the witness."""
     for folder in (data, killed):
         before = tree(folder)
         assert recover(folder) == []
         changed = {at for at, of in tree(folder).items() if before.get(at) != of}
-        assert {at for at in changed if not at.endswith("-shm")} == {"LOCK"}
+        assert {at for at in changed if not at.endswith("-shm")} == {"LOCK", "witness"}
 
 
 async def test_a_short_log(killed):
@@ -136,6 +137,7 @@ async def test_a_single_page_of_records(data):
         "headers",
         "time_index",
         "producer_batches",
+        "sources",
         "lost_offsets",
         "zero_tails",
         "time_blocks",
@@ -161,6 +163,7 @@ ROWS = {
     "headers": ["the headers that offsets 0 to 1799 may have had"],
     "committed_offsets": ["the groups' committed offsets"],
     "producer_batches": ["what its producers have sent last"],
+    "sources": ["what its records were made of"],
     "topic": [],
     "topic_configs": ["the topic's configs"],
     "time_blocks": [],
@@ -173,7 +176,8 @@ async def test_a_flipped_bit_in_a_table_with_rows(table, data):
     engine = sqlite_engine(data)
     await engine.open()
     for number in range(12):  # more rows of each table
-        sent = under(batch(*[b""] * 100), b"p", 100 * number)
+        source = Source("g", "in", number, 5, f"of-{number}")
+        sent = under(batch(*[b""] * 100), b"p", 100 * number, source=source)
         await engine.topics[TOPIC].partitions[0].append(sent)
     await engine.close()
     before = await content(data)

@@ -159,7 +159,7 @@ async def check(data: Path, expected: set[int], recovered: list[Recovered]) -> N
 
 
 @pytest.mark.parametrize(
-    "count", [26, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
+    "count", [13, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
 async def test_every_readable_record_is_kept(whole, tmp_path, count, figures):
     """Any damage: no traceback, every record off the damaged pages is kept, what is lost is reported."""

@@ -153,6 +153,10 @@ FAULTS = {
         lambda data: alter(file(data), f"INSERT INTO producer_batches VALUES ({PRODUCER}, 0, 7, 2, 599, 0)"),
         "producer 00ff(70){14} is said to have sent records up to 600, and the log ends at 600",
     ),
+    "an impossible source": (
+        lambda data: alter(file(data), "INSERT INTO sources VALUES ('g', 'of', -5, 'in', 2)"),
+        "offset -5 of topic 'in' partition 2 was taken for group 'g'",
+    ),
     "no memory of producers": (
         lambda data: alter(file(data), "DROP TABLE producer_batches"),
         "it has no table producer_batches",

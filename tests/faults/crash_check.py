@@ -158,8 +158,11 @@ async def _faults_of_log(log, serial: int, facts: Facts, offsets) -> list[str]:
 async def _faults_of_a_repeat(log, of: Log, first: int, end: int) -> list[str]:
     """Send the last batch again: whether or not it was stored before the crash, it must be there once."""
     stored = log.end_offset >= end
+    made = await log.append(sent(of, first, end, b""))  # as another program would that reads the same input
+    if (made.offset, made.duplicate, log.end_offset) != (-1 if stored else first, stored, end):
+        return [f"{of}: {first} to {end} made again {'after all' if stored else ''} is at {made.offset}"]
     again = await log.append(sent(of, first, end))
-    if (again.offset, again.duplicate, log.end_offset) != (first, stored, end):
+    if (again.offset, again.duplicate, log.end_offset) != (first if stored else -1, True, end):
         return [f"{of}: {first} to {end} sent again {'after all' if stored else ''} is at {again.offset}"]
     found = [(row[0], row[3]) for row in await read_all(log) if row[0] >= first]
     expected = [(offset, value(*of, offset)) for offset in range(max(first, log.start_offset), end)]

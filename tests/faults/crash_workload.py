@@ -4,7 +4,7 @@
 
 It writes the events, pickled, to OUT. SYNCHRONOUS is SQLite's: 2 is the broker's own, 1 and 0 are for
 controls. Words in its place are other controls: with `names` the broker syncs no folder, with `apart` it
-remembers a producer's batch in a transaction of its own.
+remembers a producer's batch and its source in a transaction of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from faults.recorder import Event, Recorder
 from storage.support import sqlite_engine
 from takhin.disk import connection, folder
 from takhin.disk import statements as sql
-from takhin.model import NO_LIMIT, Batch, CommittedOffset, TopicConfig
+from takhin.model import NO_LIMIT, Batch, CommittedOffset, Source, TopicConfig
 from takhin.storage.conditions import BATCHES_REMEMBERED
 from takhin.storage.sqlite.group import Draft
 from takhin.storage.sqlite.writes import SmallWrite
@@ -60,11 +60,18 @@ def key(offset: int) -> bytes:
 PRODUCER = b"of each log one."
 
 
-def sent(of: tuple[str, int, int], first: int, end: int) -> Batch:
-    """The only producer's batch at offsets [first, end) of a log; its sequence is the first offset."""
+def sent(of: tuple[str, int, int], first: int, end: int, producer_id: bytes = PRODUCER) -> Batch:
+    """The only producer's batch at offsets [first, end) of a log; its sequence is the first offset.
+
+    It was made of the record at that offset of an input. Without a producer only the source tells a repeat.
+    """
     offsets = range(first, end)
     values, keys = [value(*of, offset) for offset in offsets], [key(offset) for offset in offsets]
-    return under(batch(*values, keys=keys), PRODUCER, first)
+    return under(batch(*values, keys=keys), producer_id, first if producer_id else 0, source=source_at(first))
+
+
+def source_at(offset: int) -> Source:
+    return Source("group", "in", 0, offset, "of the input")
 
 
 class Workload:
@@ -162,12 +169,14 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Remember(SmallWrite):
-    """A write that remembers a producer's batch, whatever was appended."""
+    """A write that remembers a producer's batch and its source, whatever was appended."""
 
     row: tuple[bytes, int, int, int, int, int]
+    source: Source
 
     def apply(self, draft: Draft) -> None:
         draft.db.execute(sql.PUT_PRODUCER_BATCH, self.row)
+        draft.senders.sources.take(self.source, is_new=draft.senders.sources.taken(self.source) is None)
 
 
 class Apart(Workload):
@@ -181,7 +190,7 @@ class Apart(Workload):
         await log.append(replace(sent(of, first, end), condition=None))
         row = (PRODUCER, first, end - first, first, NOW, self._batches[of] % BATCHES_REMEMBERED)
         self._batches[of] += 1
-        await log.life.submit(Remember(row))
+        await log.life.submit(Remember(row, source_at(first)))
 
 
 def weaken(synchronous: int) -> None:

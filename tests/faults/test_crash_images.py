@@ -22,7 +22,7 @@ from faults.crash_check import Facts, faults_of
 from faults.crash_images import Disk, write_image
 
 WORKLOAD = Path(__file__).with_name("crash_workload.py")
-IMAGES = 150
+IMAGES = 100
 IMAGES_SOAK, IMAGES_OF_A_WORKLOAD, PARTS = 50_000, 1_000, 2
 CONTROL_IMAGES = 30
 SOAK_S_MAX = 1_800

@@ -17,7 +17,7 @@ from takhin.errors import StorageFullError
 from takhin.model import CommittedOffset, TopicConfig
 from takhin.testing.contract import ALL, NOW, as_stored, batch, name_of, numbered, read_all, spec
 
-SETTINGS = {"ballast_bytes": 8 << 20, "free_bytes_low": 24 << 20}
+SETTINGS = {"ballast_bytes": 12 << 20, "free_bytes_low": 32 << 20}
 RESUME_S_MAX = 5.0
 FULL_S_MIN = 0.6
 """The engine checks for room every half second."""

@@ -247,7 +247,7 @@ async def test_values_of_zeros_survive_a_recovery(data):
 async def test_what_is_older_than_the_table_is_served(data):
     """After an upgrade, nothing is known of the records before it; those after it are recognised."""
     before = await served(data)
-    later = ("zero_tails", "time_blocks", "compactions", "compaction_history")
+    later = ("zero_tails", "time_blocks", "compactions", "compaction_history", "sources")
     alter(path_of(data), *(f"DROP TABLE {table}" for table in later), "PRAGMA user_version = 4")
     assert verify(data).ok
     assert queried(data, "records")[0]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from storage.support import Store
-from takhin.model import CommittedOffset, Header
-from takhin.testing.contract import NOW, batch, name_of, spec
+from takhin.model import CommittedOffset, Header, Source
+from takhin.testing.contract import NOW, batch, name_of, spec, under
 
 VALUES = (b'{"a": 1}', b"gr\xc3\xb6\xc3\x9fer", b"\x80", b"nul\0nul", b"", None)
 KEYS = (b"user-1", b"user-2", b"\xff", None, b"", b"user-1")
@@ -23,7 +23,8 @@ async def fill(data_dir: Path) -> None:
     await store.open()
     logs = (await store.engine.create_topic(spec("orders", 3))).partitions
     times = range(NOW, NOW + len(VALUES))
-    await logs[0].append(batch(*VALUES, keys=KEYS, timestamps=times, headers=HEADERS))
+    sent = batch(*VALUES, keys=KEYS, timestamps=times, headers=HEADERS)
+    await logs[0].append(under(sent, source=Source("shop", "baskets", 3, 41, "of-baskets")))
     committed = CommittedOffset(2, "so far", NOW)
     await store.engine.offsets.commit("billing", {name_of(logs[0]): committed})
     late = {name_of(logs[1]): CommittedOffset(0, "", NOW)}

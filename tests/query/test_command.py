@@ -97,8 +97,8 @@ def test_without_a_query(sql):
     """Without a query it prints the tables with their columns, counts, and a query to try."""
     printed = sql().splitlines()
     assert printed[0] == "orders: 2906 records in 3 partitions, 2 consumer groups"
-    tables = ["records", "headers", "committed_offsets", "partitions"]
-    assert [line.split()[0] for line in printed[1:5]] == tables
+    tables = ["records", "headers", "committed_offsets", "sources", "partitions"]
+    assert [line.split()[0] for line in printed[1:6]] == tables
     example = printed[-1].partition('"')[2].rstrip('"')
     assert sql(example, "--csv").splitlines()[1] == "0,6,2023-11-14T22:13:20.005Z"
     found = json.loads(sql("--json"))

@@ -79,6 +79,7 @@ def test_records(topic):
                 ("late", 1, 0, 3_000, 2_900, NOW, "", "integer"),
             ],
         ),
+        ("SELECT * FROM sources", [("shop", 0, "baskets", 3, 41, "of-baskets")]),
     ],
 )
 def test_questions(topic, sql, expected):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from takhin.model import Appended, Batch
-from takhin.storage.contract import Capability
+from takhin.storage.contract import NO_FENCES, Capability
 from takhin.storage.memory import MemoryEngine
 from takhin.storage.memory_log import MemoryLog
 from takhin.testing.contract import EngineContract
@@ -74,8 +74,8 @@ class Absentminded(MemoryEngine):
         super().__init__()
         commit = self.offsets.commit
 
-        async def forgetting(group_id, offsets):
-            await commit(group_id, offsets)
+        async def forgetting(group_id, offsets, fences=NO_FENCES):
+            await commit(group_id, offsets, fences)
             await self.offsets.forget(group_id)
 
         self.offsets.commit = forgetting
@@ -88,7 +88,7 @@ class Boastful(MemoryEngine):
 
 
 class Modest(ChangedLogs):
-    """Has neither trims nor sequences, and says so."""
+    """Has neither trims, sequences nor sources, and says so."""
 
     capabilities = frozenset({Capability.EXPECTED_OFFSET})
 
@@ -100,7 +100,8 @@ class Modest(ChangedLogs):
         raise NotImplementedError
 
     def _without_producer(self, batch: Batch) -> Batch:
-        assert batch.condition is None or not batch.condition.producer_id
+        condition = batch.condition
+        assert condition is None or not (condition.producer_id or condition.source)
         return batch
 
 

@@ -60,6 +60,9 @@ FAULTS = {
         WHERE sequence != coalesce(follows, sequence) OR offset < coalesce(begins, 0)
         OR record_count < 1 OR offset + record_count > end_offset
         OR slot NOT BETWEEN 0 AND 4 OR length(producer_id) != 16""",
+    "a source is not one that was taken": """
+        SELECT * FROM sources
+        WHERE offset < 0 OR partition < 0 OR '' IN (group_id, topic, incarnation_id)""",
     "a search by time would miss a record": """
         SELECT offset, timestamp FROM records WHERE timestamp > (
           SELECT highest FROM time_blocks WHERE beyond > records.offset ORDER BY beyond LIMIT 1)""",

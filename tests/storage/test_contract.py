@@ -18,7 +18,7 @@ class TestMemoryEngine(EngineContract):
         return MemoryEngine()
 
     def forgetful_engine(self, folder: Path) -> Engine:
-        return MemoryEngine(producers_max=3)
+        return MemoryEngine(producers_max=3, sources_max=3)
 
     def clocked_engine(self, folder: Path, clock: Clock) -> Engine:
         return MemoryEngine(clock=clock)
@@ -47,7 +47,7 @@ class TestSqliteEngine(EngineContract):
         return WithTemplate(folder, open_partitions_max=1)
 
     def forgetful_engine(self, folder: Path) -> Engine:
-        return WithTemplate(folder, producers_max=3)
+        return WithTemplate(folder, producers_max=3, sources_max=3)
 
     def clocked_engine(self, folder: Path, clock: Clock) -> Engine:
         return WithTemplate(folder, clock, open_partitions_max=2)

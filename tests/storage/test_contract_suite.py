@@ -64,12 +64,13 @@ def test_a_broken_engine_fails(outcomes, engine, failing):
 
 
 def test_what_an_engine_lacks_is_skipped_by_name(outcomes):
-    """An engine that is not durable and has neither trims nor sequences passes everything else."""
+    """An engine that is not durable and has neither trims, sequences nor sources passes everything else."""
     found = outcomes["TestModest"]
     assert {kind for kind, _ in found.values()} == {"passed", "skipped"}
     reasons = {name: message for name, (kind, message) in found.items() if kind == "skipped"}
     assert set(reasons.values()) == {
-        f"Modest lacks the capability {name}" for name in ("COMPACT", "DURABLE", "SEQUENCES", "TRIM")
+        f"Modest lacks the capability {name}"
+        for name in ("COMPACT", "DURABLE", "SEQUENCES", "SOURCES", "TRIM")
     }
     assert reasons["test_trim_within_a_batch"] == "Modest lacks the capability TRIM"
     assert reasons["test_neighbours_are_left_alone"] == "Modest lacks the capability SEQUENCES"

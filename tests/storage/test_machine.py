@@ -25,7 +25,16 @@ from faults.failing_disk import Plan, failing_disk
 from storage.support import Store
 from takhin import topic_configs
 from takhin.errors import RefusedError, StorageFullError
-from takhin.model import Batch, CommittedOffset, Header, TimestampType, TopicConfig, TopicPartition, TopicSpec
+from takhin.model import (
+    Batch,
+    CommittedOffset,
+    Header,
+    Source,
+    TimestampType,
+    TopicConfig,
+    TopicPartition,
+    TopicSpec,
+)
 from takhin.settings import Settings
 from takhin.storage.contract import Engine, PartitionLog, Topic
 from takhin.storage.memory import MemoryEngine
@@ -68,8 +77,8 @@ def batches(draw: st.DrawFn) -> Batch:
 
 
 PARTITIONS_MAX = 6
-PRODUCERS_MAX = 3
-"""Fewer producers are remembered than there are, so that some are forgotten all the time."""
+REMEMBERED = {"producers_max": 3, "sources_max": 3}
+"""Fewer producers and sources are remembered than there are, so that some are forgotten all the time."""
 
 
 class Send(NamedTuple):
@@ -83,6 +92,7 @@ class Send(NamedTuple):
     """The error in the sequence."""
     expected: int | None
     """The expected offset's distance from the end; None: no offset is expected."""
+    source: Source | None
 
     def batch(self, log: MemoryLog, ahead: int) -> Batch:
         """The batch to send. ahead: how many records may have been stored before it."""
@@ -94,12 +104,20 @@ class Send(NamedTuple):
         expected = None if self.expected is None else max(0, log.end_offset + ahead + self.expected)
         sent = numbered(records)
         if not self.producer_id:
-            return under(sent, expected_offset=expected)
-        return under(sent, self.producer_id, max(0, sequence + self.off), expected_offset=expected)
+            return under(sent, expected_offset=expected, source=self.source)
+        return under(
+            sent,
+            self.producer_id,
+            max(0, sequence + self.off),
+            expected_offset=expected,
+            source=self.source,
+        )
 
 
 mostly_none = st.sampled_from([0, 0, 0, 0, 1, -1])
 producers = (b"p", b"q", b"r", b"s", b"t")
+incarnations = st.sampled_from(["one", "two"])
+"""Of input logs that there never were, so that they make room for each other."""
 sends = st.builds(
     Send,
     st.sampled_from([b"", *producers]),
@@ -107,6 +125,7 @@ sends = st.builds(
     st.sampled_from([0, 0, 0, 1, 2, 5, 6]),
     mostly_none,
     st.none() | mostly_none,
+    st.none() | st.builds(Source, groups, st.just("in"), st.just(0), st.integers(0, 9), incarnations),
 )
 
 
@@ -128,8 +147,8 @@ class EnginesAgree(RuleBasedStateMachine):
         # Checkpoints come every few pages, so that they happen within a test as short as this.
         self.disks = ExitStack()
         self.disk = self.disks.enter_context(failing_disk())
-        self.store = Store(Path(self.folder, "data"), checkpoint_pages=8, producers_max=PRODUCERS_MAX)
-        self.memory = MemoryEngine(producers_max=PRODUCERS_MAX)
+        self.store = Store(Path(self.folder, "data"), checkpoint_pages=8, **REMEMBERED)
+        self.memory = MemoryEngine(**REMEMBERED)
         self.topic_ids: dict[str, str] = {}
         self.runner.run(self.store.open())
         self.runner.run(self.memory.open())
@@ -168,6 +187,7 @@ class EnginesAgree(RuleBasedStateMachine):
             for log in topic.partitions:
                 self.ask(partial(everything, topic.name, log.partition))
                 self.compare_remembered(log)
+                self.compare_next_times(log)
 
     def compare_remembered(self, log: MemoryLog) -> None:
         """Remembered batches are duplicates when they are sent again; both engines forget the same ones."""
@@ -175,6 +195,19 @@ class EnginesAgree(RuleBasedStateMachine):
             known = log._producers.get(producer_id.ljust(16), ())
             batches = [under(numbered(each.record_count), producer_id, each.sequence) for each in known]
             self.ask_of(log, partial(append, batches or [under(numbered(1), producer_id, 1)]))
+        for (group_id, incarnation_id), taken in sorted(log._sources.items()):
+            source = Source(group_id, taken.topic, 0, taken.offset, incarnation_id)
+            (answer,) = self.ask_of(log, partial(append, [under(numbered(1), source=source)]))
+            assert answer.duplicate
+
+    def compare_next_times(self, log: MemoryLog) -> None:
+        """When the next record of a group was stamped is what the other engine finds, if it is known."""
+        found = self.store.log(log.topic, log.partition)
+        for group_id in self.memory.offsets.groups():
+            if (committed := self.memory.offsets.of(group_id).get(name_of(log))) is not None:
+                offset = max(committed.offset, log.start_offset)
+                if (known := found.known_timestamp(offset)) is not None:
+                    assert known == self.runner.run(log.timestamp_from(offset))
 
     @invariant()
     def same_catalogue(self) -> None:
@@ -360,7 +393,7 @@ async def committed(engine: Engine) -> object:
 # A passing run takes seconds. A failing one is repeated until it has few steps, which takes minutes.
 TestEnginesAgree = pytest.mark.timeout(600)(EnginesAgree.TestCase)
 TestEnginesAgree.settings = settings(
-    max_examples=15,
+    max_examples=10,
     stateful_step_count=30,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -162,7 +162,7 @@ async def appended(log, stamps):
 
 TestRetained = Retained.TestCase
 TestRetained.settings = settings(
-    max_examples=15,
+    max_examples=8,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

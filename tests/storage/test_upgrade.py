@@ -16,7 +16,7 @@ from storage.support import Store, run_sql
 from takhin.disk.header import file_header
 from takhin.disk.versions import TAILS_SINCE
 from takhin.errors import StartupError
-from takhin.testing.contract import name_of, numbered, read_all, spec, under
+from takhin.testing.contract import name_of, numbered, read_all, source_of, spec, under
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("schema-*.tar.xz"))
 
@@ -168,6 +168,18 @@ async def test_producers_are_remembered_from_now_on(old):
         log = store.log(TOPIC, partition)
         assert await log.append(under(numbered(5), b"p")) == landed._replace(duplicate=True)
         assert log.end_offset == landed.offset + 5
+    await store.close()
+
+
+async def test_sources_are_remembered_from_now_on(old):
+    """What is taken of a source after the upgrade is known, even after a crash."""
+    store = Store(old)
+    await store.open()
+    for partition in kept():
+        sent = under(numbered(1), source=source_of(store.log(TOPIC, partition), 5))
+        assert not (await store.log(TOPIC, partition).append(sent)).duplicate
+        await store.crash()
+        assert (await store.log(TOPIC, partition).append(sent)).duplicate
     await store.close()
 
 

@@ -51,7 +51,7 @@ def note(path, topic_id, *noted):
 def test_a_new_witness_knows_nothing(path, topic_id):
     """A missing file is created with its head, and has no mark of any log."""
     assert marks(path, topic_id, 2) == [None, None]
-    assert path.read_bytes().startswith(HEAD.pack(MAGIC, 0, 0))
+    assert path.read_bytes().startswith(HEAD.pack(MAGIC, 0, 0, 1))
     assert path.stat().st_size == 3 * SLOT_BYTES
 
 
@@ -179,3 +179,46 @@ def test_a_copy_without_hold_is_none(path, topic_id):
         assert not witness.is_copy
         assert not witness.was_copy
         assert witness.slot(topic_id, 0).mark == Mark(1, 10)
+
+
+def boot(path, **how):
+    with Opened(path, **how) as witness:
+        return witness.boot
+
+
+def test_each_start_has_a_larger_number(path):
+    """It is on disk when the witness is open, also in a file of an older Takhin, and survives holds."""
+    path.write_bytes(HEAD.pack(MAGIC, 0, 0, 0))
+    assert [boot(path) for _ in range(3)] == [1, 2, 3]
+    with Opened(path) as witness:
+        assert witness.boot == 4
+        witness.hold(0)
+    assert HEAD.unpack(path.read_bytes()[: HEAD.size])[3] == 4
+    with Opened(path) as witness:
+        assert witness.boot == 5
+        path.unlink()
+        assert witness.keep()
+    assert boot(path) == 6
+
+
+def test_a_copy_goes_on_with_the_number(path):
+    """A folder that was copied during a hold counts on from the original's number, once it is settled."""
+    with Opened(path) as witness:
+        witness.hold(LOCK_CHANGED)
+    with Opened(path, lock_changed=1) as copied:
+        assert (copied.is_copy, copied.boot) == (True, 2)
+        copied.settle(0)
+    assert boot(path, lock_changed=1) == 3
+
+
+@pytest.mark.parametrize("head", [b"", b"no witness", bytes(64), HEAD.pack(b"other", 0, 0, 7)])
+def test_no_number(path, head):
+    """A file that is no witness says nothing of former starts."""
+    path.write_bytes(head)
+    assert boot(path) == 1
+
+
+def test_a_damaged_number(path):
+    """A number that no folder can have reached is not gone on from: epochs must fit into 64 bits."""
+    path.write_bytes(HEAD.pack(MAGIC, 0, 0, (1 << 64) - 1))
+    assert 1 <= boot(path) <= 1 << 30

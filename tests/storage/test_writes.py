@@ -11,9 +11,10 @@ import pytest
 from storage.support import Store
 from takhin.disk import statements as sql
 from takhin.errors import EndOffsetMismatchError, InvalidArgumentError, RefusedError
-from takhin.model import CommittedOffset, Condition, Header
+from takhin.model import CommittedOffset, Condition, Header, TopicPartition
+from takhin.storage.sources import SourceIndex
 from takhin.storage.sqlite.group import Draft
-from takhin.storage.sqlite.producers import Producers
+from takhin.storage.sqlite.senders import Producers, Senders, Sources
 from takhin.storage.sqlite.writes import Append, CommitOffset, SmallWrite, Trim
 from takhin.testing.contract import NOW, batch, numbered, read_all, spec, under
 
@@ -175,13 +176,15 @@ async def test_forgotten_producers_are_asked_for_once(store: Store, log):
     asked: list[str] = []
 
     def first_batches(draft: Draft) -> None:
-        producers = Producers(draft.db, "orders", 0, 940, 1_000)
+        at = TopicPartition("orders", 0)
+        sources = Sources(draft.db, at, 0, 1, SourceIndex())
+        senders = Senders(at, Producers(draft.db, 940, 1_000), sources)
         draft.db.exec_trace = lambda _, statement, __: asked.append(statement) or True
         try:
             for number in range(50):
                 maybe = draft.end_offset if number else None  # the first one fills the table
                 condition = Condition(producer_id=b"%016d" % number, maybe_stored_from=maybe)
-                assert producers.judge(numbered(1), condition, draft.end_offset) is None
+                assert senders.judge(numbered(1), condition, draft.end_offset) is None
                 draft.append(numbered(1))
         finally:
             draft.db.exec_trace = None

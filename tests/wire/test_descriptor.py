@@ -25,6 +25,8 @@ RPCS = {
     "DeleteRecords": "DeleteRecordsRequest -> DeleteRecordsResponse",
     "CompactTopic": "CompactTopicRequest -> CompactTopicResponse",
     "HealthCheck": "HealthCheckRequest -> HealthCheckResponse",
+    "JoinConsumerGroup": "stream MemberRequest -> stream MemberResponse",
+    "DeleteOffsets": "DeleteOffsetsRequest -> DeleteOffsetsResponse",
     "AlterTopic": "AlterTopicRequest -> AlterTopicResponse",
     "DescribeTopicConfigs": "DescribeTopicConfigsRequest -> DescribeTopicConfigsResponse",
 }
@@ -45,10 +47,12 @@ MESSAGES = {
         int64 first_timestamp = 9; int64 last_timestamp = 10; int64 record_count = 11;
         string unavailable_reason = 12""",
     "ConsumerGroupInfo": """
-        string group_id = 1; string state = 2; string protocol_type = 3; int32 member_count = 4""",
+        string group_id = 1; string state = 2; string protocol_type = 3; int32 member_count = 4;
+        int64 lag = 5""",
     "ConsumerGroupMember": """
         string member_id = 1; string client_id = 2; string client_host = 3;
-        repeated TopicPartitionOffset assignments = 4""",
+        repeated TopicPartitionOffset assignments = 4; int64 member_epoch = 5; string instance_id = 6;
+        string state = 7; repeated string topics = 8; int64 joined_at = 9; int64 last_commit_at = 10""",
     "CreateTopicRequest": """
         string name = 1; int32 num_partitions = 2; int32 replication_factor = 3;
         map<string, string> configs = 4""",
@@ -74,7 +78,11 @@ MESSAGES = {
     "ProduceMessageRequest": """
         string topic = 1; int32 partition = 2; Record record = 3; optional int32 required_acks = 4;
         int32 timeout_ms = 5; repeated Record records = 6; bytes producer_id = 7; int64 sequence = 8;
-        optional int64 expected_offset = 9; string topic_id = 11; optional int64 maybe_stored_from = 12""",
+        optional int64 expected_offset = 9; SourceOffset source = 10; string topic_id = 11;
+        optional int64 maybe_stored_from = 12""",
+    "SourceOffset": """
+        string group_id = 1; string topic = 2; int32 partition = 3; int64 offset = 4;
+        string incarnation_id = 5""",
     "ProduceMessageResponse": """
         string topic = 1; int32 partition = 2; int64 offset = 3; int64 timestamp = 4; string error = 5;
         int64 end_offset = 8; bool duplicate = 9; int32 num_partitions = 10""",
@@ -84,14 +92,36 @@ MESSAGES = {
     "ConsumeMessagesResponse": """
         string topic = 1; int32 partition = 2; int64 high_watermark = 3; repeated Record records = 4;
         string error = 5""",
-    "CommitOffsetRequest": "string group_id = 1; repeated TopicPartitionOffset offsets = 2",
-    "CommitOffsetResponse": "bool success = 1; string error = 2",
+    "CommitOffsetRequest": """
+        string group_id = 1; repeated TopicPartitionOffset offsets = 2; string member_id = 3;
+        int64 member_epoch = 4""",
+    "CommitOffsetResponse": "bool success = 1; string error = 2; repeated TopicPartition refused = 4",
+    "TopicPartition": "string topic = 1; int32 partition = 2",
+    "Join": """
+        string group_id = 1; string client_id = 2; string member_id = 3; int64 member_epoch = 4;
+        string instance_id = 5; repeated string topics = 6; string topic_pattern = 7; string assignor = 8;
+        int32 session_timeout_ms = 9; int32 revoke_timeout_ms = 10; repeated TopicPartition owned = 11""",
+    "Heartbeat": "int64 member_epoch = 1; OwnedPartitions owned = 2",
+    "OwnedPartitions": "repeated TopicPartition partitions = 1",
+    "Subscribe": "repeated string topics = 1; string topic_pattern = 2",
+    "Leave": "bool keep_for_restart = 1",
+    "Joined": """
+        string member_id = 1; int64 member_epoch = 2; int32 heartbeat_interval_ms = 3;
+        int32 session_timeout_ms = 4""",
+    "Assignment": "int64 member_epoch = 1; repeated TopicPartition partitions = 2",
+    "HeartbeatAnswer": "int64 member_epoch = 1",
     "ListConsumerGroupsRequest": "",
     "ListConsumerGroupsResponse": "repeated ConsumerGroupInfo groups = 1",
     "DescribeConsumerGroupRequest": "string group_id = 1",
     "DescribeConsumerGroupResponse": """
         string group_id = 1; string state = 2; string protocol_type = 3;
-        repeated ConsumerGroupMember members = 4; string error = 5""",
+        repeated ConsumerGroupMember members = 4; string error = 5; int64 epoch = 8; string assignor = 9""",
+    "GroupOffset": """
+        string topic = 1; int32 partition = 2; int64 committed_offset = 3; int64 end_offset = 4;
+        int64 lag = 5; string metadata = 6; int64 committed_at = 7; string member_id = 8;
+        int64 lag_ms = 9""",
+    "DeleteOffsetsRequest": "string group_id = 1; repeated string topics = 2",
+    "DeleteOffsetsResponse": "bool success = 1; string error = 2; ErrorCode error_code = 3",
     "DeleteConsumerGroupRequest": "string group_id = 1",
     "DeleteConsumerGroupResponse": "bool success = 1; string error = 2",
     "GetPartitionOffsetsRequest": "string topic = 1; int32 partition = 2",
@@ -160,6 +190,24 @@ def test_fields_are_as_published(name: str) -> None:
     published = {" ".join(line.split()) for line in MESSAGES[name].split(";")} - {""}
     assert message.full_name == f"takhin.v1.{name}"
     assert published <= field_lines(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("MemberRequest", "Join join = 1; Heartbeat heartbeat = 2; Subscribe subscribe = 3; Leave leave = 4"),
+        (
+            "MemberResponse",
+            "Joined joined = 1; Assignment assignment = 2; HeartbeatAnswer heartbeat = 3",
+        ),
+    ],
+)
+def test_one_of_them_is_as_published(name: str, fields: str) -> None:
+    """What a member and the broker say to each other is one of these at a time."""
+    message = takhin_pb2.DESCRIPTOR.message_types_by_name[name]
+    (choice,) = message.oneofs
+    found = [f"{type_name(field)} {field.name} = {field.number}" for field in choice.fields]
+    assert found[: fields.count(";") + 1] == fields.split("; ")
 
 
 def test_optional_fields_tell_absent_from_default() -> None:

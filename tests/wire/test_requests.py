@@ -3,6 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from takhin.model import Source
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import requests
 
@@ -23,9 +24,22 @@ def by_generated_code(key, value, headers, timestamp):
     return record
 
 
-@given(st.lists(RECORD, min_size=1, max_size=8), st.text(max_size=5), st.none() | INT64, st.none() | INT64)
-@example([(None, bytes(4_095), (), 0), (b"", b"", (), 0)], "t", 0, 0)
-def test_bytes_parse_to_the_message_of_the_generated_code(records, topic, expected_offset, maybe_stored_from):
+SOURCE = st.builds(
+    Source, st.text(max_size=5), st.text(max_size=5), st.integers(0, 9), INT64, st.text(max_size=5)
+)
+
+
+@given(
+    st.lists(RECORD, min_size=1, max_size=8),
+    st.text(max_size=5),
+    st.none() | INT64,
+    st.none() | INT64,
+    st.none() | SOURCE,
+)
+@example([(None, bytes(4_095), (), 0), (b"", b"", (), 0)], "t", 0, 0, Source("", "", 0, 0))
+def test_bytes_parse_to_the_message_of_the_generated_code(
+    records, topic, expected_offset, maybe_stored_from, source
+):
     """Every field survives: absent and empty apart, headers in order, the fields before the records too."""
     wire = requests.produce(
         topic,
@@ -35,6 +49,7 @@ def test_bytes_parse_to_the_message_of_the_generated_code(records, topic, expect
         sequence=7,
         expected_offset=expected_offset,
         maybe_stored_from=maybe_stored_from,
+        source=source,
     )
     assert pb.ProduceMessageRequest.FromString(wire) == pb.ProduceMessageRequest(
         topic=topic,
@@ -44,4 +59,5 @@ def test_bytes_parse_to_the_message_of_the_generated_code(records, topic, expect
         sequence=7,
         expected_offset=expected_offset,
         maybe_stored_from=maybe_stored_from,
+        source=None if source is None else pb.SourceOffset(**source._asdict()),
     )

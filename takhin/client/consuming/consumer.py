@@ -1,11 +1,11 @@
-"""`Consumer`: the face of `takhin.client.consuming`. Owns the arguments, and what was committed last."""
+"""`Consumer`: the face of `takhin.client.consuming`. Owns the arguments."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping
 from contextlib import suppress
-from typing import Self
+from typing import Literal, Self
 
 import grpc
 
@@ -13,28 +13,52 @@ from takhin.client.base import Client
 from takhin.client.clock import monotonic
 from takhin.client.connection import Tls
 from takhin.client.consuming.assignment import Assignment
-from takhin.client.consuming.fetcher import FetchOptions
+from takhin.client.consuming.callbacks import Callback, Callbacks, in_callback
+from takhin.client.consuming.commits import Commits, Given
+from takhin.client.consuming.fetcher import FetchPlan
 from takhin.client.consuming.iterating import Records
 from takhin.client.consuming.lookup import Lookup, raise_no_group
-from takhin.client.consuming.positions import ReadRange
+from takhin.client.consuming.options import GroupOptions, Habits, Places, Reset, check_subscribed
 from takhin.client.consuming.prefetched import Prefetched
-from takhin.client.consuming.scout import TAILS_MAX, Scout
+from takhin.client.consuming.scout import Scout
+from takhin.client.consuming.sharing import Share
+from takhin.client.consuming.starts import Starts
 from takhin.client.consuming.watch import Watch
 from takhin.client.forks import forked
-from takhin.client.model import START, CommittedOffset, Position, Record, RecordBatch, Span
-from takhin.client.retry import Retry, retried
+from takhin.client.model import START, Position, Record, RecordBatch, Span
+from takhin.client.retry import Retry
+from takhin.client.streams import Subscription
+from takhin.errors import InvalidArgumentError
 from takhin.limits import check_group_id, check_range
-from takhin.model import TopicPartition
+from takhin.model import Source, TopicPartition
 
 
 class Consumer(Client):
     """Reads from one broker. For one event loop.
 
-    `assign` or `assign_topics`, then `async for record in consumer`, or `batches()`. Reading goes on by
-    itself after a restart of the broker, an aged connection or a stream gone silent, at the next offset:
-    nothing is skipped or repeated. Offsets are kept between sessions only where `commit` is called.
+    Then `async for record in consumer`, `batches()` or `poll()`. What is read says either the program
+    itself, by `assign` or `assign_topics`, or its group, if `topics` or `pattern` is given: then the
+    consumer joins the group when it is first iterated, shares the partitions of these topics with the
+    group's other members, and leaves at `close`. Reading goes on by itself after a restart of the broker, an
+    aged connection or a stream gone silent, at the next offset: nothing is skipped or repeated.
 
-    group_id: for `commit` and COMMITTED. uncommitted: where COMMITTED begins if nothing is committed.
+    group_id: for `commit`, COMMITTED, and to join. uncommitted: where COMMITTED begins if nothing is
+    committed; None: where `reset` says, else at START.
+    topics: that are read as a member; they need not exist yet. pattern: or all whose whole name it matches
+    (RE2).
+    auto_commit: commit what is processed, which is what was iterated past, every commit_interval_ms, when a
+    partition goes to another member, and at `close`.
+    reset: "earliest" or "latest": where a member goes on if its position is lost, as by retention. "error":
+    it raises OffsetOutOfRangeError or LogReplacedError.
+    on_assigned, on_revoked, on_lost: plain or async functions of a list of TopicPartition; see
+    docs/client.md.
+    instance_id: makes it a static member: with keep_for_restart its partitions wait, after `close`, for
+    a consumer of the same instance_id, for the time of a session.
+    client_id: a name for people. assignor: "uniform" or "range".
+    session_timeout_ms: a member that gives no sign of life for so long is removed. It gives them by itself,
+    however slowly records are processed, as long as the event loop runs.
+    revoke_timeout_ms: how long it may take until what was handed out of a partition that goes to another
+    member is processed, and on_revoked has returned.
     prefetch_bytes_max: of records that are read ahead, shared evenly by the partitions, each of which
     may pass its share by one response or record.
     silence_ms_max: a stream that is silent for so long is reopened; the broker sends something at least
@@ -43,13 +67,29 @@ class Consumer(Client):
     """
 
     _kind = "Consumer"
+    _threaded = False
+    _share: Share | None = None
 
     def __init__(
         self,
         server: str,
         *,
         group_id: str | None = None,
-        uncommitted: Position = START,
+        topics: Iterable[str] | None = None,
+        pattern: str | None = None,
+        uncommitted: Position | None = None,
+        reset: Literal["earliest", "latest", "error"] = "error",
+        auto_commit: bool = True,
+        commit_interval_ms: int = 5_000,
+        on_assigned: Callback | None = None,
+        on_revoked: Callback | None = None,
+        on_lost: Callback | None = None,
+        instance_id: str = "",
+        keep_for_restart: bool = True,
+        client_id: str = "",
+        assignor: str = "",
+        session_timeout_ms: int = 45_000,
+        revoke_timeout_ms: int = 300_000,
         prefetch_bytes_max: int = 16 << 20,
         silence_ms_max: int = 15_000,
         outage_timeout_ms: int = 120_000,
@@ -57,21 +97,44 @@ class Consumer(Client):
         token: str | None = None,
         retry: Retry | None = None,
     ) -> None:
-        if group_id is not None:
-            check_group_id(group_id)
         check_range("prefetch_bytes_max", prefetch_bytes_max, 1)
         check_range("silence_ms_max", silence_ms_max, 1)
         check_range("outage_timeout_ms", outage_timeout_ms, 1)
+        check_range("commit_interval_ms", commit_interval_ms, 1)
         super().__init__(server, tls, token, retry)
-        self._assigned = Assignment(self._calls)
-        self._lookup = Lookup(self._calls, self._retry, group_id, uncommitted)
-        self._group_id = group_id
-        self._prefetch_bytes_max = prefetch_bytes_max
-        self._silence_s_max = silence_ms_max / 1_000
         self._outage_s_max = outage_timeout_ms / 1_000
-        self._committed: dict[TopicPartition, int] = {}
+        plan = FetchPlan(
+            prefetch_bytes_max=prefetch_bytes_max,
+            silence_s_max=silence_ms_max / 1_000,
+            outage_s_max=self._outage_s_max,
+            retry=self._retry,
+            scout=Scout(self._calls),  # one for all, so that it bounds their streams together
+        )
+        self._group_id = None if group_id is None else check_group_id(group_id)
+        self._assigned = Assignment(self._calls, plan)
         self._records = Records(self._assigned)
-        self._scout = Scout(self._calls)  # one for all, so that it bounds their streams together
+        self._commits = Commits(self._calls, self._retry, group_id or "", self._assigned)
+        places = Places(Reset.named(reset), uncommitted)
+        self._lookup = Lookup(self._calls, self._retry, group_id, places.first)
+        if topics is not None or pattern is not None:
+            subscription = Subscription(
+                group_id=group_id or raise_no_group(),
+                topics=check_subscribed(topics, pattern),
+                pattern=pattern or "",
+                client_id=client_id,
+                instance_id=instance_id,
+                assignor=assignor,
+                session_timeout_ms=session_timeout_ms,
+                revoke_timeout_ms=revoke_timeout_ms,
+            )
+            callbacks = Callbacks(on_assigned, on_revoked, on_lost, threaded=self._threaded)
+            habits = Habits(auto_commit, commit_interval_ms, keep_for_restart)
+            self._join_as(GroupOptions(subscription, callbacks, habits, places, plan))
+
+    def _join_as(self, options: GroupOptions) -> None:
+        starts = Starts(self._calls, self._lookup, options)
+        self._share = Share(self._calls, options, self._assigned, self._commits, starts)
+        self._assigned.source = self._share
 
     async def assign(self, partitions: Mapping[tuple[str, int], Position | Span]) -> None:
         """Read these partitions from now on instead of any before, each from its position, or over its span.
@@ -81,13 +144,17 @@ class Consumer(Client):
         nothing has changed; `Admin.describe_topic` tells which are served), and UnavailableError after
         outage_timeout_ms without a broker.
         """
+        if self._share is not None:
+            raise InvalidArgumentError(
+                "this consumer reads what its group gives it; one that is to `assign` has no topics"
+            )
         spans = {
             TopicPartition(*at): where if isinstance(where, Span) else Span(where)
             for at, where in partitions.items()
         }
         ranges = await self._lookup.find(spans, self._deadline())
-        self._committed.clear()
-        await self._assigned.replace_all(ranges, self._fetch_options(len(ranges)))
+        self._commits.forget()
+        await self._assigned.replace_all(ranges)
 
     async def assign_topics(
         self, *topics: str, start: Position | Span = START, left_out: Collection[tuple[str, int]] = ()
@@ -105,11 +172,9 @@ class Consumer(Client):
         begin, stop = start if isinstance(start, Span) else Span(start)
         if stop is None:
             lookup = Lookup(self._calls, self._retry, self._group_id, START)
-            await self._assigned.watch(Watch(self._calls, lookup, found, begin, self._add))
-
-    def _add(self, ranges: Mapping[TopicPartition, ReadRange]) -> None:
-        partitions = len(self._assigned.partitions()) + len(ranges)
-        self._assigned.add(ranges, self._fetch_options(partitions))
+            watch = Watch(self._calls, lookup, found, begin, self._assigned.add)
+            await self._assigned.follow(watch)
+            watch.start()
 
     def assignment(self) -> list[TopicPartition]:
         """The partitions that are read."""
@@ -133,6 +198,7 @@ class Consumer(Client):
 
         timeout: 0 takes only what has been read already; None waits. Raises as iterating does.
         """
+        await self._assigned.breathe()
         with suppress(TimeoutError, StopAsyncIteration):
             async with asyncio.timeout(timeout):
                 return await anext(self)
@@ -171,44 +237,66 @@ class Consumer(Client):
         at = self._assigned.prefetched(topic, partition).at
         ranges = await self._lookup.find({at: Span(to)}, self._deadline())
         await self._assigned.move(at, ranges[at])
+        self._commits.sought(at, ranges[at].position)
 
-    async def commit(self, offsets: Mapping[tuple[str, int], int | CommittedOffset] | None = None) -> None:
-        """Store for the group which records it has read; durable on return.
+    async def commit(self, offsets: Given | None = None) -> None:
+        """Store for the group what is processed; durable on return.
 
-        offsets: the next one to read for each partition; None: the positions of all assigned partitions
-        that have changed since they were last committed. An offset of an assigned partition is one of the log
-        that is read: LogReplacedError if another one has taken its place, and then nothing is committed.
+        offsets: a record or a batch: all of its partition up to it; or the next offset to read for each
+        partition; None: all that was handed out, or in a callback all that is processed, of the assigned
+        partitions that have changed since they were last committed. An offset of an assigned partition is one
+        of the log that is read: LogReplacedError if another one has taken its place, and then nothing is
+        committed. Raises FencedMemberError for what another member of the group has been given meanwhile,
+        InvalidArgumentError without a group_id.
+        """
+        _ = self._group_id or raise_no_group()
+        if offsets is not None:
+            return await self._commits.store(offsets, self._deadline())
+        done = self._assigned.processed() if in_callback() else self._assigned.positions()
+        due = self._commits.due(done)
+        if self._share is None:
+            return await self._commits.store(dict(due.items()), self._deadline())
+        for error in await self._commits.store_each(due, self._deadline()):
+            raise error
+        return None
+
+    def stop(self) -> None:
+        """Let iterating end, as soon as what was handed out is processed. `close` then commits that.
+
+        May be called from a signal handler and from any thread. What waits for a record ends, too.
+        """
+        loop = self._connection.loop
+        if loop is None:
+            self._assigned.end()
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(self._assigned.end)
+
+    def source(self, record: Record) -> Source:
+        """The record as the source of those that are made of it, for `Producer.append`.
+
         Raises InvalidArgumentError without a group_id.
         """
-        group_id = self._group_id or raise_no_group()
-        if offsets is None:
-            now = self._assigned.positions()
-            offsets = {at: offset for at, offset in now.items() if self._committed.get(at) != offset}
-        given = dict(offsets)  # the caller may change its own while this waits
-        logs = self._assigned.incarnation_ids()
-        await retried(self._retry, self._deadline(), self._calls.commit_offset, group_id, given, logs)
-        for at, commit in given.items():
-            offset = commit.offset if isinstance(commit, CommittedOffset) else commit
-            self._committed[TopicPartition(*at)] = offset
+        at = TopicPartition(record.topic, record.partition)
+        incarnation_id = self._assigned.incarnation_ids([at]).get(at, "")
+        return Source(self._group_id or raise_no_group(), *at, record.offset, incarnation_id)
 
     async def close(self) -> None:
-        """Stop reading and give up the connection. Commits nothing by itself. May be called again.
+        """Stop reading and give up the connection. May be called again.
 
-        Does nothing in a forked process.
+        A member gives up what it holds, commits what is processed, unless `auto_commit` is off, and leaves
+        its group. What is assigned otherwise is not committed. Does nothing in a forked process. Raises
+        InCallbackError in a callback of the consumer.
         """
         if forked():
             return
-        await self._assigned.close()
-        await super().close()
-
-    def _fetch_options(self, partitions: int) -> FetchOptions:
-        return FetchOptions(
-            buffer_bytes_max=max(self._prefetch_bytes_max // max(partitions, 1), 1),
-            silence_s_max=self._silence_s_max,
-            outage_s_max=self._outage_s_max,
-            retry=self._retry,
-            scout=self._scout if partitions > TAILS_MAX else None,
-        )
+        if self._share is not None:
+            self._share.check_outside_callbacks()
+        try:
+            if self._share is not None and self._connection.is_open:
+                await self._share.leave()
+        finally:
+            await self._assigned.close()
+            await super().close()
 
     def _deadline(self) -> float:
         return monotonic() + self._outage_s_max
@@ -241,6 +329,13 @@ class Batches:
 class ThreadedConsumer(Consumer):
     """A consumer that shows its inner interface, for takhin.client.sync: its user is on another thread."""
 
+    _threaded = True
+
     @property
     def assigned(self) -> Assignment:
         return self._assigned
+
+    def check_outside_callbacks(self) -> None:
+        """Raise InCallbackError in a callback of the consumer."""
+        if self._share is not None:
+            self._share.check_outside_callbacks()

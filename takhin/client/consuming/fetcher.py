@@ -6,14 +6,15 @@ import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
-from takhin.client.calls import Calls, ConsumeResponse, ConsumeStream
+from takhin.client.calls import Calls
 from takhin.client.clock import monotonic
 from takhin.client.consuming.arrivals import Arrivals
 from takhin.client.consuming.positions import ReadRange
 from takhin.client.consuming.prefetched import Prefetched
-from takhin.client.consuming.scout import Scout
+from takhin.client.consuming.scout import TAILS_MAX, Scout
 from takhin.client.errors import NoAnswerError
 from takhin.client.retry import Retry, pause
+from takhin.client.streams import ConsumeResponse, ConsumeStream
 from takhin.errors import LogReplacedError, UnavailableError
 from takhin.model import TopicPartition
 
@@ -36,13 +37,38 @@ class FetchOptions:
     scout: Scout | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchPlan:
+    """How a consumer reads, however many partitions it has.
+
+    prefetch_bytes_max: of the records of all partitions that wait. scout: used where they are many.
+    """
+
+    prefetch_bytes_max: int
+    silence_s_max: float
+    outage_s_max: float
+    retry: Retry
+    scout: Scout
+
+    def options(self, partitions: int) -> FetchOptions:
+        """The options of each of so many partitions."""
+        return FetchOptions(
+            buffer_bytes_max=max(self.prefetch_bytes_max // max(partitions, 1), 1),
+            silence_s_max=self.silence_s_max,
+            outage_s_max=self.outage_s_max,
+            retry=self.retry,
+            scout=self.scout if partitions > TAILS_MAX else None,
+        )
+
+
 class Fetcher:
-    """Life: `start`, records by way of `prefetched`, `stop`. After an error it may be started again.
+    """Life: `start`, records by way of `prefetched`, `shut`. After an error it may be started again.
 
     prefetched: what was read and waits to be handed out.
     stop_offset: exclusive; None for no end.
     incarnation_id: of the log that is read.
     error: what ended the reading; whoever raises it sets it to None.
+    held: while it is True, nothing is read.
     arrivals: joined by the fetcher when there is something new to look at.
     """
 
@@ -73,20 +99,21 @@ class Fetcher:
         self._caught_up = read_range.position == partition.end_offset
         self._task: asyncio.Task[None] | None = None
         self.stopped = False
+        self.held = False
 
     def start(self) -> None:
-        """Read, unless it is reading already, has read all, or was stopped."""
-        if self._task is None and not self._read_all and not self.stopped:
+        """Read, unless it is reading already, has read all, is held, or was shut."""
+        if self._task is None and not (self._read_all or self.held or self.stopped):
             self._task = asyncio.get_running_loop().create_task(self._read_on())
             self._task.add_done_callback(self._ended)
 
-    async def stop(self) -> None:
-        """Stop reading for good, and hand out nothing more."""
+    def shut(self) -> asyncio.Task[None] | None:
+        """Stop reading for good, and hand out nothing more. Returns a task that may take a moment to end."""
         self.stopped = True
         self.prefetched.clear()
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait({self._task})
+        return self._task
 
     @property
     def finished(self) -> bool:

@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Self
 
+from takhin.client.clock import monotonic
 from takhin.client.consuming.assignment import Assignment
 from takhin.client.model import Record
+
+UNTIMED_MAX = 8
+"""Records between two looks at the clock, which costs as much as a record."""
 
 Anext = Callable[[], Awaitable[Record]]
 
@@ -41,9 +45,17 @@ class Records:
         try:
             while (loaded := await self._assigned.next_loaded()) is not None:
                 self.__anext__ = own[0]
-                records = loaded.records
+                records, left, turn_ends = loaded.records, 1, self._assigned.turn_ends
                 while records and not loaded.paused:
-                    yield records.popleft()
+                    record = records.popleft()
+                    loaded.processed = record.offset  # all before this one: it was asked for
+                    yield record
+                    left -= 1
+                    if not left:
+                        if monotonic() > turn_ends:
+                            break
+                        left = UNTIMED_MAX
+                loaded.pass_by()
                 self._withdraw(own)  # whoever else waits begins another one
         finally:
             self._withdraw(own)

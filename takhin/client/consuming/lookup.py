@@ -62,10 +62,19 @@ class Lookup:
             at: without_committed(span, committed[at].offset if at in committed else None, self._uncommitted)
             for at, span in spans.items()
         }
-        ranges = await asyncio.gather(
-            *(self._range(at, span, partitions[at], deadline) for at, span in spans.items())
-        )
-        return dict(zip(spans, ranges, strict=True))
+        return await self.ranges(spans, partitions, deadline)
+
+    async def ranges(
+        self,
+        spans: Mapping[TopicPartition, Span],
+        partitions: Mapping[TopicPartition, PartitionDescription],
+        deadline: float,
+    ) -> dict[TopicPartition, ReadRange]:
+        """Where to read each partition, by spans without COMMITTED and what the broker says of the logs."""
+        timed = {at: times for at, span in spans.items() if (times := times_of(span))}
+        found = await asyncio.gather(*(self._offsets_at(at, timed[at], deadline) for at in timed))
+        offsets_at = dict(zip(timed, found, strict=True))
+        return {at: read_range(span, partitions[at], offsets_at.get(at, {})) for at, span in spans.items()}
 
     async def _partitions(
         self, asked: Iterable[TopicPartition], deadline: float
@@ -86,15 +95,13 @@ class Lookup:
         group_id = self._group_id or raise_no_group()
         return await retried(self._retry, deadline, self._calls.get_committed_offsets, group_id, asked)
 
-    async def _range(
-        self, at: TopicPartition, span: Span, partition: PartitionDescription, deadline: float
-    ) -> ReadRange:
-        offsets_at = {}
-        for ms in times_of(span):
+    async def _offsets_at(self, at: TopicPartition, times: Iterable[int], deadline: float) -> dict[int, int]:
+        offsets = {}
+        for ms in times:
             async with self._slots:
                 found = await retried(self._retry, deadline, self._calls.get_offsets_for_times, {at: ms})
-                offsets_at[ms] = found[at].offset
-        return read_range(span, partition, offsets_at)
+                offsets[ms] = found[at].offset
+        return offsets
 
 
 def raise_no_group() -> NoReturn:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
-from itertools import repeat
+from contextlib import suppress
+from itertools import islice, repeat
 
-from takhin.client.calls import ConsumeResponse
 from takhin.client.model import Record, RecordBatch
+from takhin.client.streams import ConsumeResponse
 from takhin.model import TopicPartition
 from takhin.wire.columns import ResponseColumns
 
@@ -23,6 +24,10 @@ class Prefetched:
     position: where to begin. bytes_max: of the responses that wait; the last one may pass it. May be changed.
     end_offset: of the log, as the broker last told it.
     paused: while it is True, nothing is handed out.
+    processed: whoever iterates is done with all records below this offset: it has asked for a further one.
+
+    The user of takhin.client.sync takes records out on a thread of its own while all else runs on the loop,
+    so what it reads and writes there is a single step for each record.
     """
 
     def __init__(self, at: TopicPartition, position: int, end_offset: int, bytes_max: int) -> None:
@@ -31,6 +36,7 @@ class Prefetched:
         self.paused = False
         self.records: deque[Record] = deque()
         """Of the response that is loaded. Take from the left, and only while `paused` is False."""
+        self.processed = position
         self._after_loaded = position
         self._responses: deque[ConsumeResponse] = deque()
         self._bytes = 0
@@ -54,14 +60,28 @@ class Prefetched:
             await self._taken.wait()
 
     def clear(self) -> None:
-        """Hand out nothing more."""
+        """Hand out nothing more. The position stays."""
+        self._after_loaded = self.position
         self._responses.clear()
         self.records.clear()
 
     @property
     def position(self) -> int:
         """The offset of the next record to hand out, or the one after the last."""
-        return self.records[0].offset if self.records else self._after_loaded
+        try:
+            return self.records[0].offset
+        except IndexError:
+            return self._after_loaded
+
+    @property
+    def in_hand(self) -> bool:
+        """True if something was handed out that is not known to be processed."""
+        return self.processed < self.position
+
+    def pass_by(self, offset: int | None = None) -> None:
+        """All that was handed out is processed, or what of it is below an offset."""
+        position = self.position
+        self.processed = position if offset is None else max(self.processed, min(offset, position))
 
     @property
     def empty(self) -> bool:
@@ -80,13 +100,16 @@ class Prefetched:
         return bool(self.records)
 
     def take(self, records_max: int | None = None) -> RecordBatch:
-        """The loaded records at once, or the first records_max of them."""
+        """The loaded records at once, or the first records_max of them; none if they were just cleared."""
         loaded = self.records
         if records_max is None or records_max >= len(loaded):
             records = list(loaded)
             loaded.clear()
         else:
-            records = [loaded.popleft() for _ in range(records_max)]
+            records = list(islice(loaded, records_max))
+            with suppress(IndexError):
+                for _ in records:
+                    loaded.popleft()
         return RecordBatch(*self.at, records, self.end_offset)
 
 

@@ -40,6 +40,8 @@ class Watch:
     add: has further partitions read.
     """
 
+    endless = False
+
     def __init__(
         self,
         calls: Calls,
@@ -68,6 +70,10 @@ class Watch:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+
+    async def mends(self, _at: TopicPartition, _error: Exception) -> bool:
+        """Never: it is about new partitions alone."""
+        return False
 
     async def _look_on(self) -> None:
         while True:

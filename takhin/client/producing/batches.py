@@ -15,7 +15,7 @@ from typing import Any
 from takhin.client.clock import monotonic
 from takhin.client.errors import Failure
 from takhin.client.model import RecordMetadata
-from takhin.model import TopicPartition
+from takhin.model import Source, TopicPartition
 
 
 class PendingBatch:
@@ -23,9 +23,11 @@ class PendingBatch:
 
     records: encoded; given up when the batch is settled.
     began, deadline: of clock.monotonic().
-    whole: an `append`: stored as it is or not at all, at expected_offset if there is one.
+    whole: an `append`: stored as it is or not at all, at expected_offset if there is one, and not if its
+    source was taken before.
     outcomes: (position of the first record, its offset or error) of each run of records with a common fate,
-    in order. There is one run unless the broker refused some of the records.
+    in order. There is one run unless the broker refused some of the records. The offset is -1 where the
+    source was taken before.
     told: somebody has seen an error of it.
     """
 
@@ -41,6 +43,7 @@ class PendingBatch:
         "record_count",
         "records",
         "size_bytes",
+        "source",
         "told",
         "whole",
     )
@@ -53,6 +56,7 @@ class PendingBatch:
         self.size_bytes = 0
         self.whole = False
         self.expected_offset: int | None = None
+        self.source: Source | None = None
         self.outcomes: list[tuple[int, int | Exception]] = []
         self.record_count = 0  # once it is settled
         self.done = False

@@ -16,7 +16,9 @@ from takhin.client.producing.batches import Delivery
 from takhin.client.producing.intake import UNFIT, Intake
 from takhin.client.producing.options import SendOptions
 from takhin.client.retry import Retry
+from takhin.errors import InvalidArgumentError
 from takhin.limits import check_range
+from takhin.model import Source
 from takhin.settings import INT32_MAX
 
 YIELD_RECORDS = 512
@@ -120,6 +122,7 @@ class Producer(Client):
         *,
         partition: int,
         expected_offset: int | None = None,
+        source: Source | None = None,
     ) -> Appended:
         """Store records as one batch, all or none, at consecutive offsets; returns when they are durable.
 
@@ -127,20 +130,31 @@ class Producer(Client):
         log ends there; else EndOffsetMismatchError, whose `end_offset` says where it ends. So of several
         writers one wins, which is what event sourcing asks of a log.
 
-        Raises whatever `send` and a delivery raise, and InvalidBatchError where there are no records.
+        source: the record that they were made of, as `Consumer.source` says. They are stored unless the log
+        has records made of it, or of a later one of its partition, for the same group; then the result is a
+        `duplicate`. So whoever reads the input again, in order, writes nothing twice, as long as there is one
+        batch for each input record and partition. docs/transform.md has the recipe.
+
+        Raises whatever `send` and a delivery raise, and InvalidBatchError where there are no records. With a
+        source: also UnknownTopicError, OffsetOutOfRangeError and LogReplacedError for its own topic and log,
+        InvalidArgumentError if the partition remembers too many of them.
         """
         if expected_offset is not None:
             check_range("expected_offset", expected_offset, 0)
+        if source is not None and not isinstance(source, Source):
+            raise InvalidArgumentError(f"Consumer.source(record) makes a source; this is a {type(source)}")
         self._connection.check_here()
         together = list(records)
         while (router := self._intake.router(topic)) is None:
             await self._intake.ready(topic)
         try:
-            batch = router.put_whole(together, partition, expected_offset)
+            batch = router.put_whole(together, partition, expected_offset, source)
         except UNFIT:
             if not await self._intake.altered(topic):
                 raise
-            return await self.append(topic, together, partition=partition, expected_offset=expected_offset)
+            return await self.append(
+                topic, together, partition=partition, expected_offset=expected_offset, source=source
+            )
         await batch.wait()
         return Appended(*batch.metadata(0), len(together))
 

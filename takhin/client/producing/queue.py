@@ -11,7 +11,7 @@ from collections.abc import Callable
 from takhin.client.producing.batches import Delivery, PendingBatch
 from takhin.client.producing.buffer import WAITING_RECORD_BYTES, Buffer
 from takhin.client.producing.options import SendOptions
-from takhin.model import TopicPartition
+from takhin.model import Source, TopicPartition
 
 
 class PartitionQueue:
@@ -57,7 +57,9 @@ class PartitionQueue:
             self._wake()
         return Delivery(batch, position)
 
-    def put_whole(self, records: list[bytes], expected_offset: int | None) -> PendingBatch:
+    def put_whole(
+        self, records: list[bytes], expected_offset: int | None, source: Source | None
+    ) -> PendingBatch:
         """Add a batch of exactly these records, after all that was put in before."""
         self._end_growing()
         batch = PendingBatch(self.at, self._delivery_s_max)
@@ -65,6 +67,7 @@ class PartitionQueue:
         batch.size_bytes = sum(map(len, records)) + WAITING_RECORD_BYTES * len(records)
         batch.whole = True
         batch.expected_offset = expected_offset
+        batch.source = source
         self._ready.append(batch)
         self._buffer.bytes += batch.size_bytes
         self._awake = True

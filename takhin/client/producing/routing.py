@@ -13,6 +13,7 @@ from takhin.client.producing.buffer import Buffer
 from takhin.client.producing.queue import PartitionQueue
 from takhin.client.producing.records import RecordEncoder
 from takhin.errors import InvalidBatchError, UnknownPartitionError
+from takhin.model import Source
 from takhin.partitioner import partition_for_key
 
 
@@ -56,7 +57,11 @@ class Router:
             return self._queue(key, partition).put(record)
 
     def put_whole(
-        self, records: Sequence[NewRecord | bytes], partition: int, expected_offset: int | None
+        self,
+        records: Sequence[NewRecord | bytes],
+        partition: int,
+        expected_offset: int | None,
+        source: Source | None,
     ) -> PendingBatch:
         """Add a batch of exactly these records to a queue. Raises what is wrong with any of them."""
         if not records:
@@ -65,7 +70,7 @@ class Router:
             self._encode(record) if isinstance(record, bytes) else self._encode(*record) for record in records
         ]
         with self._lock:
-            return self._queue(None, partition).put_whole(encoded, expected_offset)
+            return self._queue(None, partition).put_whole(encoded, expected_offset, source)
 
     def _queue(self, key: bytes | None, partition: int | None) -> PartitionQueue:
         """The queue of the partition that is named, else the key's, else the one whose turn it is."""

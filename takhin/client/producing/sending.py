@@ -22,6 +22,7 @@ from takhin.errors import (
     InvalidBatchError,
     InvalidRecordError,
     LogReplacedError,
+    OffsetOutOfRangeError,
     OutcomeUnknownError,
     OutOfSequenceError,
     PartitionUnavailableError,
@@ -42,6 +43,8 @@ UNJUDGED = (*OF_ONE_RECORD, ReadOnlyTopicError)
 """Refusals that come before the broker looks whether the batch is a repeat."""
 ANOTHER_TOPIC = (UnknownTopicError, UnknownPartitionError, LogReplacedError)
 """These may mean that the topic was deleted and created again."""
+OF_SOURCE = (*ANOTHER_TOPIC, OffsetOutOfRangeError)
+"""They may be about a batch's source, and then come before the broker looks whether the batch is a repeat."""
 
 
 class Sender:
@@ -98,7 +101,10 @@ class Sender:
         batch.outcomes.append((start, outcome))
 
     async def _stored(self, batch: PendingBatch, start: int, stop: int) -> int:
-        """The offset of the record at `start`. Keeps the identity in step with what the broker has seen."""
+        """The offset of the record at `start`; -1 if the batch's source was taken before.
+
+        Keeps the identity in step with what the broker has seen.
+        """
         records = batch.records if stop - start == len(batch.records) else batch.records[start:stop]
         try:
             offset = await self._attempts(batch, records)
@@ -108,8 +114,9 @@ class Sender:
             # The attempt may have used this sequence number, so take a new producer id rather than reuse it.
             self._identity.renew()
             raise
-        self._identity.advance(len(records))
-        self._end_offset = max(self._end_offset, offset + len(records))
+        if offset >= 0:  # else its source was taken before, which uses up no sequence number either
+            self._identity.advance(len(records))
+            self._end_offset = max(self._end_offset, offset + len(records))
         return offset
 
     async def _attempts(self, batch: PendingBatch, records: list[bytes]) -> int:
@@ -129,8 +136,9 @@ class Sender:
                 if self._identity.is_new:
                     raise
                 self._identity.renew()
-            except UNJUDGED as error:
-                if maybe_stored:  # by the attempt before: the topic was altered in between
+            except (*UNJUDGED, *OF_SOURCE) as error:
+                unjudged = batch.source is not None or isinstance(error, UNJUDGED)
+                if maybe_stored and unjudged:  # by the attempt before: the topic was altered in between
                     raise OutcomeUnknownError(
                         "an attempt went unanswered, and the next one was refused: the records may have "
                         f"been stored ({error})"
@@ -158,6 +166,7 @@ class Sender:
                 producer_id=self._identity.producer_id,
                 sequence=self._identity.sequence,
                 expected_offset=batch.expected_offset,
+                source=batch.source,
                 topic_id=self._topic_id,
                 maybe_stored_from=self._end_offset if maybe_stored and self._identity.producer_id else None,
             )

@@ -44,6 +44,7 @@ from takhin.storage.sqlite.partition import SqlitePartition
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.topics import AT_WORK, Log, SqliteTopic, TopicOpener, close
 from takhin.storage.sqlite.unavailable import Known, UnavailablePartition
+from takhin.storage.waiters import Waiters
 
 logger = structlog.get_logger()
 
@@ -68,6 +69,7 @@ class Catalogue:
         self._index = index
         self._opener = TopicOpener(shared, folder, witness, index)
         self._told: dict[str, str] = {}  # the troubles of what is not served
+        self._changed = Waiters()
         self._changes: set[asyncio.Task[Any]] = set()
 
     def logs(self) -> list[SqlitePartition]:
@@ -151,8 +153,18 @@ class Catalogue:
                 again = await self._opener.again(log)
                 self._put(self.topics[topic.name].with_log(again))
 
+    async def changed(self, known: object) -> None:
+        """Return when `topics` is another snapshot than `known`."""
+        while self.topics is known:
+            await self._changed.wait()
+
+    def _change(self, topics: Mapping[str, SqliteTopic]) -> None:
+        self.topics = topics
+        self._shared.sources.catalogue_changed(topics)
+        self._changed.wake()
+
     def _put(self, topic: SqliteTopic) -> None:
-        self.topics = {**self.topics, topic.name: topic}
+        self._change({**self.topics, topic.name: topic})
         self._tell()
 
     def _tell(self) -> None:
@@ -180,7 +192,7 @@ class Catalogue:
         """Close every partition. No change may be under way."""
         for topic in self.topics.values():
             await close(topic.partitions)
-        self.topics = {}
+        self._change({})
         self.repairs.answer("")
 
     def witness_held(self, *, held: bool) -> None:
@@ -316,10 +328,11 @@ class Catalogue:
         async with self.unchanging:
             topic = self._existing(name)
             self._check_not_held(name, "be deleted")
-            self.topics = {of: other for of, other in self.topics.items() if of != name}
+            self._change({of: other for of, other in self.topics.items() if of != name})
             self._tell()
             await close(topic.partitions)
             self._index.drop(name)
+            self._shared.sources.drop(name)
             try:
                 with _unavailable(f"topic {name!r} cannot be deleted"):
                     await asyncio.to_thread(self._folder.retire, name)

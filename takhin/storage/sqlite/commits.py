@@ -26,6 +26,7 @@ from takhin.disk.faults import (
 )
 from takhin.disk.witness import Mark, Slot
 from takhin.logs import debugging
+from takhin.model import TopicPartition
 from takhin.storage.sqlite.course import on
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import CommitGroup, LogState, Write, Written
@@ -99,12 +100,7 @@ class Commits:
         group = self._queue.take()
         try:
             with quota_is_full(self._file.writer):
-                written = await group.write(
-                    self._state,
-                    self._file.writer,
-                    producers_max=self._shared.settings.producers_max,
-                    now=self._shared.clock(),
-                )
+                written = await group.write(self._state, self._file.writer, self._shared)
         except Exception as error:  # noqa: BLE001  a fault in one group must not stop the partition
             return None, self._failed(group, error)
         # Both at once: by them retention counts the records.
@@ -147,6 +143,8 @@ class Commits:
         self._shared.admission.remove(group.queued_bytes)
         self._state.landed(written)
         self._durable_history = written.history
+        at = TopicPartition(self._state.topic, self._state.partition)
+        self._shared.sources.note(at, written.source_groups)
         if written.removed:
             self._state.ends = Reader(self._file, self._state).ends()
         group.answer(written)

@@ -17,6 +17,7 @@ from takhin.errors import StartupError
 from takhin.model import TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
 from takhin.storage.contract import Capability, Topic
+from takhin.storage.sources import SourceIndex
 from takhin.storage.sqlite.admission import Admission
 from takhin.storage.sqlite.catalogue import Catalogue
 from takhin.storage.sqlite.hold import Hold
@@ -76,6 +77,10 @@ class SqliteEngine:
         return self._opened.offsets
 
     @property
+    def boot(self) -> int:
+        return self._opened.witness.boot
+
+    @property
     def troubles(self) -> Sequence[str]:
         return self._troubles.sentences
 
@@ -117,6 +122,7 @@ class SqliteEngine:
             Admission(bytes_max=settings.queue_bytes_max, wait_ms_max=settings.queue_wait_ms_max),
             DiskSpace(folder.path, settings, troubles),
             troubles,
+            SourceIndex(),
             self._topic_defaults,
         )
         index = OffsetIndex()
@@ -124,7 +130,8 @@ class SqliteEngine:
         hold = Hold(folder.path, troubles, age_ms_max=settings.hold_age_ms_max)
         retention = Retention(shared, catalogue)
         upkeep = Upkeep(shared, catalogue, hold, retention)
-        return Parts(folder, witness, shared, catalogue, retention, upkeep, SqliteOffsets(catalogue, index))
+        offsets = SqliteOffsets(catalogue, index, shared.sources)
+        return Parts(folder, witness, shared, catalogue, retention, upkeep, offsets)
 
     async def close(self) -> None:
         parts = self._opened
@@ -146,6 +153,9 @@ class SqliteEngine:
 
     async def alter_topic(self, name: str, wanted: Callable[[Topic], TopicSpec]) -> SqliteTopic:
         return await self._opened.catalogue.alter(name, wanted)
+
+    async def catalogue_changed(self, known: Mapping[str, Topic]) -> None:
+        await self._opened.catalogue.changed(known)
 
     async def retain(self) -> None:
         await self._opened.retention.retain()

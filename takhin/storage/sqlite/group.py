@@ -9,43 +9,34 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import apsw
 
 from takhin.disk import statements as sql
-from takhin.disk.overflow import RECORD_LAST_BYTES_MIN
 from takhin.disk.witness import Mark
-from takhin.disk.zero_tails import header_tails, long_headers, record_tails
 from takhin.errors import RefusedError
-from takhin.model import Appended, Batch, CommittedOffset, Header
+from takhin.model import Appended, Batch, CommittedOffset, TopicPartition
 from takhin.schema import PAGE_BYTES
 from takhin.storage import compaction
 from takhin.storage.compaction import History
 from takhin.storage.sqlite.course import others_turn
-from takhin.storage.sqlite.producers import Producers
+from takhin.storage.sqlite.inserting import Headers, insert, insert_headers
+from takhin.storage.sqlite.senders import Producers, Senders, Sources
+from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.times import Ends, Times
 
-EMPTY_PAGES = 17
+EMPTY_PAGES = 18
 """Pages of a new file. One of them is for committed offsets."""
-PRODUCER_BYTES = 400
-"""About the space of what a file remembers of one producer."""
+PRODUCER_BYTES, SOURCE_BYTES = 400, 150
+"""About the space of what a file remembers of one producer, and of one source."""
 FREE_PAGES_MIN = 64
 """Fewer free pages, 1 MiB, are never given back."""
 
-SLICE_BYTES = 2 << 20
-SLICE_HEADERS = 2_000
-SLICE_HEADERS_BYTES = 1 << 20
 SLICE_WRITES = 200
-"""How much of a group is written before others have their turn on the loop: 2 to 4 ms of work."""
+"""How many writes of a group are applied before others have their turn on the loop."""
 ROW_BYTES_MIN = 16
 """The space of the smallest record in the file, about."""
-ROW_BYTES = 512
-"""What inserting a row costs besides its value, in bytes of a value."""
-
-Headers = Mapping[int, Sequence[Header]]
-"""The headers of a batch's records by position."""
 
 Answer_co = TypeVar("Answer_co", covariant=True)
 
@@ -85,6 +76,8 @@ class LogState:
     pages: Pages
     producers: int
     """How many producers the file remembers."""
+    sources: int
+    """How many sources it remembers."""
     ends: Ends
     last_group: int
     """Where the last commit group begins that has appended records; after a start, the last record."""
@@ -105,7 +98,8 @@ class LogState:
     @property
     def records_bytes(self) -> int:
         """The space of the records in the file, about."""
-        return max(0, int(self.pages.of_records * PAGE_BYTES) - self.producers * PRODUCER_BYTES)
+        remembered = self.producers * PRODUCER_BYTES + self.sources * SOURCE_BYTES
+        return max(0, int(self.pages.of_records * PAGE_BYTES) - remembered)
 
     @property
     def end_offset(self) -> int:
@@ -121,6 +115,7 @@ class LogState:
         self.times = written.times
         self.pages = written.pages
         self.producers = written.producers
+        self.sources = written.sources
         self.ends = written.ends
 
 
@@ -135,8 +130,15 @@ class Written:
     times: Times
     pages: Pages
     producers: int
+    sources: int
+    source_groups: Mapping[str, bool]
+    """Whether the log remembers sources of a group, of those that have changed."""
     offsets: Sequence[tuple[str, CommittedOffset | None]]
     """The groups whose committed offset has changed; None: it is forgotten."""
+    next_times: Mapping[int, int]
+    """The timestamps of records that a group has to read next or may have: see OffsetIndex."""
+    compacted: bool
+    """True if records were removed between others."""
     records: int
     """How many records were appended."""
     ends: Ends
@@ -147,18 +149,26 @@ class Written:
 class Draft:
     """The log as the writes of one open transaction have made it so far."""
 
-    def __init__(self, state: LogState, db: apsw.Connection, producers_max: int, now: int) -> None:
-        """producers_max: how many producers the file may remember. now: the broker's clock, ms."""
+    def __init__(self, state: LogState, db: apsw.Connection, shared: Shared) -> None:
         self.start_offset = state.start_offset
         self.end_offset = state.end_offset
         self.history = state.history
         self.lost = state.lost
         self.times = state.times
-        self.now = now
+        self.now = shared.clock()
+        """The broker's clock, ms."""
         self.offsets: list[tuple[str, CommittedOffset | None]] = []
-        self.producers = Producers(db, state.topic, state.partition, state.producers, producers_max)
+        self.next_times: dict[int, int] = {}
+        at, settings = TopicPartition(state.topic, state.partition), shared.settings
+        self.senders = Senders(
+            at,
+            Producers(db, state.producers, settings.producers_max),
+            Sources(db, at, state.sources, settings.sources_max, shared.sources),
+        )
         self.removed = False
         """Set by writes that remove records."""
+        self.compacted = False
+        """Set by those that remove some between others."""
         self.db = db
         """The connection. Records appended before in the same group are not in the table yet."""
         self._state = state
@@ -204,6 +214,8 @@ class Draft:
     def append(self, batch: Batch) -> Appended:
         """Append a batch at the end. Its rows are inserted later, together with those of its neighbours."""
         first = self.end_offset
+        if first == self._state.end_offset:
+            self.next_times[first] = batch.timestamps[0]
         timestamps, keys, values = self._columns
         timestamps.extend(batch.timestamps)
         keys.extend(batch.keys)
@@ -228,8 +240,12 @@ class Draft:
             mark,
             self.times,
             Pages.of(self.db, self._committed_pages),
-            self.producers.count,
+            self.senders.producers.count,
+            self.senders.sources.count,
+            self.senders.sources.groups,
             self.offsets,
+            self.next_times,
+            self.compacted,
             self.end_offset - self._state.end_offset,
             self._ends,
             self.removed,
@@ -240,8 +256,9 @@ class Draft:
         first, rows = self._first, self.end_offset - self._first
         if not rows:
             return
-        yield from _insert(self.db, first, rows, self._columns, self._bytes)
-        yield from self._insert_headers()
+        yield from insert(self.db, first, rows, self._columns, self._bytes)
+        yield from insert_headers(self.db, self._headers, self._bytes)
+        self._headers.clear()
         if first == self._state.end_offset and self.times.block_due(first, self.now):
             self.times = self.times.with_block(self.db, first, self.now)
         self.times = self.times.after(self._columns[0], self.now)
@@ -249,25 +266,6 @@ class Draft:
         self._bytes = 0
         for column in self._columns:
             column.clear()
-
-    def _insert_headers(self) -> Iterator[None]:
-        if not self._headers:
-            return
-        count = sum(len(of_record) for _, headers in self._headers for of_record in headers.values())
-        step = min(SLICE_HEADERS, 1 + SLICE_HEADERS_BYTES * count // self._bytes)
-        rows = (
-            (first + position, at, key, value)
-            for first, headers in self._headers
-            for position, of_record in headers.items()
-            for at, (key, value) in enumerate(of_record)
-        )
-        while part := list(islice(rows, step)):
-            yield
-            self.db.executemany(sql.INSERT_HEADER, part)
-            if long := long_headers(part):
-                yield
-                self.db.executemany(sql.PUT_ZERO_TAIL, header_tails(long))
-        self._headers.clear()
 
 
 class Write(Protocol[Answer_co]):
@@ -321,13 +319,12 @@ class CommitGroup:
         """How many of the writes append records."""
         return sum(1 for write, _ in self.writes if write.record_count)
 
-    async def write(self, state: LogState, db: apsw.Connection, *, producers_max: int, now: int) -> Written:
+    async def write(self, state: LogState, db: apsw.Connection, shared: Shared) -> Written:
         """Apply all of it in the open transaction, behind `state`, which stays as it is.
 
-        now: the broker's clock, ms.
         Inside a Course only. Raises whatever a write raises that is not a refusal.
         """
-        draft = Draft(state, db, producers_max, now)
+        draft = Draft(state, db, shared)
         answers: list[object] = []
         for count, (write, _) in enumerate(self.writes, 1):
             if count % SLICE_WRITES == 0 or write.own_turn:
@@ -362,37 +359,3 @@ def fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # nobody may be waiting any more: not worth a warning
-
-
-def _insert(
-    db: apsw.Connection,
-    first: int,
-    rows: int,
-    columns: tuple[list[Any], list[Any], list[Any]],
-    size_bytes: int,
-) -> Iterator[None]:
-    """Insert records. size_bytes: of all of them, with their headers."""
-    flat: list[Any] = [None] * (3 * rows)
-    flat[0::3], flat[1::3], flat[2::3] = columns
-    _, keys, values = columns
-    may_have_tails = size_bytes >= RECORD_LAST_BYTES_MIN <= _longest(keys) + _longest(values)
-    row_bytes = ROW_BYTES + size_bytes // rows
-    at = in_slice = 0
-    while at < rows:
-        if in_slice >= SLICE_BYTES:
-            yield
-            in_slice = 0
-        size = min(sql.ROWS_PER_STATEMENT_MAX, 1 << ((rows - at).bit_length() - 1))
-        db.execute(sql.insert_records(size), [first + at, *flat[3 * at : 3 * (at + size)]])
-        if may_have_tails:
-            part = slice(at, at + size)
-            if tails := record_tails(first + at, keys[part], values[part]):
-                db.executemany(sql.PUT_ZERO_TAIL, tails)
-        in_slice += size * row_bytes
-        at += size
-
-
-def _longest(column: Sequence[bytes | None]) -> int:
-    if column.count(None) < len(column):
-        return max(map(len, filter(None, column)), default=0)
-    return 0

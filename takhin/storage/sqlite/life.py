@@ -334,7 +334,7 @@ class Life:
         landed, failed = await self._commits.group()
         if landed is not None:
             at = TopicPartition(self._state.topic, self._state.partition)
-            self.offsets.note(at, landed.offsets)
+            self.offsets.note(at, landed.offsets, landed.next_times, compacted=landed.compacted)
             if landed.records:
                 self.growth.wake()
             self.checkpoint.add(self._file.writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0])

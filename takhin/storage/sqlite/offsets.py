@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
 from weakref import WeakValueDictionary
 
 from takhin.errors import TakhinError
 from takhin.model import CommittedOffset, TopicPartition
+from takhin.storage.contract import NO_FENCES, Fence
+from takhin.storage.fences import raise_any
+from takhin.storage.sources import SourceIndex
 from takhin.storage.sqlite.catalogue import Catalogue
 from takhin.storage.sqlite.offset_index import OffsetIndex
 from takhin.turns import in_turns
+
+Write: TypeAlias = Callable[[], asyncio.Future[None]]
+"""Queues a write; the future resolves when it is durable."""
 
 AT_ONCE = 32
 """Writes that one call queues in one turn of the loop: each wakes a partition, which may open its file."""
@@ -21,16 +28,25 @@ AT_ONCE = 32
 class SqliteOffsets:
     """The contract's `Offsets`, over the partitions of a catalogue."""
 
-    def __init__(self, catalogue: Catalogue, index: OffsetIndex) -> None:
+    def __init__(self, catalogue: Catalogue, index: OffsetIndex, sources: SourceIndex) -> None:
         self._catalogue = catalogue
         self._index = index
+        self._sources = sources
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def commit(self, group_id: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-        logs = [(self._catalogue.log(at), committed) async for at, committed in in_turns(offsets.items())]
-        await self._all_durable(
-            group_id, [partial(log.commit_offset, group_id, committed) for log, committed in logs]
+    async def commit(
+        self,
+        group_id: str,
+        offsets: Mapping[TopicPartition, CommittedOffset],
+        fences: Mapping[TopicPartition, Fence] = NO_FENCES,
+    ) -> None:
+        logs = [self._catalogue.log(at) async for at in in_turns(offsets)]
+        writes = (
+            partial(log.commit_offset, group_id, committed, fences.get(at))
+            for log, (at, committed) in zip(logs, offsets.items(), strict=True)
         )
+        outcomes = await self._outcomes(group_id, writes)
+        raise_any(dict(zip(offsets, outcomes, strict=True)))
 
     def of(self, group_id: str) -> Mapping[TopicPartition, CommittedOffset]:
         return self._index.of(group_id)
@@ -38,31 +54,42 @@ class SqliteOffsets:
     def groups(self) -> Sequence[str]:
         return self._index.groups()
 
-    async def forget(self, group_id: str) -> None:
-        committed = self._index.of(group_id)
+    async def forget(self, group_id: str, topics: Collection[str] | None = None) -> bool:
+        of_group = self._index.of(group_id)
+        committed = [at for at in of_group if topics is None or at.topic in topics]
         # A topic that is being deleted takes what was committed in it along.
-        logs = [self._catalogue.log(at) for at in committed if at.topic in self._catalogue.topics]
-        for log in logs:  # before anything is forgotten
+        logs = {at: self._catalogue.log(at) for at in committed if at.topic in self._catalogue.topics}
+        with_sources = [self._catalogue.log(at) for at in self._sources.of(group_id)]
+        for log in (*logs.values(), *with_sources):  # before anything is forgotten
             log.check_available()
-        await self._all_durable(group_id, [partial(log.forget_offset, group_id) for log in logs])
+        writes = (partial(log.forget_offset, group_id) for log in logs.values())
+        before = [partial(log.forget_sources, group_id, topics) for log in with_sources]
+        outcomes = await self._outcomes(group_id, writes, before=before)
+        raise_any(dict(zip(logs, outcomes, strict=True)))
+        return bool(of_group or with_sources)
 
-    async def _all_durable(self, group_id: str, writes: Sequence[Callable[[], asyncio.Future[None]]]) -> None:
-        """Queue all writes, a few at a time, and wait for every one; then raise the first error, if any.
+    async def _outcomes(
+        self, group_id: str, writes: Iterable[Write], *, before: Sequence[Write] = ()
+    ) -> list[BaseException | None]:
+        """Queue all writes, a few at a time, and wait for every one; the error of each that has failed.
 
         Those of one group wait for each other, so that they land in the order of the calls.
+        before: those that must be durable before any of the others is queued; raises the error of one.
         """
-        rest, failed = deque(writes), list[BaseException]()
+        rest, outcomes = deque(writes), list[BaseException | None]()
         turn = self._turns.setdefault(group_id, asyncio.Lock())
         async with turn:
+            for at in range(0, len(before), AT_ONCE):
+                for error in await _landed([_begun(write) for write in before[at : at + AT_ONCE]]):
+                    if error is not None:
+                        raise error
             while len(rest) > AT_ONCE:
-                failed += await _errors([_begun(rest.popleft()) for _ in range(AT_ONCE)])
+                outcomes += await _landed([_begun(rest.popleft()) for _ in range(AT_ONCE)])
             last = [_begun(write) for write in rest]
-        failed += await _errors(last)
-        if failed:
-            raise failed[0]
+        return outcomes + await _landed(last)
 
 
-def _begun(write: Callable[[], asyncio.Future[None]]) -> asyncio.Future[None]:
+def _begun(write: Write) -> asyncio.Future[None]:
     """The write's future; one that has failed where the write cannot even be queued."""
     try:
         return write()
@@ -72,7 +99,6 @@ def _begun(write: Callable[[], asyncio.Future[None]]) -> asyncio.Future[None]:
         return future
 
 
-async def _errors(futures: Sequence[asyncio.Future[None]]) -> list[BaseException]:
-    """Wait for every one; the errors of those that have failed."""
-    outcomes = await asyncio.gather(*futures, return_exceptions=True)
-    return [outcome for outcome in outcomes if outcome is not None]
+async def _landed(futures: Sequence[asyncio.Future[None]]) -> list[BaseException | None]:
+    """Wait for every one; the error of each that has failed."""
+    return await asyncio.gather(*futures, return_exceptions=True)

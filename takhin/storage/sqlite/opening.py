@@ -6,7 +6,7 @@ Nothing in the file is changed before it is known that the log is whole.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -41,6 +41,8 @@ T = TypeVar("T")
 class Found:
     """An open file, and what it says. Made on a worker thread, it becomes a partition on the loop.
 
+    next_times: the timestamps of the first records at or after committed offsets.
+    source_groups: those of whose sources it remembers something.
     facts: (partition count, config), which partition 0's file alone has.
     """
 
@@ -52,12 +54,15 @@ class Found:
     state: LogState
     slot: Slot
     committed: Sequence[tuple[str, CommittedOffset]]
+    next_times: Mapping[int, int]
+    source_groups: Sequence[str]
     facts: tuple[int, TopicConfig] | None
 
     def partition(self, shared: Shared, offsets: OffsetIndex) -> SqlitePartition:  # on the loop
         """Give the file its life."""
         offsets.forget(self.at)
-        offsets.note(self.at, self.committed)
+        offsets.note(self.at, self.committed, self.next_times)
+        shared.sources.note(self.at, dict.fromkeys(self.source_groups, True))
         life = Life(shared, self.file, self.state, self.slot, offsets)
         life.adopt(self.write)
         return SqlitePartition(shared, self.file, self.state, life, incarnation_id=self.incarnation_id)
@@ -93,17 +98,21 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared) 
             slot.note(mark)
             witness.remember(found.topic_id, at.partition, mark)
         versions.upgrade(write)
-        producers = write.execute(sql.COUNT_PRODUCERS).get
+        producers, sources = write.execute(sql.COUNT_PRODUCERS).get, write.execute(sql.COUNT_SOURCES).get
         lost = _lost(write)
         times = read_times(write, start, shared.clock())
         last, history = max(start, mark.end_offset - 1), read_history(write)
         pages, ends = Pages.of(write, write.execute(sql.COMMITTED_PAGES).get), read_ends(write)
-        state = LogState(*at, start, start, mark, times, pages, producers, ends, last, history, lost)
+        state = LogState(*at, start, start, mark, times, pages, producers, sources, ends, last, history, lost)
         committed, facts = list(_committed(write)), topic_facts(write, shared.topic_defaults)
+        next_times = _next_times(write, {of.offset for _, of in committed}, mark.end_offset)
+        groups = _source_groups(write) if sources else []
     except BaseException:
         connection.close_untouched(write, path)
         raise
-    return Found(file, at, write, found.topic_id, incarnation_id, state, slot, committed, facts)
+    return Found(
+        file, at, write, found.topic_id, incarnation_id, state, slot, committed, next_times, groups, facts
+    )
 
 
 UNKNOWN = Known()
@@ -117,6 +126,7 @@ class Glimpse:
     topic_id: str = ""
     facts: tuple[int, TopicConfig] | None = None
     committed: Sequence[tuple[str, CommittedOffset]] = ()
+    source_groups: Sequence[str] = ()
 
 
 def glimpse(path: Path, at: TopicPartition, defaults: TopicConfig) -> Glimpse:
@@ -133,7 +143,8 @@ def glimpse(path: Path, at: TopicPartition, defaults: TopicConfig) -> Glimpse:
         missing = _tried(lambda: _missing(write, log)) or 0
         known = Known(log.start_offset, log.end_offset, log.incarnation_id, missing)
         committed = _tried(lambda: list(_committed(write))) or ()
-        return Glimpse(known, log.topic_id, _tried(lambda: topic_facts(write, defaults)), committed)
+        groups = _tried(lambda: _source_groups(write)) or ()
+        return Glimpse(known, log.topic_id, _tried(lambda: topic_facts(write, defaults)), committed, groups)
     finally:
         connection.close_untouched(write, path)
 
@@ -180,6 +191,16 @@ def _check_whole(path: Path, topic: str, partition: int, found: Mark, noted: Mar
         "put in its place. Put the whole file back, with its -wal, or restore a backup, or go on without "
         f"what is missing: takhin recover --topic {topic} --partition {partition}"
     )
+
+
+def _next_times(write: apsw.Connection, offsets: Iterable[int], end: int) -> dict[int, int]:
+    """The timestamps of the first records at or after some offsets, where there are any."""
+    found = {offset: write.execute(sql.TIMESTAMP_FROM, (offset, end)).get for offset in offsets}
+    return {offset: timestamp for offset, timestamp in found.items() if timestamp is not None}
+
+
+def _source_groups(write: apsw.Connection) -> list[str]:
+    return [str(group_id) for (group_id,) in write.execute(sql.SOURCE_GROUPS)]
 
 
 def _committed(write: apsw.Connection) -> Iterator[tuple[str, CommittedOffset]]:

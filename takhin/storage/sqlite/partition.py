@@ -6,7 +6,7 @@ Owns what a log promises to its callers; what is done with the file, and when, i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,7 +31,9 @@ from takhin.model import (
     OffsetAtTime,
     Records,
     TopicConfig,
+    TopicPartition,
 )
+from takhin.storage.contract import Fence
 from takhin.storage.sqlite.compactor import Compactor
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
@@ -46,6 +48,7 @@ from takhin.storage.sqlite.writes import (
     CommitOffset,
     CommitOnly,
     ForgetOffset,
+    ForgetSources,
 )
 from takhin.turns import others_turn
 
@@ -141,6 +144,21 @@ class SqlitePartition:
     async def offset_for_time(self, timestamp: int) -> OffsetAtTime:
         return await self.first_at_time(Sought(timestamp))
 
+    def known_timestamp(self, offset: int) -> int | None:
+        if offset <= self.start_offset < self.end_offset:
+            return self._state.ends.first
+        if offset >= self.end_offset - 1:
+            return self._state.ends.last if offset < self.end_offset else NO_TIMESTAMP
+        return self.life.offsets.time_at(TopicPartition(self.topic, self.partition), offset)
+
+    async def timestamp_from(self, offset: int) -> int:
+        with translated(self.topic, self.partition):
+            await self.ready()
+            found = self._reader.timestamp_from(max(offset, self.start_offset), self.end_offset)
+        if found != NO_TIMESTAMP:
+            self.life.offsets.note_times(TopicPartition(self.topic, self.partition), {offset: found})
+        return found
+
     async def first_at_time(self, sought: Sought, until: int = INT64_MAX) -> OffsetAtTime:
         """The first record that is sought.
 
@@ -186,15 +204,22 @@ class SqlitePartition:
 
     # For the engine: group offsets, the topic's row, holds, space, the end
 
-    def commit_offset(self, group_id: str, committed: CommittedOffset) -> asyncio.Future[None]:
+    def commit_offset(
+        self, group_id: str, committed: CommittedOffset, fence: Fence | None = None
+    ) -> asyncio.Future[None]:
         """Remember a group's offset; resolves when durable."""
         self._check_open()
-        return self.life.submit(CommitOffset(group_id, committed))
+        return self.life.submit(CommitOffset(group_id, committed, fence))
 
     def forget_offset(self, group_id: str) -> asyncio.Future[None]:
         """Drop a group's offset; resolves when durable."""
         self._check_open()
         return self.life.submit(ForgetOffset(group_id))
+
+    def forget_sources(self, group_id: str, topics: Collection[str] | None) -> asyncio.Future[None]:
+        """Forget what was taken of a group's sources, or of those in some topics; resolves when durable."""
+        self._check_open()
+        return self.life.submit(ForgetSources(group_id, topics))
 
     def check_writable(self) -> None:
         """Raises PartitionUnavailableError if the file has failed and takes no writes."""
@@ -232,9 +257,9 @@ class SqlitePartition:
         """How much of the WAL is not yet in the `.db` file."""
         return self.life.checkpoint.bytes_left
 
-    async def cut_wal(self, room_bytes: int) -> None:
-        """Give the space of the WAL back, if that lengthens the `.db` file by at most `room_bytes`."""
-        if self.life.can_close and self._file.wal_bytes and self._file.growth_bytes <= max(0, room_bytes):
+    async def cut_wal(self, growth_bytes_max: int) -> None:
+        """Give the space of the WAL back, if that lengthens the `.db` file by at most so much."""
+        if self.life.can_close and self._file.wal_bytes and self._file.growth_bytes <= growth_bytes_max:
             await self.life.cut_wal()
 
     async def close(self, reason: UnavailableError | None = None) -> None:

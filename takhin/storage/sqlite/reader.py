@@ -20,6 +20,7 @@ from takhin.disk.overflow import HEADER_LAST_BYTES_MIN, RECORD_LAST_BYTES_MIN
 from takhin.disk.witness import PARTITIONS_MAX
 from takhin.disk.zero_tails import check_header, check_record
 from takhin.model import (
+    NO_TIMESTAMP,
     Header,
     OffsetAtTime,
     Records,
@@ -105,6 +106,11 @@ class Reader:
                     headers.pop(left_out[0], None)
                 del rows[at:]
                 return
+
+    def timestamp_from(self, offset: int, end: int) -> int:
+        """The timestamp of the first record of [offset, end); NO_TIMESTAMP if there is none."""
+        found: int | None = self._file.reader.execute(sql.TIMESTAMP_FROM, (offset, end)).get
+        return NO_TIMESTAMP if found is None else found
 
     def search_time(self, sought: Sought, at: int, end: int, times: Times) -> tuple[OffsetAtTime | None, int]:
         """Look for a record of [at, end), but for no longer than a turn may take.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from takhin.clock import Clock
 from takhin.model import TopicConfig
 from takhin.settings import StorageSettings
+from takhin.storage.sources import SourceIndex
 from takhin.storage.sqlite.admission import Admission
 from takhin.storage.sqlite.open_files import OpenFiles
 from takhin.storage.sqlite.space import DiskSpace
@@ -25,5 +26,6 @@ class Shared:
     admission: Admission
     space: DiskSpace
     troubles: Troubles
+    sources: SourceIndex
     topic_defaults: TopicConfig
     """The config of a topic that says nothing."""

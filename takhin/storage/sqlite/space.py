@@ -28,6 +28,8 @@ logger = structlog.get_logger()
 
 SPENT_BYTES = 1 << 20
 """Less free space is as good as none: the -shm of one open file takes 32 KiB."""
+CUT_MARGIN_BYTES = 128 << 10
+"""What is left when a write-ahead log is cut."""
 FULL = "disk_full"
 LOW = "disk_low"
 
@@ -71,9 +73,14 @@ class DiskSpace:
         """True until its space is given to what frees more."""
         return self._ballast.exists()
 
-    def room_bytes(self) -> int:
-        """How much cutting a write-ahead log may use now. What is kept is for a step or two of a trim."""
-        return self._free_bytes() - self._ballast_bytes // 8
+    @property
+    def has_room(self) -> bool:
+        """True if there is room for a step of what frees space, and for a few more after it."""
+        return self._free_bytes() > self._ballast_bytes // 8
+
+    def cut_bytes_max(self) -> int:
+        """How much longer a file may get where its write-ahead log is cut, which gives more back than that."""
+        return max(0, self._free_bytes() - CUT_MARGIN_BYTES)
 
     @asynccontextmanager
     async def in_turn(self) -> AsyncIterator[None]:

@@ -217,6 +217,7 @@ class TopicOpener:
             known = replace(known, end_offset=max(known.end_offset, noted.end_offset))
         self._index.forget(at)
         self._index.note(at, seen.committed)
+        self._shared.sources.note(at, dict.fromkeys(seen.source_groups, True))
         log = UnavailablePartition(at, path, _reason(error, path, at), known, may_pass=_may_pass(error))
         return Taken(log, seen.topic_id, seen.facts)
 

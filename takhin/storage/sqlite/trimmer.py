@@ -49,8 +49,8 @@ class Log(Protocol):
     def wal_bytes_left(self) -> int:
         """How much of the WAL is not yet in the `.db` file."""
 
-    async def cut_wal(self, room_bytes: int) -> None:
-        """Give the space of the WAL back, if that lengthens the `.db` file by at most `room_bytes`."""
+    async def cut_wal(self, growth_bytes_max: int) -> None:
+        """Give the space of the WAL back, if that lengthens the `.db` file by at most so much."""
 
 
 class Due(NamedTuple):
@@ -195,6 +195,8 @@ class Trimmer:
                 if self._shared.files.held:
                     return
                 await self.make_room()
+                if self._log.wal_bytes_left > SPENT_BYTES:  # it takes as much there as it gives back
+                    return
                 await asyncio.shield(self._life.submit(GivePagesBack()))
 
     async def make_room(self) -> None:
@@ -206,7 +208,7 @@ class Trimmer:
         space = self._shared.space
         if not space.full or space.has_ballast:  # upkeep is about to give it, and writes wait for it
             return
-        if self._log.wal_bytes_left > SPENT_BYTES or space.room_bytes() <= 0:
-            await self._log.cut_wal(space.room_bytes())
-        if space.room_bytes() <= 0:
+        if self._log.wal_bytes_left > SPENT_BYTES or not space.has_room:
+            await self._log.cut_wal(space.cut_bytes_max())
+        if not space.has_room:
             raise space.error()

@@ -7,7 +7,7 @@ when it is tried again in catalogue.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -24,6 +24,7 @@ from takhin.model import (
     TopicConfig,
     TopicPartition,
 )
+from takhin.storage.contract import Fence
 
 Signature = tuple[tuple[int, ...] | None, ...]
 """Inode, mode, size and times of the file and its write-ahead log; None for one that cannot be looked at."""
@@ -95,6 +96,12 @@ class UnavailablePartition:
     async def offset_for_time(self, _timestamp: int) -> OffsetAtTime:
         self.check_available()
 
+    def known_timestamp(self, _offset: int) -> int | None:
+        return None
+
+    async def timestamp_from(self, _offset: int) -> int:
+        self.check_available()
+
     async def trim(self, _offset: int) -> int:
         self.check_available()
 
@@ -107,10 +114,15 @@ class UnavailablePartition:
 
     # As SqlitePartition has it
 
-    def commit_offset(self, _group_id: str, _committed: CommittedOffset) -> asyncio.Future[None]:
+    def commit_offset(
+        self, _group_id: str, _committed: CommittedOffset, _fence: Fence | None
+    ) -> asyncio.Future[None]:
         self.check_available()
 
     def forget_offset(self, _group_id: str) -> asyncio.Future[None]:
+        self.check_available()
+
+    def forget_sources(self, _group_id: str, _topics: Collection[str] | None) -> asyncio.Future[None]:
         self.check_available()
 
     def check_writable(self) -> None:

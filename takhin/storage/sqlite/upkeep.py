@@ -93,7 +93,7 @@ class Upkeep:
                     with suppress(
                         apsw.Error, OSError
                     ):  # a failed disk, or a damaged file, which others report
-                        await log.cut_wal(space.room_bytes())
+                        await log.cut_wal(space.cut_bytes_max())
         await space.look()
 
     async def look_at_places(self) -> None:

@@ -9,11 +9,12 @@ statements in takhin/disk/statements.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from takhin.disk import statements as sql
 from takhin.model import Appended, Batch, CommittedOffset
+from takhin.storage.contract import Fence
 from takhin.storage.sqlite.group import Draft, LongWrite, SmallWrite
 from takhin.storage.sqlite.writes_compaction import read_history
 
@@ -45,7 +46,7 @@ class Append:
     def apply(self, draft: Draft) -> Appended:
         batch = self.batch
         if batch.condition is not None:
-            stored = draft.producers.judge(batch, batch.condition, draft.end_offset)
+            stored = draft.senders.judge(batch, batch.condition, draft.end_offset)
             if stored is not None:
                 return stored
         return draft.append(batch)
@@ -127,14 +128,21 @@ class GivePagesBack(LongWrite):
 
 @dataclass(frozen=True, slots=True)
 class CommitOffset(SmallWrite):
-    """Remember how far a group has come."""
+    """Remember how far a group has come, unless its member owns the partition no more."""
 
     group_id: str
     committed: CommittedOffset
+    fence: Fence | None = None
 
     def apply(self, draft: Draft) -> None:
+        if self.fence is not None:
+            self.fence.check()
         with draft.of_groups():
             draft.db.execute(sql.PUT_COMMITTED, (self.group_id, *self.committed))
+        offset = self.committed.offset
+        timestamp = draft.db.execute(sql.TIMESTAMP_FROM, (offset, draft.end_offset)).get
+        if timestamp is not None:  # else the next one that is appended is the next one to read
+            draft.next_times.setdefault(offset, timestamp)
         draft.offsets.append((self.group_id, self.committed))
 
 
@@ -148,6 +156,17 @@ class ForgetOffset(SmallWrite):
         with draft.of_groups():
             draft.db.execute(sql.FORGET_GROUP, (self.group_id,))
         draft.offsets.append((self.group_id, None))
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetSources(SmallWrite):
+    """Forget what was taken of a group's sources, or of those in some topics."""
+
+    group_id: str
+    topics: Collection[str] | None
+
+    def apply(self, draft: Draft) -> None:
+        draft.senders.sources.forget(self.group_id, self.topics)
 
 
 @dataclass(frozen=True, slots=True)

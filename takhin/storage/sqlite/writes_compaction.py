@@ -65,7 +65,7 @@ class RemoveRecords(LongWrite):
             db.execute(statement, (self.blocks,))
         db.execute(sql.STEP_RUN, (removed, self.beyond))
         draft.history = read_history(db)
-        draft.removed = True
+        draft.removed = draft.compacted = True
         return removed
 
 

@@ -23,8 +23,8 @@ pytest.register_assert_rewrite(
     *(
         f"{__name__}.{name}"
         for name in (
-            *("altering", "appends", "compaction", "conditions", "durability", "growth", "harness"),
-            *("numbers", "offsets", "reads", "records", "retention", "topics", "trims"),
+            *("altering", "appends", "compaction", "conditions", "durability", "fences", "growth", "harness"),
+            *("numbers", "offsets", "reads", "records", "retention", "sources", "topics", "trims"),
         )
     )
 )
@@ -42,6 +42,7 @@ from takhin.testing.contract.records import (
     name_of,
     numbered,
     read_all,
+    source_of,
     spec,
     timed,
     under,
@@ -63,6 +64,7 @@ __all__ = [
     "needs",
     "numbered",
     "read_all",
+    "source_of",
     "spec",
     "timed",
     "under",

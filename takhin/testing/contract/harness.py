@@ -74,7 +74,10 @@ class Harness:
         raise NotImplementedError(f"{type(self).__name__} has to override new_engine()")
 
     def forgetful_engine(self, folder: Path) -> Engine | None:
-        """Return an engine whose logs remember three producers each; None skips the tests that need it."""
+        """Return an engine whose logs remember three producers and three sources each.
+
+        None skips the tests that need it.
+        """
         return None
 
     def clocked_engine(self, folder: Path, clock: Clock) -> Engine | None:
@@ -111,16 +114,21 @@ class Harness:
         return (await engine.create_topic(spec("orders"))).partitions[0]
 
     @pytest_asyncio.fixture(loop_scope="function")
-    async def forgetful(self, tmp_path: Path) -> AsyncIterator[PartitionLog]:
-        """A log that remembers three producers."""
+    async def forgetting(self, tmp_path: Path) -> AsyncIterator[Engine]:
+        """An open engine whose logs remember three producers and three sources."""
         folder = tmp_path / "forgetful"
         engine = self.forgetful_engine(folder)
         if engine is None:
-            pytest.skip("forgetful_engine() returns no engine that remembers three producers")
+            pytest.skip("forgetful_engine() returns no engine that remembers so few")
         await engine.open()
-        yield (await engine.create_topic(spec("orders"))).partitions[0]
+        yield engine
         await engine.close()
         self.check(folder)
+
+    @pytest_asyncio.fixture(loop_scope="function")
+    async def forgetful(self, forgetting: Engine) -> PartitionLog:
+        """A log that remembers three producers and three sources."""
+        return (await forgetting.create_topic(spec("orders"))).partitions[0]
 
     @pytest.fixture
     def never_opened(self, tmp_path: Path) -> Engine:
@@ -134,6 +142,10 @@ class Harness:
     @pytest.fixture
     def needs_sequences(self, never_opened: Engine) -> None:
         _skip_without(Capability.SEQUENCES, never_opened)
+
+    @pytest.fixture
+    def needs_sources(self, never_opened: Engine) -> None:
+        _skip_without(Capability.SOURCES, never_opened)
 
     @pytest.fixture
     def needs_expected_offset(self, never_opened: Engine) -> None:

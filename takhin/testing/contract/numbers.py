@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 
+from takhin.model import CommittedOffset, TopicConfig
 from takhin.storage.contract import Capability, Engine, PartitionLog
 from takhin.testing.contract.harness import Harness, needs
-from takhin.testing.contract.records import NOW, batch, numbered, spec, timed
+from takhin.testing.contract.records import NOW, batch, name_of, numbered, read_all, spec, timed
 
 MEBIBYTE = 1 << 20
 
@@ -63,6 +64,54 @@ class Numbers(Harness):
         assert _ends(log) == (0, -1, -1)
         await log.append(timed(20, 30))
         assert _ends(log) == (2, 20, 30)
+
+    @needs(Capability.TRIM)
+    async def test_the_timestamp_of_the_next_record(self, log: PartitionLog) -> None:
+        """It is that of the first record at or after an offset, whichever are before it and behind it."""
+        assert await log.timestamp_from(0) == -1
+        await log.append(timed(5, 3, 9))
+        await log.append(timed(1, 7))
+        assert [await log.timestamp_from(offset) for offset in range(6)] == [5, 3, 9, 1, 7, -1]
+        await log.trim(2)
+        assert [await log.timestamp_from(offset) for offset in (0, 2, 3)] == [9, 9, 1]
+        await log.trim(5)
+        assert [await log.timestamp_from(offset) for offset in (0, 5)] == [-1, -1]
+
+    @needs(Capability.COMPACT)
+    async def test_the_timestamp_of_the_next_record_that_is_left(self, log: PartitionLog) -> None:
+        """Offsets whose record was compacted away are passed over."""
+        for n in range(4):
+            await log.append(batch(b"v", keys=[b"k"], timestamps=[10 * n]))
+        await log.compact(TopicConfig(1), NOW)
+        left = min(row[0] for row in await read_all(log))
+        assert left > 0
+        assert await log.timestamp_from(0) == 10 * left
+
+    @needs(Capability.TRIM, Capability.COMPACT)
+    async def test_what_is_known_of_the_next_record(self, engine: Engine, log: PartitionLog) -> None:
+        """Where groups have committed it is known or not, but never wrong, whatever happens to the log."""
+
+        async def check() -> None:
+            for group_id in engine.offsets.groups():
+                offset = max(engine.offsets.of(group_id)[name_of(log)].offset, log.start_offset)
+                assert log.known_timestamp(offset) in (None, await log.timestamp_from(offset))
+
+        for n in range(12):
+            committed = CommittedOffset(log.end_offset, "", NOW)
+            await engine.offsets.commit(f"g{n}", {name_of(log): committed})
+            await check()
+            times = [100 + (7 * n) % 12, 10 * n]
+            await log.append(batch(b"v", b"v", keys=[b"k%d" % (n % 4), b"k"], timestamps=times))
+            await check()
+        await log.trim(3)
+        await check()
+        await log.compact(TopicConfig(1), NOW)
+        await check()
+        for n in range(12):
+            await engine.offsets.commit(f"h{n}", {name_of(log): CommittedOffset(2 * n + 1, "", NOW)})
+        await check()
+        await log.trim(20)
+        await check()
 
     async def test_stats_are_names_and_numbers(self, engine: Engine) -> None:
         """Every count is an int under a lower-case name, and the queued bytes are among them."""

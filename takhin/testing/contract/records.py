@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from takhin.model import Batch, Condition, Header, Records, TopicConfig, TopicPartition, TopicSpec
+from takhin.model import Batch, Condition, Header, Records, Source, TopicConfig, TopicPartition, TopicSpec
 from takhin.sizes import size_bytes
 from takhin.storage.contract import Engine, PartitionLog, Topic
 
@@ -54,10 +54,16 @@ def under(
     *,
     expected_offset: int | None = None,
     maybe_stored_from: int | None = None,
+    source: Source | None = None,
 ) -> Batch:
     """The batch under a condition. A short producer_id is padded to 16 bytes."""
     padded = producer_id and producer_id.ljust(16)
-    return replace(sent, condition=Condition(padded, sequence, expected_offset, maybe_stored_from))
+    return replace(sent, condition=Condition(padded, sequence, expected_offset, maybe_stored_from, source))
+
+
+def source_of(log: PartitionLog, offset: int, group_id: str = "g") -> Source:
+    """The record at an offset of a log, as what a program that reads as a group makes others of."""
+    return Source(group_id, log.topic, log.partition, offset, log.incarnation_id)
 
 
 def spec(name: str, num_partitions: int = 1, config: TopicConfig | None = None) -> TopicSpec:

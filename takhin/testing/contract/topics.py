@@ -9,7 +9,7 @@ import pytest
 from takhin.errors import TakhinError, TopicExistsError, UnknownTopicError
 from takhin.model import Appended, TimestampType, TopicConfig
 from takhin.storage.contract import Capability, Engine, Topic
-from takhin.testing.contract.harness import Harness, needs
+from takhin.testing.contract.harness import Harness, needs, turns
 from takhin.testing.contract.records import ALL, as_stored, numbered, read_all, spec
 
 ODD_NAMES = ["a", "x" * 249, "...", ".hidden", "-rf", "0", "0.db", "LOCK", "topics", "tmp", "a-b_c.D", "_one"]
@@ -191,6 +191,23 @@ class Topics(Harness):
         await engine.delete_topic("orders")
         assert list(before) == ["orders"]
         assert list(engine.topics) == ["refunds"]
+
+    async def test_changes_of_the_catalogue_are_told(self, engine: Engine) -> None:
+        """Who knows a former snapshot is told at once, and who knows the newest at the next change."""
+        before = engine.topics
+        waiting = asyncio.create_task(engine.catalogue_changed(before))
+        await turns()
+        assert not waiting.done()
+        await engine.create_topic(spec("orders"))
+        async with asyncio.timeout(self.wait_seconds):
+            await waiting
+            await engine.catalogue_changed(before)
+        waiting = asyncio.create_task(engine.catalogue_changed(engine.topics))
+        await turns()
+        assert not waiting.done()
+        await engine.delete_topic("orders")
+        async with asyncio.timeout(self.wait_seconds):
+            await waiting
 
     async def test_an_engine_without_topics_closes(self, unopened: Engine) -> None:
         """An engine that nobody used opens on nothing and closes."""

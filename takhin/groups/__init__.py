@@ -1,0 +1,1 @@
+"""Consumer groups: who reads which partition. Everything here is pure but the coordinator."""

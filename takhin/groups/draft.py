@@ -1,0 +1,188 @@
+"""A group while one event is being handled. What is to be done follows from how it differs from before.
+
+A draft lives for one step. It derives the owners from the members when the step begins, so nothing about them
+is carried from one event to the next [KAFKA-15212, KAFKA-20907].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+
+from takhin.errors import RefusedError
+from takhin.groups.events import Action, Arm, Deadline, Disarm, Release, Remove, Step, Tell, WantTarget
+from takhin.groups.group import NOTHING, Group, Member, MemberState, Partitions
+from takhin.groups.reconcile import Goal, reconcile
+from takhin.model import TopicPartition
+
+DEADLINES = tuple(Deadline)
+NO_DEADLINES = (None, None, None)
+
+
+class Draft:
+    """The fields of a group, to be changed, and what the step has to know besides."""
+
+    def __init__(self, group: Group, now: int, busy: Partitions) -> None:
+        self.before, self.now, self.busy = group, now, busy
+        self.catalogue, self.assignor = group.catalogue, group.assignor
+        self.epoch, self.target_epoch = group.epoch, group.target_epoch
+        self.target_at, self.wanted_at = group.target_at, group.wanted_at
+        self.members, self.target = dict(group.members), group.target
+        self.freed: set[TopicPartition] = set()
+        """What somebody may be waiting for."""
+        self._touched: dict[str, None] = {}
+        self._told: set[str] = set()
+        self._armed: list[Arm] = []
+        self._removed: dict[str, RefusedError | None] = {}
+        self._wants = False
+
+    @cached_property
+    def owned(self) -> set[TopicPartition]:
+        """All partitions that are somebody's own."""
+        return {each for member in self.members.values() for each in member.held}
+
+    def holder(self, instance_id: str) -> Member | None:
+        """The static member that has the instance id."""
+        return self.before.holder(instance_id)
+
+    def put(self, member: Member) -> None:
+        """Put a member in its place."""
+        held = member.held
+        before = self.members.get(member.member_id)
+        had = before.held if before is not None else NOTHING
+        if held is not had and held != had:
+            self.owned.difference_update(had)
+            self.owned.update(held)
+            self.freed.update(had - held)
+        self.members[member.member_id] = member
+        self._touched[member.member_id] = None
+
+    def remove(self, member_id: str, error: RefusedError | None) -> None:
+        """Take a member out. If nobody is left, there is nothing to make a target of [KAFKA-22045]."""
+        self._take_out(member_id, error)
+        self.bump()
+        if not self.members:
+            self.target_epoch, self.target, self.target_at = self.epoch, {}, None
+            self.wanted_at, self._wants = None, False
+
+    def replace_member(self, member_id: str, by: Member) -> None:
+        """Let another id have a member's place and target."""
+        part = self.target.get(member_id, NOTHING)
+        self._take_out(member_id, None)
+        self.put(by)
+        self.set_target(by.member_id, part)
+
+    def _take_out(self, member_id: str, error: RefusedError | None) -> None:
+        had = self.members[member_id].held
+        self.owned.difference_update(had)
+        self.freed.update(had)
+        del self.members[member_id]
+        self.target = {each: part for each, part in self.target.items() if each != member_id}
+        self._touched.pop(member_id, None)
+        self._removed[member_id] = error
+
+    def set_target(self, member_id: str, partitions: Partitions) -> None:
+        """Change what one member is to have."""
+        if self.target.get(member_id, NOTHING) != partitions:
+            self.target = {**self.target, member_id: partitions}
+
+    def bump(self) -> None:
+        """Let G rise: the target has to be made again."""
+        self.epoch += 1
+        if self.wanted_at is None:
+            self.want_target()
+
+    def want_target(self) -> None:
+        """Ask for a target: at once, but at intervals for what follows, and for a new group after a while."""
+        rules = self.before.rules
+        if self.target_at is None:
+            at = self.now + rules.first_target_ms
+        else:
+            at = max(self.now, self.target_at + rules.target_interval_ms)
+        self.wanted_at, self._wants = max(at, self.before.quiet_until), True
+
+    def tell(self, member_id: str) -> None:
+        """Tell a member what it may hold even if that is what it was."""
+        self._told.add(member_id)
+
+    def arm(self, member: Member, kind: Deadline, at: int) -> None:
+        """Arm a deadline even if it is where it was."""
+        self._armed.append(Arm(member.member_id, kind, member.epoch, at))
+
+    def reconcile(self, member_id: str, owned: Partitions | None = None) -> None:
+        """Let a member take its next step towards the target. One that is away stays as it is."""
+        member = self.members[member_id]
+        if member.away:
+            return
+        want = self.target.get(member_id, NOTHING)
+        new = want - member.assigned
+        blocked = (new & self.owned) | (new & self.busy) if new else NOTHING
+        after = reconcile(member, Goal(want, self.target_epoch), blocked, owned)
+        if after is not member:
+            self.put(self._timed(member, after))
+
+    def reconcile_all(self) -> None:
+        """Let all members take their next step."""
+        for member_id in list(self.members):
+            self.reconcile(member_id)
+
+    def _timed(self, before: Member, after: Member) -> Member:
+        """The member with its revoke deadline, which begins with what it has to let go of."""
+        if after.state is not MemberState.UNREVOKED:
+            return after if after.revoke_at is None else replace(after, revoke_at=None)
+        if before.state is MemberState.UNREVOKED and before.revoking <= after.revoking:
+            return after
+        return replace(after, revoke_at=self.now + after.revoke_timeout_ms)
+
+    def finished(self) -> Step:
+        """The group as it is now. What came free has gone to those who were waiting for it."""
+        if self.freed:
+            for member in list(self.members.values()):
+                waits = member.state is MemberState.UNRELEASED
+                if waits and not self.target.get(member.member_id, NOTHING).isdisjoint(self.freed):
+                    self.reconcile(member.member_id)
+        group = replace(
+            self.before,
+            catalogue=self.catalogue,
+            epoch=self.epoch,
+            target_epoch=self.target_epoch,
+            assignor=self.assignor,
+            members=self.members,
+            target=self.target,
+            target_at=self.target_at,
+            wanted_at=self.wanted_at,
+        )
+        return Step(group, list(self._actions()))
+
+    def _actions(self) -> Iterator[Action]:
+        """What is to be done, from the difference to before: ownership ends before others hear of it."""
+        for member_id, error in self._removed.items():
+            if held := self.before.members[member_id].held:
+                yield Release(member_id, held)
+            yield Remove(member_id, error)
+        tells: list[Tell] = []
+        for member_id in self._touched:
+            before, after = self.before.members.get(member_id), self.members[member_id]
+            if before is not None and (lost := before.held - after.held):
+                yield Release(member_id, lost)
+            yield from self._arms(before, after)
+            told = None if before is None else (before.epoch, before.assigned)
+            if not after.away and (member_id in self._told or told != (after.epoch, after.assigned)):
+                tells.append(Tell(member_id, after.epoch, after.assigned))
+        yield from tells
+        yield from self._armed
+        if self._wants and self.wanted_at is not None:
+            yield WantTarget(self.wanted_at)
+
+    def _arms(self, before: Member | None, after: Member) -> Iterator[Arm | Disarm]:
+        """Its deadlines as far as they have changed, of which REVOKE is bound to its epoch, too."""
+        were = before.deadlines if before is not None else NO_DEADLINES
+        rebound = before is not None and before.epoch != after.epoch and after.revoke_at is not None
+        if were == after.deadlines and not rebound:
+            return
+        for kind, was, at in zip(DEADLINES, were, after.deadlines, strict=True):
+            if at is None and was is not None:
+                yield Disarm(after.member_id, kind)
+            elif at is not None and (at != was or (rebound and kind is Deadline.REVOKE)):
+                yield Arm(after.member_id, kind, after.epoch, at)
