@@ -79,7 +79,7 @@ class DiskSpace:
         return self._free_bytes() > self._ballast_bytes // 8
 
     def cut_bytes_max(self) -> int:
-        """How much longer a file may get where its write-ahead log is cut, which gives more back than that."""
+        """How much longer a file may get where its write-ahead log is cut: that gives more back."""
         return max(0, self._free_bytes() - CUT_MARGIN_BYTES)
 
     @asynccontextmanager
