@@ -94,8 +94,9 @@ def _options() -> argparse.Namespace:
 class Members:
     """Members over the bare interface, which heartbeat and say at once what they own."""
 
-    def __init__(self, expected: int) -> None:
+    def __init__(self, members: int, expected: int) -> None:
         """expected: how many partitions all of them are to own together."""
+        self._members = members
         self._expected = expected
         self.owned: dict[int, int] = {}
         """How many partitions each member owns."""
@@ -129,7 +130,7 @@ class Members:
 
     def _note(self, number: int, owned: int) -> None:
         self.owned[number] = owned
-        if sum(self.owned.values()) == self._expected:
+        if len(self.owned) == self._members and sum(self.owned.values()) == self._expected:
             self.all_owned.set()
 
 
@@ -137,7 +138,7 @@ class Members:
 async def _joined(address: str, groups: int, members: int, partitions: int) -> AsyncIterator[float]:
     """Members of all groups, joined at once; yields the seconds until each partition has its owners."""
     each = groups * members
-    state = Members(groups * partitions)
+    state = Members(each, groups * partitions)
     async with AsyncExitStack() as stack:
         stubs = [await stack.enter_async_context(client(address)) for _ in range(1 + each // 90)]
         began = time.perf_counter()
