@@ -1,4 +1,4 @@
-"""The README's settings table has exactly what takhin/settings.py has."""
+"""The README's settings table has exactly what takhin/settings.py has, and its drawing the files there are."""
 
 import re
 from pathlib import Path
@@ -31,3 +31,11 @@ def test_settings_table_is_complete_and_true() -> None:
     rows = [match[0] for match in ROW.finditer(README.read_text())]
     expected = [row(key, option) for key, option in OPTIONS.items()]
     assert rows == expected, "\n".join(["the table should be:", *expected])
+
+
+def test_files_of_the_drawing_exist() -> None:
+    """Whoever follows a produce request through the files finds each of them."""
+    drawing = README.read_text().split("## The path of a produce request", 1)[1].split("\n## ", 1)[0]
+    named = set(re.findall(r"\w+\.py", drawing))
+    assert named
+    assert named <= {path.name for path in (README.parent / "takhin").rglob("*.py")}

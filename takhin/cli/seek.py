@@ -11,12 +11,12 @@ import click
 
 from takhin.cli.connection import admin, group_argument, run, server_option, topics_offered
 from takhin.cli.ending_members import force_option, without_members
-from takhin.cli.offsets import offset_at
+from takhin.cli.offsets import chosen_partitions, offset_at
 from takhin.cli.output import counted, json_option, print_json
 from takhin.cli.positions import parse_single
 from takhin.cli.rows import print_table
 from takhin.client import END, START, Admin, CommittedOffset, PartitionDescription, Position, TopicPartition
-from takhin.errors import UnknownGroupError, UnknownPartitionError, UnknownTopicError
+from takhin.errors import UnknownGroupError, UnknownTopicError
 
 OTHER_GROUP = "group:"
 NAMES: Mapping[str, Position] = {"earliest": START, "latest": END}
@@ -168,14 +168,10 @@ async def _described(
     for topic in names:
         if topic not in found:
             raise UnknownTopicError(topic)
-    for of in chosen:
-        if of.partition is not None and of.partition >= len(found[of.topic]):
-            raise UnknownPartitionError(of.topic, of.partition, len(found[of.topic]))
     if not chosen:
         return {at: found[at.topic][at.partition] for at in committed}
     return {
         TopicPartition(of.topic, partition.partition): partition
         for of in chosen
-        for partition in found[of.topic]
-        if of.partition in (None, partition.partition)
+        for partition in chosen_partitions(of.topic, found[of.topic], of.partition)
     }

@@ -40,8 +40,6 @@ logger = structlog.get_logger()
 
 ASSIGNED_ON_LOOP_MAX = 2_000
 """Up to so many partitions and subscribed names a target is made on the event loop; else in a thread."""
-
-
 STUMBLE_SECONDS = 1.0
 """The pause after a fault of an assignor, before it is asked again."""
 MEMBER_WAIT_MS = 1

@@ -11,7 +11,6 @@ from takhin.members import Assignment, HeartbeatAnswer, Joined, MemberResponse
 IN_ORDER: Sequence[type[MemberResponse]] = (Joined, Assignment, HeartbeatAnswer)
 """How they are sent if they wait together."""
 
-
 TOLD_AT_ONCE = 50
 TOLD_PAUSE_SECONDS = 0.002
 """Members that are told something in one turn of the loop, at 0.1 ms each, and the time until the next ones
@@ -42,16 +41,12 @@ class Seat:
             self._unsent.clear()
             self._news.set()
 
-    def check(self) -> None:
-        """Raise the error that the stream ends with, if it does."""
-        if self._error is not None:
-            raise self._error
-
     async def next(self) -> MemberResponse | None:
         """What is to be sent next; None at the end. Raises the error that the stream ends with."""
         while not self._unsent:
+            if self._error is not None:
+                raise self._error
             if self.ended:
-                self.check()
                 return None
             self._news.clear()
             await self._news.wait()

@@ -11,7 +11,7 @@ import pytest
 from blackbox.broker_process import Broker
 from client.relay import Relay
 from client.support import produce, values
-from client.test_idempotence import QUICK, stored_unheard
+from client.test_idempotence import QUICK, delivered, stored_unheard
 from takhin.client import COMMITTED, END, START, Admin, Consumer, Producer, Span, sync
 from takhin.client.clock import monotonic
 from takhin.client.consuming import fetcher as fetcher_module
@@ -217,11 +217,7 @@ async def test_a_refusal_after_an_attempt_without_an_answer(server, admin, topic
     """A record may be stored if its first attempt went unanswered, whatever the broker says of the second."""
     async with Relay(server) as relay, Producer(relay.address, retry=QUICK) as producer:
         await (await producer.send(topic, b"first"))
-
-        async def delivered():
-            return await (await producer.send(topic, b"second"))
-
-        delivery = await stored_unheard(relay, admin, topic, delivered())
+        delivery = await stored_unheard(relay, admin, topic, delivered(producer, topic, b"second"))
         await admin.alter_topic(topic, configs=configs)
         relay.cut()
         with pytest.raises(OutcomeUnknownError, match="may have been stored"):

@@ -42,9 +42,9 @@ async def test_of_many_writers_one_wins(server, topic):
     assert len(await values(server, topic)) == 1
 
 
-async def delivered(producer, value, partition):
-    """Send a record to the topic t and wait for its answer."""
-    return await (await producer.send("t", value, partition=partition))
+async def delivered(producer, topic, value):
+    """Send a record to a topic's first partition, and wait for its answer."""
+    return await (await producer.send(topic, value, partition=0))
 
 
 async def stored_unheard(relay, admin, topic, sending):
@@ -88,7 +88,7 @@ async def test_a_log_that_has_forgotten_a_producer(data_dir):
                 assert await (await one.send("t", b"one")) == ("t", 0, 2 * number)
                 assert await (await other.send("t", b"other")) == ("t", 0, 2 * number + 1)
             await (await one.send("t", b"last"))
-            maybe = await stored_unheard(relay, admin, "t", delivered(one, b"maybe", 0))
+            maybe = await stored_unheard(relay, admin, "t", delivered(one, "t", b"maybe"))
             assert (await (await other.send("t", b"other"))).offset == 12
             relay.cut()
             with pytest.raises(OutcomeUnknownError, match="forgotten"):
@@ -108,7 +108,7 @@ async def test_a_first_batch_that_the_log_has_forgotten_is_not_stored_again(data
         ):
             await admin.create_topic("t", partitions=2)
             await (await one.send("t", b"to know the topic", partition=1))
-            maybe = await stored_unheard(relay, admin, "t", delivered(one, b"maybe", 0))
+            maybe = await stored_unheard(relay, admin, "t", delivered(one, "t", b"maybe"))
             await (await other.send("t", b"other", partition=0))
             relay.cut()
             with pytest.raises(OutcomeUnknownError, match="forgotten"):
