@@ -140,6 +140,15 @@ async def watch_commits(admin: Admin, stopping: asyncio.Event) -> list[str]:
     return found
 
 
+async def begun(admin: Admin) -> None:
+    """Return when the group has committed something everywhere: by that a broker that starts knows it."""
+    async with asyncio.timeout(SETTLE_S_MAX):
+        while True:
+            if len(await admin.committed_offsets(GROUP)) == PARTITIONS:
+                return
+            await asyncio.sleep(0.05)
+
+
 async def all_committed(admin: Admin, seconds_max: float) -> None:
     """Return when the group has committed all that there is."""
     async with asyncio.timeout(seconds_max):
@@ -190,6 +199,7 @@ async def run(
             ]
             for _ in range(MEMBERS):
                 members.start()
+            await begun(admin)
             until = time.monotonic() + seconds
             while time.monotonic() < until:
                 await asyncio.sleep(chance.uniform(*every_s))
