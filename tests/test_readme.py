@@ -1,4 +1,4 @@
-"""The README's settings table has exactly what takhin/settings.py has; its drawing names files there are."""
+"""The README's settings table has exactly what takhin/settings has; its drawing names files there are."""
 
 import re
 from pathlib import Path

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from takhin.errors import FencedMemberError
 from takhin.rpc.arrivals import taken_over
-from takhin.rpc.interceptors import Context
+from takhin.rpc.calls import Context
 from takhin.rpc.member_stream import member_responses
 from takhin.rpc.methods import Methods
 from takhin.v1 import takhin_pb2 as pb
@@ -19,7 +19,7 @@ class GroupMethods(Methods):
     def JoinConsumerGroup(
         self, request_iterator: AsyncIterator[pb.MemberRequest], context: Context
     ) -> AsyncGenerator[pb.MemberResponse, None]:
-        return member_responses(self._session(context), request_iterator)
+        return member_responses(self._session(), request_iterator)
 
     async def CommitOffset(
         self, request: pb.CommitOffsetRequest, context: Context
@@ -29,7 +29,7 @@ class GroupMethods(Methods):
         del request
         taken_over()
         try:
-            await self._session(context).commit_offsets(group_id, offsets, committer, size_bytes=size_bytes)
+            await self._session().commit_offsets(group_id, offsets, committer, size_bytes=size_bytes)
         except FencedMemberError as error:
             return await convert.fenced(error)
         return pb.CommitOffsetResponse(success=True)
@@ -38,27 +38,27 @@ class GroupMethods(Methods):
         self, request: pb.GetCommittedOffsetsRequest, context: Context
     ) -> pb.GetCommittedOffsetsResponse:
         partitions = await convert.topic_partitions(request)
-        found = await self._session(context).committed_offsets(request.group_id, partitions)
+        found = await self._session().committed_offsets(request.group_id, partitions)
         return await convert.committed(found)
 
     async def ListConsumerGroups(
         self, request: pb.ListConsumerGroupsRequest, context: Context
     ) -> pb.ListConsumerGroupsResponse:
-        return await convert.groups(await self._session(context).list_groups())
+        return await convert.groups(await self._session().list_groups())
 
     async def DescribeConsumerGroup(
         self, request: pb.DescribeConsumerGroupRequest, context: Context
     ) -> pb.DescribeConsumerGroupResponse:
-        return await convert.group(await self._session(context).describe_group(request.group_id))
+        return await convert.group(await self._session().describe_group(request.group_id))
 
     async def DeleteConsumerGroup(
         self, request: pb.DeleteConsumerGroupRequest, context: Context
     ) -> pb.DeleteConsumerGroupResponse:
-        await self._session(context).delete_group(request.group_id)
+        await self._session().delete_group(request.group_id)
         return pb.DeleteConsumerGroupResponse(success=True)
 
     async def DeleteOffsets(
         self, request: pb.DeleteOffsetsRequest, context: Context
     ) -> pb.DeleteOffsetsResponse:
-        await self._session(context).delete_offsets(request.group_id, request.topics)
+        await self._session().delete_offsets(request.group_id, request.topics)
         return pb.DeleteOffsetsResponse(success=True)

@@ -10,7 +10,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from takhin.errors import ShuttingDownError
-from takhin.rpc.interceptors import SERVICE, Context
+from takhin.rpc.calls import Context
+from takhin.rpc.interceptors import SERVICE
 
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import structlog
@@ -23,6 +23,7 @@ from takhin.errors import InternalError, InvalidArgumentError, ShuttingDownError
 from takhin.logs import debugging
 from takhin.rpc.arrivals import Arrivals, Parse
 from takhin.rpc.call_log import CallLog
+from takhin.rpc.calls import Context, Handler, Watcher, watched
 from takhin.settings import Settings
 from takhin.turns import LARGE_BYTES, others_turn
 from takhin.v1 import takhin_pb2 as pb
@@ -53,9 +54,6 @@ UNREAD_SECONDS = 1.0
 """How long the stop waits for the client of a tail to read what is being written to it."""
 STATUS_DETAILS = "grpc-status-details-bin"
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-
 
 class ClientGoneError(Exception):
     """A response could not be written because the client has gone."""
@@ -80,7 +78,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the server."""
 
     def __init__(self, settings: Settings) -> None:
-        self._log = CallLog()
+        self._watchers: list[Watcher] = [CallLog()] if debugging() else []
         self._arrivals = Arrivals(settings.rpc.arrivals_max, settings.rpc)
         self._health_arrivals = Arrivals(settings.rpc.health_arrivals_max, settings.rpc)
         self._bounds = bounds(settings)
@@ -141,8 +139,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         wrapped = (
             self._stream(handler, method) if handler.response_streaming else self._unary(handler, method)
         )
-        if debugging():
-            wrapped = self._log.wrapped(wrapped, method, streams=bool(handler.response_streaming))
+        streams = bool(handler.response_streaming)
+        wrapped = watched(wrapped, method, self._watchers, streams=streams)
         self._handlers[method] = wrapped
         return wrapped
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from urllib.parse import unquote
-
 from takhin.broker.broker import Broker
 from takhin.broker.records import PendingProduce
 from takhin.broker.session import Session
-from takhin.model import Caller
 from takhin.rpc.arrivals import taken_over
-from takhin.rpc.interceptors import Context
+from takhin.rpc.calls import running
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1 import takhin_pb2_grpc
 from takhin.wire import convert
-
-ANONYMOUS = "anonymous"
-PEERS_REMEMBERED = 4_096
 
 
 class Methods(takhin_pb2_grpc.TakhinServiceServicer):
@@ -26,17 +19,9 @@ class Methods(takhin_pb2_grpc.TakhinServiceServicer):
         super().__init__()
         self._broker = broker
 
-    def _session(self, context: Context) -> Session:
-        """The broker as the caller of this call sees it."""
-        return Session(self._broker, caller_of(context.peer()))
-
-
-@lru_cache(PEERS_REMEMBERED)
-def caller_of(peer: str) -> Caller:
-    """The caller at the other end of a connection. gRPC names it ipv4:HOST:PORT or ipv6:%5BHOST%5D:PORT."""
-    peer = unquote(peer)
-    scheme, _, address = peer.partition(":")
-    return Caller(ANONYMOUS, address if scheme in ("ipv4", "ipv6") else peer)
+    def _session(self) -> Session:
+        """The broker as the caller of the running call sees it."""
+        return Session(self._broker, running().caller)
 
 
 async def submit(session: Session, message: pb.ProduceMessageRequest, wire_bytes: int) -> PendingProduce:

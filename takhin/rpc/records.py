@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from takhin.broker.broker import Broker
 from takhin.model import Records
 from takhin.rpc.arrivals import Arrival, wire_bytes
-from takhin.rpc.interceptors import Context
+from takhin.rpc.calls import Context
 from takhin.rpc.methods import Methods, submit
 from takhin.rpc.produce_stream import ProduceStreams
 from takhin.v1 import takhin_pb2 as pb
@@ -32,7 +32,7 @@ class RecordMethods(Methods):
         self, request: pb.ProduceMessageRequest, context: Context
     ) -> pb.ProduceMessageResponse:
         topic = request.topic
-        session = self._session(context)
+        session = self._session()
         pending = await submit(session, request, wire_bytes())
         del request  # while it waits, only the queue keeps its records
         appended = await pending.answer()
@@ -41,13 +41,13 @@ class RecordMethods(Methods):
     def ProduceMessageStream(  # type: ignore[override]  # not parsed yet, see arrivals.py
         self, requests: AsyncIterator[Arrival], context: Context
     ) -> AsyncIterator[pb.ProduceMessageResponse]:
-        return self._streams.answers(self._session(context), requests)
+        return self._streams.answers(self._session(), requests)
 
     async def ConsumeMessages(  # type: ignore[override]  # serialised already, see wire/encode.py
         self, request: pb.ConsumeMessagesRequest, context: Context
     ) -> AsyncIterator[bytes]:
         topic, partition = request.topic, request.partition
-        session = self._session(context)
+        session = self._session()
         async with aclosing(session.consume(convert.consume_request(request))) as chunks:
             async for chunk in chunks:
                 yield await encode.consumed(
@@ -58,12 +58,12 @@ class RecordMethods(Methods):
         self, request: pb.GetOffsetsForTimesRequest, context: Context
     ) -> pb.GetOffsetsForTimesResponse:
         queries = await convert.time_queries(request)
-        return convert.offsets_at_times(await self._session(context).offsets_for_times(queries))
+        return convert.offsets_at_times(await self._session().offsets_for_times(queries))
 
     async def DeleteRecords(
         self, request: pb.DeleteRecordsRequest, context: Context
     ) -> pb.DeleteRecordsResponse:
-        session = self._session(context)
+        session = self._session()
         start = await session.delete_records(request.topic, request.partition, request.before_offset)
         return pb.DeleteRecordsResponse(beginning_offset=start)
 

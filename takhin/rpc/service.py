@@ -6,8 +6,8 @@ them on the wire.
 
 from __future__ import annotations
 
+from takhin.rpc.calls import Context
 from takhin.rpc.groups import GroupMethods
-from takhin.rpc.interceptors import Context
 from takhin.rpc.records import RecordMethods
 from takhin.rpc.topics import TopicMethods
 from takhin.v1 import takhin_pb2 as pb
@@ -18,4 +18,4 @@ class TakhinService(TopicMethods, RecordMethods, GroupMethods):
     """All calls of the service."""
 
     async def HealthCheck(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:
-        return convert.health(self._session(context).health())
+        return convert.health(self._session().health())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from takhin.broker.broker import Broker
-from takhin.rpc.interceptors import Context
+from takhin.rpc.calls import Context
 from takhin.rpc.methods import Methods
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
@@ -20,7 +20,7 @@ class TopicMethods(Methods):
         self._list = pb.ListTopicsResponse()
 
     async def CreateTopic(self, request: pb.CreateTopicRequest, context: Context) -> pb.CreateTopicResponse:
-        warnings = await self._session(context).create_topic(
+        warnings = await self._session().create_topic(
             request.name,
             num_partitions=request.num_partitions,
             replication_factor=request.replication_factor,
@@ -29,17 +29,17 @@ class TopicMethods(Methods):
         return pb.CreateTopicResponse(success=True, warnings=warnings)
 
     async def DeleteTopic(self, request: pb.DeleteTopicRequest, context: Context) -> pb.DeleteTopicResponse:
-        await self._session(context).delete_topic(request.name)
+        await self._session().delete_topic(request.name)
         return pb.DeleteTopicResponse(success=True)
 
     async def CompactTopic(
         self, request: pb.CompactTopicRequest, context: Context
     ) -> pb.CompactTopicResponse:
-        removed = await self._session(context).compact_topic(request.name)
+        removed = await self._session().compact_topic(request.name)
         return pb.CompactTopicResponse(success=True, removed=removed)
 
     async def AlterTopic(self, request: pb.AlterTopicRequest, context: Context) -> pb.AlterTopicResponse:
-        warnings = await self._session(context).alter_topic(
+        warnings = await self._session().alter_topic(
             request.name, configs=request.set, reset=request.reset, num_partitions=request.num_partitions
         )
         return pb.AlterTopicResponse(success=True, warnings=warnings)
@@ -47,23 +47,23 @@ class TopicMethods(Methods):
     async def DescribeTopicConfigs(
         self, request: pb.DescribeTopicConfigsRequest, context: Context
     ) -> pb.DescribeTopicConfigsResponse:
-        return convert.configs(self._session(context).describe_configs(request.name))
+        return convert.configs(self._session().describe_configs(request.name))
 
     async def ListTopics(self, request: pb.ListTopicsRequest, context: Context) -> pb.ListTopicsResponse:
-        names = self._session(context).list_topics()
+        names = self._session().list_topics()
         if names is not self._names:  # the catalogue has changed
             self._names = names
             self._list = pb.ListTopicsResponse(topics=names)
         return self._list
 
     async def GetTopic(self, request: pb.GetTopicRequest, context: Context) -> pb.GetTopicResponse:
-        info = await self._session(context).describe_topic(request.name)
+        info = await self._session().describe_topic(request.name)
         return pb.GetTopicResponse(topic=convert.topic_info(info))
 
     async def DescribeTopics(
         self, request: pb.DescribeTopicsRequest, context: Context
     ) -> pb.DescribeTopicsResponse:
-        infos = self._session(context).describe_topics(
+        infos = self._session().describe_topics(
             request.topics,
             without_partitions=request.without_partitions,
             without_sizes=request.without_sizes,
@@ -73,7 +73,7 @@ class TopicMethods(Methods):
     async def GetPartitionOffsets(
         self, request: pb.GetPartitionOffsetsRequest, context: Context
     ) -> pb.GetPartitionOffsetsResponse:
-        info = self._session(context).describe_partition(request.topic, request.partition)
+        info = self._session().describe_partition(request.topic, request.partition)
         return pb.GetPartitionOffsetsResponse(
             topic=request.topic,
             partition=request.partition,

@@ -3,7 +3,7 @@
 import pytest
 
 from takhin.model import Caller
-from takhin.rpc.methods import caller_of
+from takhin.rpc.calls import caller_of
 
 
 @pytest.mark.parametrize(

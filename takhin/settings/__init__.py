@@ -1,0 +1,63 @@
+"""The settings tree: every setting with its default, unit, bounds and doc.
+
+`takhin.config` finds the values. The tree is part of the vocabulary so that each layer can take its branch.
+To add a setting, add a field: its flag, variable and TOML key follow. Its doc is what `takhin serve --help`,
+`--print-config` and the README's table show; a test keeps that table complete.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from takhin.settings.fields import INT32_MAX, kind_of, setting, split_address
+from takhin.settings.serving import ConsumeSettings, GroupSettings, ProduceSettings, RpcSettings
+from takhin.settings.storage import StorageSettings, TopicSettings
+
+__all__ = [
+    "INT32_MAX",
+    "ConsumeSettings",
+    "GroupSettings",
+    "LogSettings",
+    "ProduceSettings",
+    "RpcSettings",
+    "Settings",
+    "StorageSettings",
+    "TopicSettings",
+    "kind_of",
+    "setting",
+    "split_address",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """The broker's own log lines, on stderr."""
+
+    level: str = setting(
+        "info", "the lowest level that is logged", choices=("debug", "info", "warning", "error")
+    )
+    format: str = setting(
+        "auto", "auto is human on a terminal, json elsewhere", choices=("auto", "human", "json")
+    )
+    debug_lines_per_s_max: int = setting(
+        1_000, "debug lines in one second; those beyond it are counted instead", least=1
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The whole tree."""
+
+    data_dir: Path = setting(Path("data"), "the data folder")  # noqa: RUF009  makes a field
+    listen: str = setting(
+        "127.0.0.1:9092", "HOST:PORT to serve; port 0 takes a free one", check=split_address
+    )
+    shutdown_grace_ms: int = setting(10_000, "time for calls under way to end when stopping", least=0)
+    storage: StorageSettings = field(default_factory=StorageSettings)
+    topics: TopicSettings = field(default_factory=TopicSettings)
+    produce: ProduceSettings = field(default_factory=ProduceSettings)
+    consume: ConsumeSettings = field(default_factory=ConsumeSettings)
+    groups: GroupSettings = field(default_factory=GroupSettings)
+    rpc: RpcSettings = field(default_factory=RpcSettings)
+    log: LogSettings = field(default_factory=LogSettings)
