@@ -230,6 +230,7 @@ class Life:
             may_open=is_open or failure is not None or files.has_slot(self),
             gives_way=files.gives_way(self),
             checkpoint=self.checkpoint.phase,
+            wal_full=self.checkpoint.full,
             failed=failure is not None,
             recovers=retry_at is not None and self._now >= retry_at,
             ending=self._ended is not None,
@@ -357,9 +358,8 @@ class Life:
         return unhindered and self._file.is_open and self._ended is None
 
     def _begin_checkpoint(self) -> None:
-        if not self.checkpoint.due(self._now) or not self._may_checkpoint:
-            return
-        if not self._shared.space.full and not self._shared.files.gives_way(self):
+        hindered = self._shared.space.full or self._shared.files.gives_way(self)
+        if self.checkpoint.due(self._now) and self._may_checkpoint and not hindered:
             self._copying.begin()
 
     # RECOVER
