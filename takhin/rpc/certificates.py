@@ -22,7 +22,8 @@ from takhin.settings.security import MTLS, ListenAddress
 
 logger = structlog.get_logger()
 
-WARN_AGAIN_SECONDS = 86_400.0
+DAY_SECONDS = 86_400.0
+"""Also how long until the log tells again of what expires soon."""
 FILES = ("certificate_file", "key_file", "client_ca_file")
 """The settings that name them, in the order in which they are read."""
 REFUSED = "certificates_refused"
@@ -48,7 +49,7 @@ class Certificates:
         """How the files were at the last look, if they were unfit then."""
         self._told: Stamps = ()
         """How they were when that was told."""
-        self._warned = -WARN_AGAIN_SECONDS
+        self._warned = -DAY_SECONDS
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -138,18 +139,18 @@ class Certificates:
         self._seen = self._told = ()
         self._broker.concerns.pop(REFUSED, None)
         if renewed or asked:
-            self._warned = -WARN_AGAIN_SECONDS
+            self._warned = -DAY_SECONDS
             logger.info("certificates_loaded", renewed=renewed, expires=found.expiry)
 
     def _warn(self) -> None:
         """Tell of certificates that expire soon: in health all the time, in the log once a day."""
         assert self._current is not None  # noqa: S101  it was read by `start`
         left_s = self._current.expires_at - time.time()
-        if left_s > self._settings.expiry_warning_ms / 1_000:
+        if left_s > self._settings.expiry_warning_days * DAY_SECONDS:
             self._broker.concerns.pop(EXPIRY, None)
             return
         reason = f"{self._current.expiring}; renew it (the broker takes a new one without a restart)"
         self._broker.concerns[EXPIRY] = reason
-        if time.monotonic() - self._warned >= WARN_AGAIN_SECONDS:
+        if time.monotonic() - self._warned >= DAY_SECONDS:
             self._warned = time.monotonic()
-            logger.warning(EXPIRY, days=int(left_s // 86_400), reason=reason)
+            logger.warning(EXPIRY, days=int(left_s // DAY_SECONDS), reason=reason)

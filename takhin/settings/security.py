@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from takhin.settings.fields import DAY_MS, setting, split_address
+from takhin.settings.fields import setting, split_address
 
 PLAIN, TLS, MTLS, UNIX = "plain", "tls", "mtls", "unix"
 """What a listener does: TCP without encryption, with it, with certificates of clients, too; a socket file."""
@@ -105,8 +105,6 @@ class TlsSettings:
         least=10,
         most=10_000,
     )
-    expiry_warning_ms: int = setting(
-        14 * DAY_MS,
-        "how long before a certificate expires the broker warns, in its log and in HealthCheck",
-        most=400 * DAY_MS,
+    expiry_warning_days: int = setting(
+        14, "days before a certificate expires from which on the broker warns, in its log and in HealthCheck"
     )
