@@ -78,6 +78,7 @@ LAYERS = {
     "takhin.groups": Layer(_GROUPS, ("structlog", "re2")),
     "takhin.broker": Layer(_BROKER, ("structlog",)),
     "takhin.wire": Layer(_WIRE, GRPC),
+    "takhin.rpc.key_pairs": Layer((), ("grpc", "cryptography")),
     "takhin.rpc": Layer(_RPC, (*GRPC, "structlog")),
     "takhin.client": Layer((*_WIRE, "takhin.client.*"), GRPC),
     "takhin.config": Layer(VOCABULARY),
