@@ -34,7 +34,7 @@ VOCABULARY = tuple(
             "kinds",
             "settings",
         ),
-        *("sentences", "partitioner", "json_bytes", "turns", "units"),
+        *("sentences", "partitioner", "json_bytes", "turns", "units", "meters"),
     )
 )
 GRPC = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google")
@@ -68,7 +68,7 @@ LAYERS = {
     "takhin.schema.upgrades": Layer(),
     # Run on closed files in a child process. Its root holds two numbers, which storage may see.
     "takhin.schema": Layer(("takhin.schema.*",), SQLITE_OF_PYTHON),
-    **dict.fromkeys(VOCABULARY, Layer(VOCABULARY)),
+    **dict.fromkeys(VOCABULARY, Layer((*VOCABULARY, "takhin.settings.*"))),
     "takhin.disk": Layer(_DISK, ("apsw", "structlog")),
     "takhin.storage": Layer(_STORAGE, ("apsw", "structlog")),
     # Programs of their own, on closed files or as readers beside a broker, but never in its process.

@@ -13,6 +13,7 @@ from takhin.broker.records import RecordVerbs
 from takhin.broker.topics import TopicVerbs
 from takhin.clock import Clock
 from takhin.groups.coordinator import Coordinator
+from takhin.meters import Meters
 from takhin.model import BrokerHealth
 from takhin.settings import Settings
 from takhin.storage.contract import Engine
@@ -26,6 +27,7 @@ class Broker:
 
     def __init__(self, engine: Engine, settings: Settings, *, clock: Clock, version: str) -> None:
         self.settings = settings
+        self.meters = Meters()
         self.crowd: str | None = None
         """Why no connection is taken any more, in a sentence; None while they are."""
         self.topics = TopicVerbs(engine, settings)
