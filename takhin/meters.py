@@ -74,19 +74,46 @@ class Tally:
         self.counts[values] = self.counts.get(values, 0) + count
 
 
-class LogMeter:
-    """What is counted of one partition's log since its engine was opened.
+class TopicMeter:
+    """What is counted of one topic, since the broker started or the topic was made.
 
-    appended_bytes: of the batches that have landed, as max.message.bytes counts them.
-    consumed_records, consumed_bytes: what consumers were sent, and the bytes of the messages with it.
+    appended_records, appended_bytes: of the batches that have landed; bytes as max.message.bytes counts them.
+    consumed_records, consumed_bytes: what consumers were sent; bytes of the whole responses.
     """
 
-    __slots__ = ("appended_bytes", "consumed_bytes", "consumed_records")
+    __slots__ = ("appended_bytes", "appended_records", "consumed_bytes", "consumed_records")
 
     def __init__(self) -> None:
+        self.appended_records = 0
         self.appended_bytes = 0
         self.consumed_records = 0
         self.consumed_bytes = 0
+
+
+class EngineMeters:
+    """What an engine counts, and what is counted of its topics. One without commit groups observes none."""
+
+    def __init__(self) -> None:
+        self.group_records = Histogram(powers(1, 65_536, factor=4))
+        """Records of each commit group, that is of each transaction; 0 for one of offsets alone."""
+        self.group_bytes = Histogram(powers(1_024, 64 << 20, factor=4))
+        """Bytes of each commit group while it waited."""
+        self.commit_seconds = Histogram(DISK_SECONDS)
+        """How long each COMMIT took, with its fsync, on the thread that waits for the disk."""
+        self.checkpoint_seconds = Histogram(DISK_SECONDS)
+        """How long each checkpoint took, from its first pass to its end."""
+        self._topics: dict[str, TopicMeter] = {}
+
+    def topic(self, name: str) -> TopicMeter:
+        """The meter of a topic that there is."""
+        meter = self._topics.get(name)
+        if meter is None:
+            meter = self._topics[name] = TopicMeter()
+        return meter
+
+    def drop(self, topic: str) -> None:
+        """Forget a topic that was deleted."""
+        self._topics.pop(topic, None)
 
 
 class Meters:
