@@ -116,6 +116,27 @@ class EngineMeters:
         self._topics.pop(topic, None)
 
 
+class MethodMeter:
+    """What is counted of the calls of one gRPC method.
+
+    service, method: their names. kind: unary, client_stream, server_stream or bidi_stream.
+    """
+
+    __slots__ = ("codes", "kind", "method", "received", "seconds", "sent", "service", "started")
+
+    def __init__(self, service: str, method: str, kind: str) -> None:
+        self.service = service
+        self.method = method
+        self.kind = kind
+        self.started = 0
+        self.received = 0
+        self.sent = 0
+        self.codes: dict[str, int] = {}
+        """How many calls have ended with each status, by its name as Go writes it: OK, NotFound."""
+        self.seconds = Histogram(CALL_SECONDS)
+        """How long the calls have taken."""
+
+
 class Meters:
     """What one broker counts beside its engine, whichever part of it counts."""
 

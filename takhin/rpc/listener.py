@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import grpc
 
 from takhin.errors import StartupError
+from takhin.rpc.calls import Watcher
 from takhin.rpc.connections import ConnectionWatch
 from takhin.rpc.health import add_health, add_reflection
 from takhin.rpc.interceptors import CallInterceptor
@@ -24,11 +26,18 @@ class Listener:
     address: str
     """HOST:PORT with the port taken, once started."""
 
-    def __init__(self, service: TakhinService, settings: Settings, connections: ConnectionWatch) -> None:
+    def __init__(
+        self,
+        service: TakhinService,
+        settings: Settings,
+        connections: ConnectionWatch,
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
+        """watchers: see every call."""
         self._service = service
         self._listen = settings.listen
         self._connections = connections
-        self._interceptor = CallInterceptor(settings)
+        self._interceptor = CallInterceptor(settings, watchers)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=_options(settings.rpc),
