@@ -77,7 +77,7 @@ class Tally:
 class TopicMeter:
     """What is counted of one topic, since the broker started or the topic was made.
 
-    appended_records, appended_bytes: of the batches that have landed; bytes as max.message.bytes counts them.
+    appended_records, appended_bytes: of the batches that have landed; the sum of their `Batch.size_bytes`.
     consumed_records, consumed_bytes: what consumers were sent; bytes of the whole responses.
     """
 

@@ -81,7 +81,7 @@ _TABLE = (
     _gauge("takhin_topics", "Topics."),
     _gauge("takhin_topic_partitions", "Partitions of a topic.", "topic"),
     _counter("takhin_topic_produced_records_total", "Records that have become durable.", "topic"),
-    _counter("takhin_topic_produced_bytes_total", "Bytes of their keys, values and headers.", "topic"),
+    _counter("takhin_topic_produced_bytes_total", "Bytes of those records, about as they came.", "topic"),
     _counter("takhin_topic_consumed_records_total", "Records that consumers were sent.", "topic"),
     _counter("takhin_topic_consumed_bytes_total", "Bytes of the responses with them.", "topic"),
     _gauge("takhin_partition_beginning_offset", "The offset at which the log begins.", *LOG),

@@ -142,7 +142,7 @@ class Written:
     records: int
     """How many records were appended."""
     appended_bytes: int
-    """What their batches weigh, as max.message.bytes counts it."""
+    """The sum of the size_bytes of their batches."""
     ends: Ends
     removed: bool
     """True if records were removed, so that the first or the last may be another one: both are to be read."""
