@@ -11,12 +11,13 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from takhin import topic_configs
 from takhin.broker.broker import Broker
+from takhin.broker.lag import Ages
 from takhin.clock import Clock, system_clock
 from takhin.disk import descriptors
 from takhin.disk.access import limit_readers
@@ -25,6 +26,7 @@ from takhin.errors import StartupError
 from takhin.kinds import FilePath
 from takhin.logs import configure, for_people, print_event
 from takhin.memory import FreeMemory
+from takhin.rpc.call_meter import CallMeter
 from takhin.rpc.certificates import Certificates
 from takhin.rpc.connections import ConnectionWatch
 from takhin.rpc.listener import Listener
@@ -35,6 +37,9 @@ from takhin.settings.security import MTLS, ListenAddress, listen_address, main_a
 from takhin.storage.contract import Capability, Engine
 from takhin.storage.memory import MemoryEngine
 from takhin.storage.sqlite.engine import SqliteEngine
+
+if TYPE_CHECKING:
+    from takhin.metrics.server import MetricsServer
 
 FORCED_EXIT_CODE = 130
 """What a shell reports for a program that ended by SIGINT."""
@@ -110,19 +115,46 @@ class Server:
         self.version = importlib.metadata.version("takhin")
         self.engine = ENGINES[settings.storage.engine](settings, clock)
         self._broker = Broker(self.engine, settings, clock=clock, version=self.version)
+        calls = CallMeter() if settings.metrics.listen else None
+        self.metrics = None if calls is None else self._metrics(calls, clock)
         connections = ConnectionWatch(self._broker, settings.rpc.connections_max)
         listen = list(map(listen_address, settings.listen))
         self.certificates = Certificates(listen, settings.tls, self._broker)
-        self._listener = Listener(TakhinService(self._broker), settings, connections, self.certificates)
+        watchers = [] if calls is None else [calls]
+        self._listener = Listener(
+            TakhinService(self._broker), settings, connections, self.certificates, watchers
+        )
         self._parts = Parts(
             FreeMemory(),
             self.certificates,
+            *([] if self.metrics is None else [self.metrics]),
             EnginePart(self.engine),
             self._broker.compaction,
             self._broker.coordinator,
             self._listener,
+            *([] if self.metrics is None else [self.metrics.readiness]),
             grace_seconds=settings.shutdown_grace_ms / 1_000,
         )
+
+    def _metrics(self, calls: CallMeter, clock: Clock) -> MetricsServer:
+        """What shows the numbers of this server. Nothing of it is imported where nobody wants them."""
+        from takhin.metrics.scrape import Watched  # noqa: PLC0415
+        from takhin.metrics.server import MetricsServer  # noqa: PLC0415
+
+        ages = Ages(self.engine, clock)
+        return MetricsServer(
+            Watched(self.engine, self._broker, ages, calls, self.versions), self.settings.metrics
+        )
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the program and of what it stands on."""
+        return {
+            "version": self.version,
+            "sqlite": library_version(),
+            "grpc": importlib.metadata.version("grpcio"),
+            "python": platform.python_version(),
+        }
 
     @property
     def addresses(self) -> list[str]:
@@ -236,14 +268,12 @@ def _say_ready(server: Server) -> None:
     settings = server.settings
     data = "memory" if settings.storage.engine == "memory" else FilePath().text(settings.data_dir)
     facts = {
-        "version": server.version,
+        **server.versions,
         "address": server.address,
         "addresses": server.addresses,
         "data_dir": data,
         "topics": len(server.engine.topics),
-        "sqlite": library_version(),
-        "grpc": importlib.metadata.version("grpcio"),
-        "python": platform.python_version(),
+        **({} if server.metrics is None else {"metrics_address": server.metrics.address}),
     }
     if not for_people(settings.log):
         print_event(sys.stdout, "ready", **facts)
@@ -253,6 +283,9 @@ def _say_ready(server: Server) -> None:
         "(SQLite {sqlite}, gRPC {grpc}, Python {python})"
     )
     print(line.format(**facts, listening=listed(server.addresses, "and")), flush=True)  # noqa: T201
+    if server.metrics is not None:
+        line += ", metrics on {metrics_address}"
+    print(line.format(**facts), flush=True)  # noqa: T201
 
 
 def _has_terminal() -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import grpc
 
 from takhin.errors import StartupError
+from takhin.rpc.calls import Watcher
 from takhin.rpc.certificates import Certificates
 from takhin.rpc.connections import ConnectionWatch
 from takhin.rpc.health import add_health, add_reflection
@@ -35,13 +37,15 @@ class Listener:
         settings: Settings,
         connections: ConnectionWatch,
         certificates: Certificates,
+        watchers: Sequence[Watcher] = (),
     ) -> None:
+        """watchers: see every call."""
         self._service = service
         self._listen = list(map(listen_address, settings.listen))
         self._socket_mode = int(settings.socket_mode, 8)
         self._connections = connections
         self._certificates = certificates
-        self._interceptor = CallInterceptor(settings)
+        self._interceptor = CallInterceptor(settings, watchers)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=_options(settings.rpc),

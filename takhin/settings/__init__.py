@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from takhin.settings.fields import INT32_MAX, kind_of, setting, split_address
+from takhin.settings.metrics import MetricsSettings
 from takhin.settings.security import TlsSettings, listen_address
 from takhin.settings.serving import ConsumeSettings, GroupSettings, ProduceSettings, RpcSettings
 from takhin.settings.storage import StorageSettings, TopicSettings
@@ -20,6 +21,7 @@ __all__ = [
     "ConsumeSettings",
     "GroupSettings",
     "LogSettings",
+    "MetricsSettings",
     "ProduceSettings",
     "RpcSettings",
     "Settings",
@@ -75,4 +77,5 @@ class Settings:
     groups: GroupSettings = field(default_factory=GroupSettings)
     rpc: RpcSettings = field(default_factory=RpcSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     log: LogSettings = field(default_factory=LogSettings)

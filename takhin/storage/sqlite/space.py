@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -47,6 +47,18 @@ class DiskSpace:
         self._closed = False
         self._turn = asyncio.Lock()
         self._wait_seconds = settings.busy_wait_ms_max / 1_000
+
+    def stats(self) -> Mapping[str, int]:
+        """The disk of the data folder in numbers, for the engine's stats."""
+        system = os.statvfs(self._folder)
+        free = system.f_bavail * system.f_frsize
+        return {
+            "disk_free_bytes": free,
+            "disk_total_bytes": system.f_blocks * system.f_frsize,
+            "disk_full": int(self.full),
+            "disk_low": int(free < self._low_bytes),
+            "ballast_bytes": self._ballast_bytes if self.has_ballast else 0,
+        }
 
     def check(self) -> None:
         """Raises StorageFullError while the disk is full."""
