@@ -27,6 +27,7 @@ from takhin.kinds import FilePath
 from takhin.logs import configure, for_people, print_event
 from takhin.memory import FreeMemory
 from takhin.rpc.call_meter import CallMeter
+from takhin.rpc.calls import Watcher
 from takhin.rpc.certificates import Certificates
 from takhin.rpc.connections import ConnectionWatch
 from takhin.rpc.listener import Listener
@@ -115,12 +116,16 @@ class Server:
         self.version = importlib.metadata.version("takhin")
         self.engine = ENGINES[settings.storage.engine](settings, clock)
         self._broker = Broker(self.engine, settings, clock=clock, version=self.version)
-        calls = CallMeter() if settings.metrics.listen else None
-        self.metrics = None if calls is None else self._metrics(calls, clock)
+        self.metrics: MetricsServer | None = None
+        watchers: list[Watcher] = []
+        if (listen := settings.metrics.listen) is not None:
+            calls = CallMeter()
+            watchers.append(calls)
+            self.metrics = self._metrics(listen, calls, clock)
         connections = ConnectionWatch(self._broker, settings.rpc.connections_max)
-        listen = list(map(listen_address, settings.listen))
-        self.certificates = Certificates(listen, settings.tls, self._broker)
-        watchers = [] if calls is None else [calls]
+        self.certificates = Certificates(
+            list(map(listen_address, settings.listen)), settings.tls, self._broker
+        )
         self._listener = Listener(
             TakhinService(self._broker), settings, connections, self.certificates, watchers
         )
@@ -136,15 +141,14 @@ class Server:
             grace_seconds=settings.shutdown_grace_ms / 1_000,
         )
 
-    def _metrics(self, calls: CallMeter, clock: Clock) -> MetricsServer:
+    def _metrics(self, listen: str, calls: CallMeter, clock: Clock) -> MetricsServer:
         """What shows the numbers of this server. Nothing of it is imported where nobody wants them."""
         from takhin.metrics.scrape import Watched  # noqa: PLC0415
         from takhin.metrics.server import MetricsServer  # noqa: PLC0415
 
         ages = Ages(self.engine, clock)
-        return MetricsServer(
-            Watched(self.engine, self._broker, ages, calls, self.versions), self.settings.metrics
-        )
+        watched = Watched(self.engine, self._broker, ages, calls, self.versions)
+        return MetricsServer(listen, watched, self.settings.metrics)
 
     @property
     def versions(self) -> dict[str, str]:
