@@ -59,7 +59,7 @@ class CallMeter:
         meter.codes[code] = meter.codes.get(code, 0) + 1
         meter.seconds.observe(time.perf_counter() - call.began)
         if call.error:
-            self.refused.add(meter.method, call.error)
+            self.refused.add(meter.method, call.error.removeprefix("ERROR_CODE_"))
         if meter.kind != UNARY:
             self._take_in(call)
             del self._streams[call]
