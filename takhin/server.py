@@ -26,6 +26,7 @@ from takhin.errors import StartupError
 from takhin.kinds import FilePath
 from takhin.logs import configure, for_people, print_event
 from takhin.memory import FreeMemory
+from takhin.notify import ServiceManager
 from takhin.rpc.call_meter import CallMeter
 from takhin.rpc.calls import Watcher
 from takhin.rpc.certificates import Certificates
@@ -208,7 +209,7 @@ async def run(settings: Settings) -> None:
     """
     configure(settings.log)
     limit_readers(settings.storage.readers)
-    server = Server(settings)
+    server, manager = Server(settings), ServiceManager(os.environ)
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -244,7 +245,8 @@ async def run(settings: Settings) -> None:
         _say_ready(server)
     except OSError as error:  # a broker whose caller does not listen serves all the same
         logger.warning("ready_line_not_printed", reason=error.strerror, address=server.address)
-    await stop.wait()
+    async with manager.told_that_we_serve(f"serving on {server.address}"):
+        await stop.wait()
     logger.info("stopping", grace_ms=settings.shutdown_grace_ms)
     await server.stop()
     logger.info("stopped")

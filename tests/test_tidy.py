@@ -74,6 +74,7 @@ LAYERS = {
     "takhin.storage": Layer(_STORAGE, ("apsw", "structlog")),
     # Programs of their own, on closed files or as readers beside a broker, but never in its process.
     "takhin.copies": Layer((*_DISK, "takhin.copies.*"), ("apsw",)),
+    "takhin.doctor": Layer((*_DISK, "takhin.doctor.*"), ("apsw",)),
     "takhin.query": Layer((*_DISK, "takhin.query.*"), ("apsw",)),
     "takhin.groups": Layer(_GROUPS, ("structlog", "re2")),
     "takhin.broker": Layer(_BROKER, ("structlog",)),
@@ -88,6 +89,7 @@ LAYERS = {
     "takhin.config": Layer(VOCABULARY),
     "takhin.logs": Layer(VOCABULARY, ("structlog",)),
     "takhin.memory": Layer(),
+    "takhin.notify": Layer(("takhin.sentences",), ("structlog",)),
     "takhin.server": Layer(("takhin.*",), ("structlog",)),
     # For authors of engines: it knows the contract and what all engines share, and no engine.
     "takhin.testing.contract": Layer(
