@@ -42,8 +42,9 @@ def some_values(option: Option, number: int) -> list[object]:
     elif isinstance(option.kind, FilePath):
         choices = [Path(f"folder-{n}") for n in range(number)]
     elif isinstance(option.kind, ListOf):
-        assert isinstance(option.kind.item, Choice)
-        choices = [option.kind.item.choices[:n] for n in range(number)]
+        item = option.kind.item
+        overrides = tuple(f"someone:calls={n + 1}" for n in range(number))
+        choices = [(item.choices if isinstance(item, Choice) else overrides)[:n] for n in range(number)]
     return list(islice(cycle(choices), number))
 
 

@@ -14,6 +14,7 @@ from takhin.broker.topics import TopicVerbs
 from takhin.clock import Clock
 from takhin.groups.coordinator import Coordinator
 from takhin.model import BrokerHealth
+from takhin.quotas import Quotas
 from takhin.settings import Settings
 from takhin.storage.contract import Engine
 
@@ -28,6 +29,7 @@ class Broker:
         self.settings = settings
         self.crowd: str | None = None
         """Why no connection is taken any more, in a sentence; None while they are."""
+        self.quotas = Quotas(settings.quotas)
         self.topics = TopicVerbs(engine, settings)
         self.records = RecordVerbs(engine, settings, clock)
         self.compaction = CompactionVerbs(engine, settings.topics, clock)

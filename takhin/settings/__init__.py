@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from takhin.settings.fields import INT32_MAX, kind_of, setting, split_address
+from takhin.settings.quotas import QuotaSettings
 from takhin.settings.serving import ConsumeSettings, GroupSettings, ProduceSettings, RpcSettings
 from takhin.settings.storage import StorageSettings, TopicSettings
 
@@ -20,6 +21,7 @@ __all__ = [
     "GroupSettings",
     "LogSettings",
     "ProduceSettings",
+    "QuotaSettings",
     "RpcSettings",
     "Settings",
     "StorageSettings",
@@ -60,4 +62,5 @@ class Settings:
     consume: ConsumeSettings = field(default_factory=ConsumeSettings)
     groups: GroupSettings = field(default_factory=GroupSettings)
     rpc: RpcSettings = field(default_factory=RpcSettings)
+    quotas: QuotaSettings = field(default_factory=QuotaSettings)
     log: LogSettings = field(default_factory=LogSettings)
