@@ -80,10 +80,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the server."""
 
     def __init__(self, settings: Settings, quotas: Quotas) -> None:
-        self._quotas = CallQuotas(quotas)
-        self._watchers: list[Watcher] = [CallLog()] if debugging() else []
-        if not quotas.off:
-            self._watchers.append(self._quotas)
+        self._quotas = CallQuotas(quotas, settings.rpc.calls_max)
+        self._watchers: list[Watcher] = [self._quotas]
+        if debugging():
+            self._watchers.append(CallLog())
         self._arrivals = Arrivals(settings.rpc.arrivals_max, settings.rpc)
         self._health_arrivals = Arrivals(settings.rpc.health_arrivals_max, settings.rpc)
         self._bounds = bounds(settings)

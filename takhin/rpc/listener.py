@@ -77,6 +77,9 @@ def _options(settings: RpcSettings) -> list[tuple[str, int]]:
         # would make it megabytes.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", settings.lookahead_bytes),
+        # From the first to the second gRPC would refuse some calls and take others.
+        ("grpc.max_metadata_size", settings.metadata_bytes_max),
+        ("grpc.absolute_max_metadata_size", settings.metadata_bytes_max),
         ("grpc.max_concurrent_streams", settings.streams_per_connection_max),
         ("grpc.max_allowed_incoming_connections", settings.connections_max),
         ("grpc.server_handshake_timeout_ms", settings.handshake_ms_max),

@@ -11,7 +11,7 @@ PIECE_BYTES = 1 << 16
 
 
 class Relay:
-    """Forwards connections to `server`, HOST:PORT, from the address `source`. `address` is where it listens."""
+    """Forwards connections to `server`, HOST:PORT, from the address `source`; it listens at `address`."""
 
     def __init__(self, server: str, source: str) -> None:
         host, _, port = server.rpartition(":")

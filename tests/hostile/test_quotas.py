@@ -176,7 +176,8 @@ def test_a_refused_call_says_which_quota(data_dir, limit):
         tails = [consume(stub, "t") for _ in range(3)]
         for tail in tails:
             next(tail)
-        refused = stub.ListTopics.future(pb.ListTopicsRequest(), timeout=CALL_S_MAX).exception()
+        calls = [stub.ListTopics.future(pb.ListTopicsRequest(), timeout=CALL_S_MAX) for _ in range(3)]
+        refused = next(call for call in calls if call.exception() is not None)
         told = refusal(refused)
         assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
         assert told.details == {"quota": limit, "limit": "3"}
@@ -200,8 +201,8 @@ def test_a_throttled_stream_shows_that_it_is_alive(data_dir):
         took = time.monotonic() - begin
     assert [len(response.records) for response in responses if response.records] == [2] * 12 + [1]
     assert sum(not response.records for response in responses) >= 5
-    assert 0.8 <= took < 2.5
-    assert sum(response.throttled_ms for response in responses) == pytest.approx(1_000, abs=200)
+    assert 1.2 <= took < 3
+    assert sum(response.throttled_ms for response in responses) == pytest.approx(1_400, abs=200)
 
 
 def test_a_throttled_produce_stream_does_not_hold_the_stop_up(data_dir):
