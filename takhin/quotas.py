@@ -115,7 +115,7 @@ class Account:
         return error
 
 
-class Meter:
+class Allowance:
     """The accounts that one caller's calls are counted in."""
 
     __slots__ = ("_accounts", "_burst_s")
@@ -253,14 +253,14 @@ class Quotas:
         """How many principals and addresses are remembered."""
         return len(self._principals) + len(self._addresses)
 
-    def of(self, caller: Caller, now: float) -> Meter | None:
+    def of(self, caller: Caller, now: float) -> Allowance | None:
         """What the caller's calls are counted with; None: nothing is limited for it."""
         found = (
             self._principals.of(caller.principal, now),
             self._addresses.of(address_of(caller.address), now),
         )
         accounts = tuple(account for account in found if account is not None)
-        return Meter(accounts, self._burst_s) if accounts else None
+        return Allowance(accounts, self._burst_s) if accounts else None
 
 
 def _limits(settings: QuotaSettings, kind: str) -> Limits:

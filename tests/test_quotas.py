@@ -15,7 +15,7 @@ ALICE, BOB = Caller("alice", "10.0.0.1:5"), Caller("bob", "10.0.0.1:6")
 NOBODY = Caller(ANONYMOUS, "10.0.0.2:5")
 
 
-def meter(caller=ALICE, now=NOW, **settings):
+def allowance(caller=ALICE, now=NOW, **settings):
     return Quotas(QuotaSettings(**settings)).of(caller, now)
 
 
@@ -63,7 +63,7 @@ def test_calls_under_way():
 
 def test_connections_with_calls():
     """Another call of a connection is none of another connection."""
-    alice = meter(principal_connections=1)
+    alice = allowance(principal_connections=1)
     alice.begin("a", NOW)
     alice.begin("a", NOW)
     with pytest.raises(OverloadedError, match="1 connections"):
@@ -89,7 +89,7 @@ def test_a_refused_call_is_counted_nowhere():
 
 def test_a_refusal_says_how_long_to_wait():
     """After that time the same call is taken, and not a moment before."""
-    alice = meter(principal_produced_bytes_per_s=1_000)
+    alice = allowance(principal_produced_bytes_per_s=1_000)
     alice.produce(records=1, size_bytes=3_500, now=NOW)  # a burst of a second is free
     with pytest.raises(OverloadedError, match="after 2500 ms") as refused:
         alice.produce(records=1, size_bytes=1, now=NOW)
@@ -102,7 +102,7 @@ def test_a_refusal_says_how_long_to_wait():
 @pytest.mark.parametrize("limit", ["requests_per_s", "produced_bytes_per_s", "produced_records_per_s"])
 def test_requests_of_streams_wait_one_after_the_other(limit):
     """However many streams begin at once, the rate is kept: each waits for those before it."""
-    alice = meter(**{f"principal_{limit}": 10})
+    alice = allowance(**{f"principal_{limit}": 10})
     waits = [alice.stream_produce(records=1, size_bytes=1, now=NOW) for _ in range(31)]
     assert waits[:10] == [0.0] * 10
     assert waits[30] == pytest.approx(2.0)
@@ -111,7 +111,7 @@ def test_requests_of_streams_wait_one_after_the_other(limit):
 
 def test_responses_wait_one_after_the_other_and_are_given_back():
     """A response that was not sent is as if it had not been read."""
-    alice = meter(principal_consumed_records_per_s=10)
+    alice = allowance(principal_consumed_records_per_s=10)
     assert alice.response_max("consumed_records_per_s") == 10 // RESPONSES_IN_BURST
     assert alice.response_max("consumed_bytes_per_s") is None
     assert alice.consume(records=30, size_bytes=1, now=NOW) == 0
@@ -173,11 +173,11 @@ def test_what_is_remembered_has_a_bound():
 
 
 def test_a_rate_is_kept_whatever_the_requests():
-    """Over 100 s of requests of random sizes at random times: no more than the rate, a burst and a request."""
+    """In 100 s, of requests of any size at any time: no more than the rate, a burst and a request."""
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
     for rate in (1, 1_000, 10_000_000):
-        alice = meter(principal_produced_bytes_per_s=rate)
+        alice = allowance(principal_produced_bytes_per_s=rate)
         now, taken, largest = NOW, 0, 0
         while now < NOW + 100:
             size = chance.randrange(3 * rate)

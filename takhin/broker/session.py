@@ -28,7 +28,7 @@ from takhin.model import (
     TopicInfo,
     TopicPartition,
 )
-from takhin.quotas import Meter
+from takhin.quotas import Allowance
 from takhin.topic_configs import ConfigEntry
 
 
@@ -120,16 +120,16 @@ class Session:
         """Like `produce`, once the queue has room. Raises OverloadedError, StorageFullError, too."""
         return await self._broker.records.submit(request)
 
-    def count_produce(self, records: int, size_bytes: int) -> None:
+    def take_produce(self, records: int, size_bytes: int) -> None:
         """Count a produce request against the caller's quotas. Raises OverloadedError if it is over them."""
-        if (meter := self._meter()) is not None:
-            meter.produce(records=records, size_bytes=size_bytes, now=time.monotonic())
+        if (allowance := self._allowance()) is not None:
+            allowance.produce(records=records, size_bytes=size_bytes, now=time.monotonic())
 
-    def count_stream_produce(self, records: int, size_bytes: int) -> float:
+    def take_stream_produce(self, records: int, size_bytes: int) -> float:
         """Count a request of a produce stream; returns for how many seconds it is to be held back."""
-        if (meter := self._meter()) is None:
+        if (allowance := self._allowance()) is None:
             return 0.0
-        return meter.stream_produce(records=records, size_bytes=size_bytes, now=time.monotonic())
+        return allowance.stream_produce(records=records, size_bytes=size_bytes, now=time.monotonic())
 
     def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
         """The log's records, then new ones as they arrive, within the caller's quotas.
@@ -137,9 +137,13 @@ class Session:
         consumption.py says what it yields and raises.
         """
         records, settings = self._broker.records, self._broker.settings.consume
-        if (meter := self._meter()) is None:
+        if (allowance := self._allowance()) is None:
             return records.consume(request)
-        return throttled(records.consume(within_quota(request, meter, settings)), meter, settings)
+        return throttled(records.consume(within_quota(request, allowance, settings)), allowance, settings)
+
+    def count_consumed(self, topic: str, *, records: int, size_bytes: int) -> None:
+        """Count what a consume call is sent. size_bytes: of the response."""
+        self._broker.records.count_consumed(topic, records=records, size_bytes=size_bytes)
 
     async def delete_records(self, topic: str, partition: int, before_offset: int) -> int:
         """Remove the records below an offset (-1: all up to the end as of now); durable on return.
@@ -198,7 +202,7 @@ class Session:
 
     # The broker itself
 
-    def _meter(self) -> Meter | None:
+    def _allowance(self) -> Allowance | None:
         """What the caller's records are counted with; None: they are not limited."""
         quotas = self._broker.quotas
         return None if quotas.off else quotas.of(self.caller, time.monotonic())

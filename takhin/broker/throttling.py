@@ -9,22 +9,22 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from takhin.model import Chunk, ConsumeRequest, Records
-from takhin.quotas import Meter
+from takhin.quotas import Allowance
 from takhin.settings import ConsumeSettings
 from takhin.sizes import response_bytes
 
 
-def within_quota(request: ConsumeRequest, meter: Meter, settings: ConsumeSettings) -> ConsumeRequest:
+def within_quota(request: ConsumeRequest, allowance: Allowance, settings: ConsumeSettings) -> ConsumeRequest:
     """The request with responses so small that none takes more than a burst; a larger record comes alone."""
-    most_bytes = meter.response_max("consumed_bytes_per_s")
+    most_bytes = allowance.response_max("consumed_bytes_per_s")
     if most_bytes is not None:
         request = replace(request, max_bytes=min(request.max_bytes or settings.response_bytes, most_bytes))
-    most_records = meter.response_max("consumed_records_per_s")
+    most_records = allowance.response_max("consumed_records_per_s")
     return request if most_records is None else replace(request, response_records=most_records)
 
 
 async def throttled(
-    chunks: AsyncGenerator[Chunk, None], meter: Meter, settings: ConsumeSettings
+    chunks: AsyncGenerator[Chunk, None], allowance: Allowance, settings: ConsumeSettings
 ) -> AsyncGenerator[Chunk, None]:
     """The chunks, each when what the caller has consumed is paid for.
 
@@ -39,7 +39,7 @@ async def throttled(
                 yield chunk
                 continue
             size_bytes = response_bytes(records.rows, records.headers)
-            wait_s = meter.consume(records=len(records.rows), size_bytes=size_bytes, now=time.monotonic())
+            wait_s = allowance.consume(records=len(records.rows), size_bytes=size_bytes, now=time.monotonic())
             try:
                 while wait_s > heartbeat_s:
                     wait_s -= heartbeat_s
@@ -47,6 +47,6 @@ async def throttled(
                     yield Chunk(Records((), {}, records.rows[0][0]), chunk.end_offset, settings.heartbeat_ms)
                 await asyncio.sleep(wait_s)
             except BaseException:
-                meter.consumed_not(records=len(records.rows), size_bytes=size_bytes)
+                allowance.consumed_not(records=len(records.rows), size_bytes=size_bytes)
                 raise
             yield replace(chunk, throttled_ms=round(wait_s * 1_000))

@@ -7,7 +7,6 @@ address and of the connection that have the most. Without that one client could 
 from __future__ import annotations
 
 import time
-from collections import Counter
 
 from takhin.errors import OverloadedError
 from takhin.quotas import Quotas, address_of
@@ -38,13 +37,13 @@ class CallQuotas:
         if self._quotas.off:
             return
         now = time.monotonic()
-        meter = self._quotas.of(call.caller, now)
-        if meter is None:
+        allowance = self._quotas.of(call.caller, now)
+        if allowance is None:
             return
         if call.method == PRODUCE:
-            meter.check_produce(now)
-        meter.begin(call.peer, now)
-        call.meter = meter
+            allowance.check_produce(now)
+        allowance.begin(call.peer, now)
+        call.allowance = allowance
 
     def began(self, call: Call, _context: Context) -> None:
         """Count the call, whoever makes it."""
@@ -70,8 +69,8 @@ class CallQuotas:
             of_address[1] -= 1
         if not of_address[0]:
             del self._of_address[address]
-        if call.meter is not None:
-            call.meter.end(call.peer)
+        if call.allowance is not None:
+            call.allowance.end(call.peer)
 
     def _has_the_most(self, call: Call) -> bool:
         """True if its address has its share of all calls or more, and its connection its share of those."""

@@ -133,7 +133,7 @@ async def _submitted(session: Session, arrival: Arrival) -> Unanswered:
     throttled_ms = 0
     try:
         records = 0 if isinstance(message, Malformed) else len(message.records) or 1
-        if wait_s := session.count_stream_produce(records, arrival.wire_bytes):
+        if wait_s := session.take_stream_produce(records, arrival.wire_bytes):
             arrival.leave()
             throttled_ms = round(wait_s * 1_000)
             await asyncio.sleep(wait_s)

@@ -8,7 +8,8 @@ from typing import Self
 
 import grpc
 
-from blackbox.clients import CALL_S_MAX, batch, connected, create_topic
+from blackbox.clients import CALL_S_MAX, batch, connected
+from takhin.v1 import takhin_pb2 as pb
 
 TOPIC = "honest"
 PAUSE_S = 0.005
@@ -26,7 +27,7 @@ class Honest:
 
     def __enter__(self) -> Self:
         with connected(self._address) as stub:
-            create_topic(stub, TOPIC)
+            stub.CreateTopic(pb.CreateTopicRequest(name=TOPIC), timeout=CALL_S_MAX)  # if it is not there
         self._thread.start()
         return self
 

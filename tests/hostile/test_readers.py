@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from blackbox.broker_process import Broker, resident_bytes
-from blackbox.clients import connected, create_topic, eventually, produce
+from blackbox.clients import connected, create_topic, produce
 from hostile import frames
 from hostile.honest import Honest
 from takhin.v1 import takhin_pb2 as pb
@@ -35,7 +35,9 @@ def consume_without_reading(address: str, connection: socket.socket) -> None:
     )
 
 
-@pytest.mark.parametrize("seconds", [3.0, pytest.param(400.0, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize(
+    "seconds", [3.0, pytest.param(400.0, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
+)
 def test_consumers_that_never_read(data_dir, figures, seconds):
     """50 of them take 100 MiB at most, and others are served at half their speed or better."""
     with Broker(data_dir) as broker, connected(broker.address) as stub:
@@ -52,7 +54,9 @@ def test_consumers_that_never_read(data_dir, figures, seconds):
             time.sleep(seconds)
         more = resident_bytes(broker, "VmHWM") - before
     slower = beside.quantile_ms(0.99) / max(alone.quantile_ms(0.99), ROOM_MS)
-    figures(f"{CONSUMERS} that never read, {seconds:.0f} s: +{more >> 20} MiB; alone {alone.line()}; beside {beside.line()}")
+    figures(
+        f"{CONSUMERS} that never read, {seconds:.0f} s: +{more >> 20} MiB; alone {alone.line()}; beside {beside.line()}"
+    )
     assert not beside.failures
     assert more <= RSS_MORE_MAX
     assert slower <= SLOWER_MAX
