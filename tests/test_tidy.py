@@ -33,8 +33,9 @@ VOCABULARY = tuple(
             "topic_configs",
             "kinds",
             "settings",
+            "settings.*",
         ),
-        *("sentences", "partitioner", "json_bytes", "turns", "units"),
+        *("sentences", "partitioner", "json_bytes", "turns", "units", "meters"),
     )
 )
 GRPC = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google")
@@ -68,7 +69,7 @@ LAYERS = {
     "takhin.schema.upgrades": Layer(),
     # Run on closed files in a child process. Its root holds two numbers, which storage may see.
     "takhin.schema": Layer(("takhin.schema.*",), SQLITE_OF_PYTHON),
-    **dict.fromkeys(VOCABULARY, Layer(VOCABULARY)),
+    **dict.fromkeys(VOCABULARY, Layer((*VOCABULARY, "takhin.settings.*"))),
     "takhin.disk": Layer(_DISK, ("apsw", "structlog")),
     "takhin.storage": Layer(_STORAGE, ("apsw", "structlog")),
     # Programs of their own, on closed files or as readers beside a broker, but never in its process.
@@ -78,7 +79,12 @@ LAYERS = {
     "takhin.groups": Layer(_GROUPS, ("structlog", "re2")),
     "takhin.broker": Layer(_BROKER, ("structlog",)),
     "takhin.wire": Layer(_WIRE, GRPC),
+    "takhin.rpc.key_pairs": Layer((), ("grpc", "cryptography")),
     "takhin.rpc": Layer(_RPC, (*GRPC, "structlog")),
+    # Beside rpc: it reads what the broker and its engine know. Only takhin.server knows of it.
+    "takhin.metrics": Layer(
+        (*_BROKER, "takhin.logs", "takhin.metrics.*"), ("prometheus_client", "structlog")
+    ),
     "takhin.client": Layer((*_WIRE, "takhin.client.*"), GRPC),
     "takhin.config": Layer(VOCABULARY),
     "takhin.logs": Layer(VOCABULARY, ("structlog",)),

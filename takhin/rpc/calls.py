@@ -33,11 +33,12 @@ class Call:
     method: its path, /SERVICE/METHOD. streams: it has more than a request and a response.
     peer: the connection, as gRPC names it. began: of time.perf_counter(), in seconds.
     caller: who makes it.
+    received, sent: of a stream, how many messages have come and gone.
     status: once it has ended, the name of its gRPC status, or of what ended it without one.
     error: the name of the ErrorCode in its response, or "".
     """
 
-    __slots__ = ("began", "caller", "error", "method", "peer", "status", "streams")
+    __slots__ = ("began", "caller", "error", "method", "peer", "received", "sent", "status", "streams")
 
     def __init__(self, method: str, peer: str, *, streams: bool) -> None:
         self.method = method
@@ -45,6 +46,7 @@ class Call:
         self.peer = peer
         self.began = time.perf_counter()
         self.caller = caller_of(peer)
+        self.received = self.sent = 0
         self.status = ""
         self.error = ""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from takhin.errors import InternalError, InvalidArgumentError, ShuttingDownError
 from takhin.logs import debugging
 from takhin.rpc.arrivals import Arrivals, Parse
 from takhin.rpc.call_log import CallLog
-from takhin.rpc.calls import Context, Handler, Watcher, watched
+from takhin.rpc.calls import Context, Handler, Watcher, running, watched
 from takhin.settings import Settings
 from takhin.turns import LARGE_BYTES, others_turn
 from takhin.v1 import takhin_pb2 as pb
@@ -77,8 +77,8 @@ async def abort(context: Context, error: TakhinError) -> None:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the server."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._watchers: list[Watcher] = [CallLog()] if debugging() else []
+    def __init__(self, settings: Settings, watchers: Sequence[Watcher] = ()) -> None:
+        self._watchers: list[Watcher] = [*watchers, *([CallLog()] if debugging() else [])]
         self._arrivals = Arrivals(settings.rpc.arrivals_max, settings.rpc)
         self._health_arrivals = Arrivals(settings.rpc.health_arrivals_max, settings.rpc)
         self._bounds = bounds(settings)
@@ -192,10 +192,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def begun(requests: AsyncIterator[bytes], context: Context) -> Any:
             if method == PRODUCE_STREAM:
-                return inner(arrivals.requests(requests, context.peer(), parse), context)
+                return inner(arrivals.requests(_counted(requests), context.peer(), parse), context)
             async with arrivals.request(context, parse) as request:
                 first = _well_formed(request.pop())
-            return inner(_parsed(first, requests, parse) if streaming else first, context)
+            running().received += 1
+            return inner(_parsed(first, _counted(requests), parse) if streaming else first, context)
 
         async def call(requests: AsyncIterator[bytes], context: Context) -> None:
             task = _current_task()
@@ -250,6 +251,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if not hasattr(stream, "__aiter__"):
             await stream
             return
+        call = running()
         async with aclosing(stream):
             async for response in stream:
                 self._writing.add(task)
@@ -259,6 +261,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     raise ClientGoneError from error
                 finally:
                     self._writing.discard(task)
+                call.sent += 1
                 if self._ending and self._streams[task] not in SELF_ENDING:
                     raise ShuttingDownError
 
@@ -274,6 +277,14 @@ def _well_formed(request: Any) -> Any:
     if isinstance(request, Malformed):
         raise request.error
     return request
+
+
+async def _counted(requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The requests of the running call's stream, each counted as it comes."""
+    call = running()
+    async for request in requests:
+        call.received += 1
+        yield request
 
 
 async def _parsed(first: Any, requests: AsyncIterator[bytes], parse: Parse) -> AsyncGenerator[Any, None]:

@@ -50,9 +50,11 @@ class RecordMethods(Methods):
         session = self._session()
         async with aclosing(session.consume(convert.consume_request(request))) as chunks:
             async for chunk in chunks:
-                yield await encode.consumed(
+                response = await encode.consumed(
                     topic, partition, chunk.end_offset, self._encoded(partition, chunk.records)
                 )
+                session.count_consumed(topic, records=len(chunk.records.rows), size_bytes=len(response))
+                yield response
 
     async def GetOffsetsForTimes(
         self, request: pb.GetOffsetsForTimesRequest, context: Context
