@@ -91,6 +91,7 @@ LAYERS = {
     "takhin.memory": Layer(),
     "takhin.notify": Layer(("takhin.sentences",), ("structlog",)),
     "takhin.server": Layer(("takhin.*",), ("structlog",)),
+    "takhin.process": Layer(("takhin.*",), ("structlog",)),
     # For authors of engines: it knows the contract and what all engines share, and no engine.
     "takhin.testing.contract": Layer(
         (*VOCABULARY, "takhin.storage.contract", "takhin.storage.conditions", "takhin.testing.contract.*"),
@@ -326,7 +327,7 @@ ANY_SQLITE = {"apsw", "_sqlite3", *SQLITE_OF_PYTHON}
     ("packages", "unwanted"),
     [
         (("takhin.wire.*", "takhin.v1.*", "takhin.client.*", "takhin.cli.*"), ANY_SQLITE),
-        (("takhin.storage.*", "takhin.rpc.*", "takhin.server"), ANY_SQLITE - {"apsw"}),
+        (("takhin.storage.*", "takhin.rpc.*", "takhin.server", "takhin.process"), ANY_SQLITE - {"apsw"}),
     ],
     ids=["clients", "broker"],
 )

@@ -1,7 +1,7 @@
 """What is known of a call while it runs, and those who watch calls: the debug log, and others like it.
 
 Every call of the server gets a Call, which `running` returns within the call's own task. The interceptor puts
-its caller there; watchers are told of its beginning and its end.
+its caller there; watchers hear of its beginning and its end.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Call:
 
 
 class Watcher(Protocol):
-    """Is told of every call, on the event loop; so it must be quick, and must not raise."""
+    """Hears of every call, on the event loop; so it must be quick, and must not raise."""
 
     def began(self, call: Call, context: Context) -> None:
         """The call begins. Nothing of its request is known yet."""
@@ -70,7 +70,7 @@ def running() -> Call:
 
 
 def watched(handler: Handler, method: str, watchers: Sequence[Watcher], *, streams: bool) -> Handler:
-    """The handler, a coroutine as the interceptor makes all, within a Call of which the watchers are told.
+    """The handler, a coroutine as the interceptor makes all, within a Call that the watchers hear of.
 
     streams: the method has more than a request and a response.
     """

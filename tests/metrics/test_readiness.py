@@ -56,5 +56,7 @@ def test_nothing_is_imported_where_nobody_asked():
         "asyncio.run(made())\n"
         "print([name for name in sys.modules if name.startswith(('prometheus_client', 'takhin.metrics'))])"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"
