@@ -234,7 +234,6 @@ class FilePath(Kind[Path]):
 class NoneOr(Kind[T | None]):
     """A value of another kind, or none: the empty text."""
 
-    metavar: ClassVar[str] = "PATH"
     inner: Kind[T]
 
     @property

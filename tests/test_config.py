@@ -39,10 +39,14 @@ def some_values(option: Option, number: int) -> list[object]:
         choices = [True, False]
     elif isinstance(option.kind, Share):
         choices = [n / 4 for n in range(number)]
-    elif isinstance(option.kind, FilePath | NoneOr):
+    elif isinstance(option.kind, FilePath) or (
+        isinstance(option.kind, NoneOr) and isinstance(option.kind.inner, FilePath)
+    ):
         choices = [Path(f"folder-{n}") for n in range(number)]
     elif isinstance(option.kind, ListOf):
         item = option.kind.item
+        if option.key == "quotas.overrides":
+            choices = [f"someone:calls={n + 1}" for n in range(number)]
         items = item.choices if isinstance(item, Choice) else tuple(choices)
         choices = [items[:n] for n in range(option.kind.least, number + option.kind.least)]
     return list(islice(cycle(choices), number))
@@ -70,7 +74,7 @@ def assert_printed(text: str, settings: Settings) -> None:
         value = value_of(settings, key)
         if isinstance(value, Path | None):
             assert isinstance(printed, str)
-            assert (Path(printed) if printed else None) == value
+            assert (OPTIONS[key].parse(printed, "") if printed else None) == value
         else:
             of_tree = tuple(printed) if isinstance(printed, list) else printed
             assert (type(of_tree), of_tree) == (type(value), value)
@@ -288,7 +292,7 @@ def test_bad_addresses(tmp_path, address):
 
 def values(option: Option) -> st.SearchStrategy[object]:
     """All values that an option allows."""
-    kind = option.kind
+    kind = option.kind.inner if isinstance(option.kind, NoneOr) else option.kind
     if isinstance(kind, Whole):
         return st.integers(kind.least, kind.most)
     if isinstance(kind, Text):

@@ -37,6 +37,7 @@ COMMANDS = (
     "verify",
     "restore",
     "recover",
+    "doctor",
     "context",
     "completion",
 )

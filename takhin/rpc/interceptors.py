@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +21,11 @@ from google.protobuf.message import DecodeError
 
 from takhin.errors import InternalError, InvalidArgumentError, ShuttingDownError, TakhinError
 from takhin.logs import debugging
+from takhin.quotas import Quotas
 from takhin.rpc.arrivals import Arrivals, Parse
 from takhin.rpc.call_log import CallLog
-from takhin.rpc.calls import Context, Handler, Watcher, watched
+from takhin.rpc.call_quotas import CallQuotas
+from takhin.rpc.calls import Context, Handler, Watcher, running, watched
 from takhin.settings import Settings
 from takhin.turns import LARGE_BYTES, others_turn
 from takhin.v1 import takhin_pb2 as pb
@@ -77,8 +79,9 @@ async def abort(context: Context, error: TakhinError) -> None:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the server."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._watchers: list[Watcher] = [CallLog()] if debugging() else []
+    def __init__(self, settings: Settings, quotas: Quotas, watchers: Sequence[Watcher] = ()) -> None:
+        self._quotas = CallQuotas(quotas, settings.rpc.calls_max)
+        self._watchers: list[Watcher] = [self._quotas, *watchers, *([CallLog()] if debugging() else [])]
         self._arrivals = Arrivals(settings.rpc.arrivals_max, settings.rpc)
         self._health_arrivals = Arrivals(settings.rpc.health_arrivals_max, settings.rpc)
         self._bounds = bounds(settings)
@@ -119,10 +122,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         for task in tasks:
             task.cancel()
 
-    def _check_open(self, method: str) -> None:
-        """Raise ShuttingDownError for a call that begins while the broker stops."""
+    def _admit(self, method: str) -> None:
+        """Raise ShuttingDownError while the broker stops, OverloadedError if the caller is over its quota."""
         if self._ending and not method.startswith(HEALTH):
             raise ShuttingDownError
+        if not method.startswith(HEALTH_CHECKS):
+            self._quotas.admit(running())
 
     async def intercept_service(
         self,
@@ -174,7 +179,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             task = _current_task()
             self._unary_calls.add(task)
             try:
-                self._check_open(method)
+                self._admit(method)
                 async with arrivals.request(context, parse) as request:
                     return await answer(request, context)
             except TakhinError as error:  # there is no request
@@ -192,16 +197,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def begun(requests: AsyncIterator[bytes], context: Context) -> Any:
             if method == PRODUCE_STREAM:
-                return inner(arrivals.requests(requests, context.peer(), parse), context)
+                return inner(arrivals.requests(_counted(requests), context.peer(), parse), context)
             async with arrivals.request(context, parse) as request:
                 first = _well_formed(request.pop())
-            return inner(_parsed(first, requests, parse) if streaming else first, context)
+            running().received += 1
+            return inner(_parsed(first, _counted(requests), parse) if streaming else first, context)
 
         async def call(requests: AsyncIterator[bytes], context: Context) -> None:
             task = _current_task()
             self._streams[task] = method
             try:
-                self._check_open(method)
+                self._admit(method)
                 await self._run(await begun(requests, context), context, task)
             except asyncio.CancelledError:
                 if not self._ending:
@@ -250,6 +256,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if not hasattr(stream, "__aiter__"):
             await stream
             return
+        call = running()
         async with aclosing(stream):
             async for response in stream:
                 self._writing.add(task)
@@ -259,6 +266,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     raise ClientGoneError from error
                 finally:
                     self._writing.discard(task)
+                call.sent += 1
                 if self._ending and self._streams[task] not in SELF_ENDING:
                     raise ShuttingDownError
 
@@ -274,6 +282,14 @@ def _well_formed(request: Any) -> Any:
     if isinstance(request, Malformed):
         raise request.error
     return request
+
+
+async def _counted(requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The requests of the running call's stream, each counted as it comes."""
+    call = running()
+    async for request in requests:
+        call.received += 1
+        yield request
 
 
 async def _parsed(first: Any, requests: AsyncIterator[bytes], parse: Parse) -> AsyncGenerator[Any, None]:

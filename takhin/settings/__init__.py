@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from takhin.settings.fields import INT32_MAX, kind_of, setting, split_address
+from takhin.settings.metrics import MetricsSettings
+from takhin.settings.quotas import QuotaSettings
 from takhin.settings.security import TlsSettings, listen_address
 from takhin.settings.serving import ConsumeSettings, GroupSettings, ProduceSettings, RpcSettings
 from takhin.settings.storage import StorageSettings, TopicSettings
@@ -20,7 +22,9 @@ __all__ = [
     "ConsumeSettings",
     "GroupSettings",
     "LogSettings",
+    "MetricsSettings",
     "ProduceSettings",
+    "QuotaSettings",
     "RpcSettings",
     "Settings",
     "StorageSettings",
@@ -74,5 +78,7 @@ class Settings:
     consume: ConsumeSettings = field(default_factory=ConsumeSettings)
     groups: GroupSettings = field(default_factory=GroupSettings)
     rpc: RpcSettings = field(default_factory=RpcSettings)
+    quotas: QuotaSettings = field(default_factory=QuotaSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     log: LogSettings = field(default_factory=LogSettings)

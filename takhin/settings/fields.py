@@ -49,10 +49,12 @@ def setting(
     no_limit: a number may also be -1, which means that there is none.
     choices: all that a text, or each item of a list, may be.
     check: raises ValueError with the rest of the sentence "KEY must be …" for a text that will not do, or for
-    an item of a list.
+    an item of a list. With it, a default of None stands for no text.
     """
     text = Choice(tuple(choices)) if choices else Text(check)
     kind = kind_of(default, Whole(least, most, no_limit), text)
+    if default is None and check is not None:
+        kind = NoneOr(text)
     if isinstance(kind, ListOf):
         kind = ListOf(text, least)
     return field(default=default, metadata={"doc": doc, "kind": kind})

@@ -59,7 +59,7 @@ class StorageSettings:
     )
     checkpoint_pages: int = setting(
         500,
-        "pages (16 KiB) in a write-ahead log before it is copied into its file; with twice as many writes wait",
+        "pages (16 KiB) in a write-ahead log before it is copied into its file; at twice as many writes wait",
         least=1,
     )
     wal_bytes_max: int = setting(

@@ -14,7 +14,7 @@ from takhin.schema import PAGE_BYTES
 
 from storage.support import Store, sqlite_engine
 from takhin.disk.witness import Mark
-from takhin.errors import PartitionUnavailableError
+from takhin.errors import PartitionUnavailableError, UnknownTopicError
 from takhin.model import CommittedOffset
 from takhin.storage.sqlite import life
 from takhin.storage.sqlite.checkpoint import Phase
@@ -203,3 +203,17 @@ async def test_a_wal_that_others_made_long_holds_nobody_up(tmp_path: Path):
         await asyncio.wait_for(log.append(batch(page)), 10)
     disk_is_slow.set()
     await engine.close()
+
+
+async def test_a_trim_that_waits_its_turn_hears_of_the_end(store: Store):
+    """Trims wait for each other on a full disk. One whose topic is deleted meanwhile is refused."""
+    log = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    await log.append(numbered(10))
+    space = log._shared.space
+    space.ran_out()
+    async with space.in_turn():
+        trimming = asyncio.ensure_future(log.trim(5))
+        await turns()
+        await store.engine.delete_topic("orders")
+    with pytest.raises(UnknownTopicError):
+        await asyncio.wait_for(trimming, 10)
