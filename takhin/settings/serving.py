@@ -119,7 +119,7 @@ class RpcSettings:
         8 << 10, "bytes of a call's metadata, with 32 more for each entry", least=1_024
     )
     calls_max: int = setting(2_000, "calls under way, streams included", least=1)
-    connections_max: int = setting(1_000, "connections at one time", least=1)
+    connections_max: int = setting(1_000, "connections at one time, at each address", least=1)
     streams_per_connection_max: int = setting(1_000, "calls under way on one connection", least=1)
     handshake_ms_max: int = setting(10_000, "time a new connection has to start HTTP/2", least=1)
     connection_idle_ms: int = setting(
