@@ -274,12 +274,20 @@ class TopicInfo:
 class Caller(NamedTuple):
     """Who makes a call, and from where.
 
-    principal: "anonymous" for everybody, since no caller has to prove who it is.
+    principal: "anonymous" for one who has not proved who it is.
     address: HOST:PORT of the other end of the connection.
+    proof: the id of the token by which it is the principal; CERTIFICATE, UNIX_SOCKET or NO_PROOF.
     """
 
     principal: str
     address: str
+    proof: str = ""
+
+
+NO_PROOF = ""
+CERTIFICATE = "certificate"
+UNIX_SOCKET = "unix socket"
+"""A Caller's proof that is no token's id: those are hexadecimal."""
 
 
 class ProduceRequest(NamedTuple):

@@ -21,6 +21,7 @@ from takhin.broker.broker import Broker
 from takhin.clock import Clock, system_clock
 from takhin.disk import descriptors
 from takhin.disk.access import limit_readers
+from takhin.disk.access_file import AccessFile
 from takhin.disk.connection import library_version
 from takhin.kinds import FilePath
 from takhin.logs import configure, for_people, print_event
@@ -106,12 +107,15 @@ class Server:
         self.settings = settings
         self.version = importlib.metadata.version("takhin")
         self.engine = ENGINES[settings.storage.engine](settings, clock)
-        self._broker = Broker(self.engine, settings, clock=clock, version=self.version)
+        access = AccessFile(settings.data_dir) if settings.access.enabled else None
+        self._broker = Broker(self.engine, settings, clock=clock, version=self.version, access=access)
         connections = ConnectionWatch(self._broker, settings.rpc.connections_max)
         self._listener = Listener(TakhinService(self._broker), settings, connections)
         self._parts = Parts(
             FreeMemory(),
             EnginePart(self.engine),
+            self._broker.access,
+            self._broker.activity,
             self._broker.compaction,
             self._broker.coordinator,
             self._listener,

@@ -41,6 +41,8 @@ def some_values(option: Option, number: int) -> list[object]:
         choices = [n / 4 for n in range(number)]
     elif isinstance(option.kind, FilePath):
         choices = [Path(f"folder-{n}") for n in range(number)]
+    elif option.key == "access.certificate_principals":
+        choices = [tuple(f"name-{m}=me" for m in range(n)) for n in range(number)]
     elif isinstance(option.kind, ListOf):
         assert isinstance(option.kind.item, Choice)
         choices = [option.kind.item.choices[:n] for n in range(number)]

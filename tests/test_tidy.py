@@ -22,6 +22,7 @@ FILE_LINES_MAX = 400
 VOCABULARY = tuple(
     f"takhin.{name}"
     for name in (
+        *("access", "access.*", "settings.*"),
         *(
             "model",
             "members",

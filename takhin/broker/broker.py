@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+from takhin.access.store import AccessStore
+from takhin.broker.access import Access
+from takhin.broker.activity import Activity
 from takhin.broker.compaction import CompactionVerbs
 from takhin.broker.ends import EndVerbs
 from takhin.broker.group_offsets import GroupOffsetVerbs
@@ -21,13 +24,24 @@ from takhin.storage.contract import Engine
 class Broker:
     """Holds the engine, the settings and the parts. Its verbs are called through a `Session`.
 
-    version: what clients are told about the program.
+    version: what clients are told about the program. access: what keeps tokens and rules; None: every caller
+    may do everything.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, *, clock: Clock, version: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        *,
+        clock: Clock,
+        version: str,
+        access: AccessStore | None = None,
+    ) -> None:
         self.settings = settings
         self.crowd: str | None = None
         """Why no connection is taken any more, in a sentence; None while they are."""
+        self.access = Access(access, settings.access, clock)
+        self.activity = Activity(engine, settings, clock)
         self.topics = TopicVerbs(engine, settings)
         self.records = RecordVerbs(engine, settings, clock)
         self.compaction = CompactionVerbs(engine, settings.topics, clock)
@@ -47,5 +61,6 @@ class Broker:
 
     def health(self) -> BrokerHealth:
         """The program's version, its uptime, and what is wrong now."""
-        troubles = [*self._engine.troubles, *([] if self.crowd is None else [self.crowd])]
+        others = (self.crowd, self.access.trouble)
+        troubles = [*self._engine.troubles, *(trouble for trouble in others if trouble is not None)]
         return BrokerHealth(self._version, int(time.monotonic() - self._started), troubles)

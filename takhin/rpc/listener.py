@@ -28,7 +28,7 @@ class Listener:
         self._service = service
         self._listen = settings.listen
         self._connections = connections
-        self._interceptor = CallInterceptor(settings)
+        self._interceptor = CallInterceptor(settings, service.gate)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=_options(settings.rpc),

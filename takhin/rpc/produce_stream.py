@@ -14,7 +14,7 @@ from takhin.broker.records import PendingProduce
 from takhin.broker.session import Session
 from takhin.errors import ShuttingDownError
 from takhin.rpc.arrivals import Arrival
-from takhin.rpc.interceptors import Malformed, known
+from takhin.rpc.interceptors import Refused, known
 from takhin.rpc.methods import submit
 from takhin.settings import ProduceSettings
 from takhin.v1 import takhin_pb2 as pb
@@ -126,8 +126,8 @@ async def _submitted(session: Session, arrival: Arrival) -> Unanswered:
     """Queue the records of a request. It keeps its place until they are in the queue, or refused."""
     message = arrival.request
     try:
-        if isinstance(message, Malformed):
-            return Unanswered("", 0, 0, message.error)
+        if isinstance(message, Refused):
+            return Unanswered(message.topic, message.partition, 0, message.error)
         pending = await submit(session, message, arrival.wire_bytes)
     except Exception as error:  # noqa: BLE001  a refused request never ends the stream
         return Unanswered(message.topic, message.partition, 0, error)
