@@ -40,6 +40,9 @@ class Action(StrEnum):
     """Create, alter and delete topics, and remove their records; delete groups and their offsets."""
 
 
+VERBS = {Action.READ: "read", Action.WRITE: "write to", Action.GROUP: "be in", Action.ADMIN: "administer"}
+
+
 class Resource(StrEnum):
     """What something is done to."""
 
@@ -85,10 +88,10 @@ class Need(NamedTuple):
         """The rest of the sentence "… may not"."""
         if self.resource is None:
             return "do anything"
-        action = self.action or "see"
-        if self.name is None:
-            return f"{action} any {self.resource}"
-        return f"{action} {self.resource} {shown(self.name)}"
+        verb = "see" if self.action is None else VERBS[self.action]
+        return (
+            f"{verb} {f'any {self.resource}' if self.name is None else f'{self.resource} {shown(self.name)}'}"
+        )
 
 
 def checked_rule(principal: str, action: str, resource: str, pattern: str, *, allow: bool) -> Rule:

@@ -40,8 +40,10 @@ class Access:
         """Why the store cannot be read, in a sentence; None if it can."""
         self.version = 0
         """Another number after each change of tokens or rules."""
-        self.followers: list[Callable[[], None]] = []
-        """Are called after each change, and several times a second, since tokens expire."""
+        self.on_change: list[Callable[[], None]] = []
+        """Are called after each change of tokens or rules."""
+        self.on_look: list[Callable[[], None]] = []
+        """Are called several times a second, when the store was looked at: tokens may have expired."""
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -176,8 +178,8 @@ class Access:
             except Exception as error:
                 logger.exception("access_not_known")
                 self._is_in_trouble(f"tokens and rules cannot be read: {type(error).__name__}")
-            for follower in self.followers:
-                follower()
+            for told in self.on_look:
+                told()
 
     async def _is_stopping(self, seconds: float) -> bool:
         """False after so long. A look is never cancelled: its thread would go on."""
@@ -212,8 +214,8 @@ class Access:
         if self.trouble is not None:
             self.trouble = None
             logger.info("access_known_again")
-        for follower in self.followers:
-            follower()
+        for told in (*self.on_look, *self.on_change):
+            told()
 
     async def _note_uses(self) -> None:
         assert self._store is not None  # noqa: S101  else there are no tokens

@@ -47,6 +47,7 @@ class Broker:
         self.compaction = CompactionVerbs(engine, settings.topics, clock)
         self.ends = EndVerbs(engine, settings.consume)
         self.coordinator = Coordinator(engine, settings.groups, clock)
+        self.access.on_change.append(self.coordinator.rights_changed)
         self.group_offsets = GroupOffsetVerbs(engine, self.coordinator, settings.groups, clock)
         self.group_views = GroupViewVerbs(engine, self.coordinator, Ages(engine, clock), clock)
         self._engine = engine

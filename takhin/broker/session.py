@@ -11,13 +11,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable,
 from contextlib import contextmanager
 from dataclasses import replace
 
-from takhin.access.rules import EVERYTHING, PRINCIPAL_BYTES_MAX, Resource, Rights, Rule
+from takhin.access.rules import EVERYTHING, PRINCIPAL_BYTES_MAX, Action, Need, Resource, Rights, Rule
 from takhin.access.tokens import Token
 from takhin.broker.broker import Broker
 from takhin.broker.records import PendingProduce
+from takhin.errors import AccessUnavailableError
 from takhin.group_views import DescribedGroup, DescribedMember, ListedGroup
 from takhin.groups.membership import Membership
-from takhin.members import NOBODY, Committer, JoinGroup
+from takhin.members import ANYBODY, NOBODY, Committer, JoinGroup, Reader
 from takhin.model import (
     NO_PROOF,
     BrokerHealth,
@@ -51,6 +52,17 @@ class Session:
     def _rights(self) -> Rights:
         """What the caller may do now. Raises AccessUnavailableError."""
         return self._broker.access.rights_of(self.caller)
+
+    @property
+    def _reader(self) -> Reader:
+        """The caller as a member of a group. What it may read is asked for again whenever that changes."""
+        return ANYBODY if self._rights is EVERYTHING else Reader(self.caller.principal, self._may_read)
+
+    def _may_read(self, topic: str) -> bool:
+        try:
+            return self._rights.permit(Need(Action.READ, Resource.TOPIC, topic))
+        except AccessUnavailableError:  # its stream ends
+            return False
 
     @contextmanager
     def _noted(self, action: str, **about: object) -> Iterator[None]:
@@ -179,7 +191,7 @@ class Session:
     async def join_group(self, request: JoinGroup) -> Membership:
         """Become a member of a group, or come back to it. coordinator.py says what it raises."""
         with self._noted("group.joined", group=request.group_id, client_id=request.client_id):
-            return await self._broker.coordinator.join(request, self.caller.address)
+            return await self._broker.coordinator.join(request, self.caller.address, self._reader)
 
     async def commit_offsets(
         self,

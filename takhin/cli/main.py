@@ -29,6 +29,8 @@ COMMANDS = (
     "produce",
     "consume",
     "groups",
+    "tokens",
+    "access",
     "health",
     "offsets",
     "sql",

@@ -13,6 +13,7 @@ Errors: `takhin.client.errors` draws the tree. Importing this package loads no S
 """
 
 import takhin.client.forks  # noqa: F401  before gRPC, which the others import
+from takhin.access.rules import Rule
 from takhin.client.admin import Admin
 from takhin.client.connection import Tls
 from takhin.client.consuming.consumer import Consumer
@@ -36,6 +37,7 @@ from takhin.client.model import (
     RecordBatch,
     RecordMetadata,
     Span,
+    TokenInfo,
     TopicConfigEntry,
     TopicDescription,
 )
@@ -70,9 +72,11 @@ __all__ = [
     "RecordBatch",
     "RecordMetadata",
     "Retry",
+    "Rule",
     "Source",
     "Span",
     "Tls",
+    "TokenInfo",
     "TopicConfigEntry",
     "TopicDescription",
     "TopicPartition",

@@ -46,9 +46,13 @@ class AccessFile:
         self._inode: Inode | None = None
         self._seen = -1
 
-    def open(self) -> None:
-        """Open the file, or make it. Raises StartupError with a sentence."""
+    def open(self, *, make: bool = True) -> None:
+        """Open the file, or make it if that is wanted. Raises StartupError with a sentence."""
         check_library()
+        if not make and inode(self._path) is None:
+            raise StartupError(
+                f"there are no tokens and rules in {self._layout.data_dir}: no {self._path.name}"
+            )
         try:
             self._make()
             if not is_plain(self._path):

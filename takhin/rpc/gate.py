@@ -87,7 +87,7 @@ class Gate:
         self._streams: set[Passage] = set()
         self._version = access.version
         self._looking: asyncio.Task[None] | None = None
-        access.followers.append(self._look_at_streams)
+        access.on_look.append(self._look_at_streams)
 
     def admit(self, method: str, context: Context) -> None:
         """Find out who makes the running call, before any message of it is read.

@@ -21,12 +21,6 @@ def token_info(token: Token) -> pb.TokenInfo:
     )
 
 
-def token_of(info: pb.TokenInfo) -> Token:
-    """A token as the broker tells of it, without its digest."""
-    times = info.created_at, info.expires_at
-    return Token(info.token_id, info.principal, b"", *times, info.note, info.last_used_at)
-
-
 def rules_of(messages: Iterable[pb.AccessRule]) -> Sequence[Rule]:
     """The rules. Raises InvalidArgumentError for one that makes no sense."""
     return [_rule(message) for message in messages]
