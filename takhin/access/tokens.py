@@ -79,7 +79,7 @@ def digest_of(text: str) -> bytes:
 
 
 def is_token(text: str) -> bool:
-    """True if the text has the form and the checksum of a token. There need not be such a one."""
+    """True if the text has the form and the checksum of a token. There need not be one like it."""
     secret, checksum = text[:-CHECKSUM_CHARS], text[-CHECKSUM_CHARS:]
     return len(text) == TOKEN_CHARS and text.startswith(PREFIX) and checksum == _checksum(secret)
 

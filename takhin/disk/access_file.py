@@ -26,9 +26,9 @@ from takhin.errors import AccessUnavailableError, InvalidArgumentError, StartupE
 from takhin.schema.checksums import RESERVED_BYTES
 
 APPLICATION_ID = 0x54414B41
-"""PRAGMA application_id: "TAKA"."""
+"""The application_id of the file: "TAKA"."""
 VERSION = 1
-"""PRAGMA user_version."""
+"""The user_version of the file."""
 MODE = 0o600
 BUSY_MS_MAX = 2_000
 """How long a change waits for another one's."""
