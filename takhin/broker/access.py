@@ -18,7 +18,7 @@ from takhin.access.store import AccessStore
 from takhin.access.tokens import Token
 from takhin.clock import Clock
 from takhin.errors import AccessUnavailableError, PermissionDeniedError, UnavailableError
-from takhin.model import CERTIFICATE, UNIX_SOCKET, Caller
+from takhin.model import CERTIFICATE, OWN_SOCKET, SHARED_SOCKET, Caller
 from takhin.settings import AccessSettings
 
 logger = structlog.get_logger()
@@ -103,16 +103,18 @@ class Access:
 
     def is_valid(self, caller: Caller) -> bool:
         """True if what the caller has proved itself by still holds."""
-        if not self.enabled or caller.proof == UNIX_SOCKET:
+        if not self.enabled or caller.proof == OWN_SOCKET:
             return True
         if self.trouble is not None:
             return False
+        if caller.proof in (CERTIFICATE, SHARED_SOCKET):
+            return True
         token = self._by_id.get(caller.proof)
-        return caller.proof == CERTIFICATE or (token is not None and not token.has_expired(self._clock()))
+        return token is not None and not token.has_expired(self._clock())
 
     def rights_of(self, caller: Caller) -> Rights:
         """What the caller may do now. Raises AccessUnavailableError."""
-        if not self.enabled or caller.proof == UNIX_SOCKET:
+        if not self.enabled or caller.proof == OWN_SOCKET:
             return EVERYTHING
         self._check_known()
         principal = caller.principal

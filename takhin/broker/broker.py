@@ -16,7 +16,9 @@ from takhin.broker.records import RecordVerbs
 from takhin.broker.topics import TopicVerbs
 from takhin.clock import Clock
 from takhin.groups.coordinator import Coordinator
+from takhin.meters import Meters
 from takhin.model import BrokerHealth
+from takhin.quotas import Quotas
 from takhin.settings import Settings
 from takhin.storage.contract import Engine
 
@@ -38,8 +40,10 @@ class Broker:
         access: AccessStore | None = None,
     ) -> None:
         self.settings = settings
-        self.crowd: str | None = None
-        """Why no connection is taken any more, in a sentence; None while they are."""
+        self.concerns: dict[str, str] = {}
+        """What is wrong around the broker, one sentence under each name. Who puts it there takes it away."""
+        self.meters = Meters()
+        self.quotas = Quotas(settings.quotas)
         self.access = Access(access, settings.access, clock)
         self.activity = Activity(engine, settings, clock)
         self.topics = TopicVerbs(engine, settings)
@@ -62,6 +66,7 @@ class Broker:
 
     def health(self) -> BrokerHealth:
         """The program's version, its uptime, and what is wrong now."""
-        others = (self.crowd, self.access.trouble)
-        troubles = [*self._engine.troubles, *(trouble for trouble in others if trouble is not None)]
+        troubles = [*self._engine.troubles, *self.concerns.values()]
+        if self.access.trouble is not None:
+            troubles.append(self.access.trouble)
         return BrokerHealth(self._version, int(time.monotonic() - self._started), troubles)

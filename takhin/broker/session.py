@@ -7,6 +7,7 @@ something is noted in the topic __activity.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from takhin.access.rules import EVERYTHING, PRINCIPAL_BYTES_MAX, Action, Need, R
 from takhin.access.tokens import Token
 from takhin.broker.broker import Broker
 from takhin.broker.records import PendingProduce
+from takhin.broker.throttling import throttled, within_quota
 from takhin.errors import AccessUnavailableError
 from takhin.group_views import DescribedGroup, DescribedMember, ListedGroup
 from takhin.groups.membership import Membership
@@ -33,6 +35,7 @@ from takhin.model import (
     TopicInfo,
     TopicPartition,
 )
+from takhin.quotas import Allowance
 from takhin.topic_configs import ConfigEntry
 from takhin.turns import in_turns
 
@@ -168,9 +171,30 @@ class Session:
         """Like `produce`, once the queue has room. Raises OverloadedError, StorageFullError, too."""
         return await self._broker.records.submit(request)
 
+    def take_produce(self, records: int, size_bytes: int) -> None:
+        """Count a produce request against the caller's quotas. Raises OverloadedError if it is over them."""
+        if (allowance := self._allowance()) is not None:
+            allowance.produce(records=records, size_bytes=size_bytes, now=time.monotonic())
+
+    def take_stream_produce(self, records: int, size_bytes: int) -> float:
+        """Count a request of a produce stream; returns for how many seconds it is to be held back."""
+        if (allowance := self._allowance()) is None:
+            return 0.0
+        return allowance.stream_produce(records=records, size_bytes=size_bytes, now=time.monotonic())
+
     def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
-        """The log's records, then new ones as they arrive. consumption.py says what it yields and raises."""
-        return self._broker.records.consume(request)
+        """The log's records, then new ones as they arrive, within the caller's quotas.
+
+        consumption.py says what it yields and raises.
+        """
+        records, settings = self._broker.records, self._broker.settings.consume
+        if (allowance := self._allowance()) is None:
+            return records.consume(request)
+        return throttled(records.consume(within_quota(request, allowance, settings)), allowance, settings)
+
+    def count_consumed(self, topic: str, *, records: int, size_bytes: int) -> None:
+        """Count what a consume call is sent. size_bytes: of the response."""
+        self._broker.records.count_consumed(topic, records=records, size_bytes=size_bytes)
 
     async def delete_records(self, topic: str, partition: int, before_offset: int) -> int:
         """Remove the records below an offset (-1: all up to the end as of now); durable on return.
@@ -245,6 +269,11 @@ class Session:
             await self._broker.group_offsets.delete_offsets(group_id, topics)
 
     # The broker itself
+
+    def _allowance(self) -> Allowance | None:
+        """What the caller's records are counted with; None: they are not limited."""
+        quotas = self._broker.quotas
+        return None if quotas.off else quotas.of(self.caller, time.monotonic())
 
     def health(self) -> BrokerHealth:
         """The broker's version, its uptime, and what is wrong now; that it is, for one who proves nothing."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -289,11 +288,15 @@ class Calls(AccessCalls):
 
     # Records are carried as bytes: wire/requests.py and wire/columns.py do what the stub would, but faster.
 
-    @cached_property
+    @property
     def _produce_message(self) -> grpc.aio.UnaryUnaryMultiCallable[bytes, pb.ProduceMessageResponse]:
-        return self._connection.channel.unary_unary(
-            f"/{SERVICE}/ProduceMessage", None, pb.ProduceMessageResponse.FromString
-        )
+        return self._connection.made(_produce_message)
+
+
+def _produce_message(
+    channel: grpc.aio.Channel,
+) -> grpc.aio.UnaryUnaryMultiCallable[bytes, pb.ProduceMessageResponse]:
+    return channel.unary_unary(f"/{SERVICE}/ProduceMessage", None, pb.ProduceMessageResponse.FromString)
 
 
 class MemberAt(NamedTuple):

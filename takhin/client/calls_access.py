@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from takhin.access.rules import Rule
@@ -54,9 +53,9 @@ class AccessCalls:
         response = await self._connection.unary(self._stub.ListAccess, request, deadline)
         return convert.rules_of(response.rules)
 
-    @cached_property
+    @property
     def _stub(self) -> TakhinServiceAsyncStub:
-        return TakhinServiceStub(self._connection.channel)
+        return self._connection.made(TakhinServiceStub)
 
 
 def _info(of: pb.TokenInfo) -> TokenInfo:

@@ -15,21 +15,20 @@ from typing import Any
 from takhin.access.principals import parsed_mapping, principal_of
 from takhin.access.rules import Need, Rights
 from takhin.access.tokens import Token
-from takhin.broker.access import Access
-from takhin.broker.activity import Activity
+from takhin.broker.broker import Broker
 from takhin.errors import AccessUnavailableError, PermissionDeniedError, TakhinError, UnauthenticatedError
-from takhin.model import CERTIFICATE, UNIX_SOCKET, Caller
+from takhin.model import CERTIFICATE, OWN_SOCKET, SHARED_SOCKET, Caller
 from takhin.rpc.attempts import Attempts
 from takhin.rpc.calls import Call, Context, running
 from takhin.rpc.permissions import BEFORE_READING, OPEN, SOMETHING, TABLE
 from takhin.rpc.places import host_of
 from takhin.sentences import shown
-from takhin.settings import AccessSettings
 from takhin.turns import in_turns
 
 AUTHORIZATION = "authorization"
 SCHEME = "bearer"
 UNIX = "unix:"
+OWNER_ONLY = 0o600
 NAMES_OF_CERTIFICATE = ("x509_subject_alternative_name", "x509_common_name")
 """Of gRPC's auth context, in the order in which they count."""
 NEEDS_AT_ONCE = 200
@@ -77,10 +76,14 @@ class Passage:
 class Gate:
     """Lets calls in. Where access.enabled is false, all of them."""
 
-    def __init__(self, access: Access, activity: Activity, settings: AccessSettings) -> None:
-        self._access = access
-        self._activity = activity
+    def __init__(self, broker: Broker) -> None:
+        self._access = access = broker.access
+        self._activity = broker.activity
+        self._meters = broker.meters
+        settings = broker.settings.access
         self._unix_principal = settings.unix_principal
+        own = int(broker.settings.socket_mode, 8) == OWNER_ONLY
+        self._unix_proof = OWN_SOCKET if own else SHARED_SOCKET
         self._mappings = [parsed_mapping(text) for text in settings.certificate_principals]
         self._open = tuple(beginning for word in settings.open for beginning in OPEN[word])
         self._attempts = Attempts(settings.failures_per_minute_max)
@@ -104,6 +107,7 @@ class Gate:
         if caller is None:
             presented = _presented(context)
             self._activity.denied(call.caller, method, "UNAUTHENTICATED")
+            self._meters.auth_failures.add("invalid token" if presented else "nothing presented")
             self._attempts.failed(
                 host_of(call.peer), method, "no valid token" if presented else "no token and no certificate"
             )
@@ -157,6 +161,7 @@ class Gate:
             if not rights.permit(need):
                 caller = running().caller
                 self._activity.denied(caller, method, "PERMISSION_DENIED", need)
+                self._meters.access_denied.add(str(need.action or "any"))
                 raise _denied(caller, need)
 
     # Who it is
@@ -168,7 +173,7 @@ class Gate:
             token = self._token(presented)
             return None if token is None else Caller(token.principal, address, token.token_id)
         if call.peer.startswith(UNIX):
-            return Caller(self._unix_principal, address, UNIX_SOCKET)
+            return Caller(self._unix_principal, address, self._unix_proof)
         principal = principal_of(_certified(context), self._mappings)
         return None if principal is None else Caller(principal, address, CERTIFICATE)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +21,12 @@ from google.protobuf.message import DecodeError
 
 from takhin.errors import InternalError, InvalidArgumentError, ShuttingDownError, TakhinError
 from takhin.logs import debugging
+from takhin.quotas import Quotas
 from takhin.rpc.access_log import AccessLog
 from takhin.rpc.arrivals import Arrival, Arrivals, Parse
 from takhin.rpc.call_log import CallLog
-from takhin.rpc.calls import Context, Handler, Watcher, watched
+from takhin.rpc.call_quotas import CallQuotas
+from takhin.rpc.calls import Context, Handler, Watcher, running, watched
 from takhin.rpc.gate import Gate, Passage
 from takhin.settings import Settings
 from takhin.turns import LARGE_BYTES, others_turn
@@ -84,9 +86,12 @@ async def abort(context: Context, error: TakhinError) -> None:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the server."""
 
-    def __init__(self, settings: Settings, gate: Gate) -> None:
+    def __init__(
+        self, settings: Settings, gate: Gate, quotas: Quotas, watchers: Sequence[Watcher] = ()
+    ) -> None:
         self._gate = gate
-        self._watchers: list[Watcher] = [CallLog()] if debugging() else []
+        self._quotas = CallQuotas(quotas, settings.rpc.calls_max)
+        self._watchers: list[Watcher] = [self._quotas, *watchers, *([CallLog()] if debugging() else [])]
         if settings.log.access:
             self._watchers.append(AccessLog())
         self._arrivals = Arrivals(settings.rpc.arrivals_max, settings.rpc)
@@ -129,10 +134,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         for task in tasks:
             task.cancel()
 
-    def _check_open(self, method: str) -> None:
-        """Raise ShuttingDownError for a call that begins while the broker stops."""
+    def _admit(self, method: str, context: Context) -> None:
+        """Raise ShuttingDownError while the broker stops, OverloadedError if the caller is over its quota.
+
+        Raises what the gate raises for a caller that it does not let in.
+        """
         if self._ending and not method.startswith(HEALTH):
             raise ShuttingDownError
+        self._gate.admit(method, context)
+        if not method.startswith(HEALTH_CHECKS):
+            self._quotas.admit(running())
 
     async def intercept_service(
         self,
@@ -184,8 +195,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             task = _current_task()
             self._unary_calls.add(task)
             try:
-                self._check_open(method)
-                self._gate.admit(method, context)
+                self._admit(method, context)
                 async with arrivals.request(context, parse) as request:
                     return await answer(request, context)
             except TakhinError as error:  # there is no request, or it is not allowed
@@ -203,22 +213,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def begun(requests: AsyncIterator[bytes], context: Context, passage: Passage) -> Any:
             if method == PRODUCE_STREAM:
-                arriving = arrivals.requests(requests, context.peer(), parse)
+                arriving = arrivals.requests(_counted(requests), context.peer(), parse)
                 return inner(self._allowed(method, arriving), context)
             async with arrivals.request(context, parse) as request:
                 first = _well_formed(request.pop())
+            running().received += 1
             await self._gate.check(method, first, passage)
             if not streaming:
                 return inner(first, context)
-            return inner(self._parsed(first, requests, parse, method, passage), context)
+            return inner(self._parsed(first, _counted(requests), parse, method, passage), context)
 
         async def call(requests: AsyncIterator[bytes], context: Context) -> None:
             task = _current_task()
             self._streams[task] = method
             refusal: TakhinError | None = None
             try:
-                self._check_open(method)
-                self._gate.admit(method, context)
+                self._admit(method, context)
                 with self._gate.passage(method) as passage:
                     try:
                         await self._run(await begun(requests, context, passage), context, task, passage)
@@ -292,6 +302,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if not hasattr(stream, "__aiter__"):
             await stream
             return
+        call = running()
         async with aclosing(stream):
             async for response in stream:
                 self._writing.add(task)
@@ -303,6 +314,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 finally:
                     self._writing.discard(task)
                     passage.writing = False
+                call.sent += 1
                 if passage.refusal is not None:
                     raise passage.refusal
                 if self._ending and self._streams[task] not in SELF_ENDING:
@@ -320,6 +332,14 @@ def _well_formed(request: Any) -> Any:
     if isinstance(request, Refused):
         raise request.error
     return request
+
+
+async def _counted(requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The requests of the running call's stream, each counted as it comes."""
+    call = running()
+    async for request in requests:
+        call.received += 1
+        yield request
 
 
 def _serializer(handler: Handler) -> Callable[[Any], bytes]:

@@ -33,6 +33,7 @@ class RecordMethods(Methods):
     ) -> pb.ProduceMessageResponse:
         topic = request.topic
         session = self._session()
+        session.take_produce(len(request.records) or 1, wire_bytes())
         pending = await submit(session, request, wire_bytes())
         del request  # while it waits, only the queue keeps its records
         appended = await pending.answer()
@@ -50,9 +51,11 @@ class RecordMethods(Methods):
         session = self._session()
         async with aclosing(session.consume(convert.consume_request(request))) as chunks:
             async for chunk in chunks:
-                yield await encode.consumed(
-                    topic, partition, chunk.end_offset, self._encoded(partition, chunk.records)
+                response = await encode.consumed(
+                    topic, partition, chunk, self._encoded(partition, chunk.records)
                 )
+                session.count_consumed(topic, records=len(chunk.records.rows), size_bytes=len(response))
+                yield response
 
     async def GetOffsetsForTimes(
         self, request: pb.GetOffsetsForTimesRequest, context: Context

@@ -25,7 +25,7 @@ class TakhinService(TopicMethods, RecordMethods, GroupMethods, AccessMethods):
 
     def __init__(self, broker: Broker) -> None:
         super().__init__(broker)
-        self.gate = Gate(broker.access, broker.activity, broker.settings.access)
+        self.gate = Gate(broker)
 
     async def HealthCheck(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:
         return convert.health(self._session().health())

@@ -21,7 +21,11 @@ class AccessSettings:
         "what needs no proof: health (grpc.health.v1 and HealthCheck, without its reasons), reflection",
         choices=("health", "reflection"),
     )
-    unix_principal: str = setting("local", "the principal of callers over a unix socket; it has all rights")
+    unix_principal: str = setting(
+        "local",
+        "the principal of callers over a unix socket without a token; with a socket_mode of 0600 it has all "
+        "rights, else those that rules allow",
+    )
     certificate_principals: tuple[str, ...] = setting(
         (),
         "PATTERN=PRINCIPAL for names in client certificates, the first that fits; "
