@@ -33,6 +33,7 @@ VOCABULARY = tuple(
             "topic_configs",
             "kinds",
             "settings",
+            "quotas",
             "settings.*",
         ),
         *("sentences", "partitioner", "json_bytes", "turns", "units", "meters"),

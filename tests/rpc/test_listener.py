@@ -181,7 +181,7 @@ def test_a_failed_start_leaves_nothing(tmp_path):
 @pytest.mark.skipif(not DESCRIPTORS.exists(), reason="nobody looks where there is no table of connections")
 @pytest.mark.parametrize("crowded", [0, 1], ids=["tcp", "unix"])
 def test_each_address_has_its_connections(tmp_path, crowded):
-    """A crowd at one address is told of by its name, and keeps nobody out at the other."""
+    """The broker names the address that is crowded, and keeps nobody out at the other."""
     listen = f"127.0.0.1:0,unix:{tmp_path}/s"
     limits = {"rpc.connections_max": 20, "rpc.handshake_ms_max": 60_000}
     with MemoryBroker({"listen": listen, **limits}) as broker:
