@@ -33,6 +33,7 @@ VOCABULARY = tuple(
             "topic_configs",
             "kinds",
             "settings",
+            "settings.*",
         ),
         *("sentences", "partitioner", "json_bytes", "turns", "units", "meters"),
     )
@@ -77,9 +78,12 @@ LAYERS = {
     "takhin.groups": Layer(_GROUPS, ("structlog", "re2")),
     "takhin.broker": Layer(_BROKER, ("structlog",)),
     "takhin.wire": Layer(_WIRE, GRPC),
+    "takhin.rpc.key_pairs": Layer((), ("grpc", "cryptography")),
     "takhin.rpc": Layer(_RPC, (*GRPC, "structlog")),
     # Beside rpc: it reads what the broker and its engine know. Only takhin.server knows of it.
-    "takhin.metrics": Layer((*_BROKER, "takhin.logs", "takhin.metrics.*"), ("prometheus_client", "structlog")),
+    "takhin.metrics": Layer(
+        (*_BROKER, "takhin.logs", "takhin.metrics.*"), ("prometheus_client", "structlog")
+    ),
     "takhin.client": Layer((*_WIRE, "takhin.client.*"), GRPC),
     "takhin.config": Layer(VOCABULARY),
     "takhin.logs": Layer(VOCABULARY, ("structlog",)),

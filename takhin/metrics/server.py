@@ -14,12 +14,13 @@ from takhin.settings import MetricsSettings
 class MetricsServer:
     """Shows the numbers of what is watched. Life: `start`, serve, `stop`."""
 
-    def __init__(self, watched: Watched, settings: MetricsSettings) -> None:
+    def __init__(self, listen: str, watched: Watched, settings: MetricsSettings) -> None:
+        """listen: HOST:PORT."""
         self.readiness = Readiness(watched.broker)
         self._scraper = Scraper(watched, self.readiness, settings)
         self._http = HttpServer(
             {"/metrics": self._metrics, "/healthz": self._alive, "/readyz": self._ready},
-            settings.listen,
+            listen,
             connections_max=settings.connections_max,
             seconds_max=settings.request_ms_max / 1_000,
         )

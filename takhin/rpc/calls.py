@@ -1,7 +1,7 @@
 """What is known of a call while it runs, and those who watch calls: the debug log, and others like it.
 
 Every call of the server gets a Call, which `running` returns within the call's own task. The interceptor puts
-its caller there; watchers are told of its beginning and its end.
+its caller there; watchers see its beginning and its end.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Call:
 
 
 class Watcher(Protocol):
-    """Is told of every call, on the event loop; so it must be quick, and must not raise."""
+    """Sees every call, on the event loop; so it must be quick, and must not raise."""
 
     def began(self, call: Call, context: Context) -> None:
         """The call begins. Nothing of its request is known yet."""

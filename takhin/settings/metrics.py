@@ -7,20 +7,14 @@ from dataclasses import dataclass
 from takhin.settings.fields import setting, split_address
 
 
-def _address_or_empty(text: str) -> None:
-    """Raise ValueError for a text that is neither empty nor an address."""
-    if text:
-        split_address(text)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsSettings:
     """What is shown to those who watch the broker."""
 
-    listen: str = setting(
-        "",
+    listen: str | None = setting(
+        None,
         "HOST:PORT to serve /metrics, /healthz and /readyz by HTTP; port 0 takes a free one; empty: nowhere",
-        check=_address_or_empty,
+        check=split_address,
     )
     series_max: int = setting(
         50_000,

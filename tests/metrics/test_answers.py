@@ -31,7 +31,7 @@ def batch(count=1, size=10):
 
 @pytest.mark.parametrize("openmetrics", [True, False])
 async def test_hostile_names_stay_in_their_quotes(openmetrics):
-    """Whatever a group is called, the strict parser of the format finds that very name, and no more series."""
+    """Whatever a group is called, the strict parser of the format finds that very name, no more series."""
     async with server(metrics__kafka_names=True) as running:
         await running.engine.create_topic(spec("orders", 1))
         for name in HOSTILE:
@@ -47,7 +47,7 @@ async def test_hostile_names_stay_in_their_quotes(openmetrics):
 
 @pytest.mark.parametrize("openmetrics", [True, False])
 async def test_every_metric_is_in_the_table(openmetrics):
-    """Each family has the type, the help and the labels that the table says, or is prometheus-client's own."""
+    """Each family has the type, the help and the labels of the table, or is prometheus-client's own."""
     async with server(metrics__kafka_names=True) as running:
         await running.engine.create_topic(spec("orders", 2))
         await running.engine.offsets.commit("shop", {At("orders", 0): CommittedOffset(0, "", 1)})

@@ -1,4 +1,4 @@
-"""What is in deploy/, before a real Prometheus: it scrapes a broker and answers every question of the dashboard.
+"""What is in deploy/, before a real Prometheus: it scrapes a broker and answers all that the dashboard asks.
 
 Debian's prometheus has both programs: scripts/install-packages tests. Without it these tests are skipped.
 """
@@ -29,7 +29,9 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana/takhin.json").read_text())
 ALERTS = (DEPLOY / "prometheus/alerts.yml").read_text()
 VARIABLES = {"$__rate_interval": "4s", "$instance": ".*", "$topic": ".*"}
-WITHOUT_DATA = re.compile(r"takhin_(throttled|auth_failures|access_denied|certificate|rpc_refused)|grpc_code!=")
+WITHOUT_DATA = re.compile(
+    r"takhin_(throttled|auth_failures|access_denied|certificate|rpc_refused)|grpc_code!="
+)
 """What is asked about things that do not happen here: such questions may have an empty answer."""
 NOT_SHOWN = {
     "takhin_partition_beginning_offset",
@@ -81,7 +83,9 @@ def test_panels_have_places_and_numbers_of_their_own():
 
 
 @needs_prometheus
-@pytest.mark.parametrize("command", ["check rules alerts.yml", "check config prometheus.yml", "test rules alerts_test.yml"])
+@pytest.mark.parametrize(
+    "command", ["check rules alerts.yml", "check config prometheus.yml", "test rules alerts_test.yml"]
+)
 def test_promtool_is_content(command):
     """The rules are well formed; each alert fires where its trouble is, and none for a sound broker."""
     done = subprocess.run(
@@ -139,8 +143,8 @@ class Prometheus:
             self._process.terminate()
 
 
-async def traffic(address: str, metrics: str) -> None:
-    """Records go in and out for as long as it is not cancelled, and some calls fail."""
+async def traffic(address: str) -> None:
+    """Records go in and out until it is cancelled."""
     group = {"group_id": "shop", "topics": ["orders"], "reset": "earliest", "commit_interval_ms": 200}
 
     async def write() -> None:
@@ -177,7 +181,7 @@ def watched(tmp_path_factory) -> Iterator[tuple[Broker, Prometheus]]:
 async def test_every_panel_and_every_alert_has_an_answer(watched):
     """After some seconds of traffic each panel shows something, and no alert's expression fails."""
     broker, prometheus = watched
-    work = asyncio.create_task(traffic(broker.address, broker.ready["metrics_address"]))
+    work = asyncio.create_task(traffic(broker.address))
     try:
         await asyncio.to_thread(prometheus.wait_for, "sum(rate(takhin_topic_consumed_records_total[4s])) > 0")
         await asyncio.to_thread(prometheus.wait_for, "sum(deriv(takhin_group_committed_offset[4s])) > 0")
@@ -196,7 +200,8 @@ async def test_every_panel_and_every_alert_has_an_answer(watched):
         assert len(group["rules"]) == ALERTS.count("- alert:")
         (target,) = (await asyncio.to_thread(prometheus.ask, "targets"))["activeTargets"]
         assert (target["health"], target["lastError"]) == ("up", "")
-        found = Metrics((await get(broker.ready["metrics_address"], "/metrics")).body.decode(), openmetrics=False)
+        answer = await get(broker.ready["metrics_address"], "/metrics")
+        found = Metrics(answer.body.decode(), openmetrics=False)
         written = found.value("takhin_topic_produced_records_total", topic="orders")
         (seen,) = prometheus.value('takhin_topic_produced_records_total{topic="orders"}')
         assert 0 < float(seen["value"][1]) <= written
