@@ -30,6 +30,7 @@ COMMANDS = (
     "consume",
     "groups",
     "health",
+    "top",
     "offsets",
     "sql",
     "bench",
