@@ -32,6 +32,7 @@ COMMANDS = (
     "tokens",
     "access",
     "health",
+    "top",
     "offsets",
     "sql",
     "bench",
