@@ -13,7 +13,7 @@ import click
 from takhin.cli.connection import admin, group_argument, run, server_option, topics_argument
 from takhin.cli.ending_members import force_option, without_members
 from takhin.cli.names import Suggesting
-from takhin.cli.output import confirm, json_option, print_json, time_text, yes_option
+from takhin.cli.output import age, confirm, json_option, print_json, time_text, yes_option
 from takhin.cli.rows import print_table
 from takhin.cli.seek import seek
 from takhin.client import (
@@ -125,7 +125,7 @@ def _show(found: GroupDescription, logs: Logs, *, again: bool) -> None:
             "committed": of.committed_offset,
             "end": of.end_offset,
             "lag": of.lag,
-            "behind": _age(of.lag_ms),
+            "behind": age(of.lag_ms),
             "owner": owners.get(TopicPartition(of.topic, of.partition), "-"),
             "committed at": time_text(of.committed_at),
             "metadata": of.metadata,
@@ -168,15 +168,6 @@ def _name(member: GroupMember) -> str:
     if member.instance_id:
         return member.instance_id
     return " ".join(filter(None, [member.client_id, member.member_id[:ID_CHARS]]))
-
-
-def _age(ms: int) -> str:
-    """How old the oldest unread record is: 0.3 s, 75 s, 20 min, 5 h, 3 d."""
-    seconds = ms / 1_000
-    for unit, size, most in (("s", 1, 120), ("min", 60, 7_200), ("h", 3_600, 172_800)):
-        if seconds < most:
-            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:.0f} d"
 
 
 @groups.command()

@@ -3,6 +3,8 @@
     TakhinError
     ├── RefusedError             as in takhin.errors: the request cannot be granted as it stands
     │   ├── LogReplacedError     a log is another one than before: offsets may stand for other records
+    │   ├── UnauthenticatedError    the broker does not know who calls: no token, or one that is not valid
+    │   ├── PermissionDeniedError   the caller may not do that
     │   └── …
     ├── UnavailableError         the same request may succeed later
     │   ├── UnreachableError     nothing was sent: no broker answers at the address
