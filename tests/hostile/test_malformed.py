@@ -46,14 +46,9 @@ def some_value(chance: random.Random, field: Any, depth: int) -> Any:
     numbers = [each for each in NUMBERS if -(1 << bits) <= each < 1 << bits]
     if field.cpp_type in (field.CPPTYPE_UINT32, field.CPPTYPE_UINT64):
         numbers = [each for each in numbers if each >= 0]
-    of_kind = {
-        str: TEXTS,
-        bytes: (b"", b"v", b"id" * 8, b"v" * 300),
-        bool: (False, True),
-        float: (0.0, -1.0, float("nan"), float("inf")),
-        int: numbers,
-    }
-    return chance.choice(of_kind[type(field.default_value)])
+    texts = (b"", b"v", b"id" * 8, b"v" * 300) if field.type == field.TYPE_BYTES else TEXTS
+    others = {field.CPPTYPE_STRING: texts, field.CPPTYPE_BOOL: (False, True)}
+    return chance.choice(others.get(field.cpp_type, numbers))
 
 
 def filled(chance: random.Random, of: Any, depth: int = 0) -> Any:
