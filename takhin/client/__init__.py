@@ -13,8 +13,8 @@ Errors: `takhin.client.errors` draws the tree. Importing this package loads no S
 """
 
 import takhin.client.forks  # noqa: F401  before gRPC, which the others import
+from takhin.access.rules import Rule
 from takhin.client.admin import Admin
-from takhin.client.connection import Tls
 from takhin.client.consuming.consumer import Consumer
 from takhin.client.model import (
     COMMITTED,
@@ -36,12 +36,14 @@ from takhin.client.model import (
     RecordBatch,
     RecordMetadata,
     Span,
+    TokenInfo,
     TopicConfigEntry,
     TopicDescription,
 )
 from takhin.client.producing.batches import Delivery
 from takhin.client.producing.producer import Producer
 from takhin.client.retry import Retry
+from takhin.client.tls import Tls, TlsFiles
 from takhin.model import Header, OffsetAtTime, Source, TopicPartition
 
 __all__ = [
@@ -70,9 +72,12 @@ __all__ = [
     "RecordBatch",
     "RecordMetadata",
     "Retry",
+    "Rule",
     "Source",
     "Span",
     "Tls",
+    "TlsFiles",
+    "TokenInfo",
     "TopicConfigEntry",
     "TopicDescription",
     "TopicPartition",

@@ -3,9 +3,12 @@
     TakhinError
     ├── RefusedError             as in takhin.errors: the request cannot be granted as it stands
     │   ├── LogReplacedError     a log is another one than before: offsets may stand for other records
+    │   ├── UnauthenticatedError    the broker does not know who calls: no token, or one that is not valid
+    │   ├── PermissionDeniedError   the caller may not do that
     │   └── …
     ├── UnavailableError         the same request may succeed later
     │   ├── UnreachableError     nothing was sent: no broker answers at the address
+    │   │   └── HandshakeError   somebody answers, but the two sides do not come together: TLS, certificates
     │   ├── NoAnswerError        sent; then the connection was lost, or the time was up
     │   ├── OverloadedError
     │   │   └── TransportLimitError
@@ -34,6 +37,7 @@ __all__ = [
     "Failure",
     "FlushError",
     "ForkedError",
+    "HandshakeError",
     "InCallbackError",
     "LogReplacedError",
     "NoAnswerError",
@@ -46,6 +50,15 @@ __all__ = [
 
 class UnreachableError(UnavailableError):
     """No broker answers at the address. Nothing was sent."""
+
+
+class HandshakeError(UnreachableError):
+    """No connection comes about, because one side refuses the other, or does not speak TLS. Nothing was sent.
+
+    details["reason"] says why, for a program: SERVER_AUTHORITY, SERVER_NAME, SERVER_CERTIFICATE_EXPIRED,
+    SERVER_CERTIFICATE_EARLY, SERVER_CERTIFICATE, SERVER_IS_PLAIN, SERVER_WANTS_TLS, HANDSHAKE_FAILED,
+    CLIENT_CERTIFICATE_MISSING or CLIENT_CERTIFICATE_REFUSED.
+    """
 
 
 class NoAnswerError(UnavailableError):

@@ -34,18 +34,21 @@ from takhin.groups.patterns import Pattern, Patterns
 from takhin.groups.requests import checked_join, checked_topics
 from takhin.groups.seat import Seat
 from takhin.groups.state import may_commit
-from takhin.members import Committer, Joined, JoinGroup
+from takhin.members import ANYBODY, Committer, Joined, JoinGroup, Reader
 from takhin.model import GroupState, TopicPartition
 from takhin.sentences import shown
 from takhin.settings import GroupSettings
 from takhin.storage.contract import Engine, Fence, Topic
-from takhin.turns import others_turn
+from takhin.turns import Backlog, Turnstile, others_turn
 
 logger = structlog.get_logger()
 
 BOOT_BITS = 32
 """How many bits of an epoch count within one start of the broker."""
 HEARTBEATS_PER_SESSION = 3
+EVENTS_AT_ONCE = 20
+"""What members say, and what becomes of them, is taken in so much at a time in one turn of the loop: each
+takes up to 0.1 ms, and hundreds answer an assignment at once."""
 COMMITTED_AT_ONCE = 1_000
 """Partitions of a commit that are looked at in one turn of the loop."""
 
@@ -67,6 +70,10 @@ class Coordinator:
         self._patterns = Patterns(engine, settings.pattern_chars_max)
         self._catalogue: Mapping[str, int] = {}
         self._watching: asyncio.Task[None] | None = None
+        self._matching: set[asyncio.Task[None]] = set()
+        self._backlog = Backlog(EVENTS_AT_ONCE)
+        self.turnstile = Turnstile(EVENTS_AT_ONCE)
+        """What members say goes through it, so that others have their turns."""
         self.draining = False
         """True once the broker stops."""
 
@@ -81,26 +88,29 @@ class Coordinator:
     def drain(self) -> None:
         """Take no member any more, and change no group: its members find the next run with what they have."""
         self.draining = True
+        self._backlog.clear()
         for live in self._groups.values():
             live.close()
 
     async def stop(self, _grace_seconds: float) -> None:
         """Return when all has ended."""
         self.drain()
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        for task in (self._watching, *self._matching):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
 
     # Members
 
-    async def join(self, request: JoinGroup, address: str) -> Membership:
-        """Take a member in, or back. address: HOST:PORT of its connection.
+    async def join(self, request: JoinGroup, address: str, reader: Reader = ANYBODY) -> Membership:
+        """Take a member in, or back. address: HOST:PORT of its connection. reader: who it is.
 
         Raises InvalidArgumentError, InvalidGroupIdError, InstanceInUseError, GroupFullError,
         FencedMemberError, UnknownMemberError, ShuttingDownError.
         """
         request = checked_join(request, self._settings)
-        subscription, pattern = await self.subscription(request.topics, request.pattern)
+        subscription, pattern = await self.subscription(request.topics, request.pattern, reader)
+        await self.turnstile.passed()
         if self.draining:
             raise ShuttingDownError
         event = Join(
@@ -122,15 +132,17 @@ class Coordinator:
         member = live.value.members[event.member_id]
         interval_ms = max(1, member.session_timeout_ms // HEARTBEATS_PER_SESSION)
         seat.say(Joined(event.member_id, member.epoch, interval_ms, member.session_timeout_ms))
-        return Membership(self, live, seat)
+        return Membership(self, live, seat, reader)
 
-    async def subscription(self, topics: Collection[str], text: str) -> tuple[Subscription, Pattern | None]:
+    async def subscription(
+        self, topics: Collection[str], text: str, reader: Reader
+    ) -> tuple[Subscription, Pattern | None]:
         """What a member wants to read, and its pattern if it has one. Raises InvalidArgumentError."""
         names = checked_topics(topics, text, self._settings.topics_max)
         if not text:
             return Subscription(names), None
-        pattern = await self._patterns.find(text)
-        return Subscription(names, text, pattern.topics), pattern
+        pattern = await self._patterns.find(text, reader)
+        return Subscription(names, pattern.key, pattern.topics), pattern
 
     def _joinable(self, group_id: str, *, returning: bool) -> LiveGroup:
         """The group, made if it has no members. Raises GroupFullError.
@@ -149,7 +161,7 @@ class Coordinator:
         waits = returning or (now_ms() < self._quiet_until and bool(self._engine.offsets.of(group_id)))
         value = self._new(group_id, self._quiet_until if waits else 0)
         if live is None:
-            return LiveGroup(value, self._keep)
+            return LiveGroup(value, self._keep, self._backlog)
         live.value = value  # with the commits that are under way
         return live
 
@@ -189,10 +201,26 @@ class Coordinator:
         changed = {name for name, _ in before.items() ^ catalogue.items()}
         if not changed or self.draining:
             return
+        await self._match_again(changed)
+
+    def rights_changed(self) -> None:
+        """What members may read is not what it was: find out what their patterns match now."""
+        if not self.draining:
+            task = asyncio.create_task(self._match_again(set()))
+            self._matching.add(task)
+            task.add_done_callback(self._matched)
+
+    def _matched(self, task: asyncio.Task[None]) -> None:
+        self._matching.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("patterns_not_matched", exc_info=error)
+
+    async def _match_again(self, changed: set[str]) -> None:
+        """Tell the groups what patterns match now, and of these topics that have changed."""
         await self._patterns.look_again()
         for live in list(self._groups.values()):
             if not self.draining:
-                live.know(catalogue, changed)
+                live.know(self._catalogue, changed)
                 await others_turn()
 
     # Commits
@@ -208,7 +236,7 @@ class Coordinator:
         """
         live = self._groups.get(group_id)
         if live is None:
-            live = LiveGroup(self._new(group_id), self._keep)
+            live = LiveGroup(self._new(group_id), self._keep, self._backlog)
         if not partitions:  # there is no commit that the group is kept for
             _refused(live.value, committer, NOTHING)
             yield {}

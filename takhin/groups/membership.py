@@ -13,6 +13,7 @@ from takhin.members import (
     Leave,
     MemberRequest,
     MemberResponse,
+    Reader,
     Subscribe,
 )
 
@@ -28,10 +29,11 @@ FOR_GOOD = Leave()
 class Membership:
     """A member that has joined. Call `broken` in the end, however it came to that."""
 
-    def __init__(self, coordinator: Coordinator, group: LiveGroup, seat: Seat) -> None:
+    def __init__(self, coordinator: Coordinator, group: LiveGroup, seat: Seat, reader: Reader) -> None:
         self._coordinator = coordinator
         self._group = group
         self._seat = seat
+        self._reader = reader
         self.member_id = seat.member_id
 
     async def next(self) -> MemberResponse | None:
@@ -40,6 +42,7 @@ class Membership:
 
     async def hear(self, request: MemberRequest) -> None:
         """Take a request in. Raises a RefusedError, which is to end the stream."""
+        await self._coordinator.turnstile.passed()
         if self._seat.ended or self._coordinator.draining:
             return
         match request:
@@ -72,11 +75,13 @@ class Membership:
         """The stream has ended, and with it the membership if the member does not come back in time."""
         if self._sits and not self._coordinator.draining:
             self._rise()
-            self._group.apply(events.Broken(self.member_id))
+            self._group.broken(self.member_id)
         self._seat.end()
 
     async def _subscribe(self, request: Subscribe) -> None:
-        subscription, pattern = await self._coordinator.subscription(request.topics, request.pattern)
+        subscription, pattern = await self._coordinator.subscription(
+            request.topics, request.pattern, self._reader
+        )
         if self._sits and not self._seat.ended:
             self._group.attendance[self.member_id].pattern = pattern
             self._group.apply(events.Subscribe(self.member_id, subscription))
