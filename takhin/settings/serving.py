@@ -36,6 +36,12 @@ class ConsumeSettings:
     shared_bytes_max: int = setting(
         16 << 20, "bytes of recent reads kept for other consumers of the same partition", most=INT64_MAX
     )
+    unsent_bytes_max: int = setting(
+        16 << 20,
+        "bytes of responses that clients have not taken yet; the less is left, the smaller they get",
+        least=1,
+        most=INT64_MAX,
+    )
     wait_ms_max: int = setting(60_000, "the upper limit on a client's max_wait_ms", least=0)
     time_queries_max: int = setting(1_000, "times in one GetOffsetsForTimes call", least=1)
     heartbeat_ms: int = setting(
