@@ -27,7 +27,7 @@ def examine(settings: Settings) -> list[Finding]:
             ("files", lambda: folder.headers(data_dir)),
             ("permissions", lambda: folder.permissions(settings, files)),
             ("leftovers", lambda: folder.leftovers(settings, files, running=running)),
-            ("space", lambda: disk.space(settings, running=running)),
+            ("space", lambda: disk.space(settings)),
             ("file system", lambda: disk.file_system(settings)),
             ("sync", lambda: disk.sync_time(settings)),
         )

@@ -129,7 +129,7 @@ def broker(data_dir: Path, *, running: bool, pid: int | None) -> Iterator[Findin
     left = [path for _, _, path in partitions(data_dir) if wal_bytes(path) or shm_of(path).exists()]
     if left:
         size = gb(sum(map(wal_bytes, left)))
-        what = f"none has the folder, and the last one did not end by itself: {len(left)} write-ahead logs "
+        what = f"none has the folder, and the last one did not end by itself: write-ahead logs ({len(left)}) "
         what += f"with {size} are left"
         do = "nothing is lost: start it. Until then, copy no .db file without its -wal"
         yield Finding(Level.WARN, "broker", what, do)
@@ -207,7 +207,7 @@ def headers(data_dir: Path) -> Iterator[Finding]:
         what = f"{len(bad)} of {count} partitions' files cannot be used: {bad[0]}"
         yield Finding(Level.BAD, "files", what, do)
     else:
-        what = f"{count} partitions' files begin as they should; `takhin verify` reads the rest"
+        what = f"the first page of each partition's file ({count}) is sound; `takhin verify` reads the rest"
         yield Finding(Level.OK, "files", what)
 
 

@@ -192,6 +192,22 @@ def test_files_of_another_user(folder):
     assert f"chown -R --reference={folder} {folder}" in found["permissions"].do
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files in another user's folder")
+@pytest.mark.parametrize("line", [("restore", "{folder}"), ("recover",)])
+def test_root_makes_nothing_in_another_users_folder(folder, tmp_path, line):
+    """`restore` and `recover` refuse to work as root where the broker could not use what they make."""
+    other = tmp_path / "other"
+    other.mkdir()
+    os.chown(other, 65_534, 65_534)
+    words = [word.format(folder=folder) for word in line]
+    done = subprocess.run(
+        command(*words, "--data-dir", other), capture_output=True, text=True, check=False, env=environment()
+    )
+    assert done.returncode == 1
+    assert "belongs to another user" in done.stderr
+    assert not list(other.iterdir())
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="takes root and setpriv")
 def test_as_another_user(folder):
     """Who may not read the folder is told to be somebody else; the machine is looked at all the same."""
