@@ -19,6 +19,7 @@ from takhin import config
 from takhin.copies.backup import backup
 from takhin.doctor.examination import examine
 from takhin.doctor.findings import Finding, Level
+from takhin.doctor.fit import NO_MORE, settings_fit
 
 OF_THIS_MACHINE = re.compile("no time service|a sync of 16 KiB takes")
 """Findings that depend on where the tests run."""
@@ -262,6 +263,19 @@ def test_limits(folder):
     prefix = ("prlimit", "--nofile=64:64", "--fsize=1000000000")
     found = doctor(folder, prefix=prefix, storage_queue_bytes_max=1 << 50)
     assert found.keys() == {"limits", "memory"}
+
+
+@pytest.mark.parametrize("row", NO_MORE, ids=lambda row: row[0])
+def test_settings_that_do_not_fit(tmp_path, row):
+    """Each setting that exceeds its bound is a warning that names both; by default all fit."""
+    less, more, _ = row
+    flags = {"data_dir": str(tmp_path / "data")}
+    highest = config.OPTIONS[less].kind.most
+    for given, level in (({}, Level.OK), ({less: str(highest)}, Level.WARN)):
+        low = {more: str(max(1, config.OPTIONS[more].kind.least))} if given else {}
+        found = list(settings_fit(config.load(flags | given | low, {}, None).settings))
+        assert max(one.level for one in found) == level
+    assert any(less in one.what and more in one.what for one in found)
 
 
 def test_settings_that_do_not_load(folder, tmp_path):
