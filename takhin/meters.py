@@ -148,4 +148,4 @@ class Meters:
         self.access_denied = Tally("action")
         """Calls that the rules of access do not allow. action: read, write, group or admin."""
         self.certificates: dict[str, float] = {}
-        """When each certificate that listeners use expires (seconds since 1970), by a short name of it."""
+        """When the first certificate of those in use expires (seconds since 1970), by who uses them."""
