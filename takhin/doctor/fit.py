@@ -10,10 +10,10 @@ from takhin.settings import Settings
 
 NO_MORE = (
     ("topics.max_message_bytes", "rpc.message_bytes_max", "no request can carry so large a record"),
-    ("groups.session_ms_min", "groups.session_ms", "members that do not say are refused"),
-    ("groups.session_ms", "groups.session_ms_max", "members that do not say are refused"),
-    ("groups.revoke_ms_min", "groups.revoke_ms", "members that do not say are refused"),
-    ("groups.revoke_ms", "groups.revoke_ms_max", "members that do not say are refused"),
+    ("groups.session_ms_min", "groups.session_ms", "members that do not say are outside"),
+    ("groups.session_ms", "groups.session_ms_max", "members that do not say are outside"),
+    ("groups.revoke_ms_min", "groups.revoke_ms", "members that do not say are outside"),
+    ("groups.revoke_ms", "groups.revoke_ms_max", "members that do not say are outside"),
     ("topics.partitions_per_topic_max", "topics.partitions_max", "no topic can have so many"),
 )
 """The first is to be no more than the second; what follows if it is."""

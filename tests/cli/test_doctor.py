@@ -181,6 +181,14 @@ def test_an_old_hold_beside_a_broker(folder):
         assert examined(folder, hold_age_ms_max=1).keys() == {"leftovers"}
 
 
+def test_tokens_are_for_the_broker_alone(folder):
+    """Where all may read the records, access.db is still to be read by its owner alone."""
+    (folder / "access.db").touch(0o600)
+    assert examined(folder, readers="all") == {}
+    (folder / "access.db").chmod(0o640)
+    assert "access.db" in examined(folder, readers="all")["permissions"].what
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="files of another user take root")
 def test_files_of_another_user(folder):
     """A file that root has left in another user's folder is named, with the command that mends it."""
