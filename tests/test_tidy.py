@@ -33,6 +33,7 @@ VOCABULARY = tuple(
             "topic_configs",
             "kinds",
             "settings",
+            "quotas",
             "settings.*",
         ),
         *("sentences", "partitioner", "json_bytes", "turns", "units", "meters"),
@@ -74,6 +75,7 @@ LAYERS = {
     "takhin.storage": Layer(_STORAGE, ("apsw", "structlog")),
     # Programs of their own, on closed files or as readers beside a broker, but never in its process.
     "takhin.copies": Layer((*_DISK, "takhin.copies.*"), ("apsw",)),
+    "takhin.doctor": Layer((*_DISK, "takhin.rpc.key_pairs", "takhin.doctor.*"), ("apsw", "cryptography")),
     "takhin.query": Layer((*_DISK, "takhin.query.*"), ("apsw",)),
     "takhin.groups": Layer(_GROUPS, ("structlog", "re2")),
     "takhin.broker": Layer(_BROKER, ("structlog",)),
@@ -88,7 +90,9 @@ LAYERS = {
     "takhin.config": Layer(VOCABULARY),
     "takhin.logs": Layer(VOCABULARY, ("structlog",)),
     "takhin.memory": Layer(),
+    "takhin.notify": Layer(("takhin.sentences",), ("structlog",)),
     "takhin.server": Layer(("takhin.*",), ("structlog",)),
+    "takhin.process": Layer(("takhin.*",), ("structlog",)),
     # For authors of engines: it knows the contract and what all engines share, and no engine.
     "takhin.testing.contract": Layer(
         (*VOCABULARY, "takhin.storage.contract", "takhin.storage.conditions", "takhin.testing.contract.*"),
@@ -324,7 +328,7 @@ ANY_SQLITE = {"apsw", "_sqlite3", *SQLITE_OF_PYTHON}
     ("packages", "unwanted"),
     [
         (("takhin.wire.*", "takhin.v1.*", "takhin.client.*", "takhin.cli.*"), ANY_SQLITE),
-        (("takhin.storage.*", "takhin.rpc.*", "takhin.server"), ANY_SQLITE - {"apsw"}),
+        (("takhin.storage.*", "takhin.rpc.*", "takhin.server", "takhin.process"), ANY_SQLITE - {"apsw"}),
     ],
     ids=["clients", "broker"],
 )

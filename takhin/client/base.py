@@ -9,8 +9,9 @@ from typing import Self
 import grpc
 
 from takhin.client.calls import Calls
-from takhin.client.connection import Connection, Tls
+from takhin.client.connection import Connection
 from takhin.client.retry import Retry
+from takhin.client.tls import Tls, TlsFiles
 
 
 class Client:
@@ -24,7 +25,11 @@ class Client:
     """What a warning calls the client."""
 
     def __init__(
-        self, server: str, tls: Tls | grpc.ChannelCredentials | None, token: str | None, retry: Retry | None
+        self,
+        server: str,
+        tls: Tls | TlsFiles | grpc.ChannelCredentials | None,
+        token: str | None,
+        retry: Retry | None,
     ) -> None:
         self._connection = Connection(server, tls=tls, token=token)
         self._calls = Calls(self._connection)

@@ -9,13 +9,13 @@ from datetime import datetime
 import grpc
 
 from takhin.client.base import Client
-from takhin.client.connection import Tls
 from takhin.client.forks import forked
 from takhin.client.model import Appended, Headers, NewRecord
 from takhin.client.producing.batches import Delivery
 from takhin.client.producing.intake import UNFIT, Intake
 from takhin.client.producing.options import SendOptions
 from takhin.client.retry import Retry
+from takhin.client.tls import Tls, TlsFiles
 from takhin.errors import InvalidArgumentError
 from takhin.limits import check_range
 from takhin.model import Source
@@ -57,7 +57,7 @@ class Producer(Client):
         in_flight_max: int = 8,
         delivery_timeout_ms: int = 120_000,
         idempotent: bool = True,
-        tls: Tls | grpc.ChannelCredentials | None = None,
+        tls: Tls | TlsFiles | grpc.ChannelCredentials | None = None,
         token: str | None = None,
         retry: Retry | None = None,
     ) -> None:
