@@ -20,6 +20,8 @@
     │   ├── EndOffsetMismatchError
     │   ├── OutOfSequenceError
     │   ├── LogReplacedError
+    │   ├── UnauthenticatedError
+    │   ├── PermissionDeniedError
     │   ├── FencedMemberError
     │   ├── UnknownMemberError
     │   ├── InstanceInUseError
@@ -28,6 +30,7 @@
     │   ├── OverloadedError
     │   ├── StorageFullError
     │   ├── PartitionUnavailableError
+    │   ├── AccessUnavailableError
     │   ├── OutcomeUnknownError
     │   └── ShuttingDownError
     ├── InternalError            a fault of the broker's own, logged under an id
@@ -70,7 +73,8 @@ class RefusedError(TakhinError):
 class UnavailableError(TakhinError):
     """The broker cannot do it now. Except for OutcomeUnknownError, nothing was written.
 
-    retry_ms: how long the broker asks to wait before the next attempt; 0 where it asks for nothing.
+    retry_ms: how long the broker asks to wait before the next attempt; 0: as `takhin.wire.status` says for
+    all errors of the class.
     """
 
     retry_ms: int = 0
@@ -226,6 +230,14 @@ class LogReplacedError(RefusedError):
     """
 
 
+class UnauthenticatedError(RefusedError):
+    """The caller has not proved who it is: no token and no certificate, or a token that does not hold."""
+
+
+class PermissionDeniedError(RefusedError):
+    """The caller may not do that. Whether what the call names exists is not said."""
+
+
 class FencedMemberError(RefusedError):
     """A member of a consumer group is not what it was: its epoch has passed, or it owns a partition no more.
 
@@ -254,7 +266,7 @@ class GroupFullError(RefusedError):
 
 
 class OverloadedError(UnavailableError):
-    """A limit of the broker is reached. Try again after a pause."""
+    """A limit of the broker is reached, or a quota of the caller. Try again after a pause."""
 
 
 class StorageFullError(UnavailableError):
@@ -263,6 +275,10 @@ class StorageFullError(UnavailableError):
 
 class PartitionUnavailableError(UnavailableError):
     """This partition's file cannot be written or read now; other partitions go on."""
+
+
+class AccessUnavailableError(UnavailableError):
+    """The broker cannot read or change its tokens and rules now, so nobody is let in by them."""
 
 
 class OutcomeUnknownError(UnavailableError):

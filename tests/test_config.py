@@ -43,8 +43,12 @@ def some_values(option: Option, number: int) -> list[object]:
         isinstance(option.kind, NoneOr) and isinstance(option.kind.inner, FilePath)
     ):
         choices = [Path(f"folder-{n}") for n in range(number)]
+    elif option.key == "access.certificate_principals":
+        choices = [tuple(f"name-{m}=me" for m in range(n)) for n in range(number)]
     elif isinstance(option.kind, ListOf):
         item = option.kind.item
+        if option.key == "quotas.overrides":
+            choices = [f"someone:calls={n + 1}" for n in range(number)]
         items = item.choices if isinstance(item, Choice) else tuple(choices)
         choices = [items[:n] for n in range(option.kind.least, number + option.kind.least)]
     return list(islice(cycle(choices), number))

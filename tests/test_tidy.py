@@ -22,6 +22,7 @@ FILE_LINES_MAX = 400
 VOCABULARY = tuple(
     f"takhin.{name}"
     for name in (
+        *("access", "access.*", "settings.*"),
         *(
             "model",
             "members",
@@ -33,6 +34,7 @@ VOCABULARY = tuple(
             "topic_configs",
             "kinds",
             "settings",
+            "quotas",
             "settings.*",
         ),
         *("sentences", "partitioner", "json_bytes", "turns", "units", "meters"),
@@ -74,7 +76,7 @@ LAYERS = {
     "takhin.storage": Layer(_STORAGE, ("apsw", "structlog")),
     # Programs of their own, on closed files or as readers beside a broker, but never in its process.
     "takhin.copies": Layer((*_DISK, "takhin.copies.*"), ("apsw",)),
-    "takhin.doctor": Layer((*_DISK, "takhin.doctor.*"), ("apsw",)),
+    "takhin.doctor": Layer((*_DISK, "takhin.rpc.key_pairs", "takhin.doctor.*"), ("apsw", "cryptography")),
     "takhin.query": Layer((*_DISK, "takhin.query.*"), ("apsw",)),
     "takhin.groups": Layer(_GROUPS, ("structlog", "re2")),
     "takhin.broker": Layer(_BROKER, ("structlog",)),
@@ -116,6 +118,7 @@ FILE_MODULES = {"shutil": {"rmtree", "disk_usage"}, "filecmp": set(), "tarfile":
 OPENS_WITH_REASON = {
     ("takhin/disk/folder.py", "_copy_template"): "copies the closed template before apsw ever opens the copy",
     ("takhin/disk/folder.py", "sync_folder"): "a folder, which SQLite does not lock",
+    ("takhin/disk/access_file.py", "reopen"): "its own method, which opens it by SQLite",
     ("takhin/disk/folder.py", "_lock_folder"): "a folder, which SQLite does not lock",
     ("takhin/disk/repairs.py", "answer"): "DATA/released, which is not an SQLite file",
     ("takhin/disk/plain.py", "open_plain"): "LOCK, the witness, backup.json, which are not SQLite files",

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import grpc
 
-from takhin.client.connection import Connection
+from takhin.client.calls_access import AccessCalls
 from takhin.client.model import (
     CommittedOffset,
     GroupDescription,
@@ -31,26 +31,19 @@ from takhin.client.model import (
 from takhin.client.streams import ConsumeStream, MemberStream
 from takhin.model import OffsetAtTime, Source, TopicPartition
 from takhin.v1 import takhin_pb2 as pb
-from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 from takhin.wire import requests
-
-if TYPE_CHECKING:
-    from takhin.v1.takhin_pb2_grpc import TakhinServiceAsyncStub  # only its stub file has it
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"].full_name
 CONSUME_MESSAGES = f"/{SERVICE}/ConsumeMessages"
 JOIN_CONSUMER_GROUP = f"/{SERVICE}/JoinConsumerGroup"
 
 
-class Calls:
+class Calls(AccessCalls):
     """The RPCs, in the order of takhin.proto and under its names.
 
     deadline: of clock.monotonic(); until then an attempt may take. Every method may raise an
     UnavailableError, CallFailedError or ClosedError besides the errors that are named.
     """
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
 
     @property
     def server(self) -> str:
@@ -292,10 +285,6 @@ class Calls:
     async def health_check(self, deadline: float) -> Health:
         response = await self._connection.unary(self._stub.HealthCheck, pb.HealthCheckRequest(), deadline)
         return Health(response.status, response.version, response.uptime_seconds, list(response.reasons))
-
-    @property
-    def _stub(self) -> TakhinServiceAsyncStub:
-        return self._connection.made(TakhinServiceStub)
 
     # Records are carried as bytes: wire/requests.py and wire/columns.py do what the stub would, but faster.
 

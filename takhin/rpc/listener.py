@@ -45,7 +45,7 @@ class Listener:
         self._socket_mode = int(settings.socket_mode, 8)
         self._connections = connections
         self._certificates = certificates
-        self._interceptor = CallInterceptor(settings, watchers)
+        self._interceptor = CallInterceptor(settings, service.gate, service.quotas, watchers)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=_options(settings.rpc),
@@ -118,6 +118,9 @@ def _options(settings: RpcSettings) -> list[tuple[str, int]]:
         # would make it megabytes.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", settings.lookahead_bytes),
+        # From the first to the second gRPC would refuse some calls and take others.
+        ("grpc.max_metadata_size", settings.metadata_bytes_max),
+        ("grpc.absolute_max_metadata_size", settings.metadata_bytes_max),
         ("grpc.max_concurrent_streams", settings.streams_per_connection_max),
         ("grpc.max_allowed_incoming_connections", settings.connections_max),
         ("grpc.server_handshake_timeout_ms", settings.handshake_ms_max),

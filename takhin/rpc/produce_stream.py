@@ -14,7 +14,7 @@ from takhin.broker.records import PendingProduce
 from takhin.broker.session import Session
 from takhin.errors import ShuttingDownError
 from takhin.rpc.arrivals import Arrival
-from takhin.rpc.interceptors import Malformed, known
+from takhin.rpc.interceptors import Refused, known
 from takhin.rpc.methods import submit
 from takhin.settings import ProduceSettings
 from takhin.v1 import takhin_pb2 as pb
@@ -29,12 +29,14 @@ class Unanswered:
     """What is kept of a request that was read, until it is answered.
 
     outcome: the queued request, or why it was refused.
+    throttled_ms: for so long it was held back by a quota.
     """
 
     topic: str
     partition: int
     size_bytes: int
     outcome: PendingProduce | Exception
+    throttled_ms: int = 0
 
 
 class UnansweredQueue:
@@ -123,17 +125,26 @@ async def _read(session: Session, requests: AsyncIterator[Arrival], queue: Unans
 
 
 async def _submitted(session: Session, arrival: Arrival) -> Unanswered:
-    """Queue the records of a request. It keeps its place until they are in the queue, or refused."""
+    """Queue the records of a request. It keeps its place until they are in the queue, or refused.
+
+    One that is over the caller's quota is held back before, without a place.
+    """
     message = arrival.request
+    throttled_ms = 0
     try:
-        if isinstance(message, Malformed):
-            return Unanswered("", 0, 0, message.error)
+        records = 0 if isinstance(message, Refused) else len(message.records) or 1
+        if wait_s := session.take_stream_produce(records, arrival.wire_bytes):
+            arrival.leave()
+            throttled_ms = round(wait_s * 1_000)
+            await asyncio.sleep(wait_s)
+        if isinstance(message, Refused):
+            return Unanswered(message.topic, message.partition, 0, message.error, throttled_ms)
         pending = await submit(session, message, arrival.wire_bytes)
     except Exception as error:  # noqa: BLE001  a refused request never ends the stream
-        return Unanswered(message.topic, message.partition, 0, error)
+        return Unanswered(message.topic, message.partition, 0, error, throttled_ms)
     finally:
         arrival.leave()
-    return Unanswered(message.topic, message.partition, pending.size_bytes, pending)
+    return Unanswered(message.topic, message.partition, pending.size_bytes, pending, throttled_ms)
 
 
 async def _answer(session: Session, unanswered: Unanswered) -> pb.ProduceMessageResponse:
@@ -143,7 +154,11 @@ async def _answer(session: Session, unanswered: Unanswered) -> pb.ProduceMessage
         appended = await unanswered.outcome.answer()
     except Exception as raised:  # noqa: BLE001  a refused request never ends the stream
         error = known(raised, METHOD)
-        asked = {"topic": unanswered.topic, "partition": unanswered.partition}
+        asked = {
+            "topic": unanswered.topic,
+            "partition": unanswered.partition,
+            "throttled_ms": unanswered.throttled_ms,
+        }
         return convert.refusal(pb.ProduceMessageResponse(), asked, error, TABLE[type(error)].code)
     topic = unanswered.topic
-    return convert.produced(topic, appended, session.count_partitions(topic))
+    return convert.produced(topic, appended, session.count_partitions(topic), unanswered.throttled_ms)

@@ -33,6 +33,7 @@ class RecordMethods(Methods):
     ) -> pb.ProduceMessageResponse:
         topic = request.topic
         session = self._session()
+        session.take_produce(len(request.records) or 1, wire_bytes())
         pending = await submit(session, request, wire_bytes())
         del request  # while it waits, only the queue keeps its records
         appended = await pending.answer()
@@ -51,7 +52,7 @@ class RecordMethods(Methods):
         async with aclosing(session.consume(convert.consume_request(request))) as chunks:
             async for chunk in chunks:
                 response = await encode.consumed(
-                    topic, partition, chunk.end_offset, self._encoded(partition, chunk.records)
+                    topic, partition, chunk, self._encoded(partition, chunk.records)
                 )
                 session.count_consumed(topic, records=len(chunk.records.rows), size_bytes=len(response))
                 yield response

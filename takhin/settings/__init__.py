@@ -10,19 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from takhin.settings.access import AccessSettings, ActivitySettings
 from takhin.settings.fields import INT32_MAX, kind_of, setting, split_address
 from takhin.settings.metrics import MetricsSettings
+from takhin.settings.quotas import QuotaSettings
 from takhin.settings.security import TlsSettings, listen_address
 from takhin.settings.serving import ConsumeSettings, GroupSettings, ProduceSettings, RpcSettings
 from takhin.settings.storage import StorageSettings, TopicSettings
 
 __all__ = [
     "INT32_MAX",
+    "AccessSettings",
+    "ActivitySettings",
     "ConsumeSettings",
     "GroupSettings",
     "LogSettings",
     "MetricsSettings",
     "ProduceSettings",
+    "QuotaSettings",
     "RpcSettings",
     "Settings",
     "StorageSettings",
@@ -44,6 +49,7 @@ class LogSettings:
     format: str = setting(
         "auto", "auto is human on a terminal, json elsewhere", choices=("auto", "human", "json")
     )
+    access: bool = setting(False, "log a line of level info for each call, when it has ended")
     debug_lines_per_s_max: int = setting(
         1_000, "debug lines in one second; those beyond it are counted instead", least=1
     )
@@ -76,6 +82,9 @@ class Settings:
     consume: ConsumeSettings = field(default_factory=ConsumeSettings)
     groups: GroupSettings = field(default_factory=GroupSettings)
     rpc: RpcSettings = field(default_factory=RpcSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
+    activity: ActivitySettings = field(default_factory=ActivitySettings)
+    quotas: QuotaSettings = field(default_factory=QuotaSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     log: LogSettings = field(default_factory=LogSettings)

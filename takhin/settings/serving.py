@@ -36,6 +36,12 @@ class ConsumeSettings:
     shared_bytes_max: int = setting(
         16 << 20, "bytes of recent reads kept for other consumers of the same partition", most=INT64_MAX
     )
+    unsent_bytes_max: int = setting(
+        16 << 20,
+        "bytes of responses that clients have not taken yet; the less is left, the smaller they get",
+        least=1,
+        most=INT64_MAX,
+    )
     wait_ms_max: int = setting(60_000, "the upper limit on a client's max_wait_ms", least=0)
     time_queries_max: int = setting(1_000, "times in one GetOffsetsForTimes call", least=1)
     heartbeat_ms: int = setting(
@@ -116,8 +122,11 @@ class RpcSettings:
     """A compromise. Each call that waits for its turn holds so much: 1,000 calls of 4 MB take 400 MB with
     128 KiB and 700 MB with 512. A stream of small messages moves so much per round trip; of larger ones all
     the rest is sent at once when they are asked for. docs/exposing.md has the figures."""
+    metadata_bytes_max: int = setting(
+        8 << 10, "bytes of a call's metadata, with 32 more for each entry", least=1_024
+    )
     calls_max: int = setting(2_000, "calls under way, streams included", least=1)
-    connections_max: int = setting(1_000, "connections at one time", least=1)
+    connections_max: int = setting(1_000, "connections at one time, at each address", least=1)
     streams_per_connection_max: int = setting(1_000, "calls under way on one connection", least=1)
     handshake_ms_max: int = setting(10_000, "time a new connection has to start HTTP/2", least=1)
     connection_idle_ms: int = setting(

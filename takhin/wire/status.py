@@ -25,7 +25,8 @@ class ErrorRow(NamedTuple):
     http: the status code of an HTTP response.
     in_band: the error goes into the response's own error field, in calls that have one. In all other cases
     it is a gRPC status.
-    retry_ms: how long RetryInfo asks to wait before trying again; 0 where trying again is no use.
+    retry_ms: how long RetryInfo asks to wait before trying again, unless the error itself says; 0 where that
+    is no use.
     """
 
     code: pb.ErrorCode.ValueType
@@ -65,6 +66,12 @@ TABLE: dict[type[errors.TakhinError], ErrorRow] = {
     ),
     errors.OutOfSequenceError: ErrorRow(pb.ERROR_CODE_OUT_OF_SEQUENCE, Status.FAILED_PRECONDITION, 409),
     errors.LogReplacedError: ErrorRow(pb.ERROR_CODE_LOG_REPLACED, Status.FAILED_PRECONDITION, 409),
+    errors.UnauthenticatedError: ErrorRow(
+        pb.ERROR_CODE_UNAUTHENTICATED, Status.UNAUTHENTICATED, 401, in_band=False
+    ),
+    errors.PermissionDeniedError: ErrorRow(
+        pb.ERROR_CODE_PERMISSION_DENIED, Status.PERMISSION_DENIED, 403, in_band=False
+    ),
     errors.FencedMemberError: ErrorRow(pb.ERROR_CODE_FENCED_MEMBER, Status.ABORTED, 409),
     errors.UnknownMemberError: ErrorRow(pb.ERROR_CODE_UNKNOWN_MEMBER, Status.ABORTED, 409),
     errors.InstanceInUseError: ErrorRow(pb.ERROR_CODE_INSTANCE_IN_USE, Status.FAILED_PRECONDITION, 409),
@@ -78,6 +85,9 @@ TABLE: dict[type[errors.TakhinError], ErrorRow] = {
     ),
     errors.PartitionUnavailableError: ErrorRow(
         pb.ERROR_CODE_PARTITION_UNAVAILABLE, Status.UNAVAILABLE, 503, in_band=False, retry_ms=1_000
+    ),
+    errors.AccessUnavailableError: ErrorRow(
+        pb.ERROR_CODE_ACCESS_UNAVAILABLE, Status.UNAVAILABLE, 503, in_band=False, retry_ms=1_000
     ),
     errors.ShuttingDownError: ErrorRow(
         pb.ERROR_CODE_SHUTTING_DOWN, Status.UNAVAILABLE, 503, in_band=False, retry_ms=1_000
@@ -105,7 +115,8 @@ def rich_status(error: errors.TakhinError) -> status_pb2.Status:
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if row.retry_ms:
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(row.retry_ms)
+        own_ms = error.retry_ms if isinstance(error, errors.UnavailableError) else 0
+        delay.FromMilliseconds(own_ms or row.retry_ms)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed = []
     for detail in details:

@@ -14,10 +14,12 @@ import pytest
 from blackbox.broker_process import Broker, command, environment
 from blackbox.clients import connected, create_topic, eventually, produce
 from blackbox.small_disk import filler, small_disk
+from certificates import Authority
 from takhin import config
 from takhin.copies.backup import backup
 from takhin.doctor.examination import examine
 from takhin.doctor.findings import Finding, Level
+from takhin.doctor.fit import NO_MORE, settings_fit
 
 OF_THIS_MACHINE = re.compile("no time service|a sync of 16 KiB takes")
 """Findings that depend on where the tests run."""
@@ -179,6 +181,14 @@ def test_an_old_hold_beside_a_broker(folder):
         assert examined(folder, hold_age_ms_max=1).keys() == {"leftovers"}
 
 
+def test_tokens_are_for_the_broker_alone(folder):
+    """Where all may read the records, access.db is still to be read by its owner alone."""
+    (folder / "access.db").touch(0o600)
+    assert examined(folder, readers="all") == {}
+    (folder / "access.db").chmod(0o640)
+    assert "access.db" in examined(folder, readers="all")["permissions"].what
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="files of another user take root")
 def test_files_of_another_user(folder):
     """A file that root has left in another user's folder is named, with the command that mends it."""
@@ -189,6 +199,22 @@ def test_files_of_another_user(folder):
     assert found.keys() == {"permissions"}
     assert found["permissions"].level == Level.BAD
     assert f"chown -R --reference={folder} {folder}" in found["permissions"].do
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files in another user's folder")
+@pytest.mark.parametrize("line", [("restore", "{folder}"), ("recover",)])
+def test_root_makes_nothing_in_another_users_folder(folder, tmp_path, line):
+    """`restore` and `recover` refuse to work as root where the broker could not use what they make."""
+    other = tmp_path / "other"
+    other.mkdir()
+    os.chown(other, 65_534, 65_534)
+    words = [word.format(folder=folder) for word in line]
+    done = subprocess.run(
+        command(*words, "--data-dir", other), capture_output=True, text=True, check=False, env=environment()
+    )
+    assert done.returncode == 1
+    assert "belongs to another user" in done.stderr
+    assert not list(other.iterdir())
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="takes root and setpriv")
@@ -219,11 +245,45 @@ def test_a_small_full_disk(stopped, tmp_path):
             assert "No space left on device" in found["sync"].what
 
 
+def test_certificates(folder, tmp_path):
+    """A certificate is judged as a start judges it; its end, its names and its key's mode are looked at."""
+    Authority().issue("broker").save(tmp_path)
+    tls = {"tls.certificate_file": str(tmp_path / "broker.pem"), "tls.key_file": str(tmp_path / "broker.key")}
+
+    def found(listen="tls://127.0.0.1:0", **other):
+        flags = {"data_dir": str(folder), "listen": listen} | tls | other
+        return troubles(examine(config.load(flags, {}, None).settings))
+
+    assert found() == {}
+    assert found("127.0.0.1:0") == {}
+    assert "tls.client_ca_file" in found("mtls://127.0.0.1:0")["certificate"].do
+    assert "expires on" in found(**{"tls.expiry_warning_days": "10000"})["certificate"].what
+    (tmp_path / "broker.key").chmod(0o644)
+    assert "others may read" in found()["certificate"].what
+    Authority().issue("broker").save(tmp_path, "other")
+    tls["tls.key_file"] = str(tmp_path / "other.key")
+    assert found()["certificate"].level == Level.BAD
+    assert "does not belong" in found()["certificate"].what
+
+
 def test_limits(folder):
     """Too few descriptors, small files and more memory than there is are each found."""
     prefix = ("prlimit", "--nofile=64:64", "--fsize=1000000000")
     found = doctor(folder, prefix=prefix, storage_queue_bytes_max=1 << 50)
     assert found.keys() == {"limits", "memory"}
+
+
+@pytest.mark.parametrize("row", NO_MORE, ids=lambda row: row[0])
+def test_settings_that_do_not_fit(tmp_path, row):
+    """Each setting that exceeds its bound is a warning that names both; by default all fit."""
+    less, more, _ = row
+    flags = {"data_dir": str(tmp_path / "data")}
+    highest = config.OPTIONS[less].kind.most
+    for given, level in (({}, Level.OK), ({less: str(highest)}, Level.WARN)):
+        low = {more: str(max(1, config.OPTIONS[more].kind.least))} if given else {}
+        found = list(settings_fit(config.load(flags | given | low, {}, None).settings))
+        assert max(one.level for one in found) == level
+    assert any(less in one.what and more in one.what for one in found)
 
 
 def test_settings_that_do_not_load(folder, tmp_path):

@@ -82,6 +82,14 @@ def test_it_may_be_allowed(listen, certificates):
         assert broker.addresses[0].startswith(listen[:-1])
 
 
+def test_tokens_are_identity(certificates, tmp_path):
+    """With access.enabled other machines are served over TLS, and not without encryption."""
+    settings = {"access.enabled": "true", "data_dir": str(tmp_path), **certificates}
+    with MemoryBroker({"listen": "tls://0.0.0.0:0", **settings}):
+        pass
+    assert "tokens included, is not encrypted" in refused("0.0.0.0:0", **settings)
+
+
 @pytest.mark.parametrize("mode", ["0600", "0660", "0666"])
 def test_the_mode_of_a_socket(tmp_path, mode):
     """A socket file has the mode of the setting, whatever the umask is, and goes when the broker stops."""
@@ -181,7 +189,7 @@ def test_a_failed_start_leaves_nothing(tmp_path):
 @pytest.mark.skipif(not DESCRIPTORS.exists(), reason="nobody looks where there is no table of connections")
 @pytest.mark.parametrize("crowded", [0, 1], ids=["tcp", "unix"])
 def test_each_address_has_its_connections(tmp_path, crowded):
-    """A crowd at one address is told of by its name, and keeps nobody out at the other."""
+    """The broker names the address that is crowded, and keeps nobody out at the other."""
     listen = f"127.0.0.1:0,unix:{tmp_path}/s"
     limits = {"rpc.connections_max": 20, "rpc.handshake_ms_max": 60_000}
     with MemoryBroker({"listen": listen, **limits}) as broker:
