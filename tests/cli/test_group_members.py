@@ -137,7 +137,7 @@ def test_seek(takhin, broker, group):
 def test_members_keep_their_group(takhin, broker, group, args):
     """What would pull the ground from under members is refused; a dry run and --force are not."""
     args = [group if of == "GROUP" else of for of in args]
-    with member(broker, group, group, 10) as living:
+    with member(broker, group, group, 10, commit_interval_ms=600_000) as living:
         assert "--force" in takhin.error("groups", *args)
         assert "--force" in takhin.error("offsets", "set", group, group, "-o", "end")
         assert offsets(broker, group) == [2, 2, 2, None]
