@@ -15,6 +15,7 @@ from takhin.cli.keeping import LIMITS, chosen_folder, opened, place_options
 from takhin.cli.names import Suggesting
 from takhin.cli.output import json_option, print_json
 from takhin.cli.rows import print_table
+from takhin.client.contexts import Endpoint
 
 
 @click.group(cls=Suggesting, no_args_is_help=False)
@@ -52,7 +53,7 @@ def _rule(name: str, action: str, topic: str | None, group: str | None, *, allow
         return checked_rule(name, action, Resource.GROUP, group or "", allow=allow)
 
 
-def _change(put: Sequence[Rule], drop: Sequence[Rule], data_dir: Path, server: str) -> int:
+def _change(put: Sequence[Rule], drop: Sequence[Rule], data_dir: Path, server: Endpoint) -> int:
     folder = chosen_folder(data_dir)
 
     async def at_broker() -> int:
@@ -65,7 +66,7 @@ def _change(put: Sequence[Rule], drop: Sequence[Rule], data_dir: Path, server: s
         return int(file.change_rules(put, drop, LIMITS.rules_max))
 
 
-def _put(rule: Rule, data_dir: Path, server: str, *, as_json: bool) -> None:
+def _put(rule: Rule, data_dir: Path, server: Endpoint, *, as_json: bool) -> None:
     _change([rule], [], data_dir, server)
     if as_json:
         print_json(_shown(rule))
@@ -83,7 +84,7 @@ def allow(
     group: str | None,
     as_json: bool,
     data_dir: Path,
-    server: str,
+    server: Endpoint,
 ) -> None:
     """Allow NAME to read, write or administer topics, or to read, be in or administer groups."""
     _put(_rule(name, action, topic, group, allow=True), data_dir, server, as_json=as_json)
@@ -99,7 +100,7 @@ def deny(
     group: str | None,
     as_json: bool,
     data_dir: Path,
-    server: str,
+    server: Endpoint,
 ) -> None:
     """Deny NAME that, whatever allows it."""
     _put(_rule(name, action, topic, group, allow=False), data_dir, server, as_json=as_json)
@@ -115,7 +116,7 @@ def forget(
     group: str | None,
     as_json: bool,
     data_dir: Path,
-    server: str,
+    server: Endpoint,
 ) -> None:
     """Take a rule back, whether it allows or denies."""
     rule = _rule(name, action, topic, group, allow=True)
@@ -131,7 +132,7 @@ def forget(
 @click.argument("name", default="")
 @json_option
 @place_options
-def list_(name: str, *, as_json: bool, data_dir: Path, server: str) -> None:
+def list_(name: str, *, as_json: bool, data_dir: Path, server: Endpoint) -> None:
     """List rules, about the principal NAME or all of them."""
     folder = chosen_folder(data_dir)
 

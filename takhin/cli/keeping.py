@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from click.core import ParameterSource
 
 from takhin.cli.connection import server_option
 from takhin.cli.folders import data_dir_option
+from takhin.config import SERVER_VARIABLE
 from takhin.disk.access import limit_readers
 from takhin.settings import AccessSettings
 
@@ -26,15 +28,15 @@ def chosen_folder(data_dir: Path) -> Path | None:
     Flags come before variables, and --server before --data-dir if neither is given.
     """
     context = click.get_current_context()
-    given = {name: context.get_parameter_source(name) for name in ("data_dir", "server")}
-    flags = [name for name, source in given.items() if source is ParameterSource.COMMANDLINE]
-    if len(flags) > 1:
+    sources = {name: context.get_parameter_source(name) for name in ("data_dir", "server", "broker_context")}
+    flags = {name for name, source in sources.items() if source is ParameterSource.COMMANDLINE}
+    if "data_dir" in flags and len(flags) > 1:
         raise click.UsageError("give --data-dir or --server, not both", context)
     if flags:
-        return data_dir if flags == ["data_dir"] else None
-    if given["server"] is ParameterSource.ENVIRONMENT:
+        return data_dir if "data_dir" in flags else None
+    if any(os.environ.get(name) for name in (SERVER_VARIABLE, "TAKHIN_CONTEXT")):
         return None
-    return data_dir if given["data_dir"] is ParameterSource.ENVIRONMENT else None
+    return data_dir if sources["data_dir"] is ParameterSource.ENVIRONMENT else None
 
 
 def opened(folder: Path, *, make: bool = False) -> Any:

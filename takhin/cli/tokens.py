@@ -15,6 +15,7 @@ from takhin.cli.names import Suggesting
 from takhin.cli.output import counted, json_option, print_json, time_text
 from takhin.cli.rows import print_table
 from takhin.client import TokenInfo
+from takhin.client.contexts import Endpoint
 from takhin.clock import system_clock
 
 NEVER = -1
@@ -44,7 +45,9 @@ def _duration(_context: click.Context, _parameter: click.Parameter, text: str | 
 @click.option("--note", default="", help="A note, such as where it is used.")
 @json_option
 @place_options
-def create(name: str, *, expires: int | None, note: str, as_json: bool, data_dir: Path, server: str) -> None:
+def create(
+    name: str, *, expires: int | None, note: str, as_json: bool, data_dir: Path, server: Endpoint
+) -> None:
     """Make a token for the principal NAME, and print it. It is shown only now: the broker keeps a hash."""
     expires_at = 0 if expires is None else system_clock() + expires
     folder = chosen_folder(data_dir)
@@ -72,7 +75,7 @@ def create(name: str, *, expires: int | None, note: str, as_json: bool, data_dir
 @click.argument("name", default="")
 @json_option
 @place_options
-def list_(name: str, *, as_json: bool, data_dir: Path, server: str) -> None:
+def list_(name: str, *, as_json: bool, data_dir: Path, server: Endpoint) -> None:
     """List tokens, of the principal NAME or all of them. What is listed is no secret."""
     folder = chosen_folder(data_dir)
 
@@ -108,7 +111,7 @@ def list_(name: str, *, as_json: bool, data_dir: Path, server: str) -> None:
 @click.argument("id_or_name", metavar="ID|NAME")
 @json_option
 @place_options
-def revoke(id_or_name: str, *, as_json: bool, data_dir: Path, server: str) -> None:
+def revoke(id_or_name: str, *, as_json: bool, data_dir: Path, server: Endpoint) -> None:
     """Revoke the token with this id, else all tokens of the principal of this name."""
     folder = chosen_folder(data_dir)
 
