@@ -10,6 +10,7 @@ import grpc
 
 from takhin.client.calls import Calls
 from takhin.client.connection import Connection, Tls
+from takhin.client.packing import Packing
 from takhin.client.retry import Retry
 
 
@@ -24,10 +25,15 @@ class Client:
     """What a warning calls the client."""
 
     def __init__(
-        self, server: str, tls: Tls | grpc.ChannelCredentials | None, token: str | None, retry: Retry | None
+        self,
+        server: str,
+        tls: Tls | grpc.ChannelCredentials | None,
+        token: str | None,
+        retry: Retry | None,
+        compression: str | None = None,
     ) -> None:
         self._connection = Connection(server, tls=tls, token=token)
-        self._calls = Calls(self._connection)
+        self._calls = Calls(self._connection, Packing(compression))
         self._retry = retry or Retry()
 
     async def open(self) -> Self:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,7 +29,9 @@ from takhin.client.model import (
     TopicDescription,
     TopicOutline,
 )
+from takhin.client.packing import Packing
 from takhin.client.streams import ConsumeStream, MemberStream
+from takhin.errors import InvalidBatchError
 from takhin.model import OffsetAtTime, Source, TopicPartition
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
@@ -50,8 +52,9 @@ class Calls:
     UnavailableError, CallFailedError or ClosedError besides the errors that are named.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, packing: Packing) -> None:
         self._connection = connection
+        self._packing = packing
 
     @property
     def server(self) -> str:
@@ -140,10 +143,10 @@ class Calls:
         maybe_stored_from: an earlier attempt may have been stored, there or behind it.
         Raises LogReplacedError if the topic has another id than topic_id, unless that is empty.
         """
-        request = requests.produce(
+        request = partial(
+            requests.produce,
             at.topic,
             at.partition,
-            records,
             producer_id=producer_id,
             sequence=sequence,
             expected_offset=expected_offset,
@@ -151,7 +154,15 @@ class Calls:
             maybe_stored_from=maybe_stored_from,
             source=source,
         )
-        response = await self._connection.unary(self._produce_message, request, deadline)
+        rpc, call = self._produce_message, self._connection.unary
+        packed = await self._packing.packed(records)
+        try:
+            response = await call(rpc, request(records=packed), deadline)
+        except InvalidBatchError:
+            if packed is records:
+                raise
+            response = await call(rpc, request(records=records), deadline)
+            self._packing.is_not_understood(self.server)
         return Produced(response.offset, response.num_partitions)
 
     @asynccontextmanager
@@ -178,6 +189,7 @@ class Calls:
             stop_at_end=stop_at_end,
             incarnation_id=incarnation_id,
             max_bytes=response_bytes_max,
+            accept=self._packing.accepted,
         )
         async with self._connection.stream(CONSUME_MESSAGES, request.SerializeToString(), deadline) as call:
             yield ConsumeStream(call, self.server)

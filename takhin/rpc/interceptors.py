@@ -11,34 +11,26 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import structlog
 from google.protobuf import message_factory
-from google.protobuf.message import DecodeError
 
-from takhin.errors import InternalError, InvalidArgumentError, ShuttingDownError, TakhinError
+from takhin.errors import InternalError, ShuttingDownError, TakhinError
 from takhin.logs import debugging
-from takhin.rpc.arrivals import Arrivals, Parse
+from takhin.rpc.arrivals import Arrival, Arrivals
 from takhin.rpc.call_log import CallLog
 from takhin.rpc.calls import Context, Handler, Watcher, watched
+from takhin.rpc.gzip_answers import asks_for_gzip, is_worth_gzip
+from takhin.rpc.parsing import Malformed, Parser
 from takhin.settings import Settings
-from takhin.turns import LARGE_BYTES, others_turn
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
-from takhin.wire.crowd import SMALL_BYTES, bounds, too_large
+from takhin.wire.crowd import bounds, too_large
 from takhin.wire.status import TABLE, rich_status
 
 logger = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Malformed:
-    """Stands for a request whose bytes do not parse. Left to itself, gRPC would answer UNKNOWN."""
-
-    error: InvalidArgumentError
 
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"]
@@ -82,6 +74,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._arrivals = Arrivals(settings.rpc.arrivals_max, settings.rpc)
         self._health_arrivals = Arrivals(settings.rpc.health_arrivals_max, settings.rpc)
         self._bounds = bounds(settings)
+        self._message_bytes_max = settings.rpc.message_bytes_max
+        self._gzip = settings.rpc.gzip
         self._handlers: dict[str, Handler] = {}
         self._unary_calls: set[asyncio.Task[Any]] = set()
         self._streams: dict[asyncio.Task[Any], str] = {}
@@ -160,7 +154,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return await abort(context, request[0].error)
             asked = {name: getattr(request[0], name) for name in repeated}
             try:
-                return await inner(request.pop(), context)  # which may let go of a large one
+                response = await inner(request.pop(), context)  # which may let go of a large one
             except grpc.aio.AbortError:
                 raise
             except Exception as raised:  # noqa: BLE001  the boundary: everything gets an answer
@@ -169,6 +163,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if row.in_band and response_class is not None:
                     return convert.refusal(response_class(), asked, error, row.code)
                 return await abort(context, error)
+            if self._gzip and asks_for_gzip(context) and is_worth_gzip(response):
+                context.set_compression(grpc.Compression.Gzip)
+            return response
 
         async def call(_: object, context: Context) -> Any:
             task = _current_task()
@@ -195,7 +192,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return inner(arrivals.requests(requests, context.peer(), parse), context)
             async with arrivals.request(context, parse) as request:
                 first = _well_formed(request.pop())
-            return inner(_parsed(first, requests, parse) if streaming else first, context)
+            if not streaming:
+                return inner(first, context)
+            return inner(_parsed(first, arrivals.requests(requests, context.peer(), parse)), context)
 
         async def call(requests: AsyncIterator[bytes], context: Context) -> None:
             task = _current_task()
@@ -218,40 +217,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return grpc.stream_stream_rpc_method_handler(call, None, _serializer(handler))
 
-    def _parser(self, handler: Handler, method: str) -> Parse:
-        """The handler's deserializer, except that it returns Malformed where that one raises.
-
-        It also does so for what is too large, or has so many elements that to make objects of them would take
-        too long. Others have their turn between the steps of a large one.
-        """
+    def _parser(self, handler: Handler, method: str) -> Parser:
+        """Parses the method's requests, and refuses what is too large or has too many elements."""
         parse: Any = handler.request_deserializer
-        refuse = self._bounds.get(method.rpartition("/")[2], too_large)
-
-        async def parsed(raw: bytes) -> Any:
-            if len(raw) > SMALL_BYTES:
-                if len(raw) > LARGE_BYTES:
-                    await others_turn()
-                if (reason := await refuse(raw)) is not None:
-                    return Malformed(InvalidArgumentError(reason))
-                if len(raw) > LARGE_BYTES:
-                    await others_turn()
-            try:
-                request = parse(raw)
-            except DecodeError as error:
-                return Malformed(InvalidArgumentError(f"the request is no such protobuf message: {error}"))
-            if len(raw) > LARGE_BYTES:
-                await others_turn()
-            return request
-
-        return parsed
+        return Parser(parse, self._bounds.get(method.rpartition("/")[2], too_large), self._message_bytes_max)
 
     async def _run(self, stream: Any, context: Context, task: asyncio.Task[Any]) -> None:
         """Run a streaming method of either style: a coroutine that writes, or a generator of responses."""
         if not hasattr(stream, "__aiter__"):
             await stream
             return
+        gzip = self._gzip and asks_for_gzip(context)
+        if gzip:
+            context.set_compression(grpc.Compression.Gzip)
         async with aclosing(stream):
             async for response in stream:
+                if gzip and not is_worth_gzip(response):
+                    context.disable_next_message_compression()
                 self._writing.add(task)
                 try:
                     await context.write(response)
@@ -276,11 +258,12 @@ def _well_formed(request: Any) -> Any:
     return request
 
 
-async def _parsed(first: Any, requests: AsyncIterator[bytes], parse: Parse) -> AsyncGenerator[Any, None]:
+async def _parsed(first: Any, requests: AsyncIterator[Arrival]) -> AsyncGenerator[Any, None]:
     """The requests of a stream, whose first one is there. Raises the error of one that is malformed."""
     yield first
-    async for request in requests:
-        yield _well_formed(await parse(request))
+    async for arrival in requests:
+        arrival.leave()
+        yield _well_formed(arrival.request)
 
 
 def _serializer(handler: Handler) -> Callable[[Any], bytes]:

@@ -14,8 +14,9 @@ from takhin.broker.records import PendingProduce
 from takhin.broker.session import Session
 from takhin.errors import ShuttingDownError
 from takhin.rpc.arrivals import Arrival
-from takhin.rpc.interceptors import Malformed, known
+from takhin.rpc.interceptors import known
 from takhin.rpc.methods import submit
+from takhin.rpc.parsing import Malformed
 from takhin.settings import ProduceSettings
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
@@ -128,7 +129,7 @@ async def _submitted(session: Session, arrival: Arrival) -> Unanswered:
     try:
         if isinstance(message, Malformed):
             return Unanswered("", 0, 0, message.error)
-        pending = await submit(session, message, arrival.wire_bytes)
+        pending = await submit(session, message, arrival.size_bytes)
     except Exception as error:  # noqa: BLE001  a refused request never ends the stream
         return Unanswered(message.topic, message.partition, 0, error)
     finally:

@@ -64,6 +64,7 @@ class Consumer(Client):
     silence_ms_max: a stream that is silent for so long is reopened; the broker sends something at least
     every `consume.heartbeat_ms` (5,000 by default).
     outage_timeout_ms: how long a partition's outage may last before iterating raises its error.
+    compression: "zstd" lets the broker compress records on their way (`takhin[zstd]`).
     """
 
     _kind = "Consumer"
@@ -93,6 +94,7 @@ class Consumer(Client):
         prefetch_bytes_max: int = 16 << 20,
         silence_ms_max: int = 15_000,
         outage_timeout_ms: int = 120_000,
+        compression: Literal["zstd"] | None = None,
         tls: Tls | grpc.ChannelCredentials | None = None,
         token: str | None = None,
         retry: Retry | None = None,
@@ -101,7 +103,7 @@ class Consumer(Client):
         check_range("silence_ms_max", silence_ms_max, 1)
         check_range("outage_timeout_ms", outage_timeout_ms, 1)
         check_range("commit_interval_ms", commit_interval_ms, 1)
-        super().__init__(server, tls, token, retry)
+        super().__init__(server, tls, token, retry, compression)
         self._outage_s_max = outage_timeout_ms / 1_000
         plan = FetchPlan(
             prefetch_bytes_max=prefetch_bytes_max,
