@@ -18,6 +18,7 @@ from takhin.client.errors import UnreachableError
 from takhin.config import SERVER_VARIABLE
 from takhin.errors import TakhinError
 from takhin.settings import INT32_MAX, Settings, split_address
+from takhin.wire.compression import ZSTD
 
 T = TypeVar("T")
 
@@ -48,6 +49,9 @@ server_option = click.option(
     default=Settings().listen,
     callback=_checked_address,
     help=f"The broker's address.  [default: {Settings().listen}; variable: {SERVER_VARIABLE}]",
+)
+compression_option = click.option(
+    "--compression", type=click.Choice([ZSTD]), help="Compress records on their way: for slow links."
 )
 partition_option = click.option(
     "-p", "--partition", type=click.IntRange(0, INT32_MAX), metavar="N", help="This partition only."
