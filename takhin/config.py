@@ -25,6 +25,14 @@ from takhin.settings import Settings
 VARIABLE_PREFIX = "TAKHIN_"
 CONFIG_VARIABLE = "TAKHIN_CONFIG"
 SERVER_VARIABLE = "TAKHIN_SERVER"
+CLIENT_VARIABLES = (
+    SERVER_VARIABLE,
+    *(
+        f"TAKHIN_{name}"
+        for name in ("CONTEXT", "CONTEXTS", "TLS", "CA", "CERT", "KEY", "TOKEN", "TOKEN_FILE")
+    ),
+)
+"""What the commands that talk to a broker take from the environment: see `takhin.cli.connection`."""
 
 FILE_OF_SECRET = "_file"  # noqa: S105  part of a name
 """Ends the key that names the file of a secret: password_file beside password."""
@@ -165,7 +173,7 @@ class Tree(Generic[S]):
             if name in variables:
                 yield variables[name], raw, f"variable {name}"
             elif name.startswith(VARIABLE_PREFIX):
-                self._refuse_mistaken(name, raw, [*variables, CONFIG_VARIABLE, SERVER_VARIABLE])
+                self._refuse_mistaken(name, raw, [*variables, CONFIG_VARIABLE, *CLIENT_VARIABLES])
 
     def _refuse_mistaken(self, name: str, raw: str, known: list[str]) -> None:
         """Refuse a variable that was meant for the broker, and leave alone those of others.
@@ -272,7 +280,7 @@ def _toml_line(name: str, value: object) -> str:
 
 def _toml(value: object) -> str:
     # JSON's numbers, booleans, arrays, and strings without control characters are TOML's too.
-    return json.dumps(value, ensure_ascii=False, default=_path)
+    return json.dumps("" if value is None else value, ensure_ascii=False, default=_path)
 
 
 def _path(value: object) -> str:

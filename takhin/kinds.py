@@ -231,6 +231,23 @@ class FilePath(Kind[Path]):
 
 
 @dataclass(frozen=True, slots=True)
+class NoneOr(Kind[T | None]):
+    """A value of another kind, or none: the empty text."""
+
+    inner: Kind[T]
+
+    @property
+    def allowed(self) -> str:
+        return f"{self.inner.allowed}, or empty for none"
+
+    def parse(self, raw: object) -> T | None:
+        return None if raw is None or raw == "" else self.inner.parse(raw)
+
+    def text(self, value: T | None) -> str:
+        return "" if value is None else self.inner.text(value)
+
+
+@dataclass(frozen=True, slots=True)
 class SecretText(Kind[Secret]):
     """A text that is shown nowhere. A setting of this kind may also stand in a file: see `takhin.config`."""
 
@@ -254,10 +271,14 @@ class SecretText(Kind[Secret]):
 
 @dataclass(frozen=True, slots=True)
 class ListOf(Kind[tuple[T, ...]]):
-    """Values of one kind, each at most once: with commas in text, an array in TOML. Empty text is none."""
+    """Values of one kind, each at most once: with commas in text, an array in TOML. Empty text is none.
+
+    least: how many there must be.
+    """
 
     metavar: ClassVar[str] = "A,B,…"
     item: Kind[T]
+    least: int = 0
 
     @property
     def allowed(self) -> str:
@@ -269,13 +290,15 @@ class ListOf(Kind[tuple[T, ...]]):
 
     def parse(self, raw: object) -> tuple[T, ...]:
         if isinstance(raw, str):
-            raw = [item.strip() for item in raw.split(",")] if raw else []
+            raw = [item.strip(" ") for item in raw.split(",")] if raw else []
         if not isinstance(raw, Sequence):
             raise ValueError(self.allowed)  # noqa: TRY004  see `Kind.parse`
         try:
             parsed = tuple(self.item.parse(item) for item in raw)
         except ValueError as error:
             raise ValueError(f"a list with commas, each item {error}") from None
+        if len(parsed) < self.least:
+            raise ValueError(f"a list of at least {self.least}, each {self.item.allowed}")
         if len(set(parsed)) < len(parsed):
             raise ValueError(f"a list without repeats, each item {self.item.allowed}")
         return parsed

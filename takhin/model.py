@@ -114,6 +114,18 @@ class Records:
     next_offset: int
 
 
+class PartitionState(StrEnum):
+    """What an engine does with a partition's log now."""
+
+    CLOSED = "closed"
+    """Its file is closed, and opened again when it is used."""
+    OPEN = "open"
+    FAILED = "failed"
+    """It is not served, or takes no writes: its disk or its file has failed. It is tried again later."""
+    RECOVERING = "recovering"
+    """It is being tried again."""
+
+
 class Appended(NamedTuple):
     """Where a batch landed.
 

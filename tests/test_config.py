@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from takhin.config import OPTIONS, Option, load
 from takhin.errors import StartupError
-from takhin.kinds import Bool, Choice, FilePath, ListOf, Share, Text, Whole
+from takhin.kinds import Bool, Choice, FilePath, ListOf, NoneOr, Share, Text, Whole
 from takhin.settings import Settings, split_address
 
 EVERY_OPTION = pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)
@@ -39,11 +39,14 @@ def some_values(option: Option, number: int) -> list[object]:
         choices = [True, False]
     elif isinstance(option.kind, Share):
         choices = [n / 4 for n in range(number)]
-    elif isinstance(option.kind, FilePath):
+    elif isinstance(option.kind, FilePath) or (
+        isinstance(option.kind, NoneOr) and isinstance(option.kind.inner, FilePath)
+    ):
         choices = [Path(f"folder-{n}") for n in range(number)]
     elif isinstance(option.kind, ListOf):
-        assert isinstance(option.kind.item, Choice)
-        choices = [option.kind.item.choices[:n] for n in range(number)]
+        item = option.kind.item
+        items = item.choices if isinstance(item, Choice) else tuple(choices)
+        choices = [items[:n] for n in range(option.kind.least, number + option.kind.least)]
     return list(islice(cycle(choices), number))
 
 
@@ -67,9 +70,9 @@ def assert_printed(text: str, settings: Settings) -> None:
     """Every setting is printed as what it is: a number as a number. A path is text, as TOML has none."""
     for key, printed in printed_values(text).items():
         value = value_of(settings, key)
-        if isinstance(value, Path):
+        if isinstance(value, Path | None):
             assert isinstance(printed, str)
-            assert Path(printed) == value
+            assert (OPTIONS[key].parse(printed, "") if printed else None) == value
         else:
             of_tree = tuple(printed) if isinstance(printed, list) else printed
             assert (type(of_tree), of_tree) == (type(value), value)
@@ -136,8 +139,8 @@ def test_the_file_may_be_named_by_a_variable(tmp_path):
     (tmp_path / "a").write_text('listen = "a:1"')
     (tmp_path / "b").write_text('listen = "b:1"')
     environ = {"TAKHIN_CONFIG": str(tmp_path / "a")}
-    assert load({}, environ, None).settings.listen == "a:1"
-    assert load({}, environ, tmp_path / "b").settings.listen == "b:1"
+    assert load({}, environ, None).settings.listen == ("a:1",)
+    assert load({}, environ, tmp_path / "b").settings.listen == ("b:1",)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +251,7 @@ def test_a_mistake_in_a_source_that_loses_is_refused_too(tmp_path):
 def test_addresses(address, parts):
     """An address is HOST:PORT, with an IPv6 host in brackets."""
     assert split_address(address) == parts
-    assert load({"listen": address}, {}, None).settings.listen == address
+    assert load({"listen": address}, {}, None).settings.listen == (address,)
 
 
 @pytest.mark.parametrize(
@@ -265,19 +268,29 @@ def test_addresses(address, parts):
         "[::1]",
         "a b:1",
         "h:1\n",
-        "unix:/x:1",
         "unix:1",
+        "unix:",
+        "unix:folder/",
+        f"unix:/{'x' * 107}",
+        "tls://",
+        "tls:h:1",
+        "tls://h",
+        "tls://h:x",
+        "tls://unix:/x",
+        "http://h:1",
+        "h:1,",
+        "h:1,h:1",
     ],
 )
 def test_bad_addresses(tmp_path, address):
-    """Anything but HOST:PORT is refused as a value of listen."""
+    """Anything but addresses is refused as a value of listen, and so is a repeated one."""
     sentence = refusal(tmp_path, environ={"TAKHIN_LISTEN": address})
     assert sentence.startswith("listen must be ")
 
 
 def values(option: Option) -> st.SearchStrategy[object]:
     """All values that an option allows."""
-    kind = option.kind
+    kind = option.kind.inner if isinstance(option.kind, NoneOr) else option.kind
     if isinstance(kind, Whole):
         return st.integers(kind.least, kind.most)
     if isinstance(kind, Text):
@@ -308,6 +321,6 @@ def test_a_printed_config_shows_every_value_with_its_doc_and_origin(tmp_path):
     for option in OPTIONS.values():
         assert any(option.doc in line for line in lines)
     assert "commit_threads = 7  # from: flag --storage-commit-threads" in lines
-    assert 'listen = "[::1]:1"  # from: variable TAKHIN_LISTEN' in lines
+    assert 'listen = ["[::1]:1"]  # from: variable TAKHIN_LISTEN' in lines
     assert f'level = "debug"  # from: file {str(file)!r}' in lines
     assert 'format = "auto"  # from: default' in lines

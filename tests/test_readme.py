@@ -23,7 +23,8 @@ def in_large_units(key: str, value: object) -> str:
 
 def row(key: str, option: Option) -> str:
     doc = option.help if isinstance(option.kind, Choice) else option.doc
-    return f"| `{key}` | `{option.shown_default}`{in_large_units(key, option.default)} | {doc} |"
+    default = f"`{option.shown_default}`" if option.shown_default else "none"
+    return f"| `{key}` | {default}{in_large_units(key, option.default)} | {doc} |"
 
 
 def test_settings_table_is_complete_and_true() -> None:

@@ -33,8 +33,9 @@ VOCABULARY = tuple(
             "topic_configs",
             "kinds",
             "settings",
+            "settings.*",
         ),
-        *("sentences", "partitioner", "json_bytes", "turns", "units"),
+        *("sentences", "partitioner", "json_bytes", "turns", "units", "meters"),
     )
 )
 GRPC = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google")
@@ -68,21 +69,29 @@ LAYERS = {
     "takhin.schema.upgrades": Layer(),
     # Run on closed files in a child process. Its root holds two numbers, which storage may see.
     "takhin.schema": Layer(("takhin.schema.*",), SQLITE_OF_PYTHON),
-    **dict.fromkeys(VOCABULARY, Layer(VOCABULARY)),
+    **dict.fromkeys(VOCABULARY, Layer((*VOCABULARY, "takhin.settings.*"))),
     "takhin.disk": Layer(_DISK, ("apsw", "structlog")),
     "takhin.storage": Layer(_STORAGE, ("apsw", "structlog")),
     # Programs of their own, on closed files or as readers beside a broker, but never in its process.
     "takhin.copies": Layer((*_DISK, "takhin.copies.*"), ("apsw",)),
+    "takhin.doctor": Layer((*_DISK, "takhin.doctor.*"), ("apsw",)),
     "takhin.query": Layer((*_DISK, "takhin.query.*"), ("apsw",)),
     "takhin.groups": Layer(_GROUPS, ("structlog", "re2")),
     "takhin.broker": Layer(_BROKER, ("structlog",)),
     "takhin.wire": Layer(_WIRE, GRPC),
+    "takhin.rpc.key_pairs": Layer((), ("grpc", "cryptography")),
     "takhin.rpc": Layer(_RPC, (*GRPC, "structlog")),
+    # Beside rpc: it reads what the broker and its engine know. Only takhin.server knows of it.
+    "takhin.metrics": Layer(
+        (*_BROKER, "takhin.logs", "takhin.metrics.*"), ("prometheus_client", "structlog")
+    ),
     "takhin.client": Layer((*_WIRE, "takhin.client.*"), GRPC),
     "takhin.config": Layer(VOCABULARY),
     "takhin.logs": Layer(VOCABULARY, ("structlog",)),
     "takhin.memory": Layer(),
+    "takhin.notify": Layer(("takhin.sentences",), ("structlog",)),
     "takhin.server": Layer(("takhin.*",), ("structlog",)),
+    "takhin.process": Layer(("takhin.*",), ("structlog",)),
     # For authors of engines: it knows the contract and what all engines share, and no engine.
     "takhin.testing.contract": Layer(
         (*VOCABULARY, "takhin.storage.contract", "takhin.storage.conditions", "takhin.testing.contract.*"),
@@ -318,7 +327,7 @@ ANY_SQLITE = {"apsw", "_sqlite3", *SQLITE_OF_PYTHON}
     ("packages", "unwanted"),
     [
         (("takhin.wire.*", "takhin.v1.*", "takhin.client.*", "takhin.cli.*"), ANY_SQLITE),
-        (("takhin.storage.*", "takhin.rpc.*", "takhin.server"), ANY_SQLITE - {"apsw"}),
+        (("takhin.storage.*", "takhin.rpc.*", "takhin.server", "takhin.process"), ANY_SQLITE - {"apsw"}),
     ],
     ids=["clients", "broker"],
 )

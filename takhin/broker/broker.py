@@ -13,6 +13,7 @@ from takhin.broker.records import RecordVerbs
 from takhin.broker.topics import TopicVerbs
 from takhin.clock import Clock
 from takhin.groups.coordinator import Coordinator
+from takhin.meters import Meters
 from takhin.model import BrokerHealth
 from takhin.settings import Settings
 from takhin.storage.contract import Engine
@@ -26,8 +27,9 @@ class Broker:
 
     def __init__(self, engine: Engine, settings: Settings, *, clock: Clock, version: str) -> None:
         self.settings = settings
-        self.crowd: str | None = None
-        """Why no connection is taken any more, in a sentence; None while they are."""
+        self.concerns: dict[str, str] = {}
+        """What is wrong around the broker, one sentence under each name. Who puts it there takes it away."""
+        self.meters = Meters()
         self.topics = TopicVerbs(engine, settings)
         self.records = RecordVerbs(engine, settings, clock)
         self.compaction = CompactionVerbs(engine, settings.topics, clock)
@@ -47,5 +49,5 @@ class Broker:
 
     def health(self) -> BrokerHealth:
         """The program's version, its uptime, and what is wrong now."""
-        troubles = [*self._engine.troubles, *([] if self.crowd is None else [self.crowd])]
+        troubles = [*self._engine.troubles, *self.concerns.values()]
         return BrokerHealth(self._version, int(time.monotonic() - self._started), troubles)

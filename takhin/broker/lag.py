@@ -30,9 +30,15 @@ class Ages:
         self._engine = engine
         self._clock = clock
 
-    async def of(self, committed: Mapping[TopicPartition, CommittedOffset]) -> dict[TopicPartition, int]:
-        """The age in ms in each partition; 0: there is no such record, UNKNOWN: it cannot be told."""
-        deadline = asyncio.get_running_loop().time() + WAIT_SECONDS_MAX
+    async def of(
+        self, committed: Mapping[TopicPartition, CommittedOffset], deadline: float | None = None
+    ) -> dict[TopicPartition, int]:
+        """The age in ms in each partition; 0: there is no such record, UNKNOWN: it cannot be told.
+
+        deadline: how long it may take to open files, in the loop's time; None: WAIT_SECONDS_MAX.
+        """
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + WAIT_SECONDS_MAX
         now = self._clock()
         ages = dict.fromkeys(committed, 0)
         async for at, of in in_turns(committed.items(), at_once=AT_ONCE):

@@ -187,6 +187,13 @@ class RecordVerbs:
         check_incarnation(log, request.incarnation_id)
         return consume(log, request, self._reads, self._settings)
 
+    def count_consumed(self, topic: str, *, records: int, size_bytes: int) -> None:
+        """Count what a consume call is sent. size_bytes: of the response."""
+        if topic in self._engine.topics:  # else it is being deleted, and its meter is gone
+            meter = self._engine.meters.topic(topic)
+            meter.consumed_records += records
+            meter.consumed_bytes += size_bytes
+
     def _with_source(self, batch: Batch, condition: Condition) -> Batch:
         """The batch with its source, which names the log that the input record is from."""
         source = condition.source

@@ -121,6 +121,10 @@ class Session:
         """The log's records, then new ones as they arrive. consumption.py says what it yields and raises."""
         return self._broker.records.consume(request)
 
+    def count_consumed(self, topic: str, *, records: int, size_bytes: int) -> None:
+        """Count what a consume call is sent. size_bytes: of the response."""
+        self._broker.records.count_consumed(topic, records=records, size_bytes=size_bytes)
+
     async def delete_records(self, topic: str, partition: int, before_offset: int) -> int:
         """Remove the records below an offset (-1: all up to the end as of now); durable on return.
 

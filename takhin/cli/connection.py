@@ -28,6 +28,8 @@ logging.getLogger("takhin.client").addHandler(logging.NullHandler())
 ANSWER_MS_MAX = 60_000
 """How long a command waits for an answer. Not an option: Ctrl-C ends a wait that is too long."""
 
+DEFAULT_SERVER = Settings().listen[0]
+
 COMPLETION_MS_MAX = 2_000
 """How long Tab waits for names. A person does not wait longer."""
 
@@ -46,9 +48,9 @@ server_option = click.option(
     "--server",
     metavar="HOST:PORT",
     envvar=SERVER_VARIABLE,
-    default=Settings().listen,
+    default=DEFAULT_SERVER,
     callback=_checked_address,
-    help=f"The broker's address.  [default: {Settings().listen}; variable: {SERVER_VARIABLE}]",
+    help=f"The broker's address.  [default: {DEFAULT_SERVER}; variable: {SERVER_VARIABLE}]",
 )
 compression_option = click.option(
     "--compression", type=click.Choice([ZSTD]), help="Compress records on their way: for slow links."
@@ -62,7 +64,7 @@ def _offered(names: Callable[[Admin], Awaitable[Iterable[str]]]) -> Callable[...
     """A completer that offers names that the broker knows, or nothing if no broker answers."""
 
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-        server = context.params.get("server") or os.environ.get(SERVER_VARIABLE) or Settings().listen
+        server = context.params.get("server") or os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER
 
         async def asked() -> Iterable[str]:
             async with Admin(server, timeout_ms=COMPLETION_MS_MAX, retry=Retry(attempts_max=1)) as broker:

@@ -37,6 +37,7 @@ COMMANDS = (
     "verify",
     "restore",
     "recover",
+    "doctor",
     "completion",
 )
 """The commands in the order of --help; each is in the module of its name, imported when it is used."""

@@ -73,7 +73,7 @@ def serve(file: str | None, *, strict: bool, print_config: bool, **parameters: A
     # Only here, so that no other command loads SQLite.
     import uvloop  # noqa: PLC0415
 
-    from takhin.server import run  # noqa: PLC0415
+    from takhin.process import run  # noqa: PLC0415
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(loaded.settings))

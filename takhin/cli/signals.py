@@ -3,7 +3,7 @@
 An exception that a signal's handler raises is lost where Python runs code that may not fail, such as a
 finalizer: it is printed there, and the command goes on. So a signal is noted first, and looked for wherever
 a command waits. A pipe wakes such a wait, also if the signal comes just before it. A running broker replaces
-all this by its own handlers (takhin/server.py).
+all this by its own handlers (takhin/process.py).
 """
 
 from __future__ import annotations

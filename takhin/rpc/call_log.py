@@ -16,7 +16,7 @@ class CallLog:
     """Watches the calls of one server, for a broker that logs debug lines."""
 
     def __init__(self) -> None:
-        # A connection is told of again if it was silent while so many others called.
+        # A connection gets another line if it was silent while so many others called.
         self._peers: OrderedDict[str, None] = OrderedDict()
 
     def began(self, call: Call, _context: Context) -> None:

@@ -1,7 +1,7 @@
 """What is known of a call while it runs, and those who watch calls: the debug log, and others like it.
 
 Every call of the server gets a Call, which `running` returns within the call's own task. The interceptor puts
-its caller there; watchers are told of its beginning and its end.
+its caller there; watchers hear of its beginning and its end.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ class Call:
     method: its path, /SERVICE/METHOD. streams: it has more than a request and a response.
     peer: the connection, as gRPC names it. began: of time.perf_counter(), in seconds.
     caller: who makes it.
+    received, sent: of a stream, how many messages have come and gone.
     status: once it has ended, the name of its gRPC status, or of what ended it without one.
     error: the name of the ErrorCode in its response, or "".
     """
 
-    __slots__ = ("began", "caller", "error", "method", "peer", "status", "streams")
+    __slots__ = ("began", "caller", "error", "method", "peer", "received", "sent", "status", "streams")
 
     def __init__(self, method: str, peer: str, *, streams: bool) -> None:
         self.method = method
@@ -45,12 +46,13 @@ class Call:
         self.peer = peer
         self.began = time.perf_counter()
         self.caller = caller_of(peer)
+        self.received = self.sent = 0
         self.status = ""
         self.error = ""
 
 
 class Watcher(Protocol):
-    """Is told of every call, on the event loop; so it must be quick, and must not raise."""
+    """Hears of every call, on the event loop; so it must be quick, and must not raise."""
 
     def began(self, call: Call, context: Context) -> None:
         """The call begins. Nothing of its request is known yet."""
@@ -68,7 +70,7 @@ def running() -> Call:
 
 
 def watched(handler: Handler, method: str, watchers: Sequence[Watcher], *, streams: bool) -> Handler:
-    """The handler, a coroutine as the interceptor makes all, within a Call of which the watchers are told.
+    """The handler, a coroutine as the interceptor makes all, within a Call that the watchers hear of.
 
     streams: the method has more than a request and a response.
     """

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
 from takhin.broker.broker import Broker
+from takhin.settings.security import UNIX, ListenAddress
 
 logger = structlog.get_logger()
 
@@ -20,20 +22,25 @@ LOOK_SECONDS = 1.0
 DESCRIPTORS = Path("/proc/self/fd")
 TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
 """One line for each socket of the machine: its local address, its remote one, and its state."""
+UNIX_TABLE = Path("/proc/self/net/unix")
+"""One line for each Unix socket of the machine: its type and state, and the path that it was made with."""
+FULL = "connections_full"
+"""The name of the event, and of what the broker's health has to say of it."""
 
 
 class ConnectionWatch:
-    """Says so, in the log and in health, while as many connections are open as there may be."""
+    """Says so, in the log and in health, while a listener has as many connections as there may be."""
 
     def __init__(self, broker: Broker, connections_max: int) -> None:
         self._broker = broker
         self._most = connections_max
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, port: int) -> None:
-        """Watch the connections to this port of ours."""
+    def start(self, addresses: Sequence[ListenAddress]) -> None:
+        """Watch the connections to these addresses of ours."""
+        self._several = len(addresses) > 1
         if DESCRIPTORS.exists() and TABLES[0].exists():
-            self._task = asyncio.create_task(self._watch(port))
+            self._task = asyncio.create_task(self._watch(addresses))
 
     async def stop(self) -> None:
         """Watch no longer. Raises nothing, whatever has become of the watch."""
@@ -41,29 +48,48 @@ class ConnectionWatch:
             self._task.cancel()
             await asyncio.wait({self._task})
 
-    async def _watch(self, port: int) -> None:
+    async def _watch(self, addresses: Sequence[ListenAddress]) -> None:
         while True:
             try:
-                self._note(await asyncio.to_thread(self._count, port))
+                self._note(await asyncio.to_thread(self._full, addresses))
             except OSError as error:  # of descriptors that are short health tells, too
                 logger.debug("connections_not_counted", error=str(error))
             except Exception:  # nothing depends on it: the broker serves on
                 logger.exception("connections_not_counted")
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _count(self, port: int) -> int:  # on a thread: on a large machine the tables take some ms
+    def _full(self, addresses: Sequence[ListenAddress]) -> list[str]:
+        """The addresses at which all connections are taken. gRPC allows so many at each."""
+        # On a thread: on a large machine the tables take some ms.
         if len(os.listdir(DESCRIPTORS)) < self._most:  # noqa: PTH208  the names are not needed
-            return 0
-        established = re.compile(rb": [0-9A-F]+:%04X [0-9A-F]+:[0-9A-F]{4} 01 " % port)
-        return sum(len(established.findall(table.read_bytes())) for table in TABLES if table.exists())
+            return []
+        tcp = [table.read_bytes() for table in TABLES if table.exists()]
+        unix = [UNIX_TABLE.read_bytes()] if UNIX_TABLE.exists() else []
+        return [
+            str(address)
+            for address in addresses
+            if _count(address, unix if address.kind == UNIX else tcp) >= self._most
+        ]
 
-    def _note(self, count: int) -> None:
-        full = count >= self._most
-        if full and self._broker.crowd is None:
-            self._broker.crowd = (
-                f"all {self._most} connections (rpc.connections_max) are taken, and others are turned away"
-            )
-            logger.warning("connections_full", connections=count, reason=self._broker.crowd)
-        elif not full and self._broker.crowd is not None:
-            self._broker.crowd = None
+    def _note(self, full: Sequence[str]) -> None:
+        known = FULL in self._broker.concerns
+        if full and not known:
+            to = f" to {' and '.join(full)}" if self._several else ""
+            taken = f"all {self._most} connections (rpc.connections_max){to} are taken"
+            reason = f"{taken}, and others are turned away"
+            self._broker.concerns[FULL] = reason
+            logger.warning(FULL, addresses=list(full), reason=reason)
+        elif known and not full:
+            del self._broker.concerns[FULL]
             logger.info("connections_free")
+
+
+def _count(address: ListenAddress, tables: Sequence[bytes]) -> int:
+    """How many connections to an address are established."""
+    if address.kind == UNIX:
+        established = re.compile(
+            rb" 0001 03 +[0-9]+ %b$" % re.escape(os.fsencode(address.path)), re.MULTILINE
+        )
+    else:
+        established = re.compile(rb": [0-9A-F]+:%04X [0-9A-F]+:[0-9A-F]{4} 01 " % address.port)
+    return sum(len(established.findall(table)) for table in tables)

@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from takhin.errors import ShuttingDownError
-from takhin.rpc.calls import Context
+from takhin.rpc.calls import Context, running
 from takhin.rpc.interceptors import SERVICE
 
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
@@ -50,6 +50,7 @@ class _Watcher:
 
     async def write(self, response: Any) -> None:
         await self._context.write(response)
+        running().sent += 1
         if not self._servicer.stopping:
             return
         if response.status != NOT_SERVING:  # the stop began within the write

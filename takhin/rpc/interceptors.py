@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -21,7 +21,7 @@ from takhin.errors import InternalError, ShuttingDownError, TakhinError
 from takhin.logs import debugging
 from takhin.rpc.arrivals import Arrival, Arrivals
 from takhin.rpc.call_log import CallLog
-from takhin.rpc.calls import Context, Handler, Watcher, watched
+from takhin.rpc.calls import Context, Handler, Watcher, running, watched
 from takhin.rpc.gzip_answers import asks_for_gzip, is_worth_gzip
 from takhin.rpc.parsing import Malformed, Parser
 from takhin.settings import Settings
@@ -69,8 +69,8 @@ async def abort(context: Context, error: TakhinError) -> None:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the server."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._watchers: list[Watcher] = [CallLog()] if debugging() else []
+    def __init__(self, settings: Settings, watchers: Sequence[Watcher] = ()) -> None:
+        self._watchers: list[Watcher] = [*watchers, *([CallLog()] if debugging() else [])]
         self._arrivals = Arrivals(settings.rpc.arrivals_max, settings.rpc)
         self._health_arrivals = Arrivals(settings.rpc.health_arrivals_max, settings.rpc)
         self._bounds = bounds(settings)
@@ -189,12 +189,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def begun(requests: AsyncIterator[bytes], context: Context) -> Any:
             if method == PRODUCE_STREAM:
-                return inner(arrivals.requests(requests, context.peer(), parse), context)
+                return inner(arrivals.requests(_counted(requests), context.peer(), parse), context)
             async with arrivals.request(context, parse) as request:
                 first = _well_formed(request.pop())
+            running().received += 1
             if not streaming:
                 return inner(first, context)
-            return inner(_parsed(first, arrivals.requests(requests, context.peer(), parse)), context)
+            later = arrivals.requests(_counted(requests), context.peer(), parse)
+            return inner(_parsed(first, later), context)
 
         async def call(requests: AsyncIterator[bytes], context: Context) -> None:
             task = _current_task()
@@ -230,6 +232,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         gzip = self._gzip and asks_for_gzip(context)
         if gzip:
             context.set_compression(grpc.Compression.Gzip)
+        call = running()
         async with aclosing(stream):
             async for response in stream:
                 if gzip and not is_worth_gzip(response):
@@ -241,6 +244,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     raise ClientGoneError from error
                 finally:
                     self._writing.discard(task)
+                call.sent += 1
                 if self._ending and self._streams[task] not in SELF_ENDING:
                     raise ShuttingDownError
 
@@ -256,6 +260,14 @@ def _well_formed(request: Any) -> Any:
     if isinstance(request, Malformed):
         raise request.error
     return request
+
+
+async def _counted(requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The requests of the running call's stream, each counted as it comes."""
+    call = running()
+    async for request in requests:
+        call.received += 1
+        yield request
 
 
 async def _parsed(first: Any, requests: AsyncIterator[Arrival]) -> AsyncGenerator[Any, None]:

@@ -1,17 +1,24 @@
-"""The gRPC server: its options, its address, its start and its end."""
+"""The gRPC server: its options, its addresses, its start and its end."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import grpc
 
 from takhin.errors import StartupError
+from takhin.rpc.calls import Watcher
+from takhin.rpc.certificates import Certificates
 from takhin.rpc.connections import ConnectionWatch
 from takhin.rpc.health import add_health, add_reflection
 from takhin.rpc.interceptors import CallInterceptor
 from takhin.rpc.service import TakhinService
+from takhin.rpc.unix_sockets import free_place
 from takhin.settings import RpcSettings, Settings
+from takhin.settings.security import MTLS, UNIX, ListenAddress, listen_address
 from takhin.v1 import takhin_pb2_grpc
 
 GOODBYE_SECONDS = 1.0
@@ -19,16 +26,26 @@ GOODBYE_SECONDS = 1.0
 
 
 class Listener:
-    """Serves one TakhinService at one address, as a part of the server. Life: `start`, serve, `stop`."""
+    """Serves one TakhinService at its addresses, as a part of the server. Life: `start`, serve, `stop`."""
 
-    address: str
-    """HOST:PORT with the port taken, once started."""
+    addresses: list[ListenAddress]
+    """Those of the setting `listen` with the ports taken, once started."""
 
-    def __init__(self, service: TakhinService, settings: Settings, connections: ConnectionWatch) -> None:
+    def __init__(
+        self,
+        service: TakhinService,
+        settings: Settings,
+        connections: ConnectionWatch,
+        certificates: Certificates,
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
+        """watchers: see every call."""
         self._service = service
-        self._listen = settings.listen
+        self._listen = list(map(listen_address, settings.listen))
+        self._socket_mode = int(settings.socket_mode, 8)
         self._connections = connections
-        self._interceptor = CallInterceptor(settings)
+        self._certificates = certificates
+        self._interceptor = CallInterceptor(settings, watchers)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=_options(settings.rpc),
@@ -40,17 +57,33 @@ class Listener:
     async def start(self) -> None:
         """Bind and serve. Raises StartupError."""
         self._health = await add_health(self._server)
-        host = self._listen.rpartition(":")[0]
         try:
-            port = self._server.add_insecure_port(self._listen)
+            self.addresses = [self._bind(address) for address in self._listen]
+        except BaseException:
+            await self._server.stop(0)
+            raise
+        await self._server.start()
+        self._connections.start(self.addresses)
+
+    def _bind(self, address: ListenAddress) -> ListenAddress:
+        """Listen on an address. Returns it with the port taken."""
+        if address.kind == UNIX:
+            with free_place(Path(address.path), self._socket_mode):
+                self._add(address)
+            return address
+        return replace(address, port=self._add(address))
+
+    def _add(self, address: ListenAddress) -> int:
+        try:
+            if not address.encrypted:
+                return self._server.add_insecure_port(address.target)
+            credentials = self._certificates.credentials(ask_clients=address.kind == MTLS)
+            return self._server.add_secure_port(address.target, credentials)
         except RuntimeError as error:
             raise StartupError(
-                f"cannot listen on {self._listen}: the address is in use by another process, or not of this "
+                f"cannot listen on {address}: the address is in use by another process, or not of this "
                 "machine"
             ) from error
-        await self._server.start()
-        self.address = f"{host}:{port}"
-        self._connections.start(port)
 
     async def stop(self, grace_seconds: float) -> None:
         """Say NOT_SERVING, refuse new calls, answer what is queued, end streams, then close.

@@ -55,11 +55,12 @@ class RecordMethods(Methods):
         session = self._session()
         async with aclosing(session.consume(convert.consume_request(request))) as chunks:
             async for chunk in chunks:
-                records = self._encoded(partition, chunk.records)
+                plain = sent = self._encoded(partition, chunk.records)
+                session.count_consumed(topic, records=len(chunk.records.rows), size_bytes=len(plain))
                 if compressed:
-                    records = await self._packed(chunk.records, records)
+                    sent = await self._packed(chunk.records, plain)
                     context.disable_next_message_compression()  # by gzip
-                yield await encode.consumed(topic, partition, chunk.end_offset, records)
+                yield await encode.consumed(topic, partition, chunk.end_offset, sent)
 
     async def GetOffsetsForTimes(
         self, request: pb.GetOffsetsForTimesRequest, context: Context

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from takhin.settings.fields import INT32_MAX, kind_of, setting, split_address
+from takhin.settings.metrics import MetricsSettings
+from takhin.settings.security import TlsSettings, listen_address
 from takhin.settings.serving import ConsumeSettings, GroupSettings, ProduceSettings, RpcSettings
 from takhin.settings.storage import StorageSettings, TopicSettings
 
@@ -19,10 +21,12 @@ __all__ = [
     "ConsumeSettings",
     "GroupSettings",
     "LogSettings",
+    "MetricsSettings",
     "ProduceSettings",
     "RpcSettings",
     "Settings",
     "StorageSettings",
+    "TlsSettings",
     "TopicSettings",
     "kind_of",
     "setting",
@@ -50,8 +54,20 @@ class Settings:
     """The whole tree."""
 
     data_dir: Path = setting(Path("data"), "the data folder")  # noqa: RUF009  makes a field
-    listen: str = setting(
-        "127.0.0.1:9092", "HOST:PORT to serve; port 0 takes a free one", check=split_address
+    listen: tuple[str, ...] = setting(
+        ("127.0.0.1:9092",),
+        "addresses to serve: HOST:PORT (not encrypted), tls://HOST:PORT, mtls://HOST:PORT (clients show "
+        "certificates, too), unix:PATH; port 0 takes a free one",
+        least=1,
+        check=listen_address,
+    )
+    allow_plaintext: bool = setting(
+        False, "serve other machines although traffic is not encrypted, or clients do not say who they are"
+    )
+    socket_mode: str = setting(
+        "0600",
+        "mode of a socket file: its owner may connect, its group, too, or all users",
+        choices=("0600", "0660", "0666"),
     )
     shutdown_grace_ms: int = setting(10_000, "time for calls under way to end when stopping", least=0)
     storage: StorageSettings = field(default_factory=StorageSettings)
@@ -60,4 +76,6 @@ class Settings:
     consume: ConsumeSettings = field(default_factory=ConsumeSettings)
     groups: GroupSettings = field(default_factory=GroupSettings)
     rpc: RpcSettings = field(default_factory=RpcSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     log: LogSettings = field(default_factory=LogSettings)

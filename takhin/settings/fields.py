@@ -8,7 +8,19 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from takhin.kinds import Bool, Choice, FilePath, Kind, ListOf, Secret, SecretText, Share, Text, Whole
+from takhin.kinds import (
+    Bool,
+    Choice,
+    FilePath,
+    Kind,
+    ListOf,
+    NoneOr,
+    Secret,
+    SecretText,
+    Share,
+    Text,
+    Whole,
+)
 
 INT32_MAX = (1 << 31) - 1
 """The most that a number may be unless its setting says otherwise: gRPC and SQLite take most as int32."""
@@ -33,24 +45,33 @@ def setting(
     """A field of the tree. Its kind follows from its default: see `kind_of`.
 
     doc: one line for people.
-    least, most: the bounds of a whole number. no_limit: it may also be -1, which means that there is none.
+    least, most: the bounds of a whole number; least also of how many items a list has.
+    no_limit: a number may also be -1, which means that there is none.
     choices: all that a text, or each item of a list, may be.
-    check: raises ValueError with the rest of the sentence "KEY must be …" for a text that will not do.
+    check: raises ValueError with the rest of the sentence "KEY must be …" for a text that will not do, or for
+    an item of a list. With it, a default of None stands for no text.
     """
-    kind = kind_of(default, Whole(least, most, no_limit), Choice(tuple(choices)) if choices else Text(check))
+    text = Choice(tuple(choices)) if choices else Text(check)
+    kind = kind_of(default, Whole(least, most, no_limit), text)
+    if default is None and check is not None:
+        kind = NoneOr(text)
+    if isinstance(kind, ListOf):
+        kind = ListOf(text, least)
     return field(default=default, metadata={"doc": doc, "kind": kind})
 
 
 def kind_of(default: object, number: Kind[int], text: Kind[str]) -> Kind[Any]:
     """The kind of a setting by its default: bool, int, float (a share), Path, Secret, tuple (a list) or str.
 
-    A list has texts as items. The default of a secret is the empty Secret.
+    A list has texts as items. The default of a secret is the empty Secret, that of a path that need not be
+    given is None.
     """
     kinds: dict[type, Kind[Any]] = {
         bool: Bool(),
         int: number,
         float: Share(),
         Path: FilePath(),
+        type(None): NoneOr(FilePath()),
         Secret: SecretText(),
         tuple: ListOf(text),
         str: text,

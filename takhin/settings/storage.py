@@ -58,7 +58,9 @@ class StorageSettings:
         most=INT64_MAX,
     )
     checkpoint_pages: int = setting(
-        500, "pages (16 KiB) in a write-ahead log before it is copied into its file", least=1
+        500,
+        "pages (16 KiB) in a write-ahead log before it is copied into its file; at twice as many writes wait",
+        least=1,
     )
     wal_bytes_max: int = setting(
         256 << 20, "size of a write-ahead log above which the broker warns", least=1, most=INT64_MAX

@@ -14,11 +14,13 @@ from types import MappingProxyType
 from typing import Protocol
 
 from takhin.errors import FencedMemberError
+from takhin.meters import EngineMeters
 from takhin.model import (
     Appended,
     Batch,
     CommittedOffset,
     OffsetAtTime,
+    PartitionState,
     Records,
     TopicConfig,
     TopicPartition,
@@ -114,6 +116,10 @@ class PartitionLog(Protocol):
     @property
     def last_timestamp(self) -> int:
         """The timestamp (ms) of the last record, likewise."""
+
+    @property
+    def state(self) -> PartitionState:
+        """What the engine does with it now. One that needs nothing opened is always OPEN."""
 
     def check_available(self) -> None:
         """Raises PartitionUnavailableError if the engine cannot serve it, UnknownTopicError once closed."""
@@ -254,6 +260,10 @@ class Engine(Protocol):
     @property
     def troubles(self) -> Sequence[str]:
         """A sentence for each thing that is wrong now: a partition that takes no writes, a full disk."""
+
+    @property
+    def meters(self) -> EngineMeters:
+        """What it counts of its work. Those of a topic go with the topic."""
 
     def stats(self) -> Mapping[str, int]:
         """What the engine counts, by names with their unit (`queued_bytes`). Waits for nothing."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from takhin.clock import Clock, system_clock
 from takhin.errors import FencedMemberError, TopicExistsError, UnknownPartitionError, UnknownTopicError
+from takhin.meters import EngineMeters
 from takhin.model import CommittedOffset, TopicConfig, TopicPartition, TopicSpec
 from takhin.settings import StorageSettings
 from takhin.storage.conditions import fewer_partitions
@@ -125,9 +126,10 @@ class MemoryEngine:
     ) -> None:
         self.topics: Mapping[str, MemoryTopic] = {}
         self.boot = 0
+        self.meters = EngineMeters()
         self._sources = SourceIndex()
         self.offsets = MemoryOffsets(self._sources)
-        self._remembers = Remembers(producers_max, sources_max, self._sources)
+        self._remembers = Remembers(producers_max, sources_max, self._sources, self.meters)
         self._clock = clock
         self._changed = Waiters()
         self._retaining: asyncio.Task[None] | None = None
@@ -183,6 +185,7 @@ class MemoryEngine:
         topic = self._existing(name)
         self._change({of: other for of, other in self.topics.items() if of != name})
         self._sources.drop(name)
+        self.meters.drop(name)
         _close_logs(topic)
 
     def _existing(self, name: str) -> MemoryTopic:

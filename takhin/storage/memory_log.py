@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from takhin.clock import Clock
 from takhin.errors import OffsetOutOfRangeError, RefusedError, UnknownTopicError
+from takhin.meters import EngineMeters
 from takhin.model import (
     NO_TIMESTAMP,
     Appended,
@@ -20,6 +21,7 @@ from takhin.model import (
     Condition,
     Header,
     OffsetAtTime,
+    PartitionState,
     Records,
     Row,
     Source,
@@ -46,11 +48,12 @@ T = TypeVar("T")
 
 
 class Remembers(NamedTuple):
-    """How much a log remembers of those who send to it, and who knows of which groups."""
+    """How much a log remembers of those who send to it, who knows of which groups, and what is counted."""
 
     producers_max: int
     sources_max: int
     sources: SourceIndex
+    meters: EngineMeters
 
 
 class Taken(NamedTuple):
@@ -98,6 +101,10 @@ class MemoryLog:
     def last_timestamp(self) -> int:
         return next((row[1] for row in reversed(self._rows.values())), NO_TIMESTAMP)
 
+    @property
+    def state(self) -> PartitionState:
+        return PartitionState.OPEN
+
     def check_available(self) -> None:
         self._check_open()
 
@@ -120,6 +127,9 @@ class MemoryLog:
         self._headers.update({first + i: tuple(headers) for i, headers in batch.headers.items()})
         self.end_offset, self._last_group = end, first
         self._growth.wake()
+        of_topic = self._remembers.meters.topic(self.topic)
+        of_topic.appended_records += len(batch)
+        of_topic.appended_bytes += batch.size_bytes
         return _done(Appended(self.partition, first, batch.timestamps[0], len(batch)))
 
     def _judge(self, batch: Batch, condition: Condition) -> Appended | None:
@@ -158,7 +168,7 @@ class MemoryLog:
 
     def _make_room(self, source: Source) -> None:
         """For one more source. Those whose log is gone make room; without any it is refused."""
-        at, (_, most, index) = TopicPartition(self.topic, self.partition), self._remembers
+        at, (_, most, index, _) = TopicPartition(self.topic, self.partition), self._remembers
         if len(self._sources) >= most:
             gone = index.gone(at, {incarnation_id for _, incarnation_id in self._sources})
             if not gone:

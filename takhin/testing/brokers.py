@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import re
 import select
@@ -25,13 +26,14 @@ from typing import IO, Self
 from takhin.config import OPTIONS, VARIABLE_PREFIX, load
 from takhin.errors import StartupError
 from takhin.settings import Settings
+from takhin.settings.security import listen_address, main_address
 
 START_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 15.0
 """How long `start` and `stop` wait before they give up: no broker of a test is so slow, so it hangs."""
 
-READY = re.compile(r"""( ready on |"address": ")(?P<address>[^\s",]+)""")
-"""Where the address is in the line that `takhin serve` prints: a sentence, or JSON as its log."""
+READY = re.compile(r" ready on (?P<addresses>.+), data in ")
+"""Where the addresses are in the line that `takhin serve` prints for people."""
 
 SettingValues = Mapping[str, int | str]
 """Values by the keys of the README's table: {"consume.heartbeat_ms": 100}."""
@@ -41,7 +43,9 @@ class LocalBroker(ABC):
     """A broker on a free port of 127.0.0.1. It serves inside a `with` or `async with` block."""
 
     address: str
-    """HOST:PORT, once started; it stays the same if the broker is started again."""
+    """HOST:PORT of the first address that has a port; it stays the same if the broker is started again."""
+    addresses: list[str]
+    """All of the setting `listen`, with the ports taken: tls://HOST:PORT, unix:PATH."""
 
     def __init__(self, settings: SettingValues) -> None:
         for key in settings:
@@ -49,6 +53,12 @@ class LocalBroker(ABC):
                 raise ValueError(f"there is no setting {key!r}")
         self._settings: dict[str, int | str] = {"listen": "127.0.0.1:0", "shutdown_grace_ms": 1_000}
         self._settings.update(settings)
+
+    def _serves(self, addresses: list[str]) -> None:
+        """Keep the addresses, for clients and for the next start."""
+        self.addresses = addresses
+        self.address = main_address([*map(listen_address, addresses)]).target
+        self._settings["listen"] = ",".join(addresses)
 
     @abstractmethod
     def start(self) -> None:
@@ -89,10 +99,10 @@ class MemoryBroker(LocalBroker):
 
     def start(self) -> None:
         values = load(self._settings, environ={}, file=None).settings
-        started: Future[str] = Future()
+        started: Future[list[str]] = Future()
         thread = threading.Thread(target=self._run, args=(values, started), name="takhin broker", daemon=True)
         thread.start()
-        self.address = self._settings["listen"] = started.result(START_SECONDS_MAX)
+        self._serves(started.result(START_SECONDS_MAX))
         self._thread = thread
 
     def stop(self) -> None:
@@ -104,13 +114,13 @@ class MemoryBroker(LocalBroker):
             raise RuntimeError(f"the broker at {self.address} did not stop in {STOP_SECONDS_MAX:g} s")
         self._thread = None
 
-    def _run(self, values: Settings, started: Future[str]) -> None:  # on the thread
+    def _run(self, values: Settings, started: Future[list[str]]) -> None:  # on the thread
         asyncio.run(self._serve(values, started))
         # Free what is left of the server here. In a child that the test forks later, gRPC would wait for ever
         # for a thread that exists only in the parent.
         gc.collect()
 
-    async def _serve(self, values: Settings, started: Future[str]) -> None:  # on the thread
+    async def _serve(self, values: Settings, started: Future[list[str]]) -> None:  # on the thread
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         try:
@@ -124,7 +134,7 @@ class MemoryBroker(LocalBroker):
         except BaseException as error:  # noqa: BLE001  it is raised by start()
             started.set_exception(error)
             return
-        started.set_result(server.address)
+        started.set_result(server.addresses)
         await self._stopping.wait()
         await server.stop()
 
@@ -155,13 +165,13 @@ class DiskBroker(LocalBroker):
             )
         assert self._process.stdout is not None  # noqa: S101  see above
         try:
-            ready = READY.search(_line(self._process.stdout, START_SECONDS_MAX))
-            if ready is None:
+            addresses = _addresses(_line(self._process.stdout, START_SECONDS_MAX))
+            if not addresses:
                 raise RuntimeError(f"the broker did not start: {self.log_path.read_text()}")
         except BaseException:
             self.kill()
             raise
-        self.address = self._settings["listen"] = ready["address"]
+        self._serves(addresses)
 
     def stop(self) -> None:
         if self._process is None:
@@ -191,6 +201,14 @@ class DiskBroker(LocalBroker):
         """Stop the broker if it runs, and start it at the same address on the same folder."""
         self.stop()
         self.start()
+
+
+def _addresses(ready: str) -> list[str]:
+    """The addresses in the line that `takhin serve` prints: a sentence, or JSON as its log."""
+    if ready.startswith("{"):
+        return list(json.loads(ready)["addresses"])
+    sentence = READY.search(ready)
+    return re.split(", | and ", sentence["addresses"]) if sentence else []
 
 
 def _line(pipe: IO[bytes], seconds_max: float) -> str:

@@ -49,7 +49,8 @@ class Broker:
 
     It must exit cleanly then, and must not have logged an exception.
 
-    listen: HOST:PORT; port 0 takes a free one, which `address` then holds.
+    listen: addresses with commas; port 0 takes a free one, which `addresses` then has. `address` is the
+    HOST:PORT of the first one that has a port.
     program: what to run instead of `takhin`.
     settings: as in `environment`.
     """
@@ -76,6 +77,7 @@ class Broker:
             self.close()
             raise
         self.address: str = self.ready["address"]
+        self.addresses: list[str] = self.ready.get("addresses", "").split()
 
     @property
     def pid(self) -> int:
@@ -150,6 +152,7 @@ class Broker:
         if line.startswith(b"{"):
             event = json.loads(line)
             assert event.pop("event") == "ready"
+            event["addresses"] = " ".join(event["addresses"])
             return {name: str(value) for name, value in event.items()}
         ready = READY.fullmatch(line.decode())
         assert ready is not None, f"not the ready line: {line!r}"

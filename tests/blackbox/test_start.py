@@ -184,7 +184,7 @@ def test_an_address_that_is_none_is_refused(data_dir, listen):
 
 def test_an_address_of_another_machine_is_refused(data_dir):
     """An address that this machine does not have is refused and named."""
-    line, _ = refused("--data-dir", data_dir, "--listen", "192.0.2.1:9092")
+    line, _ = refused("--data-dir", data_dir, "--listen", "192.0.2.1:9092", "--allow-plaintext")
     assert "192.0.2.1:9092" in line
 
 

@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from takhin.rpc.connections import DESCRIPTORS, ConnectionWatch
+from takhin.settings.security import listen_address
 
 
 @pytest.mark.skipif(not DESCRIPTORS.exists(), reason="nobody looks where there is no table of connections")
@@ -16,9 +17,9 @@ async def test_a_watch_that_fails_goes_on_and_is_stopped():
     executor = ThreadPoolExecutor(1)
     executor.shutdown()
     asyncio.get_running_loop().set_default_executor(executor)  # as where no thread can be started
-    watch = ConnectionWatch(SimpleNamespace(crowd=None), 1)
+    watch = ConnectionWatch(SimpleNamespace(concerns={}), 1)
     with capture_logs() as logs:
-        watch.start(9092)
+        watch.start([listen_address("127.0.0.1:9092")])
         async with asyncio.timeout(5):
             while not logs:  # noqa: ASYNC110  a log line sets no event
                 await asyncio.sleep(0)

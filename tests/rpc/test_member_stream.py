@@ -25,7 +25,7 @@ JOIN = pb.MemberRequest(join=pb.Join(group_id="g", topics=["orders"]))
 async def server():
     settings = replace(
         Settings(),
-        listen="127.0.0.1:0",
+        listen=("127.0.0.1:0",),
         storage=StorageSettings(engine="memory"),
         groups=GroupSettings(rejoin_ms=REJOIN_MS, first_wait_ms=0),
     )

@@ -35,6 +35,9 @@ print(json.dumps(seen))
 """
 """The 32 bytes are the header of a write-ahead log, with salts that change when SQLite restarts it."""
 
+WAL_HEADER_BYTES = 32
+"""A write-ahead log of this size holds nothing: the write of its first frame has failed. SQLite begins it
+again, and whatever a copier has read of it until then, its copy is empty, too."""
 Seen = Mapping[str, tuple[int, str]]
 """By file: its size, and a digest of a `.db` file or the header of a write-ahead log."""
 
@@ -59,7 +62,7 @@ def changes_under_held(before: Seen, after: Seen) -> Iterator[str]:
         if not name.endswith("-wal"):
             if what_after != what:
                 yield f"under held {name} was changed"
-        elif size_after < size or (size and what_after != what):
+        elif size_after < size or (size > WAL_HEADER_BYTES and what_after != what):
             yield f"under held {name} was restarted: {size}, {what}; then {size_after}, {what_after}"
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import apsw
 import pytest
 import uvloop
+from takhin.schema import PAGE_BYTES
 
 from storage.support import Store, sqlite_engine
 from takhin.disk.witness import Mark
-from takhin.errors import PartitionUnavailableError
+from takhin.errors import PartitionUnavailableError, UnknownTopicError
 from takhin.model import CommittedOffset
 from takhin.storage.sqlite import life
+from takhin.storage.sqlite.checkpoint import Phase
 from takhin.storage.sqlite.steps import Step
 from takhin.storage.sqlite.writes import Append, CommitOnly
 from takhin.testing.contract import NOW, batch, numbered, spec
@@ -149,3 +151,69 @@ async def test_a_large_wal_is_forgotten_with_the_next_commit(tmp_path: Path):
     await log.append(numbered(1))
     assert engine.troubles == []
     await engine.close()
+
+
+async def test_a_slow_checkpoint_bounds_the_wal(tmp_path: Path):
+    """While a pass waits for a slow disk, a WAL grows to twice its usual length; then the commits wait."""
+    engine = sqlite_engine(tmp_path / "data", checkpoint_pages=20)
+    await engine.open()
+    log = (await engine.create_topic(spec("orders"))).partitions[0]
+    disk_is_slow = threading.Event()
+    log._shared.threads.checkpoint.submit(disk_is_slow.wait, lambda _, __: None)
+    page = bytes(PAGE_BYTES)
+    for _ in range(200):
+        written = asyncio.ensure_future(log.append(batch(page)))
+        while not (log.life.checkpoint.full or written.done()):
+            await turns()
+        if log.life.checkpoint.full:
+            break
+    assert log.life.checkpoint.full
+    while log.life.step is not Step.REST:
+        await turns()
+    waiting = [asyncio.ensure_future(log.append(batch(page))) for _ in range(20)]
+    await turns()
+    end = log.end_offset
+    assert log.life._file.wal_bytes <= 60 * PAGE_BYTES
+    assert not any(future.done() for future in waiting)
+    disk_is_slow.set()
+    await asyncio.wait_for(asyncio.gather(written, *waiting), 10)
+    assert log.end_offset >= end + 20
+    await engine.close()
+
+
+async def test_a_wal_that_others_made_long_holds_nobody_up(tmp_path: Path):
+    """A program's open transaction stops checkpoints. Commits go on, also while the long WAL is copied."""
+    engine = sqlite_engine(tmp_path / "data", checkpoint_pages=20)
+    await engine.open()
+    log = (await engine.create_topic(spec("orders"))).partitions[0]
+    await log.append(numbered(1))
+    reader = apsw.Connection(str(log.life._file.path), flags=apsw.SQLITE_OPEN_READONLY)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM records").fetchall()
+    page = bytes(PAGE_BYTES)
+    for _ in range(100):
+        await asyncio.wait_for(log.append(batch(page)), 10)
+    reader.execute("COMMIT")
+    reader.close()
+    disk_is_slow = threading.Event()
+    log._shared.threads.checkpoint.submit(disk_is_slow.wait, lambda _, __: None)
+    while log.life.checkpoint.phase is not Phase.COPYING:
+        await asyncio.wait_for(log.append(batch(page)), 10)
+    for _ in range(100):
+        await asyncio.wait_for(log.append(batch(page)), 10)
+    disk_is_slow.set()
+    await engine.close()
+
+
+async def test_a_trim_that_waits_its_turn_hears_of_the_end(store: Store):
+    """Trims wait for each other on a full disk. One whose topic is deleted meanwhile is refused."""
+    log = (await store.engine.create_topic(spec("orders"))).partitions[0]
+    await log.append(numbered(10))
+    space = log._shared.space
+    space.ran_out()
+    async with space.in_turn():
+        trimming = asyncio.ensure_future(log.trim(5))
+        await turns()
+        await store.engine.delete_topic("orders")
+    with pytest.raises(UnknownTopicError):
+        await asyncio.wait_for(trimming, 10)

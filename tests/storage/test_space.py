@@ -1,8 +1,12 @@
 """Room on the disk as the broker judges it."""
 
+import asyncio
 import errno
 import os
 
+import pytest
+
+from takhin.errors import StorageFullError
 from takhin.settings import StorageSettings
 from takhin.storage.sqlite.space import DiskSpace
 from takhin.storage.sqlite.troubles import Troubles
@@ -34,3 +38,15 @@ async def test_a_quota_with_less_than_is_free_keeps_it_full(tmp_path, monkeypatc
     await space.look()
     assert not space.full
     assert (tmp_path / "ballast").stat().st_size == BALLAST_BYTES
+
+
+async def test_turns_on_a_full_disk_are_waited_for_no_longer_than_space(tmp_path):
+    """Who frees space for a long time makes others fail; they have their turn when it has ended."""
+    space = DiskSpace(tmp_path, StorageSettings(busy_wait_ms_max=50), Troubles())
+    space.ran_out()
+    async with space.in_turn():
+        with pytest.raises(StorageFullError):
+            async with asyncio.timeout(10), space.in_turn():
+                pytest.fail("two are freeing space at one time")
+    async with asyncio.timeout(10), space.in_turn():
+        pass

@@ -45,6 +45,11 @@ TABLE = [
         OPENED._replace(checkpoint=Phase.COPYING, queued=True),
         Step.GROUP,
     ),
+    (
+        "a checkpoint copies a WAL that is to grow no more, and a write waits",
+        OPENED._replace(checkpoint=Phase.COPYING, queued=True, wal_full=True),
+        Step.REST,
+    ),
     ("a checkpoint's last bit is due", OPENED._replace(checkpoint=Phase.LAST_BIT), Step.LAST_BIT),
     (
         "a last bit is due, and the write of a hold waits: the hold's commit must come after it",
@@ -102,6 +107,7 @@ def possible() -> list[Facts]:
         facts
         for facts in every
         if not (facts.checkpoint is not Phase.NONE and not facts.is_open)
+        and not (facts.wal_full and facts.checkpoint is not Phase.COPYING)
         and not (facts.failed and (facts.queued or facts.checkpoint is Phase.LAST_BIT))
         and not (facts.recovers and not facts.failed)
         and not (facts.failed and not facts.may_open)

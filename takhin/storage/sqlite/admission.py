@@ -25,6 +25,11 @@ class Admission:
         return self._bytes
 
     @property
+    def waiters(self) -> int:
+        """How many requests wait for room."""
+        return len(self._waiters)
+
+    @property
     def has_room(self) -> bool:
         return self._bytes < self.bytes_max
 

@@ -333,6 +333,7 @@ class Catalogue:
             await close(topic.partitions)
             self._index.drop(name)
             self._shared.sources.drop(name)
+            self._shared.meters.drop(name)
             try:
                 with _unavailable(f"topic {name!r} cannot be deleted"):
                     await asyncio.to_thread(self._folder.retire, name)

@@ -5,6 +5,9 @@ restarts a WAL only once all of it is copied, which never happens while commits 
 has left little, the partition copies the last bit itself between two groups. (A checkpoint of 16 MiB inside
 the commit path stalls it for 20 ms or more; the last bit takes 1 or 2.)
 
+The WAL grows while a pass copies it, and the disk may be slow at that, for other programs use it, too. So
+the commits wait for a pass once the WAL has twice the size at which its checkpoint began.
+
 A program that reads the file in a transaction that it keeps open stops all this at its snapshot, and the WAL
 grows. Then another checkpoint is tried every second, and a WAL that has grown large is cut when one succeeds.
 On a full disk none begins by itself: a checkpoint can make its file longer and use up the space that another
@@ -22,6 +25,9 @@ LAST_BIT_PAGES_MAX = 128
 PASSES_MAX = 8
 """After as many passes that did not catch up, the commits wait: else the WAL grows for ever.
 Measured with LAST_BIT_PAGES_MAX; what an operator sets is storage.checkpoint_pages."""
+GROWTH_TIMES = 2
+"""The commits wait for a pass when the WAL has so many times the pages at which a checkpoint begins. With a
+quiet disk a WAL grows to somewhat less than that, so that they hardly ever wait."""
 AGAIN_SECONDS = 1
 """The wait after a checkpoint that could not copy everything, because a program reads or the disk is full."""
 
@@ -46,6 +52,8 @@ class Checkpoint:
         """Whether the last bit cuts the WAL, to give its space back."""
         self.pages = 0
         """Pages of the WAL that are not yet in the file, at most."""
+        self._length = 0  # pages since SQLite restarted the WAL, copied ones included, at most
+        self._bounded = True  # the WAL had no more than its full length when the checkpoint began
         self.again_at: float | None = None
         """When the next attempt is due after one that left something, in the loop's time."""
         self._pages_max = pages_max
@@ -56,17 +64,31 @@ class Checkpoint:
         """How much of the WAL is not yet copied."""
         return int(self.pages * PAGE_BYTES)
 
+    @property
+    def full(self) -> bool:
+        """True if commits have to wait until the pass that runs has ended.
+
+        Not if the WAL was long already when the checkpoint began: a program that reads, or a full disk, has
+        held up former ones, so copying it may take long.
+        """
+        return self.phase is Phase.COPYING and self._bounded and self._length >= self._length_max
+
+    @property
+    def _length_max(self) -> int:
+        return GROWTH_TIMES * self._pages_max
+
     def reset_page_count(self, wal_bytes: int) -> None:
         """Call when the file has been opened. Assumes that no page of an existing WAL has been copied yet.
 
         That is the worst case.
         """
-        self.pages = wal_bytes // PAGE_BYTES
+        self.pages = self._length = wal_bytes // PAGE_BYTES
         self.again_at = None
 
     def add(self, pages: int) -> None:
         """Count the pages that a commit has added to the WAL."""
         self.pages += pages
+        self._length += pages
 
     def due(self, now: float) -> bool:
         """True if a checkpoint should begin. now: the loop's time."""
@@ -79,6 +101,7 @@ class Checkpoint:
         self.phase = Phase.COPYING
         self.again_at = None
         self._passes = 0
+        self._bounded = self._length < self._length_max
 
     def passed(self, covered: int, left: int, *, moved: bool, now: float) -> None:
         """A pass has ended that began when the WAL had `covered` pages, and left so many of them.
@@ -92,7 +115,7 @@ class Checkpoint:
             self.phase = Phase.LAST_BIT
         elif not moved:
             self.abandon(now)
-        elif self._passes >= PASSES_MAX:
+        elif self.full or self._passes >= PASSES_MAX:
             self.phase = Phase.LAST_BIT
 
     def cut(self) -> None:
@@ -103,6 +126,8 @@ class Checkpoint:
     def finished(self, left: int, now: float) -> None:
         """The last bit was copied, but for so many pages. now: the loop's time."""
         self.pages = left
+        if not left:
+            self._length = 0
         self.abandon(now if left else None)
 
     def abandon(self, now: float | None = None) -> None:

@@ -107,11 +107,12 @@ class Commits:
         self._state.start_offset, self._state.history = written.start_offset, written.history
         began = time.perf_counter()
         try:
-            await on(self._shared.threads.commit, partial(self._commit, written.mark))
+            seconds = await on(self._shared.threads.commit, partial(self._commit, written.mark))
             self._file.check_sound()  # a checkpoint beside it may have found damage since
         except Exception as error:  # noqa: BLE001
             return None, self._failed(group, error, committing=True)
         self._landed(group, written)
+        self._count(group, written, seconds)
         if debugging():
             logger.debug(
                 "group_committed",
@@ -124,11 +125,25 @@ class Commits:
             )
         return written, None
 
-    def _commit(self, mark: Mark) -> None:  # on a commit thread
+    def _commit(self, mark: Mark) -> float:  # on a commit thread
+        """Returns how many seconds the COMMIT took."""
+        began = time.perf_counter()
         with quota_is_full(self._file.writer):
             self._file.writer.execute(sql.COMMIT)
+        seconds = time.perf_counter() - began
         self._file.check_place()  # else it would be acknowledged into a file that no start finds
         self.note(mark)
+        return seconds
+
+    def _count(self, group: CommitGroup, written: Written, seconds: float) -> None:
+        meters = self._shared.meters
+        meters.commit_seconds.observe(seconds)
+        meters.group_records.observe(written.records)
+        meters.group_bytes.observe(group.queued_bytes)
+        if written.records:
+            of_topic = meters.topic(self._state.topic)
+            of_topic.appended_records += written.records
+            of_topic.appended_bytes += written.appended_bytes
 
     def note(self, mark: Mark) -> None:
         """Note in the witness how far the log has come. It may lag, so an error is only logged."""

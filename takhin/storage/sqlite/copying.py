@@ -121,13 +121,15 @@ class Copying:
         self._tell_end(error)
 
     def _tell_end(self, error: Exception | None) -> None:
+        took = time.perf_counter() - self._began
+        self._shared.meters.checkpoint_seconds.observe(took)
         if debugging():
             logger.debug(
                 "checkpoint_ended",
                 partition=self._name,
                 pages_left=self._checkpoint.pages,
                 error=None if error is None else str(error),
-                took_ms=round((time.perf_counter() - self._began) * 1_000, 3),
+                took_ms=round(took * 1_000, 3),
             )
         self.watch_check(error)
         self.watch_wal()

@@ -14,6 +14,7 @@ from takhin.disk import connection
 from takhin.disk.folder import DataFolder
 from takhin.disk.witness import Witness
 from takhin.errors import StartupError
+from takhin.meters import EngineMeters
 from takhin.model import TopicConfig, TopicSpec
 from takhin.settings import StorageSettings
 from takhin.storage.contract import Capability, Topic
@@ -65,6 +66,7 @@ class SqliteEngine:
         self._settings = settings
         self._clock = clock
         self._topic_defaults = topic_defaults
+        self.meters = EngineMeters()
         self._troubles = Troubles()
         self._parts: Parts | None = None
 
@@ -90,7 +92,9 @@ class SqliteEngine:
             "partitions": len(logs),
             "open_files": len(shared.files),
             "queued_bytes": shared.admission.queued_bytes,
+            "queue_waiters": shared.admission.waiters,
             "wal_bytes_left": sum(log.wal_bytes_left for log in logs),
+            **shared.space.stats(),
         }
 
     async def open(self) -> None:
@@ -123,6 +127,7 @@ class SqliteEngine:
             DiskSpace(folder.path, settings, troubles),
             troubles,
             SourceIndex(),
+            self.meters,
             self._topic_defaults,
         )
         index = OffsetIndex()

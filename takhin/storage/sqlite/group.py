@@ -141,6 +141,8 @@ class Written:
     """True if records were removed between others."""
     records: int
     """How many records were appended."""
+    appended_bytes: int
+    """The sum of the size_bytes of their batches."""
     ends: Ends
     removed: bool
     """True if records were removed, so that the first or the last may be another one: both are to be read."""
@@ -179,6 +181,7 @@ class Draft:
         self._columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
         self._headers: list[tuple[int, Headers]] = []  # by the offset of a batch's first record
         self._bytes = 0  # of these records and headers
+        self._appended_bytes = 0
 
     @property
     def has_gaps(self) -> bool:
@@ -221,6 +224,7 @@ class Draft:
         keys.extend(batch.keys)
         values.extend(batch.values)
         self._bytes += batch.size_bytes
+        self._appended_bytes += batch.size_bytes
         if batch.headers:
             self._headers.append((first, batch.headers))
         self.end_offset = first + len(batch)
@@ -247,6 +251,7 @@ class Draft:
             self.next_times,
             self.compacted,
             self.end_offset - self._state.end_offset,
+            self._appended_bytes,
             self._ends,
             self.removed,
         )

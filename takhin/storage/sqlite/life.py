@@ -28,6 +28,7 @@ import structlog
 
 from takhin.disk.faults import FileGoneError, WalDamagedError, is_damage, unavailable
 from takhin.disk.witness import Slot
+from takhin.errors import UnknownTopicError
 from takhin.model import TopicPartition
 from takhin.storage.sqlite.checkpoint import Checkpoint, Phase
 from takhin.storage.sqlite.commits import Commits
@@ -104,9 +105,11 @@ class Life:
     def submit(self, write: Write[T]) -> asyncio.Future[T]:
         """Queue a write; the future gets its answer when that is durable.
 
-        Raises PartitionUnavailableError.
+        Raises PartitionUnavailableError, UnknownTopicError.
         """
         self.check_writable()
+        if self.step is Step.END:  # whoever asks had to wait since it has looked
+            raise UnknownTopicError(self._state.topic)
         first = not self._commits.waiting
         future = self._commits.put(write)
         if first:  # for the others that wait nothing has changed
@@ -230,6 +233,7 @@ class Life:
             may_open=is_open or failure is not None or files.has_slot(self),
             gives_way=files.gives_way(self),
             checkpoint=self.checkpoint.phase,
+            wal_full=self.checkpoint.full,
             failed=failure is not None,
             recovers=retry_at is not None and self._now >= retry_at,
             ending=self._ended is not None,
@@ -253,8 +257,6 @@ class Life:
 
     def _next_moment(self) -> float | None:
         """When something becomes due by itself, in the loop's time."""
-        if not self._commits.waiting and self.checkpoint.again_at is None and self.failure is None:
-            return None
         times = (
             self._commits.not_before if self._commits.waiting else None,
             self.checkpoint.again_at,
@@ -357,12 +359,9 @@ class Life:
         return unhindered and self._file.is_open and self._ended is None
 
     def _begin_checkpoint(self) -> None:
-        if not self.checkpoint.due(self._now) or not self._may_checkpoint:
-            return
-        if not self._shared.space.full and not self._shared.files.gives_way(self):
+        hindered = self._shared.space.full or self._shared.files.gives_way(self)
+        if self.checkpoint.due(self._now) and self._may_checkpoint and not hindered:
             self._copying.begin()
-
-    # RECOVER
 
     def _unavailable(self, error: Exception) -> Exception:
         return unavailable(error, self._state.topic, self._state.partition)

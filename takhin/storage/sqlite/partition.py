@@ -29,6 +29,7 @@ from takhin.model import (
     Batch,
     CommittedOffset,
     OffsetAtTime,
+    PartitionState,
     Records,
     TopicConfig,
     TopicPartition,
@@ -40,6 +41,7 @@ from takhin.storage.sqlite.group import LogState
 from takhin.storage.sqlite.life import Life
 from takhin.storage.sqlite.reader import Reader
 from takhin.storage.sqlite.shared import Shared
+from takhin.storage.sqlite.steps import Step
 from takhin.storage.sqlite.times import Sought
 from takhin.storage.sqlite.trimmer import Trimmer
 from takhin.storage.sqlite.writes import (
@@ -113,6 +115,13 @@ class SqlitePartition:
     def last_timestamp(self) -> int:
         last = self._state.ends.last
         return NO_TIMESTAMP if last is None else last
+
+    @property
+    def state(self) -> PartitionState:
+        if self.life.failure is not None:
+            trying = self.life.step is Step.RECOVER
+            return PartitionState.RECOVERING if trying else PartitionState.FAILED
+        return PartitionState.OPEN if self._file.is_open else PartitionState.CLOSED
 
     def check_available(self) -> None:
         self._check_open()

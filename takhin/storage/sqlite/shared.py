@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from takhin.clock import Clock
+from takhin.meters import EngineMeters
 from takhin.model import TopicConfig
 from takhin.settings import StorageSettings
 from takhin.storage.sources import SourceIndex
@@ -27,5 +28,6 @@ class Shared:
     space: DiskSpace
     troubles: Troubles
     sources: SourceIndex
+    meters: EngineMeters
     topic_defaults: TopicConfig
     """The config of a topic that says nothing."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -46,6 +46,19 @@ class DiskSpace:
         self._troubles = troubles
         self._closed = False
         self._turn = asyncio.Lock()
+        self._wait_seconds = settings.busy_wait_ms_max / 1_000
+
+    def stats(self) -> Mapping[str, int]:
+        """The disk of the data folder in numbers, for the engine's stats."""
+        system = os.statvfs(self._folder)
+        free = system.f_bavail * system.f_frsize
+        return {
+            "disk_free_bytes": free,
+            "disk_total_bytes": system.f_blocks * system.f_frsize,
+            "disk_full": int(self.full),
+            "disk_low": int(free < self._low_bytes),
+            "ballast_bytes": self._ballast_bytes if self.has_ballast else 0,
+        }
 
     def check(self) -> None:
         """Raises StorageFullError while the disk is full."""
@@ -84,12 +97,22 @@ class DiskSpace:
 
     @asynccontextmanager
     async def in_turn(self) -> AsyncIterator[None]:
-        """Wait, while the disk is full, until nobody else is freeing space."""
+        """Wait, while the disk is full, until nobody else is freeing space.
+
+        Raises StorageFullError if that takes longer than a write may wait for space.
+        """
         if not self.full:
             yield
             return
-        async with self._turn:
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise self.error() from None
+        try:
             yield
+        finally:
+            self._turn.release()
 
     async def look(self) -> None:
         """See how much is free, and act on it."""

@@ -35,6 +35,8 @@ class Facts(NamedTuple):
     gives_way: bool = False
     """The file was chosen to be closed for another."""
     checkpoint: Phase = Phase.NONE
+    wal_full: bool = False
+    """The WAL is to grow no more until the pass that copies it has ended."""
     failed: bool = False
     recovers: bool = False
     """A failed file is to be tried again now."""
@@ -53,7 +55,7 @@ def due(facts: Facts) -> Step:
     if facts.gives_way and facts.checkpoint is Phase.NONE:
         return Step.GIVE_WAY
     if facts.queued:
-        return Step.GROUP if facts.ready and facts.is_open else Step.REST
+        return Step.GROUP if facts.ready and facts.is_open and not facts.wal_full else Step.REST
     return Step.END if facts.ending and facts.checkpoint is Phase.NONE else Step.REST
 
 

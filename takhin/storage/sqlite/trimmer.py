@@ -78,7 +78,10 @@ class Trimmer:
         """Hold it from `due` to the end of `let_go`: what is too much must not go twice."""
 
     async def trim(self, offset: int) -> int:
-        """Remove what lies below an offset of the log; returns where the log begins, durably."""
+        """Remove what lies below an offset of the log; returns where the log begins, durably.
+
+        Raises StorageFullError if others have been freeing space for too long; some is removed then.
+        """
         while self._state.durable_start < offset:  # start_offset may be that of a COMMIT under way
             self._log.check_available()
             async with self._shared.space.in_turn():
@@ -86,8 +89,9 @@ class Trimmer:
                 # It goes on also if the one who asked has gone.
                 await asyncio.shield(self._life.submit(Trim(offset)))
         durable_start = self._state.durable_start
-        async with self._shared.space.in_turn():
-            await self._give_back_on_full_disk()
+        with suppress(StorageFullError):  # what is trimmed is trimmed
+            async with self._shared.space.in_turn():
+                await self._give_back_on_full_disk()
         return durable_start
 
     def is_past(self, limits: Limits, now: int) -> bool:

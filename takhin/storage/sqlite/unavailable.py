@@ -20,6 +20,7 @@ from takhin.model import (
     Batch,
     CommittedOffset,
     OffsetAtTime,
+    PartitionState,
     Records,
     TopicConfig,
     TopicPartition,
@@ -75,6 +76,10 @@ class UnavailablePartition:
     @property
     def last_timestamp(self) -> int:
         return NO_TIMESTAMP
+
+    @property
+    def state(self) -> PartitionState:
+        return PartitionState.FAILED
 
     def worth_a_try(self) -> bool:
         """True if opening the file may do now: it is another one than at the last try, and at rest."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from takhin.model import CommittedOffset, TopicConfig
+from takhin.model import CommittedOffset, PartitionState, TopicConfig
 from takhin.storage.contract import Capability, Engine, PartitionLog
 from takhin.testing.contract.harness import Harness, needs
 from takhin.testing.contract.records import NOW, batch, name_of, numbered, read_all, spec, timed
@@ -131,6 +131,28 @@ class Numbers(Harness):
             await appended
         await log.append(numbered(1))
         assert engine.stats()["queued_bytes"] == 0
+
+    async def test_what_has_landed_is_counted_by_topic(self, engine: Engine) -> None:
+        """A topic's meter counts the records and bytes of batches that have landed, in all its partitions.
+
+        It goes with its topic: another topic of that name begins at 0.
+        """
+        topic = await engine.create_topic(spec("orders", 2))
+        batches = [numbered(3), numbered(4)]
+        for log, records in zip(topic.partitions, batches, strict=True):
+            await log.append(records)
+        meter = engine.meters.topic("orders")
+        assert meter.appended_records == 7
+        assert meter.appended_bytes == sum(records.size_bytes for records in batches)
+        await engine.delete_topic("orders")
+        await engine.create_topic(spec("orders"))
+        assert engine.meters.topic("orders").appended_records == 0
+
+    async def test_a_log_in_use_is_open(self, engine: Engine) -> None:
+        """The state of a log that has just taken a batch says so."""
+        log = (await engine.create_topic(spec("orders"))).partitions[0]
+        await log.append(numbered(1))
+        assert log.state is PartitionState.OPEN
 
     async def test_capabilities_are_known_from_the_start(self, unopened: Engine) -> None:
         """They are a set of `Capability`, and the same before and after the engine is opened."""
