@@ -30,6 +30,7 @@ from takhin.client.model import (
     TopicOutline,
 )
 from takhin.client.packing import Packing
+from takhin.client.producing.records import RecordEncoder
 from takhin.client.streams import ConsumeStream, MemberStream
 from takhin.errors import InvalidBatchError
 from takhin.model import OffsetAtTime, Source, TopicPartition
@@ -64,6 +65,10 @@ class Calls:
     def check_here(self) -> None:
         """Raise ForkedError or OtherLoopError where no call could be made."""
         self._connection.check_here()
+
+    def encoder(self, topic: str, max_message_bytes: int) -> RecordEncoder:
+        """Makes the records of a topic for `produce_message`."""
+        return RecordEncoder(topic, max_message_bytes)
 
     async def create_topic(
         self, deadline: float, name: str, partitions: int, configs: Mapping[str, str]

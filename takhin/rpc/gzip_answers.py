@@ -3,8 +3,8 @@
 Every client of gRPC can read gzip, and says so. So that is no wish for it: on a fast link it costs more than
 it saves. A client asks by metadata of the call, `takhin-accept-encoding: gzip`, which each language can send.
 
-gRPC compresses in the turn of the event loop that sends a response: 16 ms for a MiB of JSON. So large ones stay
-plain, and those of a consume call are kept small.
+gRPC compresses in the turn of the event loop that sends a response: 16 ms for a MiB of JSON. So large ones
+stay plain, and those of a consume call are kept small.
 """
 
 from __future__ import annotations

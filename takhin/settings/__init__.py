@@ -15,6 +15,7 @@ from takhin.settings.metrics import MetricsSettings
 from takhin.settings.security import TlsSettings, listen_address
 from takhin.settings.serving import ConsumeSettings, GroupSettings, ProduceSettings, RpcSettings
 from takhin.settings.storage import StorageSettings, TopicSettings
+from takhin.settings.traces import TraceSettings
 
 __all__ = [
     "INT32_MAX",
@@ -28,6 +29,7 @@ __all__ = [
     "StorageSettings",
     "TlsSettings",
     "TopicSettings",
+    "TraceSettings",
     "kind_of",
     "setting",
     "split_address",
@@ -78,4 +80,5 @@ class Settings:
     rpc: RpcSettings = field(default_factory=RpcSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    traces: TraceSettings = field(default_factory=TraceSettings)
     log: LogSettings = field(default_factory=LogSettings)

@@ -44,6 +44,7 @@ class Producer(Client):
     idempotent: let the broker recognise what is sent again. Without it a retry may store records twice, and
     a retried `append` may fail with EndOffsetMismatchError because its first attempt succeeded.
     compression: "zstd" compresses the records of a request on their way to the broker (`takhin[zstd]`).
+    traces: make spans by OpenTelemetry, if the program has set it up (`takhin[otel]`); see docs/tracing.md.
     """
 
     _kind = "Producer"
@@ -60,12 +61,13 @@ class Producer(Client):
         delivery_timeout_ms: int = 120_000,
         idempotent: bool = True,
         compression: Literal["zstd"] | None = None,
+        traces: bool = False,
         tls: Tls | grpc.ChannelCredentials | None = None,
         token: str | None = None,
         retry: Retry | None = None,
     ) -> None:
         check_range("delivery_timeout_ms", delivery_timeout_ms, 1)
-        super().__init__(server, tls, token, retry, compression)
+        super().__init__(server, tls, token, retry, compression, traces=traces)
         options = SendOptions(
             batch_records_max=check_range("batch_records_max", batch_records_max, 1),
             batch_bytes_max=check_range("batch_bytes_max", batch_bytes_max, 1, INT32_MAX),
