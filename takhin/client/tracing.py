@@ -3,10 +3,9 @@
 It uses the API alone: the program sets up the SDK, and says there what is sampled and where spans go. With
 `traces=False`, the default, nothing of this is imported.
 
-A record that is traced has a span "create TOPIC", whose context travels in the record's header
-`traceparent`. Each request that has such records has a span "send TOPIC". So have responses ("receive TOPIC"),
-commits ("commit GROUP"), and what a program does with a record ("process TOPIC", by `processing`). They are
-linked to "create".
+A record that is traced has a span "create TOPIC", whose context travels in its header `traceparent`. Each
+request that has such records has a span "send TOPIC". So have responses ("receive TOPIC"), and what a program
+does with a record ("process TOPIC", by `processing`). They are linked to "create". Commits have one, too.
 """
 
 from __future__ import annotations
@@ -237,7 +236,7 @@ def processing(record: Record, *, group_id: str | None = None) -> Iterator[Span]
     """A span "process TOPIC" for what is done with a record in the block, which is the current one there.
 
     It belongs to the trace in which the record was sent, and is linked to the span there. Where another span
-    is active, it belongs to that one's trace, and is linked all the same. What the block raises is noted in it.
+    is active, it belongs to that one's trace, and is linked all the same. It notes what the block raises.
     """
     tracer = get_tracer("takhin.client", version("takhin"))
     sent = context_in(record.headers)

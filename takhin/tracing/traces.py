@@ -23,8 +23,6 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from takhin.settings import TraceSettings
 from takhin.tracing.spans import CallSpans
 
-SCHEDULE_MS = 1_000
-"""How long a span waits for others."""
 BATCH_SPANS_MAX = 512
 QUIET_SECONDS = 60.0
 """Between two lines of the log about spans that are not sent."""
@@ -61,7 +59,6 @@ class Traces:
             BatchSpanProcessor(
                 exporter,
                 max_queue_size=self._settings.queue_spans_max,
-                schedule_delay_millis=SCHEDULE_MS,
                 max_export_batch_size=min(BATCH_SPANS_MAX, self._settings.queue_spans_max),
             )
         )
