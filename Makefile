@@ -96,7 +96,8 @@ $(DEV): pyproject.toml constraints.txt $(BIN)/python
 	@$(PIP) -e '.[server,otel,dev]'
 	@touch $(RUNTIME) $@
 
-$(PEERS): $(DEV)
+$(PEERS): $(DEV) bench/kafka/pom.xml
 	@echo 'installing into .venv the clients of the systems that are compared'
 	@$(PIP) -e '.[bench]'
+	@scripts/fetch-kafka || echo 'Kafka is left out of the comparisons' >&2
 	@touch $@

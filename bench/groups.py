@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
-import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
-from statistics import median
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from bench.common import (
@@ -30,19 +26,17 @@ from bench.common import (
     serve_command,
     write_json,
 )
-from bench.loads import LARGE, SMALL
+from bench.group_reading import read_through_groups
+from bench.loads import SMALL
 from bench.process import cpu_seconds, rss_bytes
-from bench.takhin_client import batch_request, checked, client, flood
-from takhin.client import START, Consumer
+from bench.takhin_client import batch_request, checked, client
 from takhin.v1 import takhin_pb2 as pb
 
 JOIN_SECONDS_MAX = 10.0
 RSS_BYTES_MAX = 150 << 20
 IDLE_CPU_MAX = 0.03
 P99_TIMES_MAX = 1.5
-RATE_SHARE_MIN = 0.9
 SESSION_MS = 45_000
-PARTITIONS = 4
 
 
 def main() -> None:
@@ -62,12 +56,7 @@ def main() -> None:
         with new_data_dir(options.folder) as data_dir, running(serve_command(data_dir)) as process:
             print(name)
             results[name] = asyncio.run(_at_size(process, groups, members, partitions, options.idle_seconds))
-    with (
-        new_data_dir(options.folder) as data_dir,
-        running(serve_command(data_dir)) as process,
-        _redis_server(options.folder) as redis,
-    ):
-        results["rate"] = asyncio.run(_reading(process, options.records, options.repeat, redis))
+    results["rate"] = read_through_groups(options.folder, options.records, options.repeat)
     if options.json:
         write_json(options.json, {"machine": about, "results": results})
     if not all(result["kept"] for result in results.values()):
@@ -201,80 +190,6 @@ async def _p99_ms(stub: Any, answered: list[float], seconds: float = 8.0, per_se
         calls.add(asyncio.create_task(one(due)))
     await asyncio.gather(*calls)
     return float(latencies(answered)["p99_ms"])
-
-
-# Reading
-
-
-async def _reading(process: Running, records: int, pairs: int, redis: str | None) -> dict[str, Any]:
-    """redis: the address of a Redis that is measured beside it."""
-    per_partition = records // PARTITIONS // LARGE.records
-    async with client(process.address) as stub:
-        checked(await stub.CreateTopic(pb.CreateTopicRequest(name="t", num_partitions=PARTITIONS)))
-        for partition in range(PARTITIONS):
-            request = batch_request("t", LARGE.payload(), partition)
-            await flood(stub, (request for _ in range(per_partition)), in_flight=LARGE.in_flight, answered=[])
-    total = per_partition * LARGE.records * PARTITIONS
-    rates: dict[str, list[float]] = {"group": [], "assign": []}
-    ways: dict[str, Callable[[int], Awaitable[float]]] = {
-        "group": lambda number: _as_member(process.address, number, total),
-        "assign": lambda _number: _assigned(process.address, total),
-    }
-    for number in range(pairs):
-        for way, read in ways.items():
-            rates[way].append(total / await read(number))
-            print(f"{way:7} {rates[way][-1]:9,.0f} records/s", flush=True)
-        if redis is not None:
-            rates.setdefault("redis", []).append(_redis(redis))
-            print(f"redis   {rates['redis'][-1]:9,.0f} records/s, XREADGROUP and XACK", flush=True)
-    share = median(rates["group"]) / median(rates["assign"])
-    print(f"through a group {share:.2f} of the rate of assign (at least {RATE_SHARE_MIN})")
-    return {"rates": rates, "share": share, "kept": share >= RATE_SHARE_MIN}
-
-
-@contextmanager
-def _redis_server(folder: Path) -> Iterator[str | None]:
-    """Run a Redis, if there is one; yields its address."""
-    program = shutil.which("redis-server")
-    if program is None or importlib.util.find_spec("redis") is None:
-        print(
-            "redis is left out: it is not installed (scripts/install-packages bench; pip install -e .[bench])"
-        )
-        yield None
-        return
-    serve = importlib.import_module("bench.peer_redis").serve
-    with new_data_dir(folder) as data_dir, serve(data_dir, program) as address:
-        yield address
-
-
-def _redis(address: str) -> float:
-    return float(importlib.import_module("bench.peer_redis").measure_group(address, LARGE))
-
-
-async def _as_member(address: str, number: int, records: int) -> float:
-    """Seconds from the first batch to the last, with commits."""
-    async with Consumer(
-        address, group_id=f"reading-{number}", topics=["t"], commit_interval_ms=500
-    ) as consumer:
-        return await _read(consumer, records)
-
-
-async def _assigned(address: str, records: int) -> float:
-    async with Consumer(address) as consumer:
-        await consumer.assign({("t", partition): START for partition in range(PARTITIONS)})
-        return await _read(consumer, records)
-
-
-async def _read(consumer: Consumer, records: int) -> float:
-    began = 0.0
-    async for batch in consumer.batches():
-        began = began or time.perf_counter()
-        records -= len(batch.records)
-        if records == 0:
-            return time.perf_counter() - began
-        if records < 0:
-            raise RuntimeError(f"{-records} records too many were read")
-    raise RuntimeError(f"{records} records were not read")
 
 
 if __name__ == "__main__":

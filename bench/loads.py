@@ -62,6 +62,21 @@ ARRIVAL = Load(TAIL, records=1, value_bytes=100, requests=500)
 
 
 @dataclass(frozen=True, slots=True)
+class Amount:
+    """What a consumer is to read."""
+
+    records: int
+    value_bytes: int
+
+    def check(self, records: int, value_bytes: int) -> None:
+        """Raise RuntimeError if it has read anything else."""
+        if (records, value_bytes) != (self.records, self.value_bytes):
+            raise RuntimeError(
+                f"read {records} records with {value_bytes} bytes, not {self.records} with {self.value_bytes}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of a table, which shows a part of a load's results. key: its name for programs."""
 

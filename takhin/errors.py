@@ -70,7 +70,8 @@ class RefusedError(TakhinError):
 class UnavailableError(TakhinError):
     """The broker cannot do it now. Except for OutcomeUnknownError, nothing was written.
 
-    retry_ms: how long the broker asks to wait before the next attempt; 0 where it asks for nothing.
+    retry_ms: how long the broker asks to wait before the next attempt; 0: as `takhin.wire.status` says for
+    all errors of the class.
     """
 
     retry_ms: int = 0
@@ -254,7 +255,7 @@ class GroupFullError(RefusedError):
 
 
 class OverloadedError(UnavailableError):
-    """A limit of the broker is reached. Try again after a pause."""
+    """A limit of the broker is reached, or a quota of the caller. Try again after a pause."""
 
 
 class StorageFullError(UnavailableError):

@@ -283,6 +283,10 @@ class TopicInfo:
     partitions: Sequence[PartitionInfo]
 
 
+ANONYMOUS = "anonymous"
+"""The principal of callers that have not said who they are."""
+
+
 class Caller(NamedTuple):
     """Who makes a call, and from where.
 
@@ -324,6 +328,7 @@ class ConsumeRequest:
     stop_offset: end before this offset.
     max_records: end after as many records; 0 means no bound.
     incarnation_id: of the log that is to be read; empty: any.
+    response_records: how many records a response may have; 0: as many as the settings allow.
     """
 
     topic: str
@@ -337,14 +342,19 @@ class ConsumeRequest:
     stop_offset: int | None = None
     max_records: int = 0
     incarnation_id: str = ""
+    response_records: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One response of a consume call. One without rows says that the stream is idle and alive."""
+    """One response of a consume call. One without rows says that the stream is idle and alive.
+
+    throttled_ms: for so long the stream was held back by a quota since its last response.
+    """
 
     records: Records
     end_offset: int
+    throttled_ms: int = 0
 
 
 class BrokerHealth(NamedTuple):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -25,3 +26,48 @@ async def in_turns(items: Iterable[T], *, at_once: int = IN_ONE_TURN) -> AsyncIt
         yield item
         if count % at_once == 0:
             await others_turn()
+
+
+class Turnstile:
+    """Lets a few callers pass in each turn of the loop, in the order in which they came."""
+
+    def __init__(self, at_once: int) -> None:
+        self._places = asyncio.Semaphore(at_once)
+
+    async def passed(self) -> None:
+        """Return when it is the caller's turn."""
+        await self._places.acquire()
+        asyncio.get_running_loop().call_soon(self._places.release)
+
+
+class Backlog:
+    """Small pieces of work that nobody waits for, of which a few are done in each turn of the loop."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._due: deque[Callable[[], None]] = deque()
+        self._awake = False
+
+    def add(self, work: Callable[[], None]) -> None:
+        """Do this soon, after all that was added before."""
+        self._due.append(work)
+        self._wake()
+
+    def clear(self) -> None:
+        """Do nothing of what is left."""
+        self._due.clear()
+
+    def _wake(self) -> None:
+        if self._due and not self._awake:
+            self._awake = True
+            asyncio.get_running_loop().call_soon(self._do_some)
+
+    def _do_some(self) -> None:
+        left = self._at_once
+        try:
+            while self._due and left:
+                left -= 1
+                self._due.popleft()()
+        finally:
+            self._awake = False
+            self._wake()

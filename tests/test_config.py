@@ -45,6 +45,8 @@ def some_values(option: Option, number: int) -> list[object]:
         choices = [Path(f"folder-{n}") for n in range(number)]
     elif isinstance(option.kind, ListOf):
         item = option.kind.item
+        if option.key == "quotas.overrides":
+            choices = [f"someone:calls={n + 1}" for n in range(number)]
         items = item.choices if isinstance(item, Choice) else tuple(choices)
         choices = [items[:n] for n in range(option.kind.least, number + option.kind.least)]
     return list(islice(cycle(choices), number))

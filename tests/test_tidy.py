@@ -33,6 +33,7 @@ VOCABULARY = tuple(
             "topic_configs",
             "kinds",
             "settings",
+            "quotas",
             "settings.*",
         ),
         *("sentences", "partitioner", "json_bytes", "turns", "units", "meters"),
@@ -74,7 +75,7 @@ LAYERS = {
     "takhin.storage": Layer(_STORAGE, ("apsw", "structlog")),
     # Programs of their own, on closed files or as readers beside a broker, but never in its process.
     "takhin.copies": Layer((*_DISK, "takhin.copies.*"), ("apsw",)),
-    "takhin.doctor": Layer((*_DISK, "takhin.doctor.*"), ("apsw",)),
+    "takhin.doctor": Layer((*_DISK, "takhin.rpc.key_pairs", "takhin.doctor.*"), ("apsw", "cryptography")),
     "takhin.query": Layer((*_DISK, "takhin.query.*"), ("apsw",)),
     "takhin.groups": Layer(_GROUPS, ("structlog", "re2")),
     "takhin.broker": Layer(_BROKER, ("structlog",)),

@@ -15,6 +15,7 @@ from takhin.clock import Clock
 from takhin.groups.coordinator import Coordinator
 from takhin.meters import Meters
 from takhin.model import BrokerHealth
+from takhin.quotas import Quotas
 from takhin.settings import Settings
 from takhin.storage.contract import Engine
 
@@ -30,6 +31,7 @@ class Broker:
         self.concerns: dict[str, str] = {}
         """What is wrong around the broker, one sentence under each name. Who puts it there takes it away."""
         self.meters = Meters()
+        self.quotas = Quotas(settings.quotas)
         self.topics = TopicVerbs(engine, settings)
         self.records = RecordVerbs(engine, settings, clock)
         self.compaction = CompactionVerbs(engine, settings.topics, clock)

@@ -41,6 +41,8 @@ async def consume(
         request.max_bytes or settings.consume.response_bytes,
         settings.rpc.message_bytes_max - MESSAGE_ROOM_BYTES,
     )
+    response_records = settings.consume.response_records_max
+    response_records = min(response_records, request.response_records or response_records)
     gathered = Gathered(log, request, max_bytes)
     heartbeat_seconds = settings.consume.heartbeat_ms / 1_000
     loop = asyncio.get_running_loop()
@@ -55,7 +57,7 @@ async def consume(
                 yield Chunk(records, log.end_offset)
                 continue
             end = log.end_offset
-            most = min(left, settings.consume.response_records_max) - gathered.count
+            most = min(left, response_records) - gathered.count
             most = min(most, stop - position)
             records = await gathered.read(reads, position, max_records=most)
             full = len(records.rows) == most or records.next_offset < end or records.next_offset >= stop

@@ -6,10 +6,12 @@ these methods, before the call. Today every caller may do everything.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 
 from takhin.broker.broker import Broker
 from takhin.broker.records import PendingProduce
+from takhin.broker.throttling import throttled, within_quota
 from takhin.group_views import DescribedGroup, ListedGroup
 from takhin.groups.membership import Membership
 from takhin.members import NOBODY, Committer, JoinGroup
@@ -26,6 +28,7 @@ from takhin.model import (
     TopicInfo,
     TopicPartition,
 )
+from takhin.quotas import Allowance
 from takhin.topic_configs import ConfigEntry
 
 
@@ -117,9 +120,26 @@ class Session:
         """Like `produce`, once the queue has room. Raises OverloadedError, StorageFullError, too."""
         return await self._broker.records.submit(request)
 
+    def take_produce(self, records: int, size_bytes: int) -> None:
+        """Count a produce request against the caller's quotas. Raises OverloadedError if it is over them."""
+        if (allowance := self._allowance()) is not None:
+            allowance.produce(records=records, size_bytes=size_bytes, now=time.monotonic())
+
+    def take_stream_produce(self, records: int, size_bytes: int) -> float:
+        """Count a request of a produce stream; returns for how many seconds it is to be held back."""
+        if (allowance := self._allowance()) is None:
+            return 0.0
+        return allowance.stream_produce(records=records, size_bytes=size_bytes, now=time.monotonic())
+
     def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
-        """The log's records, then new ones as they arrive. consumption.py says what it yields and raises."""
-        return self._broker.records.consume(request)
+        """The log's records, then new ones as they arrive, within the caller's quotas.
+
+        consumption.py says what it yields and raises.
+        """
+        records, settings = self._broker.records, self._broker.settings.consume
+        if (allowance := self._allowance()) is None:
+            return records.consume(request)
+        return throttled(records.consume(within_quota(request, allowance, settings)), allowance, settings)
 
     def count_consumed(self, topic: str, *, records: int, size_bytes: int) -> None:
         """Count what a consume call is sent. size_bytes: of the response."""
@@ -181,6 +201,11 @@ class Session:
         await self._broker.group_offsets.delete_offsets(group_id, topics)
 
     # The broker itself
+
+    def _allowance(self) -> Allowance | None:
+        """What the caller's records are counted with; None: they are not limited."""
+        quotas = self._broker.quotas
+        return None if quotas.off else quotas.of(self.caller, time.monotonic())
 
     def health(self) -> BrokerHealth:
         """The broker's version, its uptime, and what is wrong now."""

@@ -14,7 +14,6 @@ Errors: `takhin.client.errors` draws the tree. Importing this package loads no S
 
 import takhin.client.forks  # noqa: F401  before gRPC, which the others import
 from takhin.client.admin import Admin
-from takhin.client.connection import Tls
 from takhin.client.consuming.consumer import Consumer
 from takhin.client.model import (
     COMMITTED,
@@ -42,6 +41,7 @@ from takhin.client.model import (
 from takhin.client.producing.batches import Delivery
 from takhin.client.producing.producer import Producer
 from takhin.client.retry import Retry
+from takhin.client.tls import Tls, TlsFiles
 from takhin.model import Header, OffsetAtTime, Source, TopicPartition
 
 __all__ = [
@@ -73,6 +73,7 @@ __all__ = [
     "Source",
     "Span",
     "Tls",
+    "TlsFiles",
     "TopicConfigEntry",
     "TopicDescription",
     "TopicPartition",

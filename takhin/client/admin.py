@@ -11,7 +11,6 @@ import grpc
 
 from takhin.client.base import Client
 from takhin.client.clock import monotonic
-from takhin.client.connection import Tls
 from takhin.client.errors import NoAnswerError
 from takhin.client.model import (
     CommittedOffset,
@@ -26,6 +25,7 @@ from takhin.client.model import (
 )
 from takhin.client.retry import Retry, retried
 from takhin.client.streams import Subscription
+from takhin.client.tls import Tls, TlsFiles
 from takhin.errors import TakhinError, TopicExistsError, UnknownGroupError, UnknownTopicError
 from takhin.limits import check_range
 from takhin.model import OffsetAtTime, TopicPartition
@@ -52,7 +52,7 @@ class Admin(Client):
         server: str,
         *,
         timeout_ms: int = 30_000,
-        tls: Tls | grpc.ChannelCredentials | None = None,
+        tls: Tls | TlsFiles | grpc.ChannelCredentials | None = None,
         token: str | None = None,
         retry: Retry | None = None,
     ) -> None:

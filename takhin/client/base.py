@@ -9,9 +9,10 @@ from typing import Self
 import grpc
 
 from takhin.client.calls import Calls
-from takhin.client.connection import Connection, Tls
+from takhin.client.connection import Connection
 from takhin.client.packing import Packing
 from takhin.client.retry import Retry
+from takhin.client.tls import Tls, TlsFiles
 from takhin.errors import InvalidArgumentError
 
 
@@ -28,7 +29,7 @@ class Client:
     def __init__(
         self,
         server: str,
-        tls: Tls | grpc.ChannelCredentials | None,
+        tls: Tls | TlsFiles | grpc.ChannelCredentials | None,
         token: str | None,
         retry: Retry | None,
         compression: str | None = None,

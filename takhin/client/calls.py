@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cached_property, partial
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -311,17 +311,21 @@ class Calls:
         response = await self._connection.unary(self._stub.HealthCheck, pb.HealthCheckRequest(), deadline)
         return Health(response.status, response.version, response.uptime_seconds, list(response.reasons))
 
-    @cached_property
+    @property
     def _stub(self) -> TakhinServiceAsyncStub:
-        return TakhinServiceStub(self._connection.channel)
+        return self._connection.made(TakhinServiceStub)
 
     # Records are carried as bytes: wire/requests.py and wire/columns.py do what the stub would, but faster.
 
-    @cached_property
+    @property
     def _produce_message(self) -> grpc.aio.UnaryUnaryMultiCallable[bytes, pb.ProduceMessageResponse]:
-        return self._connection.channel.unary_unary(
-            f"/{SERVICE}/ProduceMessage", None, pb.ProduceMessageResponse.FromString
-        )
+        return self._connection.made(_produce_message)
+
+
+def _produce_message(
+    channel: grpc.aio.Channel,
+) -> grpc.aio.UnaryUnaryMultiCallable[bytes, pb.ProduceMessageResponse]:
+    return channel.unary_unary(f"/{SERVICE}/ProduceMessage", None, pb.ProduceMessageResponse.FromString)
 
 
 class MemberAt(NamedTuple):

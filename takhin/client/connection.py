@@ -6,23 +6,31 @@ Knows no RPC by name (calls.py does) and repeats nothing (retry.py does).
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import grpc
 
 from takhin.client import forks
 from takhin.client.clock import monotonic, timeout_of_call
-from takhin.client.errors import ClosedError, NoAnswerError, OtherLoopError, UnreachableError
+from takhin.client.errors import (
+    ClosedError,
+    HandshakeError,
+    NoAnswerError,
+    OtherLoopError,
+    UnreachableError,
+)
 from takhin.client.failures import error_of, refusal_in
+from takhin.client.handshakes import Diagnosis
+from takhin.client.tls import Credentials, Tls, TlsFiles
 from takhin.errors import InvalidArgumentError
-from takhin.settings import split_address
+from takhin.settings.security import UNIX, ListenAddress, listen_address
 
 Q = TypeVar("Q")
 R = TypeVar("R")
+T = TypeVar("T")
 
 ByteStream = grpc.aio.UnaryStreamCall[bytes, bytes]
 Duplex = grpc.aio.StreamStreamCall
@@ -34,6 +42,8 @@ CANCEL_SECONDS_MAX = 1.0
 STREAMS_PER_CHANNEL = 90
 """Streams on one connection; the rest is for calls. RFC 9113 (5.1.2) recommends that a server allows 100 at
 least. Whatever is above a broker's limit waits in gRPC without a word."""
+LOOK_SECONDS = 1.0
+"""How long until the files of certificates are looked at again, when there are calls."""
 CHANNELS_MAX = 8
 """Connections of one client. Beyond STREAMS_PER_CHANNEL on each, streams are spread evenly."""
 State = grpc.ChannelConnectivity
@@ -53,16 +63,14 @@ OPTIONS = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """Certificates in PEM. root_certificates: whom to trust; None: what gRPC trusts by default.
+@dataclass(slots=True, eq=False)
+class _Channel:
+    """A channel, how many streams and unary calls are under way on it, and what was made of it once."""
 
-    certificate_chain, private_key: the client's own, where the broker asks for them.
-    """
-
-    root_certificates: bytes | None = None
-    certificate_chain: bytes | None = None
-    private_key: bytes | None = None
+    channel: grpc.aio.Channel
+    streams: int = 0
+    calls: int = 0
+    made: dict[Any, Any] = field(default_factory=dict)
 
 
 class Connection:
@@ -70,21 +78,34 @@ class Connection:
 
     Life: `open`, calls, `close`, all on one event loop.
 
-    server: HOST:PORT. tls: None for plain traffic. token: sent with every call as a bearer token.
-    Raises InvalidArgumentError for a bad address, and for a token that would travel unencrypted.
+    server: HOST:PORT, unix:PATH, or tls://HOST:PORT, which is the same as to give tls.
+    tls: None for plain traffic. token: sent with every call as a bearer token.
+    Raises InvalidArgumentError for a bad address, for files that cannot be used, and for a token that would
+    travel unencrypted.
     """
 
     def __init__(
-        self, server: str, *, tls: Tls | grpc.ChannelCredentials | None = None, token: str | None = None
+        self,
+        server: str,
+        *,
+        tls: Tls | TlsFiles | grpc.ChannelCredentials | None = None,
+        token: str | None = None,
     ) -> None:
-        host = _checked_host(server)
-        if token is not None and tls is None and not _is_loopback(host):
+        address = _checked_address(server)
+        if tls is None and address.encrypted:
+            tls = Tls()
+        if tls is not None and address.kind == UNIX:
+            raise InvalidArgumentError(f"a socket file takes no TLS: {server}", field="tls")
+        if token is not None and tls is None and not address.local:
             raise InvalidArgumentError(f"the token for {server} would travel unencrypted; give tls too")
         self.server = server
-        self._tls = tls
+        self._address = address
+        self._credentials = Credentials(tls)
+        self._diagnosis = Diagnosis(address)
         self._metadata = None if token is None else (("authorization", f"Bearer {token}"),)
-        self._channels: list[grpc.aio.Channel] = []
-        self._streams: list[int] = []  # under way on each channel
+        self._channels: list[_Channel] = []
+        self._retired: list[_Channel] = []  # with former certificates, closed when their last call has ended
+        self._look_at = 0.0
         self._closed = False
         self.more_metadata: Callable[[], tuple[tuple[str, str], ...]] | None = None
         """What calls made in a context say besides."""
@@ -107,7 +128,8 @@ class Connection:
         """Cancel all calls under way. May be called again, and does nothing in a forked process."""
         self._closed = True
         if not forks.forked():
-            await asyncio.gather(*(channel.close() for channel in self._channels))
+            every = [*self._channels, *self._retired]
+            await asyncio.gather(*(each.channel.close() for each in every), self._diagnosis.close())
 
     @property
     def is_open(self) -> bool:
@@ -125,13 +147,36 @@ class Connection:
                 "alone; open one on each loop, or use takhin.client.sync, whose clients any thread may use"
             )
 
-    @property
-    def channel(self) -> grpc.aio.Channel:
-        """The first channel. Raises ClosedError before `open` and after `close`, and as `check_here`."""
+    def made(self, make: Callable[[grpc.aio.Channel], T]) -> T:
+        """What `make` makes of the channel for unary calls; the same again until that is another one.
+
+        Raises ClosedError before `open` and after `close`, and as `check_here`.
+        """
+        made = self._first().made
+        if make not in made:
+            made[make] = make(self._channels[0].channel)
+        found: T = made[make]
+        return found
+
+    def _first(self) -> _Channel:
+        """The channel for unary calls, with the newest certificates."""
         self.check_here()
         if not self._channels or self._closed:
             raise ClosedError(f"this client of {self.server} is not open")
+        if monotonic() >= self._look_at:
+            self._look_at = monotonic() + LOOK_SECONDS
+            if self._credentials.renew():
+                self._retired += self._channels
+                self._channels = []
+                self._add_channel()
         return self._channels[0]
+
+    async def _sweep(self) -> None:
+        """Close channels with former certificates on which nothing is under way."""
+        idle = [each for each in self._retired if not each.streams and not each.calls]
+        self._retired = [each for each in self._retired if each not in idle]
+        for each in idle:
+            await each.channel.close()
 
     async def _connect(self, channel: grpc.aio.Channel, deadline: float) -> None:
         """Return when a channel is connected. Raises UnreachableError when connecting has failed."""
@@ -140,7 +185,7 @@ class Connection:
                 if state is State.SHUTDOWN:
                     raise ClosedError(f"this client of {self.server} is closed")
                 if state is State.TRANSIENT_FAILURE:
-                    raise UnreachableError(f"no broker answers at {self.server}", server=self.server)
+                    raise await self._unreachable()
                 async with asyncio.timeout(deadline - monotonic()):
                     await channel.wait_for_state_change(state)
         except TimeoutError:
@@ -148,12 +193,39 @@ class Connection:
                 f"no broker answers at {self.server}: connecting took too long", server=self.server
             ) from None
 
+    async def _unreachable(self) -> UnreachableError:
+        """Why there is no connection: gRPC has just failed to make one."""
+        fault = await self._diagnosis.fault(self._credentials.tls)
+        if fault is None:
+            return UnreachableError(f"no broker answers at {self.server}", server=self.server)
+        if not fault.reason:
+            return UnreachableError(f"no broker answers at {self.server}: {fault.text}", server=self.server)
+        return HandshakeError(
+            f"no connection to {self.server}: {fault.text}", server=self.server, reason=fault.reason
+        )
+
     async def unary(self, rpc: grpc.aio.UnaryUnaryMultiCallable[Q, R], request: Q, deadline: float) -> R:
         """The answer to one attempt of a unary call. deadline: of clock.monotonic().
 
         Every way in which the attempt can fail is raised as a TakhinError.
         """
-        await self._connect(self.channel, deadline)
+        place = self._channels[0]  # the one that `rpc` was made of
+        place.calls += 1
+        try:
+            return await self._unary(place.channel, rpc, request, deadline)
+        finally:
+            place.calls -= 1
+            if self._retired:
+                await self._sweep()
+
+    async def _unary(
+        self,
+        channel: grpc.aio.Channel,
+        rpc: grpc.aio.UnaryUnaryMultiCallable[Q, R],
+        request: Q,
+        deadline: float,
+    ) -> R:
+        await self._connect(channel, deadline)
         left_s = deadline - monotonic()
         if left_s <= 0:
             raise UnreachableError(f"there was no time left to call {self.server}", server=self.server)
@@ -208,36 +280,35 @@ class Connection:
     @asynccontextmanager
     async def _place(self, connect_deadline: float) -> AsyncIterator[grpc.aio.Channel]:
         """A connected channel, on which the block has room for one stream."""
-        number = self._place_for_stream()
-        self._streams[number] += 1
+        place = self._place_for_stream()
+        place.streams += 1
         try:
-            channel = self._channels[number]
-            await self._connect(channel, connect_deadline)
-            yield channel
+            await self._connect(place.channel, connect_deadline)
+            yield place.channel
         finally:
-            self._streams[number] -= 1
+            place.streams -= 1
+            if self._retired:
+                await self._sweep()
 
-    def _place_for_stream(self) -> int:
-        """The number of the channel for one more stream: the first with room, else the emptiest one."""
-        _ = self.channel  # raises if the client is not open
-        for number, streams in enumerate(self._streams):
-            if streams < STREAMS_PER_CHANNEL:
-                return number
+    def _place_for_stream(self) -> _Channel:
+        """The channel for one more stream: the first with room, else the emptiest one."""
+        self._first()  # raises if the client is not open
+        for place in self._channels:
+            if place.streams < STREAMS_PER_CHANNEL:
+                return place
         if len(self._channels) < CHANNELS_MAX:
             return self._add_channel()
-        return self._streams.index(min(self._streams))
+        return min(self._channels, key=lambda place: place.streams)
 
     def _metadata_now(self) -> tuple[tuple[str, str], ...] | None:
         if self.more_metadata is None or not (more := self.more_metadata()):
             return self._metadata
         return (*(self._metadata or ()), *more)
 
-    def _add_channel(self) -> int:
-        """Make another channel; returns its number."""
+    def _add_channel(self) -> _Channel:
         forks.grpc_is_used()
-        self._channels.append(_channel(self.server, self._tls))
-        self._streams.append(0)
-        return len(self._channels) - 1
+        self._channels.append(_Channel(self._credentials.channel(self._address.target, OPTIONS)))
+        return self._channels[-1]
 
 
 def raise_if_cancelled() -> None:
@@ -258,29 +329,14 @@ async def _end(call: grpc.aio.Call) -> None:
             await call.code()
 
 
-def _channel(server: str, tls: Tls | grpc.ChannelCredentials | None) -> grpc.aio.Channel:
-    if tls is None:
-        return grpc.aio.insecure_channel(server, OPTIONS)
-    if isinstance(tls, Tls):
-        tls = grpc.ssl_channel_credentials(tls.root_certificates, tls.private_key, tls.certificate_chain)
-    return grpc.aio.secure_channel(server, tls, OPTIONS)
-
-
-def _checked_host(server: str) -> str:
+def _checked_address(server: str) -> ListenAddress:
     try:
-        host, port = split_address(server)
+        address = listen_address(server)
     except ValueError as error:
         raise InvalidArgumentError(f"server must be {error}, not {server!r}", field="server") from None
-    if port == 0:
+    if address.kind != UNIX and address.port == 0:
         raise InvalidArgumentError(
             f"server must be a broker's HOST:PORT; port 0 is only for a broker to listen on: {server!r}",
             field="server",
         )
-    return host
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return address

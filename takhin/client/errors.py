@@ -6,6 +6,7 @@
     │   └── …
     ├── UnavailableError         the same request may succeed later
     │   ├── UnreachableError     nothing was sent: no broker answers at the address
+    │   │   └── HandshakeError   somebody answers, but the two sides do not come together: TLS, certificates
     │   ├── NoAnswerError        sent; then the connection was lost, or the time was up
     │   ├── OverloadedError
     │   │   └── TransportLimitError
@@ -34,6 +35,7 @@ __all__ = [
     "Failure",
     "FlushError",
     "ForkedError",
+    "HandshakeError",
     "InCallbackError",
     "LogReplacedError",
     "NoAnswerError",
@@ -46,6 +48,15 @@ __all__ = [
 
 class UnreachableError(UnavailableError):
     """No broker answers at the address. Nothing was sent."""
+
+
+class HandshakeError(UnreachableError):
+    """No connection comes about, because one side refuses the other, or does not speak TLS. Nothing was sent.
+
+    details["reason"] says why, for a program: SERVER_AUTHORITY, SERVER_NAME, SERVER_CERTIFICATE_EXPIRED,
+    SERVER_CERTIFICATE_EARLY, SERVER_CERTIFICATE, SERVER_IS_PLAIN, SERVER_WANTS_TLS, HANDSHAKE_FAILED,
+    CLIENT_CERTIFICATE_MISSING, CLIENT_CERTIFICATE_REFUSED or NOT_GRPC.
+    """
 
 
 class NoAnswerError(UnavailableError):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import apsw
 
 from takhin.doctor import disk, folder, machine
+from takhin.doctor.certificate import certificate
 from takhin.doctor.findings import Finding, Level
 from takhin.errors import CopyError
 from takhin.settings import Settings
@@ -32,6 +33,7 @@ def examine(settings: Settings) -> list[Finding]:
         )
     return found + _all(
         ("clock", lambda: machine.clock(files.newest)),
+        ("certificate", lambda: certificate(settings)),
         ("limits", lambda: machine.limits(settings, pid)),
         ("memory", lambda: machine.memory(settings)),
         ("temporary folder", lambda: machine.temporary_folder(settings)),

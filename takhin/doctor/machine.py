@@ -38,7 +38,8 @@ TIMEX_BYTES, TIMEX_STATUS = 512, struct.calcsize("@iqqqq")
 def limits(settings: Settings, pid: int | None) -> Iterator[Finding]:
     """How many files may be open. pid: the running broker's, whose limits count then."""
     needed = descriptors.needed(
-        connections=settings.rpc.connections_max, open_partitions=settings.storage.open_partitions_max
+        connections=settings.rpc.connections_max * len(settings.listen),
+        open_partitions=settings.storage.open_partitions_max,
     )
     limit, whose = _descriptors(pid)
     what = f"{whose} may open {limit} files, and needs {needed} at most"

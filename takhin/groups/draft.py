@@ -7,10 +7,11 @@ is carried from one event to the next [KAFKA-15212, KAFKA-20907].
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from functools import cached_property
 
 from takhin.errors import RefusedError
+from takhin.groups.changing import changed
 from takhin.groups.events import Action, Arm, Deadline, Disarm, Release, Remove, Step, Tell, WantTarget
 from takhin.groups.group import NOTHING, Group, Member, MemberState, Partitions
 from takhin.groups.reconcile import Goal, reconcile
@@ -31,16 +32,17 @@ class Draft:
         self.members, self.target = dict(group.members), group.target
         self.freed: set[TopicPartition] = set()
         """What somebody may be waiting for."""
+        self._got: set[TopicPartition] = set()  # what has become somebody's own
+        self._let_go: set[TopicPartition] = set()  # what has become nobody's
         self._touched: dict[str, None] = {}
         self._told: set[str] = set()
         self._armed: list[Arm] = []
         self._removed: dict[str, RefusedError | None] = {}
         self._wants = False
 
-    @cached_property
-    def owned(self) -> set[TopicPartition]:
-        """All partitions that are somebody's own."""
-        return {each for member in self.members.values() for each in member.held}
+    def owned(self, partitions: Partitions) -> AbstractSet[TopicPartition]:
+        """Those of the partitions that are somebody's own."""
+        return ((partitions & self.before.owner.keys()) - self._let_go) | (partitions & self._got)
 
     def holder(self, instance_id: str) -> Member | None:
         """The static member that has the instance id."""
@@ -52,9 +54,7 @@ class Draft:
         before = self.members.get(member.member_id)
         had = before.held if before is not None else NOTHING
         if held is not had and held != had:
-            self.owned.difference_update(had)
-            self.owned.update(held)
-            self.freed.update(had - held)
+            self._move(had - held, held - had)
         self.members[member.member_id] = member
         self._touched[member.member_id] = None
 
@@ -74,13 +74,18 @@ class Draft:
         self.set_target(by.member_id, part)
 
     def _take_out(self, member_id: str, error: RefusedError | None) -> None:
-        had = self.members[member_id].held
-        self.owned.difference_update(had)
-        self.freed.update(had)
+        self._move(self.members[member_id].held, NOTHING)
         del self.members[member_id]
         self.target = {each: part for each, part in self.target.items() if each != member_id}
         self._touched.pop(member_id, None)
         self._removed[member_id] = error
+
+    def _move(self, gone: Partitions, got: Partitions) -> None:
+        """Note what is somebody's own no more, and what is from now on."""
+        self._got.difference_update(gone)
+        self._let_go.update(gone)
+        self._got.update(got)
+        self.freed.update(gone)
 
     def set_target(self, member_id: str, partitions: Partitions) -> None:
         """Change what one member is to have."""
@@ -117,7 +122,7 @@ class Draft:
             return
         want = self.target.get(member_id, NOTHING)
         new = want - member.assigned
-        blocked = (new & self.owned) | (new & self.busy) if new else NOTHING
+        blocked = self.owned(new) | (new & self.busy) if new else NOTHING
         after = reconcile(member, Goal(want, self.target_epoch), blocked, owned)
         if after is not member:
             self.put(self._timed(member, after))
@@ -130,10 +135,10 @@ class Draft:
     def _timed(self, before: Member, after: Member) -> Member:
         """The member with its revoke deadline, which begins with what it has to let go of."""
         if after.state is not MemberState.UNREVOKED:
-            return after if after.revoke_at is None else replace(after, revoke_at=None)
+            return after if after.revoke_at is None else changed(after, revoke_at=None)
         if before.state is MemberState.UNREVOKED and before.revoking <= after.revoking:
             return after
-        return replace(after, revoke_at=self.now + after.revoke_timeout_ms)
+        return changed(after, revoke_at=self.now + after.revoke_timeout_ms)
 
     def finished(self) -> Step:
         """The group as it is now. What came free has gone to those who were waiting for it."""
@@ -153,6 +158,8 @@ class Draft:
             target_at=self.target_at,
             wanted_at=self.wanted_at,
         )
+        if not self._got and not self._let_go:
+            group.own_as(self.before)
         return Step(group, list(self._actions()))
 
     def _actions(self) -> Iterator[Action]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from operator import itemgetter
 
 from takhin.model import GroupState, TopicPartition
 
@@ -20,6 +21,10 @@ JOINING = 0
 """The epoch of a member that joins from the start. No group has it."""
 AWAY = -2
 """The epoch of a static member that has left and is expected back within its session."""
+
+
+TOPIC = itemgetter(0)
+"""The topic of a TopicPartition."""
 
 
 class MemberState(StrEnum):
@@ -52,8 +57,9 @@ class Subscription:
     def of(self, partitions: Partitions) -> Partitions:
         """Those of the partitions whose topics it names."""
         names = self.names
-        others = [each for each in partitions if each.topic not in names]
-        return partitions.difference(others) if others else partitions
+        if names.issuperset(map(TOPIC, partitions)):  # without a step of Python: there can be thousands
+            return partitions
+        return frozenset(each for each in partitions if each.topic in names)
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,11 @@ class Group:
     def owner(self) -> Mapping[TopicPartition, str]:
         """The member whose own a partition is. It is derived from all members, so it cannot drift."""
         return {each: member.member_id for member in self.members.values() for each in member.held}
+
+    def own_as(self, before: Group) -> None:
+        """Know `owner` from a group whose members own the same, if it was derived there."""
+        if "owner" in vars(before):
+            vars(self)["owner"] = before.owner
 
     def holder(self, instance_id: str) -> Member | None:
         """The static member that has the instance id."""

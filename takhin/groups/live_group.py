@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
@@ -19,8 +20,10 @@ from takhin.groups.deadlines import Deadlines, now_ms
 from takhin.groups.events import (
     Action,
     Arm,
+    Broken,
     CatalogueChanged,
     CommitsEnded,
+    DeadlinePassed,
     Disarm,
     Event,
     Release,
@@ -34,7 +37,7 @@ from takhin.groups.seat import Post, Seat
 from takhin.logs import debugging
 from takhin.members import Assignment
 from takhin.sentences import shown
-from takhin.turns import others_turn
+from takhin.turns import Backlog, others_turn
 
 logger = structlog.get_logger()
 
@@ -63,12 +66,13 @@ class Attendance:
 class LiveGroup:
     """A group in use. `changed` is called after each change of its state."""
 
-    def __init__(self, value: Group, changed: Callable[[LiveGroup], None]) -> None:
+    def __init__(self, value: Group, changed: Callable[[LiveGroup], None], backlog: Backlog) -> None:
         self.value = value
         self.commits = CommitsUnderWay()
         self.attendance: dict[str, Attendance] = {}
         self._changed = changed
-        self._deadlines = Deadlines(self.apply)
+        self._backlog = backlog
+        self._deadlines = Deadlines(self._passed)
         self._post = Post()
         self._target_timer: asyncio.TimerHandle | None = None
         self._assigning: asyncio.Task[None] | None = None
@@ -94,6 +98,19 @@ class LiveGroup:
                 self._do(action)
         self._post.send(told)
         self._changed(self)
+
+    def broken(self, member_id: str) -> None:
+        """A member's stream has ended without a word. Soon the member has some time to come back."""
+        self._backlog.add(partial(self._broken, member_id))
+
+    def _broken(self, member_id: str) -> None:
+        attendance = self.attendance.get(member_id)
+        if attendance is not None and attendance.seat is None:  # else it has come back meanwhile
+            self.apply(Broken(member_id))
+
+    def _passed(self, event: DeadlinePassed) -> None:
+        """Of a thousand members whose streams broke together the time to come back ends together, too."""
+        self._backlog.add(partial(self.apply, event))
 
     def end_commits(self, ended: Partitions) -> None:
         """Let partitions in which no commit is under way any more go to their next owners."""

@@ -40,6 +40,7 @@ class Membership:
 
     async def hear(self, request: MemberRequest) -> None:
         """Take a request in. Raises a RefusedError, which is to end the stream."""
+        await self._coordinator.turnstile.passed()
         if self._seat.ended or self._coordinator.draining:
             return
         match request:
@@ -72,7 +73,7 @@ class Membership:
         """The stream has ended, and with it the membership if the member does not come back in time."""
         if self._sits and not self._coordinator.draining:
             self._rise()
-            self._group.apply(events.Broken(self.member_id))
+            self._group.broken(self.member_id)
         self._seat.end()
 
     async def _subscribe(self, request: Subscribe) -> None:

@@ -23,10 +23,12 @@ for them. A member that has to let go of some of those gets a new epoch with tha
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
+from takhin.groups.changing import changed
 from takhin.groups.group import NOTHING, Member, MemberState, Partitions
+from takhin.model import TopicPartition
 
 
 class Goal(NamedTuple):
@@ -36,7 +38,9 @@ class Goal(NamedTuple):
     epoch: int
 
 
-def reconcile(member: Member, goal: Goal, blocked: Partitions, owned: Partitions | None) -> Member:
+def reconcile(
+    member: Member, goal: Goal, blocked: AbstractSet[TopicPartition], owned: Partitions | None
+) -> Member:
     """The member after its next step towards the goal. The revoke deadline is the caller's business.
 
     blocked: those of the goal that are another member's own, or in which commits are under way.
@@ -77,14 +81,16 @@ def _revoking(member: Member, epoch: int, keep: Partitions, revoking: Partitions
     """The member with partitions to let go of. Each of them has been its own all along."""
     if (member.epoch, member.assigned, member.revoking) == (epoch, keep, revoking):
         return member
-    held = keep | revoking
-    return replace(
+    held, since = keep | revoking, member.assigned_epochs
+    if len(held) < len(since):
+        since = {each: since[each] for each in held}
+    return changed(
         member,
         epoch=epoch,
         state=MemberState.UNREVOKED,
         assigned=keep,
         revoking=revoking,
-        assigned_epochs={each: member.assigned_epochs[each] for each in held},
+        assigned_epochs=since,
         unproven=member.unproven & held if epoch == member.epoch else NOTHING,
     )
 
@@ -100,7 +106,7 @@ def _settled(member: Member, epoch: int, state: MemberState, has: Partitions) ->
         since = {each: since[each] for each in kept}
     if given:
         since = {**since, **dict.fromkeys(given, epoch)}
-    return replace(
+    return changed(
         member,
         epoch=epoch,
         state=state,

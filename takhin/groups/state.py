@@ -16,6 +16,7 @@ from takhin.errors import (
     InvalidArgumentError,
     UnknownMemberError,
 )
+from takhin.groups.changing import changed
 from takhin.groups.draft import Draft
 from takhin.groups.events import (
     Broken,
@@ -31,7 +32,16 @@ from takhin.groups.events import (
     Subscribe,
     TargetMade,
 )
-from takhin.groups.group import AWAY, JOINING, NOTHING, Group, Member, MemberState, Partitions, Subscription
+from takhin.groups.group import (
+    AWAY,
+    JOINING,
+    NOTHING,
+    Group,
+    Member,
+    MemberState,
+    Partitions,
+    Subscription,
+)
 from takhin.sentences import shown
 
 
@@ -132,7 +142,7 @@ def _take(draft: Draft, event: Join, assigned: Partitions) -> None:
         event.revoke_timeout_ms,
         draft.now + event.session_timeout_ms,
     )
-    draft.put(replace(member, assigned=assigned, assigned_epochs=dict.fromkeys(assigned, draft.target_epoch)))
+    draft.put(changed(member, assigned=assigned, assigned_epochs=dict.fromkeys(assigned, draft.target_epoch)))
     if assigned:
         draft.set_target(event.member_id, assigned)
     draft.bump()
@@ -142,11 +152,10 @@ def _take(draft: Draft, event: Join, assigned: Partitions) -> None:
 
 def _free_of(draft: Draft, event: Join) -> Partitions:
     """What a returning member gets of the partitions that it holds: those that exist and nobody else has."""
-    catalogue = draft.before.catalogue
+    catalogue, wanted = draft.before.catalogue, event.subscription.of(event.owned)
+    taken = draft.owned(wanted)
     return frozenset(
-        each
-        for each in event.subscription.of(event.owned)
-        if 0 <= each.partition < catalogue.get(each.topic, 0) and each not in draft.owned
+        each for each in wanted if 0 <= each.partition < catalogue.get(each.topic, 0) and each not in taken
     )
 
 
@@ -158,7 +167,7 @@ def _come_back(draft: Draft, member: Member, event: Join) -> None:
     """
     if event.epoch != JOINING:
         _check_epoch(member, event.epoch)
-    member = replace(
+    member = changed(
         member,
         client_id=event.client_id,
         client_host=event.client_host,
@@ -184,7 +193,7 @@ def _take_over(draft: Draft, away: Member, event: Join) -> None:
     kept = away.assigned - draft.busy
     draft.replace_member(
         away.member_id,
-        replace(
+        changed(
             away,
             member_id=event.member_id,
             client_id=event.client_id,
@@ -211,7 +220,7 @@ def _hear(draft: Draft, event: Join) -> None:
     """
     member = draft.members[event.member_id]
     heard = member.epoch if event.epoch == JOINING else event.epoch
-    draft.put(replace(member, heard=heard, unproven=member.held - event.owned))
+    draft.put(changed(member, heard=heard, unproven=member.held - event.owned))
     draft.tell(event.member_id)
 
 
@@ -220,9 +229,9 @@ def _heartbeat(draft: Draft, event: Heartbeat) -> None:
     member = _known(draft, event.member_id)
     _check_epoch(member, event.epoch)
     current = event.epoch == member.epoch
-    member = replace(member, heard=event.epoch, session_at=draft.now + member.session_timeout_ms)
+    member = changed(member, heard=event.epoch, session_at=draft.now + member.session_timeout_ms)
     if current and event.owned is not None:
-        member = replace(member, unproven=member.unproven - event.owned)
+        member = changed(member, unproven=member.unproven - event.owned)
     draft.put(member)
     if current:
         draft.reconcile(member.member_id, event.owned)
@@ -249,7 +258,7 @@ def _subscribe(draft: Draft, event: Subscribe) -> None:
     member = _known(draft, event.member_id)
     if member.away:
         _unknown(event.member_id)
-    draft.put(replace(member, session_at=draft.now + member.session_timeout_ms))
+    draft.put(changed(member, session_at=draft.now + member.session_timeout_ms))
     _change_subscription(draft, event.member_id, event.subscription)
     draft.reconcile(event.member_id, None)
 
@@ -257,9 +266,9 @@ def _subscribe(draft: Draft, event: Subscribe) -> None:
 def _change_subscription(draft: Draft, member_id: str, subscription: Subscription) -> None:
     """Put a subscription in the place of a member's. What it reads no more is its target no more."""
     member = draft.members[member_id]
-    changed = member.subscription.names != subscription.names
-    draft.put(replace(member, subscription=subscription))
-    if changed:
+    differs = member.subscription.names != subscription.names
+    draft.put(changed(member, subscription=subscription))
+    if differs:
         draft.set_target(member_id, subscription.of(draft.target.get(member_id, NOTHING)))
         draft.bump()
 
@@ -275,7 +284,7 @@ def _leave(draft: Draft, event: Leave) -> None:
         return
     since = {each: member.assigned_epochs[each] for each in member.assigned}
     draft.put(
-        replace(
+        changed(
             member,
             epoch=AWAY,
             heard=JOINING,
@@ -293,7 +302,7 @@ def _broken(draft: Draft, event: Broken) -> None:
     """A member's stream broke. A broken stream is not a leave: the member has some time to come back."""
     member = draft.members.get(event.member_id)
     if member is not None and not member.away:
-        draft.put(replace(member, rejoin_at=draft.now + draft.before.rules.rejoin_ms))
+        draft.put(changed(member, rejoin_at=draft.now + draft.before.rules.rejoin_ms))
 
 
 def _catalogue_changed(draft: Draft, event: CatalogueChanged) -> None:
@@ -308,7 +317,7 @@ def _catalogue_changed(draft: Draft, event: CatalogueChanged) -> None:
             shared[kind] = _matching_now(former, event)
         subscription = shared[kind]
         if subscription != former:
-            draft.put(replace(member, subscription=subscription))
+            draft.put(changed(member, subscription=subscription))
             draft.set_target(member.member_id, subscription.of(draft.target.get(member.member_id, NOTHING)))
             concerned = True
     names = frozenset[str]().union(*(each.names for each in shared.values()))

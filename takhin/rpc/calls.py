@@ -15,13 +15,13 @@ from urllib.parse import unquote
 
 import grpc
 
-from takhin.model import Caller
+from takhin.model import ANONYMOUS, Caller
+from takhin.quotas import Allowance
 from takhin.v1 import takhin_pb2 as pb
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
-ANONYMOUS = "anonymous"
 PEERS_REMEMBERED = 4_096
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 """The four kinds of methods, by whether they take and give one message or a stream."""
@@ -33,12 +33,24 @@ class Call:
     method: its path, /SERVICE/METHOD. streams: it has more than a request and a response.
     peer: the connection, as gRPC names it. began: of time.perf_counter(), in seconds.
     caller: who makes it.
+    allowance: what it is counted with while it runs; None: with nothing.
     received, sent: of a stream, how many messages have come and gone.
     status: once it has ended, the name of its gRPC status, or of what ended it without one.
     error: the name of the ErrorCode in its response, or "".
     """
 
-    __slots__ = ("began", "caller", "error", "method", "peer", "received", "sent", "status", "streams")
+    __slots__ = (
+        "allowance",
+        "began",
+        "caller",
+        "error",
+        "method",
+        "peer",
+        "received",
+        "sent",
+        "status",
+        "streams",
+    )
 
     def __init__(self, method: str, peer: str, *, streams: bool) -> None:
         self.method = method
@@ -46,6 +58,7 @@ class Call:
         self.peer = peer
         self.began = time.perf_counter()
         self.caller = caller_of(peer)
+        self.allowance: Allowance | None = None
         self.received = self.sent = 0
         self.status = ""
         self.error = ""

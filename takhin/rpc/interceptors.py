@@ -19,8 +19,10 @@ from google.protobuf import message_factory
 
 from takhin.errors import InternalError, ShuttingDownError, TakhinError
 from takhin.logs import debugging
+from takhin.quotas import Quotas
 from takhin.rpc.arrivals import Arrival, Arrivals
 from takhin.rpc.call_log import CallLog
+from takhin.rpc.call_quotas import CallQuotas
 from takhin.rpc.calls import Context, Handler, Watcher, running, watched
 from takhin.rpc.gzip_answers import asks_for_gzip, is_worth_gzip
 from takhin.rpc.parsing import Malformed, Parser
@@ -69,8 +71,9 @@ async def abort(context: Context, error: TakhinError) -> None:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the server."""
 
-    def __init__(self, settings: Settings, watchers: Sequence[Watcher] = ()) -> None:
-        self._watchers: list[Watcher] = [*watchers, *([CallLog()] if debugging() else [])]
+    def __init__(self, settings: Settings, quotas: Quotas, watchers: Sequence[Watcher] = ()) -> None:
+        self._quotas = CallQuotas(quotas, settings.rpc.calls_max)
+        self._watchers: list[Watcher] = [self._quotas, *watchers, *([CallLog()] if debugging() else [])]
         self._arrivals = Arrivals(settings.rpc.arrivals_max, settings.rpc)
         self._health_arrivals = Arrivals(settings.rpc.health_arrivals_max, settings.rpc)
         self._bounds = bounds(settings)
@@ -113,10 +116,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         for task in tasks:
             task.cancel()
 
-    def _check_open(self, method: str) -> None:
-        """Raise ShuttingDownError for a call that begins while the broker stops."""
+    def _admit(self, method: str) -> None:
+        """Raise ShuttingDownError while the broker stops, OverloadedError if the caller is over its quota."""
         if self._ending and not method.startswith(HEALTH):
             raise ShuttingDownError
+        if not method.startswith(HEALTH_CHECKS):
+            self._quotas.admit(running())
 
     async def intercept_service(
         self,
@@ -171,7 +176,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             task = _current_task()
             self._unary_calls.add(task)
             try:
-                self._check_open(method)
+                self._admit(method)
                 async with arrivals.request(context, parse) as request:
                     return await answer(request, context)
             except TakhinError as error:  # there is no request
@@ -202,7 +207,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             task = _current_task()
             self._streams[task] = method
             try:
-                self._check_open(method)
+                self._admit(method)
                 await self._run(await begun(requests, context), context, task)
             except asyncio.CancelledError:
                 if not self._ending:

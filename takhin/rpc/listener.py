@@ -45,7 +45,7 @@ class Listener:
         self._socket_mode = int(settings.socket_mode, 8)
         self._connections = connections
         self._certificates = certificates
-        self._interceptor = CallInterceptor(settings, watchers)
+        self._interceptor = CallInterceptor(settings, service.quotas, watchers)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=_options(settings.rpc),
@@ -57,13 +57,21 @@ class Listener:
     async def start(self) -> None:
         """Bind and serve. Raises StartupError."""
         self._health = await add_health(self._server)
+        self.addresses = []
         try:
-            self.addresses = [self._bind(address) for address in self._listen]
-        except BaseException:
-            await self._server.stop(0)
+            for address in self._listen:
+                self.addresses.append(self._bind(address))
+        except StartupError:
+            self._remove_sockets()
             raise
         await self._server.start()
         self._connections.start(self.addresses)
+
+    def _remove_sockets(self) -> None:
+        """Remove the files that were made. gRPC does it for a server that was started."""
+        for address in self.addresses:
+            if address.kind == UNIX:
+                Path(address.path).unlink(missing_ok=True)
 
     def _bind(self, address: ListenAddress) -> ListenAddress:
         """Listen on an address. Returns it with the port taken."""
@@ -112,6 +120,9 @@ def _options(settings: RpcSettings) -> list[tuple[str, int]]:
         # would make it megabytes.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", settings.lookahead_bytes),
+        # From the first to the second gRPC would refuse some calls and take others.
+        ("grpc.max_metadata_size", settings.metadata_bytes_max),
+        ("grpc.absolute_max_metadata_size", settings.metadata_bytes_max),
         ("grpc.max_concurrent_streams", settings.streams_per_connection_max),
         ("grpc.max_allowed_incoming_connections", settings.connections_max),
         ("grpc.server_handshake_timeout_ms", settings.handshake_ms_max),

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from takhin.broker.session import Session
 from takhin.errors import InvalidArgumentError
 from takhin.groups.membership import Membership
-from takhin.members import JoinGroup
+from takhin.members import JoinGroup, Leave
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert_groups as convert
 
@@ -45,6 +45,6 @@ async def _listen(membership: Membership, requests: AsyncIterator[pb.MemberReque
         async for request in requests:
             await membership.hear(await convert.member_request(request))
         await asyncio.sleep(BREAK_SECONDS)
-        membership.leave()
+        await membership.hear(Leave())
     except Exception as error:  # noqa: BLE001  the call itself raises it: see `Membership.next`
         membership.fail(error)

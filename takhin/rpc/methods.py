@@ -5,6 +5,7 @@ from __future__ import annotations
 from takhin.broker.broker import Broker
 from takhin.broker.records import PendingProduce
 from takhin.broker.session import Session
+from takhin.quotas import Quotas
 from takhin.rpc.arrivals import taken_over
 from takhin.rpc.calls import running
 from takhin.v1 import takhin_pb2 as pb
@@ -18,6 +19,11 @@ class Methods(takhin_pb2_grpc.TakhinServiceServicer):
     def __init__(self, broker: Broker) -> None:
         super().__init__()
         self._broker = broker
+
+    @property
+    def quotas(self) -> Quotas:
+        """What callers may use."""
+        return self._broker.quotas
 
     def _session(self) -> Session:
         """The broker as the caller of the running call sees it."""

@@ -30,12 +30,14 @@ class Unanswered:
     """What is kept of a request that was read, until it is answered.
 
     outcome: the queued request, or why it was refused.
+    throttled_ms: for so long it was held back by a quota.
     """
 
     topic: str
     partition: int
     size_bytes: int
     outcome: PendingProduce | Exception
+    throttled_ms: int = 0
 
 
 class UnansweredQueue:
@@ -124,17 +126,26 @@ async def _read(session: Session, requests: AsyncIterator[Arrival], queue: Unans
 
 
 async def _submitted(session: Session, arrival: Arrival) -> Unanswered:
-    """Queue the records of a request. It keeps its place until they are in the queue, or refused."""
+    """Queue the records of a request. It keeps its place until they are in the queue, or refused.
+
+    One that is over the caller's quota is held back before, without a place.
+    """
     message = arrival.request
+    throttled_ms = 0
     try:
+        records = 0 if isinstance(message, Malformed) else len(message.records) or 1
+        if wait_s := session.take_stream_produce(records, arrival.size_bytes):
+            arrival.leave()
+            throttled_ms = round(wait_s * 1_000)
+            await asyncio.sleep(wait_s)
         if isinstance(message, Malformed):
-            return Unanswered("", 0, 0, message.error)
+            return Unanswered("", 0, 0, message.error, throttled_ms)
         pending = await submit(session, message, arrival.size_bytes)
     except Exception as error:  # noqa: BLE001  a refused request never ends the stream
-        return Unanswered(message.topic, message.partition, 0, error)
+        return Unanswered(message.topic, message.partition, 0, error, throttled_ms)
     finally:
         arrival.leave()
-    return Unanswered(message.topic, message.partition, pending.size_bytes, pending)
+    return Unanswered(message.topic, message.partition, pending.size_bytes, pending, throttled_ms)
 
 
 async def _answer(session: Session, unanswered: Unanswered) -> pb.ProduceMessageResponse:
@@ -144,7 +155,11 @@ async def _answer(session: Session, unanswered: Unanswered) -> pb.ProduceMessage
         appended = await unanswered.outcome.answer()
     except Exception as raised:  # noqa: BLE001  a refused request never ends the stream
         error = known(raised, METHOD)
-        asked = {"topic": unanswered.topic, "partition": unanswered.partition}
+        asked = {
+            "topic": unanswered.topic,
+            "partition": unanswered.partition,
+            "throttled_ms": unanswered.throttled_ms,
+        }
         return convert.refusal(pb.ProduceMessageResponse(), asked, error, TABLE[type(error)].code)
     topic = unanswered.topic
-    return convert.produced(topic, appended, session.count_partitions(topic))
+    return convert.produced(topic, appended, session.count_partitions(topic), unanswered.throttled_ms)

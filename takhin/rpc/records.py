@@ -35,6 +35,7 @@ class RecordMethods(Methods):
     ) -> pb.ProduceMessageResponse:
         topic = request.topic
         session = self._session()
+        session.take_produce(len(request.records) or 1, size_bytes())
         pending = await submit(session, request, size_bytes())
         del request  # while it waits, only the queue keeps its records
         appended = await pending.answer()
@@ -60,7 +61,7 @@ class RecordMethods(Methods):
                 if compressed:
                     sent = await self._packed(chunk.records, plain)
                     context.disable_next_message_compression()  # by gzip
-                yield await encode.consumed(topic, partition, chunk.end_offset, sent)
+                yield await encode.consumed(topic, partition, chunk, sent)
 
     async def GetOffsetsForTimes(
         self, request: pb.GetOffsetsForTimesRequest, context: Context

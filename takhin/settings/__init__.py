@@ -12,6 +12,7 @@ from pathlib import Path
 
 from takhin.settings.fields import INT32_MAX, kind_of, setting, split_address
 from takhin.settings.metrics import MetricsSettings
+from takhin.settings.quotas import QuotaSettings
 from takhin.settings.security import TlsSettings, listen_address
 from takhin.settings.serving import ConsumeSettings, GroupSettings, ProduceSettings, RpcSettings
 from takhin.settings.storage import StorageSettings, TopicSettings
@@ -24,6 +25,7 @@ __all__ = [
     "LogSettings",
     "MetricsSettings",
     "ProduceSettings",
+    "QuotaSettings",
     "RpcSettings",
     "Settings",
     "StorageSettings",
@@ -78,6 +80,7 @@ class Settings:
     consume: ConsumeSettings = field(default_factory=ConsumeSettings)
     groups: GroupSettings = field(default_factory=GroupSettings)
     rpc: RpcSettings = field(default_factory=RpcSettings)
+    quotas: QuotaSettings = field(default_factory=QuotaSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     traces: TraceSettings = field(default_factory=TraceSettings)

@@ -118,6 +118,9 @@ class RpcSettings:
     """A compromise. Each call that waits for its turn holds so much: 1,000 calls of 4 MB take 400 MB with
     128 KiB and 700 MB with 512. A stream of small messages moves so much per round trip; of larger ones all
     the rest is sent at once when they are asked for. docs/exposing.md has the figures."""
+    metadata_bytes_max: int = setting(
+        8 << 10, "bytes of a call's metadata, with 32 more for each entry", least=1_024
+    )
     calls_max: int = setting(2_000, "calls under way, streams included", least=1)
     connections_max: int = setting(1_000, "connections at one time", least=1)
     streams_per_connection_max: int = setting(1_000, "calls under way on one connection", least=1)

@@ -15,7 +15,8 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from takhin.rpc.calls import ANONYMOUS, Call, Context
+from takhin.model import ANONYMOUS
+from takhin.rpc.calls import Call, Context
 
 SYSTEM, METHOD, STATUS = "rpc.system.name", "rpc.method", "rpc.response.status_code"
 CLIENT_ADDRESS, CLIENT_PORT = "client.address", "client.port"

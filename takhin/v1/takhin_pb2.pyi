@@ -55,7 +55,7 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     ERROR_CODE_GROUP_NOT_EMPTY: _ErrorCode.ValueType  # 14
     ERROR_CODE_OFFSET_OUT_OF_RANGE: _ErrorCode.ValueType  # 15
     ERROR_CODE_OVERLOADED: _ErrorCode.ValueType  # 16
-    """the broker has reached a limit; try again after a pause"""
+    """a limit of the broker, or a quota of the caller, is reached; try again after a pause"""
     ERROR_CODE_STORAGE_FULL: _ErrorCode.ValueType  # 17
     """the disk is full"""
     ERROR_CODE_PARTITION_UNAVAILABLE: _ErrorCode.ValueType  # 18
@@ -112,7 +112,7 @@ ERROR_CODE_TOPIC_EXISTS: ErrorCode.ValueType  # 13
 ERROR_CODE_GROUP_NOT_EMPTY: ErrorCode.ValueType  # 14
 ERROR_CODE_OFFSET_OUT_OF_RANGE: ErrorCode.ValueType  # 15
 ERROR_CODE_OVERLOADED: ErrorCode.ValueType  # 16
-"""the broker has reached a limit; try again after a pause"""
+"""a limit of the broker, or a quota of the caller, is reached; try again after a pause"""
 ERROR_CODE_STORAGE_FULL: ErrorCode.ValueType  # 17
 """the disk is full"""
 ERROR_CODE_PARTITION_UNAVAILABLE: ErrorCode.ValueType  # 18
@@ -959,6 +959,7 @@ class ProduceMessageResponse(_message.Message):
     END_OFFSET_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
     NUM_PARTITIONS_FIELD_NUMBER: _builtins.int
+    THROTTLED_MS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     offset: _builtins.int
@@ -976,6 +977,10 @@ class ProduceMessageResponse(_message.Message):
     """log knows them no longer, as of a batch at or below the source offset taken
     How many partitions the topic has now, so that a client whose keys choose among fewer can ask again.
     """
+    throttled_ms: _builtins.int
+    """On a produce stream: for so long this request was held back, and nothing further of the stream read, because a
+    quota of the caller was used up. A call of its own is refused then: OVERLOADED, with RetryInfo.
+    """
     def __init__(
         self,
         *,
@@ -989,10 +994,11 @@ class ProduceMessageResponse(_message.Message):
         end_offset: _builtins.int = ...,
         duplicate: _builtins.bool = ...,
         num_partitions: _builtins.int = ...,
+        throttled_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "end_offset", b"end_offset", "error", b"error", "error_code", b"error_code", "num_partitions", b"num_partitions", "offset", b"offset", "partition", b"partition", "record_count", b"record_count", "timestamp", b"timestamp", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "end_offset", b"end_offset", "error", b"error", "error_code", b"error_code", "num_partitions", b"num_partitions", "offset", b"offset", "partition", b"partition", "record_count", b"record_count", "throttled_ms", b"throttled_ms", "timestamp", b"timestamp", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1081,6 +1087,7 @@ class ConsumeMessagesResponse(_message.Message):
     HIGH_WATERMARK_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    THROTTLED_MS_FIELD_NUMBER: _builtins.int
     COMPRESSION_FIELD_NUMBER: _builtins.int
     COMPRESSED_RECORDS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
@@ -1089,6 +1096,8 @@ class ConsumeMessagesResponse(_message.Message):
     """the end offset, exclusive"""
     error: _builtins.str
     """always empty: errors of this call are a gRPC status"""
+    throttled_ms: _builtins.int
+    """For so long the stream was held back since its last response, because a quota of the caller was used up."""
     compression: Global___Compression.ValueType
     """Instead of records, if the request accepts it: a ConsumeMessagesResponse in which only records is set,
     serialized and then compressed.
@@ -1107,12 +1116,13 @@ class ConsumeMessagesResponse(_message.Message):
         high_watermark: _builtins.int = ...,
         records: _abc.Iterable[Global___Record] | None = ...,
         error: _builtins.str = ...,
+        throttled_ms: _builtins.int = ...,
         compression: Global___Compression.ValueType = ...,
         compressed_records: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compressed_records", b"compressed_records", "compression", b"compression", "error", b"error", "high_watermark", b"high_watermark", "partition", b"partition", "records", b"records", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compressed_records", b"compressed_records", "compression", b"compression", "error", b"error", "high_watermark", b"high_watermark", "partition", b"partition", "records", b"records", "throttled_ms", b"throttled_ms", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

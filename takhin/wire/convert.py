@@ -125,7 +125,9 @@ def _condition(request: pb.ProduceMessageRequest) -> Condition | None:
     return Condition(request.producer_id, request.sequence, expected, maybe, source)
 
 
-def produced(topic: str, appended: Appended, num_partitions: int) -> pb.ProduceMessageResponse:
+def produced(
+    topic: str, appended: Appended, num_partitions: int, throttled_ms: int = 0
+) -> pb.ProduceMessageResponse:
     return pb.ProduceMessageResponse(
         topic=topic,
         partition=appended.partition,
@@ -134,6 +136,7 @@ def produced(topic: str, appended: Appended, num_partitions: int) -> pb.ProduceM
         record_count=appended.record_count,
         duplicate=appended.duplicate,
         num_partitions=num_partitions,
+        throttled_ms=throttled_ms,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from takhin.model import Records
+from takhin.model import Chunk, Records
 from takhin.turns import LARGE_BYTES, others_turn
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire.compression import SMALL_BYTES, compressed
@@ -40,8 +40,8 @@ MORE = [bytes((0x80 | low,)) for low in range(0x80)]
 """The first byte of a varint that ends with it, and of one that goes on."""
 
 
-COMPRESSED = b"\x30" + bytes((pb.COMPRESSION_ZSTD,)) + b"\x3a"
-"""ConsumeMessagesResponse.compression, field 6, and the tag of compressed_records, field 7."""
+COMPRESSED = b"\x38" + bytes((pb.COMPRESSION_ZSTD,)) + b"\x42"
+"""ConsumeMessagesResponse.compression, field 7, and the tag of compressed_records, field 8."""
 
 
 async def packed(records: bytes) -> bytes:
@@ -53,12 +53,17 @@ async def packed(records: bytes) -> bytes:
     return fields if len(fields) < len(records) else records
 
 
-async def consumed(topic: str, partition: int, end_offset: int, records: bytes) -> bytes:
-    """A ConsumeMessagesResponse, serialized. records: the result of `encoded` or `packed`.
+async def consumed(topic: str, partition: int, chunk: Chunk, records: bytes) -> bytes:
+    """A ConsumeMessagesResponse, serialized. records: the chunk's, as `encoded` returns them, or `packed`.
 
     Each step of a large one has a turn of the loop for itself; gRPC takes another one to copy it.
     """
-    head = pb.ConsumeMessagesResponse(topic=topic, partition=partition, high_watermark=end_offset)
+    head = pb.ConsumeMessagesResponse(
+        topic=topic,
+        partition=partition,
+        high_watermark=chunk.end_offset,
+        throttled_ms=chunk.throttled_ms,
+    )
     if len(records) <= LARGE_BYTES:
         return head.SerializeToString() + records
     await others_turn()

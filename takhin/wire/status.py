@@ -25,7 +25,8 @@ class ErrorRow(NamedTuple):
     http: the status code of an HTTP response.
     in_band: the error goes into the response's own error field, in calls that have one. In all other cases
     it is a gRPC status.
-    retry_ms: how long RetryInfo asks to wait before trying again; 0 where trying again is no use.
+    retry_ms: how long RetryInfo asks to wait before trying again, unless the error itself says; 0 where that
+    is no use.
     """
 
     code: pb.ErrorCode.ValueType
@@ -105,7 +106,8 @@ def rich_status(error: errors.TakhinError) -> status_pb2.Status:
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if row.retry_ms:
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(row.retry_ms)
+        own_ms = error.retry_ms if isinstance(error, errors.UnavailableError) else 0
+        delay.FromMilliseconds(own_ms or row.retry_ms)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed = []
     for detail in details:

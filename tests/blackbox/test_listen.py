@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import signal
-import socket
-import stat
 import subprocess
 import time
 
@@ -150,52 +148,6 @@ def test_a_closed_terminal_stops_the_broker(data_dir):
     assert os.waitpid(child, 0)[1] == 0
 
 
-EXPOSED = {
-    "0.0.0.0:0": "neither encrypted nor authenticated",
-    "[::]:0": "neither encrypted nor authenticated",
-    "192.0.2.1:0": "neither encrypted nor authenticated",
-    "broker.example:0": "neither encrypted nor authenticated",
-    "127.0.0.1:0,0.0.0.0:0": "neither encrypted nor authenticated",
-    "tls://0.0.0.0:0": "need not say who they are",
-}
-
-
-@pytest.mark.parametrize("listen", EXPOSED)
-def test_other_machines_are_not_served_unawares(data_dir, listen, certificates):
-    """Beyond loopback, TLS and identity are needed; the sentence says what to do, and nothing is made."""
-    line = refused("--listen", listen, "--data-dir", data_dir, **certificates)
-    assert EXPOSED[listen] in line
-    assert "mtls://" in line
-    assert "--allow-plaintext" in line
-    assert not data_dir.exists()
-
-
-@pytest.mark.parametrize("listen", ["0.0.0.0:0", "tls://0.0.0.0:0"])
-def test_it_may_be_allowed(data_dir, listen, certificates):
-    """With allow_plaintext such an address is served, with a warning."""
-    with Broker(data_dir, listen=listen, allow_plaintext="true", **certificates) as broker:
-        assert '"event": "plain_traffic"' in broker.log()
-        assert EXPOSED[listen] in broker.log()
-
-
-def test_mutual_tls_may_face_the_world(data_dir, certificates):
-    """mtls:// needs no leave, and no warning."""
-    with Broker(data_dir, listen="mtls://0.0.0.0:0", **certificates) as broker:
-        assert "plain_traffic" not in broker.log()
-
-
-@pytest.mark.parametrize("mode", ["0600", "0660", "0666"])
-def test_the_mode_of_a_socket(data_dir, tmp_path, mode):
-    """A socket file has the mode of the setting, whatever the umask is."""
-    umask = os.umask(0)
-    try:
-        with Broker(data_dir, listen=f"unix:{tmp_path}/s", socket_mode=mode) as broker:
-            assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == int(mode, 8)
-            assert broker.address == f"unix:{tmp_path}/s"
-    finally:
-        os.umask(umask)
-
-
 def test_a_socket_that_was_left(data_dir, tmp_path):
     """The socket of a killed broker is replaced; that of a living one is not, and is served on."""
     path = tmp_path / "s"
@@ -206,76 +158,3 @@ def test_a_socket_that_was_left(data_dir, tmp_path):
         line = refused("--listen", f"unix:{path}", "--data-dir", tmp_path / "other")
         assert line == f"takhin: cannot listen on unix:{path}: another process listens there"
         assert healthy(broker.address)
-
-
-def _file(path):
-    path.write_text("mine")
-
-
-def _link_to_socket(path):
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(path.with_name("target")))
-    path.symlink_to("target")
-
-
-def _busy_socket(path):
-    """A program that listens and is too busy to accept."""
-    busy = socket.socket(socket.AF_UNIX)
-    busy.bind(str(path))
-    busy.listen(0)
-    waiting = socket.socket(socket.AF_UNIX)
-    waiting.connect(str(path))
-    return busy, waiting
-
-
-NOT_FREE = {
-    "file": (_file, "something that is not a socket"),
-    "folder": (lambda path: path.mkdir(), "something that is not a socket"),
-    "link": (_link_to_socket, "something that is not a socket"),
-    "dangling link": (lambda path: path.symlink_to("nowhere"), "something that is not a socket"),
-    "pipe": (os.mkfifo, "something that is not a socket"),
-    "busy": (_busy_socket, "another process listens there"),
-}
-
-
-@pytest.mark.parametrize("make", NOT_FREE)
-def test_what_is_not_ours_is_left_alone(data_dir, tmp_path, make):
-    """Where something else than a dead socket lies, the start is refused, and it is still there."""
-    path = tmp_path / "s"
-    kept = NOT_FREE[make][0](path)
-    before = path.lstat()
-    line = refused("--listen", f"unix:{path}", "--data-dir", data_dir)
-    assert NOT_FREE[make][1] in line
-    assert path.lstat().st_ino == before.st_ino
-    for open_socket in kept or ():
-        open_socket.close()
-
-
-def test_a_socket_without_a_folder(data_dir, tmp_path):
-    """The sentence names what is missing."""
-    line = refused("--listen", f"unix:{tmp_path}/none/s", "--data-dir", data_dir)
-    assert line == f"takhin: cannot listen on unix:{tmp_path}/none/s: No such file or directory"
-
-
-def test_each_address_has_its_connections(data_dir, tmp_path):
-    """A crowd at one address is counted and told, and keeps nobody out at another."""
-    listen = f"127.0.0.1:0,unix:{tmp_path}/s"
-    with Broker(data_dir, listen=listen, rpc_connections_max=20, rpc_handshake_ms_max=60_000) as broker:
-        host, _, port = broker.address.rpartition(":")
-        for make in (
-            lambda: socket.create_connection((host, int(port))),
-            lambda: _connected(tmp_path / "s"),
-        ):
-            crowd = [make() for _ in range(20)]
-            until(lambda: "connections_full" in broker.log())
-            line = next(line for line in broker.log().splitlines() if "connections_full" in line)
-            assert "to 127.0.0.1" in line
-            for each in crowd:
-                each.close()
-            until(lambda: "connections_free" in broker.log())
-
-
-def _connected(path):
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(str(path))
-    return connection

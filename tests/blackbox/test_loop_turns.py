@@ -41,10 +41,10 @@ class Turn(NamedTuple):
 class WatchedBroker:
     """A broker that tells how long the longest turn of its loop was."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *flags: str) -> None:
         script = Path(__file__).with_name("watched_broker.py")
         self._process = subprocess.Popen(
-            [sys.executable, script, folder, "storage.ballast_bytes=0"],
+            [sys.executable, script, folder, "storage.ballast_bytes=0", *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

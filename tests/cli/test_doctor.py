@@ -14,6 +14,7 @@ import pytest
 from blackbox.broker_process import Broker, command, environment
 from blackbox.clients import connected, create_topic, eventually, produce
 from blackbox.small_disk import filler, small_disk
+from certificates import Authority
 from takhin import config
 from takhin.copies.backup import backup
 from takhin.doctor.examination import examine
@@ -217,6 +218,27 @@ def test_a_small_full_disk(stopped, tmp_path):
             found = examined(folder)
             assert found["space"].level == Level.BAD or "storage.ballast_bytes" in found["space"].what
             assert "No space left on device" in found["sync"].what
+
+
+def test_certificates(folder, tmp_path):
+    """A certificate is judged as a start judges it; its end, its names and its key's mode are looked at."""
+    Authority().issue("broker").save(tmp_path)
+    tls = {"tls.certificate_file": str(tmp_path / "broker.pem"), "tls.key_file": str(tmp_path / "broker.key")}
+
+    def found(listen="tls://127.0.0.1:0", **other):
+        flags = {"data_dir": str(folder), "listen": listen} | tls | other
+        return troubles(examine(config.load(flags, {}, None).settings))
+
+    assert found() == {}
+    assert found("127.0.0.1:0") == {}
+    assert "tls.client_ca_file" in found("mtls://127.0.0.1:0")["certificate"].do
+    assert "expires on" in found(**{"tls.expiry_warning_days": "10000"})["certificate"].what
+    (tmp_path / "broker.key").chmod(0o644)
+    assert "others may read" in found()["certificate"].what
+    Authority().issue("broker").save(tmp_path, "other")
+    tls["tls.key_file"] = str(tmp_path / "other.key")
+    assert found()["certificate"].level == Level.BAD
+    assert "does not belong" in found()["certificate"].what
 
 
 def test_limits(folder):

@@ -1,52 +1,79 @@
-"""Certificates and tokens: what a client does with its `tls` and `token`, on real connections."""
+"""Certificates and tokens: what a client does with its `tls` and `token`, on connections to real brokers."""
 
 from __future__ import annotations
 
-import shutil
-import ssl
-import subprocess
+import asyncio
+import logging
+import socket
+import time
 
 import grpc
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from client.relay import Relay
-from takhin.client import Admin, Retry, Tls
-from takhin.client.errors import UnreachableError
+from certificates import Authority, put
+from takhin.client import Admin, Consumer, Producer, Retry, Tls, TlsFiles
+from takhin.client.errors import HandshakeError, UnreachableError
+from takhin.client.handshakes import MISSING, REFUSED
+from takhin.errors import InvalidArgumentError
+from takhin.testing import MemoryBroker
 from takhin.v1 import takhin_pb2 as pb
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 ONCE = Retry(attempts_max=1)
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """A folder with a self-signed certificate of localhost, cert.pem and key.pem, and another, other.pem."""
+def authority():
+    return Authority()
+
+
+@pytest.fixture(scope="module")
+def strangers():
+    """An authority that neither the broker nor clients trust."""
+    return Authority("strangers")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, authority):
+    """The certificates of the broker."""
     folder = tmp_path_factory.mktemp("certificates")
-    new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost"
-    names = ("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
-    for name in ("cert", "other"):
-        subprocess.run(
-            [*new.split(), *names, "-keyout", f"{name}.key", "-out", f"{name}.pem"],
-            cwd=folder,
-            check=True,
-            capture_output=True,
-        )
+    authority.issue().save(folder)
+    put(folder / "clients.pem", authority.pem)
     return folder
 
 
+def broker_of(folder, listen):
+    return MemoryBroker(
+        {
+            "listen": listen,
+            "tls.certificate_file": str(folder / "broker.pem"),
+            "tls.key_file": str(folder / "broker.key"),
+            "tls.client_ca_file": str(folder / "clients.pem"),
+            "tls.look_ms": 20,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def broker(folder, tmp_path_factory):
+    """A broker that listens in every way."""
+    path = tmp_path_factory.mktemp("socket") / "s"
+    with broker_of(folder, f"127.0.0.1:0,tls://127.0.0.1:0,mtls://127.0.0.1:0,unix:{path}") as broker:
+        yield broker
+
+
 @pytest.fixture
-def server_context(certificates):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificates / "cert.pem", certificates / "cert.key")
-    context.set_alpn_protocols(["h2"])
-    return context
+def addresses(broker):
+    """Of each listener, without what comes before HOST:PORT."""
+    names = ("plain", "tls", "mtls", "unix")
+    return dict(zip(names, [each.rpartition("//")[2] for each in broker.addresses], strict=True))
 
 
-def tls(folder, roots="cert", own=None):
+def tls(authority, own=None):
     return Tls(
-        root_certificates=(folder / f"{roots}.pem").read_bytes(),
-        certificate_chain=own and (folder / f"{own}.pem").read_bytes(),
-        private_key=own and (folder / f"{own}.key").read_bytes(),
+        root_certificates=authority.pem,
+        certificate_chain=own and own.certificate,
+        private_key=own and own.key,
     )
 
 
@@ -55,24 +82,217 @@ async def healthy(address, **options):
         return (await admin.health()).status == "healthy"
 
 
-async def test_a_server_is_trusted_by_its_root(server, certificates, server_context):
-    """A client connects with the right root certificate, and not with another one or in plain text."""
-    async with Relay(server, tls=server_context) as relay:
-        assert await healthy(relay.address, tls=tls(certificates), token="secret")
-        with pytest.raises(UnreachableError):
-            await healthy(relay.address, tls=tls(certificates, roots="other"))
-        with pytest.raises(UnreachableError):
-            await healthy(relay.address)
+async def refused(address, **options):
+    """The error with which there is no connection."""
+    with pytest.raises(HandshakeError) as caught:
+        await healthy(address, **options)
+    assert caught.value.details["server"] == address
+    return caught.value
 
 
-async def test_a_client_shows_its_certificate(server, certificates, server_context):
-    """If the server demands a certificate, a client with its own gets in, and one without does not."""
-    server_context.verify_mode = ssl.CERT_REQUIRED
-    server_context.load_verify_locations(certificates / "other.pem")
-    async with Relay(server, tls=server_context) as relay:
-        assert await healthy(relay.address, tls=tls(certificates, own="other"))
-        with pytest.raises(UnreachableError):
-            await healthy(relay.address, tls=tls(certificates))
+async def test_all_ways_in(broker, addresses, authority):
+    """A client connects to every kind of listener; tls:// in the address stands for TLS."""
+    assert await healthy(addresses["plain"])
+    assert await healthy(addresses["unix"], token="a token is safe there")
+    assert await healthy(addresses["tls"], tls=tls(authority), token="secret")
+    assert await healthy(f"tls://{addresses['tls']}", tls=tls(authority))
+    own = authority.issue("ann", usages=[ExtendedKeyUsageOID.CLIENT_AUTH])
+    assert await healthy(addresses["mtls"], tls=tls(authority, own))
+
+
+async def test_which_side_refused_what(addresses, authority, strangers):
+    """A handshake that fails raises an error that says which side refused what, and a reason for programs."""
+    both = (HandshakeError, UnreachableError)
+    for to, trusted, own, reason, words in [
+        ("tls", strangers, None, "SERVER_AUTHORITY", "not signed by an authority that this client trusts"),
+        ("tls", None, None, "SERVER_WANTS_TLS", "takes TLS alone"),
+        ("plain", authority, None, "SERVER_IS_PLAIN", "does not take TLS"),
+        ("mtls", authority, None, MISSING, "asks for a certificate of the client"),
+        (
+            "mtls",
+            authority,
+            strangers.issue("eve"),
+            REFUSED,
+            "not signed by an authority",
+        ),
+        ("mtls", authority, authority.issue("ann", days=-1), REFUSED, "it has expired"),
+        (
+            "mtls",
+            authority,
+            authority.issue("ann", usages=[ExtendedKeyUsageOID.SERVER_AUTH]),
+            REFUSED,
+            "purpose",
+        ),
+    ]:
+        began = time.monotonic()
+        error = await refused(addresses[to], tls=trusted and tls(trusted, own))
+        assert (error.details["reason"], isinstance(error, both)) == (reason, True)
+        assert words in str(error)
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("names", [("elsewhere.example",), ()])
+async def test_a_certificate_for_another_name(tmp_path, authority, names):
+    """The name in the address must be in the certificate."""
+    authority.issue("elsewhere.example", names=names).save(tmp_path)
+    put(tmp_path / "clients.pem", authority.pem)
+    with broker_of(tmp_path, "tls://127.0.0.1:0") as broker:
+        error = await refused(broker.address, tls=tls(authority))
+    assert error.details["reason"] == "SERVER_NAME"
+    assert "this client refused the broker's certificate: it is not made out to 127.0.0.1" in str(error)
+
+
+async def serving_once(answer):
+    """A port where each connection gets this answer, then is closed."""
+
+    async def served(_reader, writer):
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(served, "127.0.0.1", 0)
+    return server, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", bytes(5)])
+async def test_what_is_no_broker(authority, answer):
+    """The error says that another program has the port, with and without TLS."""
+    server, address = await serving_once(answer)
+    async with server:
+        assert (await refused(address)).details["reason"] == "NOT_GRPC"
+        assert (await refused(address, tls=tls(authority))).details["reason"] == "HANDSHAKE_FAILED"
+
+
+async def test_one_that_says_nothing(authority):
+    """A look at a server that accepts and is silent ends in time, and so do those who wait for it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        for options in ({}, {"tls": tls(authority)}):
+            async with Admin(address, timeout_ms=1_000, retry=ONCE, **options) as admin:
+                with pytest.raises(UnreachableError):
+                    await admin.health()
+
+
+async def test_many_who_fail_at_one_time(addresses, authority):
+    """A hundred calls that fail together make one look, and all say why."""
+    async with Admin(addresses["tls"], retry=ONCE) as admin:
+        looked = admin._connection._diagnosis._look
+        looks = []
+
+        async def counted(tls):
+            looks.append(tls)
+            return await looked(tls)
+
+        admin._connection._diagnosis._look = counted
+        failures = await asyncio.gather(*(admin.health() for _ in range(100)), return_exceptions=True)
+    assert {type(failure) for failure in failures} == {HandshakeError}
+    assert len(looks) == 1
+
+
+async def test_a_look_is_cancelled(addresses):
+    """Whoever waits for a look can be cancelled, also all of them, and the client be closed within it."""
+    async with Admin(addresses["tls"], retry=ONCE) as admin:
+        waiting = [asyncio.create_task(admin.health()) for _ in range(3)]
+        while admin._connection._diagnosis._looking is None:  # noqa: ASYNC110  gRPC's failure is no event
+            await asyncio.sleep(0)
+        for task in waiting:
+            task.cancel()
+        assert {type(each) for each in await asyncio.gather(*waiting, return_exceptions=True)} == {
+            asyncio.CancelledError
+        }
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ("unix:/nowhere/s", "No such file or directory"),
+        ("nowhere.invalid:1", "no machine has that name"),
+    ],
+)
+async def test_where_nobody_is(server, words):
+    """Without any handshake, the sentence says what the system says."""
+    with pytest.raises(UnreachableError, match=words) as caught:
+        await healthy(server)
+    assert not isinstance(caught.value, HandshakeError)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"server": "tls://h"}, "HOST:PORT"),
+        ({"server": "tls://h:0"}, "port 0"),
+        ({"server": "unix:"}, "unix:PATH"),
+        ({"server": "unix:/s", "tls": Tls()}, "takes no TLS"),
+        ({"server": "h:1", "token": "t"}, "would travel unencrypted"),
+    ],
+)
+def test_what_cannot_be_meant(options, words):
+    """What cannot work, or would give a token away, is refused before anything is sent."""
+    with pytest.raises(InvalidArgumentError, match=words):
+        Admin(**options)
+
+
+def test_files_that_cannot_be_used(tmp_path, authority):
+    """Each unfit file is refused at once, and named; a key with a passphrase asks nobody for it."""
+    authority.issue("ann").save(tmp_path, "ann")
+    authority.issue("bob").save(tmp_path, "bob")
+    ann, key = tmp_path / "ann.pem", tmp_path / "ann.key"
+    for files, words in [
+        (TlsFiles(ca=tmp_path / "none"), "cannot read"),
+        (TlsFiles(ca=key), "has no certificate in PEM"),
+        (TlsFiles(certificate=ann), "are given together"),
+        (TlsFiles(certificate=ann, key=tmp_path / "bob.key"), "is not the key of the certificate"),
+        (TlsFiles(certificate=ann, key=tmp_path / "none"), "No such file"),
+        (TlsFiles(certificate=key, key=key), "cannot be used with"),
+    ]:
+        with pytest.raises(InvalidArgumentError, match=words):
+            Admin("h:1", tls=files)
+
+
+async def test_channels_are_rebuilt(tmp_path, authority, strangers, caplog):
+    """When the client's files change, new calls use them: no call fails, and streams under way go on."""
+    authority.issue().save(tmp_path)
+    put(tmp_path / "clients.pem", authority.pem + strangers.pem)
+    put(tmp_path / "ca.pem", authority.pem)
+    authority.issue("ann").save(tmp_path, "own")
+    files = TlsFiles(ca=tmp_path / "ca.pem", certificate=tmp_path / "own.pem", key=tmp_path / "own.key")
+    with broker_of(tmp_path, "mtls://127.0.0.1:0") as broker:
+        async with (
+            Admin(broker.address, tls=files) as admin,
+            Producer(broker.address, tls=files) as producer,
+            Consumer(broker.address, tls=files) as consumer,
+        ):
+            await admin.create_topic("topic")
+            await consumer.assign_topics("topic")
+            first = admin._connection._channels[0]
+            for number in range(3):
+                strangers.issue("eve").save(tmp_path, "own")
+                for client in (admin, producer, consumer):
+                    client._connection._look_at = 0  # a second has passed
+                await (await producer.send("topic", b"%d" % number))
+                assert (await admin.health()).status == "healthy"
+                assert (await anext(aiter(consumer))).value == b"%d" % number
+            assert admin._connection._channels[0] is not first
+            assert not admin._connection._retired
+            with caplog.at_level(logging.WARNING, "takhin.client"):
+                put(tmp_path / "own.key", b"")
+                for _ in range(3):
+                    admin._connection._look_at = 0
+                    assert (await admin.health()).status == "healthy"
+            assert caplog.text.count("the former certificates stay in use") == 1
+
+
+async def test_a_new_authority_is_trusted_while_calls_fail(tmp_path, authority, strangers):
+    """A client that distrusts the broker connects as soon as its file of authorities has the right one."""
+    authority.issue().save(tmp_path)
+    put(tmp_path / "ca.pem", strangers.pem)
+    with broker_of(tmp_path, "tls://127.0.0.1:0") as broker:
+        async with Admin(broker.address, tls=TlsFiles(ca=tmp_path / "ca.pem")) as admin:
+            waiting = asyncio.create_task(admin.health())
+            while admin._connection._diagnosis._looking is None:  # noqa: ASYNC110  it has failed once
+                await asyncio.sleep(0.01)
+            put(tmp_path / "ca.pem", authority.pem)
+            assert (await waiting).status == "healthy"
 
 
 async def test_a_token_goes_with_every_call():

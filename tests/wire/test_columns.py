@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from takhin.model import Header, Records
+from takhin.model import Chunk, Header, Records
 from takhin.turns import LARGE_BYTES
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
@@ -85,7 +85,7 @@ def test_columns_of_a_response_are_what_the_broker_wrote(rows, headers, first):
     numbered = [(first + i, *row) for i, row in enumerate(rows)]
     of_rows = {i: of for i, of in headers.items() if i < len(rows)}
     records = Records(numbered, {first + i: of for i, of in of_rows.items()}, first + len(rows))
-    columns = ResponseColumns(asyncio.run(consumed("t", 0, 77, encoded(0, records))))
+    columns = ResponseColumns(asyncio.run(consumed("t", 0, Chunk(records, 77), encoded(0, records))))
     came = zip(columns.offsets, columns.timestamps, columns.keys, columns.values, strict=True)
     assert list(came) == numbered
     assert (columns.headers, columns.end_offset) == (of_rows, 77)

@@ -92,7 +92,7 @@ MESSAGES = {
         int32 max_wait_ms = 6; string incarnation_id = 11; repeated Compression accept = 12""",
     "ConsumeMessagesResponse": """
         string topic = 1; int32 partition = 2; int64 high_watermark = 3; repeated Record records = 4;
-        string error = 5; Compression compression = 6; bytes compressed_records = 7""",
+        string error = 5; Compression compression = 7; bytes compressed_records = 8""",
     "CommitOffsetRequest": """
         string group_id = 1; repeated TopicPartitionOffset offsets = 2; string member_id = 3;
         int64 member_epoch = 4""",

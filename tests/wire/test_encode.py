@@ -43,7 +43,7 @@ def test_bytes_parse_to_the_message_of_the_generated_code(topic, partition, firs
     headers = {first + i: of for i, (*_, of) in enumerate(records) if of}
     chunk = Chunk(Records(rows, headers, first + len(rows)), end)
     parsed = pb.ConsumeMessagesResponse.FromString(
-        asyncio.run(consumed(topic, partition, end, encoded(partition, chunk.records)))
+        asyncio.run(consumed(topic, partition, chunk, encoded(partition, chunk.records)))
     )
     assert parsed == by_generated_code(topic, partition, chunk)
     for record, (_, _, key, value) in zip(parsed.records, rows, strict=True):

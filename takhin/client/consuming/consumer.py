@@ -11,7 +11,6 @@ import grpc
 
 from takhin.client.base import Client
 from takhin.client.clock import monotonic
-from takhin.client.connection import Tls
 from takhin.client.consuming.assignment import Assignment
 from takhin.client.consuming.callbacks import Callback, Callbacks, in_callback
 from takhin.client.consuming.commits import Commits, Given
@@ -28,6 +27,7 @@ from takhin.client.forks import forked
 from takhin.client.model import START, Position, Record, RecordBatch, Span
 from takhin.client.retry import Retry
 from takhin.client.streams import Subscription
+from takhin.client.tls import Tls, TlsFiles
 from takhin.errors import InvalidArgumentError
 from takhin.limits import check_group_id, check_range
 from takhin.model import Source, TopicPartition
@@ -97,7 +97,7 @@ class Consumer(Client):
         outage_timeout_ms: int = 120_000,
         compression: Literal["zstd"] | None = None,
         traces: bool = False,
-        tls: Tls | grpc.ChannelCredentials | None = None,
+        tls: Tls | TlsFiles | grpc.ChannelCredentials | None = None,
         token: str | None = None,
         retry: Retry | None = None,
     ) -> None:

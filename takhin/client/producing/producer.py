@@ -10,13 +10,13 @@ from typing import Literal
 import grpc
 
 from takhin.client.base import Client
-from takhin.client.connection import Tls
 from takhin.client.forks import forked
 from takhin.client.model import Appended, Headers, NewRecord
 from takhin.client.producing.batches import Delivery
 from takhin.client.producing.intake import UNFIT, Intake
 from takhin.client.producing.options import SendOptions
 from takhin.client.retry import Retry
+from takhin.client.tls import Tls, TlsFiles
 from takhin.errors import InvalidArgumentError
 from takhin.limits import check_range
 from takhin.model import Source
@@ -62,7 +62,7 @@ class Producer(Client):
         idempotent: bool = True,
         compression: Literal["zstd"] | None = None,
         traces: bool = False,
-        tls: Tls | grpc.ChannelCredentials | None = None,
+        tls: Tls | TlsFiles | grpc.ChannelCredentials | None = None,
         token: str | None = None,
         retry: Retry | None = None,
     ) -> None:

@@ -1,0 +1,95 @@
+"""Hundreds of members that say something at one moment leave the broker's loop to others, too.
+
+test_loop_turns.py says how that is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from blackbox.clients import CHANNEL_OPTIONS
+from blackbox.test_loop_turns import TURN_MS_MAX, WatchedBroker, noise
+from takhin.v1 import takhin_pb2 as pb
+from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
+
+MEMBERS, PARTITIONS = 300, 600
+COME_BACK_S = 0.5
+
+
+@pytest.fixture
+def broker(tmp_path):
+    broker = WatchedBroker(
+        tmp_path / "data", "storage.engine=memory", f"groups.rejoin_ms={COME_BACK_S * 1_000:.0f}"
+    )
+    yield broker
+    broker.close()
+
+
+class Crowd:
+    """Members that say at once what they own."""
+
+    def __init__(self, stub: TakhinServiceStub) -> None:
+        self._stub = stub
+        self._owned: dict[int, tuple[int, int]] = {}
+        self._changed = asyncio.Condition()
+
+    async def attend(self, number: int) -> None:
+        call = self._stub.JoinConsumerGroup()
+        await call.write(pb.MemberRequest(join=pb.Join(group_id="g", topics=["t"])))
+        async for said in call:
+            if said.HasField("assignment"):
+                epoch, owned = said.assignment.member_epoch, said.assignment.partitions
+                async with self._changed:
+                    self._owned[number] = epoch, len(owned)
+                    self._changed.notify_all()
+                heartbeat = pb.Heartbeat(member_epoch=epoch, owned=pb.OwnedPartitions(partitions=owned))
+                await call.write(pb.MemberRequest(heartbeat=heartbeat))
+
+    async def settled(self, members: int) -> None:
+        """Return when so many members own everything, in one epoch."""
+
+        def settled() -> bool:
+            epochs, owned = zip(*self._owned.values(), strict=True) if self._owned else ((), ())
+            all_own = len(owned) == members and min(owned) > 0 and sum(owned) == PARTITIONS
+            return all_own and len(set(epochs)) == 1
+
+        async with asyncio.timeout(60), self._changed:
+            await self._changed.wait_for(settled)
+
+
+@asynccontextmanager
+async def crowd(address: str) -> AsyncIterator[Crowd]:
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        yield Crowd(TakhinServiceStub(channel))
+
+
+async def nobody_left(stub: TakhinServiceStub) -> None:
+    while (await stub.ListConsumerGroups(pb.ListConsumerGroupsRequest())).groups:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)  # no event tells of it
+
+
+async def test_the_members_of_a_large_group(broker, figures):
+    """Three hundred join over one connection at once, give way to one more, and are cut off together."""
+    async with asyncio.TaskGroup() as tasks, grpc.aio.insecure_channel(broker.address) as other:
+        stub = TakhinServiceStub(other)
+        await stub.CreateTopic(pb.CreateTopicRequest(name="t", num_partitions=PARTITIONS))
+        turns = {}
+        broker.longest_turn()
+        async with crowd(broker.address) as members:
+            attending = [tasks.create_task(members.attend(number)) for number in range(MEMBERS)]
+            await members.settled(MEMBERS)
+            turns["join"] = broker.longest_turn()
+            attending.append(tasks.create_task(members.attend(MEMBERS)))
+            await members.settled(MEMBERS + 1)
+            turns["one more"] = broker.longest_turn()
+            for task in attending:
+                task.cancel()
+        await nobody_left(stub)
+        turns["cut off"] = broker.longest_turn()
+    figures(", ".join(f"{name} {turn.busy_ms} ms of {turn.late_ms}" for name, turn in turns.items()))
+    assert max(turn.busy_ms for turn in turns.values()) <= TURN_MS_MAX * noise(), turns

@@ -1,0 +1,205 @@
+"""Clients that flood a connection with frames, or speak no HTTP/2: the broker lives, others are served."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+
+from blackbox.broker_process import Broker, resident_bytes
+from blackbox.clients import CALL_S_MAX, connected, eventually
+from hostile import frames
+from hostile.honest import Honest
+from takhin.v1 import takhin_pb2 as pb
+
+CONNECTIONS = 4
+SECONDS = [1.0, pytest.param(30.0, marks=pytest.mark.soak)]
+RSS_MORE_MAX = 100 << 20
+METHOD = "/takhin.v1.TakhinService/"
+PIECE = 200
+"""Frames, or so, in one write."""
+
+
+def rapid_reset() -> Iterator[bytes]:
+    """Calls that are cancelled as soon as they have begun (CVE-2023-44487)."""
+    block = frames.headers(METHOD + "ListTopics")
+    for stream in frames.streams():
+        yield frames.frame(frames.HEADERS, flags=frames.END_HEADERS, stream=stream, payload=block)
+        yield frames.frame(frames.RST_STREAM, stream=stream, payload=frames.CANCEL)
+
+
+def made_you_reset() -> Iterator[bytes]:
+    """Calls that the server has to reset, because of a WINDOW_UPDATE of nothing (CVE-2025-8671)."""
+    block = frames.headers(METHOD + "ListTopics")
+    body = frames.message(b"")
+    for stream in frames.streams():
+        yield frames.frame(frames.HEADERS, flags=frames.END_HEADERS, stream=stream, payload=block)
+        yield frames.frame(frames.DATA, flags=frames.END_STREAM, stream=stream, payload=body)
+        yield frames.frame(frames.WINDOW_UPDATE, stream=stream, payload=bytes(4))
+
+
+def pings() -> Iterator[bytes]:
+    """Pings, each of which asks for an answer (CVE-2019-9512)."""
+    while True:
+        yield frames.frame(frames.PING, payload=os.urandom(8))
+
+
+def settings() -> Iterator[bytes]:
+    """Settings, each of which asks for an answer (CVE-2019-9515)."""
+    while True:
+        yield frames.frame(frames.SETTINGS)
+
+
+def empty_data() -> Iterator[bytes]:
+    """Frames of a call that bring nothing (CVE-2019-9518)."""
+    block = frames.headers(METHOD + "ProduceMessage")
+    yield frames.frame(frames.HEADERS, flags=frames.END_HEADERS, stream=1, payload=block)
+    while True:
+        yield frames.frame(frames.DATA, stream=1)
+
+
+def priorities() -> Iterator[bytes]:
+    """Streams that are shuffled about (CVE-2019-9513)."""
+    while True:
+        yield frames.frame(frames.PRIORITY, stream=random.randrange(1, 1 << 20, 2), payload=os.urandom(5))
+
+
+def unanswered_calls() -> Iterator[bytes]:
+    """Calls whose answers are not read."""
+    block = frames.headers(METHOD + "ListTopics")
+    body = frames.message(b"")
+    for stream in frames.streams():
+        yield frames.frame(frames.HEADERS, flags=frames.END_HEADERS, stream=stream, payload=block)
+        yield frames.frame(frames.DATA, flags=frames.END_STREAM, stream=stream, payload=body)
+
+
+def large_headers() -> Iterator[bytes]:
+    """Calls with as many headers as fit into a frame."""
+    block = frames.headers(METHOD + "ListTopics", *((f"x-{n}", "v" * 100) for n in range(140)))
+    for stream in frames.streams():
+        yield frames.frame(frames.HEADERS, flags=frames.END_HEADERS, stream=stream, payload=block)
+
+
+def garbage_frames() -> Iterator[bytes]:
+    """Frames of random kinds, flags, streams and content."""
+    while True:
+        yield frames.frame(
+            random.randrange(12),
+            flags=random.randrange(256),
+            stream=random.choice((0, 1, 3, random.randrange(1 << 31))),
+            payload=os.urandom(random.randrange(300)),
+        )
+
+
+FLOODS = (
+    rapid_reset,
+    made_you_reset,
+    pings,
+    settings,
+    empty_data,
+    priorities,
+    unanswered_calls,
+    large_headers,
+    garbage_frames,
+)
+
+
+class Flood:
+    """Connections that send a flood until the block ends; each is made again when the broker closes it."""
+
+    def __init__(self, address: str, flood: Callable[[], Iterator[bytes]], *, hello: bool = True) -> None:
+        self._address = address
+        self._flood = flood
+        self._hello = hello
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(CONNECTIONS)]
+        self.sent = [0, 0]
+        """Connections and bytes."""
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            with suppress(OSError):  # the broker has closed it, or does not read
+                hello = (frames.connect(self._address),) if self._hello else ()
+                with hello[0] if hello else frames.connect(self._address, b"") as connection:
+                    connection.settimeout(0.2)
+                    self.sent[0] += 1
+                    self._send(connection)
+
+    def _send(self, connection: socket.socket) -> None:
+        flood = self._flood()
+        while not self._stopping.is_set():
+            piece = b"".join(each for each, _ in zip(flood, range(PIECE), strict=False))
+            connection.sendall(piece)
+            self.sent[1] += len(piece)
+
+
+def assert_lives(data_dir, figures, seconds, name, attack):
+    """While the attack lasts an honest client is served, and memory has a bound."""
+    with Broker(data_dir) as broker:
+        with Honest(broker.address) as honest:
+            eventually(lambda: len(honest.times) >= 50)
+            before = resident_bytes(broker)
+            with attack(broker.address) as flood:
+                time.sleep(seconds)
+            more = resident_bytes(broker, "VmHWM") - before
+        with connected(broker.address) as stub:
+            assert stub.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_S_MAX).status == "healthy"
+        assert "internal_error" not in broker.log()
+    figures(
+        f"{name}, {seconds:.0f} s: {flood.sent[0]} connections, {flood.sent[1] >> 20} MiB, "
+        f"+{more >> 20} MiB; {honest.line()}"
+    )
+    assert not honest.failures
+    assert more <= RSS_MORE_MAX
+
+
+@pytest.mark.parametrize("seconds", SECONDS)
+@pytest.mark.parametrize("flood", FLOODS, ids=lambda flood: flood.__name__)
+def test_a_flood_of_frames(data_dir, figures, flood, seconds):
+    """The broker lives, an honest client has no errors, and memory grows by 100 MiB at most."""
+    assert_lives(data_dir, figures, seconds, flood.__name__, lambda address: Flood(address, flood))
+
+
+def random_bytes() -> Iterator[bytes]:
+    """Bytes of any kind."""
+    while True:
+        yield os.urandom(random.randrange(1, 5_000))
+
+
+def http_1() -> Iterator[bytes]:
+    """Requests of another time."""
+    while True:
+        yield b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
+def tls_hello() -> Iterator[bytes]:
+    """The hello of a client that expects TLS."""
+    out = ssl.MemoryBIO()
+    session = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost")
+    with suppress(ssl.SSLWantReadError):
+        session.do_handshake()
+    yield out.read()
+
+
+@pytest.mark.parametrize("seconds", SECONDS)
+@pytest.mark.parametrize("talk", [random_bytes, http_1, tls_hello], ids=lambda talk: talk.__name__)
+def test_what_is_no_http_2(data_dir, figures, talk, seconds):
+    """Whoever speaks another language is hung up on, and disturbs nobody."""
+    assert_lives(data_dir, figures, seconds, talk.__name__, lambda address: Flood(address, talk, hello=False))

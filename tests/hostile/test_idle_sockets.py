@@ -1,0 +1,51 @@
+"""More connections than there are file descriptors for, none of which says anything."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import time
+from contextlib import ExitStack, suppress
+
+import grpc
+import pytest
+
+from blackbox.broker_process import Broker
+from blackbox.clients import connected, eventually, produce
+from hostile.honest import TOPIC, Honest
+
+DESCRIPTORS = 256
+SOCKETS = 500
+RECOVERY_S_MAX = 5.0
+
+
+def served(stub):
+    """True if a client that has just come is answered."""
+    try:
+        return produce(stub, TOPIC, [b"v"]) >= 0
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.UNAVAILABLE  # the connection was closed
+        return False
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
+def test_500_idle_sockets_with_256_descriptors(data_dir, figures, rounds):
+    """Producers do not notice, and a new client is served within five seconds of their end."""
+    with Broker(data_dir) as broker:
+        resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+        host, _, port = broker.address.rpartition(":")
+        slowest = 0.0
+        with Honest(broker.address) as honest:
+            for _ in range(rounds):
+                with ExitStack() as stack:
+                    for _ in range(SOCKETS):
+                        with suppress(OSError):
+                            stack.enter_context(socket.create_connection((host, int(port)), timeout=1))
+                    before = len(honest.times)
+                    eventually(lambda before=before: len(honest.times) >= before + 20)
+                begin = time.monotonic()
+                with connected(broker.address) as stub:
+                    eventually(lambda stub=stub: served(stub), seconds_max=RECOVERY_S_MAX)
+                slowest = max(slowest, time.monotonic() - begin)
+    figures(f"{rounds} x {SOCKETS} idle sockets: a new client served within {slowest:.2f} s; {honest.line()}")
+    assert not honest.failures
