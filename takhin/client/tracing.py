@@ -50,6 +50,9 @@ LINKS_MAX = 128
 OFFER_SECONDS = 0.001
 """Where no span is active, a record in so much time may begin a trace: a sampler takes 10 µs or more."""
 
+LOOK_RECORDS = 16
+"""Records between two looks at the clock, while they come faster than that."""
+
 SYSTEM, OPERATION, TYPE = "messaging.system", "messaging.operation.name", "messaging.operation.type"
 DESTINATION, PARTITION = "messaging.destination.name", "messaging.destination.partition.id"
 GROUP, COUNT = "messaging.consumer.group.name", "messaging.batch.message_count"
@@ -77,21 +80,31 @@ class Tracing:
         if port.isdigit():
             self._about[SERVER_PORT] = int(port)
         self._next_offer = 0.0
+        self.unoffered = 0
+        """So many records come before the next one that may begin a trace."""
 
-    def created(self, topic: str) -> Span | None:
-        """A "create" span for a record, which has ended; None if the record is not traced."""
-        context = otel.get_current()
-        current = get_current_span(context).get_span_context() if context else None
-        if current is not None and current.is_valid:
+    def created(self, topic: str, context: otel.Context) -> Span | None:
+        """A "create" span for a record, which has ended; None if the record is not traced.
+
+        context: the current one.
+        """
+        current = get_current_span(context).get_span_context()
+        if current.is_valid:
             if not current.trace_flags.sampled:
                 return None
-        elif (now := monotonic()) < self._next_offer:
+        elif not self._may_begin():
             return None
-        else:
-            self._next_offer = now + OFFER_SECONDS
         span = self.begun("create", "create", topic, SpanKind.PRODUCER)
         span.end()
         return span if span.get_span_context().trace_flags.sampled else None
+
+    def _may_begin(self) -> bool:
+        """True if a record may begin a trace, as far as the sampler wants it."""
+        if (now := monotonic()) < self._next_offer:
+            self.unoffered = LOOK_RECORDS
+            return False
+        self._next_offer = now + OFFER_SECONDS
+        return True
 
     def begun(
         self,
@@ -117,6 +130,7 @@ class Tracing:
 class _TracingEncoder(RecordEncoder):
     def __init__(self, topic: str, max_message_bytes: int, tracing: Tracing) -> None:
         super().__init__(topic, max_message_bytes)
+        self._plain = super().encode
         self._tracing = tracing
 
     def encode(
@@ -126,10 +140,15 @@ class _TracingEncoder(RecordEncoder):
         headers: Headers = (),
         timestamp: datetime | int | None = None,
     ) -> bytes:
-        plain = super().encode(value, key, headers, timestamp)  # raises what is wrong with the record
+        tracing = self._tracing
+        context = otel.get_current()
+        if tracing.unoffered and not context:  # most records, where there are many
+            tracing.unoffered -= 1
+            return self._plain(value, key, headers, timestamp)
+        plain = self._plain(value, key, headers, timestamp)  # raises what is wrong with the record
         if headers and any(name == HEADER for name, _ in headers):  # its own stays
             return plain
-        span = self._tracing.created(self._topic)
+        span = tracing.created(self._topic, context)
         if span is None:
             return plain
         carrier: dict[str, str] = {}
@@ -137,7 +156,7 @@ class _TracingEncoder(RecordEncoder):
         own = [(name, text.encode()) for name, text in carrier.items()]
         if not self.fits(value, key, (*headers, *own)):
             return plain
-        record = TracedRecord(super().encode(value, key, (*headers, *own), timestamp))
+        record = TracedRecord(self._plain(value, key, (*headers, *own), timestamp))
         record.context = span.get_span_context()
         return record
 
