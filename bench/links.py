@@ -1,8 +1,8 @@
 """What compression brings: JSON lines through the client, plain and as zstd, on loopback and on a slow link.
 
 The slow link is the loopback of a network namespace of its own, held to 100 Mbit/s by the kernel's token
-bucket (tc-tbf(8)), which takes root. Both directions share it, and one is nearly idle. Plain and compressed runs
-take turns; each figure is the median of the rounds.
+bucket (tc-tbf(8)), which takes root. Both directions share it, and one is nearly idle. Plain and compressed
+runs take turns; each figure is the median of the rounds.
 """
 
 from __future__ import annotations

@@ -141,11 +141,9 @@ class Meters:
     """What one broker counts beside its engine, whichever part of it counts."""
 
     def __init__(self) -> None:
-        self.throttled = Tally("limit", "action")
-        """Requests that a limit has slowed down or refused. limit: which one; action: delayed or refused."""
         self.auth_failures = Tally("reason")
         """Calls without valid credentials. reason: what is wrong with them, such as missing or expired."""
         self.access_denied = Tally("action")
         """Calls that the rules of access do not allow. action: read, write, group or admin."""
         self.certificates: dict[str, float] = {}
-        """When each certificate that listeners use expires (seconds since 1970), by a short name of it."""
+        """When the first certificate of those in use expires (seconds since 1970), by who uses them."""

@@ -60,9 +60,7 @@ async def run(settings: Settings) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
     _take_descriptors(settings)
     await server.start()
-    for address in map(listen_address, server.addresses):
-        if (exposed := exposure(address)) is not None:
-            logger.warning("plain_traffic", address=str(address), reason=exposed[0])
+    _warn_of_exposure(server)
     if Capability.DURABLE not in server.engine.capabilities:
         logger.warning(
             "not_durable", engine=settings.storage.engine, reason="records are lost when the broker stops"
@@ -79,6 +77,16 @@ async def run(settings: Settings) -> None:
     logger.info("stopping", grace_ms=settings.shutdown_grace_ms)
     await server.stop()
     logger.info("stopped")
+
+
+def _warn_of_exposure(server: Server) -> None:
+    """Say what other machines can reach that is not protected."""
+    for address in map(listen_address, server.addresses):
+        if (exposed := exposure(address, identified=server.settings.access.enabled)) is not None:
+            logger.warning("plain_traffic", address=str(address), reason=exposed[0])
+    if server.metrics is not None and not listen_address(server.metrics.address).local:
+        reason = "whoever reaches it reads the names and sizes of topics and groups"
+        logger.warning("metrics_exposed", address=server.metrics.address, reason=reason)
 
 
 def _take_descriptors(settings: Settings) -> None:

@@ -14,6 +14,7 @@ from takhin import topic_configs
 from takhin.broker.broker import Broker
 from takhin.broker.lag import Ages
 from takhin.clock import Clock, system_clock
+from takhin.disk.access_file import AccessFile
 from takhin.disk.connection import library_version
 from takhin.errors import StartupError
 from takhin.memory import FreeMemory
@@ -103,7 +104,8 @@ class Server:
         self.settings = settings
         self.version = importlib.metadata.version("takhin")
         self.engine = ENGINES[settings.storage.engine](settings, clock)
-        self._broker = Broker(self.engine, settings, clock=clock, version=self.version)
+        access = AccessFile(settings.data_dir) if settings.access.enabled else None
+        self._broker = Broker(self.engine, settings, clock=clock, version=self.version, access=access)
         self.metrics: MetricsServer | None = None
         watchers: list[Watcher] = []
         if (listen := settings.metrics.listen) is not None:
@@ -126,6 +128,8 @@ class Server:
             *([] if self.metrics is None else [self.metrics]),
             *([] if traces is None else [traces]),
             EnginePart(self.engine),
+            self._broker.access,
+            self._broker.activity,
             self._broker.compaction,
             self._broker.coordinator,
             self._listener,
@@ -174,8 +178,11 @@ class Server:
 
     async def start(self) -> None:
         """Open the engine and serve. Raises StartupError, with nothing left open."""
+        identified = self.settings.access.enabled
         for address in map(listen_address, self.settings.listen):
-            if (exposed := exposure(address)) is not None and not self.settings.allow_plaintext:
+            if (
+                exposed := exposure(address, identified=identified)
+            ) is not None and not self.settings.allow_plaintext:
                 raise StartupError(
                     f"other machines can reach {address}, and {exposed[0]}: {exposed[1]}, listen on "
                     "127.0.0.1 or unix:PATH, or allow it by --allow-plaintext (see docs/security.md)"
@@ -188,12 +195,18 @@ class Server:
         await self._parts.stop()
 
 
-def exposure(address: ListenAddress) -> tuple[str, str] | None:
-    """What is unsafe about serving an address, and what to do about it; None if nothing is."""
-    if address.local or address.kind == MTLS:
+def exposure(address: ListenAddress, *, identified: bool) -> tuple[str, str] | None:
+    """What is unsafe about serving an address, and what to do about it; None if nothing is.
+
+    identified: every caller has to prove who it is.
+    """
+    if address.local or address.kind == MTLS or (address.encrypted and identified):
         return None
     if address.encrypted:
-        return "clients there need not say who they are", f"listen on mtls://{address.target}"
+        advice = f"set access.enabled, listen on mtls://{address.target}"
+        return "clients there need not say who they are", advice
+    if identified:
+        return "traffic there, tokens included, is not encrypted", f"listen on tls://{address.target}"
     return (
         "traffic there is neither encrypted nor authenticated",
         f"listen on mtls://{address.target} or tls://{address.target}",

@@ -31,6 +31,7 @@ from takhin.cli.printing import FullError, Output
 from takhin.cli.shared_reading import PREFETCH_BYTES_MAX, SharedQuery, consume_as_member
 from takhin.cli.waiting import TellingRetry
 from takhin.client import Admin, Consumer, PartitionDescription, Span, TopicDescription
+from takhin.client.contexts import Endpoint
 from takhin.errors import UnknownTopicError
 from takhin.model import INT64_MAX
 
@@ -97,7 +98,7 @@ def consume(
     delimiter: str | None,
     null: str | None,
     compression: Literal["zstd"] | None,
-    server: str,
+    server: Endpoint,
 ) -> None:
     """Print the records of each TOPIC, one value per line, up to where the topic ends now.
 
@@ -245,13 +246,18 @@ class _Query:
         return Span(begin, max(begin, await offset_at(broker, topic, of, stop)))
 
 
-async def _consume(server: str, query: _Query, out: Output) -> bool:
+async def _consume(server: Endpoint, query: _Query, out: Output) -> bool:
     """Print what is asked for. Returns False if a partition was left out, which it has named."""
     async with admin(server) as broker:
         spans, left_out = await query.spans(broker)
     name_left_out([*left_out.values()])
     async with Consumer(
-        server, prefetch_bytes_max=PREFETCH_BYTES_MAX, compression=query.compression, retry=TellingRetry()
+        server.server,
+        tls=server.tls,
+        token=server.token,
+        prefetch_bytes_max=PREFETCH_BYTES_MAX,
+        compression=query.compression,
+        retry=TellingRetry(),
     ) as consumer:
         rounds = [spans] if query.follow and spans else [{at: span} for at, span in spans.items()]
         try:

@@ -13,7 +13,7 @@ import click
 from takhin.cli.connection import admin, group_argument, run, server_option, topics_argument
 from takhin.cli.ending_members import force_option, without_members
 from takhin.cli.names import Suggesting
-from takhin.cli.output import confirm, json_option, print_json, time_text, yes_option
+from takhin.cli.output import age, confirm, json_option, print_json, time_text, yes_option
 from takhin.cli.rows import print_table
 from takhin.cli.seek import seek
 from takhin.client import (
@@ -24,6 +24,7 @@ from takhin.client import (
     PartitionDescription,
     TopicPartition,
 )
+from takhin.client.contexts import Endpoint
 
 WATCH_S = 1.0
 """Between two looks of --watch."""
@@ -46,7 +47,7 @@ groups.add_command(seek)
 @groups.command("list")
 @json_option
 @server_option
-def list_(*, as_json: bool, server: str) -> None:
+def list_(*, as_json: bool, server: Endpoint) -> None:
     """List all groups that have members or committed offsets, and how many records each has yet to read."""
 
     async def listed() -> list[GroupListing]:
@@ -65,7 +66,7 @@ def list_(*, as_json: bool, server: str) -> None:
 @click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
 @json_option
 @server_option
-def describe(group: str, *, watch: bool, as_json: bool, server: str) -> None:
+def describe(group: str, *, watch: bool, as_json: bool, server: Endpoint) -> None:
     """Show who reads the partitions of GROUP, what it has committed, and its lag.
 
     The lag is how many records the group has yet to read; --watch also shows how old the oldest of them is.
@@ -124,7 +125,7 @@ def _show(found: GroupDescription, logs: Logs, *, again: bool) -> None:
             "committed": of.committed_offset,
             "end": of.end_offset,
             "lag": of.lag,
-            "behind": _age(of.lag_ms),
+            "behind": age(of.lag_ms),
             "owner": owners.get(TopicPartition(of.topic, of.partition), "-"),
             "committed at": time_text(of.committed_at),
             "metadata": of.metadata,
@@ -169,22 +170,13 @@ def _name(member: GroupMember) -> str:
     return " ".join(filter(None, [member.client_id, member.member_id[:ID_CHARS]]))
 
 
-def _age(ms: int) -> str:
-    """How old the oldest unread record is: 0.3 s, 75 s, 20 min, 5 h, 3 d."""
-    seconds = ms / 1_000
-    for unit, size, most in (("s", 1, 120), ("min", 60, 7_200), ("h", 3_600, 172_800)):
-        if seconds < most:
-            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:.0f} d"
-
-
 @groups.command()
 @group_argument
 @yes_option
 @force_option
 @json_option
 @server_option
-def delete(group: str, *, yes: bool, force: bool, as_json: bool, server: str) -> None:
+def delete(group: str, *, yes: bool, force: bool, as_json: bool, server: Endpoint) -> None:
     """Delete GROUP and all offsets that it has committed. It is refused while the group has members."""
     confirm(f"delete group {group} and its offsets", yes=yes)
 
@@ -207,7 +199,7 @@ def delete(group: str, *, yes: bool, force: bool, as_json: bool, server: str) ->
 @json_option
 @server_option
 def delete_offsets(
-    group: str, topics: tuple[str, ...], *, yes: bool, force: bool, as_json: bool, server: str
+    group: str, topics: tuple[str, ...], *, yes: bool, force: bool, as_json: bool, server: Endpoint
 ) -> None:
     """Delete the offsets that GROUP has committed in each TOPIC.
 

@@ -117,3 +117,12 @@ def sized(size_bytes: float) -> str:
     while (size := size / 1_000) >= 1_000 and len(units) > 1:
         del units[0]
     return f"{size:.1f} {units[0]}"
+
+
+def age(ms: int) -> str:
+    """A duration: 0.3 s, 75 s, 20 min, 5 h, 3 d."""
+    seconds = ms / 1_000
+    for unit, size, most in (("s", 1, 120), ("min", 60, 7_200), ("h", 3_600, 172_800)):
+        if seconds < most:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"

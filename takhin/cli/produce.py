@@ -31,6 +31,7 @@ from takhin.cli.output import counted, progress_bar
 from takhin.cli.signals import ending
 from takhin.cli.waiting import TellingRetry
 from takhin.client import Retry
+from takhin.client.contexts import Endpoint
 from takhin.client.sync import Admin, Delivery, Producer
 from takhin.errors import OutcomeUnknownError, TakhinError, UnknownPartitionError
 
@@ -95,7 +96,7 @@ def produce(
     keep_partitions: bool,
     timeout: int,
     compression: Literal["zstd"] | None,
-    server: str,
+    server: Endpoint,
 ) -> None:
     """Produce every line of FILE, or of stdin, to TOPIC as a record, with its bytes unchanged.
 
@@ -127,12 +128,23 @@ def produce(
     end = b"\n" if delimiter is None else lines.given_bytes("--delimiter", delimiter)
     descriptor = lines.opened(source)
     with explained():
-        with Admin(server, timeout_ms=ANSWER_MS_MAX, retry=Retry(attempts_max=1)) as admin:
+        with Admin(
+            server.server,
+            timeout_ms=ANSWER_MS_MAX,
+            retry=Retry(attempts_max=1),
+            tls=server.tls,
+            token=server.token,
+        ) as admin:
             partitions = len(admin.describe_topic(topic).partitions)  # fails at once if no broker answers
         if partition is not None and partition >= partitions:
             raise UnknownPartitionError(topic, partition, partitions)
         producer = Producer(
-            server, delivery_timeout_ms=timeout * 1_000, compression=compression, retry=TellingRetry()
+            server.server,
+            tls=server.tls,
+            token=server.token,
+            delivery_timeout_ms=timeout * 1_000,
+            compression=compression,
+            retry=TellingRetry(),
         )
         with progress_bar("produce", wanted=not os.isatty(descriptor)) as progress:
             chunks = lines.reads(descriptor, progress)

@@ -13,6 +13,7 @@ from takhin.cli.offsets import name_left_out
 from takhin.cli.printing import FullError, Output
 from takhin.cli.waiting import TellingRetry
 from takhin.client import Consumer, Span, TopicPartition
+from takhin.client.contexts import Endpoint
 from takhin.errors import UnknownTopicError
 
 PREFETCH_BYTES_MAX = 4 << 20
@@ -77,7 +78,7 @@ class _Ends:
         return all(self.consumer.position(*at) >= end for at, end in self._ends.items())
 
 
-async def consume_as_member(server: str, query: SharedQuery, out: Output) -> bool:
+async def consume_as_member(server: Endpoint, query: SharedQuery, out: Output) -> bool:
     """Print what the group gives to this member, up to where it ends now, unless it is followed.
 
     Returns False if a partition of the topics is not served, which it has named.
@@ -95,10 +96,12 @@ async def consume_as_member(server: str, query: SharedQuery, out: Output) -> boo
     return not left_out
 
 
-async def _read(server: str, query: SharedQuery, out: Output) -> None:
+async def _read(server: Endpoint, query: SharedQuery, out: Output) -> None:
     ends = _Ends()
     ends.consumer = Consumer(
-        server,
+        server.server,
+        tls=server.tls,
+        token=server.token,
         group_id=query.group_id,
         topics=query.topics or None,
         pattern=query.pattern,

@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import grpc
 
+from takhin.client.calls_access import AccessCalls
 from takhin.client.connection import Connection
 from takhin.client.model import (
     CommittedOffset,
@@ -35,18 +36,14 @@ from takhin.client.streams import ConsumeStream, MemberStream
 from takhin.errors import InvalidBatchError
 from takhin.model import OffsetAtTime, Source, TopicPartition
 from takhin.v1 import takhin_pb2 as pb
-from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 from takhin.wire import requests
-
-if TYPE_CHECKING:
-    from takhin.v1.takhin_pb2_grpc import TakhinServiceAsyncStub  # only its stub file has it
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"].full_name
 CONSUME_MESSAGES = f"/{SERVICE}/ConsumeMessages"
 JOIN_CONSUMER_GROUP = f"/{SERVICE}/JoinConsumerGroup"
 
 
-class Calls:
+class Calls(AccessCalls):
     """The RPCs, in the order of takhin.proto and under its names.
 
     deadline: of clock.monotonic(); until then an attempt may take. Every method may raise an
@@ -54,7 +51,7 @@ class Calls:
     """
 
     def __init__(self, connection: Connection, packing: Packing) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._packing = packing
 
     @property
@@ -310,10 +307,6 @@ class Calls:
     async def health_check(self, deadline: float) -> Health:
         response = await self._connection.unary(self._stub.HealthCheck, pb.HealthCheckRequest(), deadline)
         return Health(response.status, response.version, response.uptime_seconds, list(response.reasons))
-
-    @property
-    def _stub(self) -> TakhinServiceAsyncStub:
-        return self._connection.made(TakhinServiceStub)
 
     # Records are carried as bytes: wire/requests.py and wire/columns.py do what the stub would, but faster.
 

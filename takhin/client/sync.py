@@ -163,6 +163,11 @@ class Admin(Blocking[client.Admin]):
     delete_offsets = _waiting(client.Admin.delete_offsets)
     committed_offsets = _waiting(client.Admin.committed_offsets)
     commit_offsets = _waiting(client.Admin.commit_offsets)
+    create_token = _waiting(client.Admin.create_token)
+    list_tokens = _waiting(client.Admin.list_tokens)
+    revoke_tokens = _waiting(client.Admin.revoke_tokens)
+    change_access = _waiting(client.Admin.change_access)
+    list_access = _waiting(client.Admin.list_access)
     health = _waiting(client.Admin.health)
 
 

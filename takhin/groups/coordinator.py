@@ -34,7 +34,7 @@ from takhin.groups.patterns import Pattern, Patterns
 from takhin.groups.requests import checked_join, checked_topics
 from takhin.groups.seat import Seat
 from takhin.groups.state import may_commit
-from takhin.members import Committer, Joined, JoinGroup
+from takhin.members import ANYBODY, Committer, Joined, JoinGroup, Reader
 from takhin.model import GroupState, TopicPartition
 from takhin.sentences import shown
 from takhin.settings import GroupSettings
@@ -70,6 +70,7 @@ class Coordinator:
         self._patterns = Patterns(engine, settings.pattern_chars_max)
         self._catalogue: Mapping[str, int] = {}
         self._watching: asyncio.Task[None] | None = None
+        self._matching: set[asyncio.Task[None]] = set()
         self._backlog = Backlog(EVENTS_AT_ONCE)
         self.turnstile = Turnstile(EVENTS_AT_ONCE)
         """What members say goes through it, so that others have their turns."""
@@ -94,20 +95,21 @@ class Coordinator:
     async def stop(self, _grace_seconds: float) -> None:
         """Return when all has ended."""
         self.drain()
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        for task in (self._watching, *self._matching):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
 
     # Members
 
-    async def join(self, request: JoinGroup, address: str) -> Membership:
-        """Take a member in, or back. address: HOST:PORT of its connection.
+    async def join(self, request: JoinGroup, address: str, reader: Reader = ANYBODY) -> Membership:
+        """Take a member in, or back. address: HOST:PORT of its connection. reader: who it is.
 
         Raises InvalidArgumentError, InvalidGroupIdError, InstanceInUseError, GroupFullError,
         FencedMemberError, UnknownMemberError, ShuttingDownError.
         """
         request = checked_join(request, self._settings)
-        subscription, pattern = await self.subscription(request.topics, request.pattern)
+        subscription, pattern = await self.subscription(request.topics, request.pattern, reader)
         await self.turnstile.passed()
         if self.draining:
             raise ShuttingDownError
@@ -130,15 +132,17 @@ class Coordinator:
         member = live.value.members[event.member_id]
         interval_ms = max(1, member.session_timeout_ms // HEARTBEATS_PER_SESSION)
         seat.say(Joined(event.member_id, member.epoch, interval_ms, member.session_timeout_ms))
-        return Membership(self, live, seat)
+        return Membership(self, live, seat, reader)
 
-    async def subscription(self, topics: Collection[str], text: str) -> tuple[Subscription, Pattern | None]:
+    async def subscription(
+        self, topics: Collection[str], text: str, reader: Reader
+    ) -> tuple[Subscription, Pattern | None]:
         """What a member wants to read, and its pattern if it has one. Raises InvalidArgumentError."""
         names = checked_topics(topics, text, self._settings.topics_max)
         if not text:
             return Subscription(names), None
-        pattern = await self._patterns.find(text)
-        return Subscription(names, text, pattern.topics), pattern
+        pattern = await self._patterns.find(text, reader)
+        return Subscription(names, pattern.key, pattern.topics), pattern
 
     def _joinable(self, group_id: str, *, returning: bool) -> LiveGroup:
         """The group, made if it has no members. Raises GroupFullError.
@@ -197,10 +201,26 @@ class Coordinator:
         changed = {name for name, _ in before.items() ^ catalogue.items()}
         if not changed or self.draining:
             return
+        await self._match_again(changed)
+
+    def rights_changed(self) -> None:
+        """What members may read is not what it was: find out what their patterns match now."""
+        if not self.draining:
+            task = asyncio.create_task(self._match_again(set()))
+            self._matching.add(task)
+            task.add_done_callback(self._matched)
+
+    def _matched(self, task: asyncio.Task[None]) -> None:
+        self._matching.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("patterns_not_matched", exc_info=error)
+
+    async def _match_again(self, changed: set[str]) -> None:
+        """Tell the groups what patterns match now, and of these topics that have changed."""
         await self._patterns.look_again()
         for live in list(self._groups.values()):
             if not self.draining:
-                live.know(catalogue, changed)
+                live.know(self._catalogue, changed)
                 await others_turn()
 
     # Commits

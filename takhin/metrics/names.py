@@ -47,7 +47,7 @@ _TABLE = (
     _counter("takhin_access_denied_total", "Calls that the rules of access do not allow.", "action"),
     _gauge(
         "takhin_certificate_not_after_timestamp_seconds",
-        "When a certificate of a listener expires, in seconds since 1970.",
+        "When the first certificate of the listeners expires, in seconds since 1970.",
         "certificate",
     ),
     # Calls

@@ -145,6 +145,7 @@ class Certificates:
     def _warn(self) -> None:
         """Tell of certificates that expire soon: in health all the time, in the log once a day."""
         assert self._current is not None  # noqa: S101  it was read by `start`
+        self._broker.meters.certificates["listeners"] = self._current.expires_at
         left_s = self._current.expires_at - time.time()
         if left_s > self._settings.expiry_warning_days * DAY_SECONDS:
             self._broker.concerns.pop(EXPIRY, None)

@@ -1,6 +1,6 @@
 """Requests from their bytes, decompressed and parsed step by step within the limits of a message.
 
-What does not parse is a Malformed, not an exception: a produce stream answers it like any other request.
+What does not parse is Refused, not an exception: a produce stream answers it like any other request.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from takhin.errors import InvalidArgumentError
+from takhin.errors import InvalidArgumentError, TakhinError
 from takhin.turns import LARGE_BYTES, others_turn
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire.compression import BadCompressionError, decompressed, inflated, is_deflated
@@ -22,10 +22,15 @@ Room = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Malformed:
-    """Stands for a request whose bytes do not parse. Left to itself, gRPC would answer UNKNOWN."""
+class Refused:
+    """Stands for a request whose bytes do not parse, where gRPC would answer UNKNOWN, or that is not allowed.
 
-    error: InvalidArgumentError
+    topic, partition: what it names, if it could be read.
+    """
+
+    error: TakhinError
+    topic: str = ""
+    partition: int = 0
 
 
 class Parsed(NamedTuple):
@@ -57,9 +62,9 @@ class Parser:
             if isinstance(request, pb.ProduceMessageRequest) and request.compression:
                 return await self._unpacked(request, room)
         except BadCompressionError as error:
-            return _malformed(f"the bytes of the request {error}", len(raw))
+            return _refused(f"the bytes of the request {error}", len(raw))
         except DecodeError as error:
-            return _malformed(f"the request is no such protobuf message: {error}", len(raw))
+            return _refused(f"the request is no such protobuf message: {error}", len(raw))
         return Parsed(request, len(raw))
 
     async def _parsed(self, raw: bytes) -> Any:
@@ -68,7 +73,7 @@ class Parser:
             if len(raw) > LARGE_BYTES:
                 await others_turn()
             if (reason := await self._refuse(raw)) is not None:
-                return Malformed(InvalidArgumentError(reason))
+                return Refused(InvalidArgumentError(reason))
             if len(raw) > LARGE_BYTES:
                 await others_turn()
         message = self._parse(raw)
@@ -80,24 +85,24 @@ class Parser:
         """The same request with plain records."""
         frame = packed.compressed_records
         if packed.compression != pb.COMPRESSION_ZSTD:
-            return _malformed(f"compression {packed.compression} is none that this broker knows", len(frame))
+            return _refused(f"compression {packed.compression} is none that this broker knows", len(frame))
         if packed.records or packed.HasField("record"):
-            return _malformed("the request has records besides compressed_records", len(frame))
+            return _refused("the request has records besides compressed_records", len(frame))
         await room()
         try:
             raw = await decompressed(frame, self._bytes_max)
         except BadCompressionError as error:
-            return _malformed(f"compressed_records {error}", len(frame))
+            return _refused(f"compressed_records {error}", len(frame))
         request = await self._parsed(raw)
-        if isinstance(request, Malformed):
+        if isinstance(request, Refused):
             return Parsed(request, len(raw))
         if any(field.name != "records" for field, _ in request.ListFields()):
-            return _malformed("compressed_records holds more than records", len(raw))
+            return _refused("compressed_records holds more than records", len(raw))
         packed.ClearField("compression")
         packed.ClearField("compressed_records")
         request.MergeFrom(packed)
         return Parsed(request, len(raw))
 
 
-def _malformed(reason: str, size_bytes: int) -> Parsed:
-    return Parsed(Malformed(InvalidArgumentError(reason)), size_bytes)
+def _refused(reason: str, size_bytes: int) -> Parsed:
+    return Parsed(Refused(InvalidArgumentError(reason)), size_bytes)

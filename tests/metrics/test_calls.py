@@ -73,9 +73,9 @@ async def test_messages_of_a_stream_are_counted_while_it_runs():
         reading.cancel()
         key = "grpc_server_handled_total"
         async with asyncio.timeout(10):
-            while not any(each["grpc_code"] == "Canceled" for each in (await scrape(running)).labels(key)):
-                await asyncio.sleep(0.01)
-        found = await scrape(running)
+            found = await scrape(running)
+            while not any(each["grpc_code"] == "Canceled" for each in found.labels(key)):
+                found = await scrape(running)
     assert found.value(key, **of("ProduceMessageStream"), grpc_code="OK") == 1
     assert found.value(key, **of("ConsumeMessages"), grpc_code="Canceled") == 1
     assert messages(found, "ProduceMessageStream") == (3, 3)

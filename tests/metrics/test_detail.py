@@ -6,9 +6,7 @@ from hypothesis import strategies as st
 from takhin.metrics.detail import Cut, Detail, cut
 
 PARTITION, TOPIC, NOTHING = Detail.PARTITION, Detail.TOPIC, Detail.NOTHING
-SIZES = st.lists(st.integers(0, 10_000), min_size=1, max_size=3).map(
-    lambda sizes: sorted(sizes, reverse=True)
-)
+SIZES = st.lists(st.integers(0, 10_000), min_size=1, max_size=3).map(lambda of: sorted(of, reverse=True))
 
 
 def ways(*series):

@@ -25,11 +25,11 @@ async def test_a_broker_that_starts_is_alive_and_not_ready(tmp_path):
         await starting.metrics.stop(0)
 
 
-async def test_a_broker_that_serves_is_ready_and_says_what_is_wrong(monkeypatch):
+async def test_a_broker_that_serves_is_ready_and_says_what_is_wrong():
     """A trouble is a line of the answer and no reason to send clients elsewhere: there is no elsewhere."""
     async with server() as running:
         assert (await get(running.metrics.address, "/readyz")).body == b"serving\n"
-        running._broker.crowd = "all 3 connections are taken"
+        running._broker.concerns["crowd"] = "all 3 connections are taken"
         answer = await get(running.metrics.address, "/readyz")
         assert (answer.status, answer.body) == (200, b"serving\nall 3 connections are taken\n")
         metrics = Metrics((await get(running.metrics.address, "/metrics")).body.decode(), openmetrics=False)
@@ -56,7 +56,6 @@ def test_nothing_is_imported_where_nobody_asked():
         "asyncio.run(made())\n"
         "print([name for name in sys.modules if name.startswith(('prometheus_client', 'takhin.metrics'))])"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -1,6 +1,6 @@
 """A scrape of 1,000 partitions takes at most 50 ms, and never more than 10 ms of the event loop at a time.
 
-Both are times of the loop's own thread on a processor, so that they do not depend on what else the machine does.
+Both are times of the loop's own thread on a processor: they do not depend on what else the machine does.
 """
 
 import asyncio

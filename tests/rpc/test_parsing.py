@@ -1,10 +1,10 @@
-"""Compressed requests are the same requests as plain ones, or malformed."""
+"""Compressed requests are the same requests as plain ones, or refused."""
 
 import gzip
 
 import pytest
 
-from takhin.rpc.parsing import Malformed, Parser
+from takhin.rpc.parsing import Parser, Refused
 from takhin.settings import Settings
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire.compression import zstd
@@ -107,7 +107,7 @@ async def test_a_batch_of_no_records_is_left_to_the_broker():
 async def test_what_is_refused(request_, reason):
     """The limits of a plain request hold before an object is made of anything."""
     request, _, _ = await parsed(request_.SerializeToString())
-    assert isinstance(request, Malformed)
+    assert isinstance(request, Refused)
     assert reason in str(request.error)
 
 
@@ -120,5 +120,5 @@ async def test_compressed_records_without_a_compression():
 async def test_a_bomb_in_gzip():
     """Its bound is that of a message."""
     request, _, _ = await parsed(gzip.compress(bytes(64 << 20)))
-    assert isinstance(request, Malformed)
+    assert isinstance(request, Refused)
     assert f"more than {BYTES_MAX} bytes" in str(request.error)
