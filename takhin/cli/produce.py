@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Literal
 
 import click
 
 from takhin.cli import lines
 from takhin.cli.connection import (
     ANSWER_MS_MAX,
+    compression_option,
     explained,
     partition_option,
     server_option,
@@ -77,6 +79,7 @@ TIMEOUT_S = 120
     metavar="S",
     help=f"How long a record may wait for a broker that does not answer, in seconds.  [default: {TIMEOUT_S}]",
 )
+@compression_option
 @server_option
 def produce(
     topic: str,
@@ -92,6 +95,7 @@ def produce(
     as_json: bool,
     keep_partitions: bool,
     timeout: int,
+    compression: Literal["zstd"] | None,
     server: Endpoint,
 ) -> None:
     """Produce every line of FILE, or of stdin, to TOPIC as a record, with its bytes unchanged.
@@ -139,6 +143,7 @@ def produce(
             tls=server.tls,
             token=server.token,
             delivery_timeout_ms=timeout * 1_000,
+            compression=compression,
             retry=TellingRetry(),
         )
         with progress_bar("produce", wanted=not os.isatty(descriptor)) as progress:
