@@ -7,7 +7,7 @@ cannot be read, nobody is let in by it: an old state may have what was revoked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TypeVar
 
 import structlog
@@ -34,7 +34,14 @@ PRINCIPALS_MAX = 10_000
 class Access:
     """Who may do what. Life: `start`, `stop`. store: None where access.enabled is false: all may do all."""
 
-    def __init__(self, store: AccessStore | None, settings: AccessSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: AccessStore | None,
+        settings: AccessSettings,
+        clock: Clock,
+        concerns: MutableMapping[str, str],
+    ) -> None:
+        """concerns: where it says that the store cannot be read, for health."""
         self.enabled = store is not None
         self.trouble: str | None = None
         """Why the store cannot be read, in a sentence; None if it can."""
@@ -44,6 +51,7 @@ class Access:
         """Are called after each change of tokens or rules."""
         self.on_look: list[Callable[[], None]] = []
         """Are called several times a second, when the store was looked at: tokens may have expired."""
+        self._concerns = concerns
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -215,6 +223,7 @@ class Access:
         self.version += 1
         if self.trouble is not None:
             self.trouble = None
+            del self._concerns["access_unknown"]
             logger.info("access_known_again")
         for told in (*self.on_look, *self.on_change):
             told()
@@ -230,6 +239,7 @@ class Access:
             self.version += 1
             logger.error("access_unknown", reason=sentence)
         self.trouble = sentence
+        self._concerns["access_unknown"] = f"nobody is let in by a token or a certificate: {sentence}"
 
     def _check_known(self) -> None:
         if self.trouble is not None:

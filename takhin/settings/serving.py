@@ -36,6 +36,12 @@ class ConsumeSettings:
     shared_bytes_max: int = setting(
         16 << 20, "bytes of recent reads kept for other consumers of the same partition", most=INT64_MAX
     )
+    unsent_bytes_max: int = setting(
+        16 << 20,
+        "bytes of responses that clients have not taken yet; the less is left, the smaller they get",
+        least=1,
+        most=INT64_MAX,
+    )
     wait_ms_max: int = setting(60_000, "the upper limit on a client's max_wait_ms", least=0)
     time_queries_max: int = setting(1_000, "times in one GetOffsetsForTimes call", least=1)
     heartbeat_ms: int = setting(
@@ -119,7 +125,7 @@ class RpcSettings:
         8 << 10, "bytes of a call's metadata, with 32 more for each entry", least=1_024
     )
     calls_max: int = setting(2_000, "calls under way, streams included", least=1)
-    connections_max: int = setting(1_000, "connections at one time", least=1)
+    connections_max: int = setting(1_000, "connections at one time, at each address", least=1)
     streams_per_connection_max: int = setting(1_000, "calls under way on one connection", least=1)
     handshake_ms_max: int = setting(10_000, "time a new connection has to start HTTP/2", least=1)
     connection_idle_ms: int = setting(
