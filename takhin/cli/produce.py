@@ -124,22 +124,14 @@ def produce(
     end = b"\n" if delimiter is None else lines.given_bytes("--delimiter", delimiter)
     descriptor = lines.opened(source)
     with explained():
-        with Admin(
-            server.server,
-            timeout_ms=ANSWER_MS_MAX,
-            retry=Retry(attempts_max=1),
-            tls=server.tls,
-            token=server.token,
-        ) as admin:
+        once = Retry(attempts_max=1)
+        with Admin(server.server, **server.credentials, timeout_ms=ANSWER_MS_MAX, retry=once) as admin:
             partitions = len(admin.describe_topic(topic).partitions)  # fails at once if no broker answers
         if partition is not None and partition >= partitions:
             raise UnknownPartitionError(topic, partition, partitions)
+        telling = TellingRetry()
         producer = Producer(
-            server.server,
-            tls=server.tls,
-            token=server.token,
-            delivery_timeout_ms=timeout * 1_000,
-            retry=TellingRetry(),
+            server.server, **server.credentials, delivery_timeout_ms=timeout * 1_000, retry=telling
         )
         with progress_bar("produce", wanted=not os.isatty(descriptor)) as progress:
             chunks = lines.reads(descriptor, progress)
