@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NoReturn
 
 import click
 
@@ -110,17 +110,11 @@ def produce(
     """
     given = (key, key_separator, null, delimiter, *headers, True if file_as_record else None)
     if as_json and any(option is not None for option in given):
-        raise click.UsageError(
-            "with --json, keys, values and headers come from the lines", click.get_current_context()
-        )
+        _refuse("with --json, keys, values and headers come from the lines")
     if keep_partitions and (not as_json or partition is not None):
-        raise click.UsageError(
-            "--keep-partitions needs --json, and no --partition", click.get_current_context()
-        )
+        _refuse("--keep-partitions needs --json, and no --partition")
     if file_as_record and (key_separator is not None or delimiter is not None):
-        raise click.UsageError(
-            "with --file-as-record there are no lines to divide", click.get_current_context()
-        )
+        _refuse("with --file-as-record there are no lines to divide")
     if as_json:
         parse = lines.json_parser(keep_partitions=keep_partitions)
     else:
@@ -128,20 +122,14 @@ def produce(
     end = b"\n" if delimiter is None else lines.given_bytes("--delimiter", delimiter)
     descriptor = lines.opened(source)
     with explained():
-        with Admin(
-            server.server,
-            timeout_ms=ANSWER_MS_MAX,
-            retry=Retry(attempts_max=1),
-            tls=server.tls,
-            token=server.token,
-        ) as admin:
+        once = Retry(attempts_max=1)
+        with Admin(server.server, **server.credentials, timeout_ms=ANSWER_MS_MAX, retry=once) as admin:
             partitions = len(admin.describe_topic(topic).partitions)  # fails at once if no broker answers
         if partition is not None and partition >= partitions:
             raise UnknownPartitionError(topic, partition, partitions)
         producer = Producer(
             server.server,
-            tls=server.tls,
-            token=server.token,
+            **server.credentials,
             delivery_timeout_ms=timeout * 1_000,
             compression=compression,
             retry=TellingRetry(),
@@ -150,6 +138,11 @@ def produce(
             chunks = lines.reads(descriptor, progress)
             divided = lines.whole(chunks) if file_as_record else lines.lines(chunks, end)
             _Production(producer, topic, partition, parse).run(divided)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    """Refuse options that contradict each other."""
+    raise click.UsageError(sentence, click.get_current_context())
 
 
 @dataclass
