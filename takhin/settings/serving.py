@@ -100,6 +100,9 @@ class RpcSettings:
     message_bytes_max: int = setting(
         10 << 20, "bytes of one gRPC message, in either direction", least=128 << 10
     )
+    gzip: bool = setting(
+        True, "compress the responses of clients that ask for it (takhin-accept-encoding: gzip)"
+    )
     arrivals_max: int = setting(
         8,
         "requests that arrive at one time; those of over 64 KiB count until they are queued, under way as "

@@ -66,6 +66,8 @@ class Consumer(Client):
     silence_ms_max: a stream that is silent for so long is reopened; the broker sends something at least
     every `consume.heartbeat_ms` (5,000 by default).
     outage_timeout_ms: how long a partition's outage may last before iterating raises its error.
+    compression: "zstd" lets the broker compress records on their way (`takhin[zstd]`).
+    traces: make spans by OpenTelemetry, if the program has set it up (`takhin[otel]`); see docs/tracing.md.
     """
 
     _kind = "Consumer"
@@ -95,23 +97,17 @@ class Consumer(Client):
         prefetch_bytes_max: int = 16 << 20,
         silence_ms_max: int = 15_000,
         outage_timeout_ms: int = 120_000,
+        compression: Literal["zstd"] | None = None,
+        traces: bool = False,
         tls: Tls | TlsFiles | grpc.ChannelCredentials | None = None,
         token: str | None = None,
         retry: Retry | None = None,
     ) -> None:
-        check_range("prefetch_bytes_max", prefetch_bytes_max, 1)
-        check_range("silence_ms_max", silence_ms_max, 1)
         check_range("outage_timeout_ms", outage_timeout_ms, 1)
         check_range("commit_interval_ms", commit_interval_ms, 1)
-        super().__init__(server, tls, token, retry)
+        super().__init__(server, tls, token, retry, compression, traces=traces)
         self._outage_s_max = outage_timeout_ms / 1_000
-        plan = FetchPlan(
-            prefetch_bytes_max=prefetch_bytes_max,
-            silence_s_max=silence_ms_max / 1_000,
-            outage_s_max=self._outage_s_max,
-            retry=self._retry,
-            scout=Scout(self._calls),  # one for all, so that it bounds their streams together
-        )
+        plan = self._plan(prefetch_bytes_max, silence_ms_max)
         self._group_id = None if group_id is None else check_group_id(group_id)
         self._assigned = Assignment(self._calls, plan)
         self._records = Records(self._assigned)
@@ -132,6 +128,15 @@ class Consumer(Client):
             callbacks = Callbacks(on_assigned, on_revoked, on_lost, threaded=self._threaded)
             habits = Habits(auto_commit, commit_interval_ms, keep_for_restart)
             self._join_as(GroupOptions(subscription, callbacks, habits, places, plan))
+
+    def _plan(self, prefetch_bytes_max: int, silence_ms_max: int) -> FetchPlan:
+        return FetchPlan(
+            prefetch_bytes_max=check_range("prefetch_bytes_max", prefetch_bytes_max, 1),
+            silence_s_max=check_range("silence_ms_max", silence_ms_max, 1) / 1_000,
+            outage_s_max=self._outage_s_max,
+            retry=self._retry,
+            scout=Scout(self._calls),  # one for all, so that it bounds their streams together
+        )
 
     def _join_as(self, options: GroupOptions) -> None:
         starts = Starts(self._calls, self._lookup, options)
