@@ -108,19 +108,16 @@ def produce(
     1970). Binary is {"base64": …}. The topic, partition and offset that a record had are ignored, and blank
     lines are passed over.
     """
-    given = (key, key_separator, null, delimiter, *headers, True if file_as_record else None)
-    if as_json and any(option is not None for option in given):
-        raise click.UsageError(
-            "with --json, keys, values and headers come from the lines", click.get_current_context()
-        )
-    if keep_partitions and (not as_json or partition is not None):
-        raise click.UsageError(
-            "--keep-partitions needs --json, and no --partition", click.get_current_context()
-        )
-    if file_as_record and (key_separator is not None or delimiter is not None):
-        raise click.UsageError(
-            "with --file-as-record there are no lines to divide", click.get_current_context()
-        )
+    of_lines = (key, key_separator, null, delimiter, *headers, True if file_as_record else None)
+    wrong = None
+    if as_json and any(option is not None for option in of_lines):
+        wrong = "with --json, keys, values and headers come from the lines"
+    elif keep_partitions and (not as_json or partition is not None):
+        wrong = "--keep-partitions needs --json, and no --partition"
+    elif file_as_record and (key_separator is not None or delimiter is not None):
+        wrong = "with --file-as-record there are no lines to divide"
+    if wrong is not None:
+        raise click.UsageError(wrong, click.get_current_context())
     if as_json:
         parse = lines.json_parser(keep_partitions=keep_partitions)
     else:
@@ -128,16 +125,7 @@ def produce(
     end = b"\n" if delimiter is None else lines.given_bytes("--delimiter", delimiter)
     descriptor = lines.opened(source)
     with explained():
-        with Admin(
-            server.server,
-            timeout_ms=ANSWER_MS_MAX,
-            retry=Retry(attempts_max=1),
-            tls=server.tls,
-            token=server.token,
-        ) as admin:
-            partitions = len(admin.describe_topic(topic).partitions)  # fails at once if no broker answers
-        if partition is not None and partition >= partitions:
-            raise UnknownPartitionError(topic, partition, partitions)
+        _check_partition(server, topic, partition)
         producer = Producer(
             server.server,
             tls=server.tls,
@@ -150,6 +138,20 @@ def produce(
             chunks = lines.reads(descriptor, progress)
             divided = lines.whole(chunks) if file_as_record else lines.lines(chunks, end)
             _Production(producer, topic, partition, parse).run(divided)
+
+
+def _check_partition(server: Endpoint, topic: str, partition: int | None) -> None:
+    """Fail at once if no broker answers, or if there is no such partition."""
+    with Admin(
+        server.server,
+        timeout_ms=ANSWER_MS_MAX,
+        retry=Retry(attempts_max=1),
+        tls=server.tls,
+        token=server.token,
+    ) as admin:
+        partitions = len(admin.describe_topic(topic).partitions)
+    if partition is not None and partition >= partitions:
+        raise UnknownPartitionError(topic, partition, partitions)
 
 
 @dataclass
