@@ -181,7 +181,7 @@ group_argument = click.argument("group", shell_complete=groups_offered)
 def admin(server: Endpoint, *, timeout_ms: int = ANSWER_MS_MAX) -> Admin:
     """An Admin that does not retry. timeout_ms: how long an answer may take."""
     once = Retry(attempts_max=1)
-    return Admin(server.server, timeout_ms=timeout_ms, tls=server.tls, token=server.token, retry=once)
+    return Admin(server.server, timeout_ms=timeout_ms, **server.credentials, retry=once)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -253,8 +253,7 @@ async def _consume(server: Endpoint, query: _Query, out: Output) -> bool:
     name_left_out([*left_out.values()])
     async with Consumer(
         server.server,
-        tls=server.tls,
-        token=server.token,
+        **server.credentials,
         prefetch_bytes_max=PREFETCH_BYTES_MAX,
         compression=query.compression,
         retry=TellingRetry(),

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NoReturn
 
 import click
 
@@ -108,16 +108,13 @@ def produce(
     1970). Binary is {"base64": …}. The topic, partition and offset that a record had are ignored, and blank
     lines are passed over.
     """
-    of_lines = (key, key_separator, null, delimiter, *headers, True if file_as_record else None)
-    wrong = None
-    if as_json and any(option is not None for option in of_lines):
-        wrong = "with --json, keys, values and headers come from the lines"
-    elif keep_partitions and (not as_json or partition is not None):
-        wrong = "--keep-partitions needs --json, and no --partition"
-    elif file_as_record and (key_separator is not None or delimiter is not None):
-        wrong = "with --file-as-record there are no lines to divide"
-    if wrong is not None:
-        raise click.UsageError(wrong, click.get_current_context())
+    given = (key, key_separator, null, delimiter, *headers, True if file_as_record else None)
+    if as_json and any(option is not None for option in given):
+        _refuse("with --json, keys, values and headers come from the lines")
+    if keep_partitions and (not as_json or partition is not None):
+        _refuse("--keep-partitions needs --json, and no --partition")
+    if file_as_record and (key_separator is not None or delimiter is not None):
+        _refuse("with --file-as-record there are no lines to divide")
     if as_json:
         parse = lines.json_parser(keep_partitions=keep_partitions)
     else:
@@ -125,11 +122,14 @@ def produce(
     end = b"\n" if delimiter is None else lines.given_bytes("--delimiter", delimiter)
     descriptor = lines.opened(source)
     with explained():
-        _check_partition(server, topic, partition)
+        once = Retry(attempts_max=1)
+        with Admin(server.server, **server.credentials, timeout_ms=ANSWER_MS_MAX, retry=once) as admin:
+            partitions = len(admin.describe_topic(topic).partitions)  # fails at once if no broker answers
+        if partition is not None and partition >= partitions:
+            raise UnknownPartitionError(topic, partition, partitions)
         producer = Producer(
             server.server,
-            tls=server.tls,
-            token=server.token,
+            **server.credentials,
             delivery_timeout_ms=timeout * 1_000,
             compression=compression,
             retry=TellingRetry(),
@@ -140,18 +140,9 @@ def produce(
             _Production(producer, topic, partition, parse).run(divided)
 
 
-def _check_partition(server: Endpoint, topic: str, partition: int | None) -> None:
-    """Fail at once if no broker answers, or if there is no such partition."""
-    with Admin(
-        server.server,
-        timeout_ms=ANSWER_MS_MAX,
-        retry=Retry(attempts_max=1),
-        tls=server.tls,
-        token=server.token,
-    ) as admin:
-        partitions = len(admin.describe_topic(topic).partitions)
-    if partition is not None and partition >= partitions:
-        raise UnknownPartitionError(topic, partition, partitions)
+def _refuse(sentence: str) -> NoReturn:
+    """Refuse options that contradict each other."""
+    raise click.UsageError(sentence, click.get_current_context())
 
 
 @dataclass

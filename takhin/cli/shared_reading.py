@@ -100,8 +100,7 @@ async def _read(server: Endpoint, query: SharedQuery, out: Output) -> None:
     ends = _Ends()
     ends.consumer = Consumer(
         server.server,
-        tls=server.tls,
-        token=server.token,
+        **server.credentials,
         group_id=query.group_id,
         topics=query.topics or None,
         pattern=query.pattern,

@@ -1671,7 +1671,9 @@ class ConsumerGroupInfo(_message.Message):
     """"consumer" """
     member_count: _builtins.int
     lag: _builtins.int
-    """GroupOffset.lag of all partitions together"""
+    """GroupOffset.lag of all partitions together, and all records of the partitions that a member owns and in which the
+    group has committed nothing.
+    """
     def __init__(
         self,
         *,
@@ -1914,7 +1916,7 @@ class DeleteOffsetsRequest(_message.Message):
     group_id: _builtins.str
     @_builtins.property
     def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """at least one; what the group has committed nothing in is passed over"""
+        """at least one, and they exist; what the group has committed nothing in is passed over"""
 
     def __init__(
         self,
