@@ -46,6 +46,7 @@ class Broker:
         self.quotas = Quotas(settings.quotas)
         self.access = Access(access, settings.access, clock, self.concerns)
         self.activity = Activity(engine, settings, clock)
+        self.access.on_change_outside.append(self.activity.changed_outside)
         self.topics = TopicVerbs(engine, settings)
         self.records = RecordVerbs(engine, settings, clock)
         self.compaction = CompactionVerbs(engine, settings.topics, clock)
