@@ -111,7 +111,9 @@ class Server:
             calls = CallMeter()
             watchers.append(calls)
             self.metrics = self._metrics(listen, calls, clock)
-        connections = ConnectionWatch(self._broker, settings.rpc.connections_max)
+        connections = ConnectionWatch(
+            self._broker, settings.rpc.connections_max, settings.quotas.address_connections
+        )
         self.certificates = Certificates(
             list(map(listen_address, settings.listen)), settings.tls, self._broker
         )

@@ -18,10 +18,10 @@ from takhin.access.tokens import Token
 from takhin.broker.broker import Broker
 from takhin.errors import AccessUnavailableError, PermissionDeniedError, TakhinError, UnauthenticatedError
 from takhin.model import CERTIFICATE, OWN_SOCKET, SHARED_SOCKET, Caller
+from takhin.quotas import address_of
 from takhin.rpc.attempts import Attempts
 from takhin.rpc.calls import Call, Context, running
 from takhin.rpc.permissions import BEFORE_READING, OPEN, SOMETHING, TABLE
-from takhin.rpc.places import host_of
 from takhin.sentences import shown
 from takhin.turns import in_turns
 
@@ -109,7 +109,9 @@ class Gate:
             self._activity.denied(call.caller, method, "UNAUTHENTICATED")
             self._meters.auth_failures.add("invalid token" if presented else "nothing presented")
             self._attempts.failed(
-                host_of(call.peer), method, "no valid token" if presented else "no token and no certificate"
+                address_of(call.caller.address),
+                method,
+                "no valid token" if presented else "no token and no certificate",
             )
             raise UnauthenticatedError(WRONG_TOKEN if presented else UNKNOWN_CALLER)
         call.caller = caller

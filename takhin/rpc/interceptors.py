@@ -28,6 +28,7 @@ from takhin.rpc.call_log import CallLog
 from takhin.rpc.call_quotas import CallQuotas
 from takhin.rpc.calls import Context, Handler, Watcher, running, watched
 from takhin.rpc.gate import Gate, Passage
+from takhin.rpc.places import source_of
 from takhin.settings import Settings
 from takhin.turns import LARGE_BYTES, others_turn
 from takhin.v1 import takhin_pb2 as pb
@@ -196,7 +197,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._unary_calls.add(task)
             try:
                 self._admit(method, context)
-                async with arrivals.request(context, parse) as request:
+                async with arrivals.request(context, source_of(running()), parse) as request:
                     return await answer(request, context)
             except TakhinError as error:  # there is no request, or it is not allowed
                 return await abort(context, error)
@@ -213,15 +214,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def begun(requests: AsyncIterator[bytes], context: Context, passage: Passage) -> Any:
             if method == PRODUCE_STREAM:
-                arriving = arrivals.requests(_counted(requests), context.peer(), parse)
+                arriving = arrivals.requests(Counted(requests), source_of(running()), parse)
                 return inner(self._allowed(method, arriving), context)
-            async with arrivals.request(context, parse) as request:
+            async with arrivals.request(context, source_of(running()), parse) as request:
                 first = _well_formed(request.pop())
             running().received += 1
             await self._gate.check(method, first, passage)
             if not streaming:
                 return inner(first, context)
-            return inner(self._parsed(first, _counted(requests), parse, method, passage), context)
+            return inner(self._parsed(first, Counted(requests), parse, method, passage), context)
 
         async def call(requests: AsyncIterator[bytes], context: Context) -> None:
             task = _current_task()
@@ -279,13 +280,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _allowed(self, method: str, arriving: AsyncIterator[Arrival]) -> AsyncGenerator[Arrival, None]:
         """The requests of a produce stream; in place of each that is not allowed, its refusal."""
         async for arrival in arriving:
-            request = arrival.request
-            if not isinstance(request, Refused):
-                try:
-                    await self._gate.check(method, request)
-                except TakhinError as error:
-                    arrival = arrival._replace(request=Refused(error, request.topic, request.partition))  # noqa: PLW2901
+            await self._judge(method, arrival)
             yield arrival
+
+    async def _judge(self, method: str, arrival: Arrival) -> None:
+        request = arrival.request
+        if not isinstance(request, Refused):
+            try:
+                await self._gate.check(method, request)
+            except TakhinError as error:
+                arrival.request = Refused(error, request.topic, request.partition)
 
     async def _parsed(
         self, first: Any, requests: AsyncIterator[bytes], parse: Parse, method: str, passage: Passage
@@ -334,12 +338,20 @@ def _well_formed(request: Any) -> Any:
     return request
 
 
-async def _counted(requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The requests of the running call's stream, each counted as it comes."""
-    call = running()
-    async for request in requests:
-        call.received += 1
-        yield request
+class Counted:
+    """The requests of the running call's stream, each counted as it comes. It keeps none of them."""
+
+    def __init__(self, requests: AsyncIterator[bytes]) -> None:
+        self._requests = aiter(requests)
+        self._call = running()
+
+    def __aiter__(self) -> Counted:
+        return self
+
+    async def __anext__(self) -> bytes:
+        request = await anext(self._requests)
+        self._call.received += 1
+        return request
 
 
 def _serializer(handler: Handler) -> Callable[[Any], bytes]:
