@@ -212,9 +212,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         inner: Any = handler.stream_stream if streaming else handler.unary_stream
         parse, arrivals = self._parser(handler, method), self._arrivals_of(method)
 
-        async def begun(requests: AsyncIterator[bytes], context: Context, passage: Passage) -> Any:
+        async def begun(context: Context, passage: Passage) -> Any:
             if method == PRODUCE_STREAM:
-                arriving = arrivals.requests(Counted(requests), source_of(running()), parse)
+                arriving = arrivals.requests(Requests(context), source_of(running()), parse)
                 return inner(self._allowed(method, arriving), context)
             async with arrivals.request(context, source_of(running()), parse) as request:
                 first = _well_formed(request.pop())
@@ -222,9 +222,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await self._gate.check(method, first, passage)
             if not streaming:
                 return inner(first, context)
-            return inner(self._parsed(first, Counted(requests), parse, method, passage), context)
+            return inner(self._parsed(first, Requests(context), parse, method, passage), context)
 
-        async def call(requests: AsyncIterator[bytes], context: Context) -> None:
+        async def call(_: object, context: Context) -> None:
             task = _current_task()
             self._streams[task] = method
             refusal: TakhinError | None = None
@@ -232,7 +232,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._admit(method, context)
                 with self._gate.passage(method) as passage:
                     try:
-                        await self._run(await begun(requests, context, passage), context, task, passage)
+                        await self._run(await begun(context, passage), context, task, passage)
                     finally:
                         refusal = passage.refusal
             except asyncio.CancelledError:
@@ -338,20 +338,26 @@ def _well_formed(request: Any) -> Any:
     return request
 
 
-class Counted:
-    """The requests of the running call's stream, each counted as it comes. It keeps none of them."""
+class Requests:
+    """The requests of the running call's stream, as bytes, each counted as it comes.
 
-    def __init__(self, requests: AsyncIterator[bytes]) -> None:
-        self._requests = aiter(requests)
+    It keeps none of them. gRPC's own iterator keeps each until it is asked for the next one.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._call = running()
 
-    def __aiter__(self) -> Counted:
+    def __aiter__(self) -> Requests:
         return self
 
     async def __anext__(self) -> bytes:
-        request = await anext(self._requests)
+        request = await self._context.read()
+        if request is grpc.aio.EOF:
+            raise StopAsyncIteration
         self._call.received += 1
-        return request
+        raw: bytes = request
+        return raw
 
 
 def _serializer(handler: Handler) -> Callable[[Any], bytes]:

@@ -16,9 +16,10 @@ from takhin.rpc.places import Place, Places, Source
 LARGE_BYTES = 1 << 20
 """Streams of smaller messages ask without a place: that adds little to what gRPC holds of each anyway."""
 PATIENCE_SECONDS = 0.1
-"""How long a message may take to come before its place is given to others; as long again, and again, while
-large messages come in, since then it may be on its way."""
-PATIENCE_SECONDS_MAX = 2.0
+"""How long the first message of a stream may take to come before the place is given to others."""
+PATIENCE_SECONDS_MAX = 1.0
+"""The same for later ones of a stream that has had a large one, and for first ones where large ones came so
+shortly before: they are probably on their way."""
 
 
 class StreamReads:
@@ -27,7 +28,7 @@ class StreamReads:
     def __init__(self, number: int) -> None:
         self._places = Places(number, 0.0)
         self._asking: set[Place] = set()  # those of streams whose message has not come yet
-        self._last_large = 0.0
+        self._last_large = -PATIENCE_SECONDS_MAX
 
     async def messages(
         self, messages: AsyncIterator[bytes], source: Source
@@ -36,7 +37,7 @@ class StreamReads:
 
         With each comes its place if it has one, which the receiver gives up.
         """
-        place: Place | None = await self._place(source)
+        place: Place | None = await self._place(source, PATIENCE_SECONDS)
         large = False
         try:
             async for message in messages:
@@ -47,17 +48,17 @@ class StreamReads:
                 taken = [message]
                 del message
                 yield taken, place
-                place = await self._place(source) if large else None
+                place = await self._place(source, PATIENCE_SECONDS_MAX) if large else None
         finally:
             if place is not None:
                 self._asking.discard(place)
                 place.give_up()
 
-    async def _place(self, source: Source) -> Place:
-        """Return with a place, in turn."""
+    async def _place(self, source: Source, patience: float) -> Place:
+        """Return with a place, in turn. After so many seconds without a message it is given up again."""
         place = self._places.take(source) or await self._places.wait(source)
         self._asking.add(place)
-        self._look(place, _now())
+        asyncio.get_running_loop().call_later(patience, self._look, place, _now())
         return place
 
     def _look(self, place: Place, began: float) -> None:
@@ -65,8 +66,7 @@ class StreamReads:
         if place not in self._asking:
             return
         now = _now()
-        busy = now - self._last_large < PATIENCE_SECONDS and now - began < PATIENCE_SECONDS_MAX
-        if now == began or busy:
+        if now < min(began, self._last_large) + PATIENCE_SECONDS_MAX:
             asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._look, place, began)
         else:
             self._asking.discard(place)
