@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from takhin.errors import InvalidArgumentError, OverloadedError, ShuttingDownError, TakhinError
+from takhin.rpc.parsing import Parsed, Room
 from takhin.rpc.places import GOOD, TROUBLED, Place, Places, Source
 from takhin.rpc.stream_reads import StreamReads
 from takhin.settings import RpcSettings
@@ -38,7 +39,7 @@ SHORT_PATIENCE_SECONDS = 0.02
 there so soon either; so it applies only while few are slow, and is no reason to come last afterwards."""
 NEVER = float("inf")
 
-Parse: TypeAlias = Callable[[bytes], Awaitable[Any]]
+Parse: TypeAlias = Callable[[bytes, Room], Awaitable[Parsed]]
 
 
 class Ticket:
@@ -50,7 +51,7 @@ class Ticket:
         self.began = asyncio.get_running_loop().time()
         self.limit: asyncio.Timeout | None = None
         self.refusal: TakhinError | None = None
-        self.wire_bytes = 0
+        self.size_bytes = 0
 
     def refuse(self, error: TakhinError) -> None:
         """Let the call fail if its message is still not there."""
@@ -70,10 +71,10 @@ def taken_over() -> None:
         ticket.place.give_up()
 
 
-def wire_bytes() -> int:
-    """The size of the running call's only request, as it came."""
+def size_bytes() -> int:
+    """The size of the running call's only request, decompressed."""
     ticket = _ticket.get()
-    return 0 if ticket is None else ticket.wire_bytes
+    return 0 if ticket is None else ticket.size_bytes
 
 
 @dataclass(slots=True)
@@ -84,7 +85,7 @@ class Arrival:
     """
 
     request: Any
-    wire_bytes: int
+    size_bytes: int
     leave: Callable[[], None]
 
     def take(self) -> Any:
@@ -116,52 +117,63 @@ class Arrivals:
         """
         ticket = Ticket(source, await self._place(source))
         _ticket.set(ticket)
+
+        async def room() -> None:
+            if not ticket.place.held:
+                ticket.place = await self._place(source)
+
         try:
             message = await self._message(context, ticket)
             if len(message) <= SMALL_BYTES:
                 ticket.place.give_up()
-            elif not ticket.place.held:
-                ticket.place = await self._place(source)
+            else:
+                await room()
             self._slow.pop(ticket, None)
-            ticket.wire_bytes = len(message)
-            request = [await parse(message)]
+            request, ticket.size_bytes = await parse(message, room)
             del message
-            yield request
+            if ticket.size_bytes <= SMALL_BYTES:  # it was compressed
+                ticket.place.give_up()
+            taken = [request]
+            del request
+            yield taken
         finally:
             self._slow.pop(ticket, None)
             ticket.place.give_up()
 
     async def requests(
-        self, messages: AsyncIterator[bytes], source: Source, parse: Parse
+        self, messages: AsyncIterator[bytes], source: Source, parse: Parse, *, begun: bool = False
     ) -> AsyncGenerator[Arrival, None]:
-        """The requests of a stream, each parsed when there is a place for it."""
-        async with aclosing(self._stream_reads.messages(messages, source)) as pulled:
-            async for pulled_message, read in pulled:
-                message = pulled_message.pop()
-                if len(message) <= SMALL_BYTES:
-                    if read is not None:
-                        read.give_up()
-                    yield Arrival(await parse(message), len(message), _no_place)
-                    continue
-                leave = await self._leave(source, read)
-                try:
-                    arrival = Arrival(await parse(message), len(message), leave)
-                except BaseException:
-                    leave()
-                    raise
-                del message
-                yield arrival
+        """The requests of a stream, each parsed when there is a place for it.
 
-    async def _leave(self, source: Source, read: Place | None) -> Callable[[], None]:
-        """Wait for a place; returns what gives it up, and the one with which the message was read."""
-        place = await self._place(source)
+        begun: its first request has come by another way.
+        """
+        async with aclosing(self._stream_reads.messages(messages, source, begun=begun)) as pulled:
+            async for taken, read in pulled:
+                yield await self._arrival(taken, read, source, parse)
+
+    async def _arrival(self, taken: list[bytes], read: Place | None, source: Source, parse: Parse) -> Arrival:
+        """The request of a message. read: the place with which it was read."""
+        message = taken.pop()
+        places = [] if read is None else [read]
+
+        async def room() -> None:
+            if len(places) == (read is not None):  # not asked for yet
+                places.append(await self._place(source))
 
         def leave() -> None:
-            place.give_up()
-            if read is not None:
-                read.give_up()
+            for place in places:
+                place.give_up()
 
-        return leave
+        try:
+            if len(message) > SMALL_BYTES:
+                await room()
+            request, size_bytes = await parse(message, room)
+        except BaseException:
+            leave()
+            raise
+        if size_bytes <= SMALL_BYTES:
+            leave()
+        return Arrival(request, size_bytes, leave)
 
     def end(self) -> None:
         """Refuse every call that waits for a place or for its message, because the broker stops.
@@ -265,7 +277,3 @@ class Arrivals:
                     "of them from this client"
                 )
             )
-
-
-def _no_place() -> None:
-    """Small messages have none to give up."""

@@ -31,13 +31,14 @@ class StreamReads:
         self._last_large = -PATIENCE_SECONDS_MAX
 
     async def messages(
-        self, messages: AsyncIterator[bytes], source: Source
+        self, messages: AsyncIterator[bytes], source: Source, *, begun: bool
     ) -> AsyncGenerator[tuple[list[bytes], Place | None], None]:
         """The messages of a stream, each in a list: who takes it out is the only one to keep it.
 
-        With each comes its place if it has one, which the receiver gives up.
+        With each comes its place if it has one, which the receiver gives up. begun: what has come of the
+        stream by another way was small.
         """
-        place: Place | None = await self._place(source, PATIENCE_SECONDS)
+        place = None if begun else await self._place(source, PATIENCE_SECONDS)
         large = False
         try:
             async for message in messages:
