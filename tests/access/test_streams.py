@@ -9,14 +9,15 @@ import grpc
 import pytest
 
 from access.support import EVERYTHING, Keeper, bearer, channel_to
-from takhin.access.tokens import NEVER
 from takhin.client import Admin, Consumer, Producer
+from takhin.clock import system_clock
 from takhin.errors import PermissionDeniedError, UnauthenticatedError
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
 STATUS = grpc.StatusCode
 SECOND = 1.0
+HOUR_MS = 3_600_000
 
 
 @pytest.fixture
@@ -75,27 +76,31 @@ async def create_orders(server, token):
         await admin.create_topic("orders")
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("how", ["revoked", "expired", "file gone"])
 async def test_streams_end_with_their_token(serving, keeper, tmp_path, how):
     """All kinds of open streams end within a second once the token does not hold."""
     boss = keeper.token("boss")
     keeper.rules(*EVERYTHING, principal="boss")
-    ends_at = time.time() + 1.5 if how == "expired" else NEVER
-    token = keeper.token(expires_at=int(ends_at * 1_000))
+    now = [system_clock()]
+    token = keeper.token(expires_at=now[0] + HOUR_MS)
     keeper.rules(*EVERYTHING)
-    async with serving() as server, channel_to(server) as channel:
+    async with serving(clock=lambda: now[0]) as server, channel_to(server) as channel:
         await create_orders(server, boss)
         streams = await opened(channel, token)
+        begun = time.time()
         if how == "revoked":
             keeper.revoke("me")
         elif how == "file gone":
             (tmp_path / "access.db").unlink()
-        begun = max(time.time(), ends_at)
+        else:
+            now[0] += HOUR_MS
         ends = [await end_of(stream) for stream in streams.values()]
         assert time.time() - begun < SECOND
     assert set(ends) == {STATUS.UNAVAILABLE if how == "file gone" else STATUS.UNAUTHENTICATED}
 
 
+@pytest.mark.timed
 async def test_streams_end_with_their_right(serving, keeper):
     """A consumer and a member end when their right on the topic goes; what needs another right goes on."""
     token = keeper.token()
