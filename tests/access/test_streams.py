@@ -189,3 +189,53 @@ async def test_clients_raise_typed_errors(serving, keeper):
         async with Producer(server.address, token=token) as producer:
             with pytest.raises(PermissionDeniedError):
                 await (await producer.send("b", b"1"))
+
+
+async def test_consumers_raise_what_ends_them(serving, keeper):
+    """A consumer that may not read, or not any more, raises that instead of trying again; so does a member."""
+    boss, token = keeper.token("boss"), keeper.token()
+    keeper.rules(*EVERYTHING, principal="boss")
+    keeper.rules("allow write topic orders", "allow group group mine")
+    async with serving() as server:
+        await create_orders(server, boss)
+        for options in (
+            {},
+            {"group_id": "other", "topics": ["orders"]},
+            {"group_id": "mine", "topics": ["orders"]},
+        ):
+            async with Consumer(server.address, token=token, **options) as consumer, asyncio.timeout(5):
+                with pytest.raises(PermissionDeniedError):
+                    if not options:
+                        await consumer.assign_topics("orders")
+                    await anext(consumer)
+        keeper.rule("allow read topic orders")
+        await until(lambda: len(server._broker.access.list_rules("me")) == 3)
+        for options in ({}, {"group_id": "mine", "topics": ["orders"]}):
+            async with Consumer(server.address, token=token, **options) as consumer, asyncio.timeout(5):
+                if not options:
+                    await consumer.assign_topics("orders")
+                reading = asyncio.ensure_future(anext(consumer))
+                await until(lambda: server._listener._interceptor._streams)
+                if options:
+                    keeper.revoke("me")
+                else:
+                    keeper.rule("deny read topic orders")
+                with pytest.raises(UnauthenticatedError if options else PermissionDeniedError):
+                    await reading
+                keeper.rule("allow read topic orders")
+                await until(lambda: all(rule.allow for rule in server._broker.access.list_rules("me")))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Bearer " + "x" * 5_000, "Bearer", "Bearer  ", "tkn_0", ",", "Bearer a b c"],
+)
+async def test_hostile_metadata(serving, value):
+    """Whatever stands in the metadata, the answer is UNAUTHENTICATED."""
+    async with serving() as server, channel_to(server) as channel:
+        call = TakhinServiceStub(channel).ListTopics(
+            pb.ListTopicsRequest(), metadata=[("authorization", value)], timeout=5
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call
+        assert raised.value.code() is STATUS.UNAUTHENTICATED
