@@ -93,7 +93,7 @@ async def _topic(server: Endpoint, partitions: int) -> AsyncIterator[str]:
 
 
 async def _produce(server: Endpoint, topic: str, value: bytes, records: int, progress: Progress) -> float:
-    async with Producer(server.server, tls=server.tls, token=server.token) as producer:
+    async with Producer(server.server, **server.credentials) as producer:
         began = time.perf_counter()
         for number in range(records):
             await producer.send(topic, value)
@@ -104,7 +104,7 @@ async def _produce(server: Endpoint, topic: str, value: bytes, records: int, pro
 
 
 async def _consume(server: Endpoint, topic: str, records: int, progress: Progress) -> float:
-    async with Consumer(server.server, tls=server.tls, token=server.token) as consumer:
+    async with Consumer(server.server, **server.credentials) as consumer:
         began = time.perf_counter()
         await consumer.assign_topics(topic)
         number = 0
@@ -118,7 +118,7 @@ async def _consume(server: Endpoint, topic: str, records: int, progress: Progres
 
 
 async def _latencies(server: Endpoint, topic: str, value: bytes) -> list[float]:
-    async with Producer(server.server, tls=server.tls, token=server.token) as producer:
+    async with Producer(server.server, **server.credentials) as producer:
         waits = []
         for _ in range(LATENCY_RECORDS):
             began = time.perf_counter()

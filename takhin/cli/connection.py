@@ -21,6 +21,7 @@ from takhin.config import SERVER_VARIABLE
 from takhin.errors import TakhinError
 from takhin.settings import INT32_MAX
 from takhin.settings.security import UNIX, listen_address
+from takhin.wire.compression import ZSTD
 
 T = TypeVar("T")
 
@@ -141,6 +142,9 @@ def _chosen(context: click.Context, parameters: Mapping[str, Any]) -> Endpoint:
         return endpoint(name, given=given)
 
 
+compression_option = click.option(
+    "--compression", type=click.Choice([ZSTD]), help="Compress records on their way: for slow links."
+)
 partition_option = click.option(
     "-p", "--partition", type=click.IntRange(0, INT32_MAX), metavar="N", help="This partition only."
 )
@@ -177,7 +181,7 @@ group_argument = click.argument("group", shell_complete=groups_offered)
 def admin(server: Endpoint, *, timeout_ms: int = ANSWER_MS_MAX) -> Admin:
     """An Admin that does not retry. timeout_ms: how long an answer may take."""
     once = Retry(attempts_max=1)
-    return Admin(server.server, timeout_ms=timeout_ms, tls=server.tls, token=server.token, retry=once)
+    return Admin(server.server, timeout_ms=timeout_ms, **server.credentials, retry=once)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -52,8 +52,8 @@ def check_user(data_dir: Path) -> None:
         return
     if os.geteuid() == 0 and owner != 0:
         raise click.ClickException(
-            f"{data_dir} belongs to another user, and its broker could not use what root makes there: run this "
-            f"as that user (setpriv --reuid={owner} --regid={owner} --clear-groups takhin …, or sudo -u)"
+            f"{data_dir} belongs to another user, and its broker could not use what root makes there: run "
+            f"this as that user (setpriv --reuid={owner} --regid={owner} --clear-groups takhin …, or sudo -u)"
         )
 
 

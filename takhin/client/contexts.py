@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from takhin.client.tls import TlsFiles
 from takhin.errors import InvalidArgumentError
@@ -93,6 +93,13 @@ KINDS: dict[str, Kind[Any]] = {
 """What each value of a context may be, in the order in which they are written."""
 
 
+class Credentials(TypedDict):
+    """What a client shows."""
+
+    tls: TlsFiles | None
+    token: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A broker and how to reach it: the arguments of `Producer`, `Consumer` and `Admin`."""
@@ -100,6 +107,11 @@ class Endpoint:
     server: str
     tls: TlsFiles | None = None
     token: str | None = field(default=None, repr=False)
+
+    @property
+    def credentials(self) -> Credentials:
+        """The arguments `tls` and `token`: Producer(at.server, **at.credentials)."""
+        return {"tls": self.tls, "token": self.token}
 
     def __str__(self) -> str:
         return self.server

@@ -58,6 +58,7 @@ class GroupSettings:
         64 << 20, "bytes of the CommitOffset calls under way, all together", least=1, most=INT64_MAX
     )
     members_max: int = setting(1_000, "members of one group", least=1)
+    members_total_max: int = setting(10_000, "members of all groups together", least=1)
     groups_max: int = setting(10_000, "groups with members", least=1)
     rejoin_ms: int = setting(
         3_000,
@@ -98,6 +99,9 @@ class RpcSettings:
 
     message_bytes_max: int = setting(
         10 << 20, "bytes of one gRPC message, in either direction", least=128 << 10
+    )
+    gzip: bool = setting(
+        True, "compress the responses of clients that ask for it (takhin-accept-encoding: gzip)"
     )
     arrivals_max: int = setting(
         8,
