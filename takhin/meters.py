@@ -141,8 +141,6 @@ class Meters:
     """What one broker counts beside its engine, whichever part of it counts."""
 
     def __init__(self) -> None:
-        self.throttled = Tally("limit", "action")
-        """Requests that a limit has slowed down or refused. limit: which one; action: delayed or refused."""
         self.auth_failures = Tally("reason")
         """Calls without valid credentials. reason: what is wrong with them, such as missing or expired."""
         self.access_denied = Tally("action")

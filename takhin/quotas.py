@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from takhin.errors import OverloadedError
+from takhin.meters import Tally
 from takhin.model import ANONYMOUS, NO_LIMIT, Caller
 from takhin.settings.quotas import LIMITS, RATES, QuotaSettings, split_override
 
@@ -21,6 +22,8 @@ Limits = Mapping[str, int]
 REQUESTS = "requests_per_s"
 PRODUCED = (REQUESTS, "produced_bytes_per_s", "produced_records_per_s")
 CONSUMED = ("consumed_bytes_per_s", "consumed_records_per_s")
+REFUSED, DELAYED = "refused", "delayed"
+"""What becomes of a request that is over a limit, as the tally has it."""
 ADDRESSES_PARSED = 4_096
 RESPONSES_IN_BURST = 4
 IPV6_PREFIX_BITS = 64
@@ -68,8 +71,9 @@ class Bucket:
 class Account:
     """What one principal or one address has under way, and its rates."""
 
-    def __init__(self, owner: str, limits: Limits, burst_s: float, now: float) -> None:
+    def __init__(self, owner: str, limits: Limits, burst_s: float, now: float, throttled: Tally) -> None:
         self._owner = owner
+        self._throttled = throttled
         self._limits = limits
         self._calls = 0
         self._calls_of: Counter[str] = Counter()  # by connection
@@ -106,6 +110,7 @@ class Account:
         return not self._calls and not any(bucket.wait_s(now) for bucket in self.buckets.values())
 
     def _over(self, limit: str, *, retry_ms: int = 0) -> OverloadedError:
+        self._throttled.add(limit, REFUSED)
         most = self._limits[limit]
         again = f": try again after {retry_ms} ms" if retry_ms else ""
         error = OverloadedError(
@@ -118,11 +123,12 @@ class Account:
 class Allowance:
     """The accounts that one caller's calls are counted in."""
 
-    __slots__ = ("_accounts", "_burst_s")
+    __slots__ = ("_accounts", "_burst_s", "_throttled")
 
-    def __init__(self, accounts: tuple[Account, ...], burst_s: float) -> None:
+    def __init__(self, accounts: tuple[Account, ...], burst_s: float, throttled: Tally) -> None:
         self._accounts = accounts
         self._burst_s = burst_s
+        self._throttled = throttled
 
     def begin(self, connection: str, now: float) -> None:
         """Count a call that begins. Raises OverloadedError if it may not; then it is not counted."""
@@ -176,7 +182,14 @@ class Allowance:
         return max(1, int(min(rates) * self._burst_s / RESPONSES_IN_BURST)) if rates else None
 
     def _wait_s(self, names: tuple[str, ...], now: float) -> float:
-        return max((b.wait_s(now) for name in names for b in self._buckets(name)), default=0.0)
+        longest_s, limit = 0.0, ""
+        for name in names:
+            for bucket in self._buckets(name):
+                if (wait_s := bucket.wait_s(now)) > longest_s:
+                    longest_s, limit = wait_s, name
+        if limit:
+            self._throttled.add(limit, DELAYED)
+        return longest_s
 
     def _take(self, amounts: Mapping[str, int], now: float) -> None:
         for name, amount in amounts.items():
@@ -193,8 +206,16 @@ class Accounts:
     """The accounts of principals, or of addresses: at most `most` of them."""
 
     def __init__(
-        self, kind: str, limits: Limits, overrides: Mapping[str, Limits], burst_s: float, most: int
+        self,
+        kind: str,
+        limits: Limits,
+        overrides: Mapping[str, Limits],
+        burst_s: float,
+        most: int,
+        *,
+        throttled: Tally,
     ) -> None:
+        self._throttled = throttled
         self._kind = kind
         self._limits = limits
         self._overrides = overrides
@@ -211,7 +232,8 @@ class Accounts:
         limits = self._overrides.get(name, self._limits)
         if not limits:
             return None
-        account = self._accounts[name] = Account(f"{self._kind} {name!r}", limits, self._burst_s, now)
+        owner = f"{self._kind} {name!r}"
+        account = self._accounts[name] = Account(owner, limits, self._burst_s, now, self._throttled)
         self._forget(now)
         return account
 
@@ -231,9 +253,13 @@ class Accounts:
 
 
 class Quotas:
-    """The limits of a broker, and what was used of them."""
+    """The limits of a broker, and what was used of them.
+
+    throttled: what was delayed or refused, by limit.
+    """
 
     def __init__(self, settings: QuotaSettings) -> None:
+        self.throttled = throttled = Tally("limit", "action")
         self._burst_s = settings.burst_ms / 1_000
         principals, most = _limits(settings, "principal"), settings.remembered_max
         overrides: dict[str, Limits] = {ANONYMOUS: {}}  # those without a name are limited by address alone
@@ -243,8 +269,10 @@ class Quotas:
             others = {name: of for name, of in known.items() if name != limit}
             overrides[principal] = others if value == NO_LIMIT else others | {limit: value}
         addresses = _limits(settings, "address")
-        self._principals = Accounts("principal", principals, overrides, self._burst_s, most)
-        self._addresses = Accounts("address", addresses, {}, self._burst_s, most)
+        self._principals = Accounts(
+            "principal", principals, overrides, self._burst_s, most, throttled=throttled
+        )
+        self._addresses = Accounts("address", addresses, {}, self._burst_s, most, throttled=throttled)
         self.off = not (principals or addresses or any(overrides.values()))
         """Nothing is limited for anybody."""
 
@@ -260,7 +288,7 @@ class Quotas:
             self._addresses.of(address_of(caller.address), now),
         )
         accounts = tuple(account for account in found if account is not None)
-        return Allowance(accounts, self._burst_s) if accounts else None
+        return Allowance(accounts, self._burst_s, self.throttled) if accounts else None
 
 
 def _limits(settings: QuotaSettings, kind: str) -> Limits:

@@ -32,6 +32,7 @@ from takhin.storage.sqlite.engine import SqliteEngine
 
 if TYPE_CHECKING:
     from takhin.metrics.server import MetricsServer
+    from takhin.tracing.traces import Traces
 
 logger = structlog.get_logger()
 
@@ -111,6 +112,9 @@ class Server:
             calls = CallMeter()
             watchers.append(calls)
             self.metrics = self._metrics(listen, calls, clock)
+        traces = self._traces() if settings.traces.enabled else None
+        if traces is not None:
+            watchers.append(traces.spans)
         connections = ConnectionWatch(self._broker, settings.rpc.connections_max)
         self.certificates = Certificates(
             list(map(listen_address, settings.listen)), settings.tls, self._broker
@@ -122,6 +126,7 @@ class Server:
             FreeMemory(),
             self.certificates,
             *([] if self.metrics is None else [self.metrics]),
+            *([] if traces is None else [traces]),
             EnginePart(self.engine),
             self._broker.access,
             self._broker.activity,
@@ -140,6 +145,16 @@ class Server:
         ages = Ages(self.engine, clock)
         watched = Watched(self.engine, self._broker, ages, calls, self.versions)
         return MetricsServer(listen, watched, self.settings.metrics)
+
+    def _traces(self) -> Traces:
+        """What makes spans of calls and sends them. Raises StartupError where OpenTelemetry is missing."""
+        try:
+            from takhin.tracing.traces import Traces  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise StartupError(
+                f"traces.enabled is true, but {error.name} is not installed: pip install 'takhin[otel]'"
+            ) from error
+        return Traces(self.settings.traces, self.version)
 
     @property
     def versions(self) -> dict[str, str]:

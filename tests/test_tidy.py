@@ -82,11 +82,15 @@ LAYERS = {
     "takhin.broker": Layer(_BROKER, ("structlog",)),
     "takhin.wire": Layer(_WIRE, GRPC),
     "takhin.rpc.key_pairs": Layer((), ("grpc", "cryptography")),
+    "takhin.tracing": Layer(
+        (*VOCABULARY, "takhin.rpc.calls", "takhin.tracing.*"), (*GRPC, "structlog", "opentelemetry")
+    ),
     "takhin.rpc": Layer(_RPC, (*GRPC, "structlog")),
     # Beside rpc: it reads what the broker and its engine know. Only takhin.server knows of it.
     "takhin.metrics": Layer(
         (*_BROKER, "takhin.logs", "takhin.metrics.*"), ("prometheus_client", "structlog")
     ),
+    "takhin.client.tracing": Layer((*_WIRE, "takhin.client.*"), (*GRPC, "opentelemetry")),
     "takhin.client": Layer((*_WIRE, "takhin.client.*"), GRPC),
     "takhin.config": Layer(VOCABULARY),
     "takhin.logs": Layer(VOCABULARY, ("structlog",)),

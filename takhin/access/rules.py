@@ -94,6 +94,10 @@ class Need(NamedTuple):
         )
 
 
+TO_ADMINISTER = Need(Action.ADMIN, Resource.TOPIC, ACCESS_TOPIC)
+"""What it takes to change tokens and rules."""
+
+
 def checked_rule(principal: str, action: str, resource: str, pattern: str, *, allow: bool) -> Rule:
     """The rule of these words. Raises InvalidArgumentError."""
     check_principal(principal, or_everybody=True)

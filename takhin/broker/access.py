@@ -7,7 +7,7 @@ cannot be read, nobody is let in by it: an old state may have what was revoked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TypeVar
 
 import structlog
@@ -17,7 +17,7 @@ from takhin.access.rules import EVERYBODY, EVERYTHING, NO_GRANTS, Grants, Rights
 from takhin.access.store import AccessStore
 from takhin.access.tokens import Token
 from takhin.clock import Clock
-from takhin.errors import AccessUnavailableError, PermissionDeniedError, UnavailableError
+from takhin.errors import AccessUnavailableError, PermissionDeniedError, StartupError, UnavailableError
 from takhin.model import CERTIFICATE, OWN_SOCKET, SHARED_SOCKET, Caller
 from takhin.settings import AccessSettings
 
@@ -34,7 +34,14 @@ PRINCIPALS_MAX = 10_000
 class Access:
     """Who may do what. Life: `start`, `stop`. store: None where access.enabled is false: all may do all."""
 
-    def __init__(self, store: AccessStore | None, settings: AccessSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: AccessStore | None,
+        settings: AccessSettings,
+        clock: Clock,
+        concerns: MutableMapping[str, str],
+    ) -> None:
+        """concerns: where it says that the store cannot be read, for health."""
         self.enabled = store is not None
         self.trouble: str | None = None
         """Why the store cannot be read, in a sentence; None if it can."""
@@ -42,8 +49,11 @@ class Access:
         """Another number after each change of tokens or rules."""
         self.on_change: list[Callable[[], None]] = []
         """Are called after each change of tokens or rules."""
+        self.on_change_outside: list[Callable[[Mapping[str, Sequence[str]]], None]] = []
+        """Are called with what another process has changed."""
         self.on_look: list[Callable[[], None]] = []
         """Are called several times a second, when the store was looked at: tokens may have expired."""
+        self._concerns = concerns
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -64,7 +74,11 @@ class Access:
         if self._store is None:
             return
         await asyncio.to_thread(self._store.open)
-        await self._take()
+        try:
+            await self._take()
+        except AccessUnavailableError as error:
+            await asyncio.to_thread(self._store.close)
+            raise StartupError(str(error)) from error
         self._noted_at = self._clock()
         if not self._by_id:
             logger.warning(
@@ -198,9 +212,23 @@ class Access:
                 await asyncio.to_thread(self._store.reopen)
             changed = await asyncio.to_thread(self._store.changed)
         if changed or self.trouble is not None:
+            tokens_before, rules_before = self._by_id, self._rules
             await self._take()
+            self._tell_of(tokens_before, rules_before)
         if self._uses and self._clock() - self._noted_at >= USES_NOTED_MS:
             await self._note_uses()
+
+    def _tell_of(self, tokens_before: Mapping[str, Token], rules_before: Sequence[Rule]) -> None:
+        """Tell what another process has changed."""
+        changes = {
+            "tokens_made": [of.principal for id_, of in self._by_id.items() if id_ not in tokens_before],
+            "tokens_revoked": [of.principal for id_, of in tokens_before.items() if id_ not in self._by_id],
+            "put": list(map(str, set(self._rules) - set(rules_before))),
+            "dropped": list(map(str, set(rules_before) - set(self._rules))),
+        }
+        if any(changes.values()):
+            for told in self.on_change_outside:
+                told(changes)
 
     async def _take(self) -> None:
         """Take in everything that is in the store."""
@@ -215,6 +243,7 @@ class Access:
         self.version += 1
         if self.trouble is not None:
             self.trouble = None
+            del self._concerns["access_unknown"]
             logger.info("access_known_again")
         for told in (*self.on_look, *self.on_change):
             told()
@@ -230,6 +259,7 @@ class Access:
             self.version += 1
             logger.error("access_unknown", reason=sentence)
         self.trouble = sentence
+        self._concerns["access_unknown"] = f"nobody is let in by a token or a certificate: {sentence}"
 
     def _check_known(self) -> None:
         if self.trouble is not None:

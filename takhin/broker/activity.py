@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -34,6 +35,10 @@ STUMBLE_SECONDS = 1.0
 DENIALS_SECONDS = 60.0
 KINDS_MAX = 1_000
 """Kinds of denied calls that are counted apart in one minute."""
+
+CHARS_MAX, ITEMS_MAX = 256, 50
+"""Characters of a text, and items of a list, that an entry has of what a caller has given."""
+OUTSIDE = Caller("", "data folder")
 
 Entry = dict[str, Any]
 Kind = tuple[str, str, str, str, str]
@@ -100,11 +105,15 @@ class Activity:
         """Note what a caller did, or could not do. about: names and values of what it is about."""
         if self.enabled:
             entry = self._entry(caller.principal, caller.address, action, "ok")
-            entry |= about
+            entry |= {name: _bounded(value) for name, value in about.items()}
             if error is not None:
                 entry["outcome"] = "failed"
                 entry["error"] = str(error) if isinstance(error, TakhinError) else type(error).__name__
             self._put(entry)
+
+    def changed_outside(self, changes: Mapping[str, object]) -> None:
+        """Note what another process has changed of tokens and rules, in the data folder itself."""
+        self.note(OUTSIDE, "access.changed", changes)
 
     def denied(self, caller: Caller, method: str, code: str, need: Need | None = None) -> None:
         """Note a call that was refused. need: the right that was missing."""
@@ -188,6 +197,17 @@ class Activity:
                 continue
             for _ in entries:
                 self._queue.popleft()
+
+
+def _bounded(value: object) -> object:
+    """The value with as much of it as an entry needs: entries may have to wait."""
+    if isinstance(value, str):
+        return value[:CHARS_MAX]
+    if isinstance(value, Mapping):
+        return {_bounded(name): _bounded(of) for name, of in islice(value.items(), ITEMS_MAX)}
+    if isinstance(value, Sequence):
+        return [_bounded(item) for item in value[:ITEMS_MAX]]
+    return value
 
 
 def _batch(entries: list[Entry]) -> Batch:

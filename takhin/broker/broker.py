@@ -44,8 +44,9 @@ class Broker:
         """What is wrong around the broker, one sentence under each name. Who puts it there takes it away."""
         self.meters = Meters()
         self.quotas = Quotas(settings.quotas)
-        self.access = Access(access, settings.access, clock)
+        self.access = Access(access, settings.access, clock, self.concerns)
         self.activity = Activity(engine, settings, clock)
+        self.access.on_change_outside.append(self.activity.changed_outside)
         self.topics = TopicVerbs(engine, settings)
         self.records = RecordVerbs(engine, settings, clock)
         self.compaction = CompactionVerbs(engine, settings.topics, clock)
@@ -67,6 +68,4 @@ class Broker:
     def health(self) -> BrokerHealth:
         """The program's version, its uptime, and what is wrong now."""
         troubles = [*self._engine.troubles, *self.concerns.values()]
-        if self.access.trouble is not None:
-            troubles.append(self.access.trouble)
         return BrokerHealth(self._version, int(time.monotonic() - self._started), troubles)

@@ -21,6 +21,7 @@ from takhin.config import SERVER_VARIABLE
 from takhin.errors import TakhinError
 from takhin.settings import INT32_MAX
 from takhin.settings.security import UNIX, listen_address
+from takhin.wire.compression import ZSTD
 
 T = TypeVar("T")
 
@@ -141,6 +142,9 @@ def _chosen(context: click.Context, parameters: Mapping[str, Any]) -> Endpoint:
         return endpoint(name, given=given)
 
 
+compression_option = click.option(
+    "--compression", type=click.Choice([ZSTD]), help="Compress records on their way: for slow links."
+)
 partition_option = click.option(
     "-p", "--partition", type=click.IntRange(0, INT32_MAX), metavar="N", help="This partition only."
 )

@@ -203,19 +203,26 @@ def delete_offsets(
 ) -> None:
     """Delete the offsets that GROUP has committed in each TOPIC.
 
-    It is refused while a member subscribes to one of them.
+    It is refused while a member subscribes to one of them, and if one of them does not exist.
     """
     if not topics:
         raise click.UsageError("Missing argument 'TOPIC...'.", click.get_current_context())
     named = ", ".join(topics)
     confirm(f"delete the offsets of group {group} in {named}", yes=yes)
 
-    async def deleted() -> None:
+    async def deleted() -> set[str]:
         async with admin(server) as broker:
+            committed = {at.topic for at in await broker.committed_offsets(group)}
             await without_members(broker, group, lambda: broker.delete_offsets(group, topics), force=force)
+            return committed
 
-    run(deleted())
+    committed = run(deleted())
+    deleted_in = [topic for topic in topics if topic in committed]
+    others = [topic for topic in topics if topic not in committed]
     if as_json:
-        print_json({"group_id": group, "deleted": list(topics)})
-    else:
-        click.echo(f"deleted the offsets of group {group} in {named}")
+        print_json({"group_id": group, "deleted": deleted_in})
+        return
+    if deleted_in:
+        click.echo(f"deleted the offsets of group {group} in {', '.join(deleted_in)}")
+    if others:
+        click.echo(f"group {group} had committed nothing in {', '.join(others)}")

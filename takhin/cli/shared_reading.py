@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import click
 
@@ -32,6 +33,7 @@ class SharedQuery:
     pattern: str | None
     asked: Span
     follow: bool
+    compression: Literal["zstd"] | None
 
     def check(self, partition: int | None) -> None:
         """Raise BadParameter for what the group decides, and not the command line."""
@@ -108,6 +110,7 @@ async def _read(server: Endpoint, query: SharedQuery, out: Output) -> None:
         on_revoked=ends.revoked,
         on_lost=ends.revoked,
         prefetch_bytes_max=PREFETCH_BYTES_MAX,
+        compression=query.compression,
         retry=TellingRetry(),
     )
     async with ends.consumer as consumer:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 import grpc
 
 from takhin.client.calls_access import AccessCalls
+from takhin.client.connection import Connection
 from takhin.client.model import (
     CommittedOffset,
     GroupDescription,
@@ -28,7 +30,10 @@ from takhin.client.model import (
     TopicDescription,
     TopicOutline,
 )
+from takhin.client.packing import Packing
+from takhin.client.producing.records import RecordEncoder
 from takhin.client.streams import ConsumeStream, MemberStream
+from takhin.errors import InvalidBatchError
 from takhin.model import OffsetAtTime, Source, TopicPartition
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import requests
@@ -45,6 +50,10 @@ class Calls(AccessCalls):
     UnavailableError, CallFailedError or ClosedError besides the errors that are named.
     """
 
+    def __init__(self, connection: Connection, packing: Packing) -> None:
+        super().__init__(connection)
+        self._packing = packing
+
     @property
     def server(self) -> str:
         """HOST:PORT, for error texts."""
@@ -53,6 +62,10 @@ class Calls(AccessCalls):
     def check_here(self) -> None:
         """Raise ForkedError or OtherLoopError where no call could be made."""
         self._connection.check_here()
+
+    def encoder(self, topic: str, max_message_bytes: int) -> RecordEncoder:
+        """Makes the records of a topic for `produce_message`."""
+        return RecordEncoder(topic, max_message_bytes)
 
     async def create_topic(
         self, deadline: float, name: str, partitions: int, configs: Mapping[str, str]
@@ -132,10 +145,10 @@ class Calls(AccessCalls):
         maybe_stored_from: an earlier attempt may have been stored, there or behind it.
         Raises LogReplacedError if the topic has another id than topic_id, unless that is empty.
         """
-        request = requests.produce(
+        request = partial(
+            requests.produce,
             at.topic,
             at.partition,
-            records,
             producer_id=producer_id,
             sequence=sequence,
             expected_offset=expected_offset,
@@ -143,7 +156,15 @@ class Calls(AccessCalls):
             maybe_stored_from=maybe_stored_from,
             source=source,
         )
-        response = await self._connection.unary(self._produce_message, request, deadline)
+        rpc, call = self._produce_message, self._connection.unary
+        packed = await self._packing.packed(records)
+        try:
+            response = await call(rpc, request(records=packed), deadline)
+        except InvalidBatchError:
+            if packed is records:
+                raise
+            response = await call(rpc, request(records=records), deadline)
+            self._packing.is_not_understood(self.server)
         return Produced(response.offset, response.num_partitions)
 
     @asynccontextmanager
@@ -170,6 +191,7 @@ class Calls(AccessCalls):
             stop_at_end=stop_at_end,
             incarnation_id=incarnation_id,
             max_bytes=response_bytes_max,
+            accept=self._packing.accepted,
         )
         async with self._connection.stream(CONSUME_MESSAGES, request.SerializeToString(), deadline) as call:
             yield ConsumeStream(call, self.server)

@@ -284,10 +284,13 @@ class Consumer(Blocking[ThreadedConsumer]):
     def poll(self, timeout: float | None = None) -> client.Record | None:
         """The next record; None if none comes within `timeout` seconds, or if all spans are read.
 
-        timeout: 0 takes only what has been read already; None waits. Raises as iterating does.
+        timeout: 0 takes only what has been read already; None waits. Raises as iterating does, and
+        ClosedError to whoever goes on after the None that `stop` led to.
         """
         with suppress(TimeoutError):
-            return self._records.poll(timeout)
+            if (record := self._records.poll(timeout)) is not None:
+                return record
+        self._core.assigned.tell_of_end()
         return None
 
     def batches(

@@ -64,6 +64,8 @@ class AccessFile:
             raise StartupError(
                 f"{self._path} cannot be opened: {error}. It must belong to the user who runs the broker"
             ) from error
+        except (apsw.FullError, apsw.BusyError, apsw.ReadOnlyError) as error:
+            raise StartupError(f"{self._path} cannot be used: {error}") from error
         except apsw.Error as error:
             raise StartupError(
                 f"{self._path} is damaged, or none of Takhin's: {error}. Nobody can be let in by it: put "

@@ -64,7 +64,8 @@ class Coordinator:
             settings.change_wait_ms, settings.first_wait_ms, settings.rejoin_ms, settings.members_max
         )
         self._groups: dict[str, LiveGroup] = {}  # those with members or with commits under way
-        self._populated: set[str] = set()
+        self._members: dict[str, int] = {}  # how many each group has that has some
+        self._members_total = 0
         self._floor = 1  # above every epoch that a group without members has had
         self._quiet_until = 0
         self._patterns = Patterns(engine, settings.pattern_chars_max)
@@ -124,9 +125,10 @@ class Coordinator:
             request.instance_id,
             request.client_id,
             address,
-            returning=request.epoch != JOINING and now_ms() < self._quiet_until,
+            returning=request.epoch != JOINING and self.settling,
         )
-        live = self._joinable(request.group_id, returning=event.returning)
+        live = self._joinable(request.group_id)
+        self._check_room(live.value, event)
         seat = Seat(event.member_id)
         live.apply(event, seat=seat, pattern=pattern)
         member = live.value.members[event.member_id]
@@ -144,22 +146,32 @@ class Coordinator:
         pattern = await self._patterns.find(text, reader)
         return Subscription(names, pattern.key, pattern.topics), pattern
 
-    def _joinable(self, group_id: str, *, returning: bool) -> LiveGroup:
+    def _check_room(self, group: Group, event: Join) -> None:
+        """Raise GroupFullError if the join would be one member too many, of all groups together."""
+        limit = self._settings.members_total_max
+        if self._members_total < limit or event.member_id in group.members or group.holder(event.instance_id):
+            return
+        raise GroupFullError(
+            f"all groups together have {self._members_total} members; the limit is {limit} "
+            "(groups.members_total_max)",
+            group_id=group.group_id,
+        )
+
+    def _joinable(self, group_id: str) -> LiveGroup:
         """The group, made if it has no members. Raises GroupFullError.
 
-        After a start, a group that was there before waits for its members before it shares anything out.
+        After a start it waits for the members that it may have had before it shares anything out.
         """
         live = self._groups.get(group_id)
         if live is not None and live.value.members:
             return live
-        if len(self._populated) >= self._settings.groups_max:
+        if len(self._members) >= self._settings.groups_max:
             raise GroupFullError(
-                f"{len(self._populated)} groups have members; the limit is {self._settings.groups_max} "
+                f"{len(self._members)} groups have members; the limit is {self._settings.groups_max} "
                 "(groups.groups_max)",
                 group_id=group_id,
             )
-        waits = returning or (now_ms() < self._quiet_until and bool(self._engine.offsets.of(group_id)))
-        value = self._new(group_id, self._quiet_until if waits else 0)
+        value = self._new(group_id, self._quiet_until)
         if live is None:
             return LiveGroup(value, self._keep, self._backlog)
         live.value = value  # with the commits that are under way
@@ -172,17 +184,21 @@ class Coordinator:
         """Know the group as long as it has members or commits under way."""
         value = live.value
         group_id = value.group_id
+        self._members_total += len(value.members) - self._members.pop(group_id, 0)
         if value.members:
-            self._populated.add(group_id)
-        else:
-            self._populated.discard(group_id)
-            if value.epoch > value.floor:
-                self._floor = max(self._floor, value.epoch + 1)
+            self._members[group_id] = len(value.members)
+        elif value.epoch > value.floor:
+            self._floor = max(self._floor, value.epoch + 1)
         if value.members or live.commits:
             self._groups[group_id] = live
         elif self._groups.get(group_id) is live:
             del self._groups[group_id]
             live.close()
+
+    @property
+    def settling(self) -> bool:
+        """True while members of the former run come back: whoever owns something says so itself."""
+        return now_ms() < self._quiet_until
 
     # The catalogue
 
@@ -263,12 +279,12 @@ class Coordinator:
 
     def live(self, group_id: str) -> LiveGroup | None:
         """The group, if it has members."""
-        return self._groups[group_id] if group_id in self._populated else None
+        return self._groups[group_id] if group_id in self._members else None
 
     @property
     def populated(self) -> Collection[str]:
         """The groups that have members."""
-        return self._populated
+        return self._members.keys()
 
     def state(self, group_id: str) -> tuple[GroupState, int]:
         """A group's state, and how many members it has."""

@@ -91,7 +91,7 @@ class Scraper:
         sheet.histogram("takhin_event_loop_delay_seconds", self.delay.seconds)
         sheet.histogram("takhin_metrics_scrape_seconds", self._seconds)
         meters = self._watched.broker.meters
-        sheet.tally("takhin_throttled_total", meters.throttled)
+        sheet.tally("takhin_throttled_total", self._watched.broker.quotas.throttled)
         sheet.tally("takhin_auth_failures_total", meters.auth_failures)
         sheet.tally("takhin_access_denied_total", meters.access_denied)
         for certificate, expires_at in meters.certificates.items():

@@ -14,7 +14,7 @@ from typing import Any
 
 from takhin.access.principals import parsed_mapping, principal_of
 from takhin.access.rules import Need, Rights
-from takhin.access.tokens import Token
+from takhin.access.tokens import Token, is_token
 from takhin.broker.broker import Broker
 from takhin.errors import AccessUnavailableError, PermissionDeniedError, TakhinError, UnauthenticatedError
 from takhin.model import CERTIFICATE, OWN_SOCKET, SHARED_SOCKET, Caller
@@ -106,11 +106,10 @@ class Gate:
         caller = self._identity(call, context)
         if caller is None:
             presented = _presented(context)
+            reason = _wrong(presented)
             self._activity.denied(call.caller, method, "UNAUTHENTICATED")
-            self._meters.auth_failures.add("invalid token" if presented else "nothing presented")
-            self._attempts.failed(
-                host_of(call.peer), method, "no valid token" if presented else "no token and no certificate"
-            )
+            self._meters.auth_failures.add(reason)
+            self._attempts.failed(host_of(call.peer), method, reason)
             raise UnauthenticatedError(WRONG_TOKEN if presented else UNKNOWN_CALLER)
         call.caller = caller
         self._require(BEFORE_READING.get(method, SOMETHING), self._access.rights_of(caller), method)
@@ -178,10 +177,8 @@ class Gate:
         return None if principal is None else Caller(principal, address, CERTIFICATE)
 
     def _token(self, presented: list[str]) -> Token | None:
-        scheme, _, text = presented[0].partition(" ")
-        if len(presented) > 1 or scheme.lower() != SCHEME:
-            return None
-        return self._access.token(text.strip())
+        text = _text(presented)
+        return None if text is None else self._access.token(text)
 
     # Open streams
 
@@ -224,6 +221,20 @@ def _denied(caller: Caller, need: Need) -> PermissionDeniedError:
 def _presented(context: Context) -> list[str]:
     """What a call has as authorization."""
     return [str(value) for key, value in context.invocation_metadata() or () if key == AUTHORIZATION]
+
+
+def _text(presented: list[str]) -> str | None:
+    """The token in what a call has as authorization; None if that is something else, or there are several."""
+    scheme, _, text = presented[0].partition(" ")
+    return text.strip() if len(presented) == 1 and scheme.lower() == SCHEME else None
+
+
+def _wrong(presented: list[str]) -> str:
+    """What is wrong with what a call presents, for logs and meters alone: the caller is not told."""
+    if not presented:
+        return "nothing presented"
+    text = _text(presented)
+    return "unknown, revoked or expired" if text is not None and is_token(text) else "not a token"
 
 
 def _certified(context: Context) -> Iterator[str]:

@@ -11,43 +11,30 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import structlog
 from google.protobuf import message_factory
-from google.protobuf.message import DecodeError
 
-from takhin.errors import InternalError, InvalidArgumentError, ShuttingDownError, TakhinError
+from takhin.errors import InternalError, ShuttingDownError, TakhinError
 from takhin.logs import debugging
 from takhin.quotas import Quotas
 from takhin.rpc.access_log import AccessLog
-from takhin.rpc.arrivals import Arrival, Arrivals, Parse
+from takhin.rpc.arrivals import Arrival, Arrivals
 from takhin.rpc.call_log import CallLog
 from takhin.rpc.call_quotas import CallQuotas
 from takhin.rpc.calls import Context, Handler, Watcher, running, watched
 from takhin.rpc.gate import Gate, Passage
+from takhin.rpc.gzip_answers import asks_for_gzip, is_worth_gzip
+from takhin.rpc.parsing import Parser, Refused
 from takhin.settings import Settings
-from takhin.turns import LARGE_BYTES, others_turn
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
-from takhin.wire.crowd import SMALL_BYTES, bounds, too_large
+from takhin.wire.crowd import bounds, too_large
 from takhin.wire.status import TABLE, rich_status
 
 logger = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Stands for a request whose bytes do not parse, where gRPC would answer UNKNOWN, or that is not allowed.
-
-    topic, partition: what it names, if it could be read.
-    """
-
-    error: TakhinError
-    topic: str = ""
-    partition: int = 0
 
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"]
@@ -97,6 +84,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._arrivals = Arrivals(settings.rpc.arrivals_max, settings.rpc)
         self._health_arrivals = Arrivals(settings.rpc.health_arrivals_max, settings.rpc)
         self._bounds = bounds(settings)
+        self._message_bytes_max = settings.rpc.message_bytes_max
+        self._gzip = settings.rpc.gzip
         self._handlers: dict[str, Handler] = {}
         self._unary_calls: set[asyncio.Task[Any]] = set()
         self._streams: dict[asyncio.Task[Any], str] = {}
@@ -181,7 +170,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             asked = {name: getattr(request[0], name) for name in repeated}
             try:
                 await self._gate.check(method, request[0])
-                return await inner(request.pop(), context)  # which may let go of a large one
+                response = await inner(request.pop(), context)  # which may let go of a large one
             except grpc.aio.AbortError:
                 raise
             except Exception as raised:  # noqa: BLE001  the boundary: everything gets an answer
@@ -190,6 +179,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if row.in_band and response_class is not None:
                     return convert.refusal(response_class(), asked, error, row.code)
                 return await abort(context, error)
+            if self._gzip and asks_for_gzip(context) and is_worth_gzip(response):
+                context.set_compression(grpc.Compression.Gzip)
+            return response
 
         async def call(_: object, context: Context) -> Any:
             task = _current_task()
@@ -221,7 +213,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await self._gate.check(method, first, passage)
             if not streaming:
                 return inner(first, context)
-            return inner(self._parsed(first, _counted(requests), parse, method, passage), context)
+            later = arrivals.requests(_counted(requests), context.peer(), parse)
+            return inner(self._parsed(first, later, method, passage), context)
 
         async def call(requests: AsyncIterator[bytes], context: Context) -> None:
             task = _current_task()
@@ -249,32 +242,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return grpc.stream_stream_rpc_method_handler(call, None, _serializer(handler))
 
-    def _parser(self, handler: Handler, method: str) -> Parse:
-        """The handler's deserializer, except that it returns Refused where that one raises.
-
-        It also does so for what is too large, or has so many elements that to make objects of them would take
-        too long. Others have their turn between the steps of a large one.
-        """
+    def _parser(self, handler: Handler, method: str) -> Parser:
+        """Parses the method's requests, and refuses what is too large or has too many elements."""
         parse: Any = handler.request_deserializer
-        refuse = self._bounds.get(method.rpartition("/")[2], too_large)
-
-        async def parsed(raw: bytes) -> Any:
-            if len(raw) > SMALL_BYTES:
-                if len(raw) > LARGE_BYTES:
-                    await others_turn()
-                if (reason := await refuse(raw)) is not None:
-                    return Refused(InvalidArgumentError(reason))
-                if len(raw) > LARGE_BYTES:
-                    await others_turn()
-            try:
-                request = parse(raw)
-            except DecodeError as error:
-                return Refused(InvalidArgumentError(f"the request is no such protobuf message: {error}"))
-            if len(raw) > LARGE_BYTES:
-                await others_turn()
-            return request
-
-        return parsed
+        return Parser(parse, self._bounds.get(method.rpartition("/")[2], too_large), self._message_bytes_max)
 
     async def _allowed(self, method: str, arriving: AsyncIterator[Arrival]) -> AsyncGenerator[Arrival, None]:
         """The requests of a produce stream; in place of each that is not allowed, its refusal."""
@@ -288,12 +259,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             yield arrival
 
     async def _parsed(
-        self, first: Any, requests: AsyncIterator[bytes], parse: Parse, method: str, passage: Passage
+        self, first: Any, requests: AsyncIterator[Arrival], method: str, passage: Passage
     ) -> AsyncGenerator[Any, None]:
         """The requests of a stream, whose first one is there. Raises the error of one that is refused."""
         yield first
-        async for message in requests:
-            request = _well_formed(await parse(message))
+        async for arrival in requests:
+            arrival.leave()
+            request = _well_formed(arrival.request)
             await self._gate.check(method, request, passage)
             yield request
 
@@ -303,8 +275,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await stream
             return
         call = running()
+        gzip = self._gzip and asks_for_gzip(context)
+        if gzip:
+            context.set_compression(grpc.Compression.Gzip)
         async with aclosing(stream):
             async for response in stream:
+                if gzip and not is_worth_gzip(response):
+                    context.disable_next_message_compression()
                 self._writing.add(task)
                 passage.writing = True
                 try:

@@ -12,7 +12,7 @@ from typing import Any
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
-from takhin.access.rules import ACCESS_TOPIC, Action, Need, Resource
+from takhin.access.rules import TO_ADMINISTER, Action, Need, Resource
 from takhin.v1 import takhin_pb2 as pb
 
 Needs = Callable[[Any], Iterable[Need]]
@@ -34,7 +34,6 @@ OPEN = {
 SOMETHING = (Need(),)
 """Any right at all."""
 SOME_TOPIC, SOME_GROUP = (Need(None, TOPIC),), (Need(None, GROUP),)
-TO_ADMINISTER = (Need(Action.ADMIN, TOPIC, ACCESS_TOPIC),)
 
 
 def _fixed(needs: Iterable[Need]) -> Needs:
@@ -118,11 +117,11 @@ METHODS: Mapping[str, Needs] = {
     "DescribeConsumerGroup": _group(None),
     "DeleteConsumerGroup": _group(Action.ADMIN),
     "DeleteOffsets": _group(Action.ADMIN),
-    "CreateToken": _fixed(TO_ADMINISTER),
-    "ListTokens": _fixed(TO_ADMINISTER),
-    "RevokeTokens": _fixed(TO_ADMINISTER),
-    "ChangeAccess": _fixed(TO_ADMINISTER),
-    "ListAccess": _fixed(TO_ADMINISTER),
+    "CreateToken": _fixed((TO_ADMINISTER,)),
+    "ListTokens": _fixed((TO_ADMINISTER,)),
+    "RevokeTokens": _fixed((TO_ADMINISTER,)),
+    "ChangeAccess": _fixed((TO_ADMINISTER,)),
+    "ListAccess": _fixed((TO_ADMINISTER,)),
     "HealthCheck": _fixed(SOMETHING),
 }
 """The methods of TakhinService."""

@@ -17,6 +17,7 @@ from takhin.settings.quotas import QuotaSettings
 from takhin.settings.security import TlsSettings, listen_address
 from takhin.settings.serving import ConsumeSettings, GroupSettings, ProduceSettings, RpcSettings
 from takhin.settings.storage import StorageSettings, TopicSettings
+from takhin.settings.traces import TraceSettings
 
 __all__ = [
     "INT32_MAX",
@@ -33,6 +34,7 @@ __all__ = [
     "StorageSettings",
     "TlsSettings",
     "TopicSettings",
+    "TraceSettings",
     "kind_of",
     "setting",
     "split_address",
@@ -87,4 +89,5 @@ class Settings:
     quotas: QuotaSettings = field(default_factory=QuotaSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    traces: TraceSettings = field(default_factory=TraceSettings)
     log: LogSettings = field(default_factory=LogSettings)

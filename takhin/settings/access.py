@@ -56,7 +56,7 @@ class ActivitySettings:
         256 << 20, "retention.bytes of the topic", least=1, most=INT64_MAX, no_limit=True
     )
     queue_max: int = setting(
-        10_000, "entries that wait to be written; those beyond it are counted instead", least=1
+        2_000, "entries that wait to be written; those beyond it are counted instead", least=1
     )
     denials_per_minute_max: int = setting(
         100, "entries about denied calls in a minute; those beyond it are counted instead", least=1

@@ -152,6 +152,26 @@ ERROR_CODE_ACCESS_UNAVAILABLE: ErrorCode.ValueType  # 31
 """the broker cannot read or change its tokens and rules at present"""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
+class _Compression:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CompressionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Compression.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMPRESSION_UNSPECIFIED: _Compression.ValueType  # 0
+    """not at all"""
+    COMPRESSION_ZSTD: _Compression.ValueType  # 1
+    """one frame of zstd (RFC 8878), without a dictionary and with nothing behind it"""
+
+class Compression(_Compression, metaclass=_CompressionEnumTypeWrapper):
+    """How records are compressed on their way. They are stored as they are."""
+
+COMPRESSION_UNSPECIFIED: Compression.ValueType  # 0
+"""not at all"""
+COMPRESSION_ZSTD: Compression.ValueType  # 1
+"""one frame of zstd (RFC 8878), without a dictionary and with nothing behind it"""
+Global___Compression: _TypeAlias = Compression  # noqa: Y015
+
 @_typing.final
 class RecordHeader(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -807,6 +827,8 @@ class ProduceMessageRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     TOPIC_ID_FIELD_NUMBER: _builtins.int
     MAYBE_STORED_FROM_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
+    COMPRESSED_RECORDS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     """-1: the broker chooses, by the key if there is one"""
@@ -839,6 +861,13 @@ class ProduceMessageRequest(_message.Message):
     OUT_OF_SEQUENCE: whether it was stored is unknown. Absent: a batch of sequence 0 of a producer that the log does
     not know is stored, a second time if the log has forgotten the first.
     """
+    compression: Global___Compression.ValueType
+    """Instead of record and records: a ProduceMessageRequest in which only records is set, serialized and then
+    compressed. All limits are those of the same request with plain records; a broker that is older than these
+    fields answers with INVALID_BATCH.
+    of compressed_records
+    """
+    compressed_records: _builtins.bytes
     @_builtins.property
     def record(self) -> Global___Record: ...
     @_builtins.property
@@ -869,10 +898,12 @@ class ProduceMessageRequest(_message.Message):
         source: Global___SourceOffset | None = ...,
         topic_id: _builtins.str = ...,
         maybe_stored_from: _builtins.int | None = ...,
+        compression: Global___Compression.ValueType = ...,
+        compressed_records: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_maybe_stored_from", b"_maybe_stored_from", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "maybe_stored_from", b"maybe_stored_from", "record", b"record", "required_acks", b"required_acks", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_maybe_stored_from", b"_maybe_stored_from", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "maybe_stored_from", b"maybe_stored_from", "partition", b"partition", "producer_id", b"producer_id", "record", b"record", "records", b"records", "required_acks", b"required_acks", "sequence", b"sequence", "source", b"source", "timeout_ms", b"timeout_ms", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_maybe_stored_from", b"_maybe_stored_from", "_required_acks", b"_required_acks", "compressed_records", b"compressed_records", "compression", b"compression", "expected_offset", b"expected_offset", "maybe_stored_from", b"maybe_stored_from", "partition", b"partition", "producer_id", b"producer_id", "record", b"record", "records", b"records", "required_acks", b"required_acks", "sequence", b"sequence", "source", b"source", "timeout_ms", b"timeout_ms", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_offset: _TypeAlias = _typing.Literal["expected_offset"]  # noqa: Y015
     _WhichOneofArgType__expected_offset: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset"]  # noqa: Y015
@@ -1000,6 +1031,7 @@ class ConsumeMessagesRequest(_message.Message):
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     START_TIMESTAMP_FIELD_NUMBER: _builtins.int
     INCARNATION_ID_FIELD_NUMBER: _builtins.int
+    ACCEPT_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     offset: _builtins.int
@@ -1021,6 +1053,12 @@ class ConsumeMessagesRequest(_message.Message):
     """PartitionInfo.incarnation_id of the log that the offsets are about; another log is not read: the call ends
     with FAILED_PRECONDITION and the reason LOG_REPLACED. Empty: whichever log the partition has.
     """
+    @_builtins.property
+    def accept(self) -> _containers.RepeatedScalarFieldContainer[Global___Compression.ValueType]:
+        """What the records of a response may be compressed with, where that makes it smaller. max_bytes and min_bytes are
+        about plain records in any case. An older broker knows nothing of it: its records are always plain.
+        """
+
     def __init__(
         self,
         *,
@@ -1035,10 +1073,11 @@ class ConsumeMessagesRequest(_message.Message):
         max_records: _builtins.int = ...,
         start_timestamp: _builtins.int | None = ...,
         incarnation_id: _builtins.str = ...,
+        accept: _abc.Iterable[Global___Compression.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_start_timestamp", b"_start_timestamp", "_stop_offset", b"_stop_offset", "start_timestamp", b"start_timestamp", "stop_offset", b"stop_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_start_timestamp", b"_start_timestamp", "_stop_offset", b"_stop_offset", "incarnation_id", b"incarnation_id", "max_bytes", b"max_bytes", "max_records", b"max_records", "max_wait_ms", b"max_wait_ms", "min_bytes", b"min_bytes", "offset", b"offset", "partition", b"partition", "start_timestamp", b"start_timestamp", "stop_at_end", b"stop_at_end", "stop_offset", b"stop_offset", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_start_timestamp", b"_start_timestamp", "_stop_offset", b"_stop_offset", "accept", b"accept", "incarnation_id", b"incarnation_id", "max_bytes", b"max_bytes", "max_records", b"max_records", "max_wait_ms", b"max_wait_ms", "min_bytes", b"min_bytes", "offset", b"offset", "partition", b"partition", "start_timestamp", b"start_timestamp", "stop_at_end", b"stop_at_end", "stop_offset", b"stop_offset", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__start_timestamp: _TypeAlias = _typing.Literal["start_timestamp"]  # noqa: Y015
     _WhichOneofArgType__start_timestamp: _TypeAlias = _typing.Literal["_start_timestamp", b"_start_timestamp"]  # noqa: Y015
@@ -1061,6 +1100,8 @@ class ConsumeMessagesResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     THROTTLED_MS_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
+    COMPRESSED_RECORDS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     high_watermark: _builtins.int
@@ -1069,6 +1110,12 @@ class ConsumeMessagesResponse(_message.Message):
     """always empty: errors of this call are a gRPC status"""
     throttled_ms: _builtins.int
     """For so long the stream was held back since its last response, because a quota of the caller was used up."""
+    compression: Global___Compression.ValueType
+    """Instead of records, if the request accepts it: a ConsumeMessagesResponse in which only records is set,
+    serialized and then compressed.
+    of compressed_records
+    """
+    compressed_records: _builtins.bytes
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]:
         """empty: nothing new, but the stream is alive"""
@@ -1082,10 +1129,12 @@ class ConsumeMessagesResponse(_message.Message):
         records: _abc.Iterable[Global___Record] | None = ...,
         error: _builtins.str = ...,
         throttled_ms: _builtins.int = ...,
+        compression: Global___Compression.ValueType = ...,
+        compressed_records: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "high_watermark", b"high_watermark", "partition", b"partition", "records", b"records", "throttled_ms", b"throttled_ms", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compressed_records", b"compressed_records", "compression", b"compression", "error", b"error", "high_watermark", b"high_watermark", "partition", b"partition", "records", b"records", "throttled_ms", b"throttled_ms", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1622,7 +1671,9 @@ class ConsumerGroupInfo(_message.Message):
     """"consumer" """
     member_count: _builtins.int
     lag: _builtins.int
-    """GroupOffset.lag of all partitions together"""
+    """GroupOffset.lag of all partitions together, and all records of the partitions that a member owns and in which the
+    group has committed nothing.
+    """
     def __init__(
         self,
         *,
@@ -1865,7 +1916,7 @@ class DeleteOffsetsRequest(_message.Message):
     group_id: _builtins.str
     @_builtins.property
     def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """at least one; what the group has committed nothing in is passed over"""
+        """at least one, and they exist; what the group has committed nothing in is passed over"""
 
     def __init__(
         self,

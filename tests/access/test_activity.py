@@ -84,6 +84,20 @@ async def test_what_is_noted(serving, keeper):
     assert text not in json.dumps(found)
 
 
+async def test_changes_in_the_folder_are_noted(serving, keeper):
+    """Tokens and rules that another process has changed are noted, too; who it was is not known."""
+    boss = keeper.token("boss")
+    async with serving() as server:
+        keeper.token("new")
+        await until(lambda: server._broker.access.list_tokens("new"))
+        keeper.rule("allow read topic a")
+        found = await entries(server, boss, 2)
+    assert [(of["principal"], of["address"], of["action"]) for of in found] == [
+        ("", "data folder", "access.changed")
+    ] * 2
+    assert (found[0]["tokens_made"], found[1]["put"]) == (["new"], ["allow me read topic a"])
+
+
 async def test_members_that_join_are_noted(serving, keeper):
     """A member that joins is noted with its group."""
     boss = keeper.token("boss")

@@ -9,8 +9,10 @@ from access.support import EVERYTHING, Keeper, bearer, channel_to, methods
 from blackbox.clients import refusal
 from takhin.access import tokens
 from takhin.access.rules import ACTIONS, Need, Resource
+from takhin.broker.session import UNSAID
 from takhin.rpc.permissions import TABLE
 from takhin.v1 import takhin_pb2 as pb
+from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
 STATUS = grpc.StatusCode
 
@@ -164,6 +166,24 @@ async def test_what_settings_open(serving, recorder, tmp_path):
                     await method.call(channel)
     assert recorder.called
     assert all(path.startswith(opened) for path in recorder.called)
+
+
+async def test_who_learns_what_is_wrong(serving, tmp_path):
+    """What is wrong names topics and folders, so only those who may administer learn it."""
+    keeper = Keeper(tmp_path)
+    boss, token = keeper.token("boss"), keeper.token()
+    keeper.rule("allow admin topic *", "boss")
+    keeper.rule("allow read topic a")
+    async with serving(access__open="health") as server, channel_to(server) as channel:
+        server._broker.concerns["x"] = "topic secret is not served"
+        stub = TakhinServiceStub(channel)
+        for metadata, expected in (
+            (bearer(boss), "topic secret is not served"),
+            (bearer(token), UNSAID),
+            ((), UNSAID),
+        ):
+            found = await stub.HealthCheck(pb.HealthCheckRequest(), metadata=metadata)
+            assert (found.status, list(found.reasons)) == ("degraded", [expected])
 
 
 async def test_a_method_without_a_row_is_refused(serving, recorder, tmp_path, monkeypatch):

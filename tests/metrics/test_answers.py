@@ -1,9 +1,12 @@
 """What /metrics says of a broker's topics, groups and calls, in both formats."""
 
+import asyncio
+
 import pytest
 
 from metrics.support import scrape, server
-from takhin.client import Admin, Consumer, Producer
+from takhin.client import Admin, Consumer, Producer, Retry
+from takhin.errors import OverloadedError
 from takhin.metrics.names import METRICS
 from takhin.model import Batch, CommittedOffset, TopicConfig, TopicSpec
 from takhin.model import TopicPartition as At
@@ -107,19 +110,27 @@ async def test_a_topic_made_again_counts_from_0():
 
 
 async def test_what_other_parts_count_is_shown():
-    """Throttles, failures of authentication, denials and certificates have series once something counts."""
+    """Failures of authentication, denials and certificates have series once something counts."""
     async with server() as running:
         meters = running._broker.meters
-        meters.throttled.add("produce_bytes", "delayed", count=3)
         meters.auth_failures.add("expired")
         meters.access_denied.add("write")
         meters.certificates["server.pem"] = 2_000_000_000.5
         found = await scrape(running)
-    assert found.value("takhin_throttled_total", limit="produce_bytes", action="delayed") == 3
     assert found.value("takhin_auth_failures_total", reason="expired") == 1
     assert found.value("takhin_access_denied_total", action="write") == 1
     expiry = "takhin_certificate_not_after_timestamp_seconds"
     assert found.value(expiry, certificate="server.pem") == 2_000_000_000.5
+
+
+async def test_what_quotas_hold_back_is_shown():
+    """A call beyond a quota counts as refused, what a stream has to wait for as delayed."""
+    async with server(quotas__address_requests_per_s=1, quotas__burst_ms=1_000) as running:
+        async with Admin(running.address, retry=Retry(attempts_max=1)) as admin:
+            with pytest.raises(OverloadedError):
+                await asyncio.gather(*(admin.list_topics() for _ in range(20)))
+        found = await scrape(running)
+    assert found.value("takhin_throttled_total", limit="requests_per_s", action="refused") >= 1
 
 
 @pytest.mark.parametrize(

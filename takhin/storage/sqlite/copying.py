@@ -101,6 +101,8 @@ class Copying:
 
     async def last_bit(self) -> None:
         """Copy the rest of the WAL, between two groups. Runs as a step of the partition's life."""
+        if self._checkpoint.truncate:  # it has begun with this step
+            self._began = time.perf_counter()
         copy = partial(self._file.copy_last_bit, truncate=self._checkpoint.truncate)
         try:
             left = await on(self._shared.threads.commit, copy)
