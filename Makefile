@@ -93,7 +93,7 @@ $(RUNTIME): pyproject.toml constraints.txt $(BIN)/python
 
 $(DEV): pyproject.toml constraints.txt $(BIN)/python
 	@echo 'installing into .venv what development needs (now, and when the pinned versions change)'
-	@$(PIP) -e '.[server,dev]'
+	@$(PIP) -e '.[server,otel,dev]'
 	@touch $(RUNTIME) $@
 
 $(PEERS): $(DEV) bench/kafka/pom.xml

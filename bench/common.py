@@ -156,9 +156,11 @@ def new_data_dir(folder: Path) -> Iterator[Path]:
         yield Path(data_dir)
 
 
-def serve_command(data_dir: Path, flags: Sequence[str] = (), *, python: Sequence[str] = ()) -> list[str]:
+def serve_command(
+    data_dir: Path, flags: Sequence[str] = (), *, listen: str = "127.0.0.1:0", python: Sequence[str] = ()
+) -> list[str]:
     """The command line of a Takhin on this data folder. python: flags of the interpreter."""
-    serve = ("serve", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0", "--log-level", "warning")
+    serve = ("serve", "--data-dir", str(data_dir), "--listen", listen, "--log-level", "warning")
     return [sys.executable, *python, "-m", "takhin", *serve, *flags]
 
 

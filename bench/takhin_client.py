@@ -12,7 +12,8 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,37 @@ def version(_address: str) -> str:
     )
 
 
-def measure(address: str, load: Load) -> Results:
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """How to connect. credentials: None for plain traffic. metadata: sent with every call: a token."""
+
+    credentials: grpc.ChannelCredentials | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    def channel(self, address: str) -> grpc.aio.Channel:
+        target = f"dns:///{address}"
+        if self.credentials is None:
+            return grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(target, self.credentials, CHANNEL_OPTIONS)
+
+
+PLAIN = Dial()
+
+
+class _WithMetadata:
+    """A stub whose calls all carry the same metadata."""
+
+    def __init__(self, stub: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._stub = stub
+        self._metadata = metadata
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(getattr(self._stub, name), metadata=self._metadata)
+
+
+def measure(address: str, load: Load, dial: Dial = PLAIN) -> Results:
     """Run the load against a Takhin, in its own topic with one partition, which is deleted afterwards."""
-    return asyncio.run(_measure(address, load))
+    return asyncio.run(_measure(address, load, dial))
 
 
 def measure_echo(address: str, load: Load) -> Results:
@@ -54,10 +83,10 @@ def measure_echo(address: str, load: Load) -> Results:
     return asyncio.run(_measure_echo(address, load))
 
 
-async def _measure(address: str, load: Load) -> Results:
-    async with client(address) as stub, new_topic(stub) as topic:
+async def _measure(address: str, load: Load, dial: Dial) -> Results:
+    async with client(address, dial) as stub, new_topic(stub) as topic:
         if load.kind == TAIL:
-            async with client(address) as consumer:
+            async with client(address, dial) as consumer:
                 return {"arrival": await _arrival(stub, consumer, topic, load)}
         results = await _produce(stub, topic, load)
         if load.consume:
@@ -73,10 +102,11 @@ async def _measure_echo(address: str, load: Load) -> Results:
 
 
 @asynccontextmanager
-async def client(address: str) -> AsyncIterator[Any]:
-    async with grpc.aio.insecure_channel(f"dns:///{address}", CHANNEL_OPTIONS) as channel:
+async def client(address: str, dial: Dial = PLAIN) -> AsyncIterator[Any]:
+    async with dial.channel(address) as channel:
         await channel.channel_ready()
-        yield TakhinServiceStub(channel)
+        stub = TakhinServiceStub(channel)
+        yield _WithMetadata(stub, dial.metadata) if dial.metadata else stub
 
 
 @asynccontextmanager

@@ -120,7 +120,7 @@ class Tree(Generic[S]):
     def _options(self) -> Iterator[Option]:
         for branch, branch_class in self.branches.items():
             for field in dataclasses.fields(branch_class):
-                if field.name not in self.branches:
+                if branch or field.name not in self.branches:
                     key = f"{branch}.{field.name}" if branch else field.name
                     option = Option(key, field.default, field.metadata["doc"], field.metadata["kind"], key)
                     yield option

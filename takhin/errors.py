@@ -20,6 +20,8 @@
     │   ├── EndOffsetMismatchError
     │   ├── OutOfSequenceError
     │   ├── LogReplacedError
+    │   ├── UnauthenticatedError
+    │   ├── PermissionDeniedError
     │   ├── FencedMemberError
     │   ├── UnknownMemberError
     │   ├── InstanceInUseError
@@ -28,6 +30,7 @@
     │   ├── OverloadedError
     │   ├── StorageFullError
     │   ├── PartitionUnavailableError
+    │   ├── AccessUnavailableError
     │   ├── OutcomeUnknownError
     │   └── ShuttingDownError
     ├── InternalError            a fault of the broker's own, logged under an id
@@ -227,6 +230,14 @@ class LogReplacedError(RefusedError):
     """
 
 
+class UnauthenticatedError(RefusedError):
+    """The caller has not proved who it is: no token and no certificate, or a token that does not hold."""
+
+
+class PermissionDeniedError(RefusedError):
+    """The caller may not do that. Whether what the call names exists is not said."""
+
+
 class FencedMemberError(RefusedError):
     """A member of a consumer group is not what it was: its epoch has passed, or it owns a partition no more.
 
@@ -264,6 +275,10 @@ class StorageFullError(UnavailableError):
 
 class PartitionUnavailableError(UnavailableError):
     """This partition's file cannot be written or read now; other partitions go on."""
+
+
+class AccessUnavailableError(UnavailableError):
+    """The broker cannot read or change its tokens and rules now, so nobody is let in by them."""
 
 
 class OutcomeUnknownError(UnavailableError):

@@ -25,6 +25,12 @@ from takhin.sizes import HEADER_OVERHEAD_BYTES, size_bytes
 TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 """Kafka's rule, and a name of a folder. Not a setting: folders and copies rely on it."""
 
+RESERVED = "__"
+"""Begins the names of topics that are the broker's own."""
+
+ACTIVITY_TOPIC = "__activity"
+"""The one that there is: see broker/activity.py."""
+
 GROUP_ID_BYTES_MAX = 255
 """Bytes of UTF-8. Not a setting: the interface promises it, and an id is a name, not data."""
 
@@ -42,10 +48,19 @@ def check_topic_name(name: str) -> str:
         reason = "a topic name has 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-'"
     elif name in (".", ".."):
         reason = "'.' and '..' cannot be topic names"
-    elif name.startswith("__"):
+    elif name.startswith(RESERVED) and name != ACTIVITY_TOPIC:
         reason = "names that begin with '__' are reserved"
     if reason is not None:
         raise InvalidTopicNameError(f"invalid topic name {shown(name)}: {reason}", topic=name[:249])
+    return name
+
+
+def check_changeable(name: str) -> str:
+    """Return `name` if a client may make, change or delete a topic of that name."""
+    if check_topic_name(name) == ACTIVITY_TOPIC:
+        raise InvalidTopicNameError(
+            f"topic {name!r} is the broker's own: only the settings activity.* change it", topic=name
+        )
     return name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -81,6 +82,21 @@ class HeartbeatAnswer(NamedTuple):
 
 
 MemberResponse: TypeAlias = Joined | Assignment | HeartbeatAnswer
+
+
+class Reader(NamedTuple):
+    """Who a member is, for what its pattern may find.
+
+    principal: two of the same one may read the same; empty: everything. may_read: whether this one may read a
+    topic, as of now.
+    """
+
+    principal: str
+    may_read: Callable[[str], bool]
+
+
+ANYBODY = Reader("", lambda _topic: True)
+"""Where everybody may read everything."""
 
 
 class Committer(NamedTuple):

@@ -15,8 +15,8 @@ from typing import Any
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """The numbers of options in glibc's malloc.h."""
 HEAPS_MAX = 4
-"""By itself glibc makes eight heaps for each core, and what one thread has freed is no use to another. A flood of
-calls that are cancelled at once takes 60 MiB with 4 heaps, and 120 MiB or more without a bound."""
+"""By itself glibc makes eight heaps for each core, and what is free in one is no use to threads of another. A
+flood of calls that are cancelled at once takes 60 MiB with 4 heaps, and 120 MiB or more without a bound."""
 LARGE_BLOCK_BYTES = 1_536 << 10
 """More than a response usually has: to get such a block and to give it back takes some 0.1 ms."""
 KEPT_BYTES = 16 << 20

@@ -290,12 +290,22 @@ ANONYMOUS = "anonymous"
 class Caller(NamedTuple):
     """Who makes a call, and from where.
 
-    principal: "anonymous" for everybody, since no caller has to prove who it is.
+    principal: "anonymous" for one who has not proved who it is.
     address: HOST:PORT of the other end of the connection.
+    proof: the id of the token by which it is the principal, or one of the words below.
     """
 
     principal: str
     address: str
+    proof: str = ""
+
+
+NO_PROOF = ""
+CERTIFICATE = "certificate"
+OWN_SOCKET = "own unix socket"
+"""A socket file that the broker's user alone may use, who may change the tokens and rules anyway."""
+SHARED_SOCKET = "unix socket"
+"""A socket file that others may use, too. A token's id is none of these words: it is hexadecimal."""
 
 
 class ProduceRequest(NamedTuple):

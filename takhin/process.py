@@ -82,7 +82,7 @@ async def run(settings: Settings) -> None:
 def _warn_of_exposure(server: Server) -> None:
     """Say what other machines can reach that is not protected."""
     for address in map(listen_address, server.addresses):
-        if (exposed := exposure(address)) is not None:
+        if (exposed := exposure(address, identified=server.settings.access.enabled)) is not None:
             logger.warning("plain_traffic", address=str(address), reason=exposed[0])
     if server.metrics is not None and not listen_address(server.metrics.address).local:
         reason = "whoever reaches it reads the names and sizes of topics and groups"

@@ -14,6 +14,7 @@ from takhin import topic_configs
 from takhin.broker.broker import Broker
 from takhin.broker.lag import Ages
 from takhin.clock import Clock, system_clock
+from takhin.disk.access_file import AccessFile
 from takhin.disk.connection import library_version
 from takhin.errors import StartupError
 from takhin.memory import FreeMemory
@@ -31,6 +32,7 @@ from takhin.storage.sqlite.engine import SqliteEngine
 
 if TYPE_CHECKING:
     from takhin.metrics.server import MetricsServer
+    from takhin.tracing.traces import Traces
 
 logger = structlog.get_logger()
 
@@ -102,13 +104,17 @@ class Server:
         self.settings = settings
         self.version = importlib.metadata.version("takhin")
         self.engine = ENGINES[settings.storage.engine](settings, clock)
-        self._broker = Broker(self.engine, settings, clock=clock, version=self.version)
+        access = AccessFile(settings.data_dir) if settings.access.enabled else None
+        self._broker = Broker(self.engine, settings, clock=clock, version=self.version, access=access)
         self.metrics: MetricsServer | None = None
         watchers: list[Watcher] = []
         if (listen := settings.metrics.listen) is not None:
             calls = CallMeter()
             watchers.append(calls)
             self.metrics = self._metrics(listen, calls, clock)
+        traces = self._traces() if settings.traces.enabled else None
+        if traces is not None:
+            watchers.append(traces.spans)
         connections = ConnectionWatch(self._broker, settings.rpc.connections_max)
         self.certificates = Certificates(
             list(map(listen_address, settings.listen)), settings.tls, self._broker
@@ -120,7 +126,10 @@ class Server:
             FreeMemory(),
             self.certificates,
             *([] if self.metrics is None else [self.metrics]),
+            *([] if traces is None else [traces]),
             EnginePart(self.engine),
+            self._broker.access,
+            self._broker.activity,
             self._broker.compaction,
             self._broker.coordinator,
             self._listener,
@@ -136,6 +145,16 @@ class Server:
         ages = Ages(self.engine, clock)
         watched = Watched(self.engine, self._broker, ages, calls, self.versions)
         return MetricsServer(listen, watched, self.settings.metrics)
+
+    def _traces(self) -> Traces:
+        """What makes spans of calls and sends them. Raises StartupError where OpenTelemetry is missing."""
+        try:
+            from takhin.tracing.traces import Traces  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise StartupError(
+                f"traces.enabled is true, but {error.name} is not installed: pip install 'takhin[otel]'"
+            ) from error
+        return Traces(self.settings.traces, self.version)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -159,8 +178,11 @@ class Server:
 
     async def start(self) -> None:
         """Open the engine and serve. Raises StartupError, with nothing left open."""
+        identified = self.settings.access.enabled
         for address in map(listen_address, self.settings.listen):
-            if (exposed := exposure(address)) is not None and not self.settings.allow_plaintext:
+            if (
+                exposed := exposure(address, identified=identified)
+            ) is not None and not self.settings.allow_plaintext:
                 raise StartupError(
                     f"other machines can reach {address}, and {exposed[0]}: {exposed[1]}, listen on "
                     "127.0.0.1 or unix:PATH, or allow it by --allow-plaintext (see docs/security.md)"
@@ -173,12 +195,18 @@ class Server:
         await self._parts.stop()
 
 
-def exposure(address: ListenAddress) -> tuple[str, str] | None:
-    """What is unsafe about serving an address, and what to do about it; None if nothing is."""
-    if address.local or address.kind == MTLS:
+def exposure(address: ListenAddress, *, identified: bool) -> tuple[str, str] | None:
+    """What is unsafe about serving an address, and what to do about it; None if nothing is.
+
+    identified: every caller has to prove who it is.
+    """
+    if address.local or address.kind == MTLS or (address.encrypted and identified):
         return None
     if address.encrypted:
-        return "clients there need not say who they are", f"listen on mtls://{address.target}"
+        advice = f"set access.enabled, listen on mtls://{address.target}"
+        return "clients there need not say who they are", advice
+    if identified:
+        return "traffic there, tokens included, is not encrypted", f"listen on tls://{address.target}"
     return (
         "traffic there is neither encrypted nor authenticated",
         f"listen on mtls://{address.target} or tls://{address.target}",

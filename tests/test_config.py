@@ -43,6 +43,8 @@ def some_values(option: Option, number: int) -> list[object]:
         isinstance(option.kind, NoneOr) and isinstance(option.kind.inner, FilePath)
     ):
         choices = [Path(f"folder-{n}") for n in range(number)]
+    elif option.key == "access.certificate_principals":
+        choices = [tuple(f"name-{m}=me" for m in range(n)) for n in range(number)]
     elif isinstance(option.kind, ListOf):
         item = option.kind.item
         if option.key == "quotas.overrides":

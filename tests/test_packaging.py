@@ -19,7 +19,8 @@ import takhin
 from test_tidy import ROOT, files_of_the_project
 
 SERVER_MODULES = {
-    *("apsw", "click", "grpc_health", "grpc_reflection", "rich", "sqlite_utils", "structlog", "uvloop"),
+    *("apsw", "backports", "click", "grpc_health", "grpc_reflection", "rich", "sqlite_utils", "structlog"),
+    "uvloop",
 }
 """What the extra `server` installs, by the names of imports."""
 BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"

@@ -22,6 +22,7 @@ FILE_LINES_MAX = 400
 VOCABULARY = tuple(
     f"takhin.{name}"
     for name in (
+        *("access", "access.*", "settings.*"),
         *(
             "model",
             "members",
@@ -81,11 +82,15 @@ LAYERS = {
     "takhin.broker": Layer(_BROKER, ("structlog",)),
     "takhin.wire": Layer(_WIRE, GRPC),
     "takhin.rpc.key_pairs": Layer((), ("grpc", "cryptography")),
+    "takhin.tracing": Layer(
+        (*VOCABULARY, "takhin.rpc.calls", "takhin.tracing.*"), (*GRPC, "structlog", "opentelemetry")
+    ),
     "takhin.rpc": Layer(_RPC, (*GRPC, "structlog")),
     # Beside rpc: it reads what the broker and its engine know. Only takhin.server knows of it.
     "takhin.metrics": Layer(
         (*_BROKER, "takhin.logs", "takhin.metrics.*"), ("prometheus_client", "structlog")
     ),
+    "takhin.client.tracing": Layer((*_WIRE, "takhin.client.*"), (*GRPC, "opentelemetry")),
     "takhin.client": Layer((*_WIRE, "takhin.client.*"), GRPC),
     "takhin.config": Layer(VOCABULARY),
     "takhin.logs": Layer(VOCABULARY, ("structlog",)),
@@ -117,6 +122,7 @@ FILE_MODULES = {"shutil": {"rmtree", "disk_usage"}, "filecmp": set(), "tarfile":
 OPENS_WITH_REASON = {
     ("takhin/disk/folder.py", "_copy_template"): "copies the closed template before apsw ever opens the copy",
     ("takhin/disk/folder.py", "sync_folder"): "a folder, which SQLite does not lock",
+    ("takhin/disk/access_file.py", "reopen"): "its own method, which opens it by SQLite",
     ("takhin/disk/folder.py", "_lock_folder"): "a folder, which SQLite does not lock",
     ("takhin/disk/repairs.py", "answer"): "DATA/released, which is not an SQLite file",
     ("takhin/disk/plain.py", "open_plain"): "LOCK, the witness, backup.json, which are not SQLite files",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+from takhin.access.store import AccessStore
+from takhin.broker.access import Access
+from takhin.broker.activity import Activity
 from takhin.broker.compaction import CompactionVerbs
 from takhin.broker.ends import EndVerbs
 from takhin.broker.group_offsets import GroupOffsetVerbs
@@ -23,20 +26,33 @@ from takhin.storage.contract import Engine
 class Broker:
     """Holds the engine, the settings and the parts. Its verbs are called through a `Session`.
 
-    version: what clients are told about the program.
+    version: what clients are told about the program. access: what keeps tokens and rules; None: every caller
+    may do everything.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, *, clock: Clock, version: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        *,
+        clock: Clock,
+        version: str,
+        access: AccessStore | None = None,
+    ) -> None:
         self.settings = settings
         self.concerns: dict[str, str] = {}
         """What is wrong around the broker, one sentence under each name. Who puts it there takes it away."""
         self.meters = Meters()
         self.quotas = Quotas(settings.quotas)
+        self.access = Access(access, settings.access, clock, self.concerns)
+        self.activity = Activity(engine, settings, clock)
+        self.access.on_change_outside.append(self.activity.changed_outside)
         self.topics = TopicVerbs(engine, settings)
         self.records = RecordVerbs(engine, settings, clock)
         self.compaction = CompactionVerbs(engine, settings.topics, clock)
         self.ends = EndVerbs(engine, settings.consume)
         self.coordinator = Coordinator(engine, settings.groups, clock)
+        self.access.on_change.append(self.coordinator.rights_changed)
         self.group_offsets = GroupOffsetVerbs(engine, self.coordinator, settings.groups, clock)
         self.group_views = GroupViewVerbs(engine, self.coordinator, Ages(engine, clock), clock)
         self._engine = engine

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from takhin import limits
 from takhin.broker.topics import check_described, find_topic
 from takhin.clock import Clock
 from takhin.errors import (
@@ -80,7 +81,7 @@ class CompactionVerbs:
         """
         if self._draining:
             raise ShuttingDownError
-        topic = self._compacted(name)
+        topic = self._compacted(limits.check_changeable(name))
         if Capability.COMPACT not in self._engine.capabilities:
             raise InvalidArgumentError(
                 "this broker's storage engine compacts nothing: it lacks the capability "

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import closing
 
 from takhin import limits
 from takhin.broker.shared_reads import SharedReads
+from takhin.broker.unsent import Unsent
 from takhin.errors import OffsetOutOfRangeError
 from takhin.model import EARLIEST, INT64_MAX, LATEST, Chunk, ConsumeRequest, Records
 from takhin.settings import ConsumeSettings, Settings
@@ -22,7 +24,7 @@ UNBOUNDED = INT64_MAX
 
 
 async def consume(
-    log: PartitionLog, request: ConsumeRequest, reads: SharedReads, settings: Settings
+    log: PartitionLog, request: ConsumeRequest, reads: SharedReads, unsent: Unsent, settings: Settings
 ) -> AsyncGenerator[Chunk, None]:
     """Yield chunks in offset order, and an empty one whenever the log has been quiet for heartbeat_ms.
 
@@ -43,13 +45,14 @@ async def consume(
     )
     response_records = settings.consume.response_records_max
     response_records = min(response_records, request.response_records or response_records)
-    gathered = Gathered(log, request, max_bytes)
+    gathered = Gathered(log, request, unsent, max_bytes)
     heartbeat_seconds = settings.consume.heartbeat_ms / 1_000
     loop = asyncio.get_running_loop()
-    with reads.consumer(log):
+    with reads.consumer(log), closing(gathered):
         while position < stop and left > 0:
             log.check_available()
             if position == log.end_offset:
+                gathered.rest()
                 if await _grown(log, position, min(gathered.due, loop.time() + heartbeat_seconds)):
                     continue
                 records = gathered.take() if loop.time() >= gathered.due else Records((), {}, position)
@@ -70,12 +73,14 @@ async def consume(
 class Gathered:
     """Records that wait for the rest of their response: up to max_wait_ms for min_bytes."""
 
-    def __init__(self, log: PartitionLog, request: ConsumeRequest, max_bytes: int) -> None:
+    def __init__(self, log: PartitionLog, request: ConsumeRequest, unsent: Unsent, max_bytes: int) -> None:
         self.due = math.inf
         """When they are sent though they are too few, in the loop's time."""
         self._log = log
         self._min_bytes = request.min_bytes
+        self._unsent = unsent
         self._max_bytes = max_bytes
+        self._room = 0  # of `unsent`, while there is something to send
         self._wait_seconds = request.max_wait_ms / 1_000
         self._pieces: list[Records] = []
         self._bytes = 0
@@ -87,18 +92,19 @@ class Gathered:
 
     async def read(self, reads: SharedReads, position: int, *, max_records: int) -> Records:
         """What comes next in the log, as much as there is room for."""
+        if not self._pieces:
+            self.close()
+            self._room = self._unsent.reserve(self._max_bytes)
         if not self._min_bytes:
-            return await reads.read(self._log, position, max_bytes=self._max_bytes, max_records=max_records)
+            return await reads.read(self._log, position, max_bytes=self._room, max_records=max_records)
         # Not a shared read: what another consumer was given may be less than there is now.
-        return await self._log.read(
-            position, max_bytes=self._max_bytes - self._bytes, max_records=max_records
-        )
+        return await self._log.read(position, max_bytes=self._room - self._bytes, max_records=max_records)
 
     def answers(self, records: Records, *, full: bool) -> Iterator[Records]:
         """Add what was read; the responses that are due by it. full: what follows has no room with it."""
         if records.rows:  # none where all that was there is removed
             size = response_bytes(records.rows, records.headers) if self._min_bytes else 0
-            if self._pieces and self._bytes + size > self._max_bytes:
+            if self._pieces and self._bytes + size > self._room:
                 yield self.take()
             if not self._pieces:
                 self.due = asyncio.get_running_loop().time() + self._wait_seconds
@@ -116,6 +122,19 @@ class Gathered:
         rows = [row for piece in pieces for row in piece.rows]
         headers = {offset: of_record for piece in pieces for offset, of_record in piece.headers.items()}
         return Records(rows, headers, pieces[-1].next_offset)
+
+    def rest(self) -> None:
+        """Nothing is there to be sent: give the room back, unless records wait in it.
+
+        Until then it is kept: gRPC may still hold one response when it takes the next.
+        """
+        if not self._pieces:
+            self.close()
+
+    def close(self) -> None:
+        """Give the room back."""
+        self._unsent.give_back(self._room)
+        self._room = 0
 
 
 async def _first_offset(log: PartitionLog, request: ConsumeRequest) -> int:

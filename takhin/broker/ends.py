@@ -28,7 +28,7 @@ class EndVerbs:
         Durable on return. Raises OffsetOutOfRangeError for an offset behind the end.
         """
         limits.check_range("before_offset", before_offset, UP_TO_THE_END)
-        log = find_log(self._engine, topic, partition)
+        log = find_log(self._engine, limits.check_changeable(topic), partition)
         if Capability.TRIM not in self._engine.capabilities:
             raise InvalidArgumentError(
                 "this broker's storage engine removes no records: it lacks the capability "

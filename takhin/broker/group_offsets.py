@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from takhin import limits
 from takhin.broker.topics import check_incarnation, find_log
 from takhin.clock import Clock
-from takhin.errors import InvalidArgumentError, OverloadedError, UnknownGroupError
+from takhin.errors import (
+    FencedMemberError,
+    InvalidArgumentError,
+    OverloadedError,
+    UnknownGroupError,
+    UnknownTopicError,
+)
 from takhin.groups.coordinator import Coordinator
 from takhin.members import Committer
 from takhin.model import CommittedOffset, OffsetCommit, TopicPartition
@@ -74,8 +80,34 @@ class GroupOffsetVerbs:
             log.check_available()
             limits.check_commit_offset(topic, partition, offset, log.end_offset)
             checked[at] = CommittedOffset(offset, limits.check_metadata(metadata), now)
+        if committer.member_id and self._coordinator.settling:
+            await self._check_forward(group_id, committer, checked)
         async with self._coordinator.committing(group_id, committer, checked) as fences:
             await self._engine.offsets.commit(group_id, checked, fences)
+
+    async def _check_forward(
+        self, group_id: str, committer: Committer, offsets: Mapping[TopicPartition, CommittedOffset]
+    ) -> None:
+        """Raise FencedMemberError if an offset would move back, right after a start of the broker.
+
+        The member says itself that it owns the partition. It may have been fenced in the former run, and
+        would undo what the owner has committed since.
+        """
+        durable = self._engine.offsets.of(group_id)
+        back = [
+            at
+            async for at, of in in_turns(offsets.items())
+            if at in durable and of.offset < durable[at].offset
+        ]
+        if back:
+            topic, partition = back[0]
+            raise FencedMemberError(
+                f"the offset of {topic}/{partition} would move back from {durable[back[0]].offset} to "
+                f"{offsets[back[0]].offset}; no member's does right after a start of the broker",
+                refused=tuple(back),
+                member_id=committer.member_id[:255],
+                member_epoch=committer.epoch,
+            )
 
     async def committed(
         self, group_id: str, partitions: Sequence[TopicPartition]
@@ -106,11 +138,14 @@ class GroupOffsetVerbs:
     async def delete_offsets(self, group_id: str, topics: Collection[str]) -> None:
         """Drop what the group committed in some topics; durable on return.
 
-        Raises UnknownGroupError, GroupNotEmptyError if a member subscribes to one of them.
+        Raises UnknownGroupError, UnknownTopicError for a name that is no topic's, with nothing done, and
+        GroupNotEmptyError if a member subscribes to one of them.
         """
         limits.check_group_id(group_id)
         limits.check_range("topics", len(topics), 1, self._settings.commit_offsets_max)
         wanted = frozenset([name async for name in in_turns(topics)])
+        for name in sorted(wanted - self._engine.topics.keys()):
+            raise UnknownTopicError(name)
         self._coordinator.check_empty(group_id, wanted)
         if not await self._engine.offsets.forget(group_id, wanted):
             raise UnknownGroupError(group_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from heapq import nsmallest
 
 from takhin import limits
@@ -37,22 +37,34 @@ class GroupViewVerbs:
         self._clock = clock
 
     async def list_groups(self) -> list[ListedGroup]:
-        """Every group that has committed an offset or has members, sorted."""
+        """Every group that has committed an offset or has members, sorted.
+
+        Its lag is that of all partitions in which it has committed something, or which a member owns.
+        """
         names = sorted({*self._engine.offsets.groups(), *self._coordinator.populated})
         listed, looked_at = [], 0
         for group_id in names:
             committed = self._engine.offsets.of(group_id)
-            lag = sum(self._lag(at, of) for at, of in committed.items() if at.topic in self._engine.topics)
+            read = {**dict.fromkeys(self._owned(group_id)), **committed}
+            lag = sum(self._lag(at, of) for at, of in read.items())
             state, members = self._coordinator.state(group_id)
             listed.append(ListedGroup(group_id, state, members, lag))
-            looked_at += 1 + len(committed) + members
+            looked_at += 1 + len(read) + members
             if looked_at >= NAMES_AT_ONCE:
                 looked_at = 0
                 await others_turn()
         return listed
 
-    def _lag(self, at: TopicPartition, committed: CommittedOffset) -> int:
-        return lag(find_log(self._engine, *at), committed)
+    def _owned(self, group_id: str) -> Collection[TopicPartition]:
+        live = self._coordinator.live(group_id)
+        return () if live is None else live.value.owner
+
+    def _lag(self, at: TopicPartition, committed: CommittedOffset | None) -> int:
+        """Of one partition; 0 for one that is in the course of its deletion."""
+        topic = self._engine.topics.get(at.topic)
+        if topic is None or at.partition >= len(topic.partitions):
+            return 0
+        return lag(topic.partitions[at.partition], committed)
 
     async def describe_group(self, group_id: str) -> DescribedGroup:
         """A group with its members and all that it has committed. Raises UnknownGroupError."""

@@ -55,9 +55,10 @@ class Ages:
         return ages
 
 
-def lag(log: PartitionLog, committed: CommittedOffset) -> int:
-    """How many records the group has yet to read, at most."""
-    return min(log.end_offset - max(committed.offset, log.start_offset), log.record_count)
+def lag(log: PartitionLog, committed: CommittedOffset | None) -> int:
+    """How many records the group has yet to read, at most. A group that has committed nothing: all."""
+    first = log.start_offset if committed is None else max(committed.offset, log.start_offset)
+    return min(log.end_offset - first, log.record_count)
 
 
 async def _read(log: PartitionLog, offset: int, deadline: float) -> int | None:

@@ -21,6 +21,7 @@ from takhin.broker.topics import (
     find_topic,
     log_of,
 )
+from takhin.broker.unsent import Unsent
 from takhin.clock import Clock
 from takhin.errors import (
     InvalidArgumentError,
@@ -85,6 +86,7 @@ class RecordVerbs:
         self._reads = SharedReads(
             bytes_max=settings.consume.shared_bytes_max, records_max=settings.consume.response_records_max
         )
+        self._unsent = Unsent(settings.consume.unsent_bytes_max)
         self._turn = count()
         self._draining = False
 
@@ -185,7 +187,7 @@ class RecordVerbs:
         """The log's records, then new ones as they arrive. consumption.py says what it yields and raises."""
         log = find_log(self._engine, request.topic, request.partition)
         check_incarnation(log, request.incarnation_id)
-        return consume(log, request, self._reads, self._settings)
+        return consume(log, request, self._reads, self._unsent, self._settings)
 
     def count_consumed(self, topic: str, *, records: int, size_bytes: int) -> None:
         """Count what a consume call is sent. size_bytes: of the response."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 
 from takhin import limits, topic_configs
 from takhin.errors import (
@@ -40,7 +40,7 @@ class TopicVerbs:
 
         Returns warnings, a sentence each.
         """
-        limits.check_topic_name(name)
+        limits.check_changeable(name)
         limits.check_replication(replication_factor)
         num_partitions = max(num_partitions, 1)
         config = topic_configs.parse(configs, self._settings)
@@ -57,7 +57,7 @@ class TopicVerbs:
         num_partitions: 0 leaves them as they are. Returns warnings, a sentence each.
         """
         limits.check_range("num_partitions", num_partitions, 0)
-        find_topic(self._engine, name)
+        find_topic(self._engine, limits.check_changeable(name))
         warnings: list[str] = []
 
         def wanted(topic: Topic) -> TopicSpec:
@@ -110,7 +110,7 @@ class TopicVerbs:
 
     async def delete(self, name: str) -> None:
         """Remove a topic with its records and committed offsets; durable on return."""
-        limits.check_topic_name(name)
+        limits.check_changeable(name)
         await self._engine.delete_topic(name)
 
     def names(self) -> Sequence[str]:
@@ -133,7 +133,7 @@ class TopicVerbs:
         return TopicInfo(topic.name, topic.topic_id, config, len(topic.partitions), infos)
 
     async def describe_known(
-        self, names: Sequence[str], *, without_partitions: bool, without_sizes: bool
+        self, names: Iterable[str], *, without_partitions: bool, without_sizes: bool
     ) -> AsyncIterator[TopicInfo]:
         """Those of `names` that exist, each once, in the order in which they are asked for."""
         async for name in in_turns(dict.fromkeys(names)):

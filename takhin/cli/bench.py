@@ -15,6 +15,7 @@ from takhin.cli.connection import admin, run, server_option
 from takhin.cli.output import Progress, json_option, print_json, progress_bar, sized
 from takhin.cli.rows import print_table
 from takhin.client import Consumer, Producer
+from takhin.client.contexts import Endpoint
 from takhin.model import INT64_MAX
 
 SHOW_RECORDS = 2_000
@@ -46,7 +47,7 @@ LATENCIES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 @click.option("--partitions", type=click.IntRange(1, 1_000), default=1, metavar="N", help="[default: 1]")
 @json_option
 @server_option
-def bench(*, records: int, size: int, partitions: int, as_json: bool, server: str) -> None:
+def bench(*, records: int, size: int, partitions: int, as_json: bool, server: Endpoint) -> None:
     """Measure producing, consuming and latency, in a topic that is deleted afterwards.
 
     produce: records sent one by one, from the first send until all are acknowledged, that is, durable.
@@ -65,7 +66,7 @@ def bench(*, records: int, size: int, partitions: int, as_json: bool, server: st
     click.echo(f"acknowledged, one at a time: {waits}")
 
 
-async def _measured(server: str, records: int, size: int, partitions: int) -> dict[str, float]:
+async def _measured(server: Endpoint, records: int, size: int, partitions: int) -> dict[str, float]:
     """Seconds that producing and consuming took, and latencies in ms, by their names in the output."""
     value = os.urandom(size)
     async with _topic(server, partitions) as topic:
@@ -81,7 +82,7 @@ async def _measured(server: str, records: int, size: int, partitions: int) -> di
 
 
 @asynccontextmanager
-async def _topic(server: str, partitions: int) -> AsyncIterator[str]:
+async def _topic(server: Endpoint, partitions: int) -> AsyncIterator[str]:
     name = f"bench-{uuid.uuid4().hex[:12]}"
     async with admin(server) as broker:
         await broker.create_topic(name, partitions=partitions)
@@ -91,8 +92,8 @@ async def _topic(server: str, partitions: int) -> AsyncIterator[str]:
             await broker.delete_topic(name)
 
 
-async def _produce(server: str, topic: str, value: bytes, records: int, progress: Progress) -> float:
-    async with Producer(server) as producer:
+async def _produce(server: Endpoint, topic: str, value: bytes, records: int, progress: Progress) -> float:
+    async with Producer(server.server, **server.credentials) as producer:
         began = time.perf_counter()
         for number in range(records):
             await producer.send(topic, value)
@@ -102,8 +103,8 @@ async def _produce(server: str, topic: str, value: bytes, records: int, progress
         return time.perf_counter() - began
 
 
-async def _consume(server: str, topic: str, records: int, progress: Progress) -> float:
-    async with Consumer(server) as consumer:
+async def _consume(server: Endpoint, topic: str, records: int, progress: Progress) -> float:
+    async with Consumer(server.server, **server.credentials) as consumer:
         began = time.perf_counter()
         await consumer.assign_topics(topic)
         number = 0
@@ -116,8 +117,8 @@ async def _consume(server: str, topic: str, records: int, progress: Progress) ->
         return time.perf_counter() - began
 
 
-async def _latencies(server: str, topic: str, value: bytes) -> list[float]:
-    async with Producer(server) as producer:
+async def _latencies(server: Endpoint, topic: str, value: bytes) -> list[float]:
+    async with Producer(server.server, **server.credentials) as producer:
         waits = []
         for _ in range(LATENCY_RECORDS):
             began = time.perf_counter()

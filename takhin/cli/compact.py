@@ -6,6 +6,7 @@ import click
 
 from takhin.cli.connection import admin, run, server_option, topic_argument
 from takhin.cli.output import counted, json_option, print_json
+from takhin.client.contexts import Endpoint
 
 PASS_MS_MAX = 3_600_000
 """How long the command waits. The broker goes on after that; the command, started again, waits again."""
@@ -15,7 +16,7 @@ PASS_MS_MAX = 3_600_000
 @topic_argument
 @json_option
 @server_option
-def compact(topic: str, *, as_json: bool, server: str) -> None:
+def compact(topic: str, *, as_json: bool, server: Endpoint) -> None:
     """Compact TOPIC now: keep the last record of each key. Its cleanup.policy must say compact.
 
     The broker does that by itself, by the topic's configs; this waits until it is done.

@@ -10,13 +10,14 @@ import re
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import click
 
 from takhin.cli import json_lines, templates
 from takhin.cli.connection import (
     admin,
+    compression_option,
     groups_offered,
     partition_option,
     run,
@@ -30,6 +31,7 @@ from takhin.cli.printing import FullError, Output
 from takhin.cli.shared_reading import PREFETCH_BYTES_MAX, SharedQuery, consume_as_member
 from takhin.cli.waiting import TellingRetry
 from takhin.client import Admin, Consumer, PartitionDescription, Span, TopicDescription
+from takhin.client.contexts import Endpoint
 from takhin.errors import UnknownTopicError
 from takhin.model import INT64_MAX
 
@@ -78,6 +80,7 @@ At: TypeAlias = tuple[str, int]
     help=r"What to print after each value, instead of a newline; escapes as in -f.",
 )
 @click.option("--null", metavar="TEXT", help="What to print for a null value or key.  [default: nothing]")
+@compression_option
 @server_option
 @click.pass_context
 def consume(
@@ -94,7 +97,8 @@ def consume(
     template: str | None,
     delimiter: str | None,
     null: str | None,
-    server: str,
+    compression: Literal["zstd"] | None,
+    server: Endpoint,
 ) -> None:
     """Print the records of each TOPIC, one value per line, up to where the topic ends now.
 
@@ -127,11 +131,12 @@ def consume(
     asked = _asked(where, follow=follow)
     out = Output(sys.stdout.buffer, line, max_records)
     if group is not None:
-        shared = SharedQuery(group, topics, pattern, asked, follow=follow)
+        shared = SharedQuery(group, topics, pattern, asked, follow=follow, compression=compression)
         shared.check(partition)
         complete = run(consume_as_member(server, shared, out))
     else:
-        complete = run(_consume(server, _Query(named, partition, asked, follow=follow), out))
+        query = _Query(named, partition, asked, follow=follow, compression=compression)
+        complete = run(_consume(server, query, out))
     if not complete:
         context.exit(INCOMPLETE)
 
@@ -208,6 +213,7 @@ class _Query:
     partition: int | None
     asked: Span
     follow: bool
+    compression: Literal["zstd"] | None
 
     async def spans(self, broker: Admin) -> tuple[dict[At, Span], dict[At, PartitionDescription]]:
         """What to read of each partition: at most up to its end as of now, unless it is followed.
@@ -240,12 +246,18 @@ class _Query:
         return Span(begin, max(begin, await offset_at(broker, topic, of, stop)))
 
 
-async def _consume(server: str, query: _Query, out: Output) -> bool:
+async def _consume(server: Endpoint, query: _Query, out: Output) -> bool:
     """Print what is asked for. Returns False if a partition was left out, which it has named."""
     async with admin(server) as broker:
         spans, left_out = await query.spans(broker)
     name_left_out([*left_out.values()])
-    async with Consumer(server, prefetch_bytes_max=PREFETCH_BYTES_MAX, retry=TellingRetry()) as consumer:
+    async with Consumer(
+        server.server,
+        **server.credentials,
+        prefetch_bytes_max=PREFETCH_BYTES_MAX,
+        compression=query.compression,
+        retry=TellingRetry(),
+    ) as consumer:
         rounds = [spans] if query.follow and spans else [{at: span} for at, span in spans.items()]
         try:
             for assigned in rounds:

@@ -5,6 +5,7 @@ It loads no SQLite: each command imports takhin.copies only when it runs.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -41,6 +42,19 @@ readers_option = click.option(
     expose_value=False,
     help=f"Who may read what is made.  [default: {_READERS.shown_default}; variable: {_READERS.variable}]",
 )
+
+
+def check_user(data_dir: Path) -> None:
+    """Refuse root in a folder of another user, whose broker could not use what root makes there."""
+    try:
+        owner = data_dir.stat().st_uid
+    except OSError:  # whoever works on the folder says so
+        return
+    if os.geteuid() == 0 and owner != 0:
+        raise click.ClickException(
+            f"{data_dir} belongs to another user, and its broker could not use what root makes there: run this "
+            f"as that user (setpriv --reuid={owner} --regid={owner} --clear-groups takhin …, or sudo -u)"
+        )
 
 
 def check_chosen(topic: str | None, partition: int | None) -> None:

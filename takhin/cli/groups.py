@@ -24,6 +24,7 @@ from takhin.client import (
     PartitionDescription,
     TopicPartition,
 )
+from takhin.client.contexts import Endpoint
 
 WATCH_S = 1.0
 """Between two looks of --watch."""
@@ -46,7 +47,7 @@ groups.add_command(seek)
 @groups.command("list")
 @json_option
 @server_option
-def list_(*, as_json: bool, server: str) -> None:
+def list_(*, as_json: bool, server: Endpoint) -> None:
     """List all groups that have members or committed offsets, and how many records each has yet to read."""
 
     async def listed() -> list[GroupListing]:
@@ -65,7 +66,7 @@ def list_(*, as_json: bool, server: str) -> None:
 @click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
 @json_option
 @server_option
-def describe(group: str, *, watch: bool, as_json: bool, server: str) -> None:
+def describe(group: str, *, watch: bool, as_json: bool, server: Endpoint) -> None:
     """Show who reads the partitions of GROUP, what it has committed, and its lag.
 
     The lag is how many records the group has yet to read; --watch also shows how old the oldest of them is.
@@ -175,7 +176,7 @@ def _name(member: GroupMember) -> str:
 @force_option
 @json_option
 @server_option
-def delete(group: str, *, yes: bool, force: bool, as_json: bool, server: str) -> None:
+def delete(group: str, *, yes: bool, force: bool, as_json: bool, server: Endpoint) -> None:
     """Delete GROUP and all offsets that it has committed. It is refused while the group has members."""
     confirm(f"delete group {group} and its offsets", yes=yes)
 
@@ -198,23 +199,30 @@ def delete(group: str, *, yes: bool, force: bool, as_json: bool, server: str) ->
 @json_option
 @server_option
 def delete_offsets(
-    group: str, topics: tuple[str, ...], *, yes: bool, force: bool, as_json: bool, server: str
+    group: str, topics: tuple[str, ...], *, yes: bool, force: bool, as_json: bool, server: Endpoint
 ) -> None:
     """Delete the offsets that GROUP has committed in each TOPIC.
 
-    It is refused while a member subscribes to one of them.
+    It is refused while a member subscribes to one of them, and if one of them does not exist.
     """
     if not topics:
         raise click.UsageError("Missing argument 'TOPIC...'.", click.get_current_context())
     named = ", ".join(topics)
     confirm(f"delete the offsets of group {group} in {named}", yes=yes)
 
-    async def deleted() -> None:
+    async def deleted() -> set[str]:
         async with admin(server) as broker:
+            committed = {at.topic for at in await broker.committed_offsets(group)}
             await without_members(broker, group, lambda: broker.delete_offsets(group, topics), force=force)
+            return committed
 
-    run(deleted())
+    committed = run(deleted())
+    deleted_in = [topic for topic in topics if topic in committed]
+    others = [topic for topic in topics if topic not in committed]
     if as_json:
-        print_json({"group_id": group, "deleted": list(topics)})
-    else:
-        click.echo(f"deleted the offsets of group {group} in {named}")
+        print_json({"group_id": group, "deleted": deleted_in})
+        return
+    if deleted_in:
+        click.echo(f"deleted the offsets of group {group} in {', '.join(deleted_in)}")
+    if others:
+        click.echo(f"group {group} had committed nothing in {', '.join(others)}")

@@ -8,6 +8,7 @@ from takhin.cli.connection import admin, server_option
 from takhin.cli.output import json_option, print_json
 from takhin.cli.signals import ending
 from takhin.client import Health
+from takhin.client.contexts import Endpoint
 from takhin.client.errors import CallFailedError, NoAnswerError, UnreachableError
 from takhin.errors import TakhinError
 
@@ -23,7 +24,7 @@ NO_BROKER = (UnreachableError, NoAnswerError, CallFailedError)
 @json_option
 @server_option
 @click.pass_context
-def health(context: click.Context, *, as_json: bool, server: str) -> None:
+def health(context: click.Context, *, as_json: bool, server: Endpoint) -> None:
     """Say whether the broker is healthy, and if not, what is wrong.
 
     Exit codes: 0 healthy; 1 degraded: something is wrong, and the broker serves the rest, or it answers but

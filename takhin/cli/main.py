@@ -29,6 +29,8 @@ COMMANDS = (
     "produce",
     "consume",
     "groups",
+    "tokens",
+    "access",
     "health",
     "top",
     "offsets",
@@ -39,6 +41,7 @@ COMMANDS = (
     "restore",
     "recover",
     "doctor",
+    "context",
     "completion",
 )
 """The commands in the order of --help; each is in the module of its name, imported when it is used."""
@@ -68,7 +71,10 @@ class _Commands(Suggesting):
     "143 ended by SIGTERM.",
 )
 @click.version_option(package_name="takhin", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.option(
+    "--context", metavar="NAME", help="The broker, for all commands that talk to one: see `takhin context`."
+)
+def cli(context: str | None) -> None:
     """Takhin, a durable message-streaming broker for one machine."""
 
 

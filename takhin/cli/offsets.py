@@ -14,6 +14,7 @@ from takhin.cli.output import counted, json_option, print_json
 from takhin.cli.positions import FORMS, parse_single
 from takhin.cli.rows import print_table
 from takhin.client import Admin, PartitionDescription, Position
+from takhin.client.contexts import Endpoint
 from takhin.errors import GroupNotEmptyError, OffsetOutOfRangeError, UnknownPartitionError
 
 INCOMPLETE = 1
@@ -51,7 +52,13 @@ def single_position(_context: click.Context, _parameter: click.Parameter, text: 
 @server_option
 @click.pass_context
 def list_(
-    context: click.Context, topic: str, *, partition: int | None, at: Position, as_json: bool, server: str
+    context: click.Context,
+    topic: str,
+    *,
+    partition: int | None,
+    at: Position,
+    as_json: bool,
+    server: Endpoint,
 ) -> None:
     """Show where the partitions of TOPIC begin and end, and which offset POSITION has in each.
 
@@ -85,7 +92,9 @@ def list_(
 )
 @json_option
 @server_option
-def set_(group: str, topic: str, *, partition: int | None, at: Position, as_json: bool, server: str) -> None:
+def set_(
+    group: str, topic: str, *, partition: int | None, at: Position, as_json: bool, server: Endpoint
+) -> None:
     """Let GROUP continue reading TOPIC at POSITION: commit its offset in each partition."""
 
     async def committed() -> list[tuple[PartitionDescription, int]]:

@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Literal, NoReturn
 
 import click
 
 from takhin.cli import lines
 from takhin.cli.connection import (
     ANSWER_MS_MAX,
+    compression_option,
     explained,
     partition_option,
     server_option,
@@ -29,6 +31,7 @@ from takhin.cli.output import counted, progress_bar
 from takhin.cli.signals import ending
 from takhin.cli.waiting import TellingRetry
 from takhin.client import Retry
+from takhin.client.contexts import Endpoint
 from takhin.client.sync import Admin, Delivery, Producer
 from takhin.errors import OutcomeUnknownError, TakhinError, UnknownPartitionError
 
@@ -76,6 +79,7 @@ TIMEOUT_S = 120
     metavar="S",
     help=f"How long a record may wait for a broker that does not answer, in seconds.  [default: {TIMEOUT_S}]",
 )
+@compression_option
 @server_option
 def produce(
     topic: str,
@@ -91,7 +95,8 @@ def produce(
     as_json: bool,
     keep_partitions: bool,
     timeout: int,
-    server: str,
+    compression: Literal["zstd"] | None,
+    server: Endpoint,
 ) -> None:
     """Produce every line of FILE, or of stdin, to TOPIC as a record, with its bytes unchanged.
 
@@ -105,17 +110,11 @@ def produce(
     """
     given = (key, key_separator, null, delimiter, *headers, True if file_as_record else None)
     if as_json and any(option is not None for option in given):
-        raise click.UsageError(
-            "with --json, keys, values and headers come from the lines", click.get_current_context()
-        )
+        _refuse("with --json, keys, values and headers come from the lines")
     if keep_partitions and (not as_json or partition is not None):
-        raise click.UsageError(
-            "--keep-partitions needs --json, and no --partition", click.get_current_context()
-        )
+        _refuse("--keep-partitions needs --json, and no --partition")
     if file_as_record and (key_separator is not None or delimiter is not None):
-        raise click.UsageError(
-            "with --file-as-record there are no lines to divide", click.get_current_context()
-        )
+        _refuse("with --file-as-record there are no lines to divide")
     if as_json:
         parse = lines.json_parser(keep_partitions=keep_partitions)
     else:
@@ -123,15 +122,27 @@ def produce(
     end = b"\n" if delimiter is None else lines.given_bytes("--delimiter", delimiter)
     descriptor = lines.opened(source)
     with explained():
-        with Admin(server, timeout_ms=ANSWER_MS_MAX, retry=Retry(attempts_max=1)) as admin:
+        once = Retry(attempts_max=1)
+        with Admin(server.server, **server.credentials, timeout_ms=ANSWER_MS_MAX, retry=once) as admin:
             partitions = len(admin.describe_topic(topic).partitions)  # fails at once if no broker answers
         if partition is not None and partition >= partitions:
             raise UnknownPartitionError(topic, partition, partitions)
-        producer = Producer(server, delivery_timeout_ms=timeout * 1_000, retry=TellingRetry())
+        producer = Producer(
+            server.server,
+            **server.credentials,
+            delivery_timeout_ms=timeout * 1_000,
+            compression=compression,
+            retry=TellingRetry(),
+        )
         with progress_bar("produce", wanted=not os.isatty(descriptor)) as progress:
             chunks = lines.reads(descriptor, progress)
             divided = lines.whole(chunks) if file_as_record else lines.lines(chunks, end)
             _Production(producer, topic, partition, parse).run(divided)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    """Refuse options that contradict each other."""
+    raise click.UsageError(sentence, click.get_current_context())
 
 
 @dataclass

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from takhin.cli.folders import check_chosen, data_dir_option, partition_option, readers_option, topic_option
+from takhin.cli.folders import (
+    check_chosen,
+    check_user,
+    data_dir_option,
+    partition_option,
+    readers_option,
+    topic_option,
+)
 from takhin.cli.output import json_option, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -41,6 +48,7 @@ def recover(
     A backup may save more: see takhin restore.
     """
     check_chosen(topic, partition)
+    check_user(data_dir)
     from takhin.copies.recover import RecoverError  # noqa: PLC0415  loads SQLite
     from takhin.copies.recover import recover as make_startable  # noqa: PLC0415
 

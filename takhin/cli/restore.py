@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
-from takhin.cli.folders import check_chosen, data_dir_option, partition_option, readers_option, topic_option
+from takhin.cli.folders import (
+    check_chosen,
+    check_user,
+    data_dir_option,
+    partition_option,
+    readers_option,
+    topic_option,
+)
 from takhin.cli.output import counted, json_option, print_json, progress_bar
 
 
@@ -31,6 +38,7 @@ def restore(
     incarnation ids, so that clients can tell that they went back in time.
     """
     check_chosen(topic, partition)
+    check_user(data_dir)
     from takhin.copies.restore import Selection  # noqa: PLC0415  loads SQLite
     from takhin.copies.restore import restore as put_back  # noqa: PLC0415
 

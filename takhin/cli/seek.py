@@ -16,6 +16,7 @@ from takhin.cli.output import counted, json_option, print_json
 from takhin.cli.positions import parse_single
 from takhin.cli.rows import print_table
 from takhin.client import END, START, Admin, CommittedOffset, PartitionDescription, Position, TopicPartition
+from takhin.client.contexts import Endpoint
 from takhin.errors import UnknownGroupError, UnknownTopicError
 
 OTHER_GROUP = "group:"
@@ -95,7 +96,14 @@ def _chosen(_context: click.Context, _parameter: click.Parameter, texts: Sequenc
 @json_option
 @server_option
 def seek(
-    group: str, *, target: Target, chosen: list[Chosen], yes: bool, force: bool, as_json: bool, server: str
+    group: str,
+    *,
+    target: Target,
+    chosen: list[Chosen],
+    yes: bool,
+    force: bool,
+    as_json: bool,
+    server: Endpoint,
 ) -> None:
     """Show what GROUP would read next if it were moved; with --yes move it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import click
 
@@ -12,6 +13,7 @@ from takhin.cli.offsets import name_left_out
 from takhin.cli.printing import FullError, Output
 from takhin.cli.waiting import TellingRetry
 from takhin.client import Consumer, Span, TopicPartition
+from takhin.client.contexts import Endpoint
 from takhin.errors import UnknownTopicError
 
 PREFETCH_BYTES_MAX = 4 << 20
@@ -31,6 +33,7 @@ class SharedQuery:
     pattern: str | None
     asked: Span
     follow: bool
+    compression: Literal["zstd"] | None
 
     def check(self, partition: int | None) -> None:
         """Raise BadParameter for what the group decides, and not the command line."""
@@ -75,7 +78,7 @@ class _Ends:
         return all(self.consumer.position(*at) >= end for at, end in self._ends.items())
 
 
-async def consume_as_member(server: str, query: SharedQuery, out: Output) -> bool:
+async def consume_as_member(server: Endpoint, query: SharedQuery, out: Output) -> bool:
     """Print what the group gives to this member, up to where it ends now, unless it is followed.
 
     Returns False if a partition of the topics is not served, which it has named.
@@ -93,10 +96,11 @@ async def consume_as_member(server: str, query: SharedQuery, out: Output) -> boo
     return not left_out
 
 
-async def _read(server: str, query: SharedQuery, out: Output) -> None:
+async def _read(server: Endpoint, query: SharedQuery, out: Output) -> None:
     ends = _Ends()
     ends.consumer = Consumer(
-        server,
+        server.server,
+        **server.credentials,
         group_id=query.group_id,
         topics=query.topics or None,
         pattern=query.pattern,
@@ -106,6 +110,7 @@ async def _read(server: str, query: SharedQuery, out: Output) -> None:
         on_revoked=ends.revoked,
         on_lost=ends.revoked,
         prefetch_bytes_max=PREFETCH_BYTES_MAX,
+        compression=query.compression,
         retry=TellingRetry(),
     )
     async with ends.consumer as consumer:

@@ -23,6 +23,7 @@ from takhin.cli.output import age, json_option, print_json
 from takhin.cli.rows import ESCAPED, print_table
 from takhin.cli.streams import STDIN, STDOUT
 from takhin.cli.top_screen import GROUP_TITLES, TOPIC_TITLES, group_cells, headline, lines, topic_cells
+from takhin.client.contexts import Endpoint
 from takhin.errors import TakhinError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ SECONDS_MAX = 3_600.0
 )
 @json_option
 @server_option
-def top(*, once: bool, seconds: float, as_json: bool, server: str) -> None:
+def top(*, once: bool, seconds: float, as_json: bool, server: Endpoint) -> None:
     """Watch a broker at work: records per second, topics, lags of groups, and what is wrong. q ends it."""
 
     async def shown() -> None:
@@ -72,7 +73,7 @@ def _has_screen() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in {"", "dumb", "unknown"}
 
 
-def _print(found: Picture, server: str, *, as_json: bool) -> None:
+def _print(found: Picture, server: Endpoint, *, as_json: bool) -> None:
     if as_json:
         document = found._asdict() | {
             "health": found.health._asdict(),
@@ -81,7 +82,7 @@ def _print(found: Picture, server: str, *, as_json: bool) -> None:
         }
         print_json(document)
         return
-    click.echo(headline(found, server))
+    click.echo(headline(found, server.server))
     for reason in found.health.reasons:
         click.echo(f"- {reason.translate(ESCAPED)}")
     click.echo()
@@ -90,7 +91,7 @@ def _print(found: Picture, server: str, *, as_json: bool) -> None:
     print_table(GROUP_TITLES, map(group_cells, found.groups))
 
 
-async def _watch(broker: Admin, first: Look, server: str, seconds: float) -> None:
+async def _watch(broker: Admin, first: Look, server: Endpoint, seconds: float) -> None:
     """Look again and again, and draw, until q is typed. A broker that is away is waited for."""
     shown, before, trouble = picture(None, first), first, ""
     with _screen() as live:
@@ -128,11 +129,11 @@ async def _unless(quit_wanted: asyncio.Event, broker: Admin) -> Look | None:
         await asyncio.gather(looking, quitting, return_exceptions=True)
 
 
-def _draw(live: Live, shown: Picture, server: str, trouble: str) -> None:
+def _draw(live: Live, shown: Picture, server: Endpoint, trouble: str) -> None:
     from rich.text import Text  # noqa: PLC0415  rich takes a tenth of a second to import
 
     width, height = live.console.size
-    drawn = lines(shown, server, width=width, height=height, trouble=trouble)
+    drawn = lines(shown, server.server, width=width, height=height, trouble=trouble)
     text = Text("\n").join(Text(line.text, line.style, no_wrap=True, overflow="crop") for line in drawn)
     live.update(text, refresh=True)
 

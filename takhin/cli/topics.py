@@ -17,6 +17,7 @@ from takhin.cli.rates import Rates, described_with_rates, rate_in, rate_option
 from takhin.cli.rows import print_table
 from takhin.cli.trim import trim
 from takhin.client import PartitionDescription, TopicConfigEntry, TopicDescription
+from takhin.client.contexts import Endpoint
 from takhin.errors import InvalidArgumentError, UnknownTopicError
 from takhin.settings import INT32_MAX
 
@@ -40,7 +41,7 @@ topics.add_command(compact)
 @click.option("--config", "configs", multiple=True, metavar="KEY=VALUE", help="A config; may be repeated.")
 @json_option
 @server_option
-def create(name: str, *, partitions: int, configs: tuple[str, ...], as_json: bool, server: str) -> None:
+def create(name: str, *, partitions: int, configs: tuple[str, ...], as_json: bool, server: Endpoint) -> None:
     """Create topic NAME."""
     pairs = _pairs(configs, "--config")
 
@@ -88,7 +89,7 @@ def _pairs(configs: tuple[str, ...], option: str) -> dict[str, str]:
 @rate_option
 @json_option
 @server_option
-def list_(*, rate_seconds: float | None, as_json: bool, server: str) -> None:
+def list_(*, rate_seconds: float | None, as_json: bool, server: Endpoint) -> None:
     """List all topics: partitions, records, size, and the times of the oldest and newest records."""
     found, rates = run(_described(server, (), rate_seconds))
     if as_json:
@@ -132,7 +133,7 @@ def _sums(partitions: Sequence[PartitionDescription]) -> tuple[int | str, str, s
 @json_option
 @server_option
 def describe(
-    names: tuple[str, ...], *, configs: bool, rate_seconds: float | None, as_json: bool, server: str
+    names: tuple[str, ...], *, configs: bool, rate_seconds: float | None, as_json: bool, server: Endpoint
 ) -> None:
     """Describe the topics with these NAMEs, or all: configs, and the offsets of every partition.
 
@@ -159,7 +160,7 @@ def describe(
 
 
 async def _described(
-    server: str, names: tuple[str, ...], rate_seconds: float | None
+    server: Endpoint, names: tuple[str, ...], rate_seconds: float | None
 ) -> tuple[list[TopicDescription], Rates | None]:
     """Describe those of `names` that exist, or all topics if there are no names; their rates if asked for."""
     async with admin(server) as broker:
@@ -169,7 +170,9 @@ async def _described(
         return await broker.describe_topics(asked), None
 
 
-async def _configs(server: str, topics: Iterable[TopicDescription]) -> dict[str, Sequence[TopicConfigEntry]]:
+async def _configs(
+    server: Endpoint, topics: Iterable[TopicDescription]
+) -> dict[str, Sequence[TopicConfigEntry]]:
     """The configs of topics by name; none where nobody knows them. A topic that is gone is left out."""
     entries: dict[str, Sequence[TopicConfigEntry]] = {}
     async with admin(server) as broker:
@@ -244,7 +247,7 @@ def alter(
     reset: tuple[str, ...],
     partitions: int | None,
     as_json: bool,
-    server: str,
+    server: Endpoint,
 ) -> None:
     """Change topic NAME: all that is asked for, or nothing."""
     pairs = _pairs(configs, "--set")
@@ -270,7 +273,7 @@ def alter(
 @yes_option
 @json_option
 @server_option
-def delete(name: str, *, yes: bool, as_json: bool, server: str) -> None:
+def delete(name: str, *, yes: bool, as_json: bool, server: Endpoint) -> None:
     """Delete topic NAME and all its records."""
     confirm(f"delete topic {name} and all its records", yes=yes)
 

@@ -14,6 +14,7 @@ from takhin.cli.output import confirm, counted, json_option, print_json, yes_opt
 from takhin.cli.positions import FORMS
 from takhin.cli.rows import print_table
 from takhin.client import Admin, PartitionDescription, Position
+from takhin.client.contexts import Endpoint
 from takhin.errors import PartitionUnavailableError, TakhinError
 
 UNKNOWN = "?"
@@ -60,7 +61,7 @@ def trim(
     partition: int | None,
     yes: bool,
     as_json: bool,
-    server: str,
+    server: Endpoint,
 ) -> None:
     """Remove the oldest records of TOPIC from each of its partitions, for good.
 
@@ -84,7 +85,7 @@ def trim(
         context.exit(INCOMPLETE)
 
 
-async def _planned(server: str, topic: str, partition: int | None, before: Position) -> Plan:
+async def _planned(server: Endpoint, topic: str, partition: int | None, before: Position) -> Plan:
     """All positions are looked up before anything is removed: a bad one removes nothing."""
     async with admin(server) as broker:
         chosen = chosen_partitions(topic, (await broker.describe_topic(topic)).partitions, partition)
@@ -111,7 +112,7 @@ def _question(topic: str, plan: Plan, before: Position) -> str:
     return f"remove {number} of {topic}: all before {where}, in {counted(len(plan.places), 'partition')}"
 
 
-async def _trimmed(server: str, topic: str, plan: Plan) -> tuple[list[Done], list[TakhinError]]:
+async def _trimmed(server: Endpoint, topic: str, plan: Plan) -> tuple[list[Done], list[TakhinError]]:
     """Trim one partition after the other. A partition that fails holds up none; another failure ends it."""
     starts: dict[int, int] = {}
     errors: list[TakhinError] = []

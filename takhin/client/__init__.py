@@ -13,6 +13,7 @@ Errors: `takhin.client.errors` draws the tree. Importing this package loads no S
 """
 
 import takhin.client.forks  # noqa: F401  before gRPC, which the others import
+from takhin.access.rules import Rule
 from takhin.client.admin import Admin
 from takhin.client.consuming.consumer import Consumer
 from takhin.client.model import (
@@ -35,6 +36,7 @@ from takhin.client.model import (
     RecordBatch,
     RecordMetadata,
     Span,
+    TokenInfo,
     TopicConfigEntry,
     TopicDescription,
 )
@@ -70,10 +72,12 @@ __all__ = [
     "RecordBatch",
     "RecordMetadata",
     "Retry",
+    "Rule",
     "Source",
     "Span",
     "Tls",
     "TlsFiles",
+    "TokenInfo",
     "TopicConfigEntry",
     "TopicDescription",
     "TopicPartition",

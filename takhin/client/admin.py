@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
 import grpc
 
+from takhin.access.rules import Rule
 from takhin.client.base import Client
 from takhin.client.clock import monotonic
 from takhin.client.errors import NoAnswerError
@@ -19,6 +20,7 @@ from takhin.client.model import (
     GroupMember,
     Health,
     PartitionOffsets,
+    TokenInfo,
     TopicConfigEntry,
     TopicDescription,
     ms_of,
@@ -215,6 +217,40 @@ class Admin(Client):
         Raises GroupNotEmptyError for a group with members.
         """
         await self._call(self._calls.commit_offset, group_id, dict(offsets))
+
+    async def create_token(
+        self, principal: str, *, expires_at: datetime | int | None = None, note: str = ""
+    ) -> tuple[str, TokenInfo]:
+        """A new token, which is shown only now, and what the broker keeps of it; durable on return.
+
+        expires_at: aware, or ms since 1970; None: never. It is asked for once: an attempt without an answer
+        may have made a token, which `list_tokens` shows.
+        """
+        until = 0 if expires_at is None else ms_of(expires_at)
+        deadline = monotonic() + self._timeout_s
+        return await self._calls.create_token(deadline, principal, until, note)
+
+    async def list_tokens(self, principal: str = "") -> list[TokenInfo]:
+        """The tokens of a principal, or of all."""
+        return await self._call(self._calls.list_tokens, principal)
+
+    async def revoke_tokens(self, id_or_principal: str) -> list[TokenInfo]:
+        """Forget one token by its id, else all of a principal; durable and in force on return.
+
+        Returns those that were; none if there was none, or if an attempt went unanswered and forgot them.
+        """
+        return await self._call(self._calls.revoke_tokens, id_or_principal)
+
+    async def change_access(self, put: Iterable[Rule] = (), drop: Iterable[Rule] = ()) -> int:
+        """Put rules, each in place of one about the same, and drop others; returns how many were dropped.
+
+        All of it or nothing; durable and in force on return. Raises InvalidArgumentError.
+        """
+        return await self._call(self._calls.change_access, list(put), list(drop))
+
+    async def list_access(self, principal: str = "") -> Sequence[Rule]:
+        """The rules about a principal, or all of them."""
+        return await self._call(self._calls.list_access, principal)
 
     async def health(self) -> Health:
         """The state of the broker."""

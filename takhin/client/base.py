@@ -10,8 +10,10 @@ import grpc
 
 from takhin.client.calls import Calls
 from takhin.client.connection import Connection
+from takhin.client.packing import Packing
 from takhin.client.retry import Retry
 from takhin.client.tls import Tls, TlsFiles
+from takhin.errors import InvalidArgumentError
 
 
 class Client:
@@ -30,9 +32,13 @@ class Client:
         tls: Tls | TlsFiles | grpc.ChannelCredentials | None,
         token: str | None,
         retry: Retry | None,
+        compression: str | None = None,
+        *,
+        traces: bool = False,
     ) -> None:
         self._connection = Connection(server, tls=tls, token=token)
-        self._calls = Calls(self._connection)
+        calls = _traced_calls() if traces else Calls
+        self._calls = calls(self._connection, Packing(compression))
         self._retry = retry or Retry()
 
     async def open(self) -> Self:
@@ -64,3 +70,15 @@ class Client:
                 stacklevel=2,
                 source=self,
             )
+
+
+def _traced_calls() -> type[Calls]:
+    """Calls with spans. Raises InvalidArgumentError where OpenTelemetry is not installed."""
+    try:
+        from takhin.client.tracing import TracedCalls  # noqa: PLC0415  nothing of it where it is not wanted
+    except ModuleNotFoundError as error:
+        raise InvalidArgumentError(
+            f"traces=True needs {error.name}, which is not installed: pip install 'takhin[otel]'",
+            field="traces",
+        ) from error
+    return TracedCalls

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import grpc
 
+from takhin.client.calls_access import AccessCalls
 from takhin.client.connection import Connection
 from takhin.client.model import (
     CommittedOffset,
@@ -28,29 +30,29 @@ from takhin.client.model import (
     TopicDescription,
     TopicOutline,
 )
+from takhin.client.packing import Packing
+from takhin.client.producing.records import RecordEncoder
 from takhin.client.streams import ConsumeStream, MemberStream
+from takhin.errors import InvalidBatchError
 from takhin.model import OffsetAtTime, Source, TopicPartition
 from takhin.v1 import takhin_pb2 as pb
-from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 from takhin.wire import requests
-
-if TYPE_CHECKING:
-    from takhin.v1.takhin_pb2_grpc import TakhinServiceAsyncStub  # only its stub file has it
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"].full_name
 CONSUME_MESSAGES = f"/{SERVICE}/ConsumeMessages"
 JOIN_CONSUMER_GROUP = f"/{SERVICE}/JoinConsumerGroup"
 
 
-class Calls:
+class Calls(AccessCalls):
     """The RPCs, in the order of takhin.proto and under its names.
 
     deadline: of clock.monotonic(); until then an attempt may take. Every method may raise an
     UnavailableError, CallFailedError or ClosedError besides the errors that are named.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, packing: Packing) -> None:
+        super().__init__(connection)
+        self._packing = packing
 
     @property
     def server(self) -> str:
@@ -60,6 +62,10 @@ class Calls:
     def check_here(self) -> None:
         """Raise ForkedError or OtherLoopError where no call could be made."""
         self._connection.check_here()
+
+    def encoder(self, topic: str, max_message_bytes: int) -> RecordEncoder:
+        """Makes the records of a topic for `produce_message`."""
+        return RecordEncoder(topic, max_message_bytes)
 
     async def create_topic(
         self, deadline: float, name: str, partitions: int, configs: Mapping[str, str]
@@ -139,10 +145,10 @@ class Calls:
         maybe_stored_from: an earlier attempt may have been stored, there or behind it.
         Raises LogReplacedError if the topic has another id than topic_id, unless that is empty.
         """
-        request = requests.produce(
+        request = partial(
+            requests.produce,
             at.topic,
             at.partition,
-            records,
             producer_id=producer_id,
             sequence=sequence,
             expected_offset=expected_offset,
@@ -150,7 +156,15 @@ class Calls:
             maybe_stored_from=maybe_stored_from,
             source=source,
         )
-        response = await self._connection.unary(self._produce_message, request, deadline)
+        rpc, call = self._produce_message, self._connection.unary
+        packed = await self._packing.packed(records)
+        try:
+            response = await call(rpc, request(records=packed), deadline)
+        except InvalidBatchError:
+            if packed is records:
+                raise
+            response = await call(rpc, request(records=records), deadline)
+            self._packing.is_not_understood(self.server)
         return Produced(response.offset, response.num_partitions)
 
     @asynccontextmanager
@@ -177,6 +191,7 @@ class Calls:
             stop_at_end=stop_at_end,
             incarnation_id=incarnation_id,
             max_bytes=response_bytes_max,
+            accept=self._packing.accepted,
         )
         async with self._connection.stream(CONSUME_MESSAGES, request.SerializeToString(), deadline) as call:
             yield ConsumeStream(call, self.server)
@@ -292,10 +307,6 @@ class Calls:
     async def health_check(self, deadline: float) -> Health:
         response = await self._connection.unary(self._stub.HealthCheck, pb.HealthCheckRequest(), deadline)
         return Health(response.status, response.version, response.uptime_seconds, list(response.reasons))
-
-    @property
-    def _stub(self) -> TakhinServiceAsyncStub:
-        return self._connection.made(TakhinServiceStub)
 
     # Records are carried as bytes: wire/requests.py and wire/columns.py do what the stub would, but faster.
 

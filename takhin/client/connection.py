@@ -107,6 +107,8 @@ class Connection:
         self._retired: list[_Channel] = []  # with former certificates, closed when their last call has ended
         self._look_at = 0.0
         self._closed = False
+        self.more_metadata: Callable[[], tuple[tuple[str, str], ...]] | None = None
+        """What calls made in a context say besides."""
         self.loop: asyncio.AbstractEventLoop | None = None
         """The one on which it was opened."""
 
@@ -228,7 +230,7 @@ class Connection:
         if left_s <= 0:
             raise UnreachableError(f"there was no time left to call {self.server}", server=self.server)
         timeout = timeout_of_call(min(left_s, ATTEMPT_SECONDS_MAX))
-        call = rpc(request, timeout=timeout, metadata=self._metadata)
+        call = rpc(request, timeout=timeout, metadata=self._metadata_now())
         try:
             response = await call
         except asyncio.CancelledError:
@@ -252,7 +254,7 @@ class Connection:
         async with self._place(connect_deadline) as channel:
             rpc: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(method, None, None)
             timeout = None if seconds_max is None else timeout_of_call(seconds_max)
-            call = rpc(request, timeout=timeout, metadata=self._metadata)
+            call = rpc(request, timeout=timeout, metadata=self._metadata_now())
             try:
                 yield call
             finally:
@@ -269,7 +271,7 @@ class Connection:
         """A call that both sides write to, which has a place among the streams. Otherwise as `stream`."""
         async with self._place(connect_deadline) as channel:
             rpc: grpc.aio.StreamStreamMultiCallable[Q, R] = channel.stream_stream(method, serialize, parse)
-            call = rpc(metadata=self._metadata)
+            call = rpc(metadata=self._metadata_now())
             try:
                 yield call
             finally:
@@ -297,6 +299,11 @@ class Connection:
         if len(self._channels) < CHANNELS_MAX:
             return self._add_channel()
         return min(self._channels, key=lambda place: place.streams)
+
+    def _metadata_now(self) -> tuple[tuple[str, str], ...] | None:
+        if self.more_metadata is None or not (more := self.more_metadata()):
+            return self._metadata
+        return (*(self._metadata or ()), *more)
 
     def _add_channel(self) -> _Channel:
         forks.grpc_is_used()

@@ -3,6 +3,8 @@
     TakhinError
     ├── RefusedError             as in takhin.errors: the request cannot be granted as it stands
     │   ├── LogReplacedError     a log is another one than before: offsets may stand for other records
+    │   ├── UnauthenticatedError    the broker does not know who calls: no token, or one that is not valid
+    │   ├── PermissionDeniedError   the caller may not do that
     │   └── …
     ├── UnavailableError         the same request may succeed later
     │   ├── UnreachableError     nothing was sent: no broker answers at the address
@@ -55,7 +57,7 @@ class HandshakeError(UnreachableError):
 
     details["reason"] says why, for a program: SERVER_AUTHORITY, SERVER_NAME, SERVER_CERTIFICATE_EXPIRED,
     SERVER_CERTIFICATE_EARLY, SERVER_CERTIFICATE, SERVER_IS_PLAIN, SERVER_WANTS_TLS, HANDSHAKE_FAILED,
-    CLIENT_CERTIFICATE_MISSING, CLIENT_CERTIFICATE_REFUSED or NOT_GRPC.
+    CLIENT_CERTIFICATE_MISSING or CLIENT_CERTIFICATE_REFUSED.
     """
 
 

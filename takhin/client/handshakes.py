@@ -47,7 +47,7 @@ class Fault:
     text: str
 
 
-NOT_GRPC = Fault("NOT_GRPC", "what listens there is no broker: it does not speak HTTP/2")
+NO_BROKER = Fault("", "what listens there does not speak HTTP/2")
 
 
 class Diagnosis:
@@ -95,7 +95,7 @@ class Diagnosis:
             return None
         if await self._speaks_tls():
             return Fault("SERVER_WANTS_TLS", "it takes TLS alone, and this client was not told to use it")
-        return NOT_GRPC
+        return NO_BROKER
 
     async def _encrypted(self, tls: Tls) -> Fault | None:
         """How far a handshake gets. What the server does not like of a client shows when it is over."""
@@ -110,7 +110,7 @@ class Diagnosis:
             said = getattr(error, "reason", None) or str(error)
             return Fault("HANDSHAKE_FAILED", f"the TLS handshake failed: {said}")
         if greeting:
-            return None if _is_http2(greeting) else NOT_GRPC
+            return None if _is_http2(greeting) else NO_BROKER
         return await self._turned_away(tls)
 
     async def _turned_away(self, tls: Tls) -> Fault:

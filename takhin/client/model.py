@@ -280,6 +280,20 @@ class GroupDescription(NamedTuple):
     members: Sequence[GroupMember] = ()
 
 
+class TokenInfo(NamedTuple):
+    """What a broker keeps of a token, but its hash. token_id: is no secret.
+
+    created_at, expires_at, last_used_at: ms since 1970; 0: never.
+    """
+
+    token_id: str
+    principal: str
+    created_at: int
+    expires_at: int
+    last_used_at: int
+    note: str
+
+
 class Health(NamedTuple):
     """The state of a broker. status: "healthy", or "degraded" for the given reasons, a sentence each."""
 

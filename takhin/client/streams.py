@@ -14,11 +14,13 @@ import grpc
 from google.protobuf.message import Message
 
 from takhin.client.connection import CANCEL_SECONDS_MAX, ByteStream, Duplex
-from takhin.client.errors import NoAnswerError
+from takhin.client.errors import CallFailedError, NoAnswerError
 from takhin.client.failures import error_of
 from takhin.model import TopicPartition
+from takhin.settings import INT32_MAX
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire.columns import ResponseColumns
+from takhin.wire.compression import BadCompressionError, decompressed
 
 T = TypeVar("T")
 
@@ -40,10 +42,22 @@ class ConsumeStream:
     async def read(self, *, silence_s_max: float | None = None) -> ConsumeResponse | None:
         """The next response; None when the broker has ended the stream.
 
-        Raises NoAnswerError after silence_s_max without a response, and the error that ended the stream.
+        Raises NoAnswerError after silence_s_max without a response, CallFailedError for one that makes no
+        sense, and the error that ended the stream.
         """
         raw = await _next(self._call, self._call.read, silence_s_max, self._server)
-        return ConsumeResponse(ResponseColumns(raw), len(raw)) if isinstance(raw, bytes) else None
+        if not isinstance(raw, bytes):
+            return None
+        columns = ResponseColumns(raw)
+        if not columns.compressed:
+            return ConsumeResponse(columns, len(raw))
+        try:
+            plain = await decompressed(columns.compressed, INT32_MAX)  # as large as any message may be
+        except BadCompressionError as error:
+            raise CallFailedError(
+                f"{self._server} sent compressed records whose bytes {error}", server=self._server
+            ) from error
+        return ConsumeResponse(ResponseColumns(plain, end_offset=columns.end_offset), len(plain))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -163,6 +163,11 @@ class Admin(Blocking[client.Admin]):
     delete_offsets = _waiting(client.Admin.delete_offsets)
     committed_offsets = _waiting(client.Admin.committed_offsets)
     commit_offsets = _waiting(client.Admin.commit_offsets)
+    create_token = _waiting(client.Admin.create_token)
+    list_tokens = _waiting(client.Admin.list_tokens)
+    revoke_tokens = _waiting(client.Admin.revoke_tokens)
+    change_access = _waiting(client.Admin.change_access)
+    list_access = _waiting(client.Admin.list_access)
     health = _waiting(client.Admin.health)
 
 
@@ -279,10 +284,13 @@ class Consumer(Blocking[ThreadedConsumer]):
     def poll(self, timeout: float | None = None) -> client.Record | None:
         """The next record; None if none comes within `timeout` seconds, or if all spans are read.
 
-        timeout: 0 takes only what has been read already; None waits. Raises as iterating does.
+        timeout: 0 takes only what has been read already; None waits. Raises as iterating does, and
+        ClosedError to whoever goes on after the None that `stop` led to.
         """
         with suppress(TimeoutError):
-            return self._records.poll(timeout)
+            if (record := self._records.poll(timeout)) is not None:
+                return record
+        self._core.assigned.tell_of_end()
         return None
 
     def batches(

@@ -71,21 +71,21 @@ def _configure_writer(connection: apsw.Connection, *, alone: bool) -> None:
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     if alone:
         # Before the first look at the WAL: SQLite rebuilds its index in memory (sqlite.org/wal.html#noshm).
-        _set(connection, "locking_mode", "exclusive")
-    _set(connection, "journal_mode", "wal")
+        set_pragma(connection, "locking_mode", "exclusive")
+    set_pragma(connection, "journal_mode", "wal")
     # A page that is not what was written is refused when it is read.
-    _set(connection, "checksum_verification", "1")
+    set_pragma(connection, "checksum_verification", "1")
     # FULL: a commit returns after the WAL is synced. It is what an acknowledgement means.
-    _set(connection, "synchronous", 2)
+    set_pragma(connection, "synchronous", 2)
     # Checkpoints are run by the writer, after a group is answered and never inside a commit.
-    _set(connection, "wal_autocheckpoint", 0)
+    set_pragma(connection, "wal_autocheckpoint", 0)
     # After a reader held up checkpoints, the WAL shrinks to this many bytes when SQLite restarts it.
-    _set(connection, "journal_size_limit", WAL_BYTES_KEPT)
+    set_pragma(connection, "journal_size_limit", WAL_BYTES_KEPT)
     set_page_cache(connection, LEAST_CACHE_KIB)
     # Up to here a transaction keeps what it has changed, whatever the size of its cache: else INSERTs would
     # write to the WAL. What is above the cache's size is freed at the COMMIT.
-    _set(connection, "cache_spill", SPILL_PAGES)
-    _set(connection, "temp_store", 2)  # in memory
+    set_pragma(connection, "cache_spill", SPILL_PAGES)
+    set_pragma(connection, "temp_store", 2)  # in memory
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def open_reader(path: Path) -> apsw.Connection:
     A scan reads each page once, so its cache need not be large.
     """
     with distrusted(str(path), apsw.SQLITE_OPEN_READONLY) as connection:
-        _set(connection, "checksum_verification", "1")
+        set_pragma(connection, "checksum_verification", "1")
         set_page_cache(connection, LEAST_CACHE_KIB)
     return connection
 
@@ -148,11 +148,11 @@ def open_scratch(*, cache_kib: int) -> apsw.Connection:
     connection = apsw.Connection("", flags=flags)
     with _closed_on_error(connection):
         # It is never rolled back, and nobody reads it after a crash. First: DEFENSIVE forbids it.
-        _set(connection, "journal_mode", "off")
+        set_pragma(connection, "journal_mode", "off")
         _distrust(connection)
         # Keys are found in 0.36 µs, with SQLite's 4 KiB in 0.45.
-        _set(connection, "page_size", PAGE_BYTES)
-        _set(connection, "synchronous", 0)
+        set_pragma(connection, "page_size", PAGE_BYTES)
+        set_pragma(connection, "synchronous", 0)
         set_page_cache(connection, cache_kib)
     return connection
 
@@ -164,7 +164,7 @@ def reading_of(path: Path) -> str:
 
 def set_page_cache(connection: apsw.Connection, kib: int) -> None:
     """Bound the pages that a connection keeps between its transactions, and free what is above."""
-    _set(connection, "cache_size", -kib)
+    set_pragma(connection, "cache_size", -kib)
 
 
 def open_beside(path: Path, *, immutable: bool) -> apsw.Connection:
@@ -211,7 +211,7 @@ def open_backup_target(path: Path, *, cache_kib: int, checksums: bool) -> apsw.C
     return connection
 
 
-def _set(connection: apsw.Connection, name: str, value: Any) -> None:
+def set_pragma(connection: apsw.Connection, name: str, value: Any) -> None:
     """Set a PRAGMA and read it back. Raises PragmaError."""
     got = connection.pragma(name, value)
     if got is None:

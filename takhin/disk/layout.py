@@ -3,6 +3,7 @@
     DATA/LOCK                            flock, with the holder's pid in it
     DATA/topics/<topic>/<n>.db           partition n, with its -wal and -shm while it is in use
     DATA/tmp/                            files and folders being made or removed; swept at start
+    DATA/access.db                       tokens and rules (access_file.py), and its -wal and -shm while in use
     DATA/witness                         what each log must hold at least; how many starts (witness.py)
     DATA/ballast                         room that is given up when the disk is full
     DATA/hold                            made by people: please let me copy these files
@@ -24,6 +25,7 @@ from pathlib import Path
 LOCK = "LOCK"
 TOPICS = "topics"
 TMP = "tmp"
+ACCESS = "access.db"
 WITNESS = "witness"
 BALLAST = "ballast"
 HOLD = "hold"
@@ -76,6 +78,10 @@ class Layout:
     def unpacked(self) -> Path:
         """Where restore unpacks an archive."""
         return self.tmp / ARCHIVE
+
+    @property
+    def access(self) -> Path:
+        return self.data_dir / ACCESS
 
     @property
     def witness(self) -> Path:

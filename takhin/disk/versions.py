@@ -8,6 +8,7 @@ no table; the statements of an upgrade are in schema/upgrades.py.
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -83,7 +84,11 @@ def check(paths: Sequence[Path]) -> None:
         except HeaderError as error:
             raise StartupError(str(error)) from error
         except apsw.Error as error:
-            raise StartupError(f"{path} cannot be opened as a Takhin partition: {error}") from error
+            # SQLite does not say why a file cannot be opened.
+            reason = (
+                error if os.access(path, os.R_OK | os.W_OK) else "the broker's user may not read or write it"
+            )
+            raise StartupError(f"{path} cannot be opened as a Takhin partition: {reason}") from error
         if version < SINCE_VERSION:
             older.append(path)
     if older:

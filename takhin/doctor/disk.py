@@ -23,6 +23,8 @@ WITHOUT_MODES = {"exfat", "fuseblk", "msdos", "ntfs", "ntfs3", "vfat"}
 UNSYNCED = {"nobarrier", "barrier=0"}
 """Mount options under which a sync returns before the disk has the data."""
 INODES_FEW = 1_000
+FULL_BYTES = 1 << 20
+"""With less a broker takes no records."""
 
 MOUNTS = Path("/proc/self/mountinfo")
 """See proc(5)."""
@@ -35,8 +37,8 @@ SLOW_SYNC_MS = 10.0
 """The median above which every acknowledgement is slow: ordinary SSDs take 0.1 to 2 ms, turning disks 8."""
 
 
-def space(settings: Settings, *, running: bool) -> Iterator[Finding]:
-    """How much is free. running: a broker has the folder, and its ballast in it. Raises OSError."""
+def space(settings: Settings) -> Iterator[Finding]:
+    """How much is free. Raises OSError."""
     system = os.statvfs(settings.data_dir)
     free, size = system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize
     ballast = settings.storage.ballast_bytes
@@ -45,7 +47,8 @@ def space(settings: Settings, *, running: bool) -> Iterator[Finding]:
     if system.f_flag & os.ST_RDONLY:
         do = "mount it writable; if the system has made it read-only after an error, look at the kernel's log"
         yield Finding(Level.BAD, "space", "the file system is mounted read-only", do)
-    if free < (ballast if running else 3 * ballast) or free == 0:
+        return
+    if free < FULL_BYTES:
         yield Finding(Level.BAD, "space", f"{what}: too little to take records", do)
     elif free < settings.storage.free_bytes_low:
         low = gb(settings.storage.free_bytes_low)

@@ -9,6 +9,7 @@ import apsw
 from takhin.doctor import disk, folder, machine
 from takhin.doctor.certificate import certificate
 from takhin.doctor.findings import Finding, Level
+from takhin.doctor.fit import settings_fit
 from takhin.errors import CopyError
 from takhin.settings import Settings
 
@@ -27,11 +28,12 @@ def examine(settings: Settings) -> list[Finding]:
             ("files", lambda: folder.headers(data_dir)),
             ("permissions", lambda: folder.permissions(settings, files)),
             ("leftovers", lambda: folder.leftovers(settings, files, running=running)),
-            ("space", lambda: disk.space(settings, running=running)),
+            ("space", lambda: disk.space(settings)),
             ("file system", lambda: disk.file_system(settings)),
             ("sync", lambda: disk.sync_time(settings)),
         )
     return found + _all(
+        ("settings", lambda: settings_fit(settings)),
         ("clock", lambda: machine.clock(files.newest)),
         ("certificate", lambda: certificate(settings)),
         ("limits", lambda: machine.limits(settings, pid)),

@@ -20,6 +20,7 @@ from takhin.disk.beside import check_header
 from takhin.disk.finding import partition_files, strangers, topic_folders
 from takhin.disk.folder import is_locked
 from takhin.disk.layout import (
+    ACCESS,
     ASIDE,
     BALLAST,
     HELD,
@@ -38,7 +39,7 @@ from takhin.settings import Settings
 
 PROC = Path("/proc")
 PID_BYTES_MAX = 32
-KNOWN = {LOCK, TMP, WITNESS, BALLAST, HOLD, HELD, ASIDE, "lost+found"}
+KNOWN = {ACCESS, LOCK, TMP, WITNESS, BALLAST, HOLD, HELD, ASIDE, "lost+found"}
 """What a folder may have that is not used yet; a file system makes the last one."""
 
 
@@ -129,7 +130,7 @@ def broker(data_dir: Path, *, running: bool, pid: int | None) -> Iterator[Findin
     left = [path for _, _, path in partitions(data_dir) if wal_bytes(path) or shm_of(path).exists()]
     if left:
         size = gb(sum(map(wal_bytes, left)))
-        what = f"none has the folder, and the last one did not end by itself: {len(left)} write-ahead logs "
+        what = f"none has the folder, and the last one did not end by itself: write-ahead logs ({len(left)}) "
         what += f"with {size} are left"
         do = "nothing is lost: start it. Until then, copy no .db file without its -wal"
         yield Finding(Level.WARN, "broker", what, do)
@@ -207,7 +208,7 @@ def headers(data_dir: Path) -> Iterator[Finding]:
         what = f"{len(bad)} of {count} partitions' files cannot be used: {bad[0]}"
         yield Finding(Level.BAD, "files", what, do)
     else:
-        what = f"{count} partitions' files begin as they should; `takhin verify` reads the rest"
+        what = f"the first page of each partition's file ({count}) is sound; `takhin verify` reads the rest"
         yield Finding(Level.OK, "files", what)
 
 
@@ -224,7 +225,12 @@ def permissions(settings: Settings, files: Files) -> Iterator[Finding]:
         do = f"somebody else, root perhaps, has run a command: chown -R --reference={quoted} {quoted}"
         found.append((Level.BAD, what, do))
     readers = settings.storage.readers
-    if wide := [path for path, of in files.all if not S_ISLNK(of.st_mode) and of.st_mode & UMASKS[readers]]:
+    secret = Layout(data_dir).access  # whoever may read the records, tokens are for the broker alone
+    if wide := [
+        path
+        for path, of in files.all
+        if not S_ISLNK(of.st_mode) and of.st_mode & UMASKS["owner" if path == secret else readers]
+    ]:
         what = f"others than storage.readers ({readers}) may read or write {some(wide, 'file')}"
         do = f"chmod -R go= {quoted}" if readers == "owner" else "chmod them as docs/backup.md says"
         found.append((Level.WARN, what, do))

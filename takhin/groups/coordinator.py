@@ -34,7 +34,7 @@ from takhin.groups.patterns import Pattern, Patterns
 from takhin.groups.requests import checked_join, checked_topics
 from takhin.groups.seat import Seat
 from takhin.groups.state import may_commit
-from takhin.members import Committer, Joined, JoinGroup
+from takhin.members import ANYBODY, Committer, Joined, JoinGroup, Reader
 from takhin.model import GroupState, TopicPartition
 from takhin.sentences import shown
 from takhin.settings import GroupSettings
@@ -64,12 +64,14 @@ class Coordinator:
             settings.change_wait_ms, settings.first_wait_ms, settings.rejoin_ms, settings.members_max
         )
         self._groups: dict[str, LiveGroup] = {}  # those with members or with commits under way
-        self._populated: set[str] = set()
+        self._members: dict[str, int] = {}  # how many each group has that has some
+        self._members_total = 0
         self._floor = 1  # above every epoch that a group without members has had
         self._quiet_until = 0
         self._patterns = Patterns(engine, settings.pattern_chars_max)
         self._catalogue: Mapping[str, int] = {}
         self._watching: asyncio.Task[None] | None = None
+        self._matching: set[asyncio.Task[None]] = set()
         self._backlog = Backlog(EVENTS_AT_ONCE)
         self.turnstile = Turnstile(EVENTS_AT_ONCE)
         """What members say goes through it, so that others have their turns."""
@@ -94,20 +96,21 @@ class Coordinator:
     async def stop(self, _grace_seconds: float) -> None:
         """Return when all has ended."""
         self.drain()
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        for task in (self._watching, *self._matching):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
 
     # Members
 
-    async def join(self, request: JoinGroup, address: str) -> Membership:
-        """Take a member in, or back. address: HOST:PORT of its connection.
+    async def join(self, request: JoinGroup, address: str, reader: Reader = ANYBODY) -> Membership:
+        """Take a member in, or back. address: HOST:PORT of its connection. reader: who it is.
 
         Raises InvalidArgumentError, InvalidGroupIdError, InstanceInUseError, GroupFullError,
         FencedMemberError, UnknownMemberError, ShuttingDownError.
         """
         request = checked_join(request, self._settings)
-        subscription, pattern = await self.subscription(request.topics, request.pattern)
+        subscription, pattern = await self.subscription(request.topics, request.pattern, reader)
         await self.turnstile.passed()
         if self.draining:
             raise ShuttingDownError
@@ -122,40 +125,53 @@ class Coordinator:
             request.instance_id,
             request.client_id,
             address,
-            returning=request.epoch != JOINING and now_ms() < self._quiet_until,
+            returning=request.epoch != JOINING and self.settling,
         )
-        live = self._joinable(request.group_id, returning=event.returning)
+        live = self._joinable(request.group_id)
+        self._check_room(live.value, event)
         seat = Seat(event.member_id)
         live.apply(event, seat=seat, pattern=pattern)
         member = live.value.members[event.member_id]
         interval_ms = max(1, member.session_timeout_ms // HEARTBEATS_PER_SESSION)
         seat.say(Joined(event.member_id, member.epoch, interval_ms, member.session_timeout_ms))
-        return Membership(self, live, seat)
+        return Membership(self, live, seat, reader)
 
-    async def subscription(self, topics: Collection[str], text: str) -> tuple[Subscription, Pattern | None]:
+    async def subscription(
+        self, topics: Collection[str], text: str, reader: Reader
+    ) -> tuple[Subscription, Pattern | None]:
         """What a member wants to read, and its pattern if it has one. Raises InvalidArgumentError."""
         names = checked_topics(topics, text, self._settings.topics_max)
         if not text:
             return Subscription(names), None
-        pattern = await self._patterns.find(text)
-        return Subscription(names, text, pattern.topics), pattern
+        pattern = await self._patterns.find(text, reader)
+        return Subscription(names, pattern.key, pattern.topics), pattern
 
-    def _joinable(self, group_id: str, *, returning: bool) -> LiveGroup:
+    def _check_room(self, group: Group, event: Join) -> None:
+        """Raise GroupFullError if the join would be one member too many, of all groups together."""
+        limit = self._settings.members_total_max
+        if self._members_total < limit or event.member_id in group.members or group.holder(event.instance_id):
+            return
+        raise GroupFullError(
+            f"all groups together have {self._members_total} members; the limit is {limit} "
+            "(groups.members_total_max)",
+            group_id=group.group_id,
+        )
+
+    def _joinable(self, group_id: str) -> LiveGroup:
         """The group, made if it has no members. Raises GroupFullError.
 
-        After a start, a group that was there before waits for its members before it shares anything out.
+        After a start it waits for the members that it may have had before it shares anything out.
         """
         live = self._groups.get(group_id)
         if live is not None and live.value.members:
             return live
-        if len(self._populated) >= self._settings.groups_max:
+        if len(self._members) >= self._settings.groups_max:
             raise GroupFullError(
-                f"{len(self._populated)} groups have members; the limit is {self._settings.groups_max} "
+                f"{len(self._members)} groups have members; the limit is {self._settings.groups_max} "
                 "(groups.groups_max)",
                 group_id=group_id,
             )
-        waits = returning or (now_ms() < self._quiet_until and bool(self._engine.offsets.of(group_id)))
-        value = self._new(group_id, self._quiet_until if waits else 0)
+        value = self._new(group_id, self._quiet_until)
         if live is None:
             return LiveGroup(value, self._keep, self._backlog)
         live.value = value  # with the commits that are under way
@@ -168,17 +184,21 @@ class Coordinator:
         """Know the group as long as it has members or commits under way."""
         value = live.value
         group_id = value.group_id
+        self._members_total += len(value.members) - self._members.pop(group_id, 0)
         if value.members:
-            self._populated.add(group_id)
-        else:
-            self._populated.discard(group_id)
-            if value.epoch > value.floor:
-                self._floor = max(self._floor, value.epoch + 1)
+            self._members[group_id] = len(value.members)
+        elif value.epoch > value.floor:
+            self._floor = max(self._floor, value.epoch + 1)
         if value.members or live.commits:
             self._groups[group_id] = live
         elif self._groups.get(group_id) is live:
             del self._groups[group_id]
             live.close()
+
+    @property
+    def settling(self) -> bool:
+        """True while members of the former run come back: whoever owns something says so itself."""
+        return now_ms() < self._quiet_until
 
     # The catalogue
 
@@ -197,10 +217,26 @@ class Coordinator:
         changed = {name for name, _ in before.items() ^ catalogue.items()}
         if not changed or self.draining:
             return
+        await self._match_again(changed)
+
+    def rights_changed(self) -> None:
+        """What members may read is not what it was: find out what their patterns match now."""
+        if not self.draining:
+            task = asyncio.create_task(self._match_again(set()))
+            self._matching.add(task)
+            task.add_done_callback(self._matched)
+
+    def _matched(self, task: asyncio.Task[None]) -> None:
+        self._matching.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("patterns_not_matched", exc_info=error)
+
+    async def _match_again(self, changed: set[str]) -> None:
+        """Tell the groups what patterns match now, and of these topics that have changed."""
         await self._patterns.look_again()
         for live in list(self._groups.values()):
             if not self.draining:
-                live.know(catalogue, changed)
+                live.know(self._catalogue, changed)
                 await others_turn()
 
     # Commits
@@ -243,12 +279,12 @@ class Coordinator:
 
     def live(self, group_id: str) -> LiveGroup | None:
         """The group, if it has members."""
-        return self._groups[group_id] if group_id in self._populated else None
+        return self._groups[group_id] if group_id in self._members else None
 
     @property
     def populated(self) -> Collection[str]:
         """The groups that have members."""
-        return self._populated
+        return self._members.keys()
 
     def state(self, group_id: str) -> tuple[GroupState, int]:
         """A group's state, and how many members it has."""

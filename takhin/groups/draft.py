@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from typing import NoReturn
 
-from takhin.errors import RefusedError
+from takhin.errors import RefusedError, UnknownMemberError
 from takhin.groups.changing import changed
 from takhin.groups.events import Action, Arm, Deadline, Disarm, Release, Remove, Step, Tell, WantTarget
 from takhin.groups.group import NOTHING, Group, Member, MemberState, Partitions
 from takhin.groups.reconcile import Goal, reconcile
 from takhin.model import TopicPartition
+from takhin.sentences import shown
 
 DEADLINES = tuple(Deadline)
 NO_DEADLINES = (None, None, None)
@@ -47,6 +49,11 @@ class Draft:
     def holder(self, instance_id: str) -> Member | None:
         """The static member that has the instance id."""
         return self.before.holder(instance_id)
+
+    def known(self, member_id: str) -> Member:
+        """The member of that id. Raises UnknownMemberError."""
+        member = self.members.get(member_id)
+        return unknown(member_id) if member is None else member
 
     def put(self, member: Member) -> None:
         """Put a member in its place."""
@@ -193,3 +200,11 @@ class Draft:
                 yield Disarm(after.member_id, kind)
             elif at is not None and (at != was or (rebound and kind is Deadline.REVOKE)):
                 yield Arm(after.member_id, kind, after.epoch, at)
+
+
+def unknown(member_id: str) -> NoReturn:
+    """Raise UnknownMemberError."""
+    raise UnknownMemberError(
+        f"the group has no member {shown(member_id)}: let go of everything and join with epoch 0",
+        member_id=member_id,
+    )

@@ -68,6 +68,7 @@ class Member:
 
     instance_id: makes it a static member; empty: none.
     epoch: e, its own epoch, AWAY for a static member that has left for a restart.
+    former: its epoch in the former run of the broker, if it has come back from there; else JOINING.
     heard: the latest epoch that it has named itself. Several assignments may be on their way to it, so what
     it sends may rightly bear any epoch from this one to e.
     assigned: A, what it may hold. revoking: R, what it has still to let go of. Both together are its own.
@@ -87,6 +88,7 @@ class Member:
     revoke_timeout_ms: int
     session_at: int
     epoch: int = JOINING
+    former: int = JOINING
     heard: int = JOINING
     state: MemberState = MemberState.STABLE
     assigned: Partitions = NOTHING

@@ -128,7 +128,7 @@ class LiveGroup:
             concerned = concerned or not changed.isdisjoint(member.subscription.names)
             pattern = self.attendance[member_id].pattern
             if pattern is not None and pattern.topics is not member.subscription.matched:
-                matches[pattern.text] = pattern.topics
+                matches[pattern.key] = pattern.topics
         if concerned or matches:
             self.apply(CatalogueChanged(catalogue, matches))
         else:

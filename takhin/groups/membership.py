@@ -13,6 +13,7 @@ from takhin.members import (
     Leave,
     MemberRequest,
     MemberResponse,
+    Reader,
     Subscribe,
 )
 
@@ -28,10 +29,11 @@ FOR_GOOD = Leave()
 class Membership:
     """A member that has joined. Call `broken` in the end, however it came to that."""
 
-    def __init__(self, coordinator: Coordinator, group: LiveGroup, seat: Seat) -> None:
+    def __init__(self, coordinator: Coordinator, group: LiveGroup, seat: Seat, reader: Reader) -> None:
         self._coordinator = coordinator
         self._group = group
         self._seat = seat
+        self._reader = reader
         self.member_id = seat.member_id
 
     async def next(self) -> MemberResponse | None:
@@ -77,7 +79,9 @@ class Membership:
         self._seat.end()
 
     async def _subscribe(self, request: Subscribe) -> None:
-        subscription, pattern = await self._coordinator.subscription(request.topics, request.pattern)
+        subscription, pattern = await self._coordinator.subscription(
+            request.topics, request.pattern, self._reader
+        )
         if self._sits and not self._seat.ended:
             self._group.attendance[self.member_id].pattern = pattern
             self._group.apply(events.Subscribe(self.member_id, subscription))

@@ -13,6 +13,8 @@ from weakref import WeakValueDictionary
 import re2
 
 from takhin.errors import InvalidArgumentError
+from takhin.limits import RESERVED
+from takhin.members import ANYBODY, Reader
 from takhin.sentences import shown
 from takhin.storage.contract import Engine, Topic
 from takhin.turns import in_turns
@@ -27,11 +29,14 @@ MATCHED_AT_ONCE = 200
 class Pattern:
     """A pattern, and the topics that it matches."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, reader: Reader = ANYBODY) -> None:
         """Raises InvalidArgumentError for what RE2 does not take, and for what is too large."""
         self.text = text
+        self.key = key_of(text, reader)
         self.topics: frozenset[str] = frozenset()
-        """The same object as long as they are the same."""
+        """Those that the reader may read. The same object as long as they are the same."""
+        self._reader = reader
+        self._matched: frozenset[str] = frozenset()
         self._regexp = _compiled(text)
         self._seen: Collection[str] = ()  # a catalogue, which all patterns share
 
@@ -39,13 +44,20 @@ class Pattern:
         """Match it against those of the topics that it has not seen. names: a mapping, or a set."""
         unseen = in_turns([name for name in names if name not in self._seen], at_once=MATCHED_AT_ONCE)
         new = {name async for name in unseen if self._matches(name)}
-        gone = {name for name in self.topics if name not in names}
+        gone = {name for name in self._matched if name not in names}
         if new or gone:
-            self.topics = (self.topics - gone) | new
+            self._matched = (self._matched - gone) | new
         self._seen = names  # not before: whoever asks may go away meanwhile
+        readable = self._matched
+        if self._reader is not ANYBODY:
+            matched = in_turns(self._matched, at_once=MATCHED_AT_ONCE)
+            readable = frozenset([name async for name in matched if self._reader.may_read(name)])
+        if readable != self.topics:
+            self.topics = readable
 
     def _matches(self, name: str) -> bool:
-        return self._regexp.fullmatch(name.encode()) is not None
+        """The broker's own topics are not found by a pattern. Whoever wants one names it."""
+        return not name.startswith(RESERVED) and self._regexp.fullmatch(name.encode()) is not None
 
 
 class Patterns:
@@ -58,7 +70,7 @@ class Patterns:
         self._matched: WeakValueDictionary[int, frozenset[str]] = WeakValueDictionary()  # by their hashes
         self._one = asyncio.Lock()
 
-    async def find(self, text: str) -> Pattern:
+    async def find(self, text: str, reader: Reader = ANYBODY) -> Pattern:
         """The pattern, matched against the topics as they are on return. Keep it to keep it up to date.
 
         Raises InvalidArgumentError.
@@ -69,9 +81,10 @@ class Patterns:
                 f"{len(text)}",
                 field="topic_pattern",
             )
-        pattern = self._patterns.get(text)
+        key = key_of(text, reader)
+        pattern = self._patterns.get(key)
         if pattern is None:
-            pattern = self._patterns[text] = Pattern(text)
+            pattern = self._patterns[key] = Pattern(text, reader)
         known = None
         while known is not self._engine.topics:
             known = await self._look(pattern)
@@ -92,6 +105,11 @@ class Patterns:
             if shared == pattern.topics:
                 pattern.topics = shared
         return topics
+
+
+def key_of(text: str, reader: Reader) -> str:
+    """What a pattern is known by: its text, and its reader unless that is anybody."""
+    return f"{text}\0{reader.principal}" if reader.principal else text
 
 
 def _compiled(text: str) -> re2._Regexp:

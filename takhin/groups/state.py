@@ -7,17 +7,17 @@ What an event may do stands at the function that handles it; how one member move
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NoReturn, assert_never
+from typing import assert_never
 
 from takhin.errors import (
     FencedMemberError,
     GroupFullError,
     InstanceInUseError,
     InvalidArgumentError,
-    UnknownMemberError,
 )
 from takhin.groups.changing import changed
-from takhin.groups.draft import Draft
+from takhin.groups.claims import settled_claims
+from takhin.groups.draft import Draft, unknown
 from takhin.groups.events import (
     Broken,
     CatalogueChanged,
@@ -115,9 +115,9 @@ def _join(draft: Draft, event: Join) -> None:
     elif event.epoch == JOINING:
         _take(draft, event, NOTHING)
     elif event.returning and holder is None and event.epoch < draft.before.floor and draft.target_at is None:
-        _take(draft, event, _free_of(draft, event))
+        _take(draft, event, settled_claims(draft, event))
     else:
-        _unknown(event.member_id)
+        unknown(event.member_id)
 
 
 def _take(draft: Draft, event: Join, assigned: Partitions) -> None:
@@ -141,6 +141,7 @@ def _take(draft: Draft, event: Join, assigned: Partitions) -> None:
         event.session_timeout_ms,
         event.revoke_timeout_ms,
         draft.now + event.session_timeout_ms,
+        former=event.epoch,
     )
     draft.put(changed(member, assigned=assigned, assigned_epochs=dict.fromkeys(assigned, draft.target_epoch)))
     if assigned:
@@ -148,15 +149,6 @@ def _take(draft: Draft, event: Join, assigned: Partitions) -> None:
     draft.bump()
     draft.reconcile(event.member_id, NOTHING)
     _hear(draft, event)
-
-
-def _free_of(draft: Draft, event: Join) -> Partitions:
-    """What a returning member gets of the partitions that it holds: those that exist and nobody else has."""
-    catalogue, wanted = draft.before.catalogue, event.subscription.of(event.owned)
-    taken = draft.owned(wanted)
-    return frozenset(
-        each for each in wanted if 0 <= each.partition < catalogue.get(each.topic, 0) and each not in taken
-    )
 
 
 def _come_back(draft: Draft, member: Member, event: Join) -> None:
@@ -226,7 +218,7 @@ def _hear(draft: Draft, event: Join) -> None:
 
 def _heartbeat(draft: Draft, event: Heartbeat) -> None:
     """A sign of life. What the member says that it holds counts only if it knows of its present epoch."""
-    member = _known(draft, event.member_id)
+    member = draft.known(event.member_id)
     _check_epoch(member, event.epoch)
     current = event.epoch == member.epoch
     member = changed(member, heard=event.epoch, session_at=draft.now + member.session_timeout_ms)
@@ -255,9 +247,9 @@ def _check_epoch(member: Member, epoch: int) -> None:
 
 def _subscribe(draft: Draft, event: Subscribe) -> None:
     """A member reads something else. The group's epoch rises only if the names differ [KAFKA-21721]."""
-    member = _known(draft, event.member_id)
+    member = draft.known(event.member_id)
     if member.away:
-        _unknown(event.member_id)
+        unknown(event.member_id)
     draft.put(changed(member, session_at=draft.now + member.session_timeout_ms))
     _change_subscription(draft, event.member_id, event.subscription)
     draft.reconcile(event.member_id, None)
@@ -278,7 +270,7 @@ def _leave(draft: Draft, event: Leave) -> None:
 
     A static one that restarts keeps what it has, and its session's deadline; it has let go of R.
     """
-    member = _known(draft, event.member_id)
+    member = draft.known(event.member_id)
     if not (event.keep_for_restart and member.instance_id):
         draft.remove(event.member_id, None)
         return
@@ -376,17 +368,4 @@ def _deadline_passed(draft: Draft, event: DeadlinePassed) -> None:
     draft.remove(
         member.member_id,
         FencedMemberError(f"member {shown(member.member_id)} {sentence}", member_id=member.member_id),
-    )
-
-
-def _known(draft: Draft, member_id: str) -> Member:
-    """The member of that id."""
-    member = draft.members.get(member_id)
-    return _unknown(member_id) if member is None else member
-
-
-def _unknown(member_id: str) -> NoReturn:
-    raise UnknownMemberError(
-        f"the group has no member {shown(member_id)}: let go of everything and join with epoch 0",
-        member_id=member_id,
     )

@@ -19,11 +19,13 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 
 from takhin.errors import InvalidArgumentError, OverloadedError, ShuttingDownError, TakhinError
+from takhin.rpc.parsing import Parsed, Room
 from takhin.rpc.places import GOOD, TROUBLED, Place, Places, host_of
 from takhin.settings import RpcSettings
 
@@ -36,7 +38,7 @@ SHORT_PATIENCE_SECONDS = 0.02
 there so soon either; so it applies only while few are slow, and is no reason to come last afterwards."""
 NEVER = float("inf")
 
-Parse: TypeAlias = Callable[[bytes], Awaitable[Any]]
+Parse: TypeAlias = Callable[[bytes, Room], Awaitable[Parsed]]
 
 
 class Ticket:
@@ -48,7 +50,7 @@ class Ticket:
         self.began = asyncio.get_running_loop().time()
         self.limit: asyncio.Timeout | None = None
         self.refusal: TakhinError | None = None
-        self.wire_bytes = 0
+        self.size_bytes = 0
 
     def refuse(self, error: TakhinError) -> None:
         """Let the call fail if its message is still not there."""
@@ -68,17 +70,17 @@ def taken_over() -> None:
         ticket.place.give_up()
 
 
-def wire_bytes() -> int:
-    """The size of the running call's only request, as it came."""
+def size_bytes() -> int:
+    """The size of the running call's only request, decompressed."""
     ticket = _ticket.get()
-    return 0 if ticket is None else ticket.wire_bytes
+    return 0 if ticket is None else ticket.size_bytes
 
 
 class Arrival(NamedTuple):
     """A request of a stream. leave: gives its place up; to be called in every case, as often as one likes."""
 
     request: Any
-    wire_bytes: int
+    size_bytes: int
     leave: Callable[[], None]
 
 
@@ -105,17 +107,25 @@ class Arrivals:
         peer = context.peer()
         ticket = Ticket(peer, await self._place(peer))
         _ticket.set(ticket)
+
+        async def room() -> None:
+            if not ticket.place.held:
+                ticket.place = await self._place(peer)
+
         try:
             message = await self._message(context, ticket)
             if len(message) <= SMALL_BYTES:
                 ticket.place.give_up()
-            elif not ticket.place.held:
-                ticket.place = await self._place(peer)
+            else:
+                await room()
             self._slow.pop(ticket, None)
-            ticket.wire_bytes = len(message)
-            request = [await parse(message)]
+            request, ticket.size_bytes = await parse(message, room)
             del message
-            yield request
+            if ticket.size_bytes <= SMALL_BYTES:  # it was compressed
+                ticket.place.give_up()
+            taken = [request]
+            del request
+            yield taken
         finally:
             self._slow.pop(ticket, None)
             ticket.place.give_up()
@@ -124,19 +134,22 @@ class Arrivals:
         self, messages: AsyncIterator[bytes], peer: str, parse: Parse
     ) -> AsyncGenerator[Arrival, None]:
         """The requests of a stream, each parsed when there is a place for it."""
+        places: list[Place] = []
+
+        async def room() -> None:
+            if not places:
+                places.append(await self._place(peer))
+
         async for message in messages:
-            if len(message) <= SMALL_BYTES:
-                yield Arrival(await parse(message), len(message), _no_place)
-                continue
-            place = await self._place(peer)
             try:
-                request = await parse(message)
+                if len(message) > SMALL_BYTES:
+                    await room()
+                request, size_bytes = await parse(message, room)
             except BaseException:
-                place.give_up()
+                _leave(places)
                 raise
-            size = len(message)
             del message
-            yield Arrival(request, size, place.give_up)
+            yield Arrival(request, size_bytes, partial(_leave, places))
 
     def end(self) -> None:
         """Refuse every call that waits for a place or for its message, because the broker stops.
@@ -242,5 +255,7 @@ class Arrivals:
             )
 
 
-def _no_place() -> None:
-    """Small messages have none to give up."""
+def _leave(places: list[Place]) -> None:
+    """Give the places up; small messages have none."""
+    while places:
+        places.pop().give_up()

@@ -11,36 +11,30 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import structlog
 from google.protobuf import message_factory
-from google.protobuf.message import DecodeError
 
-from takhin.errors import InternalError, InvalidArgumentError, ShuttingDownError, TakhinError
+from takhin.errors import InternalError, ShuttingDownError, TakhinError
 from takhin.logs import debugging
 from takhin.quotas import Quotas
-from takhin.rpc.arrivals import Arrivals, Parse
+from takhin.rpc.access_log import AccessLog
+from takhin.rpc.arrivals import Arrival, Arrivals
 from takhin.rpc.call_log import CallLog
 from takhin.rpc.call_quotas import CallQuotas
 from takhin.rpc.calls import Context, Handler, Watcher, running, watched
+from takhin.rpc.gate import Gate, Passage
+from takhin.rpc.gzip_answers import asks_for_gzip, is_worth_gzip
+from takhin.rpc.parsing import Parser, Refused
 from takhin.settings import Settings
-from takhin.turns import LARGE_BYTES, others_turn
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
-from takhin.wire.crowd import SMALL_BYTES, bounds, too_large
+from takhin.wire.crowd import bounds, too_large
 from takhin.wire.status import TABLE, rich_status
 
 logger = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Malformed:
-    """Stands for a request whose bytes do not parse. Left to itself, gRPC would answer UNKNOWN."""
-
-    error: InvalidArgumentError
 
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"]
@@ -79,12 +73,19 @@ async def abort(context: Context, error: TakhinError) -> None:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the server."""
 
-    def __init__(self, settings: Settings, quotas: Quotas, watchers: Sequence[Watcher] = ()) -> None:
+    def __init__(
+        self, settings: Settings, gate: Gate, quotas: Quotas, watchers: Sequence[Watcher] = ()
+    ) -> None:
+        self._gate = gate
         self._quotas = CallQuotas(quotas, settings.rpc.calls_max)
         self._watchers: list[Watcher] = [self._quotas, *watchers, *([CallLog()] if debugging() else [])]
+        if settings.log.access:
+            self._watchers.append(AccessLog())
         self._arrivals = Arrivals(settings.rpc.arrivals_max, settings.rpc)
         self._health_arrivals = Arrivals(settings.rpc.health_arrivals_max, settings.rpc)
         self._bounds = bounds(settings)
+        self._message_bytes_max = settings.rpc.message_bytes_max
+        self._gzip = settings.rpc.gzip
         self._handlers: dict[str, Handler] = {}
         self._unary_calls: set[asyncio.Task[Any]] = set()
         self._streams: dict[asyncio.Task[Any], str] = {}
@@ -122,10 +123,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         for task in tasks:
             task.cancel()
 
-    def _admit(self, method: str) -> None:
-        """Raise ShuttingDownError while the broker stops, OverloadedError if the caller is over its quota."""
+    def _admit(self, method: str, context: Context) -> None:
+        """Raise ShuttingDownError while the broker stops, OverloadedError if the caller is over its quota.
+
+        Raises what the gate raises for a caller that it does not let in.
+        """
         if self._ending and not method.startswith(HEALTH):
             raise ShuttingDownError
+        self._gate.admit(method, context)
         if not method.startswith(HEALTH_CHECKS):
             self._quotas.admit(running())
 
@@ -161,11 +166,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         repeated = () if response_class is None else convert.repeated_fields(response_class)
 
         async def answer(request: list[Any], context: Context) -> Any:
-            if isinstance(request[0], Malformed):
-                return await abort(context, request[0].error)
+            _well_formed(request[0])
             asked = {name: getattr(request[0], name) for name in repeated}
             try:
-                return await inner(request.pop(), context)  # which may let go of a large one
+                await self._gate.check(method, request[0])
+                response = await inner(request.pop(), context)  # which may let go of a large one
             except grpc.aio.AbortError:
                 raise
             except Exception as raised:  # noqa: BLE001  the boundary: everything gets an answer
@@ -174,15 +179,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if row.in_band and response_class is not None:
                     return convert.refusal(response_class(), asked, error, row.code)
                 return await abort(context, error)
+            if self._gzip and asks_for_gzip(context) and is_worth_gzip(response):
+                context.set_compression(grpc.Compression.Gzip)
+            return response
 
         async def call(_: object, context: Context) -> Any:
             task = _current_task()
             self._unary_calls.add(task)
             try:
-                self._admit(method)
+                self._admit(method, context)
                 async with arrivals.request(context, parse) as request:
                     return await answer(request, context)
-            except TakhinError as error:  # there is no request
+            except TakhinError as error:  # there is no request, or it is not allowed
                 return await abort(context, error)
             finally:
                 self._unary_calls.discard(task)
@@ -195,24 +203,34 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         inner: Any = handler.stream_stream if streaming else handler.unary_stream
         parse, arrivals = self._parser(handler, method), self._arrivals_of(method)
 
-        async def begun(requests: AsyncIterator[bytes], context: Context) -> Any:
+        async def begun(requests: AsyncIterator[bytes], context: Context, passage: Passage) -> Any:
             if method == PRODUCE_STREAM:
-                return inner(arrivals.requests(_counted(requests), context.peer(), parse), context)
+                arriving = arrivals.requests(_counted(requests), context.peer(), parse)
+                return inner(self._allowed(method, arriving), context)
             async with arrivals.request(context, parse) as request:
                 first = _well_formed(request.pop())
             running().received += 1
-            return inner(_parsed(first, _counted(requests), parse) if streaming else first, context)
+            await self._gate.check(method, first, passage)
+            if not streaming:
+                return inner(first, context)
+            later = arrivals.requests(_counted(requests), context.peer(), parse)
+            return inner(self._parsed(first, later, method, passage), context)
 
         async def call(requests: AsyncIterator[bytes], context: Context) -> None:
             task = _current_task()
             self._streams[task] = method
+            refusal: TakhinError | None = None
             try:
-                self._admit(method)
-                await self._run(await begun(requests, context), context, task)
+                self._admit(method, context)
+                with self._gate.passage(method) as passage:
+                    try:
+                        await self._run(await begun(requests, context, passage), context, task, passage)
+                    finally:
+                        refusal = passage.refusal
             except asyncio.CancelledError:
-                if not self._ending:
+                if refusal is None and not self._ending:
                     raise
-                await abort(context, ShuttingDownError())
+                await abort(context, refusal or ShuttingDownError())
             except grpc.aio.AbortError:
                 raise
             except ClientGoneError:
@@ -224,49 +242,58 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return grpc.stream_stream_rpc_method_handler(call, None, _serializer(handler))
 
-    def _parser(self, handler: Handler, method: str) -> Parse:
-        """The handler's deserializer, except that it returns Malformed where that one raises.
-
-        It also does so for what is too large, or has so many elements that to make objects of them would take
-        too long. Others have their turn between the steps of a large one.
-        """
+    def _parser(self, handler: Handler, method: str) -> Parser:
+        """Parses the method's requests, and refuses what is too large or has too many elements."""
         parse: Any = handler.request_deserializer
-        refuse = self._bounds.get(method.rpartition("/")[2], too_large)
+        return Parser(parse, self._bounds.get(method.rpartition("/")[2], too_large), self._message_bytes_max)
 
-        async def parsed(raw: bytes) -> Any:
-            if len(raw) > SMALL_BYTES:
-                if len(raw) > LARGE_BYTES:
-                    await others_turn()
-                if (reason := await refuse(raw)) is not None:
-                    return Malformed(InvalidArgumentError(reason))
-                if len(raw) > LARGE_BYTES:
-                    await others_turn()
-            try:
-                request = parse(raw)
-            except DecodeError as error:
-                return Malformed(InvalidArgumentError(f"the request is no such protobuf message: {error}"))
-            if len(raw) > LARGE_BYTES:
-                await others_turn()
-            return request
+    async def _allowed(self, method: str, arriving: AsyncIterator[Arrival]) -> AsyncGenerator[Arrival, None]:
+        """The requests of a produce stream; in place of each that is not allowed, its refusal."""
+        async for arrival in arriving:
+            request = arrival.request
+            if not isinstance(request, Refused):
+                try:
+                    await self._gate.check(method, request)
+                except TakhinError as error:
+                    arrival = arrival._replace(request=Refused(error, request.topic, request.partition))  # noqa: PLW2901
+            yield arrival
 
-        return parsed
+    async def _parsed(
+        self, first: Any, requests: AsyncIterator[Arrival], method: str, passage: Passage
+    ) -> AsyncGenerator[Any, None]:
+        """The requests of a stream, whose first one is there. Raises the error of one that is refused."""
+        yield first
+        async for arrival in requests:
+            arrival.leave()
+            request = _well_formed(arrival.request)
+            await self._gate.check(method, request, passage)
+            yield request
 
-    async def _run(self, stream: Any, context: Context, task: asyncio.Task[Any]) -> None:
+    async def _run(self, stream: Any, context: Context, task: asyncio.Task[Any], passage: Passage) -> None:
         """Run a streaming method of either style: a coroutine that writes, or a generator of responses."""
         if not hasattr(stream, "__aiter__"):
             await stream
             return
         call = running()
+        gzip = self._gzip and asks_for_gzip(context)
+        if gzip:
+            context.set_compression(grpc.Compression.Gzip)
         async with aclosing(stream):
             async for response in stream:
+                if gzip and not is_worth_gzip(response):
+                    context.disable_next_message_compression()
                 self._writing.add(task)
+                passage.writing = True
                 try:
                     await context.write(response)
                 except grpc.aio.InternalError as error:  # gRPC raises it when the connection is gone
                     raise ClientGoneError from error
                 finally:
                     self._writing.discard(task)
+                    passage.writing = False
                 call.sent += 1
+                if passage.refusal is not None:
+                    raise passage.refusal
                 if self._ending and self._streams[task] not in SELF_ENDING:
                     raise ShuttingDownError
 
@@ -279,7 +306,7 @@ def _current_task() -> asyncio.Task[Any]:
 
 def _well_formed(request: Any) -> Any:
     """The request. Raises its error if it is malformed."""
-    if isinstance(request, Malformed):
+    if isinstance(request, Refused):
         raise request.error
     return request
 
@@ -290,13 +317,6 @@ async def _counted(requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None
     async for request in requests:
         call.received += 1
         yield request
-
-
-async def _parsed(first: Any, requests: AsyncIterator[bytes], parse: Parse) -> AsyncGenerator[Any, None]:
-    """The requests of a stream, whose first one is there. Raises the error of one that is malformed."""
-    yield first
-    async for request in requests:
-        yield _well_formed(await parse(request))
 
 
 def _serializer(handler: Handler) -> Callable[[Any], bytes]:

@@ -45,7 +45,7 @@ class Listener:
         self._socket_mode = int(settings.socket_mode, 8)
         self._connections = connections
         self._certificates = certificates
-        self._interceptor = CallInterceptor(settings, service.quotas, watchers)
+        self._interceptor = CallInterceptor(settings, service.gate, service.quotas, watchers)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=_options(settings.rpc),
@@ -114,6 +114,8 @@ def _options(settings: RpcSettings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),  # else a second broker could listen on the same port
         ("grpc.max_receive_message_length", settings.message_bytes_max),
         ("grpc.max_send_message_length", settings.message_bytes_max),
+        # parsing.py decompresses what is compressed, once the call has a place. gRPC would do it at once.
+        ("grpc.per_message_decompression", 0),
         # A call of which no message is asked for yet may send this much. Probes for the speed of a connection
         # would make it megabytes.
         ("grpc.http2.bdp_probe", 0),

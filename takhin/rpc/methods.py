@@ -33,7 +33,7 @@ class Methods(takhin_pb2_grpc.TakhinServiceServicer):
 async def submit(session: Session, message: pb.ProduceMessageRequest, wire_bytes: int) -> PendingProduce:
     """Queue the records of a produce request, of a call of its own or of a stream.
 
-    wire_bytes: the size of the message as it came. Raises a RefusedError or an UnavailableError for what
+    wire_bytes: the size of the message, decompressed. Raises a RefusedError or an UnavailableError for what
     cannot be queued.
     """
     pending = await session.submit(await convert.produce_request(message, wire_bytes, session.check_counts))

@@ -14,8 +14,9 @@ from takhin.broker.records import PendingProduce
 from takhin.broker.session import Session
 from takhin.errors import ShuttingDownError
 from takhin.rpc.arrivals import Arrival
-from takhin.rpc.interceptors import Malformed, known
+from takhin.rpc.interceptors import known
 from takhin.rpc.methods import submit
+from takhin.rpc.parsing import Refused
 from takhin.settings import ProduceSettings
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
@@ -132,14 +133,14 @@ async def _submitted(session: Session, arrival: Arrival) -> Unanswered:
     message = arrival.request
     throttled_ms = 0
     try:
-        records = 0 if isinstance(message, Malformed) else len(message.records) or 1
-        if wait_s := session.take_stream_produce(records, arrival.wire_bytes):
+        records = 0 if isinstance(message, Refused) else len(message.records) or 1
+        if wait_s := session.take_stream_produce(records, arrival.size_bytes):
             arrival.leave()
             throttled_ms = round(wait_s * 1_000)
             await asyncio.sleep(wait_s)
-        if isinstance(message, Malformed):
-            return Unanswered("", 0, 0, message.error, throttled_ms)
-        pending = await submit(session, message, arrival.wire_bytes)
+        if isinstance(message, Refused):
+            return Unanswered(message.topic, message.partition, 0, message.error, throttled_ms)
+        pending = await submit(session, message, arrival.size_bytes)
     except Exception as error:  # noqa: BLE001  a refused request never ends the stream
         return Unanswered(message.topic, message.partition, 0, error, throttled_ms)
     finally:

@@ -8,8 +8,9 @@ from weakref import WeakKeyDictionary
 
 from takhin.broker.broker import Broker
 from takhin.model import Records
-from takhin.rpc.arrivals import Arrival, wire_bytes
+from takhin.rpc.arrivals import Arrival, size_bytes
 from takhin.rpc.calls import Context
+from takhin.rpc.gzip_answers import asks_for_gzip, bounded
 from takhin.rpc.methods import Methods, submit
 from takhin.rpc.produce_stream import ProduceStreams
 from takhin.v1 import takhin_pb2 as pb
@@ -23,6 +24,7 @@ class RecordMethods(Methods):
         super().__init__(broker)
         self._streams = ProduceStreams(broker.settings.produce)
         self._encodings: WeakKeyDictionary[Records, bytes] = WeakKeyDictionary()
+        self._packings: WeakKeyDictionary[Records, bytes] = WeakKeyDictionary()
 
     def drain(self) -> None:
         """Let produce streams read no further; each ends when all it has read is answered."""
@@ -33,8 +35,8 @@ class RecordMethods(Methods):
     ) -> pb.ProduceMessageResponse:
         topic = request.topic
         session = self._session()
-        session.take_produce(len(request.records) or 1, wire_bytes())
-        pending = await submit(session, request, wire_bytes())
+        session.take_produce(len(request.records) or 1, size_bytes())
+        pending = await submit(session, request, size_bytes())
         del request  # while it waits, only the queue keeps its records
         appended = await pending.answer()
         return convert.produced(topic, appended, session.count_partitions(topic))
@@ -48,14 +50,18 @@ class RecordMethods(Methods):
         self, request: pb.ConsumeMessagesRequest, context: Context
     ) -> AsyncIterator[bytes]:
         topic, partition = request.topic, request.partition
+        compressed = pb.COMPRESSION_ZSTD in request.accept
+        if asks_for_gzip(context) and not compressed:
+            request.max_bytes = bounded(request.max_bytes)
         session = self._session()
         async with aclosing(session.consume(convert.consume_request(request))) as chunks:
             async for chunk in chunks:
-                response = await encode.consumed(
-                    topic, partition, chunk, self._encoded(partition, chunk.records)
-                )
-                session.count_consumed(topic, records=len(chunk.records.rows), size_bytes=len(response))
-                yield response
+                plain = sent = self._encoded(partition, chunk.records)
+                session.count_consumed(topic, records=len(chunk.records.rows), size_bytes=len(plain))
+                if compressed:
+                    sent = await self._packed(chunk.records, plain)
+                    context.disable_next_message_compression()  # by gzip
+                yield await encode.consumed(topic, partition, chunk, sent)
 
     async def GetOffsetsForTimes(
         self, request: pb.GetOffsetsForTimesRequest, context: Context
@@ -76,3 +82,10 @@ class RecordMethods(Methods):
         if encoded is None:
             encoded = self._encodings[records] = encode.encoded(partition, records)
         return encoded
+
+    async def _packed(self, records: Records, encoded: bytes) -> bytes:
+        """The same compressed, once for all as well."""
+        packed = self._packings.get(records)
+        if packed is None:
+            packed = self._packings[records] = await encode.packed(encoded)
+        return packed

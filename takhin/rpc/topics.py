@@ -50,7 +50,7 @@ class TopicMethods(Methods):
         return convert.configs(self._session().describe_configs(request.name))
 
     async def ListTopics(self, request: pb.ListTopicsRequest, context: Context) -> pb.ListTopicsResponse:
-        names = self._session().list_topics()
+        names = await self._session().list_topics()
         if names is not self._names:  # the catalogue has changed
             self._names = names
             self._list = pb.ListTopicsResponse(topics=names)

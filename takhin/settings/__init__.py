@@ -10,15 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from takhin.settings.access import AccessSettings, ActivitySettings
 from takhin.settings.fields import INT32_MAX, kind_of, setting, split_address
 from takhin.settings.metrics import MetricsSettings
 from takhin.settings.quotas import QuotaSettings
 from takhin.settings.security import TlsSettings, listen_address
 from takhin.settings.serving import ConsumeSettings, GroupSettings, ProduceSettings, RpcSettings
 from takhin.settings.storage import StorageSettings, TopicSettings
+from takhin.settings.traces import TraceSettings
 
 __all__ = [
     "INT32_MAX",
+    "AccessSettings",
+    "ActivitySettings",
     "ConsumeSettings",
     "GroupSettings",
     "LogSettings",
@@ -30,6 +34,7 @@ __all__ = [
     "StorageSettings",
     "TlsSettings",
     "TopicSettings",
+    "TraceSettings",
     "kind_of",
     "setting",
     "split_address",
@@ -46,6 +51,7 @@ class LogSettings:
     format: str = setting(
         "auto", "auto is human on a terminal, json elsewhere", choices=("auto", "human", "json")
     )
+    access: bool = setting(False, "log a line of level info for each call, when it has ended")
     debug_lines_per_s_max: int = setting(
         1_000, "debug lines in one second; those beyond it are counted instead", least=1
     )
@@ -78,7 +84,10 @@ class Settings:
     consume: ConsumeSettings = field(default_factory=ConsumeSettings)
     groups: GroupSettings = field(default_factory=GroupSettings)
     rpc: RpcSettings = field(default_factory=RpcSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
+    activity: ActivitySettings = field(default_factory=ActivitySettings)
     quotas: QuotaSettings = field(default_factory=QuotaSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    traces: TraceSettings = field(default_factory=TraceSettings)
     log: LogSettings = field(default_factory=LogSettings)

@@ -36,6 +36,12 @@ class ConsumeSettings:
     shared_bytes_max: int = setting(
         16 << 20, "bytes of recent reads kept for other consumers of the same partition", most=INT64_MAX
     )
+    unsent_bytes_max: int = setting(
+        16 << 20,
+        "bytes of responses that clients have not taken yet; the less is left, the smaller they get",
+        least=1,
+        most=INT64_MAX,
+    )
     wait_ms_max: int = setting(60_000, "the upper limit on a client's max_wait_ms", least=0)
     time_queries_max: int = setting(1_000, "times in one GetOffsetsForTimes call", least=1)
     heartbeat_ms: int = setting(
@@ -52,6 +58,7 @@ class GroupSettings:
         64 << 20, "bytes of the CommitOffset calls under way, all together", least=1, most=INT64_MAX
     )
     members_max: int = setting(1_000, "members of one group", least=1)
+    members_total_max: int = setting(10_000, "members of all groups together", least=1)
     groups_max: int = setting(10_000, "groups with members", least=1)
     rejoin_ms: int = setting(
         3_000,
@@ -93,6 +100,9 @@ class RpcSettings:
     message_bytes_max: int = setting(
         10 << 20, "bytes of one gRPC message, in either direction", least=128 << 10
     )
+    gzip: bool = setting(
+        True, "compress the responses of clients that ask for it (takhin-accept-encoding: gzip)"
+    )
     arrivals_max: int = setting(
         8,
         "requests that arrive at one time; those of over 64 KiB count until they are queued, under way as "
@@ -119,7 +129,7 @@ class RpcSettings:
         8 << 10, "bytes of a call's metadata, with 32 more for each entry", least=1_024
     )
     calls_max: int = setting(2_000, "calls under way, streams included", least=1)
-    connections_max: int = setting(1_000, "connections at one time", least=1)
+    connections_max: int = setting(1_000, "connections at one time, at each address", least=1)
     streams_per_connection_max: int = setting(1_000, "calls under way on one connection", least=1)
     handshake_ms_max: int = setting(10_000, "time a new connection has to start HTTP/2", least=1)
     connection_idle_ms: int = setting(

@@ -81,6 +81,12 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """a living member has that instance_id"""
     ERROR_CODE_GROUP_FULL: _ErrorCode.ValueType  # 28
     """groups.members_max or groups.groups_max is reached"""
+    ERROR_CODE_UNAUTHENTICATED: _ErrorCode.ValueType  # 29
+    """no token and no certificate, or a token that is unknown, revoked or expired"""
+    ERROR_CODE_PERMISSION_DENIED: _ErrorCode.ValueType  # 30
+    """the principal may not do that; whether what it names exists is not said"""
+    ERROR_CODE_ACCESS_UNAVAILABLE: _ErrorCode.ValueType  # 31
+    """the broker cannot read or change its tokens and rules at present"""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """What went wrong, for programs; the error text beside it is for people. The same names, without the
@@ -138,7 +144,33 @@ ERROR_CODE_INSTANCE_IN_USE: ErrorCode.ValueType  # 27
 """a living member has that instance_id"""
 ERROR_CODE_GROUP_FULL: ErrorCode.ValueType  # 28
 """groups.members_max or groups.groups_max is reached"""
+ERROR_CODE_UNAUTHENTICATED: ErrorCode.ValueType  # 29
+"""no token and no certificate, or a token that is unknown, revoked or expired"""
+ERROR_CODE_PERMISSION_DENIED: ErrorCode.ValueType  # 30
+"""the principal may not do that; whether what it names exists is not said"""
+ERROR_CODE_ACCESS_UNAVAILABLE: ErrorCode.ValueType  # 31
+"""the broker cannot read or change its tokens and rules at present"""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
+
+class _Compression:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CompressionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Compression.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMPRESSION_UNSPECIFIED: _Compression.ValueType  # 0
+    """not at all"""
+    COMPRESSION_ZSTD: _Compression.ValueType  # 1
+    """one frame of zstd (RFC 8878), without a dictionary and with nothing behind it"""
+
+class Compression(_Compression, metaclass=_CompressionEnumTypeWrapper):
+    """How records are compressed on their way. They are stored as they are."""
+
+COMPRESSION_UNSPECIFIED: Compression.ValueType  # 0
+"""not at all"""
+COMPRESSION_ZSTD: Compression.ValueType  # 1
+"""one frame of zstd (RFC 8878), without a dictionary and with nothing behind it"""
+Global___Compression: _TypeAlias = Compression  # noqa: Y015
 
 @_typing.final
 class RecordHeader(_message.Message):
@@ -795,6 +827,8 @@ class ProduceMessageRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     TOPIC_ID_FIELD_NUMBER: _builtins.int
     MAYBE_STORED_FROM_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
+    COMPRESSED_RECORDS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     """-1: the broker chooses, by the key if there is one"""
@@ -827,6 +861,13 @@ class ProduceMessageRequest(_message.Message):
     OUT_OF_SEQUENCE: whether it was stored is unknown. Absent: a batch of sequence 0 of a producer that the log does
     not know is stored, a second time if the log has forgotten the first.
     """
+    compression: Global___Compression.ValueType
+    """Instead of record and records: a ProduceMessageRequest in which only records is set, serialized and then
+    compressed. All limits are those of the same request with plain records; a broker that is older than these
+    fields answers with INVALID_BATCH.
+    of compressed_records
+    """
+    compressed_records: _builtins.bytes
     @_builtins.property
     def record(self) -> Global___Record: ...
     @_builtins.property
@@ -857,10 +898,12 @@ class ProduceMessageRequest(_message.Message):
         source: Global___SourceOffset | None = ...,
         topic_id: _builtins.str = ...,
         maybe_stored_from: _builtins.int | None = ...,
+        compression: Global___Compression.ValueType = ...,
+        compressed_records: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_maybe_stored_from", b"_maybe_stored_from", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "maybe_stored_from", b"maybe_stored_from", "record", b"record", "required_acks", b"required_acks", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_maybe_stored_from", b"_maybe_stored_from", "_required_acks", b"_required_acks", "expected_offset", b"expected_offset", "maybe_stored_from", b"maybe_stored_from", "partition", b"partition", "producer_id", b"producer_id", "record", b"record", "records", b"records", "required_acks", b"required_acks", "sequence", b"sequence", "source", b"source", "timeout_ms", b"timeout_ms", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset", "_maybe_stored_from", b"_maybe_stored_from", "_required_acks", b"_required_acks", "compressed_records", b"compressed_records", "compression", b"compression", "expected_offset", b"expected_offset", "maybe_stored_from", b"maybe_stored_from", "partition", b"partition", "producer_id", b"producer_id", "record", b"record", "records", b"records", "required_acks", b"required_acks", "sequence", b"sequence", "source", b"source", "timeout_ms", b"timeout_ms", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_offset: _TypeAlias = _typing.Literal["expected_offset"]  # noqa: Y015
     _WhichOneofArgType__expected_offset: _TypeAlias = _typing.Literal["_expected_offset", b"_expected_offset"]  # noqa: Y015
@@ -988,6 +1031,7 @@ class ConsumeMessagesRequest(_message.Message):
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     START_TIMESTAMP_FIELD_NUMBER: _builtins.int
     INCARNATION_ID_FIELD_NUMBER: _builtins.int
+    ACCEPT_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     offset: _builtins.int
@@ -1009,6 +1053,12 @@ class ConsumeMessagesRequest(_message.Message):
     """PartitionInfo.incarnation_id of the log that the offsets are about; another log is not read: the call ends
     with FAILED_PRECONDITION and the reason LOG_REPLACED. Empty: whichever log the partition has.
     """
+    @_builtins.property
+    def accept(self) -> _containers.RepeatedScalarFieldContainer[Global___Compression.ValueType]:
+        """What the records of a response may be compressed with, where that makes it smaller. max_bytes and min_bytes are
+        about plain records in any case. An older broker knows nothing of it: its records are always plain.
+        """
+
     def __init__(
         self,
         *,
@@ -1023,10 +1073,11 @@ class ConsumeMessagesRequest(_message.Message):
         max_records: _builtins.int = ...,
         start_timestamp: _builtins.int | None = ...,
         incarnation_id: _builtins.str = ...,
+        accept: _abc.Iterable[Global___Compression.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_start_timestamp", b"_start_timestamp", "_stop_offset", b"_stop_offset", "start_timestamp", b"start_timestamp", "stop_offset", b"stop_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_start_timestamp", b"_start_timestamp", "_stop_offset", b"_stop_offset", "incarnation_id", b"incarnation_id", "max_bytes", b"max_bytes", "max_records", b"max_records", "max_wait_ms", b"max_wait_ms", "min_bytes", b"min_bytes", "offset", b"offset", "partition", b"partition", "start_timestamp", b"start_timestamp", "stop_at_end", b"stop_at_end", "stop_offset", b"stop_offset", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_start_timestamp", b"_start_timestamp", "_stop_offset", b"_stop_offset", "accept", b"accept", "incarnation_id", b"incarnation_id", "max_bytes", b"max_bytes", "max_records", b"max_records", "max_wait_ms", b"max_wait_ms", "min_bytes", b"min_bytes", "offset", b"offset", "partition", b"partition", "start_timestamp", b"start_timestamp", "stop_at_end", b"stop_at_end", "stop_offset", b"stop_offset", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__start_timestamp: _TypeAlias = _typing.Literal["start_timestamp"]  # noqa: Y015
     _WhichOneofArgType__start_timestamp: _TypeAlias = _typing.Literal["_start_timestamp", b"_start_timestamp"]  # noqa: Y015
@@ -1049,6 +1100,8 @@ class ConsumeMessagesResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     THROTTLED_MS_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
+    COMPRESSED_RECORDS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     high_watermark: _builtins.int
@@ -1057,6 +1110,12 @@ class ConsumeMessagesResponse(_message.Message):
     """always empty: errors of this call are a gRPC status"""
     throttled_ms: _builtins.int
     """For so long the stream was held back since its last response, because a quota of the caller was used up."""
+    compression: Global___Compression.ValueType
+    """Instead of records, if the request accepts it: a ConsumeMessagesResponse in which only records is set,
+    serialized and then compressed.
+    of compressed_records
+    """
+    compressed_records: _builtins.bytes
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]:
         """empty: nothing new, but the stream is alive"""
@@ -1070,10 +1129,12 @@ class ConsumeMessagesResponse(_message.Message):
         records: _abc.Iterable[Global___Record] | None = ...,
         error: _builtins.str = ...,
         throttled_ms: _builtins.int = ...,
+        compression: Global___Compression.ValueType = ...,
+        compressed_records: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "high_watermark", b"high_watermark", "partition", b"partition", "records", b"records", "throttled_ms", b"throttled_ms", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compressed_records", b"compressed_records", "compression", b"compression", "error", b"error", "high_watermark", b"high_watermark", "partition", b"partition", "records", b"records", "throttled_ms", b"throttled_ms", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1610,7 +1671,9 @@ class ConsumerGroupInfo(_message.Message):
     """"consumer" """
     member_count: _builtins.int
     lag: _builtins.int
-    """GroupOffset.lag of all partitions together"""
+    """GroupOffset.lag of all partitions together, and all records of the partitions that a member owns and in which the
+    group has committed nothing.
+    """
     def __init__(
         self,
         *,
@@ -1853,7 +1916,7 @@ class DeleteOffsetsRequest(_message.Message):
     group_id: _builtins.str
     @_builtins.property
     def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """at least one; what the group has committed nothing in is passed over"""
+        """at least one, and they exist; what the group has committed nothing in is passed over"""
 
     def __init__(
         self,
@@ -2154,6 +2217,337 @@ class CompactTopicResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompactTopicResponse: _TypeAlias = CompactTopicResponse  # noqa: Y015
+
+@_typing.final
+class CreateTokenRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """who has proved to be that by it: 1 to 255 bytes, all printable, not "*" """
+    expires_at: _builtins.int
+    """ms since 1970; 0: never"""
+    note: _builtins.str
+    """at most 1,000 bytes"""
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        expires_at: _builtins.int = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "note", b"note", "principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTokenRequest: _TypeAlias = CreateTokenRequest  # noqa: Y015
+
+@_typing.final
+class CreateTokenResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    INFO_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """shown only now: the broker keeps its hash"""
+    error: _builtins.str
+    error_code: Global___ErrorCode.ValueType
+    @_builtins.property
+    def info(self) -> Global___TokenInfo: ...
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        info: Global___TokenInfo | None = ...,
+        error: _builtins.str = ...,
+        error_code: Global___ErrorCode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_code", b"error_code", "info", b"info", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTokenResponse: _TypeAlias = CreateTokenResponse  # noqa: Y015
+
+@_typing.final
+class TokenInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    LAST_USED_AT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.str
+    """no secret"""
+    principal: _builtins.str
+    created_at: _builtins.int
+    """ms since 1970, as are the next two"""
+    expires_at: _builtins.int
+    """0: never"""
+    last_used_at: _builtins.int
+    """to about a minute; 0: never"""
+    note: _builtins.str
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        created_at: _builtins.int = ...,
+        expires_at: _builtins.int = ...,
+        last_used_at: _builtins.int = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "note", b"note", "principal", b"principal", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenInfo: _TypeAlias = TokenInfo  # noqa: Y015
+
+@_typing.final
+class ListTokensRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """of this one only; empty: of all"""
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTokensRequest: _TypeAlias = ListTokensRequest  # noqa: Y015
+
+@_typing.final
+class ListTokensResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    error: _builtins.str
+    error_code: Global___ErrorCode.ValueType
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenInfo]: ...
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[Global___TokenInfo] | None = ...,
+        error: _builtins.str = ...,
+        error_code: Global___ErrorCode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_code", b"error_code", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTokensResponse: _TypeAlias = ListTokensResponse  # noqa: Y015
+
+@_typing.final
+class RevokeTokensRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_OR_PRINCIPAL_FIELD_NUMBER: _builtins.int
+    id_or_principal: _builtins.str
+    """one token by its id, else all tokens of a principal"""
+    def __init__(
+        self,
+        *,
+        id_or_principal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id_or_principal", b"id_or_principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeTokensRequest: _TypeAlias = RevokeTokensRequest  # noqa: Y015
+
+@_typing.final
+class RevokeTokensResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOKED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    error: _builtins.str
+    error_code: Global___ErrorCode.ValueType
+    @_builtins.property
+    def revoked(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenInfo]:
+        """none if there was none"""
+
+    def __init__(
+        self,
+        *,
+        revoked: _abc.Iterable[Global___TokenInfo] | None = ...,
+        error: _builtins.str = ...,
+        error_code: Global___ErrorCode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_code", b"error_code", "revoked", b"revoked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeTokensResponse: _TypeAlias = RevokeTokensResponse  # noqa: Y015
+
+@_typing.final
+class AccessRule(_message.Message):
+    """One rule: it allows or denies a principal an action. A rule that denies wins over all that allow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    TOPIC_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    DENY_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """"*": everybody who has proved who it is"""
+    action: _builtins.str
+    """of topics: read, write, admin; of groups: read, group, admin"""
+    topic: _builtins.str
+    group: _builtins.str
+    deny: _builtins.bool
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        action: _builtins.str = ...,
+        topic: _builtins.str = ...,
+        group: _builtins.str = ...,
+        deny: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "resource", b"resource", "topic", b"topic"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "deny", b"deny", "group", b"group", "principal", b"principal", "resource", b"resource", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_resource: _TypeAlias = _typing.Literal["topic", "group"]  # noqa: Y015
+    _WhichOneofArgType_resource: _TypeAlias = _typing.Literal["resource", b"resource"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_resource) -> _WhichOneofReturnType_resource | None: ...
+
+Global___AccessRule: _TypeAlias = AccessRule  # noqa: Y015
+
+@_typing.final
+class ChangeAccessRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUT_FIELD_NUMBER: _builtins.int
+    DROP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def put(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessRule]:
+        """each in place of one about the same principal, action and pattern"""
+
+    @_builtins.property
+    def drop(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessRule]:
+        """whether they allow or deny"""
+
+    def __init__(
+        self,
+        *,
+        put: _abc.Iterable[Global___AccessRule] | None = ...,
+        drop: _abc.Iterable[Global___AccessRule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "put", b"put"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeAccessRequest: _TypeAlias = ChangeAccessRequest  # noqa: Y015
+
+@_typing.final
+class ChangeAccessResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    """true: durable"""
+    error: _builtins.str
+    error_code: Global___ErrorCode.ValueType
+    dropped: _builtins.int
+    """how many of them there were"""
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        error: _builtins.str = ...,
+        error_code: Global___ErrorCode.ValueType = ...,
+        dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "error", b"error", "error_code", b"error_code", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeAccessResponse: _TypeAlias = ChangeAccessResponse  # noqa: Y015
+
+@_typing.final
+class ListAccessRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """those that are about this one; empty: all"""
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAccessRequest: _TypeAlias = ListAccessRequest  # noqa: Y015
+
+@_typing.final
+class ListAccessResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    error: _builtins.str
+    error_code: Global___ErrorCode.ValueType
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessRule]: ...
+    def __init__(
+        self,
+        *,
+        rules: _abc.Iterable[Global___AccessRule] | None = ...,
+        error: _builtins.str = ...,
+        error_code: Global___ErrorCode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "error_code", b"error_code", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAccessResponse: _TypeAlias = ListAccessResponse  # noqa: Y015
 
 @_typing.final
 class HealthCheckRequest(_message.Message):

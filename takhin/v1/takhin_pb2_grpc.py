@@ -139,6 +139,31 @@ class TakhinServiceStub:
                 request_serializer=takhin_dot_v1_dot_takhin__pb2.DeleteOffsetsRequest.SerializeToString,
                 response_deserializer=takhin_dot_v1_dot_takhin__pb2.DeleteOffsetsResponse.FromString,
                 _registered_method=True)
+        self.CreateToken = channel.unary_unary(
+                '/takhin.v1.TakhinService/CreateToken',
+                request_serializer=takhin_dot_v1_dot_takhin__pb2.CreateTokenRequest.SerializeToString,
+                response_deserializer=takhin_dot_v1_dot_takhin__pb2.CreateTokenResponse.FromString,
+                _registered_method=True)
+        self.ListTokens = channel.unary_unary(
+                '/takhin.v1.TakhinService/ListTokens',
+                request_serializer=takhin_dot_v1_dot_takhin__pb2.ListTokensRequest.SerializeToString,
+                response_deserializer=takhin_dot_v1_dot_takhin__pb2.ListTokensResponse.FromString,
+                _registered_method=True)
+        self.RevokeTokens = channel.unary_unary(
+                '/takhin.v1.TakhinService/RevokeTokens',
+                request_serializer=takhin_dot_v1_dot_takhin__pb2.RevokeTokensRequest.SerializeToString,
+                response_deserializer=takhin_dot_v1_dot_takhin__pb2.RevokeTokensResponse.FromString,
+                _registered_method=True)
+        self.ChangeAccess = channel.unary_unary(
+                '/takhin.v1.TakhinService/ChangeAccess',
+                request_serializer=takhin_dot_v1_dot_takhin__pb2.ChangeAccessRequest.SerializeToString,
+                response_deserializer=takhin_dot_v1_dot_takhin__pb2.ChangeAccessResponse.FromString,
+                _registered_method=True)
+        self.ListAccess = channel.unary_unary(
+                '/takhin.v1.TakhinService/ListAccess',
+                request_serializer=takhin_dot_v1_dot_takhin__pb2.ListAccessRequest.SerializeToString,
+                response_deserializer=takhin_dot_v1_dot_takhin__pb2.ListAccessResponse.FromString,
+                _registered_method=True)
         self.HealthCheck = channel.unary_unary(
                 '/takhin.v1.TakhinService/HealthCheck',
                 request_serializer=takhin_dot_v1_dot_takhin__pb2.HealthCheckRequest.SerializeToString,
@@ -294,6 +319,42 @@ class TakhinServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateToken(self, request, context):
+        """Who may do what; docs/security.md explains it. With access.enabled, each call has a token in its metadata
+        (authorization: Bearer …), or comes over a connection with a client certificate. A call that proves nothing is
+        refused with UNAUTHENTICATED, one that its principal has no right to with PERMISSION_DENIED, whether what it
+        names exists or not. These five need the right admin on the topic __access, which `*` covers. They are refused
+        while access.enabled is false.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTokens(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeTokens(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeAccess(self, request, context):
+        """All of it or nothing; in force everywhere within a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAccess(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def HealthCheck(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -407,6 +468,31 @@ def add_TakhinServiceServicer_to_server(servicer, server):
                     servicer.DeleteOffsets,
                     request_deserializer=takhin_dot_v1_dot_takhin__pb2.DeleteOffsetsRequest.FromString,
                     response_serializer=takhin_dot_v1_dot_takhin__pb2.DeleteOffsetsResponse.SerializeToString,
+            ),
+            'CreateToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateToken,
+                    request_deserializer=takhin_dot_v1_dot_takhin__pb2.CreateTokenRequest.FromString,
+                    response_serializer=takhin_dot_v1_dot_takhin__pb2.CreateTokenResponse.SerializeToString,
+            ),
+            'ListTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTokens,
+                    request_deserializer=takhin_dot_v1_dot_takhin__pb2.ListTokensRequest.FromString,
+                    response_serializer=takhin_dot_v1_dot_takhin__pb2.ListTokensResponse.SerializeToString,
+            ),
+            'RevokeTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeTokens,
+                    request_deserializer=takhin_dot_v1_dot_takhin__pb2.RevokeTokensRequest.FromString,
+                    response_serializer=takhin_dot_v1_dot_takhin__pb2.RevokeTokensResponse.SerializeToString,
+            ),
+            'ChangeAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeAccess,
+                    request_deserializer=takhin_dot_v1_dot_takhin__pb2.ChangeAccessRequest.FromString,
+                    response_serializer=takhin_dot_v1_dot_takhin__pb2.ChangeAccessResponse.SerializeToString,
+            ),
+            'ListAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAccess,
+                    request_deserializer=takhin_dot_v1_dot_takhin__pb2.ListAccessRequest.FromString,
+                    response_serializer=takhin_dot_v1_dot_takhin__pb2.ListAccessResponse.SerializeToString,
             ),
             'HealthCheck': grpc.unary_unary_rpc_method_handler(
                     servicer.HealthCheck,
@@ -981,6 +1067,141 @@ class TakhinService:
             '/takhin.v1.TakhinService/DeleteOffsets',
             takhin_dot_v1_dot_takhin__pb2.DeleteOffsetsRequest.SerializeToString,
             takhin_dot_v1_dot_takhin__pb2.DeleteOffsetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/takhin.v1.TakhinService/CreateToken',
+            takhin_dot_v1_dot_takhin__pb2.CreateTokenRequest.SerializeToString,
+            takhin_dot_v1_dot_takhin__pb2.CreateTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/takhin.v1.TakhinService/ListTokens',
+            takhin_dot_v1_dot_takhin__pb2.ListTokensRequest.SerializeToString,
+            takhin_dot_v1_dot_takhin__pb2.ListTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/takhin.v1.TakhinService/RevokeTokens',
+            takhin_dot_v1_dot_takhin__pb2.RevokeTokensRequest.SerializeToString,
+            takhin_dot_v1_dot_takhin__pb2.RevokeTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/takhin.v1.TakhinService/ChangeAccess',
+            takhin_dot_v1_dot_takhin__pb2.ChangeAccessRequest.SerializeToString,
+            takhin_dot_v1_dot_takhin__pb2.ChangeAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/takhin.v1.TakhinService/ListAccess',
+            takhin_dot_v1_dot_takhin__pb2.ListAccessRequest.SerializeToString,
+            takhin_dot_v1_dot_takhin__pb2.ListAccessResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -80,6 +80,18 @@ class TakhinServiceStub:
     """Drops what a group has committed in some topics. Durable when answered. Refused with GROUP_NOT_EMPTY, and nothing
     is dropped, if a member subscribes to one of them.
     """
+    CreateToken: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.CreateTokenRequest, _takhin_pb2.CreateTokenResponse]
+    """Who may do what; docs/security.md explains it. With access.enabled, each call has a token in its metadata
+    (authorization: Bearer …), or comes over a connection with a client certificate. A call that proves nothing is
+    refused with UNAUTHENTICATED, one that its principal has no right to with PERMISSION_DENIED, whether what it
+    names exists or not. These five need the right admin on the topic __access, which `*` covers. They are refused
+    while access.enabled is false.
+    """
+    ListTokens: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.ListTokensRequest, _takhin_pb2.ListTokensResponse]
+    RevokeTokens: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.RevokeTokensRequest, _takhin_pb2.RevokeTokensResponse]
+    ChangeAccess: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.ChangeAccessRequest, _takhin_pb2.ChangeAccessResponse]
+    """All of it or nothing; in force everywhere within a second."""
+    ListAccess: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.ListAccessRequest, _takhin_pb2.ListAccessResponse]
     HealthCheck: _grpc.UnaryUnaryMultiCallable[_takhin_pb2.HealthCheckRequest, _takhin_pb2.HealthCheckResponse]
 
 @_typing.type_check_only
@@ -129,6 +141,18 @@ class TakhinServiceAsyncStub(TakhinServiceStub):
     """Drops what a group has committed in some topics. Durable when answered. Refused with GROUP_NOT_EMPTY, and nothing
     is dropped, if a member subscribes to one of them.
     """
+    CreateToken: _aio.UnaryUnaryMultiCallable[_takhin_pb2.CreateTokenRequest, _takhin_pb2.CreateTokenResponse]  # type: ignore[assignment]
+    """Who may do what; docs/security.md explains it. With access.enabled, each call has a token in its metadata
+    (authorization: Bearer …), or comes over a connection with a client certificate. A call that proves nothing is
+    refused with UNAUTHENTICATED, one that its principal has no right to with PERMISSION_DENIED, whether what it
+    names exists or not. These five need the right admin on the topic __access, which `*` covers. They are refused
+    while access.enabled is false.
+    """
+    ListTokens: _aio.UnaryUnaryMultiCallable[_takhin_pb2.ListTokensRequest, _takhin_pb2.ListTokensResponse]  # type: ignore[assignment]
+    RevokeTokens: _aio.UnaryUnaryMultiCallable[_takhin_pb2.RevokeTokensRequest, _takhin_pb2.RevokeTokensResponse]  # type: ignore[assignment]
+    ChangeAccess: _aio.UnaryUnaryMultiCallable[_takhin_pb2.ChangeAccessRequest, _takhin_pb2.ChangeAccessResponse]  # type: ignore[assignment]
+    """All of it or nothing; in force everywhere within a second."""
+    ListAccess: _aio.UnaryUnaryMultiCallable[_takhin_pb2.ListAccessRequest, _takhin_pb2.ListAccessResponse]  # type: ignore[assignment]
     HealthCheck: _aio.UnaryUnaryMultiCallable[_takhin_pb2.HealthCheckRequest, _takhin_pb2.HealthCheckResponse]  # type: ignore[assignment]
 
 class TakhinServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -301,6 +325,48 @@ class TakhinServiceServicer(metaclass=_abc_1.ABCMeta):
         """Drops what a group has committed in some topics. Durable when answered. Refused with GROUP_NOT_EMPTY, and nothing
         is dropped, if a member subscribes to one of them.
         """
+
+    @_abc_1.abstractmethod
+    def CreateToken(
+        self,
+        request: _takhin_pb2.CreateTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_takhin_pb2.CreateTokenResponse, _abc.Awaitable[_takhin_pb2.CreateTokenResponse]]:
+        """Who may do what; docs/security.md explains it. With access.enabled, each call has a token in its metadata
+        (authorization: Bearer …), or comes over a connection with a client certificate. A call that proves nothing is
+        refused with UNAUTHENTICATED, one that its principal has no right to with PERMISSION_DENIED, whether what it
+        names exists or not. These five need the right admin on the topic __access, which `*` covers. They are refused
+        while access.enabled is false.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTokens(
+        self,
+        request: _takhin_pb2.ListTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_takhin_pb2.ListTokensResponse, _abc.Awaitable[_takhin_pb2.ListTokensResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RevokeTokens(
+        self,
+        request: _takhin_pb2.RevokeTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_takhin_pb2.RevokeTokensResponse, _abc.Awaitable[_takhin_pb2.RevokeTokensResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ChangeAccess(
+        self,
+        request: _takhin_pb2.ChangeAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_takhin_pb2.ChangeAccessResponse, _abc.Awaitable[_takhin_pb2.ChangeAccessResponse]]:
+        """All of it or nothing; in force everywhere within a second."""
+
+    @_abc_1.abstractmethod
+    def ListAccess(
+        self,
+        request: _takhin_pb2.ListAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_takhin_pb2.ListAccessResponse, _abc.Awaitable[_takhin_pb2.ListAccessResponse]]: ...
 
     @_abc_1.abstractmethod
     def HealthCheck(

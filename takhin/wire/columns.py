@@ -24,8 +24,8 @@ T = TypeVar("T")
 Field = descriptor_pb2.FieldDescriptorProto
 
 
-def _columns_class(of: type[Message], columns: Sequence[str], numbers: Sequence[str] = ()) -> Any:
-    """A class that reads the message `of`: some columns of its records, and some of its own number fields."""
+def _columns_class(of: type[Message], columns: Sequence[str], plain: Sequence[str] = ()) -> Any:
+    """A class that reads the message `of`: some columns of its records, and some of its own plain fields."""
     file = descriptor_pb2.FileDescriptorProto(name="takhin/columns.proto", package="takhin", syntax="proto3")
     record = file.message_type.add(name="Columns")
     for name in columns:
@@ -35,7 +35,7 @@ def _columns_class(of: type[Message], columns: Sequence[str], numbers: Sequence[
         record.field.add(name=name, number=of_record.number, type=kind, label=Field.LABEL_REPEATED)
     message = file.message_type.add(name="Message")
     fields = of.DESCRIPTOR.fields_by_name
-    for name in numbers:
+    for name in plain:
         message.field.add(
             name=name, number=fields[name].number, type=fields[name].type, label=Field.LABEL_OPTIONAL
         )
@@ -53,7 +53,9 @@ def _columns_class(of: type[Message], columns: Sequence[str], numbers: Sequence[
 
 ColumnsRequest = _columns_class(pb.ProduceMessageRequest, ("key", "value", "headers", "timestamp"))
 ColumnsResponse = _columns_class(
-    pb.ConsumeMessagesResponse, ("key", "value", "headers", "timestamp", "offset"), ("high_watermark",)
+    pb.ConsumeMessagesResponse,
+    ("key", "value", "headers", "timestamp", "offset"),
+    ("high_watermark", "compressed_records"),
 )
 
 
@@ -90,11 +92,14 @@ class ResponseColumns:
     """The columns of a consume response's records, and the end offset beside them.
 
     wire: the bytes of a broker, which gives every record an offset and a timestamp, and no field twice.
+    compressed: instead of records, the columns of which are then empty: a frame of zstd. Its content is the
+    bytes of another response, with no end offset of its own.
     """
 
-    def __init__(self, wire: bytes) -> None:
+    def __init__(self, wire: bytes, end_offset: int | None = None) -> None:
         found = ColumnsResponse.FromString(wire)
-        self.end_offset: int = found.high_watermark
+        self.end_offset: int = found.high_watermark if end_offset is None else end_offset
+        self.compressed: bytes = found.compressed_records
         columns = found.records
         count = len(columns.offset)
         even = {len(columns.timestamp), len(columns.key), len(columns.value)} <= {0, count}

@@ -47,7 +47,7 @@ CheckCounts = Callable[[int, Sequence[int]], None]
 async def produce_request(
     request: pb.ProduceMessageRequest, wire_bytes: int, check: CheckCounts
 ) -> ProduceRequest:
-    """The message as a value. wire_bytes: its size as it came. Raises as `batch` does."""
+    """The message as a value. wire_bytes: its size, decompressed. Raises as `batch` does."""
     acks = request.required_acks if request.HasField("required_acks") else None
     found = await batch(request, wire_bytes, check)
     return ProduceRequest(request.topic, request.partition, found, acks, request.timeout_ms, request.topic_id)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from takhin.model import Chunk, Records
 from takhin.turns import LARGE_BYTES, others_turn
 from takhin.v1 import takhin_pb2 as pb
+from takhin.wire.compression import SMALL_BYTES, compressed
 
 KEY, VALUE, TIMESTAMP, OFFSET, PARTITION = b"\x0a", b"\x12", b"\x20", b"\x28", b"\x30"
 """Tags of Record's fields 1 and 2 (bytes), 4, 5 and 6 (varint)."""
@@ -39,8 +40,21 @@ MORE = [bytes((0x80 | low,)) for low in range(0x80)]
 """The first byte of a varint that ends with it, and of one that goes on."""
 
 
+COMPRESSED = b"\x38" + bytes((pb.COMPRESSION_ZSTD,)) + b"\x42"
+"""ConsumeMessagesResponse.compression, field 7, and the tag of compressed_records, field 8."""
+
+
+async def packed(records: bytes) -> bytes:
+    """The records of a response, compressed if that makes them smaller. records: the result of `encoded`."""
+    if len(records) < SMALL_BYTES:
+        return records
+    frame = await compressed(records)
+    fields = COMPRESSED + varint(len(frame)) + frame
+    return fields if len(fields) < len(records) else records
+
+
 async def consumed(topic: str, partition: int, chunk: Chunk, records: bytes) -> bytes:
-    """A ConsumeMessagesResponse, serialized. records: the chunk's, as `encoded` returns them.
+    """A ConsumeMessagesResponse, serialized. records: the chunk's, as `encoded` returns them, or `packed`.
 
     Each step of a large one has a turn of the loop for itself; gRPC takes another one to copy it.
     """

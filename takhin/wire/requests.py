@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from takhin.model import Source
 from takhin.v1 import takhin_pb2 as pb
+from takhin.wire.compression import SMALL_BYTES, compressed
 from takhin.wire.encode import (
     KEY,
     KEY_HEADS,
@@ -24,6 +25,8 @@ from takhin.wire.encode import (
 RECORDS = b"\x32"
 """Tag of ProduceMessageRequest.records, field 6."""
 RECORDS_HEADS = [RECORDS + varint(size) for size in range(SIZES_PREPARED)]
+COMPRESSED = b"\x68" + bytes((pb.COMPRESSION_ZSTD,)) + b"\x72"
+"""ProduceMessageRequest.compression, field 13, and the tag of compressed_records, field 14."""
 ONLY_VALUE_HEADS = [RECORDS + varint(len(head) + size) + head for size, head in enumerate(VALUE_HEADS)]
 """The bytes before the value of a record that has only a value, by the value's size."""
 
@@ -50,6 +53,19 @@ def record(
     return b"".join((head, *parts))
 
 
+async def packed(records: Sequence[bytes]) -> Sequence[bytes]:
+    """The fields that stand for these records, compressed if that makes them smaller.
+
+    records: results of `record`. Raises MissingLibraryError.
+    """
+    size = sum(map(len, records))
+    if size < SMALL_BYTES:
+        return records
+    frame = await compressed(b"".join(records))
+    fields = (COMPRESSED, varint(len(frame)), frame)
+    return fields if sum(map(len, fields)) < size else records
+
+
 def produce(
     topic: str,
     partition: int,
@@ -62,7 +78,7 @@ def produce(
     maybe_stored_from: int | None = None,
     source: Source | None = None,
 ) -> bytes:
-    """A ProduceMessageRequest, serialized. records: results of `record`. Ids: empty for none."""
+    """A ProduceMessageRequest, serialized. records: results of `record`, or `packed`. Ids: empty for none."""
     head = pb.ProduceMessageRequest(
         topic=topic,
         partition=partition,

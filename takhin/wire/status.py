@@ -66,6 +66,12 @@ TABLE: dict[type[errors.TakhinError], ErrorRow] = {
     ),
     errors.OutOfSequenceError: ErrorRow(pb.ERROR_CODE_OUT_OF_SEQUENCE, Status.FAILED_PRECONDITION, 409),
     errors.LogReplacedError: ErrorRow(pb.ERROR_CODE_LOG_REPLACED, Status.FAILED_PRECONDITION, 409),
+    errors.UnauthenticatedError: ErrorRow(
+        pb.ERROR_CODE_UNAUTHENTICATED, Status.UNAUTHENTICATED, 401, in_band=False
+    ),
+    errors.PermissionDeniedError: ErrorRow(
+        pb.ERROR_CODE_PERMISSION_DENIED, Status.PERMISSION_DENIED, 403, in_band=False
+    ),
     errors.FencedMemberError: ErrorRow(pb.ERROR_CODE_FENCED_MEMBER, Status.ABORTED, 409),
     errors.UnknownMemberError: ErrorRow(pb.ERROR_CODE_UNKNOWN_MEMBER, Status.ABORTED, 409),
     errors.InstanceInUseError: ErrorRow(pb.ERROR_CODE_INSTANCE_IN_USE, Status.FAILED_PRECONDITION, 409),
@@ -79,6 +85,9 @@ TABLE: dict[type[errors.TakhinError], ErrorRow] = {
     ),
     errors.PartitionUnavailableError: ErrorRow(
         pb.ERROR_CODE_PARTITION_UNAVAILABLE, Status.UNAVAILABLE, 503, in_band=False, retry_ms=1_000
+    ),
+    errors.AccessUnavailableError: ErrorRow(
+        pb.ERROR_CODE_ACCESS_UNAVAILABLE, Status.UNAVAILABLE, 503, in_band=False, retry_ms=1_000
     ),
     errors.ShuttingDownError: ErrorRow(
         pb.ERROR_CODE_SHUTTING_DOWN, Status.UNAVAILABLE, 503, in_band=False, retry_ms=1_000

@@ -7,6 +7,7 @@ work that is always the same.
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from blackbox.broker_process import environment
 from blackbox.clients import CHANNEL_OPTIONS, create_topic
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
+from takhin.wire.compression import zstd
 
 TURN_MS_MAX = 10.0
 MESSAGE_BYTES = 10 << 20
@@ -116,6 +118,20 @@ def records(count: int, size: int, headers: int = 0, value: bytes | None = None)
         for number in range(headers):
             record.headers.add(key=f"key{number}", value=b"value")
     return request.SerializeToString()
+
+
+ZSTD_HEAD = b"\x28\xb5\x2f\xfd\x00\x58"
+GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\x03"
+
+
+def framed(frame: bytes) -> bytes:
+    """A request whose records are compressed."""
+    return TOPIC + b"\x68\x01" + nested(b"\x72", frame[: MESSAGE_BYTES - 100])
+
+
+def zstd_of(request: bytes) -> bytes:
+    """The same request, whose records are compressed."""
+    return framed(zstd().compress(request.removeprefix(TOPIC), 1))
 
 
 LOOKS_LIKE_HEADERS = b"\x1a"
@@ -227,9 +243,25 @@ SHAPES = {
         lambda: TOPIC + record_fields(LONG_NUMBER * 39_000, 9_000_000),
     ),
     "too-many-records": ("ProduceMessage", lambda: records(40_000, 100)),
+    "zstd-most-bytes": ("ProduceMessage", lambda: zstd_of(records(10_000, 1_000))),
+    "zstd-zeros": ("ProduceMessage", lambda: zstd_of(records(10, 1_000_000, value=bytes(1_000_000)))),
+    "zstd-on-a-stream": ("ProduceMessageStream", lambda: zstd_of(records(10, 1_000_000))),
+    "zstd-most-headers": ("ProduceMessage", lambda: zstd_of(records(1_000, 100, headers=10))),
+    "zstd-empty-records": ("ProduceMessage", lambda: zstd_of(full_of(b"\x32\x00"))),
+    "zstd-bomb": ("ProduceMessage", lambda: zstd_of(bytes(1 << 28))),
+    "zstd-empty-blocks": ("ProduceMessage", lambda: framed(ZSTD_HEAD + full_of(b"\0\0\0"))),
+    "gzip-most-bytes": ("ProduceMessage", lambda: gzip.compress(records(10_000, 1_000), 1)),
+    "gzip-bomb": ("ProduceMessage", lambda: gzip.compress(bytes(1 << 28), 1)),
+    "gzip-empty-records": ("ProduceMessage", lambda: gzip.compress(full_of(b"\x32\x00", TOPIC))),
+    "gzip-empty-blocks": ("ProduceMessage", lambda: GZIP_HEAD + full_of(b"\0\0\0\xff\xff")),
     "read-headers": ("ConsumeMessages", consume),
     "read-headers-large": ("ConsumeMessages", lambda: consume(max_bytes=MESSAGE_BYTES)),
     "read-min-bytes": ("ConsumeMessages", lambda: consume(min_bytes=MESSAGE_BYTES, max_wait_ms=100)),
+    "read-zstd": ("ConsumeMessages", lambda: consume(accept=[pb.COMPRESSION_ZSTD])),
+    "read-zstd-large": (
+        "ConsumeMessages",
+        lambda: consume(accept=[pb.COMPRESSION_ZSTD], max_bytes=MESSAGE_BYTES),
+    ),
     "read-by-time": ("ConsumeMessages", lambda: consume(start_timestamp=1)),
     "empty-offsets": ("CommitOffset", lambda: full_of(b"\x12\x00", b"\x0a\x01g")),
     "offsets-of-one-partition": ("CommitOffset", lambda: same_offset(10_000)),

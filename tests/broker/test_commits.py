@@ -6,14 +6,17 @@ import asyncio
 
 import pytest
 
-from broker.support import create, session_of
+from broker.support import NOW, batch, broker_over, create, session_of
 from takhin.broker.broker import Broker
-from takhin.errors import GroupNotEmptyError, OverloadedError, UnknownMemberError
-from takhin.members import Committer, JoinGroup
-from takhin.model import OffsetCommit, TopicPartition
-from takhin.settings import GroupSettings, Settings
+from takhin.errors import FencedMemberError, GroupNotEmptyError, OverloadedError, UnknownMemberError
+from takhin.groups.coordinator import BOOT_BITS
+from takhin.members import NOBODY, Committer, JoinGroup
+from takhin.model import CommittedOffset, OffsetCommit, TopicPartition
+from takhin.settings import GroupSettings, Settings, StorageSettings
 from takhin.storage.contract import NO_FENCES
 from takhin.storage.memory import MemoryEngine
+from takhin.storage.sqlite.engine import SqliteEngine
+from takhin.testing.contract import spec
 
 AT = TopicPartition("t", 0)
 OFFSETS = [OffsetCommit(AT, 0)]
@@ -113,3 +116,32 @@ async def test_a_commit_of_nobody(session):
     with pytest.raises(UnknownMemberError):
         await session.commit_offsets("g", OFFSETS, Committer("m", 1))
     assert await session.list_groups() == []
+
+
+async def test_right_after_a_start_no_member_moves_an_offset_back(tmp_path):
+    """A zombie of the former run says that it owns a partition whose owner has committed more since."""
+    engine = SqliteEngine(tmp_path / "data", StorageSettings(ballast_bytes=0), clock=lambda: NOW)
+    await engine.open()
+    await engine.create_topic(spec("t"))
+    log = engine.topics["t"].partitions[0]
+    await log.append(batch(*[b"v"] * 5))
+    await engine.offsets.commit("g", {AT: CommittedOffset(3, "", NOW)})
+    former = engine.boot << BOOT_BITS
+    await engine.close()
+    await engine.open()
+    broker = broker_over(engine)
+    await broker.coordinator.start()
+    session = session_of(broker)
+    join = JoinGroup("g", member_id="m", epoch=former + 1, topics=frozenset({"t"}), owned=frozenset({AT}))
+    member = await session.join_group(join)
+    epoch = broker.coordinator.live("g").value.members["m"].epoch
+    me = Committer("m", epoch)
+    with pytest.raises(FencedMemberError, match="move back from 3 to 2") as refused:
+        await session.commit_offsets("g", [OffsetCommit(AT, 2)], me, size_bytes=1)
+    assert refused.value.refused == (AT,)
+    await session.commit_offsets("g", [OffsetCommit(AT, 4)], me, size_bytes=1)
+    member.leave()
+    await session.commit_offsets("g", [OffsetCommit(AT, 1)], NOBODY, size_bytes=1)
+    assert engine.offsets.of("g")[AT].offset == 1
+    await broker.coordinator.stop(0)
+    await engine.close()

@@ -9,7 +9,8 @@ import pytest
 from broker.support import create
 from takhin.broker import lag
 from takhin.broker.lag import UNKNOWN
-from takhin.errors import PartitionUnavailableError
+from takhin.errors import PartitionUnavailableError, UnknownGroupError, UnknownTopicError
+from takhin.members import JoinGroup
 from takhin.model import CommittedOffset, TopicPartition
 from takhin.testing.contract import NOW, batch, read_all, spec
 
@@ -102,3 +103,32 @@ async def test_who_waits_for_files_gets_an_answer(session, engine, log, monkeypa
     monkeypatch.setattr(lag, "WAIT_SECONDS_MAX", 0.01)
     log.known_timestamp, log.timestamp_from = lambda _offset: None, lambda _offset: asyncio.Event().wait()
     assert await lag_ms(session, engine, 3) == UNKNOWN
+
+
+async def test_what_members_own_counts_before_they_commit(broker, session, engine):
+    """The lag of a group is that of what it has committed in, and of what a member owns: all of that."""
+    await engine.create_topic(spec("t", 2))
+    for log in engine.topics["t"].partitions:
+        await log.append(batch(*[b"v"] * 10))
+        await log.trim(1)
+    await engine.offsets.commit("g", {AT: CommittedOffset(4, "", 0)})
+    assert [of.lag for of in await session.list_groups()] == [6]
+    await broker.coordinator.start()
+    member = await session.join_group(JoinGroup("g", topics=frozenset({"t"})))
+    async with asyncio.timeout(10):
+        while [of.lag for of in await session.list_groups()] != [6 + 9]:  # noqa: ASYNC110  no event tells of it
+            await asyncio.sleep(0.01)
+    member.leave()
+    assert [of.lag for of in await session.list_groups()] == [6]
+    await broker.coordinator.stop(0)
+
+
+async def test_offsets_in_a_topic_that_is_not_there(session, log, engine):
+    """They are not deleted without a word: the name is refused, and nothing is done."""
+    await engine.offsets.commit("g", {AT: CommittedOffset(4, "", 0)})
+    with pytest.raises(UnknownTopicError, match="nosuch"):
+        await session.delete_offsets("g", ["t", "nosuch"])
+    assert AT in engine.offsets.of("g")
+    await session.delete_offsets("g", ["t"])
+    with pytest.raises(UnknownGroupError):
+        await session.delete_offsets("g", ["t"])

@@ -19,6 +19,7 @@ from takhin import config
 from takhin.copies.backup import backup
 from takhin.doctor.examination import examine
 from takhin.doctor.findings import Finding, Level
+from takhin.doctor.fit import NO_MORE, settings_fit
 
 OF_THIS_MACHINE = re.compile("no time service|a sync of 16 KiB takes")
 """Findings that depend on where the tests run."""
@@ -180,6 +181,14 @@ def test_an_old_hold_beside_a_broker(folder):
         assert examined(folder, hold_age_ms_max=1).keys() == {"leftovers"}
 
 
+def test_tokens_are_for_the_broker_alone(folder):
+    """Where all may read the records, access.db is still to be read by its owner alone."""
+    (folder / "access.db").touch(0o600)
+    assert examined(folder, readers="all") == {}
+    (folder / "access.db").chmod(0o640)
+    assert "access.db" in examined(folder, readers="all")["permissions"].what
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="files of another user take root")
 def test_files_of_another_user(folder):
     """A file that root has left in another user's folder is named, with the command that mends it."""
@@ -190,6 +199,22 @@ def test_files_of_another_user(folder):
     assert found.keys() == {"permissions"}
     assert found["permissions"].level == Level.BAD
     assert f"chown -R --reference={folder} {folder}" in found["permissions"].do
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files in another user's folder")
+@pytest.mark.parametrize("line", [("restore", "{folder}"), ("recover",)])
+def test_root_makes_nothing_in_another_users_folder(folder, tmp_path, line):
+    """`restore` and `recover` refuse to work as root where the broker could not use what they make."""
+    other = tmp_path / "other"
+    other.mkdir()
+    os.chown(other, 65_534, 65_534)
+    words = [word.format(folder=folder) for word in line]
+    done = subprocess.run(
+        command(*words, "--data-dir", other), capture_output=True, text=True, check=False, env=environment()
+    )
+    assert done.returncode == 1
+    assert "belongs to another user" in done.stderr
+    assert not list(other.iterdir())
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="takes root and setpriv")
@@ -246,6 +271,19 @@ def test_limits(folder):
     prefix = ("prlimit", "--nofile=64:64", "--fsize=1000000000")
     found = doctor(folder, prefix=prefix, storage_queue_bytes_max=1 << 50)
     assert found.keys() == {"limits", "memory"}
+
+
+@pytest.mark.parametrize("row", NO_MORE, ids=lambda row: row[0])
+def test_settings_that_do_not_fit(tmp_path, row):
+    """Each setting that exceeds its bound is a warning that names both; by default all fit."""
+    less, more, _ = row
+    flags = {"data_dir": str(tmp_path / "data")}
+    highest = config.OPTIONS[less].kind.most
+    for given, level in (({}, Level.OK), ({less: str(highest)}, Level.WARN)):
+        low = {more: str(max(1, config.OPTIONS[more].kind.least))} if given else {}
+        found = list(settings_fit(config.load(flags | given | low, {}, None).settings))
+        assert max(one.level for one in found) == level
+    assert any(less in one.what and more in one.what for one in found)
 
 
 def test_settings_that_do_not_load(folder, tmp_path):

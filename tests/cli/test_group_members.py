@@ -166,6 +166,7 @@ def test_members_keep_their_group(takhin, broker, group, args):
         (["seek", "GROUP"], "Missing option '--to'"),
         (["delete-offsets", "GROUP"], "Missing argument"),
         (["delete-offsets", "nosuch", "GROUP"], "nosuch"),
+        (["delete-offsets", "GROUP", "nosuch"], "there is no topic 'nosuch'"),
     ],
 )
 def test_refusals(takhin, broker, group, args, sentence):

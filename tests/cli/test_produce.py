@@ -54,6 +54,15 @@ def test_bytes_are_kept(takhin, topic):
     assert {record["key"] for record in consumed(takhin, topic)} == {None}
 
 
+def test_compressed_on_the_way(takhin, topic):
+    """--compression of both commands changes nothing but what travels, for a member of a group, too."""
+    text = b"".join(b"line %d of very many lines\n" % number for number in range(5_000))
+    takhin.output("produce", topic, "--compression", "zstd", stdin=text)
+    for options in ((), ("--group", topic)):
+        assert takhin.output("consume", topic, "--compression", "zstd", *options) == text
+    assert b"'lz4' is not 'zstd'" in takhin("consume", topic, "--compression", "lz4").stderr
+
+
 def test_nothing_to_produce(takhin, topic):
     """An empty stdin is not an error, but an unknown topic is one, even then."""
     assert b"produced 0 records" in takhin("produce", topic).stderr

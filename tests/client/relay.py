@@ -12,10 +12,12 @@ class Relay:
     """Forwards bytes in both directions; hangs up on a client if the broker cannot be reached.
 
     server: the broker's HOST:PORT. address: the relay's own, once it is entered.
+    asked_bytes, answered_bytes: what clients and the broker have said.
     tls: what the relay speaks to clients; it speaks plain text to the broker.
     """
 
     def __init__(self, server: str, *, tls: ssl.SSLContext | None = None) -> None:
+        self.asked_bytes = self.answered_bytes = 0
         self._tls = tls
         self._host, _, self._port = server.rpartition(":")
         self._answers = asyncio.Event()
@@ -67,8 +69,8 @@ class Relay:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_broker, to_broker = await asyncio.open_connection(self._host, self._port)
-        asking = asyncio.create_task(self._pump(reader, to_broker, self._requests, self._request_held))
-        answering = asyncio.create_task(self._pump(from_broker, writer, self._answers, asyncio.Event()))
+        asking = asyncio.create_task(self._ask(reader, to_broker))
+        answering = asyncio.create_task(self._answer(from_broker, writer))
         try:
             await asyncio.wait({asking, answering}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -77,16 +79,20 @@ class Relay:
             await asyncio.gather(asking, answering, return_exceptions=True)
             to_broker.close()
 
-    @staticmethod
-    async def _pump(
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        passing: asyncio.Event,
-        held: asyncio.Event,
-    ) -> None:
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
-            if not passing.is_set():
-                held.set()
-                await passing.wait()
-            writer.write(data)
-            await writer.drain()
+            self.asked_bytes += len(data)
+            if not self._requests.is_set():
+                self._request_held.set()
+            await self._pass_on(data, writer, self._requests)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            self.answered_bytes += len(data)
+            await self._pass_on(data, writer, self._answers)
+
+    @staticmethod
+    async def _pass_on(data: bytes, writer: asyncio.StreamWriter, passing: asyncio.Event) -> None:
+        await passing.wait()
+        writer.write(data)
+        await writer.drain()

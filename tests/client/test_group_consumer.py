@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
 from client.members import Member, committed, spread, state
 from client.support import produce
 from takhin.client import START, Consumer
-from takhin.client.errors import InCallbackError
+from takhin.client.errors import ClosedError, InCallbackError
 from takhin.errors import (
     FencedMemberError,
     InvalidArgumentError,
@@ -258,3 +259,58 @@ async def test_stop_before_it_is_open(server, topic, name):
     consumer.stop()
     async with consumer, asyncio.timeout(10):
         assert [record async for record in consumer] == []
+
+
+async def test_poll_after_stop(server, topic, name):
+    """Whoever polls gets None, so that its loop can end; if it polls on for ever, it ends with an error."""
+    await produce(server, topic, [b"0", b"1"])
+    async with Consumer(server, group_id=name, topics=[topic]) as consumer:
+        assert (await consumer.poll(20)).offset == 0
+        waiting = asyncio.create_task(consumer.poll(20))
+        assert (await waiting).offset == 1
+        waiting = asyncio.create_task(consumer.poll(20))
+        await asyncio.sleep(0)
+        consumer.stop()
+        async with asyncio.timeout(10):
+            assert await waiting is None
+            with pytest.raises(ClosedError, match="stopped"):
+                await consumer.poll(20)
+        assert [batch async for batch in consumer.batches()] == []
+
+
+def forget(things: list[object]) -> None:
+    things.clear()
+    gc.collect()
+
+
+@pytest.mark.parametrize("iterated", [False, True])
+async def test_a_member_that_nobody_refers_to(server, admin, topic, name, iterated):
+    """It is no member any more at once, and commits nothing; a warning says what was forgotten."""
+    await produce(server, topic, [b"0", b"1"])
+    consumer = await Consumer(server, group_id=name, topics=[topic], session_timeout_ms=60_000).open()
+    if iterated:
+        async for _ in consumer:
+            break
+    else:
+        assert (await consumer.poll(20)).offset == 0
+    assert await state(admin, name) == "Stable"
+    forgotten = [consumer]
+    del consumer
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        forget(forgotten)
+    async with asyncio.timeout(2.5):  # less than rejoin_ms
+        while name in [of.group_id for of in await admin.list_groups()]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_iterating_keeps_its_consumer(server, topic, name):
+    """Whoever iterates over records or batches needs no other reference."""
+    await produce(server, topic, [b"0", b"1"])
+
+    async def opened():
+        return await Consumer(server, group_id=name, topics=[topic]).open()
+
+    records = aiter(await opened())
+    gc.collect()
+    assert [(await anext(records)).offset for _ in range(2)] == [0, 1]
+    await records.owner.close()

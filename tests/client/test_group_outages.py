@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,6 +153,22 @@ async def test_work_that_never_awaits(server, admin, topic, name):
         found = await admin.committed_offsets(name)
         assert 30 < found[topic, 0].offset <= 59
     assert told == []
+
+
+async def test_one_record_that_blocks_the_loop(server, topic, name, caplog):
+    """A member whose program gives it no turn for a session is none any more; the reason says so."""
+    await produce(server, topic, [b"0", b"1"])
+    told = []
+    options = {"session_timeout_ms": 1_000, "on_lost": told.append}
+    async with Consumer(server, group_id=name, topics=[topic], **options) as consumer:
+        record = await consumer.poll(20)
+        time.sleep(2.5)  # noqa: ASYNC251  that is the point
+        with pytest.raises(FencedMemberError, match="event loop stood still"):
+            await consumer.commit(record)
+        assert (await consumer.poll(20)).offset == 0
+    assert told == [[(topic, 0)]]
+    (warning,) = [of.getMessage() for of in caplog.records if "joins again" in of.getMessage()]
+    assert re.search(r"event loop stood still for \d\.\d s.*asyncio\.to_thread", warning)
 
 
 async def test_work_beyond_the_revoke_time(server, admin, topic, name):

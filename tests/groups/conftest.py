@@ -38,6 +38,7 @@ def group_settings() -> GroupSettings:
     """Waits that are short, and limits that a test can reach."""
     return GroupSettings(
         members_max=4,
+        members_total_max=6,
         groups_max=2,
         rejoin_ms=400,
         session_ms_min=50,

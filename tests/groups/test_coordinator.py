@@ -193,6 +193,24 @@ async def test_limits(engine, join):
     await join(group_id="third")
 
 
+async def test_members_of_all_groups_have_a_limit(engine, join):
+    """It counts neither a member that comes back nor one that takes the place of a static one."""
+    await create(engine, "orders", 2)
+    members = [await join() for _ in range(4)] + [await join(group_id="second")]
+    static = await join(group_id="second", instance_id="static")
+    with pytest.raises(GroupFullError, match="members_total_max"):
+        await join(group_id="second")
+    static.membership.leave(Leave(keep_for_restart=True))
+    static = await join(group_id="second", instance_id="static")
+    await until(lambda: static.told)
+    static.break_off()
+    await join(group_id="second", member_id=static.member_id, instance_id="static", epoch=static.epoch)
+    with pytest.raises(GroupFullError, match="members_total_max"):
+        await join(group_id="second")
+    members[0].leave()
+    await join(group_id="second")
+
+
 async def test_patterns_follow_the_catalogue(engine, join):
     """Topics that a pattern matches are read from when they are there, and given up when they are gone."""
     eu = await create(engine, "orders.eu", 2)
@@ -231,14 +249,19 @@ async def test_a_large_group_is_assigned_beside_the_loop(engine, coordinator, jo
     await shared([first, *others], many)
 
 
-async def test_a_restart_of_the_broker(new_engine, group_settings):
-    """Members that come back within rejoin_ms keep what they had, and who is new waits for them."""
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_restart_of_the_broker(new_engine, group_settings, committed):
+    """Members that come back within rejoin_ms keep what they had, and who is new waits for them.
+
+    So it is also with a group that has committed nothing, of which nothing is known.
+    """
     engine = new_engine()
     await engine.open()
     orders = await create(engine, "orders", 4)
     held = [frozenset(orders[:3]), frozenset(orders[3:])]
     former = engine.boot << BOOT_BITS
-    await engine.offsets.commit("g", dict.fromkeys(orders, AT_0))
+    if committed:
+        await engine.offsets.commit("g", dict.fromkeys(orders, AT_0))
     await engine.close()
     engine = new_engine()
     await engine.open()

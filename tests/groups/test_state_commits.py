@@ -19,6 +19,7 @@ from takhin.groups.events import (
     Heartbeat,
     Leave,
     Release,
+    Remove,
     TargetMade,
     WantTarget,
 )
@@ -131,6 +132,27 @@ def test_the_first_comes_first():
     case.do(comes_back("a", 0, 1, 9))
     case.do(join("b", epoch=7, owned=of("t", 1, 2) | of("u", 0), returning=True))
     assert case.told("b") == of("t", 2)
+    case.rest()
+    assert case.group.owner.keys() == ALL
+
+
+def test_a_zombie_of_the_former_run():
+    """A member that was fenced before the restart keeps nothing once the owner has come back, nor gets it."""
+    zombie = join("zombie", epoch=6, owned=of("t", 0, 1), returning=True)
+    case = restarted()
+    case.do(zombie)
+    assert case.told("zombie") == of("t", 0, 1)
+    case.do(comes_back("owner", 1, 2))
+    assert case.told("owner") == of("t", 1, 2)
+    (removed,) = case.of_type(Remove)
+    assert (removed.member_id, type(removed.error)) == ("zombie", FencedMemberError)
+    assert [release.partitions for release in case.of_type(Release)] == [of("t", 0, 1)]
+    before = case.group
+    with pytest.raises(UnknownMemberError):
+        case.do(zombie)
+    assert case.group is before
+    case.do(comes_back("other", 0))
+    case.retarget(after_ms=3_000)
     case.rest()
     assert case.group.owner.keys() == ALL
 

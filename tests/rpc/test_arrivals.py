@@ -7,6 +7,7 @@ import pytest
 
 from takhin.errors import OverloadedError, ShuttingDownError
 from takhin.rpc.arrivals import Arrivals
+from takhin.rpc.parsing import Parsed
 from takhin.settings import Settings
 
 WAIT_S_MAX = 5
@@ -37,8 +38,8 @@ class Call:
             return request.pop()
 
 
-async def parsed(message):
-    return message
+async def parsed(message, _room):
+    return Parsed(message, len(message))
 
 
 @pytest.fixture(autouse=True)

@@ -82,6 +82,14 @@ def test_it_may_be_allowed(listen, certificates):
         assert broker.addresses[0].startswith(listen[:-1])
 
 
+def test_tokens_are_identity(certificates, tmp_path):
+    """With access.enabled other machines are served over TLS, and not without encryption."""
+    settings = {"access.enabled": "true", "data_dir": str(tmp_path), **certificates}
+    with MemoryBroker({"listen": "tls://0.0.0.0:0", **settings}):
+        pass
+    assert "tokens included, is not encrypted" in refused("0.0.0.0:0", **settings)
+
+
 @pytest.mark.parametrize("mode", ["0600", "0660", "0666"])
 def test_the_mode_of_a_socket(tmp_path, mode):
     """A socket file has the mode of the setting, whatever the umask is, and goes when the broker stops."""

@@ -58,7 +58,7 @@ def test_our_interface_passes(tree):
         ("int32 timeout_ms = 5;", "int64 timeout_ms = 5;", '"timeout_ms"'),
         ("int32 timeout_ms = 5;", "reserved 5;", '"timeout_ms"'),
         ("  rpc HealthCheck(HealthCheckRequest) returns (HealthCheckResponse);\n", "", '"HealthCheck"'),
-        ("ERROR_CODE_TOPIC_EXISTS = 13;", "ERROR_CODE_TOPIC_EXISTS = 31;", '"13" on enum "ErrorCode"'),
+        ("ERROR_CODE_TOPIC_EXISTS = 13;", "ERROR_CODE_TOPIC_EXISTS = 99;", '"13" on enum "ErrorCode"'),
     ],
     ids=["renumbered", "renamed", "retyped", "removed", "rpc removed", "enum value renumbered"],
 )

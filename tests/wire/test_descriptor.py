@@ -79,7 +79,8 @@ MESSAGES = {
         string topic = 1; int32 partition = 2; Record record = 3; optional int32 required_acks = 4;
         int32 timeout_ms = 5; repeated Record records = 6; bytes producer_id = 7; int64 sequence = 8;
         optional int64 expected_offset = 9; SourceOffset source = 10; string topic_id = 11;
-        optional int64 maybe_stored_from = 12""",
+        optional int64 maybe_stored_from = 12; Compression compression = 13;
+        bytes compressed_records = 14""",
     "SourceOffset": """
         string group_id = 1; string topic = 2; int32 partition = 3; int64 offset = 4;
         string incarnation_id = 5""",
@@ -88,10 +89,10 @@ MESSAGES = {
         int64 end_offset = 8; bool duplicate = 9; int32 num_partitions = 10""",
     "ConsumeMessagesRequest": """
         string topic = 1; int32 partition = 2; int64 offset = 3; int32 max_bytes = 4; int32 min_bytes = 5;
-        int32 max_wait_ms = 6; string incarnation_id = 11""",
+        int32 max_wait_ms = 6; string incarnation_id = 11; repeated Compression accept = 12""",
     "ConsumeMessagesResponse": """
         string topic = 1; int32 partition = 2; int64 high_watermark = 3; repeated Record records = 4;
-        string error = 5""",
+        string error = 5; Compression compression = 7; bytes compressed_records = 8""",
     "CommitOffsetRequest": """
         string group_id = 1; repeated TopicPartitionOffset offsets = 2; string member_id = 3;
         int64 member_epoch = 4""",

@@ -64,6 +64,7 @@ class Assignment:
         self._error: Exception | None = None
         self._breathed = monotonic()
         self._ended = False
+        self._end_told = False
         self._closed = False
         forks.shut_in_child(self)
 
@@ -191,6 +192,15 @@ class Assignment:
         for fetcher in self._fetchers.values():
             fetcher.prefetched.clear()
         self._arrivals.wake()
+
+    def tell_of_end(self) -> None:
+        """Whoever polls gets nothing. Raises ClosedError if that was so before, and the consumer was stopped.
+
+        A program that polls on for ever would not notice that nothing comes any more, and never wait.
+        """
+        if self._ended and self._end_told:
+            raise ClosedError("the consumer was stopped: it gives no more records")
+        self._end_told = self._ended
 
     async def move(self, at: TopicPartition, read_range: ReadRange) -> None:
         """Go on at another offset of a partition, which keeps its stop offset and its turn."""

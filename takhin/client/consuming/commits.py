@@ -39,10 +39,12 @@ class Member(Protocol):
 
     generation: how often it has ceased to be a member.
     stream: the number of its stream that the broker has answered; 0 while there is none.
+    standstill: why it has ceased to be one, if its own program is to blame; to be added to a sentence.
     """
 
     generation: int
     stream: int
+    standstill: str
 
     @property
     def at(self) -> MemberAt:
@@ -179,7 +181,7 @@ class Commits:
 
         async def attempt(deadline: float) -> None:
             if member.generation != generation or not member.at.epoch:
-                raise FencedMemberError(f"the consumer is not the member of group {self._group_id!r} it was")
+                raise self._not_it(member)
             await self._attempt(deadline, offsets, member.at)
 
         patience = 0.0
@@ -188,18 +190,21 @@ class Commits:
             try:
                 return await retried(self._retry, deadline, attempt)
             except (FencedMemberError, UnknownMemberError) as error:
+                if member.generation != generation:
+                    raise self._not_it(member) from error
                 # A broker that has started again knows the member by another epoch, which is on its way.
                 refused = isinstance(error, FencedMemberError) and error.refused
                 sure = refused and stream and stream == member.stream
                 again = NoAnswerError(str(error))
                 patience = patience or min(deadline, monotonic() + COMES_BACK_S)
-                if (
-                    sure
-                    or member.generation != generation
-                    or not await pause(self._retry, failures, again, patience)
-                ):
+                if sure or not await pause(self._retry, failures, again, patience):
                     raise
         raise AssertionError  # count has no end
+
+    def _not_it(self, member: Member) -> FencedMemberError:
+        return FencedMemberError(
+            f"the consumer is not the member of group {self._group_id!r} it was{member.standstill}"
+        )
 
 
 def _offsets(given: Given) -> dict[TopicPartition, Offset]:

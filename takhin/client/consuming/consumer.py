@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Literal, Self
 
 import grpc
 
 from takhin.client.base import Client
 from takhin.client.clock import monotonic
+from takhin.client.connection import Connection
 from takhin.client.consuming.assignment import Assignment
 from takhin.client.consuming.callbacks import Callback, Callbacks, in_callback
 from takhin.client.consuming.commits import Commits, Given
@@ -64,6 +66,8 @@ class Consumer(Client):
     silence_ms_max: a stream that is silent for so long is reopened; the broker sends something at least
     every `consume.heartbeat_ms` (5,000 by default).
     outage_timeout_ms: how long a partition's outage may last before iterating raises its error.
+    compression: "zstd" lets the broker compress records on their way (`takhin[zstd]`).
+    traces: make spans by OpenTelemetry, if the program has set it up (`takhin[otel]`); see docs/tracing.md.
     """
 
     _kind = "Consumer"
@@ -93,23 +97,17 @@ class Consumer(Client):
         prefetch_bytes_max: int = 16 << 20,
         silence_ms_max: int = 15_000,
         outage_timeout_ms: int = 120_000,
+        compression: Literal["zstd"] | None = None,
+        traces: bool = False,
         tls: Tls | TlsFiles | grpc.ChannelCredentials | None = None,
         token: str | None = None,
         retry: Retry | None = None,
     ) -> None:
-        check_range("prefetch_bytes_max", prefetch_bytes_max, 1)
-        check_range("silence_ms_max", silence_ms_max, 1)
         check_range("outage_timeout_ms", outage_timeout_ms, 1)
         check_range("commit_interval_ms", commit_interval_ms, 1)
-        super().__init__(server, tls, token, retry)
+        super().__init__(server, tls, token, retry, compression, traces=traces)
         self._outage_s_max = outage_timeout_ms / 1_000
-        plan = FetchPlan(
-            prefetch_bytes_max=prefetch_bytes_max,
-            silence_s_max=silence_ms_max / 1_000,
-            outage_s_max=self._outage_s_max,
-            retry=self._retry,
-            scout=Scout(self._calls),  # one for all, so that it bounds their streams together
-        )
+        plan = self._plan(prefetch_bytes_max, silence_ms_max)
         self._group_id = None if group_id is None else check_group_id(group_id)
         self._assigned = Assignment(self._calls, plan)
         self._records = Records(self._assigned)
@@ -130,6 +128,15 @@ class Consumer(Client):
             callbacks = Callbacks(on_assigned, on_revoked, on_lost, threaded=self._threaded)
             habits = Habits(auto_commit, commit_interval_ms, keep_for_restart)
             self._join_as(GroupOptions(subscription, callbacks, habits, places, plan))
+
+    def _plan(self, prefetch_bytes_max: int, silence_ms_max: int) -> FetchPlan:
+        return FetchPlan(
+            prefetch_bytes_max=check_range("prefetch_bytes_max", prefetch_bytes_max, 1),
+            silence_s_max=check_range("silence_ms_max", silence_ms_max, 1) / 1_000,
+            outage_s_max=self._outage_s_max,
+            retry=self._retry,
+            scout=Scout(self._calls),  # one for all, so that it bounds their streams together
+        )
 
     def _join_as(self, options: GroupOptions) -> None:
         starts = Starts(self._calls, self._lookup, options)
@@ -181,6 +188,7 @@ class Consumer(Client):
         return self._assigned.partitions()
 
     def __aiter__(self) -> AsyncIterator[Record]:
+        self._records.owner = self
         return self._records
 
     def __anext__(self) -> Awaitable[Record]:
@@ -196,12 +204,14 @@ class Consumer(Client):
     async def poll(self, timeout: float | None = None) -> Record | None:  # noqa: ASYNC109  as in the sync face
         """The next record; None if none comes within `timeout` seconds, or if all spans are read.
 
-        timeout: 0 takes only what has been read already; None waits. Raises as iterating does.
+        timeout: 0 takes only what has been read already; None waits. Raises as iterating does, and
+        ClosedError to whoever goes on after the None that `stop` led to.
         """
         await self._assigned.breathe()
         with suppress(TimeoutError, StopAsyncIteration):
             async with asyncio.timeout(timeout):
                 return await anext(self)
+        self._assigned.tell_of_end()
         return None
 
     def batches(self, max_records: int | None = None, timeout: float | None = None) -> Batches:
@@ -211,7 +221,7 @@ class Consumer(Client):
         """
         if max_records is not None:
             check_range("max_records", max_records, 1)
-        return Batches(self._assigned, max_records, timeout)
+        return Batches(self, self._assigned, max_records, timeout)
 
     def position(self, topic: str, partition: int) -> int:
         """The offset of the next record that iterating gives of the partition."""
@@ -295,18 +305,49 @@ class Consumer(Client):
             if self._share is not None and self._connection.is_open:
                 await self._share.leave()
         finally:
+            self._records.owner = None
             await self._assigned.close()
             await super().close()
 
     def _deadline(self) -> float:
         return monotonic() + self._outage_s_max
 
+    def __del__(self) -> None:
+        """End what reads for a consumer that nobody refers to any more, on its own loop."""
+        connection = getattr(self, "_connection", None)
+        if connection is not None and connection.is_open and not connection.loop.is_closed():
+            loop = connection.loop
+            loop.call_soon_threadsafe(
+                _begin, loop, partial(_give_up, self._share, self._assigned, connection)
+            )
+        super().__del__()
+
+
+_giving_up: set[asyncio.Task[None]] = set()
+
+
+def _begin(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[object, object, None]]) -> None:
+    task = loop.create_task(work())
+    _giving_up.add(task)
+    task.add_done_callback(_giving_up.discard)
+
+
+async def _give_up(share: Share | None, assigned: Assignment, connection: Connection) -> None:
+    """End what a consumer has left behind that was not closed. A member leaves, and commits nothing."""
+    if share is not None:
+        await share.depart()
+    await assigned.close()
+    await connection.close()
+
 
 class Batches:
     """Iterates over batches of records. It may be resumed after it has ended, or was cancelled."""
 
-    def __init__(self, assigned: Assignment, records_max: int | None, seconds_max: float | None) -> None:
+    def __init__(
+        self, owner: Consumer, assigned: Assignment, records_max: int | None, seconds_max: float | None
+    ) -> None:
         self.records_max = records_max
+        self._owner = owner  # it ends what reads for it when nobody refers to it any more
         self._assigned = assigned
         self._seconds_max = seconds_max
 

@@ -22,13 +22,15 @@ Anext = Callable[[], Awaitable[Record]]
 class Records:
     """The records of an assignment. Any number of tasks may wait for the next one; each record comes once."""
 
-    __slots__ = ("__anext__", "_assigned")
+    __slots__ = ("__anext__", "_assigned", "owner")
 
     __anext__: Anext
     """That of the generator that has records at hand; else `_begin`."""
 
     def __init__(self, assigned: Assignment) -> None:
         self._assigned = assigned
+        self.owner: object = None
+        """Whose records they are while it is iterated: it must live as long."""
         self.__anext__ = self._begin
 
     def __aiter__(self) -> Self:

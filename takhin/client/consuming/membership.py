@@ -27,6 +27,8 @@ ANSWER_S_MAX = 10.0
 SILENT_BEATS_MAX = 2.5
 """After so many heartbeats without an answer the stream counts as broken. Coming back costs nothing."""
 SILENCE_S_MIN = 2.0
+STANDSTILL_S_MIN = 0.5
+"""From this on a member that was late is told why it was fenced. The shortest session is 1 s."""
 FENCED_S = 0.1
 """How long a fenced member waits before it joins again: whoever ended it may want the group to be empty."""
 INSTANCE_S_MAX = 15.0
@@ -53,6 +55,7 @@ class Membership:
 
     epoch: 0 while it is no member. generation: how often it has ceased to be one.
     stream: the number of its stream that the broker has answered; 0 while there is none.
+    standstill: why it has ceased to be a member, if its own program is to blame; to be added to a sentence.
     """
 
     def __init__(self, calls: Calls, options: GroupOptions, holder: Holder) -> None:
@@ -60,6 +63,7 @@ class Membership:
         self.epoch = 0
         self.generation = 0
         self.stream = 0
+        self.standstill = ""
         self._streams = count(1)
         self._calls = calls
         self._subscription = options.subscription
@@ -72,6 +76,7 @@ class Membership:
         self._keeps_for_restart = False
         self._failures = 0
         self._gives_up_at = 0.0
+        self._late_s = 0.0  # by how much it could not say something in time, on its latest stream
 
     @property
     def at(self) -> MemberAt:
@@ -99,8 +104,14 @@ class Membership:
             try:
                 await self._attend()
             except (FencedMemberError, UnknownMemberError) as error:
+                self.standstill = self._standstill()
                 if self.epoch and not self._leaves:
-                    logger.warning("a member of group %r joins again: %s", self._subscription.group_id, error)
+                    logger.warning(
+                        "a member of group %r joins again: %s%s",
+                        self._subscription.group_id,
+                        error,
+                        self.standstill,
+                    )
                 again = self._lost(error)
                 await asyncio.sleep(FENCED_S)
             except InstanceInUseError as error:
@@ -129,6 +140,15 @@ class Membership:
         self._holder.lost()
         return NoAnswerError(str(error))
 
+    def _standstill(self) -> str:
+        if self._late_s < STANDSTILL_S_MIN:
+            return ""
+        return (
+            f" (the event loop stood still for {self._late_s:.1f} s: the process was stopped, or the program "
+            "blocked the loop, as by a slow record; run such work by asyncio.to_thread, or use "
+            "takhin.client.sync)"
+        )
+
     async def _attend(self) -> None:
         """One stream. Returns when the member has left."""
         if not self._failures:
@@ -141,6 +161,7 @@ class Membership:
                 raise NoAnswerError(f"{self._calls.server} did not answer a join")
             self.member_id, self.epoch, self._failures = joined.member_id, joined.epoch, 0
             self.stream = next(self._streams)
+            self._late_s = 0.0
             beating = asyncio.get_running_loop().create_task(self._beat(stream, joined.heartbeat_s))
             try:
                 await self._listen(stream, max(SILENT_BEATS_MAX * joined.heartbeat_s, SILENCE_S_MIN))
@@ -167,9 +188,14 @@ class Membership:
         """Say what is to be said, and something now and then, until the member leaves or the stream ends."""
         with suppress(NoAnswerError):  # whoever reads is told why
             while not self._leaves:
-                with suppress(TimeoutError):
+                due = monotonic() + every_s
+                try:
                     async with asyncio.timeout(every_s):
                         await self._news.wait()
+                except TimeoutError:
+                    pass
+                finally:  # also if the stream has ended meanwhile
+                    self._late_s = max(self._late_s, monotonic() - due)
                 self._news.clear()
                 owned = self._holder.held() if self._tells_owned else None
                 self._tells_owned = False

@@ -159,14 +159,19 @@ class Share:
         finally:
             deadline = monotonic() + min(self._options.outage_s_max, COMMIT_AT_CLOSE_S_MAX)
             errors = await self._commit_processed(deadline, held) if self._options.habits.auto_commit else []
-            self._membership.leave(keep_for_restart=self._keeps)
-            self.start()
-            if self._task is not None:
-                await asyncio.wait({self._task}, timeout=LEAVE_S_MAX)
-            await self.stop()
+            await self.depart()
         for error in errors:
             if not isinstance(error, RefusedError):
                 raise error
+
+    async def depart(self) -> None:
+        """Leave the group as it is, and wait a moment until the broker knows."""
+        self._leaving = True
+        self._membership.leave(keep_for_restart=self._keeps)
+        self.start()
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=LEAVE_S_MAX)
+        await self.stop()
 
     async def _take_part(self) -> None:
         """Be a member, and do beside it what is to be done. The first of these to end ends the others."""

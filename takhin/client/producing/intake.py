@@ -20,7 +20,6 @@ from takhin.client.producing.doubts import Doubts
 from takhin.client.producing.options import SendOptions
 from takhin.client.producing.outbox import Outbox
 from takhin.client.producing.queue import PartitionQueue
-from takhin.client.producing.records import RecordEncoder
 from takhin.client.producing.routing import Router
 from takhin.client.retry import retried
 from takhin.errors import RecordTooLargeError, UnavailableError, UnknownPartitionError
@@ -116,7 +115,7 @@ class Intake:
 
     def _take(self, topic: TopicDescription) -> None:
         """Route records by this description from now on."""
-        encoder = RecordEncoder(topic.name, int(topic.configs.get(MAX_MESSAGE_BYTES, INT64_MAX)))
+        encoder = self._calls.encoder(topic.name, int(topic.configs.get(MAX_MESSAGE_BYTES, INT64_MAX)))
         router = self._routers.get(topic.name)
         if router is None or router.outline.topic_id != topic.topic_id:
             queues = self._queues(topic, topic.partitions)

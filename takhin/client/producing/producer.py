@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Literal
 
 import grpc
 
@@ -42,6 +43,8 @@ class Producer(Client):
     delivery_timeout_ms: from `send` until a record is acknowledged, or its delivery fails.
     idempotent: let the broker recognise what is sent again. Without it a retry may store records twice, and
     a retried `append` may fail with EndOffsetMismatchError because its first attempt succeeded.
+    compression: "zstd" compresses the records of a request on their way to the broker (`takhin[zstd]`).
+    traces: make spans by OpenTelemetry, if the program has set it up (`takhin[otel]`); see docs/tracing.md.
     """
 
     _kind = "Producer"
@@ -57,12 +60,14 @@ class Producer(Client):
         in_flight_max: int = 8,
         delivery_timeout_ms: int = 120_000,
         idempotent: bool = True,
+        compression: Literal["zstd"] | None = None,
+        traces: bool = False,
         tls: Tls | TlsFiles | grpc.ChannelCredentials | None = None,
         token: str | None = None,
         retry: Retry | None = None,
     ) -> None:
         check_range("delivery_timeout_ms", delivery_timeout_ms, 1)
-        super().__init__(server, tls, token, retry)
+        super().__init__(server, tls, token, retry, compression, traces=traces)
         options = SendOptions(
             batch_records_max=check_range("batch_records_max", batch_records_max, 1),
             batch_bytes_max=check_range("batch_bytes_max", batch_bytes_max, 1, INT32_MAX),

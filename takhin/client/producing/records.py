@@ -44,9 +44,13 @@ class RecordEncoder:
             self._check_size(value, key, headers)
         return record
 
+    def fits(self, value: bytes | None, key: bytes | None, headers: Headers) -> bool:
+        """True if a record is not larger than the topic's records may be."""
+        return size_bytes([key], [value], [headers]) <= self._max_message_bytes
+
     def _check_size(self, value: bytes | None, key: bytes | None, headers: Headers) -> None:
-        size = size_bytes([key], [value], [headers])
-        if size > self._max_message_bytes:
+        if not self.fits(value, key, headers):
+            size = size_bytes([key], [value], [headers])
             raise RecordTooLargeError(
                 f"the record has {size} bytes; the {MAX_MESSAGE_BYTES} of topic {self._topic!r} is "
                 f"{self._max_message_bytes}",

@@ -1,0 +1,36 @@
+"""Certificates: which principal one is for."""
+
+from __future__ import annotations
+
+import pytest
+
+from takhin.access.principals import parsed_mapping, principal_of
+
+
+@pytest.mark.parametrize(
+    ("names", "mappings", "principal"),
+    [
+        (["spiffe://x/a", "cn"], [], "spiffe://x/a"),
+        (["", "cn"], [], "cn"),
+        ([], [], None),
+        (["a\nb"], [], None),
+        (["*"], [], None),
+        (["spiffe://x/a", "cn"], ["spiffe://x/*=*"], "a"),
+        (["other", "spiffe://x/a"], ["spiffe://x/*=svc-*"], "svc-a"),
+        (["a.x.example", "cn"], ["*.x.example=*"], "a"),
+        ([".x.example"], ["*.x.example=*"], ".x.example"),
+        (["a", "cn"], ["cn=boss"], "boss"),
+        (["b", "a"], ["a=one", "b=two"], "two"),
+        (["x=1"], ["x=1=me"], "me"),
+    ],
+)
+def test_principal(names, mappings, principal):
+    """The first name with a mapping counts, else the first name; one that no principal may have is none."""
+    assert principal_of(names, [parsed_mapping(text) for text in mappings]) == principal
+
+
+@pytest.mark.parametrize("text", ["", "a", "=a", "a=", "*x*=a", "a=*", "*=**"])
+def test_mappings_that_make_no_sense(text):
+    """A mapping without two sides, or with stars that stand for nothing, is refused."""
+    with pytest.raises(ValueError, match="PATTERN=PRINCIPAL"):
+        parsed_mapping(text)
