@@ -18,10 +18,10 @@ from takhin.access.tokens import Token, is_token
 from takhin.broker.broker import Broker
 from takhin.errors import AccessUnavailableError, PermissionDeniedError, TakhinError, UnauthenticatedError
 from takhin.model import CERTIFICATE, OWN_SOCKET, SHARED_SOCKET, Caller
+from takhin.quotas import address_of
 from takhin.rpc.attempts import Attempts
 from takhin.rpc.calls import Call, Context, running
 from takhin.rpc.permissions import BEFORE_READING, OPEN, SOMETHING, TABLE
-from takhin.rpc.places import host_of
 from takhin.sentences import shown
 from takhin.turns import in_turns, others_turn
 
@@ -111,7 +111,7 @@ class Gate:
             reason = _wrong(presented)
             self._activity.denied(call.caller, method, "UNAUTHENTICATED")
             self._meters.auth_failures.add(reason)
-            self._attempts.failed(host_of(call.peer), method, reason)
+            self._attempts.failed(address_of(call.caller.address), method, reason)
             raise UnauthenticatedError(WRONG_TOKEN if presented else UNKNOWN_CALLER)
         call.caller = caller
         self._require(BEFORE_READING.get(method, SOMETHING), self._access.rights_of(caller), method)
