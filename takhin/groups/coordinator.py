@@ -110,8 +110,8 @@ class Coordinator:
         FencedMemberError, UnknownMemberError, ShuttingDownError.
         """
         request = checked_join(request, self._settings)
+        await self.turnstile.passed()  # ahead of the pattern, which is matched against the topics as they are
         subscription, pattern = await self.subscription(request.topics, request.pattern, reader)
-        await self.turnstile.passed()
         if self.draining:
             raise ShuttingDownError
         event = Join(

@@ -37,8 +37,9 @@ def group(broker, filled) -> Iterator[str]:
 
 @contextmanager
 def member(broker, group, topic, count, **options) -> Iterator[sync.Consumer]:
-    """A member that has read so many records."""
-    with sync.Consumer(broker.address, group_id=group, topics=[topic], **options) as consumer:
+    """A member that has read so many records, and commits nothing before it ends."""
+    options = {"group_id": group, "topics": [topic], "commit_interval_ms": 600_000} | options
+    with sync.Consumer(broker.address, **options) as consumer:
         for _ in range(count):
             next(consumer)
         yield consumer
@@ -81,7 +82,7 @@ def test_who_reads_what(takhin, broker, group):
         (listed,) = [
             of for of in json.loads(takhin.output("groups", "list", "--json")) if of["group_id"] == group
         ]
-        assert (listed["state"], listed["member_count"]) == ("Stable", 1)
+        assert (listed["state"], listed["member_count"], listed["lag"]) == ("Stable", 1, 10)
 
 
 def test_watching(takhin, broker, group):
