@@ -1,4 +1,4 @@
-"""Requests of some KB that would decompress to 128 MiB: refused, in bounded memory, while others are served."""
+"""Requests of some KB that would decompress to 128 MiB are refused in bounded memory; others are served."""
 
 from __future__ import annotations
 
