@@ -198,11 +198,7 @@ async def first_of(consumer, *, assigned):
 
 
 async def test_consumers_raise_what_ends_them(serving, keeper):
-<<<<<<< HEAD
-    """A consumer that may not read, or not any more, raises that at once; so does a member."""
-=======
     """A consumer that may not read, or not any more, raises that and does not try again; so does a member."""
->>>>>>> work
     boss, token = keeper.token("boss"), keeper.token()
     keeper.rules(*EVERYTHING, principal="boss")
     keeper.rules("allow write topic orders", "allow group group mine")
@@ -214,15 +210,8 @@ async def test_consumers_raise_what_ends_them(serving, keeper):
             {"group_id": "mine", "topics": ["orders"]},
         ):
             async with Consumer(server.address, token=token, **options) as consumer, asyncio.timeout(5):
-<<<<<<< HEAD
-                with pytest.raises(PermissionDeniedError):  # noqa: PT012  either may be the first to raise
-                    if not options:
-                        await consumer.assign_topics("orders")
-                    await anext(consumer)
-=======
                 with pytest.raises(PermissionDeniedError):
                     await first_of(consumer, assigned=not options)
->>>>>>> work
         keeper.rule("allow read topic orders")
         await until(lambda: len(server._broker.access.list_rules("me")) == 3)
         for options in ({}, {"group_id": "mine", "topics": ["orders"]}):
