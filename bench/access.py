@@ -3,7 +3,7 @@
 Both brokers run all the time, and loads are given to them in turn, so that what else the machine does hits
 both. Of each round the ratio is taken: of the time, and of the broker's processor time, which a busy machine
 disturbs less.
-Usage: python -m bench.access [--rounds 20] [--rules 1000]
+Usage: python -m bench.access [--rounds 20] [--rules 1000] [--longer 4]
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--rules", type=int, default=1_000)
+    parser.add_argument("--longer", type=int, default=1, help="so many times as many requests in a round")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         token = folder_with_access(Path(folder, "with"), options.rules)
@@ -101,7 +102,10 @@ def main() -> None:
             pairs = []
             for number in range(options.rounds):
                 order = [without, within] if number % 2 else [within, without]
-                found = {each.pid: asyncio.run(load(each, token, records, requests)) for each in order}
+                found = {
+                    each.pid: asyncio.run(load(each, token, records, requests * options.longer))
+                    for each in order
+                }
                 pairs.append((found[without.pid], found[within.pid]))
             print(f"{name}, {options.rounds} rounds, {options.rules} other rules:")
             print(line("time", lambda of: of[0], pairs))

@@ -80,7 +80,7 @@ class Access:
             await asyncio.to_thread(self._store.close)
             raise StartupError(str(error)) from error
         self._noted_at = self._clock()
-        if not self._by_id:
+        if not self._by_id and not self._rules:  # certificates need no tokens, but rules
             logger.warning(
                 "no_tokens",
                 reason="access.enabled is true and there is no token: make one with `takhin tokens create "
