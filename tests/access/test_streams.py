@@ -191,8 +191,14 @@ async def test_clients_raise_typed_errors(serving, keeper):
                 await (await producer.send("b", b"1"))
 
 
+async def first_of(consumer, *, assigned):
+    if assigned:
+        await consumer.assign_topics("orders")
+    return await anext(consumer)
+
+
 async def test_consumers_raise_what_ends_them(serving, keeper):
-    """A consumer that may not read, or not any more, raises that instead of trying again; so does a member."""
+    """A consumer that may not read, or not any more, raises that and does not try again; so does a member."""
     boss, token = keeper.token("boss"), keeper.token()
     keeper.rules(*EVERYTHING, principal="boss")
     keeper.rules("allow write topic orders", "allow group group mine")
@@ -205,9 +211,7 @@ async def test_consumers_raise_what_ends_them(serving, keeper):
         ):
             async with Consumer(server.address, token=token, **options) as consumer, asyncio.timeout(5):
                 with pytest.raises(PermissionDeniedError):
-                    if not options:
-                        await consumer.assign_topics("orders")
-                    await anext(consumer)
+                    await first_of(consumer, assigned=not options)
         keeper.rule("allow read topic orders")
         await until(lambda: len(server._broker.access.list_rules("me")) == 3)
         for options in ({}, {"group_id": "mine", "topics": ["orders"]}):
