@@ -209,7 +209,7 @@ def test_each_flood_for_a_moment(data_dir, figures):
 @pytest.mark.soak
 @pytest.mark.parametrize("flood", [*FLOODS, *TALKS], ids=lambda flood: flood.__name__)
 def test_a_flood(data_dir, figures, flood):
-    """The same for half a minute. Where calls pile up unanswered, one honest call of a hundred may be refused."""
+    """The same for half a minute. Where calls pile up, one honest call of a hundred may be refused."""
     more_max = RSS_LARGE_HEADERS_MAX if flood is large_headers else RSS_MORE_MAX
     with Broker(data_dir) as broker, Honest(broker.address) as honest:
         assert_lives(broker, honest, [flood], SECONDS, figures, more_max=more_max)
