@@ -23,7 +23,7 @@ QUOTA = 500_000
 VALUE = bytes(5_000)
 PER_BATCH = 4
 BATCH_BYTES = len(batch("greedy", [VALUE] * PER_BATCH).SerializeToString())
-SECONDS = [3.0, pytest.param(30.0, marks=pytest.mark.soak)]
+SECONDS = [2.0, pytest.param(30.0, marks=pytest.mark.soak)]
 
 
 def retry_ms(error):
