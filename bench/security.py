@@ -2,7 +2,8 @@
 
 Each round starts one broker for each variant and one without, and gives each load to all of them in turn; the
 order changes from round to round. A variant's figure is compared with the plain one's of the same round, so
-what the machine does meanwhile is in both. The interval is that of bench.compare.
+what the machine does meanwhile is in both. The interval is that of bench.compare. Below each row stands the
+CPU time of the whole load, of client and broker together: other work on the machine changes that less.
 
 A variant is a function that prepares a data folder and says with which flags its broker is started and how a
 client connects. To add one, write the function and its line in VARIANTS.
@@ -17,20 +18,37 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from bench.common import arguments, begin, new_data_dir, running, say_durability, serve_command, write_json
+from bench.common import (
+    Running,
+    arguments,
+    begin,
+    new_data_dir,
+    running,
+    say_durability,
+    serve_command,
+    write_json,
+)
 from bench.compare import ROUNDS_MIN, interval
 from bench.loads import Load, Results, Row, add_row_option, chosen_rows
 from bench.peers import FIGURES, UNITS
+from bench.process import cpu_seconds
 from bench.takhin_client import PLAIN, Dial, measure
+from takhin.access.rules import checked_rule
+from takhin.access.tokens import new_token
+from takhin.disk.access_file import AccessFile
 
+CPU = "cpu"
+"""The part of the results that has the CPU time."""
+OTHER_RULES = 1_000
 SELF_SIGNED = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost "
     "-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout broker.key -out broker.pem"
@@ -72,8 +90,26 @@ def _tls(data_dir: Path) -> Prepared:
     return Prepared("tls://127.0.0.1:0", flags, dial)
 
 
+def _access(data_dir: Path) -> Prepared:
+    """A token, and many rules that are not the ones needed."""
+    text, token = new_token("bench", expires_at=0, note="", now=0)
+    others = [
+        checked_rule("bench", "write", "topic", f"other-{number}*", allow=bool(number % 2))
+        for number in range(OTHER_RULES)
+    ]
+    mine = [checked_rule("bench", action, "topic", "*", allow=True) for action in ("read", "write", "admin")]
+    with closing(AccessFile(data_dir)) as file:
+        file.open()
+        file.add_token(token, 1)
+        file.change_rules([*others, *mine], [], len(others) + len(mine))
+    return Prepared(flags=("--access-enabled",), dial=Dial(metadata=(("authorization", f"Bearer {text}"),)))
+
+
 BASE = Variant("plain", "plain", _plain, 0.0)
-VARIANTS = (Variant("tls", "TLS", _tls, 0.15),)
+VARIANTS = (
+    Variant("tls", "TLS", _tls, 0.15),
+    Variant("access", f"a token, {OTHER_RULES:,} rules", _access, 0.03),
+)
 
 
 def main() -> None:
@@ -83,7 +119,8 @@ def main() -> None:
     about = begin(options)
     held = say_durability(options.folder)
     runs = _measured([BASE, *chosen], rows, options.repeat, options.folder)
-    compared = [_compared(row, variant, runs[row.load]) for row in rows for variant in chosen]
+    with_cpu = [each for row in rows for each in (row, Row(f"{row.key}-cpu", row.title, row.load, CPU))]
+    compared = [_compared(row, variant, runs[row.load]) for row in with_cpu for variant in chosen]
     _print_table(compared, options.repeat)
     if options.json:
         document = {"machine": about, "durability": held, "repeat": options.repeat, "rows": compared}
@@ -113,29 +150,31 @@ def _measured(
         with ExitStack() as stack:
             brokers = [(of, *stack.enter_context(_broker(of, folder))) for of in order]
             for load, found in runs.items():
-                found.append({of.key: _synced(address, load, dial) for of, address, dial in brokers})
+                found.append({of.key: _synced(broker, load, dial) for of, broker, dial in brokers})
         print(f"round {number + 1} of {rounds} done", file=sys.stderr)
     return runs
 
 
 @contextmanager
-def _broker(variant: Variant, folder: Path) -> Iterator[tuple[str, Dial]]:
+def _broker(variant: Variant, folder: Path) -> Iterator[tuple[Running, Dial]]:
     with new_data_dir(folder.resolve()) as data_dir:
         prepared = variant.prepare(data_dir)
         command = serve_command(data_dir, prepared.flags, listen=prepared.listen)
         with running(command, prepared.variables) as process:
-            yield process.address, prepared.dial
+            yield process, prepared.dial
 
 
-def _synced(address: str, load: Load, dial: Dial) -> Results:
+def _synced(broker: Running, load: Load, dial: Dial) -> Results:
     """Sync the disk, so that what one broker left unsynced is not written during another's turn."""
-    results = measure(address, load, dial)
+    before = cpu_seconds(broker.pid) + time.process_time()
+    results = measure(broker.address, load, dial)
+    cpu_s = cpu_seconds(broker.pid) + time.process_time() - before
     os.sync()
-    return results
+    return {**results, CPU: {"cpu_s": cpu_s}}
 
 
 def _compared(row: Row, variant: Variant, rounds: Sequence[Round]) -> dict[str, Any]:
-    figure = FIGURES.get(row.key, "records_per_s")
+    figure = "cpu_s" if row.part == CPU else FIGURES.get(row.key, "records_per_s")
     plain, other = ([of[key][row.part][figure] for of in rounds] for key in (BASE.key, variant.key))
     ratios = [with_it / without for without, with_it in zip(plain, other, strict=True)]
     costs = [1 - ratio if figure == "records_per_s" else ratio - 1 for ratio in ratios]
@@ -161,7 +200,8 @@ def _print_table(compared: Sequence[Mapping[str, Any]], rounds: int) -> None:
     for row in compared:
         form = "{:,.0f}" if row["figure"] == "records_per_s" else "{:.2f}"
         low, high = row["interval"]
-        title = f"{row['variant']}: {row['title']} ({UNITS[row['figure']]})"
+        unit = UNITS.get(row["figure"], "CPU s")
+        title = f"{row['variant']}: {row['title']} ({unit})"
         print(
             f"{title:68}{form.format(row['plain']):>12}{form.format(row['with']):>12}{row['cost']:>8.1%}"
             f"{f'{low:.1%} to {high:.1%}':>20}   may cost {row['cost_max']:.0%}"

@@ -55,8 +55,10 @@ def main() -> None:
     options = arguments("traces", repeat="rounds", times=10).parse_args()
     about = begin(options)
     with collector() as endpoint:
-        trace.set_tracer_provider(_provider(endpoint))
+        provider = _provider(endpoint)
+        trace.set_tracer_provider(provider)
         results = asyncio.run(_measured(options.folder, endpoint, options.repeat, options.scale))
+        provider.shutdown()
     for name, value in results.items():
         print(f"{name:50} {value:8.1%}")
     print(f"traces of {RATIO:.0%} may cost {COST_MAX:.0%} of batches")

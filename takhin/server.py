@@ -115,7 +115,9 @@ class Server:
         traces = self._traces() if settings.traces.enabled else None
         if traces is not None:
             watchers.append(traces.spans)
-        connections = ConnectionWatch(self._broker, settings.rpc.connections_max)
+        connections = ConnectionWatch(
+            self._broker, settings.rpc.connections_max, settings.quotas.address_connections
+        )
         self.certificates = Certificates(
             list(map(listen_address, settings.listen)), settings.tls, self._broker
         )

@@ -65,7 +65,7 @@ class Access:
         self._uses: dict[str, int] = {}
         self._used: dict[str, int] = {}
         self._noted_at = 0
-        self._one = asyncio.Lock()
+        self._one = asyncio.Lock()  # for the store: one uses it at a time, and takes in what it finds
         self._stopping = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
 
@@ -75,12 +75,12 @@ class Access:
             return
         await asyncio.to_thread(self._store.open)
         try:
-            await self._take()
+            await self._take(self._store)
         except AccessUnavailableError as error:
             await asyncio.to_thread(self._store.close)
             raise StartupError(str(error)) from error
         self._noted_at = self._clock()
-        if not self._by_id:
+        if not self._by_id and not self._rules:  # certificates need no tokens, but rules
             logger.warning(
                 "no_tokens",
                 reason="access.enabled is true and there is no token: make one with `takhin tokens create "
@@ -95,11 +95,11 @@ class Access:
         self._stopping.set()
         if self._looking is not None:
             await self._looking
-        try:
-            await self._note_uses()
-        except UnavailableError as error:
-            logger.warning("token_uses_not_noted", reason=str(error))
         async with self._one:
+            try:
+                await self._note_uses(self._store)
+            except UnavailableError as error:
+                logger.warning("token_uses_not_noted", reason=str(error))
             await asyncio.to_thread(self._store.close)
 
     # What calls ask
@@ -179,7 +179,7 @@ class Access:
         store = self._check_usable()
         async with self._one:
             changed = await asyncio.to_thread(change, store)
-        await self._take()
+            await self._take(store)
         return changed
 
     async def _look(self) -> None:
@@ -206,17 +206,17 @@ class Access:
             return False
 
     async def _look_once(self) -> None:
-        assert self._store is not None  # noqa: S101  else nothing looks
+        store = self._store
+        assert store is not None  # noqa: S101  else nothing looks
         async with self._one:
             if self.trouble is not None:
-                await asyncio.to_thread(self._store.reopen)
-            changed = await asyncio.to_thread(self._store.changed)
-        if changed or self.trouble is not None:
-            tokens_before, rules_before = self._by_id, self._rules
-            await self._take()
-            self._tell_of(tokens_before, rules_before)
-        if self._uses and self._clock() - self._noted_at >= USES_NOTED_MS:
-            await self._note_uses()
+                await asyncio.to_thread(store.reopen)
+            if await asyncio.to_thread(store.changed) or self.trouble is not None:
+                tokens_before, rules_before = self._by_id, self._rules
+                await self._take(store)
+                self._tell_of(tokens_before, rules_before)
+            if self._uses and self._clock() - self._noted_at >= USES_NOTED_MS:
+                await self._note_uses(store)
 
     def _tell_of(self, tokens_before: Mapping[str, Token], rules_before: Sequence[Rule]) -> None:
         """Tell what another process has changed."""
@@ -230,13 +230,11 @@ class Access:
             for told in self.on_change_outside:
                 told(changes)
 
-    async def _take(self) -> None:
-        """Take in everything that is in the store."""
-        assert self._store is not None  # noqa: S101  else nothing changes it
-        async with self._one:
-            kept = await asyncio.to_thread(self._store.load)
-            by_digest = {token.digest: token for token in kept.tokens}
-            grants = await asyncio.to_thread(_granted, kept.rules)
+    async def _take(self, store: AccessStore) -> None:
+        """Take in everything that is in the store. The caller holds the lock."""
+        kept = await asyncio.to_thread(store.load)
+        by_digest = {token.digest: token for token in kept.tokens}
+        grants = await asyncio.to_thread(_granted, kept.rules)
         self._by_digest, self._by_id = by_digest, {token.token_id: token for token in kept.tokens}
         self._rules, self._grants, self._rights = kept.rules, grants, {}
         self._used = {token_id: at for token_id, at in self._used.items() if token_id in self._by_id}
@@ -248,11 +246,10 @@ class Access:
         for told in (*self.on_look, *self.on_change):
             told()
 
-    async def _note_uses(self) -> None:
-        assert self._store is not None  # noqa: S101  else there are no tokens
+    async def _note_uses(self, store: AccessStore) -> None:
+        """Note when tokens were last used. The caller holds the lock."""
         uses, self._uses, self._noted_at = self._uses, {}, self._clock()
-        async with self._one:
-            await asyncio.to_thread(self._store.note_uses, uses)
+        await asyncio.to_thread(store.note_uses, uses)
 
     def _is_in_trouble(self, sentence: str) -> None:
         if self.trouble is None:

@@ -76,7 +76,7 @@ class Diagnosis:
                 return await self._found(tls)
         except TimeoutError:
             return Fault("", "it did not answer in time")
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             return _unconnected(error)
         finally:
             self._until = monotonic() + AGAIN_SECONDS
@@ -99,7 +99,10 @@ class Diagnosis:
 
     async def _encrypted(self, tls: Tls) -> Fault | None:
         """How far a handshake gets. What the server does not like of a client shows when it is over."""
-        context = await asyncio.to_thread(_context, tls)
+        try:
+            context = await asyncio.to_thread(_context, tls)
+        except (ssl.SSLError, ValueError) as error:
+            return Fault("CLIENT_UNFIT", f"the certificates of this client cannot be used: {error}")
         try:
             greeting = await self._greeted(context)
         except ssl.SSLCertVerificationError as error:
@@ -171,10 +174,10 @@ def _is_http2(greeting: bytes) -> bool:
     return len(greeting) > 3 and greeting[3] == SETTINGS
 
 
-def _unconnected(error: OSError) -> Fault | None:
+def _unconnected(error: OSError | UnicodeError) -> Fault | None:
     if isinstance(error, ConnectionRefusedError):
         return None  # nobody listens: what "no broker answers" says
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, socket.gaierror | UnicodeError):  # or it cannot be a name: a label is too long
         return Fault("", "no machine has that name")
     return Fault("", error.strerror or str(error))
 

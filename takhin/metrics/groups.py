@@ -42,17 +42,16 @@ class GroupMetrics:
         self._ages = ages
         self._kafka = kafka
 
-    def _groups(self) -> Sequence[str]:
-        """All groups that have members or have committed something."""
-        return sorted({*self._engine.offsets.groups(), *self._coordinator.populated})
+    def names(self) -> Sequence[str]:
+        """All groups that have committed something or have members."""
+        return list(dict.fromkeys((*self._engine.offsets.groups(), *self._coordinator.populated)))
 
-    async def cuts(self, series_max: int) -> dict[str, list[Cut]]:
-        """How the series may be cut, and how many they are then."""
-        groups = self._groups()
+    async def cuts(self, names: Sequence[str], series_max: int) -> dict[str, list[Cut]]:
+        """How the series about these groups may be cut, and how many they are then."""
         of_offset = Columns.count(OFFSET_SERIES, kafka=self._kafka)
         of_members = Columns.count(MEMBER_SERIES, kafka=self._kafka)
         logs = topics = since = 0
-        for group_id in groups:
+        for group_id in names:
             committed = self._engine.offsets.of(group_id)
             logs += len(committed)
             if logs > LOOKED_AT_SHARE * series_max:
@@ -65,18 +64,18 @@ class GroupMetrics:
         summed = [
             Cut(Detail.PARTITION, of_offset * logs),
             Cut(Detail.TOPIC, of_offset * topics),
-            Cut(Detail.GROUP, of_offset * len(groups)),
+            Cut(Detail.GROUP, of_offset * len(names)),
         ]
         return {
             "groups": [*(summed if logs <= LOOKED_AT_SHARE * series_max else []), Cut(Detail.NOTHING, 0)],
-            "members": [Cut(Detail.GROUP, of_members * len(groups)), Cut(Detail.NOTHING, 0)],
+            "members": [Cut(Detail.GROUP, of_members * len(names)), Cut(Detail.NOTHING, 0)],
         }
 
-    async def write(self, sheet: Sheet, *, groups: Detail, members: Detail) -> None:
+    async def write(self, sheet: Sheet, names: Sequence[str], *, groups: Detail, members: Detail) -> None:
         """Add them to a sheet, as finely cut as said."""
         states = Counter(dict.fromkeys(GroupState, 0))
         of_members = Columns(sheet, MEMBER_SERIES, kafka=self._kafka)
-        for count, group_id in enumerate(self._groups(), 1):
+        for count, group_id in enumerate(names, 1):
             state, number = self._coordinator.state(group_id)
             states[state] += 1
             if members is Detail.GROUP:
@@ -86,12 +85,12 @@ class GroupMetrics:
         for of_state, count in states.items():
             sheet.add("takhin_groups", count, of_state.value)
         if groups is not Detail.NOTHING:
-            await self._write_offsets(Columns(sheet, OFFSET_SERIES, kafka=self._kafka), groups)
+            await self._write_offsets(Columns(sheet, OFFSET_SERIES, kafka=self._kafka), names, groups)
 
-    async def _write_offsets(self, columns: Columns, detail: Detail) -> None:
+    async def _write_offsets(self, columns: Columns, names: Sequence[str], detail: Detail) -> None:
         deadline = asyncio.get_running_loop().time() + READ_SECONDS_MAX
         since = 0
-        for group_id in self._groups():
+        for group_id in names:
             before = f'{{group="{escaped(group_id)}"'
             sums: dict[str, Numbers] = {}
             async for at, numbers in self._offsets(group_id, deadline):
@@ -102,11 +101,12 @@ class GroupMetrics:
                     labels = f"{of_topic if detail is Detail.TOPIC else before}}}"
                     sums[labels] = _added(sums.get(labels), numbers)
                 since += 1
-                if since % OFFSETS_AT_ONCE == 0:
+                if since >= OFFSETS_AT_ONCE:
+                    since = 0
                     await others_turn()
             for labels, numbers in sums.items():
                 columns.add(labels, numbers)
-            since += 1
+            since += 10  # what a group takes by itself
 
     async def _offsets(self, group_id: str, deadline: float) -> AsyncIterator[tuple[TopicPartition, Numbers]]:
         """What a group has committed in each partition, its lag in records, and in seconds if it is known."""

@@ -1,8 +1,8 @@
 """A small HTTP/1.1 server for GET: one request for each connection, all of it bounded.
 
 Who watches a broker asks a few times a minute and reads what comes. So a connection is closed after its
-answer, and there is neither a body to read nor a next request to wait for; what a slow client can hold is one
-of a few connections, for a few seconds.
+answer, and there is neither a body to read nor a next request to wait for. What a slow client can hold is one
+of a few connections, for a few seconds, or until others need it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class HttpServer:
         self._listen = listen
         self._connections_max = connections_max
         self._seconds_max = seconds_max
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], None] = {}  # the oldest first
 
     async def start(self) -> None:
         """Bind and serve. Raises StartupError."""
@@ -90,21 +90,20 @@ class HttpServer:
         for task in self._connections:
             task.cancel()
         if self._connections:
-            await asyncio.wait(self._connections)
+            await asyncio.wait(list(self._connections))
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  a coroutine runs in one
-        if len(self._connections) >= self._connections_max:
-            writer.transport.abort()
-            return
-        self._connections.add(task)
+        if len(self._connections) >= self._connections_max:  # whoever is slow makes room for the next one
+            next(iter(self._connections)).cancel()
+        self._connections[task] = None
         try:
             await self._serve(reader, writer)
         except (OSError, EOFError, TimeoutError) as error:
             logger.debug("metrics_client_gone", error=repr(error))
         finally:
-            self._connections.discard(task)
+            del self._connections[task]
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

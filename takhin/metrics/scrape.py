@@ -121,10 +121,11 @@ class Scraper:
 
     async def _write_logs(self, sheet: Sheet) -> None:
         most = self._settings.series_max
-        detail = cut({**self._logs.cuts(), **await self._groups.cuts(most)}, most)
+        groups = self._groups.names()
+        detail = cut({**self._logs.cuts(), **await self._groups.cuts(groups, most)}, most)
         for of, chosen in detail.items():
             sheet.add("takhin_metrics_detail", chosen.value, of)
         await self._logs.write(sheet, partitions=detail["partitions"], topics=detail["topics"])
-        await self._groups.write(sheet, groups=detail["groups"], members=detail["members"])
+        await self._groups.write(sheet, groups, groups=detail["groups"], members=detail["members"])
         if self._settings.kafka_names:
             sheet.add("kafka_brokers", 1)

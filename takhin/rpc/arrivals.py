@@ -1,15 +1,15 @@
-"""The room for requests on their way in: so many at a time, and hosts and connections take turns.
+"""The room for requests on their way in: so many at a time, and callers take turns.
 
 gRPC holds whatever has arrived. A call of the service therefore asks for its message only when it has a place
 here; until then HTTP/2's windows hold its client back. A small message gives its place up once it is there. A
 large one keeps it until it is counted elsewhere: a partition that is locked or slow holds up no other's.
 
 A message that is slow to arrive goes on without a place, and waits for one again when it is there and large.
-How many may be slow has a bound of its own; beyond it one is refused, of the host that has the most. Clients
+How many may be slow has a bound of its own; beyond it one is refused, of the caller that has the most. Those
 that are slow have their turns after the others for a while (places.py).
 
-A produce stream may be quiet for as long as it likes, so its messages are pulled without a place. One that is
-not small waits for a place before it is parsed.
+A produce stream may be quiet for as long as it likes, so its messages are pulled as stream_reads.py says. One
+that is not small waits for a place before it is parsed.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import grpc
 
 from takhin.errors import InvalidArgumentError, OverloadedError, ShuttingDownError, TakhinError
 from takhin.rpc.parsing import Parsed, Room
-from takhin.rpc.places import GOOD, TROUBLED, Place, Places, host_of
+from takhin.rpc.places import GOOD, TROUBLED, Place, Places, Source
+from takhin.rpc.stream_reads import StreamReads
 from takhin.settings import RpcSettings
 
 SMALL_BYTES = 64 << 10
@@ -44,8 +45,8 @@ Parse: TypeAlias = Callable[[bytes, Room], Awaitable[Parsed]]
 class Ticket:
     """One call on its way in."""
 
-    def __init__(self, peer: str, place: Place) -> None:
-        self.peer = peer
+    def __init__(self, source: Source, place: Place) -> None:
+        self.source = source
         self.place = place
         self.began = asyncio.get_running_loop().time()
         self.limit: asyncio.Timeout | None = None
@@ -76,12 +77,21 @@ def size_bytes() -> int:
     return 0 if ticket is None else ticket.size_bytes
 
 
-class Arrival(NamedTuple):
-    """A request of a stream. leave: gives its place up; to be called in every case, as often as one likes."""
+@dataclass(slots=True)
+class Arrival:
+    """A request of a stream.
+
+    leave: gives its place up; to be called in every case, as often as one likes.
+    """
 
     request: Any
     size_bytes: int
     leave: Callable[[], None]
+
+    def take(self) -> Any:
+        """The request, which is kept here no longer: who waits for the next one is not to keep this one."""
+        request, self.request = self.request, None
+        return request
 
 
 class Arrivals:
@@ -91,6 +101,7 @@ class Arrivals:
         self._wait_ms = settings.arrival_ms_max
         self._slow_max = settings.slow_arrivals_max
         self._places = Places(number, self._wait_ms / 1_000)
+        self._stream_reads = StreamReads(number)
         self._pulled: dict[Ticket, None] = {}  # those that hold a place; the oldest first
         self._slow: dict[Ticket, None] = {}  # the oldest first
         self._hasty: dict[Ticket, None] = {}  # of the slow ones, those that had less time than others have
@@ -99,18 +110,17 @@ class Arrivals:
         self._ending = False
 
     @asynccontextmanager
-    async def request(self, context: Any, parse: Parse) -> AsyncIterator[list[Any]]:
+    async def request(self, context: Any, source: Source, parse: Parse) -> AsyncIterator[list[Any]]:
         """The call's request, in a list: who takes it out is the only one to keep it.
 
         Raises OverloadedError if it does not come in time, and ShuttingDownError.
         """
-        peer = context.peer()
-        ticket = Ticket(peer, await self._place(peer))
+        ticket = Ticket(source, await self._place(source))
         _ticket.set(ticket)
 
         async def room() -> None:
             if not ticket.place.held:
-                ticket.place = await self._place(peer)
+                ticket.place = await self._place(source)
 
         try:
             message = await self._message(context, ticket)
@@ -131,25 +141,39 @@ class Arrivals:
             ticket.place.give_up()
 
     async def requests(
-        self, messages: AsyncIterator[bytes], peer: str, parse: Parse
+        self, messages: AsyncIterator[bytes], source: Source, parse: Parse, *, begun: bool = False
     ) -> AsyncGenerator[Arrival, None]:
-        """The requests of a stream, each parsed when there is a place for it."""
-        places: list[Place] = []
+        """The requests of a stream, each parsed when there is a place for it.
+
+        begun: its first request has come by another way.
+        """
+        async with aclosing(self._stream_reads.messages(messages, source, begun=begun)) as pulled:
+            async for taken, read in pulled:
+                yield await self._arrival(taken, read, source, parse)
+
+    async def _arrival(self, taken: list[bytes], read: Place | None, source: Source, parse: Parse) -> Arrival:
+        """The request of a message. read: the place with which it was read."""
+        message = taken.pop()
+        places = [] if read is None else [read]
 
         async def room() -> None:
-            if not places:
-                places.append(await self._place(peer))
+            if len(places) == (read is not None):  # not asked for yet
+                places.append(await self._place(source))
 
-        async for message in messages:
-            try:
-                if len(message) > SMALL_BYTES:
-                    await room()
-                request, size_bytes = await parse(message, room)
-            except BaseException:
-                _leave(places)
-                raise
-            del message
-            yield Arrival(request, size_bytes, partial(_leave, places))
+        def leave() -> None:
+            for place in places:
+                place.give_up()
+
+        try:
+            if len(message) > SMALL_BYTES:
+                await room()
+            request, size_bytes = await parse(message, room)
+        except BaseException:
+            leave()
+            raise
+        if size_bytes <= SMALL_BYTES:
+            leave()
+        return Arrival(request, size_bytes, leave)
 
     def end(self) -> None:
         """Refuse every call that waits for a place or for its message, because the broker stops.
@@ -161,14 +185,14 @@ class Arrivals:
         for ticket in (*self._pulled, *self._slow):
             ticket.refuse(ShuttingDownError())
 
-    async def _place(self, peer: str) -> Place:
+    async def _place(self, source: Source) -> Place:
         """Return with a place. While others wait those that hold one have less time."""
-        place = self._places.take(peer)
+        place = self._places.take(source)
         if place is None:
             if self._ending:
                 raise ShuttingDownError
             self._look_in_time()
-            place = await self._places.wait(peer)
+            place = await self._places.wait(source)
         return place
 
     async def _message(self, context: Any, ticket: Ticket) -> bytes:
@@ -181,7 +205,7 @@ class Arrivals:
         except TimeoutError:
             if self._ending:
                 raise ShuttingDownError from None
-            self._places.trouble(ticket.peer)
+            self._places.trouble(ticket.source)
             raise ticket.refusal or OverloadedError(
                 f"the request did not arrive within {self._wait_ms} ms (rpc.arrival_ms_max)"
             ) from None
@@ -223,7 +247,7 @@ class Arrivals:
         now = asyncio.get_running_loop().time()
         for ticket in [ticket for ticket in self._hasty if ticket.began + PATIENCE_SECONDS <= now]:
             del self._hasty[ticket]
-            self._places.trouble(ticket.peer)
+            self._places.trouble(ticket.source)
         for ticket in list(self._pulled):
             if ticket.began + self._patience(ticket) <= now:
                 self._is_slow(ticket, now)
@@ -234,7 +258,7 @@ class Arrivals:
         del self._pulled[ticket]
         self._slow[ticket] = None
         if ticket.began + PATIENCE_SECONDS <= now:
-            self._places.trouble(ticket.peer)
+            self._places.trouble(ticket.source)
         else:
             self._hasty[ticket] = None
         ticket.place.give_up()
@@ -242,20 +266,14 @@ class Arrivals:
             self._refuse_one()
 
     def _refuse_one(self) -> None:
-        """Refuse the newest one of the host that has the most, and of its connection that has the most."""
+        """Refuse the newest one of the owner that has the most, and of its connection that has the most."""
         slow = [ticket for ticket in reversed(self._slow) if ticket.limit is not None and not ticket.refusal]
-        of = Counter(name for ticket in slow for name in (host_of(ticket.peer), ticket.peer))
+        of = Counter(name for ticket in slow for name in ticket.source)
         if slow:
-            worst = max(slow, key=lambda ticket: (of[host_of(ticket.peer)], of[ticket.peer]))
+            worst = max(slow, key=lambda ticket: tuple(of[name] for name in ticket.source))
             worst.refuse(
                 OverloadedError(
                     f"{self._slow_max} requests are slow to arrive (rpc.slow_arrivals_max), the most "
                     "of them from this client"
                 )
             )
-
-
-def _leave(places: list[Place]) -> None:
-    """Give the places up; small messages have none."""
-    while places:
-        places.pop().give_up()

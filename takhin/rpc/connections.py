@@ -14,6 +14,8 @@ from pathlib import Path
 import structlog
 
 from takhin.broker.broker import Broker
+from takhin.model import NO_LIMIT
+from takhin.rpc.excess_connections import ExcessConnections
 from takhin.settings.security import UNIX, ListenAddress
 
 logger = structlog.get_logger()
@@ -29,10 +31,14 @@ FULL = "connections_full"
 
 
 class ConnectionWatch:
-    """Says so, in the log and in health, while a listener has as many connections as there may be."""
+    """Says so, in the log and in health, while a listener has as many connections as there may be.
 
-    def __init__(self, broker: Broker, connections_max: int) -> None:
+    It also closes those that an address has beyond quotas.address_connections.
+    """
+
+    def __init__(self, broker: Broker, connections_max: int, address_connections: int = NO_LIMIT) -> None:
         self._broker = broker
+        self._of_address = address_connections
         self._most = connections_max
         self._task: asyncio.Task[None] | None = None
 
@@ -49,8 +55,14 @@ class ConnectionWatch:
             await asyncio.wait({self._task})
 
     async def _watch(self, addresses: Sequence[ListenAddress]) -> None:
+        most = self._of_address
+        excess = None if most == NO_LIMIT else ExcessConnections(most)
+        ports = {address.port for address in addresses if address.kind != UNIX}
         while True:
             try:
+                if excess is not None:
+                    for address, number in (await asyncio.to_thread(excess.close, ports)).items():
+                        logger.warning("connections_over_quota", address=address, closed=number, most=most)
                 self._note(await asyncio.to_thread(self._full, addresses))
             except OSError as error:  # of descriptors that are short health tells, too
                 logger.debug("connections_not_counted", error=str(error))

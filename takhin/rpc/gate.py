@@ -18,12 +18,12 @@ from takhin.access.tokens import Token, is_token
 from takhin.broker.broker import Broker
 from takhin.errors import AccessUnavailableError, PermissionDeniedError, TakhinError, UnauthenticatedError
 from takhin.model import CERTIFICATE, OWN_SOCKET, SHARED_SOCKET, Caller
+from takhin.quotas import address_of
 from takhin.rpc.attempts import Attempts
 from takhin.rpc.calls import Call, Context, running
 from takhin.rpc.permissions import BEFORE_READING, OPEN, SOMETHING, TABLE
-from takhin.rpc.places import host_of
 from takhin.sentences import shown
-from takhin.turns import in_turns
+from takhin.turns import in_turns, others_turn
 
 AUTHORIZATION = "authorization"
 SCHEME = "bearer"
@@ -33,6 +33,8 @@ NAMES_OF_CERTIFICATE = ("x509_subject_alternative_name", "x509_common_name")
 """Of gRPC's auth context, in the order in which they count."""
 NEEDS_AT_ONCE = 200
 """Needs that are judged in one turn of the loop: one takes 0.1 to 50 µs."""
+ENDED_AT_ONCE, ENDED_PAUSE_SECONDS = 20, 0.002
+"""Streams that are ended in one turn of the loop, at 0.2 ms each, and the time until the next ones are."""
 UNREAD_SECONDS = 0.5
 """How long a stream that has to end waits for its client to read what is being written to it."""
 
@@ -109,7 +111,7 @@ class Gate:
             reason = _wrong(presented)
             self._activity.denied(call.caller, method, "UNAUTHENTICATED")
             self._meters.auth_failures.add(reason)
-            self._attempts.failed(host_of(call.peer), method, reason)
+            self._attempts.failed(address_of(call.caller.address), method, reason)
             raise UnauthenticatedError(WRONG_TOKEN if presented else UNKNOWN_CALLER)
         call.caller = caller
         self._require(BEFORE_READING.get(method, SOMETHING), self._access.rights_of(caller), method)
@@ -183,30 +185,40 @@ class Gate:
     # Open streams
 
     def _look_at_streams(self) -> None:
-        """End the streams of callers whose proof does not hold any more; look at the rights of the others."""
-        for passage in list(self._streams):
-            if not self._access.is_valid(passage.caller):
-                passage.end(self._lost())
-        if self._version != self._access.version and self._looking is None:
-            self._looking = asyncio.create_task(self._look_at_rights())
+        """Look at the streams, if the rights or the proof of one of them may have gone."""
+        valid = self._access.is_valid
+        lost = any(not valid(passage.caller) for passage in self._streams if passage.refusal is None)
+        if (lost or self._version != self._access.version) and self._looking is None:
+            self._looking = asyncio.create_task(self._look_at_each())
 
-    async def _look_at_rights(self) -> None:
+    async def _look_at_each(self) -> None:
+        """End the streams that are no longer allowed: some at a time, so that all others have their turns."""
+        ended = 0
         try:
-            while self._version != self._access.version and self._access.trouble is None:
-                self._version = self._access.version
-                async for passage in in_turns(list(self._streams), at_once=1):
-                    await self._look_at(passage)
-        except AccessUnavailableError:  # the next look ends all streams
-            pass
+            self._version = self._access.version
+            for passage in list(self._streams):
+                error = await self._refusal(passage)
+                if error is not None and passage.refusal is None:
+                    passage.end(error)
+                    ended += 1
+                    if ended % ENDED_AT_ONCE == 0:
+                        await asyncio.sleep(ENDED_PAUSE_SECONDS)
         finally:
             self._looking = None
 
-    async def _look_at(self, passage: Passage) -> None:
-        rights = self._access.rights_of(passage.caller)
+    async def _refusal(self, passage: Passage) -> TakhinError | None:
+        """Why a stream has to end now; None if it may go on."""
+        if not self._access.is_valid(passage.caller):
+            return self._lost()
+        try:
+            rights = self._access.rights_of(passage.caller)
+        except AccessUnavailableError as error:
+            return error
         async for need in in_turns(passage.needs, at_once=NEEDS_AT_ONCE):
             if not rights.permit(need):
-                passage.end(_denied(passage.caller, need))
-                return
+                return _denied(passage.caller, need)
+        await others_turn()
+        return None
 
     def _lost(self) -> TakhinError:
         trouble = self._access.trouble

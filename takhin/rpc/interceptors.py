@@ -28,6 +28,7 @@ from takhin.rpc.calls import Context, Handler, Watcher, running, watched
 from takhin.rpc.gate import Gate, Passage
 from takhin.rpc.gzip_answers import asks_for_gzip, is_worth_gzip
 from takhin.rpc.parsing import Parser, Refused
+from takhin.rpc.places import source_of
 from takhin.settings import Settings
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
@@ -188,7 +189,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._unary_calls.add(task)
             try:
                 self._admit(method, context)
-                async with arrivals.request(context, parse) as request:
+                async with arrivals.request(context, source_of(running()), parse) as request:
                     return await answer(request, context)
             except TakhinError as error:  # there is no request, or it is not allowed
                 return await abort(context, error)
@@ -203,20 +204,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         inner: Any = handler.stream_stream if streaming else handler.unary_stream
         parse, arrivals = self._parser(handler, method), self._arrivals_of(method)
 
-        async def begun(requests: AsyncIterator[bytes], context: Context, passage: Passage) -> Any:
+        async def begun(context: Context, passage: Passage) -> Any:
             if method == PRODUCE_STREAM:
-                arriving = arrivals.requests(_counted(requests), context.peer(), parse)
+                arriving = arrivals.requests(Requests(context), source_of(running()), parse)
                 return inner(self._allowed(method, arriving), context)
-            async with arrivals.request(context, parse) as request:
+            async with arrivals.request(context, source_of(running()), parse) as request:
                 first = _well_formed(request.pop())
             running().received += 1
             await self._gate.check(method, first, passage)
             if not streaming:
                 return inner(first, context)
-            later = arrivals.requests(_counted(requests), context.peer(), parse)
+            later = arrivals.requests(Requests(context), source_of(running()), parse, begun=True)
             return inner(self._parsed(first, later, method, passage), context)
 
-        async def call(requests: AsyncIterator[bytes], context: Context) -> None:
+        async def call(_: object, context: Context) -> None:
             task = _current_task()
             self._streams[task] = method
             refusal: TakhinError | None = None
@@ -224,7 +225,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._admit(method, context)
                 with self._gate.passage(method) as passage:
                     try:
-                        await self._run(await begun(requests, context, passage), context, task, passage)
+                        await self._run(await begun(context, passage), context, task, passage)
                     finally:
                         refusal = passage.refusal
             except asyncio.CancelledError:
@@ -250,13 +251,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _allowed(self, method: str, arriving: AsyncIterator[Arrival]) -> AsyncGenerator[Arrival, None]:
         """The requests of a produce stream; in place of each that is not allowed, its refusal."""
         async for arrival in arriving:
-            request = arrival.request
-            if not isinstance(request, Refused):
-                try:
-                    await self._gate.check(method, request)
-                except TakhinError as error:
-                    arrival = arrival._replace(request=Refused(error, request.topic, request.partition))  # noqa: PLW2901
+            await self._judge(method, arrival)
             yield arrival
+
+    async def _judge(self, method: str, arrival: Arrival) -> None:
+        request = arrival.request
+        if not isinstance(request, Refused):
+            try:
+                await self._gate.check(method, request)
+            except TakhinError as error:
+                arrival.request = Refused(error, request.topic, request.partition)
 
     async def _parsed(
         self, first: Any, requests: AsyncIterator[Arrival], method: str, passage: Passage
@@ -311,12 +315,26 @@ def _well_formed(request: Any) -> Any:
     return request
 
 
-async def _counted(requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The requests of the running call's stream, each counted as it comes."""
-    call = running()
-    async for request in requests:
-        call.received += 1
-        yield request
+class Requests:
+    """The requests of the running call's stream, as bytes, each counted as it comes.
+
+    It keeps none of them. gRPC's own iterator keeps each until it is asked for the next one.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._call = running()
+
+    def __aiter__(self) -> Requests:
+        return self
+
+    async def __anext__(self) -> bytes:
+        request = await self._context.read()
+        if request is grpc.aio.EOF:
+            raise StopAsyncIteration
+        self._call.received += 1
+        raw: bytes = request
+        return raw
 
 
 def _serializer(handler: Handler) -> Callable[[Any], bytes]:

@@ -1,37 +1,53 @@
-"""A number of places, and whose turn it is to have one: hosts in turn, then the connections of each.
+"""A number of places, and whose turn it is to have one: owners in turn, then the connections of each.
 
-Hosts and connections that keep others waiting come last, and never have all the places: one is left for other
-hosts, and half of them for other connections. Everything here lives on the event loop.
+The owner of a connection is its principal, or its address where it has none. Owners and connections that keep
+others waiting come last, and never have all the places: one is left for other owners, and half of them for
+other connections. Everything here lives on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from itertools import islice
+from typing import NamedTuple
+
+from takhin.model import ANONYMOUS
+from takhin.quotas import address_of
+from takhin.rpc.calls import Call
 
 TROUBLES_MAX = 4_096
-"""Hosts and connections remembered for having kept others waiting."""
-GOOD, OF_TROUBLED_HOST, TROUBLED = 0, 1, 2
+"""Owners and connections remembered for having kept others waiting."""
+GOOD, OF_TROUBLED_OWNER, TROUBLED = 0, 1, 2
 """How a connection stands. The larger the number, the later its turn."""
 
 
-def host_of(peer: str) -> str:
-    """The host of a connection, which gRPC names ipv4:HOST:PORT or ipv6:%5BHOST%5D:PORT."""
-    return peer.rpartition(":")[0]
+class Source(NamedTuple):
+    """Where a call comes from: its connection, and whose that is."""
+
+    owner: str
+    connection: str
+
+
+def source_of(call: Call) -> Source:
+    """The source of a call whose caller is known."""
+    caller = call.caller
+    if caller.principal == ANONYMOUS:
+        return Source(address_of(caller.address), call.peer)
+    return Source(f"principal {caller.principal}", call.peer)
 
 
 class Troubles:
-    """The connections and hosts whose calls were slow to arrive, for some seconds each."""
+    """The connections and owners whose calls were slow to arrive, for some seconds each."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._until: dict[str, float] = {}  # those that are over first come first
 
-    def add(self, peer: str) -> bool:
-        """Remember the connection and its host. True if that is news."""
+    def add(self, source: Source) -> bool:
+        """Remember the connection and its owner. True if that is news."""
         now = asyncio.get_running_loop().time()
         news = False
-        for name in (peer, host_of(peer)):
+        for name in source:
             news |= self._until.pop(name, now) <= now
             self._until[name] = now + self._seconds
         for name in [name for name, until in islice(self._until.items(), 4) if until <= now]:
@@ -40,14 +56,14 @@ class Troubles:
             del self._until[next(iter(self._until))]
         return news
 
-    def standing(self, peer: str) -> int:
-        """GOOD, OF_TROUBLED_HOST or TROUBLED."""
+    def standing(self, source: Source) -> int:
+        """GOOD, OF_TROUBLED_OWNER or TROUBLED."""
         if not self._until:
             return GOOD
         now = asyncio.get_running_loop().time()
-        if self._until.get(peer, now) > now:
+        if self._until.get(source.connection, now) > now:
             return TROUBLED
-        return OF_TROUBLED_HOST if self._until.get(host_of(peer), now) > now else GOOD
+        return OF_TROUBLED_OWNER if self._until.get(source.owner, now) > now else GOOD
 
 
 Waiter = asyncio.Future[int]
@@ -55,46 +71,46 @@ Waiter = asyncio.Future[int]
 
 
 class Line:
-    """Those of one standing who wait. The host whose turn is next comes first, and so in each host."""
+    """Those of one standing who wait. The owner whose turn is next comes first, and so in each owner."""
 
     def __init__(self) -> None:
-        self._hosts: dict[str, dict[str, dict[Waiter, None]]] = {}
+        self._owners: dict[str, dict[str, dict[Waiter, None]]] = {}
 
-    def add(self, peer: str, *waiters: Waiter) -> None:
+    def add(self, source: Source, *waiters: Waiter) -> None:
         """Put them behind the others of their connection."""
-        connections = self._hosts.setdefault(host_of(peer), {})
-        connections.setdefault(peer, {}).update(dict.fromkeys(waiters))
+        connections = self._owners.setdefault(source.owner, {})
+        connections.setdefault(source.connection, {}).update(dict.fromkeys(waiters))
 
-    def remove(self, peer: str, waiter: Waiter) -> None:
+    def remove(self, source: Source, waiter: Waiter) -> None:
         """Forget one who waits no longer. Nobody loses a turn by that."""
-        connections = self._hosts.get(host_of(peer), {})
-        waiters = connections.get(peer, {})
+        connections = self._owners.get(source.owner, {})
+        waiters = connections.get(source.connection, {})
         waiters.pop(waiter, None)
-        if not waiters and connections.pop(peer, None) is not None and not connections:
-            del self._hosts[host_of(peer)]
+        if not waiters and connections.pop(source.connection, None) is not None and not connections:
+            del self._owners[source.owner]
 
     def pop(self) -> Waiter | None:
-        """The next one, whose host and connection are behind all others then."""
-        while self._hosts:
-            host, connections = next(iter(self._hosts.items()))
-            peer, waiters = next(iter(connections.items()))
+        """The next one, whose owner and connection are behind all others then."""
+        while self._owners:
+            owner, connections = next(iter(self._owners.items()))
+            connection, waiters = next(iter(connections.items()))
             waiter = next(iter(waiters))
-            self.remove(peer, waiter)
+            self.remove(Source(owner, connection), waiter)
             if waiter.done():  # cancelled just now
                 continue
-            if peer in connections:
-                connections[peer] = connections.pop(peer)
-            if host in self._hosts:
-                self._hosts[host] = self._hosts.pop(host)
+            if connection in connections:
+                connections[connection] = connections.pop(connection)
+            if owner in self._owners:
+                self._owners[owner] = self._owners.pop(owner)
             return waiter
         return None
 
-    def take_out(self, host: str) -> dict[str, dict[Waiter, None]]:
-        """All who wait of a host, by connection, taken out of the line."""
-        return self._hosts.pop(host, {})
+    def take_out(self, owner: str) -> dict[str, dict[Waiter, None]]:
+        """All who wait of an owner, by connection, taken out of the line."""
+        return self._owners.pop(owner, {})
 
     def __bool__(self) -> bool:
-        return bool(self._hosts)
+        return bool(self._owners)
 
 
 class Place:
@@ -126,23 +142,23 @@ class Places:
         """True if somebody waits."""
         return any(self._lines)
 
-    def take(self, peer: str) -> Place | None:
+    def take(self, source: Source) -> Place | None:
         """A place if there is one for this connection now."""
-        standing = self._troubles.standing(peer)
+        standing = self._troubles.standing(source)
         if not self._has_room(standing):
             return None
         self._held[standing] += 1
         return Place(self, standing)
 
-    async def wait(self, peer: str) -> Place:
+    async def wait(self, source: Source) -> Place:
         """Return with a place, in turn; for when `take` finds none. Raises what `refuse` is given."""
         waiter: Waiter = asyncio.get_running_loop().create_future()
-        self._lines[self._troubles.standing(peer)].add(peer, waiter)
+        self._lines[self._troubles.standing(source)].add(source, waiter)
         try:
             return Place(self, await waiter)
         except asyncio.CancelledError:
             for line in self._lines:
-                line.remove(peer, waiter)
+                line.remove(source, waiter)
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:  # it has just got one
                 self.give_back(waiter.result())
             raise
@@ -155,12 +171,13 @@ class Places:
                 self._held[of] += 1
                 waiter.set_result(of)
 
-    def trouble(self, peer: str) -> None:
-        """A call of this connection is slow to arrive: let it and its host wait behind others for a while."""
-        if not self._troubles.add(peer):
+    def trouble(self, source: Source) -> None:
+        """A call of this connection is slow to arrive: let it and its owner wait behind others for a time."""
+        if not self._troubles.add(source):
             return
         for line in self._lines[:TROUBLED]:
-            for each, waiters in line.take_out(host_of(peer)).items():
+            for connection, waiters in line.take_out(source.owner).items():
+                each = Source(source.owner, connection)
                 self._lines[self._troubles.standing(each)].add(each, *waiters)
 
     def refuse(self, error: Exception) -> None:

@@ -130,7 +130,7 @@ async def _submitted(session: Session, arrival: Arrival) -> Unanswered:
 
     One that is over the caller's quota is held back before, without a place.
     """
-    message = arrival.request
+    message = arrival.take()
     throttled_ms = 0
     try:
         records = 0 if isinstance(message, Refused) else len(message.records) or 1

@@ -53,7 +53,7 @@ class Traces:
         self._reports.start()
         # gRPC, because the broker has it anyway; the exporter over HTTP would bring a library of its own.
         exporter = OTLPSpanExporter(
-            endpoint=self._settings.endpoint or None, timeout=self._settings.export_ms_max / 1_000
+            endpoint=self._settings.endpoint, timeout=self._settings.export_ms_max / 1_000
         )
         self._provider.add_span_processor(
             BatchSpanProcessor(

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from access.support import Recorder, settings_of
+from takhin.clock import Clock, system_clock
 from takhin.server import Server
 
 
@@ -32,8 +33,10 @@ def serving(tmp_path):
     """Starts servers in memory with tokens and rules in tmp_path."""
 
     @asynccontextmanager
-    async def serve(folder: Path = tmp_path, **settings: object) -> AsyncIterator[Server]:
-        server = Server(settings_of(folder, **settings))
+    async def serve(
+        folder: Path = tmp_path, clock: Clock = system_clock, **settings: object
+    ) -> AsyncIterator[Server]:
+        server = Server(settings_of(folder, **settings), clock=clock)
         await server.start()
         try:
             yield server

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from takhin.access.rules import (
@@ -154,6 +154,7 @@ def compiled(given_patterns) -> Patterns:
     return found
 
 
+@settings(max_examples=40)
 @given(patterns, names)
 def test_patterns_as_one_would_write_them(given_patterns, name):
     """Looking names up by lengths finds what comparing with each pattern finds."""
@@ -164,6 +165,7 @@ def test_patterns_as_one_would_write_them(given_patterns, name):
     assert compiled(given_patterns).cover(name) is covered
 
 
+@settings(max_examples=40)
 @given(patterns, patterns)
 def test_what_reaches_beyond(allowed, denied):
     """If no allowed pattern reaches beyond the denied ones, no allowed name is left."""

@@ -9,14 +9,15 @@ import grpc
 import pytest
 
 from access.support import EVERYTHING, Keeper, bearer, channel_to
-from takhin.access.tokens import NEVER
 from takhin.client import Admin, Consumer, Producer
+from takhin.clock import system_clock
 from takhin.errors import PermissionDeniedError, UnauthenticatedError
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
 STATUS = grpc.StatusCode
 SECOND = 1.0
+HOUR_MS = 3_600_000
 
 
 @pytest.fixture
@@ -75,27 +76,31 @@ async def create_orders(server, token):
         await admin.create_topic("orders")
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("how", ["revoked", "expired", "file gone"])
 async def test_streams_end_with_their_token(serving, keeper, tmp_path, how):
     """All kinds of open streams end within a second once the token does not hold."""
     boss = keeper.token("boss")
     keeper.rules(*EVERYTHING, principal="boss")
-    ends_at = time.time() + 1.5 if how == "expired" else NEVER
-    token = keeper.token(expires_at=int(ends_at * 1_000))
+    now = [system_clock()]
+    token = keeper.token(expires_at=now[0] + HOUR_MS)
     keeper.rules(*EVERYTHING)
-    async with serving() as server, channel_to(server) as channel:
+    async with serving(clock=lambda: now[0]) as server, channel_to(server) as channel:
         await create_orders(server, boss)
         streams = await opened(channel, token)
+        begun = time.time()
         if how == "revoked":
             keeper.revoke("me")
         elif how == "file gone":
             (tmp_path / "access.db").unlink()
-        begun = max(time.time(), ends_at)
+        else:
+            now[0] += HOUR_MS
         ends = [await end_of(stream) for stream in streams.values()]
         assert time.time() - begun < SECOND
     assert set(ends) == {STATUS.UNAVAILABLE if how == "file gone" else STATUS.UNAUTHENTICATED}
 
 
+@pytest.mark.timed
 async def test_streams_end_with_their_right(serving, keeper):
     """A consumer and a member end when their right on the topic goes; what needs another right goes on."""
     token = keeper.token()
@@ -184,3 +189,57 @@ async def test_clients_raise_typed_errors(serving, keeper):
         async with Producer(server.address, token=token) as producer:
             with pytest.raises(PermissionDeniedError):
                 await (await producer.send("b", b"1"))
+
+
+async def first_of(consumer, *, assigned):
+    if assigned:
+        await consumer.assign_topics("orders")
+    return await anext(consumer)
+
+
+async def test_consumers_raise_what_ends_them(serving, keeper):
+    """A consumer that may not read, or not any more, raises that and does not try again; so does a member."""
+    boss, token = keeper.token("boss"), keeper.token()
+    keeper.rules(*EVERYTHING, principal="boss")
+    keeper.rules("allow write topic orders", "allow group group mine")
+    async with serving() as server:
+        await create_orders(server, boss)
+        for options in (
+            {},
+            {"group_id": "other", "topics": ["orders"]},
+            {"group_id": "mine", "topics": ["orders"]},
+        ):
+            async with Consumer(server.address, token=token, **options) as consumer, asyncio.timeout(5):
+                with pytest.raises(PermissionDeniedError):
+                    await first_of(consumer, assigned=not options)
+        keeper.rule("allow read topic orders")
+        await until(lambda: len(server._broker.access.list_rules("me")) == 3)
+        for options in ({}, {"group_id": "mine", "topics": ["orders"]}):
+            async with Consumer(server.address, token=token, **options) as consumer, asyncio.timeout(5):
+                if not options:
+                    await consumer.assign_topics("orders")
+                reading = asyncio.ensure_future(anext(consumer))
+                await until(lambda: server._listener._interceptor._streams)
+                if options:
+                    keeper.revoke("me")
+                else:
+                    keeper.rule("deny read topic orders")
+                with pytest.raises(UnauthenticatedError if options else PermissionDeniedError):
+                    await reading
+                keeper.rule("allow read topic orders")
+                await until(lambda: all(rule.allow for rule in server._broker.access.list_rules("me")))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Bearer " + "x" * 5_000, "Bearer", "Bearer  ", "tkn_0", ",", "Bearer a b c"],
+)
+async def test_hostile_metadata(serving, value):
+    """Whatever stands in the metadata, the answer is UNAUTHENTICATED."""
+    async with serving() as server, channel_to(server) as channel:
+        call = TakhinServiceStub(channel).ListTopics(
+            pb.ListTopicsRequest(), metadata=[("authorization", value)], timeout=5
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call
+        assert raised.value.code() is STATUS.UNAUTHENTICATED

@@ -131,6 +131,23 @@ async def test_which_side_refused_what(addresses, authority, strangers):
         assert time.monotonic() - began < 2
 
 
+async def test_bytes_that_are_no_certificates(addresses, authority):
+    """Certificates given as bytes that cannot be used are told as the client's own fault."""
+    own = authority.issue("ann")
+    for unfit in (
+        Tls(root_certificates=b""),
+        Tls(root_certificates=b"garbage"),
+        Tls(root_certificates=authority.pem, certificate_chain=b"x", private_key=own.key),
+        Tls(
+            root_certificates=authority.pem,
+            certificate_chain=own.certificate,
+            private_key=authority.issue("bob").key,
+        ),
+    ):
+        error = await refused(addresses["mtls"], tls=unfit)
+        assert error.details["reason"] == "CLIENT_UNFIT"
+
+
 @pytest.mark.parametrize("names", [("elsewhere.example",), ()])
 async def test_a_certificate_for_another_name(tmp_path, authority, names):
     """The name in the address must be in the certificate."""
@@ -208,6 +225,7 @@ async def test_a_look_is_cancelled(addresses):
     [
         ("unix:/nowhere/s", "No such file or directory"),
         ("nowhere.invalid:1", "no machine has that name"),
+        (f"{'x' * 64}.invalid:1", "no machine has that name"),
     ],
 )
 async def test_where_nobody_is(server, words):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from blackbox.broker_process import Broker
-from blackbox.clients import CALL_S_MAX, connected, create_topic, eventually
+from blackbox.clients import CALL_S_MAX, connected, create_topic, eventually, produce
 from takhin.v1 import takhin_pb2 as pb
 
 KEEPALIVE_MS, TIMEOUT_MS = 2_000, 1_000
@@ -60,6 +60,7 @@ def link() -> Iterator[tuple[str, str]]:
         ip("link", "set", ours, "up")
         ip("-n", namespace, "addr", "add", f"{CLIENT}/24", "dev", theirs)
         ip("-n", namespace, "link", "set", theirs, "up")
+        ip("-n", namespace, "link", "set", "lo", "up")
         yield namespace, theirs
     finally:
         ip("netns", "del", namespace)  # and with it both interfaces
@@ -99,6 +100,7 @@ def test_half_open_links_are_freed(data_dir, figures, rounds):
         connected(broker.address) as stub,
     ):
         create_topic(stub, "t")
+        produce(stub, "t", [b"v"])
         for _ in range(rounds):
             holder = subprocess.Popen(
                 [str(IP), "netns", "exec", namespace, sys.executable, "-c", HOLDER, broker.address],

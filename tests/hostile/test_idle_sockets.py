@@ -11,8 +11,10 @@ import grpc
 import pytest
 
 from blackbox.broker_process import Broker
-from blackbox.clients import batch, connected, eventually
+from blackbox.clients import batch, connected, create_topic, eventually, produce
+from hostile import frames
 from hostile.honest import TOPIC, Honest
+from hostile.relay import Relay
 
 DESCRIPTORS = 256
 SOCKETS = 500
@@ -47,3 +49,35 @@ def test_500_idle_sockets_with_256_descriptors(data_dir, figures, rounds):
                 slowest = max(slowest, time.monotonic() - begin)
     figures(f"{rounds} x {SOCKETS} idle sockets: a new client served within {slowest:.2f} s; {honest.line()}")
     assert not honest.failures
+
+
+def closed(connection: socket.socket) -> bool:
+    """True if the broker has hung up."""
+    connection.setblocking(False)
+    with suppress(BlockingIOError):
+        while connection.recv(1 << 16):
+            pass
+        return True
+    return False
+
+
+def test_an_address_beyond_its_connections(data_dir):
+    """Its newest ones are closed, idle or not; those of another address stay, and new ones are taken."""
+    with (
+        Broker(data_dir, quotas_address_connections=3) as broker,
+        Relay(broker.address, "127.0.0.2") as relay,
+        connected(relay.address) as other,
+        connected(broker.address) as stub,
+        ExitStack() as stack,
+    ):
+        create_topic(stub, "t")
+        produce(other, "t", [b"v"])
+        hello = [stack.enter_context(frames.connect(broker.address)) for _ in range(10)]
+        silent = [stack.enter_context(frames.connect(broker.address, b"")) for _ in range(10)]
+        eventually(lambda: sum(map(closed, hello + silent)) == 18)
+        assert not any(map(closed, hello[:2]))
+        produce(stub, "t", [b"v"])
+        produce(other, "t", [b"v"])
+        assert "connections_over_quota" in broker.log()
+        with Relay(broker.address, "127.0.0.3") as third, connected(third.address) as new:
+            produce(new, "t", [b"v"])

@@ -8,6 +8,7 @@ import pytest
 from takhin.errors import OverloadedError, ShuttingDownError
 from takhin.rpc.arrivals import Arrivals
 from takhin.rpc.parsing import Parsed
+from takhin.rpc.places import Source
 from takhin.settings import Settings
 
 WAIT_S_MAX = 5
@@ -18,13 +19,10 @@ class Call:
     """A call at a server, whose message comes when it is sent. The part of gRPC's context that is used."""
 
     def __init__(self, arrivals, host=1, port=1):
-        self._peer = f"ipv4:10.0.0.{host}:{port}"
+        self._source = Source(f"10.0.0.{host}", f"ipv4:10.0.0.{host}:{port}")
         self._message = asyncio.get_running_loop().create_future()
         self.asked_for = asyncio.Event()
         self.answered = asyncio.create_task(self._answer(arrivals))
-
-    def peer(self):
-        return self._peer
 
     async def read(self):
         self.asked_for.set()
@@ -34,7 +32,7 @@ class Call:
         self._message.set_result(message)
 
     async def _answer(self, arrivals):
-        async with arrivals.request(self, parsed) as request:
+        async with arrivals.request(self, self._source, parsed) as request:
             return request.pop()
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import socket
 import ssl
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import grpc
 import pytest
@@ -310,4 +312,26 @@ def test_a_file_that_is_not_named(folder, missing):
 def test_tls_needs_no_authority_of_clients(folder, authority):
     """Without mtls:// there is no need for tls.client_ca_file."""
     with serving(folder, "tls://127.0.0.1:0", **{"tls.client_ca_file": ""}) as broker:
+        assert health(broker.addresses[0], authority.pem).status == "healthy"
+
+
+HELLO_OF_TLS = b"\x16\x03\x01\x02\x00\x01"
+"""How a handshake begins, and the length of what never comes."""
+
+
+def test_who_begins_no_handshake_is_turned_away(folder, authority):
+    """Silence, half a handshake and garbage end in rpc.handshake_ms_max, and keep nobody else out."""
+    with serving(folder, **{"rpc.handshake_ms_max": 200, "rpc.connections_max": 50}) as broker:
+        host, _, port = port_of(broker.addresses[0]).rpartition(":")
+        with ExitStack() as crowd:
+            strangers = [crowd.enter_context(socket.create_connection((host, int(port)))) for _ in range(40)]
+            for stranger, said in zip(
+                strangers, itertools.cycle([b"", HELLO_OF_TLS, b"garbage\r\n"]), strict=False
+            ):
+                stranger.settimeout(EVENTUALLY_S)
+                stranger.sendall(said)
+            assert health(broker.addresses[0], authority.pem).status == "healthy"
+            for stranger in strangers:
+                with suppress(ConnectionResetError):
+                    assert stranger.recv(1_024) == b""  # closed, without a word
         assert health(broker.addresses[0], authority.pem).status == "healthy"

@@ -4,23 +4,25 @@ import asyncio
 
 import pytest
 
-from takhin.rpc.places import Places
+from takhin.model import Caller
+from takhin.rpc.calls import Call
+from takhin.rpc.places import Places, Source, source_of
 
 SECONDS = 60
-BUSY, OTHER, THIRD = "ipv4:10.0.0.1:1", "ipv4:10.0.0.1:2", "ipv4:10.0.0.1:3"
-ELSEWHERE = "ipv4:10.0.0.2:1"
+BUSY, OTHER, THIRD = Source("one", "1"), Source("one", "2"), Source("one", "3")
+ELSEWHERE = Source("another", "4")
 
 
-async def waiting(places, *peers):
+async def waiting(places, *sources):
     """Tasks that wait for places, in this order."""
     order = []
 
-    async def call(peer):
-        place = await places.wait(peer)
-        order.append(peer)
+    async def call(source):
+        place = await places.wait(source)
+        order.append(source)
         place.give_up()
 
-    calls = [asyncio.create_task(call(peer)) for peer in peers]
+    calls = [asyncio.create_task(call(source)) for source in sources]
     await asyncio.sleep(0)
     return calls, order
 
@@ -35,8 +37,8 @@ async def test_connections_take_turns():
     assert order == [BUSY, OTHER, THIRD, BUSY, BUSY]
 
 
-async def test_hosts_take_turns():
-    """One host with many connections does not keep another from its place."""
+async def test_owners_take_turns():
+    """One owner of many connections does not keep another from its place."""
     places = Places(1, SECONDS)
     taken = places.take(BUSY)
     calls, order = await waiting(places, BUSY, OTHER, THIRD, ELSEWHERE, ELSEWHERE)
@@ -46,7 +48,7 @@ async def test_hosts_take_turns():
 
 
 async def test_those_who_keep_others_waiting_come_last():
-    """Other hosts come before them, and other connections of their host; those that wait already, too."""
+    """Other owners come before them, and other connections of their own; those that wait already, too."""
     places = Places(1, SECONDS)
     taken = places.take(BUSY)
     calls, order = await waiting(places, BUSY, OTHER, BUSY)
@@ -58,7 +60,7 @@ async def test_those_who_keep_others_waiting_come_last():
 
 
 async def test_those_who_keep_others_waiting_never_have_all_places():
-    """Half of the places are left for other connections, and one for other hosts."""
+    """Half of the places are left for other connections, and one for other owners."""
     places = Places(8, SECONDS)
     places.trouble(BUSY)
     assert sum(places.take(BUSY) is not None for _ in range(8)) == 4
@@ -76,8 +78,8 @@ async def test_trouble_is_forgotten():
 async def test_a_place_given_to_one_who_has_gone_is_given_on():
     """A call that is cancelled while it waits, or just as its turn comes, takes no place with it."""
     places = Places(1, SECONDS)
-    taken = places.take("a")
-    gone, also_gone, waits = (asyncio.create_task(places.wait(peer)) for peer in "abc")
+    taken = places.take(BUSY)
+    gone, also_gone, waits = (asyncio.create_task(places.wait(source)) for source in (BUSY, OTHER, THIRD))
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.sleep(0)
@@ -124,3 +126,13 @@ async def test_a_call_that_is_cancelled_as_the_end_comes():
     with pytest.raises(asyncio.CancelledError):
         await calls[0]
     assert not places.awaited
+
+
+def test_a_connection_belongs_to_its_principal_or_else_to_its_address():
+    """One principal has one turn wherever it calls from; without one, all of an address have one."""
+    owners = []
+    for principal, address in (("a", "10.0.0.1:1"), ("a", "10.0.0.2:1"), ("anonymous", "10.0.0.1:2")):
+        call = Call("/x", "ipv4:10.0.0.1:1", streams=False)
+        call.caller = Caller(principal, address)
+        owners.append(source_of(call).owner)
+    assert owners == ["principal a", "principal a", "10.0.0.1"]

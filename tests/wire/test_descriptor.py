@@ -29,6 +29,11 @@ RPCS = {
     "DeleteOffsets": "DeleteOffsetsRequest -> DeleteOffsetsResponse",
     "AlterTopic": "AlterTopicRequest -> AlterTopicResponse",
     "DescribeTopicConfigs": "DescribeTopicConfigsRequest -> DescribeTopicConfigsResponse",
+    "CreateToken": "CreateTokenRequest -> CreateTokenResponse",
+    "ListTokens": "ListTokensRequest -> ListTokensResponse",
+    "RevokeTokens": "RevokeTokensRequest -> RevokeTokensResponse",
+    "ChangeAccess": "ChangeAccessRequest -> ChangeAccessResponse",
+    "ListAccess": "ListAccessRequest -> ListAccessResponse",
 }
 
 MESSAGES = {
@@ -138,6 +143,20 @@ MESSAGES = {
     "DeleteRecordsResponse": "int64 beginning_offset = 1; string error = 2",
     "CompactTopicRequest": "string name = 1",
     "CompactTopicResponse": "bool success = 1; string error = 2; int64 removed = 4",
+    "CreateTokenRequest": "string principal = 1; int64 expires_at = 2; string note = 3",
+    "CreateTokenResponse": "string token = 1; TokenInfo info = 2; string error = 3; ErrorCode error_code = 4",
+    "TokenInfo": """
+        string token_id = 1; string principal = 2; int64 created_at = 3; int64 expires_at = 4;
+        int64 last_used_at = 5; string note = 6""",
+    "ListTokensRequest": "string principal = 1",
+    "ListTokensResponse": "repeated TokenInfo tokens = 1; string error = 2; ErrorCode error_code = 3",
+    "RevokeTokensRequest": "string id_or_principal = 1",
+    "RevokeTokensResponse": "repeated TokenInfo revoked = 1; string error = 2; ErrorCode error_code = 3",
+    "ChangeAccessRequest": "repeated AccessRule put = 1; repeated AccessRule drop = 2",
+    "ChangeAccessResponse": """
+        bool success = 1; string error = 2; ErrorCode error_code = 3; int32 dropped = 4""",
+    "ListAccessRequest": "string principal = 1",
+    "ListAccessResponse": "repeated AccessRule rules = 1; string error = 2; ErrorCode error_code = 3",
     "HealthCheckRequest": "",
     "HealthCheckResponse": """
         string status = 1; string version = 2; int64 uptime_seconds = 3; repeated string reasons = 4""",

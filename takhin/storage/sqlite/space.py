@@ -49,8 +49,11 @@ class DiskSpace:
         self._wait_seconds = settings.busy_wait_ms_max / 1_000
 
     def stats(self) -> Mapping[str, int]:
-        """The disk of the data folder in numbers, for the engine's stats."""
-        system = os.statvfs(self._folder)
+        """The disk of the data folder in numbers, for the engine's stats; none if it cannot be asked."""
+        try:
+            system = os.statvfs(self._folder)
+        except OSError:  # the folder is gone: what else is wrong then, each partition says
+            return {}
         free = system.f_bavail * system.f_frsize
         return {
             "disk_free_bytes": free,
