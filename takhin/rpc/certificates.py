@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
 
 from takhin.broker.broker import Broker
 from takhin.errors import StartupError
-from takhin.rpc.key_pairs import KeyPair, Stamps, UnfitError, look, read
 from takhin.settings import TlsSettings
 from takhin.settings.security import MTLS, ListenAddress
+
+if TYPE_CHECKING:  # see `_pairs`
+    from takhin.rpc.key_pairs import KeyPair, Stamps
 
 logger = structlog.get_logger()
 
@@ -72,9 +75,10 @@ class Certificates:
         for path, name in zip(self._paths, FILES, strict=False):
             if path is None:
                 raise StartupError(f"{self._listen[0]} needs a certificate: set tls.{name}")
+        pairs = _pairs()
         try:
-            self._current = await asyncio.to_thread(read, self._paths)
-        except UnfitError as error:
+            self._current = await asyncio.to_thread(pairs.read, self._paths)
+        except pairs.UnfitError as error:
             raise StartupError(str(error)) from error
         self._warn()
         self._task = asyncio.create_task(self._watch())
@@ -117,15 +121,16 @@ class Certificates:
 
     async def _look(self, *, asked: bool) -> None:
         """Use the files from now on if they have changed and are fit. Tell if they are not."""
-        stamps = await asyncio.to_thread(look, self._paths)
+        pairs = _pairs()
+        stamps = await asyncio.to_thread(pairs.look, self._paths)
         if self._current is not None and stamps == self._current.stamps and not asked:
             self._broker.concerns.pop(REFUSED, None)
             return
         if stamps == self._told:
             return
         try:
-            found = await asyncio.to_thread(read, self._paths)
-        except UnfitError as error:
+            found = await asyncio.to_thread(pairs.read, self._paths)
+        except pairs.UnfitError as error:
             # A renewal replaces one file after the other, so a pair may be torn. It is told if it stays so.
             if asked or stamps == self._seen:
                 self._told = stamps
@@ -155,3 +160,10 @@ class Certificates:
         if time.monotonic() - self._warned >= DAY_SECONDS:
             self._warned = time.monotonic()
             logger.warning(EXPIRY, days=int(left_s // DAY_SECONDS), reason=reason)
+
+
+def _pairs() -> ModuleType:
+    """What reads certificates. A broker without TLS does not load it: its library takes 0.1 s to import."""
+    from takhin.rpc import key_pairs  # noqa: PLC0415
+
+    return key_pairs
