@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,13 @@ from bench.loads import Load, Results, Row, add_row_option, chosen_rows
 from bench.peers import FIGURES, UNITS
 from bench.process import cpu_seconds
 from bench.takhin_client import PLAIN, Dial, measure
+from takhin.access.rules import checked_rule
+from takhin.access.tokens import new_token
+from takhin.disk.access_file import AccessFile
 
 CPU = "cpu"
 """The part of the results that has the CPU time."""
+OTHER_RULES = 1_000
 SELF_SIGNED = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost "
     "-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout broker.key -out broker.pem"
@@ -86,8 +90,26 @@ def _tls(data_dir: Path) -> Prepared:
     return Prepared("tls://127.0.0.1:0", flags, dial)
 
 
+def _access(data_dir: Path) -> Prepared:
+    """A token, and many rules that are not the ones needed."""
+    text, token = new_token("bench", expires_at=0, note="", now=0)
+    others = [
+        checked_rule("bench", "write", "topic", f"other-{number}*", allow=bool(number % 2))
+        for number in range(OTHER_RULES)
+    ]
+    mine = [checked_rule("bench", action, "topic", "*", allow=True) for action in ("read", "write", "admin")]
+    with closing(AccessFile(data_dir)) as file:
+        file.open()
+        file.add_token(token, 1)
+        file.change_rules([*others, *mine], [], len(others) + len(mine))
+    return Prepared(flags=("--access-enabled",), dial=Dial(metadata=(("authorization", f"Bearer {text}"),)))
+
+
 BASE = Variant("plain", "plain", _plain, 0.0)
-VARIANTS = (Variant("tls", "TLS", _tls, 0.15),)
+VARIANTS = (
+    Variant("tls", "TLS", _tls, 0.15),
+    Variant("access", f"a token, {OTHER_RULES:,} rules", _access, 0.03),
+)
 
 
 def main() -> None:

@@ -33,9 +33,13 @@ class Turnstile:
 
     def __init__(self, at_once: int) -> None:
         self._places = asyncio.Semaphore(at_once)
+        self._alone = asyncio.Lock()
 
-    async def passed(self) -> None:
-        """Return when it is the caller's turn."""
+    async def passed(self, *, alone: bool = False) -> None:
+        """Return when it is the caller's turn. alone: of those who say so, only one passes in a turn."""
+        if alone:
+            async with self._alone:
+                await others_turn()
         await self._places.acquire()
         asyncio.get_running_loop().call_soon(self._places.release)
 
@@ -45,12 +49,12 @@ class Backlog:
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
-        self._due: deque[Callable[[], None]] = deque()
+        self._due: deque[tuple[Callable[[], None], bool]] = deque()
         self._awake = False
 
-    def add(self, work: Callable[[], None]) -> None:
-        """Do this soon, after all that was added before."""
-        self._due.append(work)
+    def add(self, work: Callable[[], None], *, alone: bool = False) -> None:
+        """Do this soon, after all that was added before. alone: with nothing behind it in the same turn."""
+        self._due.append((work, alone))
         self._wake()
 
     def clear(self) -> None:
@@ -66,8 +70,9 @@ class Backlog:
         left = self._at_once
         try:
             while self._due and left:
-                left -= 1
-                self._due.popleft()()
+                work, alone = self._due.popleft()
+                left = 0 if alone else left - 1
+                work()
         finally:
             self._awake = False
             self._wake()

@@ -30,6 +30,39 @@ async def test_a_turnstile():
     assert passed == [0, 1, 2, 4, 5, 6]
 
 
+async def test_a_turnstile_for_large_ones():
+    """One at a time passes of those who want to be alone; one that gives up takes nobody's place."""
+    turnstile, passed = Turnstile(5), []
+
+    async def passes(number: int) -> None:
+        await turnstile.passed(alone=True)
+        passed.append(number)
+
+    tasks = [asyncio.create_task(passes(number)) for number in range(6)]
+    await asyncio.sleep(0)
+    tasks[2].cancel()
+    seen = 0
+    while len(passed) < 5:
+        await asyncio.sleep(0)
+        assert len(passed) - seen <= 1
+        seen = len(passed)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert passed == [0, 1, 3, 4, 5]
+
+
+async def test_a_backlog_of_large_ones():
+    """What is to be alone has nothing behind it in its turn."""
+    backlog, done = Backlog(5), []
+    for number in range(4):
+        backlog.add(lambda number=number: done.append(number), alone=number % 2 == 0)
+    await asyncio.sleep(0)
+    assert done == [0]
+    await asyncio.sleep(0)
+    assert done == [0, 1, 2]
+    await asyncio.sleep(0)
+    assert done == [0, 1, 2, 3]
+
+
 async def test_a_backlog():
     """A few are done in each turn of the loop, in order, also what is added meanwhile and after a fault."""
     backlog, done, faults = Backlog(2), [], []

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 
 from takhin.errors import InvalidArgumentError
-from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import requests
 from takhin.wire.compression import ZSTD, MissingLibraryError, zstd
 
@@ -26,7 +25,7 @@ class Packing:
             )
         if compression is not None:
             _check_library()
-        self.accepted = [] if compression is None else [pb.COMPRESSION_ZSTD]
+        self.accepted = () if compression is None else requests.ZSTD_ACCEPTED
         self._sends = compression is not None
 
     async def packed(self, records: Sequence[bytes]) -> Sequence[bytes]:

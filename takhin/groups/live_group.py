@@ -43,6 +43,7 @@ logger = structlog.get_logger()
 
 ASSIGNED_ON_LOOP_MAX = 2_000
 """Up to so many partitions and subscribed names a target is made on the event loop; else in a thread."""
+LARGE_PARTITIONS = 2_000
 STUMBLE_SECONDS = 1.0
 """The pause after a fault of an assignor, before it is asked again."""
 MEMBER_WAIT_MS = 1
@@ -101,7 +102,7 @@ class LiveGroup:
 
     def broken(self, member_id: str) -> None:
         """A member's stream has ended without a word. Soon the member has some time to come back."""
-        self._backlog.add(partial(self._broken, member_id))
+        self._backlog.add(partial(self._broken, member_id), alone=self.is_large)
 
     def _broken(self, member_id: str) -> None:
         attendance = self.attendance.get(member_id)
@@ -110,7 +111,12 @@ class LiveGroup:
 
     def _passed(self, event: DeadlinePassed) -> None:
         """Of a thousand members whose streams broke together the time to come back ends together, too."""
-        self._backlog.add(partial(self.apply, event))
+        self._backlog.add(partial(self.apply, event), alone=self.is_large)
+
+    @property
+    def is_large(self) -> bool:
+        """True if one event can take a ms: who owns what is derived again when anything has moved."""
+        return sum(map(len, self.value.target.values())) > LARGE_PARTITIONS
 
     def end_commits(self, ended: Partitions) -> None:
         """Let partitions in which no commit is under way any more go to their next owners."""

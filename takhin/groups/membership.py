@@ -42,7 +42,7 @@ class Membership:
 
     async def hear(self, request: MemberRequest) -> None:
         """Take a request in. Raises a RefusedError, which is to end the stream."""
-        await self._coordinator.turnstile.passed()
+        await self._coordinator.turnstile.passed(alone=self._group.is_large)
         if self._seat.ended or self._coordinator.draining:
             return
         match request:

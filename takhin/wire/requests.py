@@ -25,6 +25,8 @@ from takhin.wire.encode import (
 RECORDS = b"\x32"
 """Tag of ProduceMessageRequest.records, field 6."""
 RECORDS_HEADS = [RECORDS + varint(size) for size in range(SIZES_PREPARED)]
+ZSTD_ACCEPTED = (pb.COMPRESSION_ZSTD,)
+"""ConsumeMessagesRequest.accept of a client that reads zstd."""
 COMPRESSED = b"\x68" + bytes((pb.COMPRESSION_ZSTD,)) + b"\x72"
 """ProduceMessageRequest.compression, field 13, and the tag of compressed_records, field 14."""
 ONLY_VALUE_HEADS = [RECORDS + varint(len(head) + size) + head for size, head in enumerate(VALUE_HEADS)]

@@ -32,7 +32,7 @@ join = pb.MemberRequest(join=pb.Join(group_id="g", client_id="c", topics=["t"], 
 def requests():
     yield join
     sys.stdin.read()
-member = stub.JoinConsumerGroup(requests())
+member = stub.JoinConsumerGroup(requests(), wait_for_ready=True)
 next(member)
 tail = stub.ConsumeMessages(pb.ConsumeMessagesRequest(topic="t", offset=-1))
 next(tail)
