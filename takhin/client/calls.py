@@ -1,8 +1,8 @@
 """Every RPC of takhin.v1 that the client uses, once: our values in, our values and errors out.
 
 With calls_access.py and streams.py the only file of the client that sees messages and stubs. Each method is
-one attempt; `retry.retried` repeats it where its caller wants that. (ProduceMessageStream is missing: it saves
-a client like ours nothing.)
+one attempt; `retry.retried` repeats it where its caller wants that. (ProduceMessageStream is missing: it
+saves a client like ours nothing.)
 """
 
 from __future__ import annotations

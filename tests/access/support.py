@@ -124,7 +124,19 @@ class Method:
         self._response = response
 
     async def call(self, channel: grpc.aio.Channel, metadata: Iterable[tuple[str, str]] = ()) -> Any:
-        """The first response. Raises AioRpcError."""
+        """The first response. Raises AioRpcError.
+
+        Where the call is over while its request is being written, grpc.aio says INTERNAL of its own instead
+        of the status that came; then it is made again.
+        """
+        while True:
+            try:
+                return await self._call(channel, metadata)
+            except grpc.aio.AioRpcError as error:
+                if "execute_batch" not in (error.debug_error_string() or ""):
+                    raise
+
+    async def _call(self, channel: grpc.aio.Channel, metadata: Iterable[tuple[str, str]]) -> Any:
         kind = f"{'stream' if self.streams_in else 'unary'}_{'stream' if self.streams_out else 'unary'}"
         rpc = getattr(channel, kind)(
             self.path,
