@@ -23,6 +23,8 @@ from takhin.turns import others_turn
 
 HOLDER = Path(__file__).with_name("holder.py")
 CHECKPOINT_PAGES = 1_000
+LONG_WAL_PAGES = 30
+"""A commit beside a pass does not yet have to wait for that."""
 """More pages than a test writes: no checkpoint runs except that of an attempt to recover."""
 ATTEMPT_SYNCS = ["commit", "log", "file"]
 """All syncs of an attempt, in order."""
@@ -130,7 +132,7 @@ async def unsynced_pass(trial: Trial, disk) -> None:
 @pytest.mark.parametrize("seed", range(4))
 async def test_what_was_copied_and_never_synced_is_copied_again(tmp_path, disk, seed):
     """Pages that the kernel wrongly treats as written must not count as copied in the log's index."""
-    trial = Trial(tmp_path, disk, seed)
+    trial = Trial(tmp_path, disk, seed, checkpoint_pages=LONG_WAL_PAGES)
     await unsynced_pass(trial, disk)
     assert await trial.faults_after_a_crash() == []
     await trial.comes_back()
@@ -142,7 +144,7 @@ async def test_what_was_copied_and_never_synced_is_copied_again(tmp_path, disk, 
 @pytest.mark.parametrize("seed", range(2))
 async def test_a_stop_after_a_failure(tmp_path, disk, seed):
     """A stop after a failure leaves the log for the next start, which copies all of it."""
-    trial = Trial(tmp_path, disk, seed, recover_wait_ms=60_000)
+    trial = Trial(tmp_path, disk, seed, recover_wait_ms=60_000, checkpoint_pages=LONG_WAL_PAGES)
     await unsynced_pass(trial, disk)
     await trial.engine.close()
     for _ in range(3):

@@ -200,10 +200,10 @@ async def test_every_panel_and_every_alert_has_an_answer(watched):
         assert len(group["rules"]) == ALERTS.count("- alert:")
         (target,) = (await asyncio.to_thread(prometheus.ask, "targets"))["activeTargets"]
         assert (target["health"], target["lastError"]) == ("up", "")
+        (seen,) = prometheus.value('takhin_topic_produced_records_total{topic="orders"}')
         answer = await get(broker.ready["metrics_address"], "/metrics")
         found = Metrics(answer.body.decode(), openmetrics=False)
         written = found.value("takhin_topic_produced_records_total", topic="orders")
-        (seen,) = prometheus.value('takhin_topic_produced_records_total{topic="orders"}')
         assert 0 < float(seen["value"][1]) <= written
     finally:
         work.cancel()

@@ -93,9 +93,9 @@ async def test_what_lands_while_a_checkpoint_fails_counts(tmp_path: Path):
     committed = CommittedOffset(1, "", NOW)
     commit, failed = log.life._commits._commit, threading.Event()
 
-    def waiting(mark: Mark) -> None:  # on a commit thread
+    def waiting(mark: Mark) -> float:  # on a commit thread
         failed.wait(10)
-        commit(mark)
+        return commit(mark)
 
     log.life._commits._commit = waiting
     landing = asyncio.gather(log.append(numbered(1)), log.commit_offset("billing", committed))

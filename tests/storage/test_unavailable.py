@@ -18,12 +18,15 @@ from blackbox.clients import eventually
 from storage.support import alter, check_files, sqlite_engine
 from takhin.broker.consumption import consume
 from takhin.broker.shared_reads import SharedReads
+from takhin.broker.unsent import Unsent
 from takhin.errors import PartitionUnavailableError, StartupError, UnknownTopicError
 from takhin.model import CleanupPolicy, CommittedOffset, ConsumeRequest, TopicPartition
 from takhin.settings import Settings
 from takhin.storage.sqlite.engine import SqliteEngine
 from takhin.testing.contract import ALL, NOW, batch, numbered, read_all, spec
 from takhin.topic_configs import DEFAULTS
+
+READS = SharedReads(bytes_max=1, records_max=1)
 
 WHERE = TopicPartition("orders", 1)
 
@@ -146,7 +149,7 @@ async def refused(engine: SqliteEngine, at: TopicPartition) -> str:
         log.read(0, **ALL),
         log.offset_for_time(0),
         log.trim(0),
-        anext(consume(log, ConsumeRequest(*at, 0), SharedReads(bytes_max=1, records_max=1), Settings())),
+        anext(consume(log, ConsumeRequest(*at, 0), READS, Unsent(1), Settings())),
         engine.offsets.commit("group", {at: CommittedOffset(1, "", NOW)}),
     ):
         with pytest.raises(PartitionUnavailableError) as other:
