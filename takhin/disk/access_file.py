@@ -78,8 +78,8 @@ class AccessFile:
 
     def close(self) -> None:
         if self._db is not None:
-            # Held: its file must not change; the next one who opens it does the rest. Not in its place: it may
-            # be another file's -wal by now that has the name, so that it must not be removed.
+            # Held: its file must not change, and the next one who opens it does the rest. Not in its place:
+            # another file's -wal may have the name by now, and must not be removed.
             if self._is_held() or not self._is_in_place():
                 self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._db.close()
