@@ -17,6 +17,10 @@ from takhin.settings import LogSettings
 
 logger = structlog.get_logger()
 
+INVALID_METADATA = "Invalid encoding on"
+"""How gRPC begins a line about metadata that it cannot decode. Their value follows, which can be a token."""
+LIBRARY_LINES_PER_S_MAX = 20
+
 
 class _Debugging:
     """Whether this process wants debug lines. False where nobody has set up a log, as in a test's broker."""
@@ -100,9 +104,22 @@ class Bound:
 
 
 class _OfLibraries(logging.Handler):
-    """Passes on what libraries log."""
+    """Passes on some of what libraries log: strangers can make gRPC log something for each of their calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = LIBRARY_LINES_PER_S_MAX
+        self._since = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
+        if str(record.msg).startswith(INVALID_METADATA):
+            return
+        now = time.monotonic()
+        if now - self._since >= 1:
+            self._since, self._left = now, LIBRARY_LINES_PER_S_MAX
+        if not self._left:
+            return
+        self._left -= 1
         error = record.exc_info[1] if record.exc_info else None
         logger.log(
             record.levelno, "library_logged", library=record.name, reason=record.getMessage(), exc_info=error

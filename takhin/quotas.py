@@ -161,6 +161,12 @@ class Allowance:
         self._take(dict(zip(PRODUCED, (1, size_bytes, records), strict=True)), now)
         return wait_s
 
+    def stream_message(self, now: float) -> float:
+        """Count a message of another stream. Returns the seconds that it has to wait."""
+        wait_s = self._wait_s((REQUESTS,), now)
+        self._take({REQUESTS: 1}, now)
+        return wait_s
+
     def consume(self, *, records: int, size_bytes: int, now: float) -> float:
         """Count a response of a consume call. Returns the seconds that it has to wait."""
         wait_s = self._wait_s(CONSUMED, now)

@@ -193,12 +193,6 @@ class Session:
         if (allowance := self._allowance()) is not None:
             allowance.produce(records=records, size_bytes=size_bytes, now=time.monotonic())
 
-    def take_stream_produce(self, records: int, size_bytes: int) -> float:
-        """Count a request of a produce stream; returns for how many seconds it is to be held back."""
-        if (allowance := self._allowance()) is None:
-            return 0.0
-        return allowance.stream_produce(records=records, size_bytes=size_bytes, now=time.monotonic())
-
     def consume(self, request: ConsumeRequest) -> AsyncGenerator[Chunk, None]:
         """The log's records, then new ones as they arrive, within the caller's quotas.
 

@@ -82,11 +82,13 @@ class Arrival:
     """A request of a stream.
 
     leave: gives its place up; to be called in every case, as often as one likes.
+    throttled_ms: for so long it was held back by a quota.
     """
 
     request: Any
     size_bytes: int
     leave: Callable[[], None]
+    throttled_ms: int = 0
 
     def take(self) -> Any:
         """The request, which is kept here no longer: who waits for the next one is not to keep this one."""

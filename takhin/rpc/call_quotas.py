@@ -6,14 +6,18 @@ address and of the connection that have the most. Without that one client could 
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from takhin.errors import OverloadedError
 from takhin.quotas import Quotas, address_of
+from takhin.rpc.arrivals import Arrival
 from takhin.rpc.calls import Call, Context
+from takhin.rpc.parsing import Refused
 from takhin.v1 import takhin_pb2 as pb
 
 PRODUCE = f"/{pb.DESCRIPTOR.services_by_name['TakhinService'].full_name}/ProduceMessage"
+PRODUCE_STREAM = f"{PRODUCE}Stream"
 LEFT_FOR_OTHERS = 8
 """One of so many calls is left to those who have fewer than others."""
 
@@ -44,6 +48,22 @@ class CallQuotas:
             allowance.check_produce(now)
         allowance.begin(call.peer, now)
         call.allowance = allowance
+
+    async def hold_back(self, call: Call, arrival: Arrival) -> None:
+        """Count a message of a stream. One that is over the caller's quota waits here, without a place."""
+        allowance, now = call.allowance, time.monotonic()
+        if allowance is None:
+            return
+        if call.method == PRODUCE_STREAM:
+            request = arrival.request
+            records = 0 if isinstance(request, Refused) else len(request.records) or 1
+            wait_s = allowance.stream_produce(records=records, size_bytes=arrival.size_bytes, now=now)
+        else:
+            wait_s = allowance.stream_message(now)
+        if wait_s:
+            arrival.leave()
+            arrival.throttled_ms = round(wait_s * 1_000)
+            await asyncio.sleep(wait_s)
 
     def began(self, call: Call, _context: Context) -> None:
         """Count the call, whoever makes it."""

@@ -56,10 +56,22 @@ class ClientGoneError(Exception):
     """A response could not be written because the client has gone."""
 
 
+def without_frames(error: TakhinError) -> TakhinError:
+    """The error without its traceback, whose frames keep the request that it is about.
+
+    They do so until a full collection, because a frame has a variable for the error, too.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 def known(error: Exception, method: str) -> TakhinError:
-    """The error itself if it is one of ours, else an InternalError under whose id it is logged."""
+    """The error itself if it is one of ours, else an InternalError under whose id it is logged.
+
+    It keeps nothing of the request: see `without_frames`.
+    """
     if isinstance(error, TakhinError) and type(error) in TABLE:
-        return error
+        return without_frames(error)
     incident = uuid.uuid4().hex[:12]
     logger.error("internal_error", incident=incident, method=method, exc_info=error)
     return InternalError(incident)
@@ -67,6 +79,7 @@ def known(error: Exception, method: str) -> TakhinError:
 
 async def abort(context: Context, error: TakhinError) -> None:
     """End the call with the error's gRPC status and its google.rpc details."""
+    without_frames(error)
     metadata = ((STATUS_DETAILS, rich_status(error).SerializeToString()),)
     await context.abort(TABLE[type(error)].status, str(error), metadata)
 
@@ -175,6 +188,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as raised:  # noqa: BLE001  the boundary: everything gets an answer
+                request.clear()
                 error = known(raised, method)
                 row = TABLE[type(error)]
                 if row.in_band and response_class is not None:
@@ -249,8 +263,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return Parser(parse, self._bounds.get(method.rpartition("/")[2], too_large), self._message_bytes_max)
 
     async def _allowed(self, method: str, arriving: AsyncIterator[Arrival]) -> AsyncGenerator[Arrival, None]:
-        """The requests of a produce stream; in place of each that is not allowed, its refusal."""
+        """The requests of a produce stream; in place of each that is not allowed, its refusal.
+
+        A quota holds back first: what may be done counts when it is done.
+        """
+        call = running()
         async for arrival in arriving:
+            await self._quotas.hold_back(call, arrival)
             await self._judge(method, arrival)
             yield arrival
 
@@ -260,14 +279,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 await self._gate.check(method, request)
             except TakhinError as error:
-                arrival.request = Refused(error, request.topic, request.partition)
+                refusal = without_frames(error)
+                arrival.request = Refused(refusal, request.topic, request.partition)
 
     async def _parsed(
         self, first: Any, requests: AsyncIterator[Arrival], method: str, passage: Passage
     ) -> AsyncGenerator[Any, None]:
         """The requests of a stream, whose first one is there. Raises the error of one that is refused."""
         yield first
+        call = running()
         async for arrival in requests:
+            await self._quotas.hold_back(call, arrival)
             arrival.leave()
             request = _well_formed(arrival.request)
             await self._gate.check(method, request, passage)

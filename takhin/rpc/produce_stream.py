@@ -126,22 +126,14 @@ async def _read(session: Session, requests: AsyncIterator[Arrival], queue: Unans
 
 
 async def _submitted(session: Session, arrival: Arrival) -> Unanswered:
-    """Queue the records of a request. It keeps its place until they are in the queue, or refused.
-
-    One that is over the caller's quota is held back before, without a place.
-    """
-    message = arrival.take()
-    throttled_ms = 0
+    """Queue the records of a request. It keeps its place until they are in the queue, or refused."""
+    message, throttled_ms = arrival.take(), arrival.throttled_ms
     try:
-        records = 0 if isinstance(message, Refused) else len(message.records) or 1
-        if wait_s := session.take_stream_produce(records, arrival.size_bytes):
-            arrival.leave()
-            throttled_ms = round(wait_s * 1_000)
-            await asyncio.sleep(wait_s)
         if isinstance(message, Refused):
             return Unanswered(message.topic, message.partition, 0, message.error, throttled_ms)
         pending = await submit(session, message, arrival.size_bytes)
-    except Exception as error:  # noqa: BLE001  a refused request never ends the stream
+    except Exception as raised:  # noqa: BLE001  a refused request never ends the stream
+        error = known(raised, METHOD)
         return Unanswered(message.topic, message.partition, 0, error, throttled_ms)
     finally:
         arrival.leave()
