@@ -1,6 +1,6 @@
 """What comes again and again, made few: the first of a kind in a minute at once, the rest of it as a count.
 
-A bounded number of kinds is told apart, and no one caller has more than a share of it: who tries a thousand
+Kinds are counted apart up to a limit, and no one caller has more than a share of it: who tries a thousand
 things hides nothing of what others do.
 """
 
@@ -31,7 +31,7 @@ class Repeats:
     """The kinds of one minute. Its owner says when that is over."""
 
     def __init__(self, most: int) -> None:
-        """most: kinds that are told apart."""
+        """most: kinds that are counted apart."""
         self._most = most
         self._counts: dict[Kind, int] = {}
         self._kinds_of: Counter[tuple[str, str]] = Counter()
