@@ -1,8 +1,9 @@
 """From a certificate to a principal. Pure.
 
-The names of a certificate are its subject alternative names in their order, then its common name. The first
-one is the principal, unless a mapping says otherwise: it is written PATTERN=PRINCIPAL, where the pattern may
-have one `*`, and a `*` in the principal stands for what that one stood for.
+The names of a certificate are its subject alternative names in their order, or its common name if there are
+none. The first one is the principal, unless a mapping says otherwise: it is written PATTERN=PRINCIPAL, where
+the pattern may have one `*`, and a `*` in the principal stands for what that one stood for. That is one
+label, without a dot or a slash: names further down may be somebody else's to give away.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import NamedTuple
 
 from takhin.access.rules import check_principal
 from takhin.errors import InvalidArgumentError
+
+SEPARATORS = frozenset("./")
+"""What separates the labels of a name."""
 
 
 class Mapping(NamedTuple):
@@ -30,7 +34,11 @@ class Mapping(NamedTuple):
         if self.whole:
             return self.principal if name == self.before else None
         middle = name[len(self.before) : len(name) - len(self.after)]
-        if not middle or not (name.startswith(self.before) and name.endswith(self.after)):
+        if (
+            not middle
+            or not SEPARATORS.isdisjoint(middle)
+            or not (name.startswith(self.before) and name.endswith(self.after))
+        ):
             return None
         return self.principal.replace("*", middle)
 

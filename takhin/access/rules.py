@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from takhin.errors import InvalidArgumentError
 from takhin.limits import GROUP_ID_BYTES_MAX
+from takhin.model import ANONYMOUS
 from takhin.sentences import listed, shown
 
 EVERYBODY = "*"
@@ -23,6 +24,9 @@ ANY = "*"
 """As the end of a pattern: whatever follows."""
 PRINCIPAL_BYTES_MAX = 255
 """Bytes of UTF-8. Not a setting: the interface promises it."""
+CHANGES_MAX = 1_000
+"""Rules that one call puts and drops: all of them are judged and taken in by themselves. Not a setting: the
+interface promises it."""
 VERDICTS_MAX = 10_000
 """Verdicts remembered of one principal; beyond it, they are found again."""
 
@@ -121,6 +125,14 @@ def checked_rule(principal: str, action: str, resource: str, pattern: str, *, al
     return Rule(principal, Action(action), kind, pattern, allow)
 
 
+def check_count(changes: int) -> None:
+    """Refuse more changes than one call may make. Raises InvalidArgumentError."""
+    if changes > CHANGES_MAX:
+        raise InvalidArgumentError(
+            f"a call changes at most {CHANGES_MAX} rules, not {changes}: make several calls", field="put"
+        )
+
+
 def check_principal(name: str, *, or_everybody: bool = False) -> str:
     """Return the name if a principal may have it. Raises InvalidArgumentError."""
     size = len(name.encode())
@@ -128,6 +140,11 @@ def check_principal(name: str, *, or_everybody: bool = False) -> str:
         raise InvalidArgumentError(
             f"a principal's name has 1 to {PRINCIPAL_BYTES_MAX} bytes, all of them printable, and no space "
             f"at its ends, not {shown(name)}",
+            field="principal",
+        )
+    if name == ANONYMOUS:
+        raise InvalidArgumentError(
+            f"a principal cannot be called {ANONYMOUS}, which are those who have not proved who they are",
             field="principal",
         )
     if name == EVERYBODY and not or_everybody:

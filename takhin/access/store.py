@@ -35,6 +35,9 @@ class AccessStore(Protocol):
     def changed(self) -> bool:
         """True if somebody else has changed it since this was last asked."""
 
+    def settle(self) -> None:
+        """Put changes where they stay for good, for which there may be no room: StorageFullError."""
+
     def load(self) -> Kept:
         """Everything. Raises AccessUnavailableError also for what makes no sense."""
 

@@ -62,6 +62,8 @@ class Access:
         self._grants: Mapping[str, Grants] = {}
         self._rules: Sequence[Rule] = ()
         self._rights: dict[str, Rights] = {}
+        self._stale = False  # the store may have what is not taken in yet
+        self._unsettled = False
         self._uses: dict[str, int] = {}
         self._used: dict[str, int] = {}
         self._noted_at = 0
@@ -96,10 +98,7 @@ class Access:
         if self._looking is not None:
             await self._looking
         async with self._one:
-            try:
-                await self._note_uses(self._store)
-            except UnavailableError as error:
-                logger.warning("token_uses_not_noted", reason=str(error))
+            await self._note_uses(self._store)
             await asyncio.to_thread(self._store.close)
 
     # What calls ask
@@ -178,8 +177,10 @@ class Access:
     async def _changed(self, change: Callable[[AccessStore], T]) -> T:
         store = self._check_usable()
         async with self._one:
+            self._stale = True  # also if it fails: a look finds out what has become of it
             changed = await asyncio.to_thread(change, store)
             await self._take(store)
+            await self._settle(store)
         return changed
 
     async def _look(self) -> None:
@@ -187,15 +188,12 @@ class Access:
         while not await self._is_stopping(self._settings.look_ms / 1_000):
             try:
                 await self._look_once()
-            except AccessUnavailableError as error:
+            except UnavailableError as error:
                 self._is_in_trouble(str(error))
-            except UnavailableError as error:  # a use could not be noted: the disk is full
-                logger.warning("token_uses_not_noted", reason=str(error))
             except Exception as error:
                 logger.exception("access_not_known")
                 self._is_in_trouble(f"tokens and rules cannot be read: {type(error).__name__}")
-            for told in self.on_look:
-                told()
+            _tell(self.on_look)
 
     async def _is_stopping(self, seconds: float) -> bool:
         """False after so long. A look is never cancelled: its thread would go on."""
@@ -211,11 +209,14 @@ class Access:
         async with self._one:
             if self.trouble is not None:
                 await asyncio.to_thread(store.reopen)
-            if await asyncio.to_thread(store.changed) or self.trouble is not None:
+            if await asyncio.to_thread(store.changed):
+                self._stale = True
+            if self._stale or self.trouble is not None:
                 tokens_before, rules_before = self._by_id, self._rules
                 await self._take(store)
                 self._tell_of(tokens_before, rules_before)
-            if self._uses and self._clock() - self._noted_at >= USES_NOTED_MS:
+            await self._settle(store)
+            if self._clock() - self._noted_at >= USES_NOTED_MS:
                 await self._note_uses(store)
 
     def _tell_of(self, tokens_before: Mapping[str, Token], rules_before: Sequence[Rule]) -> None:
@@ -238,18 +239,36 @@ class Access:
         self._by_digest, self._by_id = by_digest, {token.token_id: token for token in kept.tokens}
         self._rules, self._grants, self._rights = kept.rules, grants, {}
         self._used = {token_id: at for token_id, at in self._used.items() if token_id in self._by_id}
+        self._stale = False
         self.version += 1
         if self.trouble is not None:
             self.trouble = None
             del self._concerns["access_unknown"]
             logger.info("access_known_again")
-        for told in (*self.on_look, *self.on_change):
-            told()
+        _tell((*self.on_look, *self.on_change))
+
+    async def _settle(self, store: AccessStore) -> None:
+        """Put changes where they stay for good. They are durable and in force without it."""
+        try:
+            await asyncio.to_thread(store.settle)
+        except UnavailableError as error:
+            if not self._unsettled:  # it is tried several times a second
+                logger.warning("access_not_settled", reason=str(error))
+            self._unsettled = True
+        else:
+            self._unsettled = False
 
     async def _note_uses(self, store: AccessStore) -> None:
-        """Note when tokens were last used. The caller holds the lock."""
+        """Note when tokens were last used; what cannot be noted now waits. The caller holds the lock."""
         uses, self._uses, self._noted_at = self._uses, {}, self._clock()
-        await asyncio.to_thread(store.note_uses, uses)
+        if not uses:
+            return
+        try:
+            await asyncio.to_thread(store.note_uses, uses)
+        except UnavailableError as error:
+            logger.warning("token_uses_not_noted", reason=str(error))
+            kept = {token_id: at for token_id, at in uses.items() if token_id in self._by_id}
+            self._uses = kept | self._uses
 
     def _is_in_trouble(self, sentence: str) -> None:
         if self.trouble is None:
@@ -271,6 +290,15 @@ class Access:
             )
         self._check_known()
         return self._store
+
+
+def _tell(listeners: Sequence[Callable[[], None]]) -> None:
+    """Tell each of them. One that fails keeps nobody from hearing, and is told again by the next look."""
+    for told in listeners:
+        try:
+            told()
+        except Exception:
+            logger.exception("access_not_told")
 
 
 def _granted(rules: Sequence[Rule]) -> Mapping[str, Grants]:

@@ -2,14 +2,15 @@
 
 Whoever notes something never waits: entries are queued, and a task of its own writes them. What does not fit
 into the queue is counted, and the next entry says how many were lost. Denied calls are many when somebody
-tries: the first of a kind is an entry, the rest of its minute is one more with a count.
+tries, and whoever may join a group may do so over and over: the first of a kind is an entry, the rest of its
+minute is one more with a count.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -17,10 +18,12 @@ from typing import Any
 import structlog
 
 from takhin.access.rules import Need
+from takhin.broker.repeats import Kind, Repeats
 from takhin.clock import Clock
 from takhin.errors import TakhinError
 from takhin.limits import ACTIVITY_TOPIC
 from takhin.model import Batch, Caller, TopicConfig, TopicSpec
+from takhin.quotas import address_of
 from takhin.settings import Settings
 from takhin.sizes import size_bytes
 from takhin.storage.contract import Engine
@@ -32,17 +35,13 @@ BATCH_ENTRIES_MAX = 500
 """Entries of one append."""
 STUMBLE_SECONDS = 1.0
 """The pause after an append that failed, before the next attempt."""
-DENIALS_SECONDS = 60.0
-KINDS_MAX = 1_000
-"""Kinds of denied calls that are counted apart in one minute."""
+REPEATS_SECONDS = 60.0
 
 CHARS_MAX, ITEMS_MAX = 256, 50
 """Characters of a text, and items of a list, that an entry has of what a caller has given."""
 OUTSIDE = Caller("", "data folder")
 
 Entry = dict[str, Any]
-Kind = tuple[str, str, str, str, str]
-"""Of denied calls: principal, host, method, code, and what it was about."""
 
 
 class Activity:
@@ -58,9 +57,8 @@ class Activity:
         self._queue: deque[Entry] = deque()
         self._lost = 0
         self._news = asyncio.Event()
-        self._denials: Counter[Kind] = Counter()
-        self._denials_noted = 0
-        self._denials_besides = 0
+        self._denials = Repeats(self._settings.denials_per_minute_max)
+        self._joins = Repeats(self._settings.denials_per_minute_max)
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._stopping = False
@@ -90,7 +88,7 @@ class Activity:
             return
         if self._timer is not None:
             self._timer.cancel()
-            self._count_denials()
+            self._count_repeats()
         self._stopping = True
         self._news.set()
         _, left = await asyncio.wait({self._writing}, timeout=grace_seconds)
@@ -109,7 +107,15 @@ class Activity:
             if error is not None:
                 entry["outcome"] = "failed"
                 entry["error"] = str(error) if isinstance(error, TakhinError) else type(error).__name__
-            self._put(entry)
+            if action != "group.joined" or self._is_first_join(caller, entry, error):
+                self._put(entry)
+
+    def _is_first_join(self, caller: Caller, entry: Entry, error: BaseException | None) -> bool:
+        about = [("group", entry["group"]), ("outcome", entry["outcome"])]
+        if error is not None:
+            about.append(("error", type(error).__name__))
+        host = address_of(caller.address)
+        return self._is_first(self._joins, Kind(caller.principal, host, "group.joined", tuple(about)))
 
     def changed_outside(self, changes: Mapping[str, object]) -> None:
         """Note what another process has changed of tokens and rules, in the data folder itself."""
@@ -119,34 +125,34 @@ class Activity:
         """Note a call that was refused. need: the right that was missing."""
         if not self.enabled:
             return
-        host = caller.address.rpartition(":")[0] or caller.address
-        kind = (caller.principal, host, method.rpartition("/")[2], code, "" if need is None else str(need))
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(DENIALS_SECONDS, self._count_denials)
-        if kind in self._denials:
-            self._denials[kind] += 1
-        elif self._denials_noted < self._settings.denials_per_minute_max and len(self._denials) < KINDS_MAX:
-            self._denials_noted += 1
-            self._denials[kind] = 0
-            self._put_denial(kind, 1)
-        else:
-            self._denials_besides += 1
+        about = (
+            ("method", method.rpartition("/")[2]),
+            ("error", code),
+            ("need", "" if need is None else str(need)),
+        )
+        kind = Kind(caller.principal, address_of(caller.address), "denied", about)
+        if self._is_first(self._denials, kind):
+            self._put(self._entry_of(kind, 1))
 
-    def _count_denials(self) -> None:
+    def _is_first(self, repeats: Repeats, kind: Kind) -> bool:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(REPEATS_SECONDS, self._count_repeats)
+        return repeats.is_first(kind)
+
+    def _count_repeats(self) -> None:
         """Note how many there were beyond the first of each kind in the minute that is over."""
         self._timer = None
-        for kind, count in self._denials.items():
-            if count:
-                self._put_denial(kind, count)
-        if self._denials_besides:
-            self._put(self._entry("", "", "denied", "denied") | {"count": self._denials_besides})
-        self._denials.clear()
-        self._denials_noted = self._denials_besides = 0
+        for action, repeats in (("denied", self._denials), ("group.joined", self._joins)):
+            for kind, count in repeats.rest():
+                if isinstance(kind, Kind):
+                    self._put(self._entry_of(kind, count))
+                else:  # the principal alone
+                    outcome = "denied" if action == "denied" else "ok"
+                    self._put(self._entry(kind, "", action, outcome) | {"count": count})
 
-    def _put_denial(self, kind: Kind, count: int) -> None:
-        principal, host, method, code, need = kind
-        entry = self._entry(principal, host, "denied", "denied")
-        self._put(entry | {"method": method, "error": code, "need": need, "count": count})
+    def _entry_of(self, kind: Kind, count: int) -> Entry:
+        entry = self._entry(kind.principal, kind.host, kind.action, "denied")
+        return entry | dict(kind.about) | {"count": count}
 
     def _entry(self, principal: str, address: str, action: str, outcome: str) -> Entry:
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from heapq import nsmallest
 
 from takhin import limits
@@ -20,6 +20,8 @@ from takhin.turns import in_turns, others_turn
 
 NAMES_AT_ONCE = 2_000
 """Topics and partitions of members that are sorted in one turn of the loop, or those of one member."""
+JUDGED_AT_ONCE = 100
+"""Topics of which a caller's rights are asked in one turn of the loop: rules can make each one 100 µs."""
 TOPICS_SHOWN_MAX = 20
 """Topics of a member that a description has: all of them, of each of a thousand members, would be hundreds of
 MB. Not a setting: the interface promises it."""
@@ -36,16 +38,20 @@ class GroupViewVerbs:
         self._ages = ages
         self._clock = clock
 
-    async def list_groups(self) -> list[ListedGroup]:
+    async def list_groups(self, counts: Callable[[str], bool] | None = None) -> list[ListedGroup]:
         """Every group that has committed an offset or has members, sorted.
 
         Its lag is that of all partitions in which it has committed something, or which a member owns.
+        counts: whether a topic is among those whose lag counts; None: all are.
         """
         names = sorted({*self._engine.offsets.groups(), *self._coordinator.populated})
         listed, looked_at = [], 0
         for group_id in names:
             committed = self._engine.offsets.of(group_id)
             read = {**dict.fromkeys(self._owned(group_id)), **committed}
+            if counts is not None:
+                turns = in_turns(read.items(), at_once=JUDGED_AT_ONCE)
+                read = {at: of async for at, of in turns if counts(at.topic)}
             lag = sum(self._lag(at, of) for at, of in read.items())
             state, members = self._coordinator.state(group_id)
             listed.append(ListedGroup(group_id, state, members, lag))

@@ -52,6 +52,9 @@ UNSAID = "something is wrong; callers who may administer the broker learn what"
 SEEN_AT_ONCE = 100
 """Names that are judged in one turn of the loop: mostly in 0.2 µs each, but rules can make it 100 µs."""
 
+MEMBERS_AT_ONCE = 5
+"""Members, of which each has up to 20 topics."""
+
 
 class Session:
     """A broker as one caller sees it. Made for each call, so it holds these two values and nothing else."""
@@ -254,11 +257,14 @@ class Session:
         ]
 
     async def list_groups(self) -> list[ListedGroup]:
-        """Every group that has committed an offset or has members and that the caller may see, sorted."""
-        listed = await self._broker.group_views.list_groups()
+        """Every group that has committed an offset or has members and that the caller may see, sorted.
+
+        The lag is that of the topics that the caller may see.
+        """
         rights = self._rights
         if rights is EVERYTHING:
-            return listed
+            return await self._broker.group_views.list_groups()
+        listed = await self._broker.group_views.list_groups(lambda topic: rights.see(Resource.TOPIC, topic))
         return [
             group
             async for group in in_turns(listed, at_once=SEEN_AT_ONCE)
@@ -339,14 +345,25 @@ async def seen(group: DescribedGroup, rights: Rights) -> DescribedGroup:
     """The group without the topics that one may not see."""
     return replace(
         group,
-        offsets=[of async for of in in_turns(group.offsets) if rights.see(Resource.TOPIC, of.topic)],
-        members=[_member_seen(member, rights) async for member in in_turns(group.members, at_once=10)],
+        offsets=[
+            of
+            async for of in in_turns(group.offsets, at_once=SEEN_AT_ONCE)
+            if rights.see(Resource.TOPIC, of.topic)
+        ],
+        members=[
+            await _member_seen(member, rights)
+            async for member in in_turns(group.members, at_once=MEMBERS_AT_ONCE)
+        ],
     )
 
 
-def _member_seen(member: DescribedMember, rights: Rights) -> DescribedMember:
+async def _member_seen(member: DescribedMember, rights: Rights) -> DescribedMember:
     return replace(
         member,
         topics=[name for name in member.topics if rights.see(Resource.TOPIC, name)],
-        assigned=[each for each in member.assigned if rights.see(Resource.TOPIC, each[0].topic)],
+        assigned=[
+            each
+            async for each in in_turns(member.assigned, at_once=SEEN_AT_ONCE)
+            if rights.see(Resource.TOPIC, each[0].topic)
+        ],
     )

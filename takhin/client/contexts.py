@@ -292,13 +292,23 @@ class Contexts:
                     lines += [f"{key} = {json.dumps(plain, ensure_ascii=False, default=str)}"]
         path = self.path.resolve()  # a link, of those who keep such files elsewhere, stays one
         try:
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".contexts-", delete=False) as file:
-                file.write("\n".join(lines) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            Path(file.name).replace(path)
+            _put(path, "\n".join(lines) + "\n")
         except OSError as error:
             raise InvalidArgumentError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _put(path: Path, content: str) -> None:
+    """Put a file in place of another one, wholly or not at all. Nothing else is left where that fails."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".contexts-")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

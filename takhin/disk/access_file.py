@@ -1,7 +1,8 @@
 """DATA/access.db: tokens and rules, in an SQLite file of its own that only its owner may read.
 
 The broker has it open while it runs, and `takhin tokens` and `takhin access` open it beside it, or offline.
-It is in WAL mode, so nobody who reads waits. While files are held for a copy, nothing is checkpointed.
+It is in WAL mode, so nobody who reads waits. The log is copied into the file soon after each change, so that
+whoever removes the log undoes nothing old; but not while files are held for a copy.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from takhin.access.store import Kept
 from takhin.access.tokens import Token
 from takhin.disk import statements_access as sql
 from takhin.disk.connection import check_library, distrusted, set_pragma
+from takhin.disk.faults import FileGoneError
 from takhin.disk.folder import sync_folder
-from takhin.disk.inodes import Inode, inode
-from takhin.disk.layout import Layout, wal_bytes
+from takhin.disk.inodes import Inodes, inode
+from takhin.disk.layout import Layout
 from takhin.disk.plain import is_plain, open_plain
 from takhin.errors import AccessUnavailableError, InvalidArgumentError, StartupError, StorageFullError
 from takhin.schema.checksums import RESERVED_BYTES
@@ -32,8 +34,6 @@ VERSION = 1
 MODE = 0o600
 BUSY_MS_MAX = 2_000
 """How long a change waits for another one's."""
-WAL_BYTES_MAX = 1 << 20
-"""A write-ahead log of this size is copied into the file."""
 
 
 class AccessFile:
@@ -43,7 +43,7 @@ class AccessFile:
         self._layout = Layout(data_dir)
         self._path = self._layout.access
         self._db: apsw.Connection | None = None
-        self._inode: Inode | None = None
+        self._inodes: Inodes | None = None  # of the last time it was opened
         self._seen = -1
 
     def open(self, *, make: bool = True) -> None:
@@ -73,34 +73,35 @@ class AccessFile:
             ) from error
         except OSError as error:
             raise StartupError(f"{self._path} cannot be opened: {error.strerror}") from error
-        self._db, self._inode = db, inode(self._path)
+        self._db, self._inodes = db, Inodes(self._path)
         self._seen = -1
 
     def close(self) -> None:
         if self._db is not None:
-            if self._is_held():  # its file must not change: the next one who opens it does the rest
+            # Held: its file must not change, and the next one who opens it does the rest. Not in its place:
+            # another file's -wal may have the name by now, and must not be removed.
+            if self._is_held() or not self._is_in_place():
                 self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._db.close()
             self._db = None
 
     def changed(self) -> bool:
-        if inode(self._path) != self._inode:
-            raise AccessUnavailableError(f"{self._path} was removed or replaced under the running broker")
+        self._check_place()
         with self._explained() as db:
             seen = db.pragma("data_version")
-            if wal_bytes(self._path) > WAL_BYTES_MAX and not self._is_held():
-                db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         changed, self._seen = bool(seen != self._seen), seen
         return changed
+
+    def settle(self) -> None:
+        self._check_place()
+        if not self._is_held():
+            with self._explained() as db:
+                db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def reopen(self) -> None:
         if inode(self._path) is None:
             raise AccessUnavailableError(f"{self._path} was removed under the running broker")
-        if self._db is not None:
-            # It may be another file's -wal by now that has the name, so that it must not be removed.
-            self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-            self._db.close()
-            self._db = None
+        self.close()
         try:
             self.open()
         except StartupError as error:
@@ -170,18 +171,19 @@ class AccessFile:
         set_pragma(db, "journal_mode", "wal")
         set_pragma(db, "synchronous", 2)  # FULL
         set_pragma(db, "wal_autocheckpoint", 0)
-        db.execute(sql.BEGIN)
-        try:
-            if db.pragma("user_version") == 0 and db.pragma("application_id") == 0 and _is_empty(db):
-                db.execute(sql.CREATE_TOKENS)
-                db.execute(sql.CREATE_RULES)
-                db.pragma("application_id", APPLICATION_ID)
-                db.pragma("user_version", VERSION)
-            self._check(db)
-        except BaseException:
-            db.execute(sql.ROLLBACK)
-            raise
-        db.execute(sql.COMMIT)
+        if _is_new(db):
+            db.execute(sql.BEGIN)
+            try:
+                if _is_new(db):  # unless another process was quicker
+                    db.execute(sql.CREATE_TOKENS)
+                    db.execute(sql.CREATE_RULES)
+                    db.pragma("application_id", APPLICATION_ID)
+                    db.pragma("user_version", VERSION)
+            except BaseException:
+                db.execute(sql.ROLLBACK)
+                raise
+            db.execute(sql.COMMIT)
+        self._check(db)  # which takes no lock for writing: another process may hold it for long
 
     def _check(self, db: apsw.Connection) -> None:
         if db.pragma("application_id") != APPLICATION_ID:
@@ -190,6 +192,23 @@ class AccessFile:
             raise StartupError(f"{self._path} has version {version}; this Takhin knows version {VERSION}")
         if (found := db.execute(sql.QUICK_CHECK).get) != "ok":
             raise apsw.CorruptError(str(found))
+
+    def _is_in_place(self) -> bool:
+        try:
+            self._check_place()
+        except AccessUnavailableError:
+            return False
+        return True
+
+    def _check_place(self) -> None:
+        """Raises AccessUnavailableError if the file, or what SQLite keeps beside it, has lost its name."""
+        if self._inodes is not None:
+            try:
+                self._inodes.check()
+            except FileGoneError as error:
+                raise AccessUnavailableError(
+                    f"{self._path}, its -wal or its -shm was removed or replaced under the running broker"
+                ) from error
 
     def _is_held(self) -> bool:
         return self._layout.hold.exists() or self._layout.held.exists()
@@ -209,6 +228,7 @@ class AccessFile:
 
     @contextmanager
     def _transaction(self, begin: str = sql.BEGIN) -> Iterator[apsw.Connection]:
+        self._check_place()
         with self._explained() as db:
             db.execute(begin)
             try:
@@ -218,14 +238,17 @@ class AccessFile:
                 if db.in_transaction:
                     db.execute(sql.ROLLBACK)
                 raise
+        self._check_place()  # else it is in a file that no start will find
 
 
 def _rule(principal: str, action: str, resource: str, pattern: str, allow: int) -> Rule:
     return checked_rule(principal, action, resource, pattern, allow=bool(allow))
 
 
-def _is_empty(db: apsw.Connection) -> bool:
-    return bool(db.execute(sql.COUNT_OBJECTS).get == 0)
+def _is_new(db: apsw.Connection) -> bool:
+    """True for a file in which nothing was made yet."""
+    numbers = db.pragma("user_version"), db.pragma("application_id")
+    return numbers == (0, 0) and bool(db.execute(sql.COUNT_OBJECTS).get == 0)
 
 
 def _check_count(count: int, most: int, what: str, setting: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from takhin.access.rules import check_count
 from takhin.rpc.calls import Context
 from takhin.rpc.methods import Methods
 from takhin.turns import in_turns
@@ -31,6 +32,7 @@ class AccessMethods(Methods):
     async def ChangeAccess(
         self, request: pb.ChangeAccessRequest, context: Context
     ) -> pb.ChangeAccessResponse:
+        check_count(len(request.put) + len(request.drop))
         put, drop = convert.rules_of(request.put), convert.rules_of(request.drop)
         dropped = await self._session().change_rules(put, drop)
         return pb.ChangeAccessResponse(success=True, dropped=dropped)

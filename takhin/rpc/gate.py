@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from takhin.access.principals import parsed_mapping, principal_of
@@ -30,7 +30,7 @@ SCHEME = "bearer"
 UNIX = "unix:"
 OWNER_ONLY = 0o600
 NAMES_OF_CERTIFICATE = ("x509_subject_alternative_name", "x509_common_name")
-"""Of gRPC's auth context, in the order in which they count."""
+"""Of gRPC's auth context. Where a certificate has the first, the second does not count."""
 NEEDS_AT_ONCE = 200
 """Needs that are judged in one turn of the loop: one takes 0.1 to 50 µs."""
 ENDED_AT_ONCE, ENDED_PAUSE_SECONDS = 20, 0.002
@@ -103,7 +103,8 @@ class Gate:
             return
         call = running()
         if self._is_open(method):
-            call.caller = self._identity(call, context) or call.caller
+            with suppress(AccessUnavailableError):  # it answers all the same, as to one who proves nothing
+                call.caller = self._identity(call, context) or call.caller
             return
         caller = self._identity(call, context)
         if caller is None:
@@ -133,26 +134,36 @@ class Gate:
     async def check(self, method: str, request: Any, passage: Passage | None = None) -> None:
         """Raise PermissionDeniedError if the running call may not do what this message asks for.
 
-        passage: of a stream, which needs that for as long as it is open. AccessUnavailableError.
+        passage: of a stream, which needs that for as long as it is open. UnauthenticatedError if the caller's
+        proof no longer holds: the message may have come long after the call. AccessUnavailableError.
         """
         if not self._access.enabled or self._is_open(method):
             return
-        rights = self._access.rights_of(running().caller)
         needs = TABLE.get(method)
         if needs is None:
             raise PermissionDeniedError(f"nobody may call {method}: the broker does not know what it needs")
-        wanted = needs(request)
-        if isinstance(wanted, tuple):
-            self._require(wanted, rights, method)
-        else:
-            kept: dict[Need, None] = {}
-            async for need in in_turns(wanted, at_once=NEEDS_AT_ONCE):
-                self._require((need,), rights, method)
-                kept[need] = None
-            wanted = tuple(kept)
+        version = None
+        while version != self._access.version:  # it may change while others have their turn
+            version = self._access.version
+            wanted = await self._checked(needs(request), method)
         if passage is not None and method not in BEFORE_READING:
             others = {need.resource for need in wanted}
             passage.needs = (*(need for need in passage.needs if need.resource not in others), *wanted)
+
+    async def _checked(self, wanted: Iterable[Need], method: str) -> tuple[Need, ...]:
+        """All that is wanted, each once, if the running call may do it now."""
+        caller = running().caller
+        if not self._access.is_valid(caller):
+            raise self._lost()
+        rights = self._access.rights_of(caller)
+        if isinstance(wanted, tuple):
+            self._require(wanted, rights, method)
+            return wanted
+        kept: dict[Need, None] = {}
+        async for need in in_turns(wanted, at_once=NEEDS_AT_ONCE):
+            self._require((need,), rights, method)
+            kept[need] = None
+        return tuple(kept)
 
     def _is_open(self, method: str) -> bool:
         return method.startswith(self._open)
@@ -249,8 +260,10 @@ def _wrong(presented: list[str]) -> str:
     return "unknown, revoked or expired" if text is not None and is_token(text) else "not a token"
 
 
-def _certified(context: Context) -> Iterator[str]:
+def _certified(context: Context) -> list[str]:
     """The names in the client's certificate, which the connection has verified."""
     found = context.auth_context()
     for key in NAMES_OF_CERTIFICATE:
-        yield from (name.decode(errors="replace") for name in found.get(key, ()))
+        if names := found.get(key):
+            return [name.decode(errors="replace") for name in names]
+    return []

@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from takhin.access.principals import parsed_mapping
+from takhin.access.rules import check_principal
+from takhin.errors import InvalidArgumentError
 from takhin.model import INT64_MAX
 from takhin.settings.fields import DAY_MS, setting
+
+
+def _principal(text: str) -> str:
+    try:
+        return check_principal(text)
+    except InvalidArgumentError:
+        raise ValueError("a name that a principal may have, neither * nor anonymous") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +34,7 @@ class AccessSettings:
         "local",
         "the principal of callers over a unix socket without a token; with a socket_mode of 0600 it has all "
         "rights, else those that rules allow",
+        check=_principal,
     )
     certificate_principals: tuple[str, ...] = setting(
         (),

@@ -2447,6 +2447,8 @@ Global___AccessRule: _TypeAlias = AccessRule  # noqa: Y015
 
 @_typing.final
 class ChangeAccessRequest(_message.Message):
+    """at most 1,000 rules in both together"""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PUT_FIELD_NUMBER: _builtins.int

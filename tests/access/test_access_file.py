@@ -114,10 +114,10 @@ def test_a_long_wal_is_copied_into_the_file_unless_held(file, tmp_path):
     grow()
     hold.touch()
     before = (tmp_path / "data/access.db").stat().st_mtime_ns
-    file.changed()
+    file.settle()
     assert (tmp_path / "data/access.db").stat().st_mtime_ns == before
     hold.unlink()
-    file.changed()
+    file.settle()
     assert (tmp_path / "data/access.db").stat().st_mtime_ns != before
     size = wal.stat().st_size
     file.add_token(token(), 10)

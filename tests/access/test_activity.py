@@ -8,6 +8,7 @@ import pytest
 
 from access.support import EVERYTHING, Keeper, bearer, channel_to, requests, settings_of
 from access.test_streams import until
+from takhin.access.rules import Need, Resource
 from takhin.broker import activity
 from takhin.broker.activity import Activity
 from takhin.client import START, Admin, Consumer, Producer
@@ -20,7 +21,7 @@ from takhin.errors import (
     UnknownTopicError,
 )
 from takhin.limits import ACTIVITY_TOPIC
-from takhin.model import Caller
+from takhin.model import ANONYMOUS, Caller
 from takhin.storage.memory import MemoryEngine
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
@@ -199,9 +200,41 @@ async def test_a_flood_of_denials_is_counted(writer):
         writer.denied(WHO, "/s/DeleteTopic", "PERMISSION_DENIED")
         writer.denied(Caller(f"p{number}", f"h{number}:1"), "/s/DeleteTopic", "PERMISSION_DENIED")
     assert [of["count"] for of in await written(writer, 3)] == [1, 1, 1]
-    writer._count_denials()
-    found = (await written(writer, 5))[3:]
-    assert [(of["principal"], of["count"]) for of in found] == [("me", 999), ("", 998)]
+    writer._count_repeats()
+    found = (await written(writer, 8))[3:]
+    besides = [("p2", 1), ("p3", 1), ("p4", 1), ("", 995)]
+    assert [(of["principal"], of["count"]) for of in found] == [("me", 999), *besides]
+
+
+async def test_nobody_hides_what_others_try(writer):
+    """Whoever is denied many different things takes up a share; what others are denied is told at once."""
+    writer.engine.full = False
+    for number in range(20):
+        for who in (WHO, Caller(ANONYMOUS, "192.0.2.1:1"), Caller(ANONYMOUS, f"[2001:db8::{number}]:1")):
+            writer.denied(
+                who, "/s/DeleteTopic", "PERMISSION_DENIED", Need(None, Resource.TOPIC, f"t{number}")
+            )
+    writer.denied(Caller("other", "192.0.2.1:2"), "/s/DeleteTopic", "PERMISSION_DENIED")
+    found = [(of["principal"], of["address"], of["count"]) for of in await written(writer, 3)]
+    assert found == [("me", "ipv4:1", 1), (ANONYMOUS, "192.0.2.1", 1), ("other", "192.0.2.1", 1)]
+    writer._count_repeats()
+    found = [(of["principal"], of["count"]) for of in (await written(writer, 5))[3:]]
+    assert found == [(ANONYMOUS, 39), ("me", 19)]
+
+
+async def test_a_flood_of_joins_is_counted(writer):
+    """Who joins a group over and over is noted twice a minute, and makes nothing else be lost."""
+    writer.engine.full = False
+    for number in range(100):
+        writer.note(WHO, "group.joined", {"group": "g", "client_id": str(number)})
+        writer.note(WHO, "group.joined", {"group": f"g{number}", "client_id": ""}, TakhinError("no"))
+    writer.note(WHO, "topic.deleted", {"topic": "t"})
+    found = await written(writer, 2)
+    assert [of["action"] for of in found] == ["group.joined", "topic.deleted"]
+    assert (found[0]["client_id"], found[0]["address"]) == ("0", "ipv4:1")
+    writer._count_repeats()
+    found = [(of["principal"], of.get("group"), of["count"]) for of in (await written(writer, 4))[2:]]
+    assert found == [("me", "g", 99), ("me", None, 100)]
 
 
 async def test_what_is_noted_last_is_written(writer):

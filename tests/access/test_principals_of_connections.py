@@ -77,6 +77,15 @@ async def test_principals_of_certificates(mtls, authority, tmp_path):
         assert await code_of(channel(uri), bearer("tkn_0")) is STATUS.UNAUTHENTICATED
 
 
+async def test_a_common_name_counts_alone(mtls, authority, tmp_path):
+    """Beside alternative names a common name gives nothing, also where a mapping is about it."""
+    Keeper(tmp_path).rules("allow read topic *", principal="boss")
+    async with mtls(access__certificate_principals="cn=boss") as channel:
+        assert await code_of(channel(authority.issue("cn", names=[]))) is STATUS.OK
+        named = authority.issue("cn", names=["unknown.example"])
+        assert await code_of(channel(named)) is STATUS.PERMISSION_DENIED
+
+
 async def test_no_handler_runs_with_a_wrong_certificate(mtls, recorder, authority, tmp_path):
     """A certificate of another authority, none, or one of a principal without rights lets no handler run."""
     keeper = Keeper(tmp_path)

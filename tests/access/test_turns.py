@@ -13,8 +13,11 @@ import pytest
 from access.support import EVERYTHING, MANY, Keeper, bearer
 from blackbox.clients import CHANNEL_OPTIONS
 from blackbox.test_loop_turns import TURN_MS_MAX, WatchedBroker, noise
-from takhin.access.rules import checked_rule
+from takhin.access.rules import Rights, checked_rule
+from takhin.broker.session import SEEN_AT_ONCE, seen
 from takhin.disk.access_file import AccessFile
+from takhin.group_views import DescribedGroup, DescribedMember, GroupLag
+from takhin.model import CommittedOffset, GroupState, TopicPartition
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
@@ -78,3 +81,20 @@ async def test_many_streams_and_names(broker, tmp_path, figures):
     assert set(codes) == {grpc.StatusCode.UNAUTHENTICATED}
     figures(", ".join(f"{name} {turn.busy_ms} ms of {turn.late_ms}" for name, turn in turns.items()))
     assert max(turn.busy_ms for turn in turns.values()) <= TURN_MS_MAX * noise(), turns
+
+
+async def test_a_described_group_leaves_turns_to_others():
+    """What a caller may see of a group is judged some names at a time: its offsets, and those of a member."""
+    places = [TopicPartition(f"t{n}", 0) for n in range(MANY)]
+    committed = CommittedOffset(0, "", 0)
+    member = DescribedMember("", "", "", "", 0, "", (), [(at, committed) for at in places], 0, 0)
+    group = DescribedGroup(
+        "g", GroupState.STABLE, [GroupLag(*at, committed, 0, 0) for at in places], [member]
+    )
+    judging = asyncio.create_task(seen(group, Rights()))
+    turns = 0
+    while not judging.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert (judging.result().offsets, judging.result().members[0].assigned) == ([], [])
+    assert turns >= 2 * MANY // SEEN_AT_ONCE

@@ -197,3 +197,12 @@ def test_many_who_change_it_at_one_time(tmp_path):
         del contexts.contexts["c1"], contexts.contexts["none"]
     assert (tmp_path / "new" / "c").read_bytes() == before
     assert len(Contexts.read(tmp_path / "new" / "c").contexts) == 20
+
+
+def test_nothing_is_left_of_a_file_that_could_not_be_put_into_place(tmp_path):
+    """Where the file cannot be written, no other file stays in its folder: it may have a token."""
+    path = tmp_path / "contexts.toml"
+    path.mkdir()
+    with pytest.raises(InvalidArgumentError, match="cannot write"):
+        Contexts(path).write()
+    assert list(tmp_path.iterdir()) == [path]
