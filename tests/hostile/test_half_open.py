@@ -20,7 +20,9 @@ from takhin.v1 import takhin_pb2 as pb
 
 KEEPALIVE_MS, TIMEOUT_MS = 2_000, 1_000
 FREED_S_MAX = (KEEPALIVE_MS + TIMEOUT_MS) / 1_000 + 1
-SERVER, CLIENT = "10.203.0.1", "10.203.0.2"
+NETWORK = f"10.203.{os.getpid() % 256}"
+SERVER, CLIENT = f"{NETWORK}.1", f"{NETWORK}.2"
+"""Of this process: the link of one that was killed may still be there."""
 IP = shutil.which("ip")
 
 HOLDER = """
