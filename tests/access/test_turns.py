@@ -25,10 +25,19 @@ STREAMS = 600
 
 
 @pytest.fixture
-def broker(tmp_path):
-    keeper = Keeper(tmp_path)
-    keeper.token("else")  # without any the broker warns, on stdout here
+def keeper(tmp_path):
+    return Keeper(tmp_path)
+
+
+@pytest.fixture
+def tokens(keeper):
+    """Those of the boss and of another; the broker finds them when it starts."""
     keeper.rules(*EVERYTHING, principal="boss")
+    return bearer(keeper.token("boss")), bearer(keeper.token())
+
+
+@pytest.fixture
+def broker(tmp_path, tokens):
     broker = WatchedBroker(tmp_path, "storage.engine=memory", "access.enabled=true", "access.look_ms=20")
     yield broker
     broker.close()
@@ -47,10 +56,9 @@ def many_rules(folder) -> None:
     file.close()
 
 
-async def test_many_streams_and_names(broker, tmp_path, figures):
+async def test_many_streams_and_names(broker, keeper, tokens, tmp_path, figures):
     """600 streams end with their token; 2,000 names are judged by 500 rules; then 2,000 offsets are."""
-    keeper = Keeper(tmp_path)
-    boss, token = bearer(keeper.token("boss")), bearer(keeper.token())
+    boss, token = tokens
     keeper.rules("allow read topic t0", "allow read topic name*", "allow group group g")
     many_rules(tmp_path)
     turns = {}

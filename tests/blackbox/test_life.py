@@ -117,7 +117,7 @@ def stop_under_load(data_dir, number, acked):
 
 
 @pytest.mark.parametrize(
-    "rounds", [10, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
+    "rounds", [4, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
 def test_a_signal_ends_it_cleanly_under_open_streams(data_dir, rounds, figures):
     """A signal ends it with 0 within grace + 2 s; only .db files are left, with everything acknowledged."""

@@ -13,12 +13,12 @@ from takhin.client.errors import LogReplacedError
 from takhin.errors import OffsetOutOfRangeError, UnavailableError, UnknownTopicError
 
 TOPICS = ["t0", "t1"]
-PARTITIONS = 600
+PARTITIONS = 400
 
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory):
-    """A broker in memory with two topics of 600 partitions each."""
+    """A broker in memory with two topics of 400 partitions each."""
     with Broker(tmp_path_factory.mktemp("crowded") / "data", storage_engine="memory") as broker:
         yield broker
 
@@ -53,10 +53,10 @@ async def test_every_record_of_every_partition(crowded, admin):
         began = time.monotonic()
         await consumer.commit()
         assert time.monotonic() - began < 1
-        await fill(crowded.address, b"new", [0, 300, 599])
+        await fill(crowded.address, b"new", [0, 300, 399])
         async with asyncio.timeout(20):
             new = {(r.topic, r.partition, r.offset) for r in [await anext(consumer) for _ in range(6)]}
-        assert new == {(topic, partition, 1) for topic in TOPICS for partition in (0, 300, 599)}
+        assert new == {(topic, partition, 1) for topic in TOPICS for partition in (0, 300, 399)}
         assert await consumer.poll(0.3) is None
         assert consumer.end_offset("t0", 300) == 2
 
