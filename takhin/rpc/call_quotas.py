@@ -18,6 +18,7 @@ from takhin.v1 import takhin_pb2 as pb
 
 PRODUCE = f"/{pb.DESCRIPTOR.services_by_name['TakhinService'].full_name}/ProduceMessage"
 PRODUCE_STREAM = f"{PRODUCE}Stream"
+"""Answers a malformed request like any other that it refuses. Every other stream ends with one."""
 LEFT_FOR_OTHERS = 8
 """One of so many calls is left to those who have fewer than others."""
 

@@ -23,7 +23,7 @@ from takhin.quotas import Quotas
 from takhin.rpc.access_log import AccessLog
 from takhin.rpc.arrivals import Arrival, Arrivals
 from takhin.rpc.call_log import CallLog
-from takhin.rpc.call_quotas import CallQuotas
+from takhin.rpc.call_quotas import PRODUCE_STREAM, CallQuotas
 from takhin.rpc.calls import Context, Handler, Watcher, running, watched
 from takhin.rpc.gate import Gate, Passage
 from takhin.rpc.gzip_answers import asks_for_gzip, is_worth_gzip
@@ -39,8 +39,6 @@ logger = structlog.get_logger()
 
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TakhinService"]
-PRODUCE_STREAM = f"/{SERVICE.full_name}/ProduceMessageStream"
-"""Answers a malformed request like any other that it refuses. Every other stream ends with one."""
 HEALTH = "/grpc.health.v1.Health/"
 """What the methods of the health service begin with. They answer also while the broker stops."""
 HEALTH_CHECKS = (HEALTH, f"/{SERVICE.full_name}/HealthCheck")
