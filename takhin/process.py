@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ from contextlib import suppress
 
 import structlog
 
+from takhin import garbage
 from takhin.disk import descriptors
 from takhin.disk.access import limit_readers
 from takhin.kinds import FilePath
@@ -65,15 +65,15 @@ async def run(settings: Settings) -> None:
         logger.warning(
             "not_durable", engine=settings.storage.engine, reason="records are lost when the broker stops"
         )
-    # What is there now stays: a full collection would look at all of it, which takes 20 ms or more.
-    gc.collect()
-    gc.freeze()
+    garbage.spare_old_objects()
     try:
         _say_ready(server)
     except OSError as error:  # a broker whose caller does not listen serves all the same
         logger.warning("ready_line_not_printed", reason=error.strerror, address=server.address)
+    collecting = asyncio.create_task(garbage.collect())
     async with manager.told_that_we_serve(f"serving on {server.address}"):
         await stop.wait()
+    collecting.cancel()
     logger.info("stopping", grace_ms=settings.shutdown_grace_ms)
     await server.stop()
     logger.info("stopped")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TypeVar
@@ -14,15 +13,6 @@ IN_ONE_TURN = 1_000
 """Steps of some µs each that are done before others have their turn."""
 LARGE_BYTES = 1 << 20
 """From this size on, each step of a message has a turn of the loop for itself: it takes 0.3 ms a MiB."""
-
-
-def spare_collections() -> None:
-    """Let Python's garbage collector pass over what there is now, of which much is to stay.
-
-    A full collection looks at every object of the process in one turn: 10 ms and more with 1,000 partitions.
-    """
-    gc.collect(1)
-    gc.freeze()
 
 
 async def others_turn() -> None:

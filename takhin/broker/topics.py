@@ -16,7 +16,7 @@ from takhin.model import PartitionInfo, TopicInfo, TopicSpec
 from takhin.settings import Settings
 from takhin.storage.contract import Engine, PartitionLog, Topic
 from takhin.topic_configs import ConfigEntry
-from takhin.turns import in_turns, others_turn, spare_collections
+from takhin.turns import in_turns, others_turn
 
 DESCRIBED_AT_ONCE = 100
 """Partitions that are described in one turn: for each, the file system is asked for two sizes, in 5 µs."""
@@ -46,7 +46,6 @@ class TopicVerbs:
         config = topic_configs.parse(configs, self._settings)
         self._check_partitions(num_partitions, 0)
         await self._engine.create_topic(TopicSpec(name, num_partitions, config))
-        spare_collections()
         return topic_configs.without_effect(config)
 
     async def alter(
@@ -74,7 +73,6 @@ class TopicVerbs:
             return spec
 
         await self._engine.alter_topic(name, wanted)
-        spare_collections()
         return warnings
 
     def _check_partitions(self, num_partitions: int, present: int) -> None:

@@ -8,12 +8,12 @@ a timer is late that was due in it. What the machine gives to others meanwhile i
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 import time
 
 import uvloop
 
+from takhin import garbage
 from takhin.config import load
 from takhin.server import Server
 
@@ -45,7 +45,7 @@ async def main(data_dir: str, *flags: str) -> None:
     server = Server(load(settings, {}, None).settings)
     await server.start()
     print(server.address, flush=True)
-    gc.freeze()  # as `takhin serve` does
+    garbage.spare_old_objects()  # as `takhin serve` does
     watch = Watch()
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

@@ -1,0 +1,48 @@
+"""When Python looks for cyclic garbage among all objects."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+IN_A_PROCESS = """
+import asyncio, gc, sys, weakref
+from takhin import garbage
+
+class Node: pass
+
+async def main():
+    garbage.spare_old_objects()
+    node = Node()
+    node.self = node
+    node.held = bytes(1) * (96 << 20)
+    gc.collect(1)  # it is old now
+    gone = asyncio.Event()
+    weakref.finalize(node, gone.set)
+    del node
+    collecting = asyncio.create_task(garbage.collect()) if "collect" in sys.argv else None
+    await asyncio.sleep(0)  # it has begun
+    held = []
+    for _ in range(300_000):  # Python would look at all of it meanwhile, by itself
+        held.append([held])
+    more = bytes(1) * (256 << 20)  # and the process grows
+    try:
+        await asyncio.wait_for(gone.wait(), 60 if collecting else 0.1)
+    except TimeoutError:
+        print("kept")
+    else:
+        print("collected")
+
+asyncio.run(main())
+"""
+
+
+def outcome(*arguments: str) -> str:
+    command = [sys.executable, "-c", IN_A_PROCESS, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_old_garbage_is_found_when_the_process_grows():
+    """It is not looked for before; left alone it stays."""
+    assert outcome() == "kept"
+    assert outcome("collect") == "collected"
