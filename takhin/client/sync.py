@@ -344,12 +344,11 @@ class Records:
     def _hand_out(self) -> Iterator[client.Record]:
         try:
             while (loaded := self._run(self._assigned.next_loaded(self._waits_s_max))) is not None:
-                popleft = loaded.records.popleft
-                with suppress(IndexError):  # the loop may clear it at any time
-                    while not loaded.paused:
-                        record = popleft()
-                        loaded.processed = record.offset  # all before this one: it was asked for
-                        yield record
+                for record in loaded.records:  # the loop may end it at any time
+                    loaded.processed = record.offset  # all before this one: it was asked for
+                    yield record
+                    if loaded.paused:
+                        break
                 loaded.pass_by()
         finally:
             self.__next__ = self._begin
