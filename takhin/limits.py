@@ -7,7 +7,7 @@ are checked in `takhin.topic_configs`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from takhin.errors import (
     InvalidArgumentError,
@@ -162,22 +162,22 @@ def check_batch(batch: Batch, config: TopicConfig, *, now: int) -> Batch:
     if most_bytes > max_message_bytes:  # else no single record can be
         for position in _large_records(batch, max_message_bytes):
             _check_record_size(batch, position, max_message_bytes)
-    _check_timestamps(batch.timestamps, config, now)
-    if config.compacts and None in batch.keys:
+    _check_timestamps(batch, config, now)
+    if config.compacts and batch.has_keyless:
         raise InvalidRecordError(
             f"record {list(batch.keys).index(None)} has no key, and the topic's cleanup.policy is compact: "
             "of each key the last record is kept, so a record needs one",
             record=list(batch.keys).index(None),
         )
-    for position, of_record in batch.headers.items():
+    for position, of_record in batch.headers.items() if batch.packed is None else ():  # plain ones have keys
         for i, header in enumerate(of_record):
             if not header.key:
                 raise InvalidRecordError(f"header {i} of record {position} has no key", record=position)
     return batch
 
 
-def _check_timestamps(timestamps: Sequence[int], config: TopicConfig, now: int) -> None:
-    least, most = min(timestamps), max(timestamps)
+def _check_timestamps(batch: Batch, config: TopicConfig, now: int) -> None:
+    least, most = batch.lowest_timestamp, batch.highest_timestamp
     if least < 0:
         wrong, rule = least, "it must not lie before 0 (1970)"
     elif most > now + config.timestamp_after_max_ms:
@@ -195,12 +195,14 @@ def _check_timestamps(timestamps: Sequence[int], config: TopicConfig, now: int) 
     else:
         return
     raise InvalidRecordError(
-        f"record {list(timestamps).index(wrong)} has timestamp {wrong}: {rule}", timestamp=wrong
+        f"record {list(batch.timestamps).index(wrong)} has timestamp {wrong}: {rule}", timestamp=wrong
     )
 
 
 def _large_records(batch: Batch, size_bytes: int) -> Iterable[int]:
     """The positions of all records that may be larger than `size_bytes`."""
+    if batch.packed is not None and batch.packed.facts.record_bytes_max <= size_bytes:
+        return ()
     longest = max(map(len, filter(None, batch.keys)), default=0)
     longest += max(map(len, filter(None, batch.values)), default=0)
     return range(len(batch)) if longest > size_bytes else batch.headers

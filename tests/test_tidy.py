@@ -25,6 +25,8 @@ VOCABULARY = tuple(
         *("access", "access.*", "settings.*"),
         *(
             "model",
+            "native",
+            "packed",
             "members",
             "group_views",
             "errors",
@@ -271,7 +273,9 @@ def files_of_the_project() -> Iterator[Path]:
         subfolders[:] = [
             name for name in subfolders if not any(fnmatch.fnmatch(name, i) for i in [".git", *ignored])
         ]
-        yield from (Path(folder, name) for name in names if name != ".git")  # in a worktree this is a file
+        for name in names:
+            if name != ".git" and not any(fnmatch.fnmatch(name, i) for i in ignored):  # in a worktree a file
+                yield Path(folder, name)
 
 
 def test_imports_follow_the_layers() -> None:

@@ -87,6 +87,11 @@ class StorageSettings:
     recover_wait_ms: int = setting(
         1_000, "how long a partition whose file failed waits before it is tried again", least=1
     )
+    native: str = setting(
+        "auto",
+        "records are stored and read in C: where the native library was built, never, or else do not start",
+        choices=("auto", "off", "on"),
+    )
     strict: bool = setting(
         False, "refuse to start if a partition cannot be served, instead of serving all others"
     )
