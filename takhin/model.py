@@ -97,7 +97,9 @@ class Batch:
     @property
     def header_count(self) -> int:
         """The headers of all records together."""
-        return sum(map(len, self.headers.values())) if self.packed is None else self.packed.facts.headers
+        if self.packed is not None:
+            return self.packed.facts.headers
+        return sum(map(len, self.headers.values())) if self.headers else 0
 
     @property
     def first_timestamp(self) -> int:

@@ -37,7 +37,7 @@ class Append:
 
     @property
     def record_count(self) -> int:
-        return len(self.batch)
+        return len(self.batch.values)
 
     @property
     def queued_bytes(self) -> int:
