@@ -24,20 +24,9 @@ VOCABULARY = tuple(
     for name in (
         *("access", "access.*", "settings.*"),
         *(
-            "model",
-            "native",
-            "packed",
-            "members",
-            "group_views",
-            "errors",
-            "clock",
-            "sizes",
-            "limits",
-            "topic_configs",
-            "kinds",
-            "settings",
-            "quotas",
-            "settings.*",
+            *("model", "descriptions", "members", "group_views", "native", "packed"),
+            *("errors", "clock", "sizes", "limits", "topic_configs", "kinds"),
+            *("settings", "quotas", "settings.*"),
         ),
         *("sentences", "partitioner", "json_bytes", "turns", "units", "meters", "garbage"),
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from takhin import topic_configs
+from takhin.descriptions import PartitionInfo, TopicInfo
 from takhin.errors import EndOffsetMismatchError, InvalidBatchError, TakhinError
 from takhin.model import (
     Appended,
@@ -20,10 +21,8 @@ from takhin.model import (
     GroupState,
     Header,
     OffsetAtTime,
-    PartitionInfo,
     ProduceRequest,
     Source,
-    TopicInfo,
     TopicPartition,
 )
 from takhin.sizes import size_bytes
