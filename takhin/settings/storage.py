@@ -89,7 +89,8 @@ class StorageSettings:
     )
     native: str = setting(
         "auto",
-        "records are stored and read in C: where the native library was built, never, or else do not start",
+        "store and read records in C: where the native library was built, never, or always, so that the "
+        "broker does not start without it",
         choices=("auto", "off", "on"),
     )
     strict: bool = setting(
