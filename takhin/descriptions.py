@@ -1,4 +1,4 @@
-"""What clients are told of topics and their partitions, all immutable. Knows neither SQL nor the wire."""
+"""Topics and partitions as they are described to clients, all immutable. Knows neither SQL nor the wire."""
 
 from __future__ import annotations
 

@@ -78,25 +78,25 @@ class Packed:
     """The records of a batch: plain ones, in a produce request.
 
     request: its bytes. facts: what the native library has found in them.
-    now: the timestamp (ms) of records without one, or of all of them if they are stamped anew.
+    now: the timestamp (ms) of records without one, or of `every` one.
     """
 
     request: bytes
     facts: Facts
     now: int = 0
-    anew: bool = False
+    every: bool = False
 
-    def stamped(self, now: int, *, anew: bool) -> Packed:
+    def stamped(self, now: int, *, every: bool) -> Packed:
         """With the broker's clock (ms) where there is no timestamp, or everywhere."""
-        return replace(self, now=now, anew=anew)
+        return replace(self, now=now, every=every)
 
     @property
     def first_timestamp(self) -> int:
-        return self.now if self.anew else self.facts.first or self.now
+        return self.now if self.every else self.facts.first or self.now
 
     @property
     def last_timestamp(self) -> int:
-        return self.now if self.anew else self.facts.last or self.now
+        return self.now if self.every else self.facts.last or self.now
 
     @property
     def lowest_timestamp(self) -> int:
@@ -108,7 +108,7 @@ class Packed:
 
     @property
     def _all_now(self) -> bool:
-        return self.anew or self.facts.unstamped == self.facts.records
+        return self.every or self.facts.unstamped == self.facts.records
 
     @property
     def _now_if_used(self) -> int:

@@ -266,10 +266,10 @@ def _stamped(batch: Batch, config: TopicConfig, now: int) -> Batch:
     """The batch with the broker's clock (ms) where it belongs."""
     timestamps: Sequence[int]
     if (packed := batch.packed) is not None:
-        anew = config.timestamp_type is TimestampType.LOG_APPEND_TIME
+        every = config.timestamp_type is TimestampType.LOG_APPEND_TIME
         old, count = batch.timestamps, len(batch)
-        later = Later(count, lambda: [now] * count if anew else [timestamp or now for timestamp in old])
-        return replace(batch, timestamps=later, packed=packed.stamped(now, anew=anew))
+        later = Later(count, lambda: [now] * count if every else [timestamp or now for timestamp in old])
+        return replace(batch, timestamps=later, packed=packed.stamped(now, every=every))
     if config.timestamp_type is TimestampType.LOG_APPEND_TIME or not any(batch.timestamps):
         timestamps = [now] * len(batch)
     elif 0 in batch.timestamps:

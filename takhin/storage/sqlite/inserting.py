@@ -100,7 +100,7 @@ class PackedRows:
             part = range(at, facts.end)
             at, count = native.cut(request, part, weight_max=SLICE_BYTES, record_weight=ROW_BYTES)
             wire = whole[part.start : at]
-            db.execute(sql.INSERT_PACKED, (wire, first, packed.now, packed.anew))
+            db.execute(sql.INSERT_PACKED, (wire, first, packed.now, packed.every))
             if facts.headers:
                 yield
                 db.execute(sql.INSERT_PACKED_HEADERS, (wire, first))
