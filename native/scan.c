@@ -22,6 +22,12 @@ static int64_t greater(int64_t one, int64_t other)
     return one > other ? one : other;
 }
 
+/* The bytes that a header counts for: takhin/sizes.py. */
+static int64_t header_bytes(const Header *header)
+{
+    return HEADER_OVERHEAD_BYTES + header->key.size + header->value.size;
+}
+
 /* Take in the headers of a record; false if one is not plain. */
 static bool scan_headers(const Record *record, const Limits *limits, Facts *facts, int64_t *size)
 {
@@ -32,7 +38,7 @@ static bool scan_headers(const Record *record, const Limits *limits, Facts *fact
         if (header.key.size == 0 || !is_utf8(header.key))
             return false;
         facts->header_zeros = greater(facts->header_zeros, zeros_at_end(header.key, header.value));
-        *size += HEADER_OVERHEAD_BYTES + header.key.size + header.value.size;
+        *size += header_bytes(&header);
         if (++count > limits->record_headers || ++facts->headers > limits->headers)
             return false;
     }
@@ -109,6 +115,39 @@ EXPORTED int64_t takhin_cut(const byte *records, int64_t size, int64_t at, int64
         ++*count;
     }
     return reading.at - records;
+}
+
+/* The bytes of a record as max.message.bytes counts them. */
+static int64_t record_bytes(const Record *record)
+{
+    int64_t size = record->key.size + record->value.size;
+    Reading reading = headers_of(record);
+    Header header;
+    while (record->has_headers && read_header(&reading, &header))
+        size += header_bytes(&header);
+    return size;
+}
+
+/* What takhin_find looks for: a record of more bytes, with this timestamp, or without a key. */
+enum { LARGER = 0, STAMPED = 1, KEYLESS = 2 };
+
+/* The position of the first such record in plain records; -1 if there is none. bytes: how large it is. */
+EXPORTED int64_t takhin_find(const byte *records, int64_t size, int64_t at, int what, int64_t number,
+                             int64_t *bytes)
+{
+    if (at < 0 || at > size)
+        return -1;
+    Reading reading = {records + at, records + size};
+    Record record;
+    for (int64_t position = 0; reading.at < reading.end; position++) {
+        if (*reading.at++ != TAG_RECORDS || !read_record(&reading, &record))
+            return -1;
+        if (what == LARGER ? (*bytes = record_bytes(&record)) > number
+            : what == STAMPED ? record.timestamp == number
+                              : record.key.at == NULL)
+            return position;
+    }
+    return -1;
 }
 
 EXPORTED int takhin_version(void)

@@ -8,6 +8,7 @@ headers of SQLite; without it everything works, more slowly. SQLite loads it as 
 from __future__ import annotations
 
 import ctypes
+from enum import IntEnum
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -60,6 +61,12 @@ class Facts(ctypes.Structure):
     highest: int
 
 
+class Sought(IntEnum):
+    """What `Library.find` looks for: a record of more bytes, with this timestamp, or without a key."""
+
+    LARGER, STAMPED, KEYLESS = range(3)
+
+
 class Library:
     """The functions of the library that need no SQLite.
 
@@ -87,6 +94,12 @@ class Library:
             *(ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64)),
         )
         self._cut.restype = ctypes.c_int64
+        self._find = functions.takhin_find
+        self._find.argtypes = (
+            *(ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64),
+            *(ctypes.c_int, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64)),
+        )
+        self._find.restype = ctypes.c_int64
 
     def scan(self, request: bytes, limits: Limits) -> Facts | None:
         """What is in the records of a produce request; None if they are not plain (see native/scan.c)."""
@@ -104,6 +117,17 @@ class Library:
         if end < 0:
             raise ValueError("the records are not plain")
         return end, count.value
+
+    def find(self, request: bytes, part: range, what: Sought, number: int = 0) -> tuple[int, int]:
+        """(the position of the first record of its kind, its bytes if those were asked for).
+
+        part: where the records are in the request. Raises ValueError if there is none.
+        """
+        size = ctypes.c_int64()
+        position: int = self._find(request, part.stop, part.start, what, number, size)
+        if position < 0:
+            raise ValueError(f"there is no record {what.name} {number}")
+        return position, size.value
 
 
 @cache

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, TypeVar, overload
 
 from takhin.model import Header, Records, Row
-from takhin.native import Facts
+from takhin.native import Facts, Sought, library
 
 T = TypeVar("T")
 
@@ -85,6 +85,18 @@ class Packed:
     facts: Facts
     now: int = 0
     every: bool = False
+
+    @property
+    def part(self) -> range:
+        """Where the records are in the request."""
+        return range(self.facts.begin, self.facts.end)
+
+    def find(self, what: Sought, number: int = 0) -> tuple[int, int]:
+        """(the position of the first record of its kind, its bytes if those were asked for).
+
+        Nothing is unpacked for it: a request may be large. Raises ValueError if there is none.
+        """
+        return library().find(self.request, self.part, what, number)
 
     def stamped(self, now: int, *, every: bool) -> Packed:
         """With the broker's clock (ms) where there is no timestamp, or everywhere."""

@@ -78,8 +78,11 @@ class Parser:
 
     async def _parsed(self, raw: bytes) -> Any:
         """The message. Others have their turn between the steps of a large one. Raises DecodeError."""
-        if self._plain is not None and (found := self._plain(raw)) is not None:
-            return found
+        if self._plain is not None:
+            if len(raw) > LARGE_BYTES:
+                await others_turn()
+            if (found := self._plain(raw)) is not None:
+                return found
         if len(raw) > SMALL_BYTES:
             if len(raw) > LARGE_BYTES:
                 await others_turn()

@@ -93,13 +93,13 @@ class PackedRows:
         """Insert all; yields where others may have their turn."""
         packed, native = self._packed, library()
         request, facts, whole = packed.request, packed.facts, memoryview(packed.request)
-        first, at = self._first, facts.begin
-        while at < facts.end:
-            if at > facts.begin:
+        weight_max = SLICE_HEADERS_BYTES if facts.headers else SLICE_BYTES
+        first, part = self._first, packed.part
+        while part:
+            if part.start > facts.begin:
                 yield
-            part = range(at, facts.end)
-            at, count = native.cut(request, part, weight_max=SLICE_BYTES, record_weight=ROW_BYTES)
-            wire = whole[part.start : at]
+            at, count = native.cut(request, part, weight_max=weight_max, record_weight=ROW_BYTES)
+            wire, part = whole[part.start : at], range(at, facts.end)
             db.execute(sql.INSERT_PACKED, (wire, first, packed.now, packed.every))
             if facts.headers:
                 yield
