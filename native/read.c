@@ -129,7 +129,7 @@ static Outcome take_header(Cursor *cursor, sqlite3_stmt *row, sqlite3_int64 *siz
     if (!is_of_type(row, 1, SQLITE_TEXT, SQLITE_TEXT) || !is_of_type(row, 2, SQLITE_BLOB, SQLITE_BLOB))
         return DECLINED;
     Span key = bytes_of(row, 1), value = bytes_of(row, 2);
-    if (key.size == 0 || !is_utf8(key) || zeros_at_end(key, value) >= cursor->arguments[ARG_HEADER_ZEROS])
+    if (key.size == 0 || !is_utf8(key) || ends_in_zeros(key, value, cursor->arguments[ARG_HEADER_ZEROS]))
         return DECLINED;
     *size += HEADER_OVERHEAD_BYTES + key.size + value.size;
     if (value.size == 0)
@@ -181,7 +181,7 @@ static Outcome take_record(Table *table, Cursor *cursor)
     if (offset > cursor->next_offset && offset > arguments[ARG_GAPS_BELOW])
         return IS_FULL;
     Span key = bytes_of(row, 2), value = bytes_of(row, 3);
-    if (timestamp < 0 || zeros_at_end(key, value) >= arguments[ARG_RECORD_ZEROS])
+    if (timestamp < 0 || ends_in_zeros(key, value, arguments[ARG_RECORD_ZEROS]))
         return DECLINED;
     sqlite3_int64 size = RECORD_OVERHEAD_BYTES + key.size + value.size, header_count = 0;
     if (cursor->count > 0 && cursor->size + size > arguments[ARG_BYTES_MAX])

@@ -1,19 +1,20 @@
 /* Looks over a produce request: is it plain, and what must be known of its records before they are queued. */
 #include "takhin.h"
 
-/* What a batch may have at most. What has more is left to Python, which refuses it. */
+/* What a batch may have at most; what has more is left to Python, which refuses it. zeros: a record or a header
+ * that ends in so many may need a row of its own (takhin/disk/zero_tails.py), which only Python writes.
+ * head_bytes: what there may be besides the records. */
 typedef struct Limits {
-    int64_t records, headers, record_headers;
+    int64_t records, headers, record_headers, zeros, head_bytes;
 } Limits;
 
 /* begin, end: where the records are in the request, all of them and nothing else.
- * record_bytes_max: of the largest one, as max.message.bytes counts them. record_zeros, header_zeros: the most
- * zeros in which the content of a record and of a header ends.
+ * record_bytes_max: of the largest one, as max.message.bytes counts them.
  * keyless: how many records have no key. unstamped: how many have no timestamp, or 0.
  * first, last: timestamps of the first and the last record. lowest, highest: of all that have one. */
 typedef struct Facts {
     int64_t begin, end;
-    int64_t records, headers, record_bytes_max, record_zeros, header_zeros;
+    int64_t records, headers, record_bytes_max;
     int64_t keyless, unstamped, first, last, lowest, highest;
 } Facts;
 
@@ -35,9 +36,8 @@ static bool scan_headers(const Record *record, const Limits *limits, Facts *fact
     Header header;
     int64_t count = 0;
     while (read_header(&reading, &header)) {
-        if (header.key.size == 0 || !is_utf8(header.key))
+        if (header.key.size == 0 || !is_utf8(header.key) || ends_in_zeros(header.key, header.value, limits->zeros))
             return false;
-        facts->header_zeros = greater(facts->header_zeros, zeros_at_end(header.key, header.value));
         *size += header_bytes(&header);
         if (++count > limits->record_headers || ++facts->headers > limits->headers)
             return false;
@@ -49,7 +49,8 @@ static bool scan_headers(const Record *record, const Limits *limits, Facts *fact
 static bool scan_record(const Record *record, const Limits *limits, Facts *facts)
 {
     int64_t size = record->key.size + record->value.size;
-    facts->record_zeros = greater(facts->record_zeros, zeros_at_end(record->key, record->value));
+    if (ends_in_zeros(record->key, record->value, limits->zeros))
+        return false;
     if (record->has_headers && !scan_headers(record, limits, facts, &size))
         return false;
     int64_t stamp = record->timestamp;
@@ -74,6 +75,7 @@ EXPORTED int takhin_scan(const byte *request, int64_t size, const Limits *limits
 {
     Reading reading = {request, request + size};
     Record record;
+    int64_t head_bytes = 0;
     *facts = (Facts){.lowest = INT64_MAX};
     while (reading.at < reading.end) {
         int64_t at = reading.at - request;
@@ -81,7 +83,7 @@ EXPORTED int takhin_scan(const byte *request, int64_t size, const Limits *limits
         if (tag >= 0x80) /* a field above 15, of which there is none, or a tag that is longer than it needs to be */
             return 0;
         if (tag != TAG_RECORDS) {
-            if (!skip_field(&reading, tag))
+            if (!skip_field(&reading, tag) || (head_bytes += reading.at - request - at) > limits->head_bytes)
                 return 0;
             continue;
         }

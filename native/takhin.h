@@ -82,7 +82,7 @@ bool read_record(Reading *from, Record *record);
 Reading headers_of(const Record *record);
 bool read_header(Reading *from, Header *header);
 bool is_utf8(Span text);
-int64_t zeros_at_end(Span key, Span value);
+bool ends_in_zeros(Span key, Span value, int64_t zeros);
 
 /* How much a header takes besides its key and value, and a record: takhin/sizes.py, rounded up. */
 enum { HEADER_OVERHEAD_BYTES = 16, RECORD_OVERHEAD_BYTES = 32 };

@@ -174,21 +174,19 @@ bool is_utf8(Span text)
     return true;
 }
 
-static int64_t zeros_of(Span bytes)
+static bool all_zeros(const byte *at, int64_t size)
 {
-    static const byte ZEROS[64] = {0};
-    const int64_t step = sizeof ZEROS;
-    int64_t count = 0;
-    while (bytes.size - count >= step && memcmp(bytes.at + bytes.size - count - step, ZEROS, sizeof ZEROS) == 0)
-        count += step;
-    while (count < bytes.size && bytes.at[bytes.size - count - 1] == 0)
-        count++;
-    return count;
+    return size == 0 || (at[0] == 0 && memcmp(at, at + 1, (size_t)size - 1) == 0);
 }
 
-/* In how many zeros key and value end, one behind the other: see takhin/disk/zero_tails.py. */
-int64_t zeros_at_end(Span key, Span value)
+/* True if key and value, one behind the other, end in so many zeros, at least one: see
+ * takhin/disk/zero_tails.py. */
+bool ends_in_zeros(Span key, Span value, int64_t zeros)
 {
-    int64_t count = zeros_of(value);
-    return count < value.size ? count : count + zeros_of(key);
+    if (key.size + value.size < zeros)
+        return false;
+    if (value.size >= zeros)
+        return all_zeros(value.at + value.size - zeros, zeros);
+    int64_t in_key = zeros - value.size;
+    return all_zeros(value.at, value.size) && all_zeros(key.at + key.size - in_key, in_key);
 }

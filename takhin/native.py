@@ -17,6 +17,9 @@ NAME = "_native"
 """Of the file in this package, without its suffix."""
 VERSION = 1
 """That of native/takhin.h. A file of another one is left over from another version of the package."""
+ZEROS_MAX = 2_000
+"""A record or header that ends in as many zeros is stored by Python: with a few more it needs a row that only
+Python writes (takhin/disk/zero_tails.py)."""
 
 
 class NativeMissingError(Exception):
@@ -24,9 +27,11 @@ class NativeMissingError(Exception):
 
 
 class Limits(ctypes.Structure):
-    """What a batch may have at most: records, headers, headers of one record."""
+    """What a plain request has at most. zeros: at the end of a record. head_bytes: besides its records."""
 
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("records", "headers", "record_headers"))
+    _fields_ = tuple(
+        (name, ctypes.c_int64) for name in ("records", "headers", "record_headers", "zeros", "head_bytes")
+    )
 
 
 class Facts(ctypes.Structure):
@@ -34,7 +39,6 @@ class Facts(ctypes.Structure):
 
     begin, end: where they are in the request.
     record_bytes_max: of the largest one, as max.message.bytes counts them.
-    record_zeros, header_zeros: the most zeros in which the content of a record and of a header ends.
     keyless: how many have no key. unstamped: how many have the timestamp 0.
     first, last: timestamps of the first and the last record. lowest, highest: of all that have one.
     """
@@ -42,7 +46,7 @@ class Facts(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_int64)
         for name in (
-            *("begin", "end", "records", "headers", "record_bytes_max", "record_zeros", "header_zeros"),
+            *("begin", "end", "records", "headers", "record_bytes_max"),
             *("keyless", "unstamped", "first", "last", "lowest", "highest"),
         )
     )
@@ -51,8 +55,6 @@ class Facts(ctypes.Structure):
     records: int
     headers: int
     record_bytes_max: int
-    record_zeros: int
-    header_zeros: int
     keyless: int
     unstamped: int
     first: int

@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from takhin.model import CHOOSE_PARTITION, Batch, Condition, Header
-from takhin.native import Facts, Library, Limits
+from takhin.native import ZEROS_MAX, Facts, Library, Limits
 from takhin.packed import Later, LaterMapping, Packed
 from takhin.settings import ProduceSettings
 from takhin.v1 import takhin_pb2 as pb
@@ -63,20 +63,24 @@ class PlainRequests:
     """Finds out which requests are plain.
 
     A request is if its records are in one piece and in the ordinary form, as every generated encoder writes
-    them; if it is within the limits of a batch, and the rest of it is small; and if nobody needs its records
-    but the engine: see `stays`.
+    them; if it is within the limits of a batch, and the rest of it is small; if none ends in very many zeros;
+    and if nobody needs its records but the engine: see `stays`.
     """
 
     def __init__(self, native: Library, settings: ProduceSettings) -> None:
         self._scan = native.scan
         self._limits = Limits(
-            settings.batch_records_max, settings.batch_headers_max, settings.record_headers_max
+            settings.batch_records_max,
+            settings.batch_headers_max,
+            settings.record_headers_max,
+            ZEROS_MAX,
+            SMALL_BYTES,
         )
 
     def __call__(self, wire: bytes) -> PackedRequest | None:
         """The request if it is plain."""
         facts = self._scan(wire, self._limits)
-        if facts is None or len(wire) - (facts.end - facts.begin) > SMALL_BYTES:
+        if facts is None:
             return None
         try:
             head = pb.ProduceMessageRequest.FromString(wire[: facts.begin] + wire[facts.end :])

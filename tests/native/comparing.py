@@ -77,11 +77,10 @@ class Comparison:
             assert judged(stamped[0], config) == judged(stamped[1], config)
         first = chance.choice(FIRST_OFFSETS)
         assert stamped[0].packed is not None
-        if PackedRows.can_be(stamped[0].packed):
-            by_sql, by_values = PackedRows(first, stamped[0].packed), Columns(first)
-            by_values.add(stamped[1])
-            assert by_sql.highest_timestamp == by_values.highest_timestamp
-            assert stored(self._databases[0], by_sql) == stored(self._databases[1], by_values)
+        by_sql, by_values = PackedRows(first, stamped[0].packed), Columns(first)
+        by_values.add(stamped[1])
+        assert by_sql.highest_timestamp == by_values.highest_timestamp
+        assert stored(self._databases[0], by_sql) == stored(self._databases[1], by_values)
 
 
 def converted(message: pb.ProduceMessageRequest | PackedRequest) -> ProduceRequest:

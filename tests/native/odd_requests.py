@@ -105,7 +105,7 @@ def content(chance: random.Random) -> bytes:
     if chance.random() > 0.01:
         return chance.randbytes(chance.choice(SIZES))
     return chance.randbytes(chance.choice((1, 40))) + bytes(
-        chance.choice((10_000, 14_000, 14_400, 16_500, 40_000))
+        chance.choice((1_900, 1_999, 2_000, 2_060, 14_400, 40_000))
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from native.comparing import SETTINGS, Comparison
 from native.odd_requests import BAD_TEXTS, field, long_varint, odd_field, record, request
 from takhin import native
+from takhin.disk.overflow import HEADER_LAST_BYTES_MIN, RECORD_LAST_BYTES_MIN
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire.packed import PlainRequests
 
@@ -89,12 +90,12 @@ def test_what_is_not_plain(wire):
 
 
 def test_the_edges_of_the_limits(comparison):
-    """As many records and headers as may be are plain; so are numbers and sizes where they get longer."""
+    """As many records and headers as may be are plain; so are numbers where they get longer."""
     chance = random.Random(1)
     for wire in (
         of(*[PLAIN] * 30),
         of(field(3, field(1, b"h")) * 5, *[field(3, field(1, b"h")) * 5] * 3),
-        *(of(field(2, bytes(size))) for size in (127, 128, 14_000, 14_400, 16_383, 16_384)),
+        *(of(field(2, bytes(size))) for size in (127, 128, 1_999)),
         *(of(field(4, (1 << 7 * size) + more)) for size in range(1, 9) for more in (-1, 0)),
         of(field(4, (1 << 63) - 1)),
         of(field(1, b"k" * 40_000) + field(2, b"")),
@@ -102,6 +103,18 @@ def test_the_edges_of_the_limits(comparison):
         before = comparison.plain
         comparison.check(wire, chance)
         assert comparison.plain == before + 1
+
+
+def test_zeros_that_matter_on_disk():
+    """What ends in so many that it may need another row is not plain: a value, a key, a header."""
+    assert max(native.ZEROS_MAX, HEADER_LAST_BYTES_MIN) == HEADER_LAST_BYTES_MIN < RECORD_LAST_BYTES_MIN
+    few, many = bytes(native.ZEROS_MAX - 1), bytes(native.ZEROS_MAX)
+    for zeros, plain in ((few, True), (many, False)):
+        assert is_plain(of(field(2, b"v" + zeros))) is plain
+        assert is_plain(of(field(1, b"k" + zeros))) is plain
+        assert is_plain(of(field(1, b"k" + zeros[:-7]) + field(2, zeros[:7]))) is plain
+        assert is_plain(of(field(3, field(1, b"h") + field(2, zeros)))) is plain
+    assert is_plain(of(field(1, many) + field(2, b"v")))
 
 
 def test_the_odd_ones_are_odd():

@@ -71,7 +71,7 @@ def test_the_sanitizers_see_what_is_wrong(sanitized):
         "import ctypes, os; from takhin import native; from pathlib import Path; "
         "library = native.Library(Path(os.environ['NATIVE_LIBRARY'])); facts = native.Facts(); "
         "wire = b'2' + bytes([102, 0x12, 100]) + b'v' * 90; "
-        "library._scan(wire, len(wire) + 10, native.Limits(9, 9, 9), facts)"
+        "library._scan(wire, len(wire) + 10, native.Limits(9, 9, 9, 9, 9), facts)"
     )
     library, preload = sanitized
     variables = {"NATIVE_LIBRARY": str(library), "LD_PRELOAD": preload, "PYTHONMALLOC": "malloc"}

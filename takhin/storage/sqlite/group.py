@@ -218,7 +218,7 @@ class Draft:
         first = self.end_offset
         if first == self._state.end_offset:
             self.next_times[first] = batch.first_timestamp
-        if self._native and batch.packed is not None and PackedRows.can_be(batch.packed):
+        if self._native and batch.packed is not None:
             self._waiting.append(PackedRows(first, batch.packed))
         else:
             self._columns_at(first).add(batch)

@@ -1,7 +1,7 @@
 """How the records of a commit group get into the table: many in a statement, and not too many in a turn.
 
-Records that came packed are read from their request by SQLite itself, with the native library. All others,
-and those of which only Python knows how they are stored, are rows of values here.
+Records that came packed are read from their request by SQLite itself, with the native library. All others are
+rows of values here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 
 from takhin.disk import statements as sql
-from takhin.disk.overflow import HEADER_LAST_BYTES_MIN, RECORD_LAST_BYTES_MIN
+from takhin.disk.overflow import RECORD_LAST_BYTES_MIN
 from takhin.disk.zero_tails import header_tails, long_headers, record_tails
 from takhin.model import Batch, Header
 from takhin.native import library
@@ -71,13 +71,6 @@ class PackedRows:
     def __init__(self, first: int, packed: Packed) -> None:
         self._first = first
         self._packed = packed
-
-    @staticmethod
-    def can_be(packed: Packed) -> bool:
-        """False for what needs rows in `zero_tails` (see zero_tails.py), which Python writes."""
-        facts = packed.facts
-        few_zeros: bool = facts.record_zeros < RECORD_LAST_BYTES_MIN
-        return few_zeros and facts.header_zeros < HEADER_LAST_BYTES_MIN
 
     @property
     def highest_timestamp(self) -> int:
