@@ -42,6 +42,7 @@ from takhin.model import (
     TimestampType,
     TopicConfig,
 )
+from takhin.packed import Later
 from takhin.partitioner import partition_for_key
 from takhin.settings import Settings
 from takhin.storage.contract import Capability, Engine, PartitionLog, Topic
@@ -90,6 +91,11 @@ class RecordVerbs:
         self._turn = count()
         self._draining = False
 
+    @property
+    def packs(self) -> bool:
+        """True if batches had better come packed."""
+        return Capability.PACKED in self._engine.capabilities
+
     def drain(self) -> None:
         """Refuse produce requests from now on."""
         self._draining = True
@@ -107,8 +113,10 @@ class RecordVerbs:
                 value=records,
             )
         counts = list(headers)
+        if not counts:
+            return
         for found, most, whose in (
-            (max(counts, default=0), settings.record_headers_max, "record"),
+            (max(counts), settings.record_headers_max, "record"),
             (sum(counts), settings.batch_headers_max, "batch"),
         ):
             if found > most:
@@ -133,18 +141,24 @@ class RecordVerbs:
         deadline = _deadline(request)
         topics = self._engine.topics
         log, batch = self._checked(request)
+        await self._room(request.timeout_ms, deadline)
+        # From here to the end nothing may be awaited: others would take the room, or come in between.
+        if self._engine.topics is not topics:  # a topic may be read only now, or have more partitions
+            log, batch = self._checked(request)
+        return self._queue(request, log, batch, deadline)
+
+    async def _room(self, timeout_ms: int, deadline: float | None) -> None:
+        """Return when the queue has room. deadline: as `_deadline` says."""
+        if deadline is None:  # a timer for each call takes longer than to look
+            return await self._engine.room()
         try:
             async with asyncio.timeout_at(deadline):
                 await self._engine.room()
         except TimeoutError:
             raise OverloadedError(
-                f"nothing was stored: the queue had no room within timeout_ms ({request.timeout_ms})",
-                timeout_ms=request.timeout_ms,
+                f"nothing was stored: the queue had no room within timeout_ms ({timeout_ms})",
+                timeout_ms=timeout_ms,
             ) from None
-        # From here to the end nothing may be awaited: others would take the room, or come in between.
-        if self._engine.topics is not topics:  # a topic may be read only now, or have more partitions
-            log, batch = self._checked(request)
-        return self._queue(request, log, batch, deadline)
 
     def _queue(
         self, request: ProduceRequest, log: PartitionLog, batch: Batch, deadline: float | None
@@ -154,7 +168,7 @@ class RecordVerbs:
         appended = log.append(batch)
         if request.required_acks == 0:
             appended = asyncio.get_running_loop().create_future()
-            appended.set_result(Appended(request.partition, -1, batch.timestamps[0], len(batch)))
+            appended.set_result(Appended(request.partition, -1, batch.first_timestamp, len(batch)))
         return PendingProduce(batch.size_bytes, appended, deadline)
 
     def _checked(self, request: ProduceRequest) -> tuple[PartitionLog, Batch]:
@@ -164,7 +178,8 @@ class RecordVerbs:
         batch, acks = request.batch, request.required_acks
         if not batch.values:
             raise InvalidBatchError("a batch has at least one record")
-        self.check_counts(len(batch), map(len, batch.headers.values()))
+        if batch.packed is None:  # else they were counted when they were looked at
+            self.check_counts(len(batch.values), map(len, batch.headers.values()))
         if acks is not None:
             limits.check_range("required_acks", acks, -1, 1)
         if request.timeout_ms:
@@ -250,6 +265,11 @@ def _lacking(field: str, capability: Capability) -> InvalidArgumentError:
 def _stamped(batch: Batch, config: TopicConfig, now: int) -> Batch:
     """The batch with the broker's clock (ms) where it belongs."""
     timestamps: Sequence[int]
+    if (packed := batch.packed) is not None:
+        every = config.timestamp_type is TimestampType.LOG_APPEND_TIME
+        old, count = batch.timestamps, len(batch)
+        later = Later(count, lambda: [now] * count if every else [timestamp or now for timestamp in old])
+        return replace(batch, timestamps=later, packed=packed.stamped(now, every=every))
     if config.timestamp_type is TimestampType.LOG_APPEND_TIME or not any(batch.timestamps):
         timestamps = [now] * len(batch)
     elif 0 in batch.timestamps:
