@@ -6,12 +6,11 @@ address and of the connection that have the most. Without that one client could 
 
 from __future__ import annotations
 
-import asyncio
 import time
+from typing import Any
 
 from takhin.errors import OverloadedError
-from takhin.quotas import Quotas, address_of
-from takhin.rpc.arrivals import Arrival
+from takhin.quotas import PRODUCED, REQUESTS, Quotas, address_of
 from takhin.rpc.calls import Call, Context
 from takhin.rpc.parsing import Refused
 from takhin.v1 import takhin_pb2 as pb
@@ -21,6 +20,37 @@ PRODUCE_STREAM = f"{PRODUCE}Stream"
 """Answers a malformed request like any other that it refuses. Every other stream ends with one."""
 LEFT_FOR_OTHERS = 8
 """One of so many calls is left to those who have fewer than others."""
+
+
+class StreamQuota:
+    """What one stream's messages are counted with. Each is read when what was taken before is paid for."""
+
+    def __init__(self, call: Call) -> None:
+        self._allowance = call.allowance
+        self._produces = call.method == PRODUCE_STREAM
+        self._names = PRODUCED if self._produces else (REQUESTS,)
+
+    def owed_s(self) -> float:
+        """How long until the next message may be read."""
+        return 0.0 if self._allowance is None else self._allowance.owed_s(self._names, time.monotonic())
+
+    def delayed(self) -> None:
+        """Count that the next message has to wait."""
+        if self._allowance is not None:
+            self._allowance.delayed(self._names, time.monotonic())
+
+    def came(self, size_bytes: int) -> None:
+        """Count a message that has come, by what is known of it."""
+        if self._allowance is not None:
+            self._allowance.stream_message(time.monotonic(), size_bytes=size_bytes if self._produces else 0)
+
+    def parsed(self, request: Any, more_bytes: int) -> None:
+        """Count what the message was besides. more_bytes: it has so many more than it seemed to have."""
+        if self._allowance is not None and self._produces:
+            records = 0 if isinstance(request, Refused) else len(request.records) or 1
+            self._allowance.stream_message(
+                time.monotonic(), size_bytes=max(0, more_bytes), records=records, requests=0
+            )
 
 
 class CallQuotas:
@@ -49,22 +79,6 @@ class CallQuotas:
             allowance.check_produce(now)
         allowance.begin(call.peer, now)
         call.allowance = allowance
-
-    async def hold_back(self, call: Call, arrival: Arrival) -> None:
-        """Count a message of a stream. One that is over the caller's quota waits here, without a place."""
-        allowance, now = call.allowance, time.monotonic()
-        if allowance is None:
-            return
-        if call.method == PRODUCE_STREAM:
-            request = arrival.request
-            records = 0 if isinstance(request, Refused) else len(request.records) or 1
-            wait_s = allowance.stream_produce(records=records, size_bytes=arrival.size_bytes, now=now)
-        else:
-            wait_s = allowance.stream_message(now)
-        if wait_s:
-            arrival.leave()
-            arrival.throttled_ms = round(wait_s * 1_000)
-            await asyncio.sleep(wait_s)
 
     def began(self, call: Call, _context: Context) -> None:
         """Count the call, whoever makes it."""

@@ -23,7 +23,7 @@ from takhin.quotas import Quotas
 from takhin.rpc.access_log import AccessLog
 from takhin.rpc.arrivals import Arrival, Arrivals
 from takhin.rpc.call_log import CallLog
-from takhin.rpc.call_quotas import PRODUCE_STREAM, CallQuotas
+from takhin.rpc.call_quotas import PRODUCE_STREAM, CallQuotas, StreamQuota
 from takhin.rpc.calls import Context, Handler, Watcher, running, watched
 from takhin.rpc.gate import Gate, Passage
 from takhin.rpc.gzip_answers import asks_for_gzip, is_worth_gzip
@@ -218,7 +218,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def begun(context: Context, passage: Passage) -> Any:
             if method == PRODUCE_STREAM:
-                arriving = arrivals.requests(Requests(context), source_of(running()), parse)
+                quota = StreamQuota(running())
+                arriving = arrivals.requests(Requests(context), source_of(running()), parse, quota)
                 return inner(self._allowed(method, arriving), context)
             async with arrivals.request(context, source_of(running()), parse) as request:
                 first = _well_formed(request.pop())
@@ -226,7 +227,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await self._gate.check(method, first, passage)
             if not streaming:
                 return inner(first, context)
-            later = arrivals.requests(Requests(context), source_of(running()), parse, begun=True)
+            quota = StreamQuota(running())
+            later = arrivals.requests(Requests(context), source_of(running()), parse, quota, begun=True)
             return inner(self._parsed(first, later, method, passage), context)
 
         async def call(_: object, context: Context) -> None:
@@ -261,13 +263,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return Parser(parse, self._bounds.get(method.rpartition("/")[2], too_large), self._message_bytes_max)
 
     async def _allowed(self, method: str, arriving: AsyncIterator[Arrival]) -> AsyncGenerator[Arrival, None]:
-        """The requests of a produce stream; in place of each that is not allowed, its refusal.
-
-        A quota holds back first: what may be done counts when it is done.
-        """
-        call = running()
+        """The requests of a produce stream; in place of each that is not allowed, its refusal."""
         async for arrival in arriving:
-            await self._quotas.hold_back(call, arrival)
             await self._judge(method, arrival)
             yield arrival
 
@@ -285,9 +282,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> AsyncGenerator[Any, None]:
         """The requests of a stream, whose first one is there. Raises the error of one that is refused."""
         yield first
-        call = running()
         async for arrival in requests:
-            await self._quotas.hold_back(call, arrival)
             arrival.leave()
             request = _well_formed(arrival.request)
             await self._gate.check(method, request, passage)
