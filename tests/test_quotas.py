@@ -166,7 +166,7 @@ def test_an_override_that_is_none(text):
 
 @pytest.mark.parametrize("busy", [1, 2, 9])
 def test_who_is_forgotten_first(busy):
-    """None with calls under way, and none in debt, while there are others; then the one with the least debt."""
+    """None with calls under way, and none in debt, while there are others."""
     quotas = Quotas(QuotaSettings(address_calls=1, address_requests_per_s=1, remembered_max=10))
     callers = [Caller(ANONYMOUS, f"10.1.0.{n}:1") for n in range(busy)]
     for number, caller in enumerate(callers):

@@ -136,15 +136,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             task.cancel()
 
     def _admit(self, method: str, context: Context) -> None:
-        """Raise ShuttingDownError while the broker stops, OverloadedError if the caller is over its quota.
+        """Raise ShuttingDownError while the broker stops, OverloadedError for a call that is one too many.
 
-        Raises what the gate raises for a caller that it does not let in.
+        Raises what the gate raises for a caller that it does not let in. No quota refuses a health check.
         """
         if self._ending and not method.startswith(HEALTH):
             raise ShuttingDownError
         self._gate.admit(method, context)
-        if not method.startswith(HEALTH_CHECKS):
-            self._quotas.admit(running())
+        call = running()
+        self._quotas.enter(call)
+        if call.streams or not method.startswith(HEALTH_CHECKS):
+            self._quotas.admit(call)
 
     async def intercept_service(
         self,
@@ -304,6 +306,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._writing.add(task)
                 passage.writing = True
                 try:
+                    if not call.sent:
+                        # By itself; with a response that waits for its client to read it would keep gRPC from
+                        # taking a status, and the call would never end.
+                        await context.send_initial_metadata(())
                     await context.write(response)
                 except grpc.aio.InternalError as error:  # gRPC raises it when the connection is gone
                     raise ClientGoneError from error
