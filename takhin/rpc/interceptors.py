@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
@@ -79,7 +79,17 @@ async def abort(context: Context, error: TakhinError) -> None:
     """End the call with the error's gRPC status and its google.rpc details."""
     without_frames(error)
     metadata = ((STATUS_DETAILS, rich_status(error).SerializeToString()),)
-    await context.abort(TABLE[type(error)].status, str(error), metadata)
+    with client_may_be_gone():
+        await context.abort(TABLE[type(error)].status, str(error), metadata)
+
+
+@contextmanager
+def client_may_be_gone() -> Iterator[None]:
+    """Raise CancelledError for what gRPC raises when the client has just gone, and with it the call."""
+    try:
+        yield
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -184,7 +194,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             asked = {name: getattr(request[0], name) for name in repeated}
             try:
                 await self._gate.check(method, request[0])
-                response = await inner(request.pop(), context)  # which may let go of a large one
+                with client_may_be_gone():
+                    response = await inner(request.pop(), context)  # which may let go of a large one
             except grpc.aio.AbortError:
                 raise
             except Exception as raised:  # noqa: BLE001  the boundary: everything gets an answer
@@ -293,7 +304,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _run(self, stream: Any, context: Context, task: asyncio.Task[Any], passage: Passage) -> None:
         """Run a streaming method of either style: a coroutine that writes, or a generator of responses."""
         if not hasattr(stream, "__aiter__"):
-            await stream
+            with client_may_be_gone():
+                await stream
             return
         call = running()
         gzip = self._gzip and asks_for_gzip(context)
