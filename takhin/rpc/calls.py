@@ -113,7 +113,7 @@ def watched(handler: Handler, method: str, watchers: Sequence[Watcher], *, strea
             call.status, call.error = grpc.StatusCode.OK.name, _in_band(response)
         except BaseException as error:
             call.status = _status(error, context)
-            # gRPC's call keeps the error that it was aborted by, and the error the frames that it came through,
+            # gRPC keeps with a call the error that aborts it, and with that the frames that it came through,
             # which keep the call. As long as it is there its connection counts it among those under way.
             if isinstance(error, grpc.aio.AbortError):
                 error.__traceback__ = None
