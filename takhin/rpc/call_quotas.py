@@ -16,6 +16,7 @@ from takhin.rpc.calls import Call, Context
 from takhin.rpc.parsing import Refused
 from takhin.rpc.places import Source, source_of
 from takhin.v1 import takhin_pb2 as pb
+from takhin.wire.packed import count_records
 
 PRODUCE = f"/{pb.DESCRIPTOR.services_by_name['TakhinService'].full_name}/ProduceMessage"
 PRODUCE_STREAM = f"{PRODUCE}Stream"
@@ -49,7 +50,7 @@ class StreamQuota:
     def parsed(self, request: Any, more_bytes: int) -> None:
         """Count what the message was besides. more_bytes: it has so many more than it seemed to have."""
         if self._allowance is not None and self._produces:
-            records = 0 if isinstance(request, Refused) else len(request.records) or 1
+            records = 0 if isinstance(request, Refused) else count_records(request)
             self._allowance.stream_message(
                 time.monotonic(), size_bytes=max(0, more_bytes), records=records, requests=0
             )

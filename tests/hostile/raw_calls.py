@@ -25,7 +25,6 @@ FRAME_BYTES_MAX = 16_384
 WINDOW_BYTES = (1 << 31) - 1
 FIRST_WINDOW_BYTES = (1 << 16) - 1
 READ_BYTES = 1 << 20
-ACK = 0x1
 STATUS = re.compile(rb"\x0bgrpc-status[\x01\x02]([0-9]{1,2})")
 NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 HELLO = (
@@ -118,9 +117,9 @@ class RawCalls:
         self._received = received[at:]
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind in (frames.SETTINGS, frames.PING) and not flags & ACK:
+        if kind in (frames.SETTINGS, frames.PING) and not flags & frames.ACK:
             answer = b"" if kind == frames.SETTINGS else payload
-            self._out += frames.frame(kind, flags=ACK, payload=answer)
+            self._out += frames.frame(kind, flags=frames.ACK, payload=answer)
         elif kind == frames.WINDOW_UPDATE and not stream:
             self._window += int.from_bytes(payload, "big")
         elif kind == frames.GOAWAY:
