@@ -27,8 +27,8 @@ WORTH_BYTES, MOVED_BYTES = 32 << 20, 4 << 20
 """A process that has so much more than at its start gives back what is free, once its memory has moved by so
 much and then rests for some looks. That takes a thread 10 to 30 ms."""
 GROWN_BYTES = 32 << 20
-"""It does so without a rest, too, when it has grown by so much since: in a flood of small calls more than half
-of what it holds is free, in pieces that the next calls do not find."""
+"""It does so without a rest, too, when it has grown by so much since: in a flood of small calls more than
+half of what it holds is free, in pieces that the next calls do not find."""
 STATM = Path("/proc/self/statm")
 
 
