@@ -127,12 +127,11 @@ async def test_a_record_that_is_missing(store):
     await store.engine.delete_topic("t")
 
 
-def asked(db, partition=0):
-    """What the library gives of a table: its row, or none."""
-    limits = {"records_max": 100, "bytes_max": 1_000, "headers_max": 10, "gaps_below": 0}
-    return db.execute(
-        sql.READ_ENCODED, {**limits, "first": 4, "below": 10, "partition": partition}
-    ).fetchall()
+def asked(db, **limits):
+    """What the library gives of a table from offset 4 on: its row, or none."""
+    most = {"records_max": 100, "bytes_max": 1_000, "headers_max": 10}
+    where = {"first": 4, "below": 10, "gaps_below": 0, "partition": 0}
+    return db.execute(sql.READ_ENCODED, most | where | limits).fetchall()
 
 
 @pytest.fixture
@@ -152,7 +151,35 @@ def test_the_partition_is_in_each_record(db, partition):
     """Whatever its number is."""
     rows = [(offset, NOW, None, b"v") for offset in range(4, 10)]
     wire = encoded(partition, Records(rows, {5: [Header("h", b"v")]}, 10))
-    assert asked(db, partition) == [(wire, 6, 6 * 33 + 16 + 2, 10)]
+    assert asked(db, partition=partition) == [(wire, 6, 6 * 33 + 16 + 2, 10)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "records"),
+    [
+        ({}, 6),
+        ({"records_max": 2}, 2),
+        ({"headers_max": 1}, 3),  # the header of 7 is the second one
+        ({"headers_max": 0}, 1),
+        ({"bytes_max": 2 * 33 + 17}, 1),  # the header of 5 takes 18
+        ({"bytes_max": 2 * 33 + 18}, 2),
+        ({"bytes_max": 0}, 1),
+        ({"below": 5}, 1),
+    ],
+)
+def test_it_ends_at_a_limit(db, limits, records):
+    """Whichever comes first; the first record comes in any case."""
+    db.execute("INSERT INTO headers VALUES (7, 0, 'h', x'')")
+    ((_, found, _, next_offset),) = asked(db, **limits)
+    assert (found, next_offset) == (records, 4 + records)
+
+
+def test_headers_of_no_record(db):
+    """They are not taken for those of the next record."""
+    db.execute("DELETE FROM records WHERE offset = 5")
+    assert not asked(db, gaps_below=10)
+    db.execute("DELETE FROM headers")
+    assert asked(db, gaps_below=10)
 
 
 @pytest.mark.parametrize(
