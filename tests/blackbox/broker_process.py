@@ -9,7 +9,6 @@ import json
 import os
 import re
 import select
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +16,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGTERM, Signals
+from subprocess import PIPE
 from typing import Self
+
+import forked
 
 READY = re.compile(
     r"takhin (?P<version>\S+) ready on (?P<address>\S+:\d+), data in (?P<data_dir>.+), "
@@ -65,9 +67,9 @@ class Broker:
     ) -> None:
         self.data_dir = data_dir
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
-        self._process = subprocess.Popen(
+        self._process = forked.Popen(
             [*(program or command()), "serve", "--data-dir", str(data_dir), "--listen", listen],
-            stdout=subprocess.PIPE,
+            stdout=PIPE,
             stderr=self._log,
             env=environment(**settings),
         )
@@ -171,5 +173,5 @@ def looked_over(folder: Path) -> Iterator[Path]:
     """A data folder whose files are checked after the block; its last broker must have exited cleanly."""
     yield folder
     if (folder / "topics").is_dir():
-        checked = subprocess.run([sys.executable, CHECK_FILES, folder], stdout=subprocess.PIPE, check=False)
+        checked = forked.run([sys.executable, CHECK_FILES, folder], stdout=PIPE)
         assert checked.returncode == 0, checked.stdout.decode()

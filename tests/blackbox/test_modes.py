@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, command, environment
 from blackbox.clients import connected, create_topic, eventually, produce
 
@@ -38,7 +38,7 @@ def odd(folder: Path, readers: str) -> dict[str, str]:
 
 
 def takhin(*args: object, **settings: object) -> None:
-    subprocess.run(command(*args), check=True, env=environment(**settings), timeout=60, capture_output=True)
+    forked.run(command(*args), check=True, env=environment(**settings), timeout=60, capture_output=True)
 
 
 @pytest.mark.parametrize("readers", MODES)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, command, environment
 from blackbox.clients import connected, create_topic, produce, read_all
 
@@ -26,10 +27,10 @@ def refused_s_max() -> float:
     return REFUSED_S_MAX * max(1.0, (time.monotonic() - began) / QUIET_S)
 
 
-def refused(*args, **settings):
+def refused(*args, by=forked.run, **settings):
     """Start a broker that must be refused; returns its one line on stderr and the seconds it took."""
     began = time.monotonic()
-    done = subprocess.run(
+    done = by(
         command("serve", *args),
         env=environment(**settings),
         capture_output=True,
@@ -71,7 +72,7 @@ def test_a_second_broker_on_the_folder_is_refused(broker, stub, rounds, figures)
     create_topic(stub, "topic")
     longest, s_max = 0.0, refused_s_max()
     for _ in range(rounds):
-        line, took = refused("--data-dir", broker.data_dir, "--listen", "127.0.0.1:0")
+        line, took = refused("--data-dir", broker.data_dir, "--listen", "127.0.0.1:0", by=subprocess.run)
         assert str(broker.pid) in line
         assert str(broker.data_dir) in line
         assert took < max(s_max, refused_s_max())
@@ -87,7 +88,9 @@ def test_a_second_broker_on_the_port_is_refused(broker, tmp_path, rounds, figure
     """A second broker names the address within 2 s; no two brokers silently share a port."""
     longest, s_max = 0.0, refused_s_max()
     for number in range(rounds):
-        line, took = refused("--data-dir", tmp_path / f"other-{number}", "--listen", broker.address)
+        line, took = refused(
+            *("--data-dir", tmp_path / f"other-{number}", "--listen", broker.address), by=subprocess.run
+        )
         assert broker.address in line
         assert took < max(s_max, refused_s_max())
         longest = max(longest, took)

@@ -11,6 +11,7 @@ from contextlib import closing
 
 import pytest
 
+import forked
 from blackbox.broker_process import command, environment
 from takhin.cli.main import COMMANDS
 
@@ -29,8 +30,9 @@ SERVER_ONLY = {
 KNOWN = ", ".join(COMMANDS)
 
 
-def run(*args, environ=None, entry=("-m", "takhin")) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def run(*args, environ=None, entry=("-m", "takhin"), by=subprocess.run) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process that is started (see forked.py)."""
+    return by(
         [sys.executable, *entry, *args],
         env=environ or environment(),
         stdin=subprocess.DEVNULL,
@@ -104,7 +106,7 @@ def test_no_broker_there(args):
     """One line names the address and says how to start a broker."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    done = run(*args, "--server", address)
+    done = run(*args, "--server", address, by=forked.run)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"takhin: no broker answers at {address}; start one with `takhin serve`")
@@ -157,7 +159,7 @@ def test_a_closed_stdin_is_an_error(takhin, topic):
 def completed(takhin, *words: str) -> list[str]:
     """What bash would offer to complete the last of these words."""
     asked = {"COMP_WORDS": " ".join(["takhin", *words]), "COMP_CWORD": str(len(words))}
-    done = run(environ=takhin.environ() | asked | {"_TAKHIN_COMPLETE": "bash_complete"})
+    done = run(environ=takhin.environ() | asked | {"_TAKHIN_COMPLETE": "bash_complete"}, by=forked.run)
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
