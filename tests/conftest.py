@@ -12,8 +12,13 @@ import pytest
 import uvloop
 from hypothesis import settings
 
+import forked
+from takhin.disk import versions
+
 settings.register_profile("takhin", deadline=None)  # the time would depend on what else the machine is doing
 settings.load_profile("takhin")
+
+versions.subprocess = forked  # engines in this process build their new files in a child, too
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell, as of its children
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -20,6 +20,7 @@ from subprocess import PIPE
 from typing import Self
 
 import forked
+from lending import lend_template
 
 READY = re.compile(
     r"takhin (?P<version>\S+) ready on (?P<address>\S+:\d+), data in (?P<data_dir>.+), "
@@ -54,6 +55,7 @@ class Broker:
     listen: addresses with commas; port 0 takes a free one, which `addresses` then has. `address` is the
     HOST:PORT of the first one that has a port.
     program: what to run instead of `takhin`.
+    lent: it is given the template of a partition file (see lending.py) and does not build its own.
     settings: as in `environment`.
     """
 
@@ -63,6 +65,7 @@ class Broker:
         *,
         listen: str = "127.0.0.1:0",
         program: Sequence[object] = (),
+        lent: bool = True,
         **settings: object,
     ) -> None:
         self.data_dir = data_dir
@@ -80,6 +83,8 @@ class Broker:
             raise
         self.address: str = self.ready["address"]
         self.addresses: list[str] = self.ready.get("addresses", "").split()
+        if lent and (data_dir / "tmp").is_dir():
+            lend_template(data_dir)
 
     @property
     def pid(self) -> int:

@@ -321,11 +321,17 @@ def test_the_longest_turn(broker, channel, shape, figures):
         pool.submit(send, channel, method, message).result()
     turn = broker.longest_turn()
     figures(f"turn {shape}: {turn.busy_ms} ms of {turn.late_ms}")
-    assert turn.busy_ms <= TURN_MS_MAX * noise(), turn
+    assert within_bound(turn), turn
+
+
+def within_bound(*turns: Turn) -> bool:
+    """True if none was longer than TURN_MS_MAX times the noise, which is measured only if one was."""
+    longest = max(turn.busy_ms for turn in turns)
+    return longest <= TURN_MS_MAX or longest <= TURN_MS_MAX * noise()
 
 
 def noise() -> float:
-    """How much longer the same work takes now and then on this machine, in processor time."""
+    """How much longer the same work takes now and then on this machine, in processor time: at least 1."""
     times = []
     message = bytearray(MESSAGE_BYTES)
     for _ in range(100):

@@ -30,8 +30,8 @@ SERVER_ONLY = {
 KNOWN = ", ".join(COMMANDS)
 
 
-def run(*args, environ=None, entry=("-m", "takhin"), by=subprocess.run) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process that is started (see forked.py)."""
+def run(*args, environ=None, entry=("-m", "takhin"), by=forked.run) -> subprocess.CompletedProcess[str]:
+    """Run the command; with subprocess.run in a process that is really started (see forked.py)."""
     return by(
         [sys.executable, *entry, *args],
         env=environ or environment(),
@@ -46,7 +46,7 @@ def run(*args, environ=None, entry=("-m", "takhin"), by=subprocess.run) -> subpr
 @pytest.mark.parametrize("entry", [("-m", "takhin"), ("-m", "takhin.cli.main")])
 def test_version(entry):
     """Both modules print the distribution's version."""
-    done = run("--version", entry=entry)
+    done = run("--version", entry=entry, by=subprocess.run)
     version = importlib.metadata.version("takhin")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"takhin {version}\n", "")
 
@@ -62,7 +62,7 @@ def test_version(entry):
 )
 def test_help(args):
     """Every command explains itself on stdout."""
-    done = run(*args, "--help")
+    done = run(*args, "--help", by=subprocess.run)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"Usage: takhin {' '.join(args)}".rstrip())
 
@@ -92,7 +92,8 @@ def test_usage_errors(args, line):
 def test_client_commands_load_nothing_of_the_server(takhin, topic):
     """After real work with a broker, neither SQLite nor the broker's code is in sys.modules."""
     for args in (["topics", "describe"], ["produce", topic], ["consume", topic]):
-        done = run(*args, environ=takhin.environ(), entry=("-c", WHAT_IS_LOADED))
+        loads = ("-c", WHAT_IS_LOADED)
+        done = run(*args, environ=takhin.environ(), entry=loads, by=subprocess.run)
         assert done.returncode == 0, done.stderr
         loaded = set(done.stdout.splitlines())
         assert f"takhin.cli.{args[0]}" in loaded
@@ -106,7 +107,7 @@ def test_no_broker_there(args):
     """One line names the address and says how to start a broker."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    done = run(*args, "--server", address, by=forked.run)
+    done = run(*args, "--server", address)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"takhin: no broker answers at {address}; start one with `takhin serve`")
@@ -159,7 +160,7 @@ def test_a_closed_stdin_is_an_error(takhin, topic):
 def completed(takhin, *words: str) -> list[str]:
     """What bash would offer to complete the last of these words."""
     asked = {"COMP_WORDS": " ".join(["takhin", *words]), "COMP_CWORD": str(len(words))}
-    done = run(environ=takhin.environ() | asked | {"_TAKHIN_COMPLETE": "bash_complete"}, by=forked.run)
+    done = run(environ=takhin.environ() | asked | {"_TAKHIN_COMPLETE": "bash_complete"})
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 

@@ -162,7 +162,7 @@ async def test_streams_are_spread_over_connections(crowded, admin):
                 await consumer.commit()
 
 
-@pytest.mark.parametrize(("prefetch_bytes", "count"), [(1, 300), (2_000_000, 5_000)])
+@pytest.mark.parametrize(("prefetch_bytes", "count"), [(1, 200), (200_000, 2_500)])
 async def test_a_burst_for_a_slow_reader(crowded, admin, prefetch_bytes, count):
     """A partition that was caught up is read to its end, also if it grows by more than is read ahead.
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-import tempfile
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 import forked
+from lending import lend_template
 from takhin.copies.backup import backup
 from takhin.copies.restore import restore
-from takhin.disk.versions import build
 from takhin.errors import StartupError
 from takhin.settings import StorageSettings
 from takhin.storage.contract import PartitionLog
@@ -76,20 +74,6 @@ async def refused(data_dir: Path, match: str, **settings: int) -> None:
     assert [trouble for trouble in troubles if re.search(match, trouble)], troubles
     with pytest.raises(StartupError, match=match):
         await sqlite_engine(data_dir, **settings | {"strict": True}).open()
-
-
-@cache
-def template() -> bytes:
-    """An empty partition file as the broker's own child process builds it, made once for all tests."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "template.db")
-        build(path)
-        return path.read_bytes()
-
-
-def lend_template(data_dir: Path) -> None:
-    """Give an open engine the template that its first topic would build, which takes 0.2 s."""
-    (data_dir / "tmp" / "template.db").write_bytes(template())
 
 
 async def freeze(engine: SqliteEngine) -> OpenFiles:

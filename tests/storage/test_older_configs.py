@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lending import lend_template
 from storage.fixture import TOPIC
-from storage.support import Store, alter, lend_template, run_sql
+from storage.support import Store, alter, run_sql
 from takhin.model import TimestampType, TopicConfig
 from takhin.settings import StorageSettings
 from takhin.storage.sqlite.engine import SqliteEngine

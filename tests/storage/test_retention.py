@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from takhin.schema import PAGE_BYTES
 
-from storage.support import ClockedStore, freeze, lend_template, run_sql
+from lending import lend_template
+from storage.support import ClockedStore, freeze, run_sql
 from takhin.model import NO_LIMIT, CleanupPolicy, CommittedOffset, Condition, Header, TopicConfig
 from takhin.settings import StorageSettings
 from takhin.storage.retention import AHEAD_MS, Limits, Oldest, limits_of
