@@ -10,6 +10,7 @@ With REAL_PROCESSES in the environment, as in `make soak`, nothing is forked.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import os
@@ -40,9 +41,10 @@ class ForkServer:
         self.environ = read_at_the_start(os.environ)
         self._asking = threading.Lock()
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        atexit.register(self._channel.close)
         path = os.pathsep.join([str(SERVER.parent), str(SERVER.parents[1])])
         with other:
-            subprocess.Popen(  # it ends when this process has ended
+            subprocess.Popen(  # it ends when nobody can ask any more
                 [sys.executable, SERVER, str(other.fileno()), path],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
