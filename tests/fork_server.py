@@ -14,23 +14,13 @@ import sys
 import types
 from pathlib import Path
 
-IMPORTED = (
-    "takhin.cli.main",
-    "takhin.process",
-    "grpc_health.v1.health",
-    "grpc_reflection.v1alpha.reflection",
-    "takhin.schema.migrations",
-)
-
 FLAGS = ("-I", "-P", "-S")
 """They say where to look for modules, and these are imported already."""
 
 
-def import_all() -> None:
-    for name in IMPORTED:
+def import_all(names: list[str]) -> None:
+    for name in names:
         importlib.import_module(name)
-    for name in sys.modules["takhin.cli.main"].COMMANDS:
-        importlib.import_module(f"takhin.cli.{name}")
     (_only_thread,) = Path("/proc/self/task").iterdir()  # one with more of them must not be forked
     gc.collect()
     gc.freeze()
@@ -48,12 +38,12 @@ def serve(channel: socket.socket) -> tuple[dict, list[int]] | None:
         if between == 0:
             if (child := os.fork()) == 0:
                 os.close(here)
-                os.read(gone, 1)  # returns at its parent's end: from then on it has the right one
+                os.read(gone, 1)  # returns after its parent's end: from then on it has the right one
                 return json.loads(request), streams
             os.write(tell, b"%d" % child)
             os._exit(0)
-        os.close(here)
         os.waitpid(between, 0)
+        os.close(here)
         channel.send(os.read(told, 64))
         for descriptor in (told, tell, gone, *streams):
             os.close(descriptor)
@@ -88,6 +78,6 @@ def become(request: dict, streams: list[int]) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the tests and the programs
     sys.path[:1] = sys.argv[2].split(os.pathsep)
-    import_all()
+    import_all(sys.argv[3:])
     if given := serve(socket.socket(fileno=int(sys.argv[1]))):
         become(*given)

@@ -14,6 +14,7 @@ import atexit
 import ctypes
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -22,8 +23,21 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from takhin.cli.main import COMMANDS
+
 READ_AT_THE_START = ("GRPC_", "LANG", "LC_", "LD_", "MALLOC_", "PYTHON")
 """How variables begin that are read when a process starts or imports, and not again."""
+
+TAKHIN = (
+    "takhin.cli.main",
+    *(f"takhin.cli.{name}" for name in COMMANDS),
+    "takhin.process",
+    "grpc_health.v1.health",
+    "grpc_reflection.v1alpha.reflection",
+)
+SQLITE = ("takhin.schema.migrations", "sqlite3")
+"""Nothing that is called `takhin` may ever load a second SQLite beside apsw's."""
+OF_SQLITE = re.compile(r"takhin\.schema|check_files\.py|sqlite3")
 
 SERVER = Path(__file__).with_name("fork_server.py")
 STATUS = Path("/proc/self/status")
@@ -35,9 +49,9 @@ def read_at_the_start(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 class ForkServer:
-    """The process that is forked, and the way to ask it."""
+    """The process that is forked, and the way to ask it. modules: what it imports."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str]) -> None:
         self.environ = read_at_the_start(os.environ)
         self._asking = threading.Lock()
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -45,7 +59,7 @@ class ForkServer:
         path = os.pathsep.join([str(SERVER.parent), str(SERVER.parents[1])])
         with other:
             subprocess.Popen(  # it ends when nobody can ask any more
-                [sys.executable, SERVER, str(other.fileno()), path],
+                [sys.executable, SERVER, str(other.fileno()), path, *modules],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[other.fileno()],
@@ -74,8 +88,8 @@ def _umask() -> int:
 
 
 @cache
-def _server() -> ForkServer:
-    return ForkServer()
+def _server(modules: Sequence[str]) -> ForkServer:
+    return ForkServer(modules)
 
 
 def _take_orphans(wanted: int) -> None:
@@ -86,7 +100,7 @@ def _take_orphans(wanted: int) -> None:
 def _can_be_forked(executable: str, environ: Mapping[str, str], *special: object) -> bool:
     if "REAL_PROCESSES" in os.environ or executable != sys.executable or any(special):
         return False
-    return read_at_the_start(environ) == _server().environ
+    return read_at_the_start(environ) == _server(TAKHIN).environ
 
 
 class Popen(subprocess.Popen):
@@ -102,7 +116,8 @@ class Popen(subprocess.Popen):
             number if pipe == -1 else pipe for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))
         ]
         arguments = [os.fsdecode(part) for part in args[1:]]
-        self.pid = _server().fork(arguments, environ, os.fspath(cwd or Path.cwd()), streams)
+        server = _server(SQLITE if any(map(OF_SQLITE.search, arguments[:3])) else TAKHIN)
+        self.pid = server.fork(arguments, environ, os.fspath(cwd or Path.cwd()), streams)
         self._child_created = True
         self._close_pipe_fds(*pipes)
 
