@@ -19,6 +19,8 @@ from bench.common import Figures, arguments, begin, medians, say_durability, wri
 from bench.loads import payload
 from takhin.broker.broker import Broker
 from takhin.clock import system_clock
+from takhin.rpc.calls import Call
+from takhin.rpc.calls import begin as begin_call
 from takhin.rpc.service import TakhinService
 from takhin.settings import Settings
 from takhin.storage.sqlite.engine import SqliteEngine
@@ -32,14 +34,9 @@ TOPICS = 50
 LIST_CALLS = 100_000
 
 
-class _Context:
-    """The part of a call's context that the methods use."""
-
-    def peer(self) -> str:
-        return "ipv4:127.0.0.1:40000"
-
-
-CONTEXT: Any = _Context()
+CALL = Call("/takhin.v1.TakhinService/ProduceMessage", "ipv4:127.0.0.1:40000", streams=False)
+CONTEXT: Any = None
+"""The methods use nothing of a call's context."""
 
 
 def main() -> None:
@@ -125,6 +122,7 @@ async def _service(folder: Path) -> AsyncIterator[TakhinService]:
     with tempfile.TemporaryDirectory(prefix="takhin-", dir=folder) as data_dir:
         engine = SqliteEngine(Path(data_dir), settings.storage, clock=system_clock)
         await engine.open()
+        begin_call(CALL)
         try:
             yield TakhinService(Broker(engine, settings, clock=system_clock, version="bench"))
         finally:

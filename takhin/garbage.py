@@ -1,9 +1,10 @@
-"""Cyclic garbage: Python looks for it in all objects of the process seldom, because all else waits meanwhile.
+"""Cyclic garbage: Python seldom looks for it among all objects, because everything else waits meanwhile.
 
-By itself CPython (3.11 to 3.13) does so whenever a quarter more objects have outlived its younger generations.
-In a broker that is often and in vain: what a call of a long stream holds lives for seconds and is then freed by
-its reference counts. With 1,000 members of groups the loop stood still for 40 to 100 ms every 15 s, and nothing
-was found. The younger generations, where the cycles of gRPC's calls end, are looked at as ever.
+By itself CPython (3.11 to 3.13) does so whenever a quarter more objects have outlived its younger
+generations. In a broker that is often and in vain: what the call of a long stream holds lives for seconds and
+is then freed by its reference counts. With 1,000 members of groups the loop stood still for 40 to 100 ms
+every 15 s, and nothing was found. The younger generations, where the cycles of gRPC's calls end, are looked
+at as ever.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ EVERY_S = 600.0
 """After so long all objects are looked at in any case."""
 GROWTH = 1.25
 GROWTH_BYTES = 64 << 20
-"""All objects are looked at when the process holds `GROWTH` times as much and these bytes more than before."""
+"""All objects are looked at when the process holds `GROWTH` times as much as before and these bytes more."""
 YOUNG, MIDDLE, OLD = 700, 4, (1 << 31) - 1
-"""Thresholds of the three generations: the middle one is kept small, so that a look at it takes less than 5 ms."""
+"""Thresholds of the three generations. The middle one is kept small: a look at it takes less than 5 ms."""
 
 
 def spare_old_objects() -> None:

@@ -91,7 +91,7 @@ class Batch:
     @property
     def header_count(self) -> int:
         """The headers of all records together."""
-        return sum(map(len, self.headers.values()))
+        return sum(map(len, self.headers.values())) if self.headers else 0
 
     @property
     def queued_bytes(self) -> int:

@@ -37,7 +37,7 @@ VOCABULARY = tuple(
             "quotas",
             "settings.*",
         ),
-        *("sentences", "partitioner", "json_bytes", "turns", "units", "meters"),
+        *("sentences", "partitioner", "json_bytes", "turns", "units", "meters", "garbage"),
     )
 )
 GRPC = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google")

@@ -107,8 +107,10 @@ class RecordVerbs:
                 value=records,
             )
         counts = list(headers)
+        if not counts:
+            return
         for found, most, whose in (
-            (max(counts, default=0), settings.record_headers_max, "record"),
+            (max(counts), settings.record_headers_max, "record"),
             (sum(counts), settings.batch_headers_max, "batch"),
         ):
             if found > most:
@@ -133,18 +135,24 @@ class RecordVerbs:
         deadline = _deadline(request)
         topics = self._engine.topics
         log, batch = self._checked(request)
+        await self._room(request.timeout_ms, deadline)
+        # From here to the end nothing may be awaited: others would take the room, or come in between.
+        if self._engine.topics is not topics:  # a topic may be read only now, or have more partitions
+            log, batch = self._checked(request)
+        return self._queue(request, log, batch, deadline)
+
+    async def _room(self, timeout_ms: int, deadline: float | None) -> None:
+        """Return when the queue has room. deadline: as `_deadline` says."""
+        if deadline is None:  # a timer for each call takes longer than to look
+            return await self._engine.room()
         try:
             async with asyncio.timeout_at(deadline):
                 await self._engine.room()
         except TimeoutError:
             raise OverloadedError(
-                f"nothing was stored: the queue had no room within timeout_ms ({request.timeout_ms})",
-                timeout_ms=request.timeout_ms,
+                f"nothing was stored: the queue had no room within timeout_ms ({timeout_ms})",
+                timeout_ms=timeout_ms,
             ) from None
-        # From here to the end nothing may be awaited: others would take the room, or come in between.
-        if self._engine.topics is not topics:  # a topic may be read only now, or have more partitions
-            log, batch = self._checked(request)
-        return self._queue(request, log, batch, deadline)
 
     def _queue(
         self, request: ProduceRequest, log: PartitionLog, batch: Batch, deadline: float | None
@@ -164,7 +172,7 @@ class RecordVerbs:
         batch, acks = request.batch, request.required_acks
         if not batch.values:
             raise InvalidBatchError("a batch has at least one record")
-        self.check_counts(len(batch), map(len, batch.headers.values()))
+        self.check_counts(len(batch.values), map(len, batch.headers.values()))
         if acks is not None:
             limits.check_range("required_acks", acks, -1, 1)
         if request.timeout_ms:

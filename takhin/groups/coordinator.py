@@ -47,8 +47,8 @@ logger = structlog.get_logger()
 BOOT_BITS = 32
 """How many bits of an epoch count within one start of the broker."""
 HEARTBEATS_PER_SESSION = 3, 4
-"""How many are asked of a member in the time of its session: more of some than of others, so that members which
-came together, as after a start of the broker, do not speak together for ever."""
+"""How many are asked of a member in the time of its session: of some more than of others, so that members
+which came together, as after a start of the broker, do not speak together for ever."""
 EVENTS_AT_ONCE = 20
 """What members say, and what becomes of them, is taken in so much at a time in one turn of the loop: each
 takes up to 0.1 ms, and hundreds answer an assignment at once."""
@@ -135,7 +135,8 @@ class Coordinator:
         seat = Seat(event.member_id)
         live.apply(event, seat=seat, pattern=pattern)
         member = live.value.members[event.member_id]
-        interval_ms = max(1, round(member.session_timeout_ms / random.uniform(*HEARTBEATS_PER_SESSION)))
+        beats = random.uniform(*HEARTBEATS_PER_SESSION)  # noqa: S311  no secret
+        interval_ms = max(1, round(member.session_timeout_ms / beats))
         seat.say(Joined(event.member_id, member.epoch, interval_ms, member.session_timeout_ms))
         return Membership(self, live, seat, reader)
 

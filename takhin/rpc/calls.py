@@ -82,6 +82,11 @@ def running() -> Call:
     return _running.get()
 
 
+def begin(call: Call) -> None:
+    """Make this the running call of the current task, and of those that it makes."""
+    _running.set(call)
+
+
 def watched(handler: Handler, method: str, watchers: Sequence[Watcher], *, streams: bool) -> Handler:
     """The handler, a coroutine as the interceptor makes all, within a Call that the watchers hear of.
 
@@ -92,7 +97,7 @@ def watched(handler: Handler, method: str, watchers: Sequence[Watcher], *, strea
 
     async def run(request: Any, context: Context) -> Any:
         call = Call(method, context.peer(), streams=streams)
-        _running.set(call)
+        begin(call)
         for watcher in watchers:
             watcher.began(call, context)
         try:

@@ -62,7 +62,7 @@ async def batch(request: pb.ProduceMessageRequest, wire_bytes: int, check: Check
     if request.HasField("record"):
         if request.records:
             raise InvalidBatchError("the request has both record and records; set one of them")
-        check(1, (len(request.record.headers),))
+        check(1, (len(request.record.headers),) if request.record.headers else ())
         return _batch_of_one(request.record, _condition(request))
     if not request.records:
         raise InvalidBatchError("the request has neither record nor records; set one of them")
