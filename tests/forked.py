@@ -35,7 +35,7 @@ TAKHIN = (
     "grpc_health.v1.health",
     "grpc_reflection.v1alpha.reflection",
 )
-SQLITE = ("takhin.schema.migrations", "sqlite3")
+SQLITE = ("takhin.schema.migrations", "sqlite3", "apsw")
 """Nothing that is called `takhin` may ever load a second SQLite beside apsw's."""
 OF_SQLITE = re.compile(r"takhin\.schema|check_files\.py|sqlite3")
 

@@ -45,7 +45,7 @@ def takhin(*args: object, **settings: object) -> None:
 def test_everything_has_the_mode_that_the_setting_says(tmp_path, umask, readers):
     """LOCK, witness, ballast, files with their -wal and -shm, copies and what is restored: all of it."""
     data, copy, restored = tmp_path / "deep" / "data", tmp_path / "copy", tmp_path / "restored"
-    with Broker(data, storage_readers=readers) as broker:
+    with Broker(data, lent=False, storage_readers=readers) as broker:
         with connected(broker.address) as stub:
             create_topic(stub, "topic", 2)
             produce(stub, "topic", [b"to be damaged"] * 10)
@@ -72,7 +72,7 @@ def test_what_exists_keeps_its_mode(data_dir):
     """A folder and files from before keep their modes, and so do a -wal and a -shm made beside them."""
     before = os.umask(0o022)
     try:
-        with Broker(data_dir, storage_readers="all") as broker, connected(broker.address) as stub:
+        with Broker(data_dir, lent=False, storage_readers="all") as broker, connected(broker.address) as stub:
             create_topic(stub, "old")
         with Broker(data_dir) as broker, connected(broker.address) as stub:
             produce(stub, "old", [b"v"])
