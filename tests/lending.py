@@ -20,4 +20,6 @@ def template() -> bytes:
 
 def lend_template(data_dir: Path) -> None:
     """Give an open engine the template that its first topic would build, which takes 0.2 s."""
-    (data_dir / "tmp" / "template.db").write_bytes(template())
+    path = data_dir / "tmp" / "template.db"
+    path.touch(0o600)
+    path.write_bytes(template())

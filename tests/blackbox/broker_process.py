@@ -78,13 +78,13 @@ class Broker:
         )
         try:
             self.ready = self._wait_until_ready()
+            if lent and (data_dir / "tmp").is_dir():
+                lend_template(data_dir)
         except BaseException:
             self.close()
             raise
         self.address: str = self.ready["address"]
         self.addresses: list[str] = self.ready.get("addresses", "").split()
-        if lent and (data_dir / "tmp").is_dir():
-            lend_template(data_dir)
 
     @property
     def pid(self) -> int:
