@@ -311,17 +311,28 @@ SHAPES = {
 }
 
 
+ONCE = {
+    *("create-wide", "alter-wide", "delete-wide", "delete-some", "delete-all", "compact"),
+    *("delete-group", "delete-offsets", "delete-offsets-most"),
+}
+"""Shapes that ask for less the second time. The others are tried again if something else took the time."""
+TRIES_MAX = 3
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_longest_turn(broker, channel, shape, figures):
     """The loop turns within 10 ms, whatever one request asks for."""
     method, wire = SHAPES[shape]
     message = wire()
-    broker.longest_turn()
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(send, channel, method, message).result()
-    turn = broker.longest_turn()
+    for _ in range(1 if shape in ONCE else TRIES_MAX):
+        broker.longest_turn()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(send, channel, method, message).result()
+        turn = broker.longest_turn()
+        if fits := within_bound(turn):
+            break
     figures(f"turn {shape}: {turn.busy_ms} ms of {turn.late_ms}")
-    assert within_bound(turn), turn
+    assert fits, turn
 
 
 def within_bound(*turns: Turn) -> bool:
