@@ -88,12 +88,15 @@ $(BIN)/python:
 	$(check_python)
 	@$(PYTHON) -m venv --clear --without-pip .venv
 
-$(RUNTIME): pyproject.toml constraints.txt $(BIN)/python
+# The native library is built with the installation, where there is a C compiler: see setup.py.
+NATIVE := setup.py $(wildcard native/*.c native/*.h)
+
+$(RUNTIME): pyproject.toml constraints.txt $(NATIVE) $(BIN)/python
 	@echo 'installing into .venv what the broker needs (now, and when the pinned versions change)'
 	@$(PIP) -e '.[server]'
 	@touch $@
 
-$(DEV): pyproject.toml constraints.txt $(BIN)/python
+$(DEV): pyproject.toml constraints.txt $(NATIVE) $(BIN)/python
 	@echo 'installing into .venv what development needs (now, and when the pinned versions change)'
 	@$(PIP) -e '.[server,otel,dev]'
 	@touch $(RUNTIME) $@

@@ -7,7 +7,7 @@ are checked in `takhin.topic_configs`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from takhin.errors import (
     InvalidArgumentError,
@@ -19,6 +19,7 @@ from takhin.errors import (
     UnsupportedReplicationError,
 )
 from takhin.model import INT64_MAX, Batch, Condition, Source, TopicConfig
+from takhin.native import Sought
 from takhin.sentences import shown
 from takhin.sizes import HEADER_OVERHEAD_BYTES, size_bytes
 
@@ -157,27 +158,27 @@ def check_source(source: Source, end: int) -> None:
 
 def check_batch(batch: Batch, config: TopicConfig, *, now: int) -> Batch:
     """Return `batch` if its record sizes, timestamps and keys are allowed. now: ms since 1970."""
-    max_message_bytes = config.max_message_bytes
+    max_message_bytes, packed = config.max_message_bytes, batch.packed
     most_bytes = batch.size_bytes + HEADER_OVERHEAD_BYTES * batch.header_count
     if most_bytes > max_message_bytes:  # else no single record can be
-        for position in _large_records(batch, max_message_bytes):
-            _check_record_size(batch, position, max_message_bytes)
-    _check_timestamps(batch.timestamps, config, now)
-    if config.compacts and None in batch.keys:
+        _check_record_sizes(batch, max_message_bytes)
+    _check_timestamps(batch, config, now)
+    if config.compacts and batch.has_keyless:
+        position = list(batch.keys).index(None) if packed is None else packed.find(Sought.KEYLESS)[0]
         raise InvalidRecordError(
-            f"record {list(batch.keys).index(None)} has no key, and the topic's cleanup.policy is compact: "
+            f"record {position} has no key, and the topic's cleanup.policy is compact: "
             "of each key the last record is kept, so a record needs one",
-            record=list(batch.keys).index(None),
+            record=position,
         )
-    for position, of_record in batch.headers.items():
+    for position, of_record in batch.headers.items() if packed is None else ():  # plain ones have keys
         for i, header in enumerate(of_record):
             if not header.key:
                 raise InvalidRecordError(f"header {i} of record {position} has no key", record=position)
     return batch
 
 
-def _check_timestamps(timestamps: Sequence[int], config: TopicConfig, now: int) -> None:
-    least, most = min(timestamps), max(timestamps)
+def _check_timestamps(batch: Batch, config: TopicConfig, now: int) -> None:
+    least, most = batch.lowest_timestamp, batch.highest_timestamp
     if least < 0:
         wrong, rule = least, "it must not lie before 0 (1970)"
     elif most > now + config.timestamp_after_max_ms:
@@ -194,9 +195,22 @@ def _check_timestamps(timestamps: Sequence[int], config: TopicConfig, now: int) 
         )
     else:
         return
-    raise InvalidRecordError(
-        f"record {list(timestamps).index(wrong)} has timestamp {wrong}: {rule}", timestamp=wrong
+    packed = batch.packed
+    position = (
+        list(batch.timestamps).index(wrong) if packed is None else packed.find(Sought.STAMPED, wrong)[0]
     )
+    raise InvalidRecordError(f"record {position} has timestamp {wrong}: {rule}", timestamp=wrong)
+
+
+def _check_record_sizes(batch: Batch, max_message_bytes: int) -> None:
+    if (packed := batch.packed) is None:
+        for position in _large_records(batch, max_message_bytes):
+            at = slice(position, position + 1)
+            size = size_bytes(batch.keys[at], batch.values[at], [batch.headers.get(position, ())])
+            if size > max_message_bytes:
+                raise _too_large(position, size, max_message_bytes)
+    elif packed.facts.record_bytes_max > max_message_bytes:
+        raise _too_large(*packed.find(Sought.LARGER, max_message_bytes), max_message_bytes)
 
 
 def _large_records(batch: Batch, size_bytes: int) -> Iterable[int]:
@@ -206,13 +220,10 @@ def _large_records(batch: Batch, size_bytes: int) -> Iterable[int]:
     return range(len(batch)) if longest > size_bytes else batch.headers
 
 
-def _check_record_size(batch: Batch, position: int, max_message_bytes: int) -> None:
-    at = slice(position, position + 1)
-    size = size_bytes(batch.keys[at], batch.values[at], [batch.headers.get(position, ())])
-    if size > max_message_bytes:
-        raise RecordTooLargeError(
-            f"record {position} has {size} bytes; the topic's max.message.bytes is {max_message_bytes}",
-            record=position,
-            size_bytes=size,
-            max_message_bytes=max_message_bytes,
-        )
+def _too_large(position: int, size_bytes: int, max_message_bytes: int) -> RecordTooLargeError:
+    return RecordTooLargeError(
+        f"record {position} has {size_bytes} bytes; the topic's max.message.bytes is {max_message_bytes}",
+        record=position,
+        size_bytes=size_bytes,
+        max_message_bytes=max_message_bytes,
+    )

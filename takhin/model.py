@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES
+from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, response_bytes
+
+if TYPE_CHECKING:
+    from takhin.packed import Encoded, Packed
 
 INT64_MAX = (1 << 63) - 1
 NO_TIMESTAMP = -1
@@ -76,6 +79,8 @@ class Batch:
     headers: by position in the batch; records without headers have no entry.
     size_bytes: at least the bytes of all keys, values and headers.
     condition: None: the batch is appended in any case.
+    packed: the same records as they came, for the native library; the columns are then made when they are
+    asked for. None: there is nothing but the columns.
     """
 
     keys: Sequence[bytes | None]
@@ -84,6 +89,7 @@ class Batch:
     headers: Mapping[int, Sequence[Header]]
     size_bytes: int
     condition: Condition | None = None
+    packed: Packed | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -91,7 +97,30 @@ class Batch:
     @property
     def header_count(self) -> int:
         """The headers of all records together."""
+        if self.packed is not None:
+            return self.packed.facts.headers
         return sum(map(len, self.headers.values())) if self.headers else 0
+
+    @property
+    def first_timestamp(self) -> int:
+        return self.timestamps[0] if self.packed is None else self.packed.first_timestamp
+
+    @property
+    def last_timestamp(self) -> int:
+        return self.timestamps[-1] if self.packed is None else self.packed.last_timestamp
+
+    @property
+    def lowest_timestamp(self) -> int:
+        return min(self.timestamps) if self.packed is None else self.packed.lowest_timestamp
+
+    @property
+    def highest_timestamp(self) -> int:
+        return max(self.timestamps) if self.packed is None else self.packed.highest_timestamp
+
+    @property
+    def has_keyless(self) -> bool:
+        """True if a record has no key."""
+        return None in self.keys if self.packed is None else self.packed.facts.keyless > 0
 
     @property
     def queued_bytes(self) -> int:
@@ -107,11 +136,21 @@ class Records:
     Compared by identity: rpc uses that to encode a read once for all consumers that share it.
     headers: by offset.
     next_offset: where to go on. The log may have gaps, so it cannot be computed from the rows.
+    encoded: the same records as a response has them, made by the native library; rows and headers are then
+    made when they are asked for. None: there is nothing but them.
     """
 
     rows: Sequence[Row]
     headers: Mapping[int, Sequence[Header]]
     next_offset: int
+    encoded: Encoded | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """What they take in a response, rounded up."""
+        if self.encoded is not None:
+            return self.encoded.size_bytes
+        return response_bytes(self.rows, self.headers)
 
 
 class PartitionState(StrEnum):
@@ -247,40 +286,6 @@ class TopicSpec:
     name: str
     num_partitions: int
     config: TopicConfig
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionInfo:
-    """A partition as described to clients. The log is the half-open range [start, end).
-
-    size_bytes: the space it takes; -1 where that cannot be told.
-    first_timestamp, last_timestamp: of the first and the last record (ms), or NO_TIMESTAMP.
-    unavailable_reason: why it is not served, as a sentence; both ends are then only what is known of the log.
-    """
-
-    partition: int
-    start_offset: int
-    end_offset: int
-    incarnation_id: str
-    size_bytes: int
-    first_timestamp: int
-    last_timestamp: int
-    record_count: int
-    unavailable_reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TopicInfo:
-    """A topic as described to clients. partitions: all, or none where only their number is asked for.
-
-    config: None where nobody knows it, because partition 0 is not served.
-    """
-
-    name: str
-    topic_id: str
-    config: TopicConfig | None
-    num_partitions: int
-    partitions: Sequence[PartitionInfo]
 
 
 ANONYMOUS = "anonymous"

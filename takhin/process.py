@@ -116,6 +116,7 @@ def _say_ready(server: Server) -> None:
         "addresses": server.addresses,
         "data_dir": data,
         "topics": len(server.engine.topics),
+        "native": Capability.PACKED in server.engine.capabilities,
         **({} if server.metrics is None else {"metrics_address": server.metrics.address}),
     }
     if not for_people(settings.log):
@@ -123,11 +124,12 @@ def _say_ready(server: Server) -> None:
         return
     line = (
         "takhin {version} ready on {listening}, data in {data_dir}, {topics} topics "
-        "(SQLite {sqlite}, gRPC {grpc}, Python {python})"
+        "(SQLite {sqlite}, gRPC {grpc}, Python {python}, {path})"
     )
     if server.metrics is not None:
         line += ", metrics on {metrics_address}"
-    print(line.format(**facts, listening=listed(server.addresses, "and")), flush=True)  # noqa: T201
+    path = "records in C" if facts["native"] else "records in Python"
+    print(line.format(**facts, path=path, listening=listed(server.addresses, "and")), flush=True)  # noqa: T201
 
 
 def _has_terminal() -> bool:

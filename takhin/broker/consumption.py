@@ -16,8 +16,9 @@ from takhin.broker.shared_reads import SharedReads
 from takhin.broker.unsent import Unsent
 from takhin.errors import OffsetOutOfRangeError
 from takhin.model import EARLIEST, INT64_MAX, LATEST, Chunk, ConsumeRequest, Records
+from takhin.packed import joined
 from takhin.settings import ConsumeSettings, Settings
-from takhin.sizes import MESSAGE_ROOM_BYTES, response_bytes
+from takhin.sizes import MESSAGE_ROOM_BYTES
 from takhin.storage.contract import PartitionLog
 
 UNBOUNDED = INT64_MAX
@@ -103,7 +104,7 @@ class Gathered:
     def answers(self, records: Records, *, full: bool) -> Iterator[Records]:
         """Add what was read; the responses that are due by it. full: what follows has no room with it."""
         if records.rows:  # none where all that was there is removed
-            size = response_bytes(records.rows, records.headers) if self._min_bytes else 0
+            size = records.size_bytes if self._min_bytes else 0
             if self._pieces and self._bytes + size > self._room:
                 yield self.take()
             if not self._pieces:
@@ -117,11 +118,7 @@ class Gathered:
         """All of them, as one response."""
         pieces, self._pieces = self._pieces, []
         self._bytes, self.due = 0, math.inf
-        if len(pieces) == 1:  # the very object, which others may share
-            return pieces[0]
-        rows = [row for piece in pieces for row in piece.rows]
-        headers = {offset: of_record for piece in pieces for offset, of_record in piece.headers.items()}
-        return Records(rows, headers, pieces[-1].next_offset)
+        return joined(pieces)
 
     def rest(self) -> None:
         """Nothing is there to be sent: give the room back, unless records wait in it.
@@ -166,7 +163,7 @@ def _below(records: Records, stop: int) -> Records:
 
     A read is bounded by a number of records. In a log with gaps that many records reach beyond `stop`.
     """
-    if not records.rows or records.rows[-1][0] < stop:
+    if records.next_offset <= stop or not records.rows or records.rows[-1][0] < stop:
         return records
     rows = [row for row in records.rows if row[0] < stop]
     headers = {offset: of_record for offset, of_record in records.headers.items() if offset < stop}

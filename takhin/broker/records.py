@@ -42,6 +42,7 @@ from takhin.model import (
     TimestampType,
     TopicConfig,
 )
+from takhin.packed import Later
 from takhin.partitioner import partition_for_key
 from takhin.settings import Settings
 from takhin.storage.contract import Capability, Engine, PartitionLog, Topic
@@ -89,6 +90,11 @@ class RecordVerbs:
         self._unsent = Unsent(settings.consume.unsent_bytes_max)
         self._turn = count()
         self._draining = False
+
+    @property
+    def packs(self) -> bool:
+        """True if batches had better come packed."""
+        return Capability.PACKED in self._engine.capabilities
 
     def drain(self) -> None:
         """Refuse produce requests from now on."""
@@ -162,7 +168,7 @@ class RecordVerbs:
         appended = log.append(batch)
         if request.required_acks == 0:
             appended = asyncio.get_running_loop().create_future()
-            appended.set_result(Appended(request.partition, -1, batch.timestamps[0], len(batch)))
+            appended.set_result(Appended(request.partition, -1, batch.first_timestamp, len(batch)))
         return PendingProduce(batch.size_bytes, appended, deadline)
 
     def _checked(self, request: ProduceRequest) -> tuple[PartitionLog, Batch]:
@@ -172,7 +178,8 @@ class RecordVerbs:
         batch, acks = request.batch, request.required_acks
         if not batch.values:
             raise InvalidBatchError("a batch has at least one record")
-        self.check_counts(len(batch.values), map(len, batch.headers.values()))
+        if batch.packed is None:  # else they were counted when they were looked at
+            self.check_counts(len(batch.values), map(len, batch.headers.values()))
         if acks is not None:
             limits.check_range("required_acks", acks, -1, 1)
         if request.timeout_ms:
@@ -258,6 +265,11 @@ def _lacking(field: str, capability: Capability) -> InvalidArgumentError:
 def _stamped(batch: Batch, config: TopicConfig, now: int) -> Batch:
     """The batch with the broker's clock (ms) where it belongs."""
     timestamps: Sequence[int]
+    if (packed := batch.packed) is not None:
+        every = config.timestamp_type is TimestampType.LOG_APPEND_TIME
+        old, count = batch.timestamps, len(batch)
+        later = Later(count, lambda: [now] * count if every else [timestamp or now for timestamp in old])
+        return replace(batch, timestamps=later, packed=packed.stamped(now, every=every))
     if config.timestamp_type is TimestampType.LOG_APPEND_TIME or not any(batch.timestamps):
         timestamps = [now] * len(batch)
     elif 0 in batch.timestamps:

@@ -26,6 +26,7 @@ from takhin.access.tokens import Token
 from takhin.broker.broker import Broker
 from takhin.broker.records import PendingProduce
 from takhin.broker.throttling import throttled, within_quota
+from takhin.descriptions import PartitionInfo, TopicInfo
 from takhin.errors import AccessUnavailableError
 from takhin.group_views import DescribedGroup, DescribedMember, ListedGroup
 from takhin.groups.membership import Membership
@@ -39,9 +40,7 @@ from takhin.model import (
     ConsumeRequest,
     OffsetAtTime,
     OffsetCommit,
-    PartitionInfo,
     ProduceRequest,
-    TopicInfo,
     TopicPartition,
 )
 from takhin.quotas import Allowance

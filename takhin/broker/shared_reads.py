@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from takhin.model import Records
-from takhin.sizes import response_bytes
 from takhin.storage.contract import PartitionLog
 
 Key = tuple[PartitionLog, int, int, int]
@@ -61,7 +60,7 @@ class SharedReads:
     def _keep(self, key: Key, records: Records) -> None:
         if key in self._kept:
             self._drop(key)
-        size_bytes = response_bytes(records.rows, records.headers)
+        size_bytes = records.size_bytes
         self._kept[key] = (records, size_bytes)
         self._bytes += size_bytes
         while self._bytes > self._bytes_max:

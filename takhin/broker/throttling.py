@@ -11,7 +11,6 @@ from dataclasses import replace
 from takhin.model import Chunk, ConsumeRequest, Records
 from takhin.quotas import Allowance
 from takhin.settings import ConsumeSettings
-from takhin.sizes import response_bytes
 
 
 def within_quota(request: ConsumeRequest, allowance: Allowance, settings: ConsumeSettings) -> ConsumeRequest:
@@ -38,7 +37,7 @@ async def throttled(
             if not records.rows:
                 yield chunk
                 continue
-            size_bytes = response_bytes(records.rows, records.headers)
+            size_bytes = records.size_bytes
             wait_s = allowance.consume(records=len(records.rows), size_bytes=size_bytes, now=time.monotonic())
             try:
                 while wait_s > heartbeat_s:

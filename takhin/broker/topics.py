@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 
 from takhin import limits, topic_configs
+from takhin.descriptions import PartitionInfo, TopicInfo
 from takhin.errors import (
     InvalidArgumentError,
     LogReplacedError,
@@ -12,7 +13,7 @@ from takhin.errors import (
     UnknownPartitionError,
     UnknownTopicError,
 )
-from takhin.model import PartitionInfo, TopicInfo, TopicSpec
+from takhin.model import TopicSpec
 from takhin.settings import Settings
 from takhin.storage.contract import Engine, PartitionLog, Topic
 from takhin.topic_configs import ConfigEntry

@@ -46,6 +46,22 @@ def insert_records(rows: int) -> str:
     return f"INSERT INTO records (offset, timestamp, key, value) VALUES {values}"
 
 
+INSERT_PACKED = (
+    "INSERT INTO records (offset, timestamp, key, value) "
+    "SELECT offset, timestamp, key, value FROM takhin_records(?,?,?,?)"
+)
+"""Parameters: records as they came, the first one's offset, the clock (ms), whether all get its time."""
+INSERT_PACKED_HEADERS = (
+    "INSERT INTO headers (offset, position, key, value) "
+    "SELECT offset, position, key, value FROM takhin_headers(?,?)"
+)
+READ_ENCODED = (
+    "SELECT encoded, records, size_bytes, next_offset FROM takhin_read("
+    ":first, :below, :records_max, :bytes_max, :headers_max, :partition, :gaps_below, "
+    f"{overflow.RECORD_LAST_BYTES_MIN}, {overflow.HEADER_LAST_BYTES_MIN})"
+)
+"""Records as a response has them: native/read.c. No row: READ and READ_HEADERS are to be used."""
+
 INSERT_HEADER = "INSERT INTO headers (offset, position, key, value) VALUES (?,?,?,?)"
 PUT_BLOCK = "INSERT OR REPLACE INTO time_blocks (beyond, highest, appended) VALUES (?,?,?)"
 SET_END = "UPDATE log SET end_offset = ?, commits = ?"

@@ -40,6 +40,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("memory", lambda: machine.memory(settings)),
         ("temporary folder", lambda: machine.temporary_folder(settings)),
         ("libraries", machine.libraries),
+        ("native library", lambda: machine.native_library(settings)),
     )
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from takhin.disk import descriptors
 from takhin.disk.connection import check_library, library_version
+from takhin.disk.native import ADVICE, is_chosen, load
 from takhin.doctor.findings import Finding, Level, gb
 from takhin.errors import StartupError
+from takhin.native import found
 from takhin.settings import Settings
 
 PROC = Path("/proc")
@@ -133,6 +135,22 @@ def libraries() -> Iterator[Finding]:
         yield Finding(Level.BAD, "libraries", str(error), "install what constraints.txt names")
     else:
         yield Finding(Level.OK, "libraries", what)
+
+
+def native_library(settings: Settings) -> Iterator[Finding]:
+    """Whether records are stored and read in C."""
+    try:
+        used = is_chosen(settings.storage.native)
+    except StartupError as error:
+        yield Finding(Level.BAD, "native library", str(error), ADVICE)
+        return
+    if used:
+        yield Finding(Level.OK, "native library", f"records are stored and read in C, by {load().path}")
+    elif settings.storage.native == "off":
+        yield Finding(Level.OK, "native library", "storage.native is off: records go through Python")
+    else:
+        what = f"there is none, so records go through Python, which is slower: {found()}"
+        yield Finding(Level.OK, "native library", what)
 
 
 def temporary_folder(settings: Settings) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from takhin.rpc.arrivals import Arrival
 from takhin.rpc.calls import Call, Context
 from takhin.rpc.parsing import Refused
 from takhin.v1 import takhin_pb2 as pb
+from takhin.wire.packed import count_records
 
 PRODUCE = f"/{pb.DESCRIPTOR.services_by_name['TakhinService'].full_name}/ProduceMessage"
 PRODUCE_STREAM = f"{PRODUCE}Stream"
@@ -57,7 +58,7 @@ class CallQuotas:
             return
         if call.method == PRODUCE_STREAM:
             request = arrival.request
-            records = 0 if isinstance(request, Refused) else len(request.records) or 1
+            records = 0 if isinstance(request, Refused) else count_records(request)
             wait_s = allowance.stream_produce(records=records, size_bytes=arrival.size_bytes, now=now)
         else:
             wait_s = allowance.stream_message(now)

@@ -23,7 +23,7 @@ from takhin.quotas import Quotas
 from takhin.rpc.access_log import AccessLog
 from takhin.rpc.arrivals import Arrival, Arrivals
 from takhin.rpc.call_log import CallLog
-from takhin.rpc.call_quotas import PRODUCE_STREAM, CallQuotas
+from takhin.rpc.call_quotas import PRODUCE, PRODUCE_STREAM, CallQuotas
 from takhin.rpc.calls import Context, Handler, Watcher, running, watched
 from takhin.rpc.gate import Gate, Passage
 from takhin.rpc.gzip_answers import asks_for_gzip, is_worth_gzip
@@ -33,6 +33,7 @@ from takhin.settings import Settings
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
 from takhin.wire.crowd import bounds, too_large
+from takhin.wire.packed import PlainRequests
 from takhin.wire.status import TABLE, rich_status
 
 logger = structlog.get_logger()
@@ -86,8 +87,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the server."""
 
     def __init__(
-        self, settings: Settings, gate: Gate, quotas: Quotas, watchers: Sequence[Watcher] = ()
+        self,
+        settings: Settings,
+        gate: Gate,
+        quotas: Quotas,
+        watchers: Sequence[Watcher] = (),
+        plain: PlainRequests | None = None,
     ) -> None:
+        """plain: finds produce requests whose records stay packed; None: none do."""
         self._gate = gate
         self._quotas = CallQuotas(quotas, settings.rpc.calls_max)
         self._watchers: list[Watcher] = [self._quotas, *watchers, *([CallLog()] if debugging() else [])]
@@ -96,6 +103,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._arrivals = Arrivals(settings.rpc.arrivals_max, settings.rpc)
         self._health_arrivals = Arrivals(settings.rpc.health_arrivals_max, settings.rpc)
         self._bounds = bounds(settings)
+        self._plain = plain
         self._message_bytes_max = settings.rpc.message_bytes_max
         self._gzip = settings.rpc.gzip
         self._handlers: dict[str, Handler] = {}
@@ -258,7 +266,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _parser(self, handler: Handler, method: str) -> Parser:
         """Parses the method's requests, and refuses what is too large or has too many elements."""
         parse: Any = handler.request_deserializer
-        return Parser(parse, self._bounds.get(method.rpartition("/")[2], too_large), self._message_bytes_max)
+        refuse = self._bounds.get(method.rpartition("/")[2], too_large)
+        plain = self._plain if method in (PRODUCE, PRODUCE_STREAM) else None
+        return Parser(parse, refuse, self._message_bytes_max, plain)
 
     async def _allowed(self, method: str, arriving: AsyncIterator[Arrival]) -> AsyncGenerator[Arrival, None]:
         """The requests of a produce stream; in place of each that is not allowed, its refusal.

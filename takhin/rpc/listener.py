@@ -45,7 +45,7 @@ class Listener:
         self._socket_mode = int(settings.socket_mode, 8)
         self._connections = connections
         self._certificates = certificates
-        self._interceptor = CallInterceptor(settings, service.gate, service.quotas, watchers)
+        self._interceptor = CallInterceptor(settings, service.gate, service.quotas, watchers, service.plain)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=_options(settings.rpc),

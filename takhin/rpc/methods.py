@@ -11,6 +11,7 @@ from takhin.rpc.calls import running
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1 import takhin_pb2_grpc
 from takhin.wire import convert
+from takhin.wire.packed import PackedRequest
 
 
 class Methods(takhin_pb2_grpc.TakhinServiceServicer):
@@ -30,7 +31,9 @@ class Methods(takhin_pb2_grpc.TakhinServiceServicer):
         return Session(self._broker, running().caller)
 
 
-async def submit(session: Session, message: pb.ProduceMessageRequest, wire_bytes: int) -> PendingProduce:
+async def submit(
+    session: Session, message: pb.ProduceMessageRequest | PackedRequest, wire_bytes: int
+) -> PendingProduce:
     """Queue the records of a produce request, of a call of its own or of a stream.
 
     wire_bytes: the size of the message, decompressed. Raises a RefusedError or an UnavailableError for what

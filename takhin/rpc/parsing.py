@@ -16,6 +16,7 @@ from takhin.turns import LARGE_BYTES, others_turn
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire.compression import BadCompressionError, decompressed, inflated, is_deflated
 from takhin.wire.crowd import SMALL_BYTES, Refuse
+from takhin.wire.packed import PackedRequest, PlainRequests
 
 Room = Callable[[], Awaitable[None]]
 """Returns when there is room for a request that takes much more memory than its bytes."""
@@ -44,13 +45,21 @@ class Parser:
     """Parses the requests of one method.
 
     parse: the method's deserializer. refuse: says what is refused of a large request before it is parsed.
-    bytes_max: of a request, decompressed.
+    bytes_max: of a request, decompressed. plain: finds produce requests whose records stay packed; None: of
+    this method, or here, none do.
     """
 
-    def __init__(self, parse: Callable[[bytes], Any], refuse: Refuse, bytes_max: int) -> None:
+    def __init__(
+        self,
+        parse: Callable[[bytes], Any],
+        refuse: Refuse,
+        bytes_max: int,
+        plain: PlainRequests | None = None,
+    ) -> None:
         self._parse = parse
         self._refuse = refuse
         self._bytes_max = bytes_max
+        self._plain = plain
 
     async def __call__(self, raw: bytes, room: Room) -> Parsed:
         """The request. Awaits `room` before it decompresses anything."""
@@ -69,6 +78,11 @@ class Parser:
 
     async def _parsed(self, raw: bytes) -> Any:
         """The message. Others have their turn between the steps of a large one. Raises DecodeError."""
+        if self._plain is not None:
+            if len(raw) > LARGE_BYTES:
+                await others_turn()
+            if (found := self._plain(raw)) is not None:
+                return found
         if len(raw) > SMALL_BYTES:
             if len(raw) > LARGE_BYTES:
                 await others_turn()
@@ -93,15 +107,27 @@ class Parser:
             raw = await decompressed(frame, self._bytes_max)
         except BadCompressionError as error:
             return _refused(f"compressed_records {error}", len(frame))
-        request = await self._parsed(raw)
+        return self._whole(packed, await self._parsed(raw), raw)
+
+    def _whole(self, packed: pb.ProduceMessageRequest, request: Any, raw: bytes) -> Parsed:
+        """The request that came packed. request: what was in it, from the bytes `raw`."""
         if isinstance(request, Refused):
             return Parsed(request, len(raw))
+        if isinstance(request, PackedRequest):
+            if (whole := request.within(_plain(packed))) is not None:
+                return Parsed(whole, len(raw))
+            request = self._parse(raw)
         if any(field.name != "records" for field, _ in request.ListFields()):
             return _refused("compressed_records holds more than records", len(raw))
-        packed.ClearField("compression")
-        packed.ClearField("compressed_records")
-        request.MergeFrom(packed)
+        request.MergeFrom(_plain(packed))
         return Parsed(request, len(raw))
+
+
+def _plain(packed: pb.ProduceMessageRequest) -> pb.ProduceMessageRequest:
+    """The same message without its compressed records."""
+    packed.ClearField("compression")
+    packed.ClearField("compressed_records")
+    return packed
 
 
 def _refused(reason: str, size_bytes: int) -> Parsed:

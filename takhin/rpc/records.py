@@ -15,6 +15,7 @@ from takhin.rpc.methods import Methods, submit
 from takhin.rpc.produce_stream import ProduceStreams
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert, encode
+from takhin.wire.packed import count_records
 
 
 class RecordMethods(Methods):
@@ -35,7 +36,7 @@ class RecordMethods(Methods):
     ) -> pb.ProduceMessageResponse:
         topic = request.topic
         session = self._session()
-        session.take_produce(len(request.records) or 1, size_bytes())
+        session.take_produce(count_records(request), size_bytes())
         pending = await submit(session, request, size_bytes())
         del request  # while it waits, only the queue keeps its records
         appended = await pending.answer()
@@ -78,6 +79,8 @@ class RecordMethods(Methods):
 
     def _encoded(self, partition: int, records: Records) -> bytes:
         """The records as bytes, made once for all consumers that share the read."""
+        if records.encoded is not None:
+            return records.encoded.wire
         encoded = self._encodings.get(records)
         if encoded is None:
             encoded = self._encodings[records] = encode.encoded(partition, records)

@@ -87,6 +87,12 @@ class StorageSettings:
     recover_wait_ms: int = setting(
         1_000, "how long a partition whose file failed waits before it is tried again", least=1
     )
+    native: str = setting(
+        "auto",
+        "store and read records in C: where the native library was built, never, or always, so that the "
+        "broker does not start without it",
+        choices=("auto", "off", "on"),
+    )
     strict: bool = setting(
         False, "refuse to start if a partition cannot be served, instead of serving all others"
     )

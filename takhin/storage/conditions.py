@@ -85,7 +85,7 @@ def judge(
 def to_remember(batch: Batch, sequence: int, remembered: Sequence[Remembered], offset: int) -> Remembered:
     """What is to be known of a batch that lands at `offset`; it takes the place of the one in its slot."""
     slot = (max(remembered).slot + 1) % BATCHES_REMEMBERED if remembered else 0
-    return Remembered(sequence, len(batch), offset, batch.timestamps[0], slot)
+    return Remembered(sequence, len(batch), offset, batch.first_timestamp, slot)
 
 
 def to_forget(producers: int, producers_max: int) -> int:

@@ -43,6 +43,8 @@ class Capability(StrEnum):
     """A log's start can be moved up to any offset."""
     COMPACT = "compact"
     """A log can be compacted to the last record of each key."""
+    PACKED = "packed"
+    """It appends batches that are `packed` without asking for their columns, which would take longer then."""
 
 
 class Fence:

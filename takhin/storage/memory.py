@@ -114,7 +114,7 @@ class MemoryEngine:
     taken.
     """
 
-    capabilities = frozenset(Capability) - {Capability.DURABLE}
+    capabilities = frozenset(Capability) - {Capability.DURABLE, Capability.PACKED}
     troubles: Sequence[str] = ()
 
     def __init__(

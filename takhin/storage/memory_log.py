@@ -130,7 +130,7 @@ class MemoryLog:
         of_topic = self._remembers.meters.topic(self.topic)
         of_topic.appended_records += len(batch)
         of_topic.appended_bytes += batch.size_bytes
-        return _done(Appended(self.partition, first, batch.timestamps[0], len(batch)))
+        return _done(Appended(self.partition, first, batch.first_timestamp, len(batch)))
 
     def _judge(self, batch: Batch, condition: Condition) -> Appended | None:
         """The answer to a repeat; None if the batch is to be appended, which is remembered."""

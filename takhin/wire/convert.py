@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from takhin import topic_configs
+from takhin.descriptions import PartitionInfo, TopicInfo
 from takhin.errors import EndOffsetMismatchError, InvalidBatchError, TakhinError
 from takhin.model import (
     Appended,
@@ -20,10 +21,8 @@ from takhin.model import (
     GroupState,
     Header,
     OffsetAtTime,
-    PartitionInfo,
     ProduceRequest,
     Source,
-    TopicInfo,
     TopicPartition,
 )
 from takhin.sizes import size_bytes
@@ -31,6 +30,7 @@ from takhin.topic_configs import ConfigEntry
 from takhin.turns import LARGE_BYTES, in_turns
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire.columns import Columns, headers_of, key_of, parsed_again, value_of
+from takhin.wire.packed import PackedRequest, packed_batch
 
 R = TypeVar("R")
 
@@ -45,11 +45,14 @@ CheckCounts = Callable[[int, Sequence[int]], None]
 
 
 async def produce_request(
-    request: pb.ProduceMessageRequest, wire_bytes: int, check: CheckCounts
+    message: pb.ProduceMessageRequest | PackedRequest, wire_bytes: int, check: CheckCounts
 ) -> ProduceRequest:
     """The message as a value. wire_bytes: its size, decompressed. Raises as `batch` does."""
+    if isinstance(message, PackedRequest):
+        request, found = message.head, packed_batch(message, _condition(message.head))
+    else:
+        request, found = message, await batch(message, wire_bytes, check)
     acks = request.required_acks if request.HasField("required_acks") else None
-    found = await batch(request, wire_bytes, check)
     return ProduceRequest(request.topic, request.partition, found, acks, request.timeout_ms, request.topic_id)
 
 

@@ -24,7 +24,8 @@ from lending import lend_template
 
 READY = re.compile(
     r"takhin (?P<version>\S+) ready on (?P<address>\S+:\d+), data in (?P<data_dir>.+), "
-    r"(?P<topics>\d+) topics? \(SQLite (?P<sqlite>\S+), gRPC (?P<grpc>\S+), Python (?P<python>\S+)\)\n"
+    r"(?P<topics>\d+) topics? \(SQLite (?P<sqlite>\S+), gRPC (?P<grpc>\S+), Python (?P<python>\S+), "
+    r"(?P<native>records in C|records in Python)\)\n"
 )
 """The ready line where the log is for people. Elsewhere it is JSON with the same facts under these names."""
 READY_WAIT_S_MAX = 20.0

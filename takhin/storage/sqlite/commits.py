@@ -161,7 +161,7 @@ class Commits:
         at = TopicPartition(self._state.topic, self._state.partition)
         self._shared.sources.note(at, written.source_groups)
         if written.removed:
-            self._state.ends = Reader(self._file, self._state).ends()
+            self._state.ends = Reader(self._file, self._state, native=self._shared.native).ends()
         group.answer(written)
         small = group.appends >= COMPANY_MIN and group.queued_bytes <= SMALL_GROUP_BYTES
         if small and not self._shared.files.wanted:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from takhin.clock import Clock
-from takhin.disk import connection
+from takhin.disk import connection, native
 from takhin.disk.folder import DataFolder
 from takhin.disk.witness import Witness
 from takhin.errors import StartupError
@@ -51,8 +51,6 @@ class Parts:
 class SqliteEngine:
     """Topics as folders, partitions as WAL-mode SQLite files."""
 
-    capabilities = frozenset(Capability)
-
     def __init__(
         self,
         data_dir: Path,
@@ -61,7 +59,12 @@ class SqliteEngine:
         clock: Clock,
         topic_defaults: TopicConfig = DEFAULTS,
     ) -> None:
-        """topic_defaults: the config of a topic that says nothing."""
+        """topic_defaults: the config of a topic that says nothing.
+
+        Raises StartupError if storage.native wants what is not there.
+        """
+        self.native = native.is_chosen(settings.native)
+        """True if records are stored and read by the native library."""
         self._data_dir = data_dir
         self._settings = settings
         self._clock = clock
@@ -69,6 +72,11 @@ class SqliteEngine:
         self.meters = EngineMeters()
         self._troubles = Troubles()
         self._parts: Parts | None = None
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        every = frozenset(Capability)
+        return every if self.native else every - {Capability.PACKED}
 
     @property
     def topics(self) -> Mapping[str, SqliteTopic]:
@@ -129,6 +137,7 @@ class SqliteEngine:
             SourceIndex(),
             self.meters,
             self._topic_defaults,
+            self.native,
         )
         index = OffsetIndex()
         catalogue = Catalogue(shared, folder, witness, index)

@@ -21,7 +21,7 @@ from takhin.schema import PAGE_BYTES
 from takhin.storage import compaction
 from takhin.storage.compaction import History
 from takhin.storage.sqlite.course import others_turn
-from takhin.storage.sqlite.inserting import Headers, insert, insert_headers
+from takhin.storage.sqlite.inserting import Columns, PackedRows, Rows, insert_all
 from takhin.storage.sqlite.senders import Producers, Senders, Sources
 from takhin.storage.sqlite.shared import Shared
 from takhin.storage.sqlite.times import Ends, Times
@@ -178,9 +178,8 @@ class Draft:
         self._inserted = 0
         self._ends = state.ends
         self._first = state.end_offset  # of the records that are not inserted yet
-        self._columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-        self._headers: list[tuple[int, Headers]] = []  # by the offset of a batch's first record
-        self._bytes = 0  # of these records and headers
+        self._waiting: list[Rows] = []  # these records
+        self._native = shared.native
         self._appended_bytes = 0
 
     @property
@@ -218,18 +217,23 @@ class Draft:
         """Append a batch at the end. Its rows are inserted later, together with those of its neighbours."""
         first = self.end_offset
         if first == self._state.end_offset:
-            self.next_times[first] = batch.timestamps[0]
-        timestamps, keys, values = self._columns
-        timestamps.extend(batch.timestamps)
-        keys.extend(batch.keys)
-        values.extend(batch.values)
-        self._bytes += batch.size_bytes
+            self.next_times[first] = batch.first_timestamp
+        if self._native and batch.packed is not None:
+            self._waiting.append(PackedRows(first, batch.packed))
+        else:
+            self._columns_at(first).add(batch)
         self._appended_bytes += batch.size_bytes
-        if batch.headers:
-            self._headers.append((first, batch.headers))
         self.end_offset = first + len(batch)
-        self._ends = self._ends.after(batch.timestamps)
-        return Appended(self._state.partition, first, batch.timestamps[0], len(batch))
+        self._ends = self._ends.after(batch.first_timestamp, batch.last_timestamp)
+        return Appended(self._state.partition, first, batch.first_timestamp, len(batch))
+
+    def _columns_at(self, first: int) -> Columns:
+        """Those that the next batch belongs to."""
+        last = self._waiting[-1] if self._waiting else None
+        if not isinstance(last, Columns):
+            last = Columns(first)
+            self._waiting.append(last)
+        return last
 
     async def finish(self, answers: Sequence[object]) -> Written:
         """Insert what is left, in turn with what else the loop has to do, and count the commit."""
@@ -258,19 +262,15 @@ class Draft:
 
     def _insert(self) -> Iterator[None]:
         """Insert the records appended so far; yields where others may have their turn."""
-        first, rows = self._first, self.end_offset - self._first
-        if not rows:
+        if not self._waiting:
             return
-        yield from insert(self.db, first, rows, self._columns, self._bytes)
-        yield from insert_headers(self.db, self._headers, self._bytes)
-        self._headers.clear()
+        first = self._first
+        yield from insert_all(self.db, self._waiting)
         if first == self._state.end_offset and self.times.block_due(first, self.now):
             self.times = self.times.with_block(self.db, first, self.now)
-        self.times = self.times.after(self._columns[0], self.now)
+        self.times = self.times.after(max(rows.highest_timestamp for rows in self._waiting), self.now)
         self._first = self.end_offset
-        self._bytes = 0
-        for column in self._columns:
-            column.clear()
+        self._waiting.clear()
 
 
 class Write(Protocol[Answer_co]):

@@ -1,8 +1,12 @@
-"""How the records of a commit group get into the table: many in a statement, and not too many in a turn."""
+"""How the records of a commit group get into the table: many in a statement, and not too many in a turn.
+
+Records that came packed are read from their request by SQLite itself, with the native library. All others are
+rows of values here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -11,7 +15,9 @@ import apsw
 from takhin.disk import statements as sql
 from takhin.disk.overflow import RECORD_LAST_BYTES_MIN
 from takhin.disk.zero_tails import header_tails, long_headers, record_tails
-from takhin.model import Header
+from takhin.model import Batch, Header
+from takhin.native import library
+from takhin.packed import Packed
 
 SLICE_BYTES = 2 << 20
 SLICE_HEADERS = 2_000
@@ -22,6 +28,90 @@ ROW_BYTES = 512
 
 Headers = Mapping[int, Sequence[Header]]
 """The headers of a batch's records by position."""
+
+
+class Columns:
+    """Batches that follow each other, as columns of values. first: the offset of the first record."""
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+        self._columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+        self._headers: list[tuple[int, Headers]] = []  # by the offset of a batch's first record
+        self._bytes = 0
+
+    def add(self, batch: Batch) -> None:
+        """Add the next batch."""
+        timestamps, keys, values = self._columns
+        if batch.headers:
+            self._headers.append((self._first + len(timestamps), batch.headers))
+        timestamps.extend(batch.timestamps)
+        keys.extend(batch.keys)
+        values.extend(batch.values)
+        self._bytes += batch.size_bytes
+
+    @property
+    def highest_timestamp(self) -> int:
+        highest: int = max(self._columns[0])
+        return highest
+
+    @property
+    def weight(self) -> int:
+        """What inserting them costs, in bytes of a value."""
+        return self._bytes + ROW_BYTES * len(self._columns[0])
+
+    def insert(self, db: apsw.Connection) -> Iterator[None]:
+        """Insert all; yields where others may have their turn."""
+        yield from insert(db, self._first, len(self._columns[0]), self._columns, self._bytes)
+        yield from insert_headers(db, self._headers, self._bytes)
+
+
+class PackedRows:
+    """One batch as it came. first: the offset of its first record."""
+
+    def __init__(self, first: int, packed: Packed) -> None:
+        self._first = first
+        self._packed = packed
+
+    @property
+    def highest_timestamp(self) -> int:
+        return self._packed.highest_timestamp
+
+    @property
+    def weight(self) -> int:
+        """What inserting them costs, in bytes of a value."""
+        facts = self._packed.facts
+        return facts.end - facts.begin + ROW_BYTES * facts.records
+
+    def insert(self, db: apsw.Connection) -> Iterator[None]:
+        """Insert all; yields where others may have their turn."""
+        packed, native = self._packed, library()
+        request, facts, whole = packed.request, packed.facts, memoryview(packed.request)
+        weight_max = SLICE_HEADERS_BYTES if facts.headers else SLICE_BYTES
+        first, part = self._first, packed.part
+        while part:
+            if part.start > facts.begin:
+                yield
+            at, count = native.cut(request, part, weight_max=weight_max, record_weight=ROW_BYTES)
+            wire, part = whole[part.start : at], range(at, facts.end)
+            db.execute(sql.INSERT_PACKED, (wire, first, packed.now, packed.every))
+            if facts.headers:
+                yield
+                db.execute(sql.INSERT_PACKED_HEADERS, (wire, first))
+            first += count
+
+
+Rows = Columns | PackedRows
+
+
+def insert_all(db: apsw.Connection, waiting: Iterable[Rows]) -> Iterator[None]:
+    """Insert rows that follow each other; yields where others may have their turn."""
+    in_slice = 0
+    for rows in waiting:
+        if in_slice and in_slice + rows.weight > SLICE_BYTES:
+            yield
+            in_slice = 0
+        yield from rows.insert(db)
+        in_slice += rows.weight
 
 
 def insert(

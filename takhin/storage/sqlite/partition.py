@@ -72,7 +72,7 @@ class SqlitePartition:
         self._shared = shared
         self._file = file
         self._state = state
-        self._reader = Reader(file, state)
+        self._reader = Reader(file, state, native=shared.native)
         self.trimmer = Trimmer(shared, state, life, self)
         self._compactor = Compactor(shared, file, state, life, self)
 

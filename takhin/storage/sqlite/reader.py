@@ -7,6 +7,7 @@ beside a busy loop each row waits for the GIL (measured: 130 ms). The limits of 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -27,6 +28,7 @@ from takhin.model import (
     Row,
     TopicConfig,
 )
+from takhin.packed import Encoded, encoded_records
 from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, size_bytes
 from takhin.storage.sqlite.file import LogFile
 from takhin.storage.sqlite.group import LogState
@@ -41,9 +43,11 @@ READ_HEADERS_MAX = 2_000
 class Reader:
     """Reads through a file's reading connection; the file must be open."""
 
-    def __init__(self, file: LogFile, state: LogState) -> None:
+    def __init__(self, file: LogFile, state: LogState, *, native: bool) -> None:
+        """native: SQLite has the functions of the native library."""
         self._file = file
         self._state = state
+        self._native = native
 
     def read(self, offset: int, end: int, *, max_bytes: int, max_records: int) -> Records:
         """Records from offset on, below end, within both limits: at least one, unless none follows.
@@ -52,6 +56,9 @@ class Reader:
         next record.
         Raises LostPageError, apsw.Error.
         """
+        limits = {"records_max": max_records, "bytes_max": max_bytes}
+        if self._native and (encoded := self._encoded(offset, end, limits)) is not None:
+            return encoded
         rows: list[Row] = []
         total = 0
         # A statement that is not closed would keep its snapshot, which is that of the checks, too.
@@ -67,6 +74,28 @@ class Reader:
         if rows and rows[-1][0] - offset != len(rows) - 1:
             self._cut_at_damage(rows, offset)
         return self._with_headers(rows, max_bytes) if rows else Records((), {}, end)
+
+    def _encoded(self, first: int, below: int, limits: Mapping[str, int]) -> Records | None:
+        """The same by the native library. None where it declines: read.c says when that is.
+
+        It knows no ranges that were given up, where records are missing as well.
+        """
+        if self._state.lost:
+            return None
+        bindings = {
+            **limits,
+            "first": first,
+            "below": below,
+            "headers_max": READ_HEADERS_MAX,
+            "partition": self._state.partition,
+            "gaps_below": self._state.history.gaps.compacted_below,
+        }
+        # A statement that is not at its end would keep its snapshot.
+        found: Any = self._file.reader.execute(sql.READ_ENCODED, bindings).fetchall()
+        if not found:
+            return None
+        ((wire, count, size_bytes, next_offset),) = found
+        return encoded_records(Encoded(wire, size_bytes), count, next_offset)
 
     def _cut_at_damage(self, rows: list[Row], offset: int) -> None:
         """Leave out what lies behind a record that is missing and should be there."""

@@ -31,3 +31,5 @@ class Shared:
     meters: EngineMeters
     topic_defaults: TopicConfig
     """The config of a topic that says nothing."""
+    native: bool
+    """True if SQLite has the functions of the native library."""

@@ -7,7 +7,6 @@ behind the last block, at most as many as a block and a commit group have, are t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import apsw
@@ -42,10 +41,9 @@ class Times(NamedTuple):
         records = end - self.blocked
         return records >= BLOCK_RECORDS or (records > 0 and not 0 <= now - self.began < BLOCK_MS)
 
-    def after(self, timestamps: list[int], now: int) -> Times:
-        """With more records in the tail."""
-        highest = max(self.highest, *timestamps)
-        return Times(self.blocked, highest, now, self.began)
+    def after(self, highest: int, now: int) -> Times:
+        """With more records in the tail. highest: their highest timestamp."""
+        return Times(self.blocked, max(self.highest, highest), now, self.began)
 
     def trimmed(self, start: int, end: int) -> Times:
         """Without the records below `start`, of a log that ends at `end`."""
@@ -104,11 +102,11 @@ class Ends(NamedTuple):
     last: int | None
     first_appended: int | None
 
-    def after(self, timestamps: Sequence[int]) -> Ends:
-        """With more records behind them."""
+    def after(self, first: int, last: int) -> Ends:
+        """With more records behind them. first, last: timestamps of those."""
         if self.first == NO_TIMESTAMP:
-            return Ends(timestamps[0], timestamps[-1], None)
-        return Ends(self.first, timestamps[-1], self.first_appended)
+            return Ends(first, last, None)
+        return Ends(self.first, last, self.first_appended)
 
     @property
     def oldest(self) -> Oldest | None:

@@ -1,0 +1,174 @@
+"""The native library reads and encodes what Python reads and encodes, byte for byte."""
+
+import random
+
+import pytest
+
+from native.comparing import database
+from storage.support import Store, alter
+from takhin import native
+from takhin.disk import statements as sql
+from takhin.model import CleanupPolicy, Header, Records
+from takhin.sizes import response_bytes
+from takhin.storage.sqlite.inserting import Columns
+from takhin.storage.sqlite.reader import Reader
+from takhin.testing.contract import NOW, batch, spec
+from takhin.topic_configs import DEFAULTS
+from takhin.wire.encode import encoded
+
+pytestmark = pytest.mark.skipif(isinstance(native.found(), Exception), reason=str(native.found()))
+
+SIZES = (0, 1, 5, 90, 127, 128, 300, 16_400)
+DECODED = 10
+"""Of so many reads, the bytes of one are made values again, which takes longest."""
+BOUNDS = (0, 1, 32, 33, 100, 500, 5_000, 1 << 20)
+
+
+@pytest.fixture
+async def store(tmp_path):
+    opened = Store(tmp_path / "data")
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+def some_headers(chance):
+    values = (b"", b"v", b"v" * 200, b"\0" * 15_000)
+    return [
+        Header(chance.choice("hé\0☃"), chance.choice(values)) for _ in range(chance.choice((1, 2, 5, 600)))
+    ]
+
+
+def some_batch(chance):
+    """Records of all sizes, some without a key or a value, some with headers, some that end in many zeros."""
+    count = chance.choice((1, 3, 40))
+    values = [chance.choice((None, b"\0" * 20_000, *map(chance.randbytes, SIZES * 4))) for _ in range(count)]
+    keys = [chance.choice((b"", b"a", b"b", b"c" * 130)) for _ in range(count)]
+    headers = {at: some_headers(chance) for at in range(count) if chance.random() < 0.1}
+    return batch(
+        *values, keys=keys, timestamps=[chance.choice((0, 127, 128, 1 << 40))] * count, headers=headers
+    )
+
+
+async def some_log(store, chance):
+    """A log that has gaps at its beginning, where compaction has been, and does not begin at 0."""
+    config = DEFAULTS
+    if chance.random() < 0.5:
+        config = type(config)(1 << 20, cleanup_policy=(CleanupPolicy.COMPACT,), min_cleanable_dirty_ratio=0.0)
+    (log,) = (await store.engine.create_topic(spec(f"t{chance.getrandbits(60)}", 1, config))).partitions
+    for _ in range(6):
+        await log.append(some_batch(chance))
+    if config.compacts:
+        await log.compact(config, 1 << 50)
+    await log.trim(chance.randrange(log.end_offset // 2 + 1))
+    for _ in range(2):
+        await log.append(some_batch(chance))
+    return log
+
+
+class Both:
+    """Reads a log both ways. natively: how many reads the library has done."""
+
+    def __init__(self, log):
+        self._log = log
+        self._native, self._python = (
+            Reader(log._file, log._state, native=native) for native in (True, False)
+        )
+        self.natively = 0
+
+    def read(self, offset, **limits):
+        """Fail if they differ in anything."""
+        ours = self._native.read(offset, self._log.end_offset, **limits)
+        theirs = self._python.read(offset, self._log.end_offset, **limits)
+        assert theirs.encoded is None
+        assert ours.next_offset == theirs.next_offset
+        if ours.encoded is None or self.natively % DECODED == 0:
+            assert (list(ours.rows), dict(ours.headers)) == (list(theirs.rows), theirs.headers)
+        if ours.encoded is not None:
+            self.natively += 1
+            assert ours.encoded.wire == encoded(self._log.partition, theirs)
+            assert ours.size_bytes == response_bytes(theirs.rows, theirs.headers)
+
+
+@pytest.mark.parametrize(
+    ("logs", "reads"),
+    [(3, 300), pytest.param(200, 5_000, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])],
+)
+async def test_reads_of_every_kind(store, logs, reads, seed, figures):
+    """From any offset, within any limits, over records of every kind."""
+    chance = random.Random(seed)
+    natively = 0
+    for _ in range(logs):
+        log = await some_log(store, chance)
+        await log.ready()
+        both = Both(log)
+        for _ in range(reads):
+            offset = chance.randrange(log.start_offset, log.end_offset)
+            both.read(offset, max_bytes=chance.choice(BOUNDS), max_records=chance.choice((1, 2, 7, 2_000)))
+        natively += both.natively
+        await store.engine.delete_topic(log.topic)
+    assert natively > logs * reads / 4, "most of them were left to Python"
+    figures(f"native library: {logs * reads} reads, {natively} of them natively: no difference")
+
+
+async def test_a_record_that_is_missing(store):
+    """A read ends before it, however it is done; what lies behind is not taken for the log's next record."""
+    (log,) = (await store.engine.create_topic(spec("t"))).partitions
+    await log.append(batch(*[b"v"] * 10))
+    await store.close()
+    alter(log.path, "DELETE FROM records WHERE offset IN (4, 5)")
+    await store.open()
+    log = store.engine.topics["t"].partitions[0]
+    await log.ready()
+    both = Both(log)
+    for offset in range(10):
+        both.read(offset, max_bytes=1_000, max_records=100)
+    assert both.natively == 8  # at 4 and 5 there is nothing to give
+    await store.engine.delete_topic("t")
+
+
+def asked(db, partition=0):
+    """What the library gives of a table: its row, or none."""
+    limits = {"records_max": 100, "bytes_max": 1_000, "headers_max": 10, "gaps_below": 0}
+    return db.execute(
+        sql.READ_ENCODED, {**limits, "first": 4, "below": 10, "partition": partition}
+    ).fetchall()
+
+
+@pytest.fixture
+def db():
+    """A table with ten records, of which one has a header."""
+    made = database()
+    rows = Columns(0)
+    rows.add(batch(*[b"v"] * 10, headers={5: [Header("h", b"v")]}))
+    for _ in rows.insert(made):
+        pass
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("partition", [0, 1, 127, 128, 16_384, (1 << 31) - 1])
+def test_the_partition_is_in_each_record(db, partition):
+    """Whatever its number is."""
+    rows = [(offset, NOW, None, b"v") for offset in range(4, 10)]
+    wire = encoded(partition, Records(rows, {5: [Header("h", b"v")]}, 10))
+    assert asked(db, partition) == [(wire, 6, 6 * 33 + 16 + 2, 10)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM records WHERE offset = 4",
+        "DELETE FROM records",
+        "UPDATE headers SET key = CAST(x'80' AS TEXT)",
+        "UPDATE headers SET key = ''",
+        "UPDATE headers SET value = zeroblob(20000)",
+        "UPDATE records SET timestamp = -1 WHERE offset = 5",
+        "UPDATE records SET value = zeroblob(20000) WHERE offset = 5",
+    ],
+)
+def test_what_python_has_to_read(db, statement):
+    """What no broker has written, or may have lost a page, is left to Python, which says what is wrong."""
+    assert asked(db)
+    db.execute(statement)
+    assert not asked(db)
