@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ import uvloop
 from hypothesis import settings
 
 import forked
+from storage.support import MEMORY
 from takhin.disk import versions
 
 settings.register_profile("takhin", deadline=None)  # the time would depend on what else the machine is doing
@@ -38,8 +38,7 @@ def pytest_asyncio_loop_factories(config, item):
 @pytest.fixture
 def memory():
     """A folder in memory, if there is one: for tests that write a great deal which need not last."""
-    shm = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shm if os.access(shm, os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         yield Path(folder)
 
 

@@ -42,9 +42,9 @@ def takhin(*args: object, **settings: object) -> None:
 
 
 @pytest.mark.parametrize("readers", MODES)
-def test_everything_has_the_mode_that_the_setting_says(tmp_path, umask, readers):
+def test_everything_has_the_mode_that_the_setting_says(memory, umask, readers):
     """LOCK, witness, ballast, files with their -wal and -shm, copies and what is restored: all of it."""
-    data, copy, restored = tmp_path / "deep" / "data", tmp_path / "copy", tmp_path / "restored"
+    data, copy, restored = memory / "deep" / "data", memory / "copy", memory / "restored"
     with Broker(data, lent=False, storage_readers=readers) as broker:
         with connected(broker.address) as stub:
             create_topic(stub, "topic", 2)
@@ -55,7 +55,7 @@ def test_everything_has_the_mode_that_the_setting_says(tmp_path, umask, readers)
         there = {path.rpartition("/")[2] for path in modes(data)}
         assert there >= {"LOCK", "witness", "ballast", "held", "tmp", "0.db", "0.db-wal", "0.db-shm"}
         assert odd(data, readers) == {}
-        assert odd(tmp_path / "deep", readers) == {}
+        assert odd(memory / "deep", readers) == {}
         takhin("backup", copy, "--data-dir", data, storage_readers=readers)
         assert odd(copy, readers) == {}
         (data / "hold").unlink()

@@ -115,9 +115,9 @@ async def test_errors_are_raised(crowded, admin):
                     break
 
 
-async def test_an_outage_ends(tmp_path):
+async def test_an_outage_ends(memory):
     """Without a broker iterating raises after outage_timeout_ms, and goes on when the broker is back."""
-    folder = tmp_path / "data"
+    folder = memory / "data"
     with Broker(folder) as broker:
         address = broker.address
         async with Admin(address) as admin:

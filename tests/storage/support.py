@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ from takhin.storage.contract import PartitionLog
 from takhin.storage.sqlite.engine import SqliteEngine
 from takhin.storage.sqlite.open_files import OpenFiles
 from takhin.testing.contract import NOW, clock
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Where folders are made for tests that write a great deal which need not last."""
 
 
 def check_files(data_dir: Path) -> None:
