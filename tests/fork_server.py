@@ -18,12 +18,15 @@ FLAGS = ("-I", "-P", "-S")
 """They say where to look for modules, and these are imported already."""
 
 
-def import_all(names: list[str]) -> None:
+def import_all(names: list[str]) -> dict[str, str]:
+    """Returns the variables that were set in the course of it."""
+    before = set(os.environ)
     for name in names:
         importlib.import_module(name)
     (_only_thread,) = Path("/proc/self/task").iterdir()  # one with more of them must not be forked
     gc.collect()
     gc.freeze()
+    return {name: value for name, value in os.environ.items() if name not in before}
 
 
 def serve(channel: socket.socket) -> tuple[dict, list[int]] | None:
@@ -49,13 +52,13 @@ def serve(channel: socket.socket) -> tuple[dict, list[int]] | None:
             os.close(descriptor)
 
 
-def become(request: dict, streams: list[int]) -> None:
+def become(request: dict, streams: list[int], variables: dict[str, str]) -> None:
     """Take on what the program is given, and run it."""
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
     os.closerange(3, 1_024)
     os.environ.clear()
-    os.environ.update(request["environ"])
+    os.environ.update(variables | request["environ"])
     os.chdir(request["cwd"])
     os.umask(request["umask"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -78,6 +81,6 @@ def become(request: dict, streams: list[int]) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the tests and the programs
     sys.path[:1] = sys.argv[2].split(os.pathsep)
-    import_all(sys.argv[3:])
+    variables = import_all(sys.argv[3:])
     if given := serve(socket.socket(fileno=int(sys.argv[1]))):
-        become(*given)
+        become(*given, variables)

@@ -28,15 +28,16 @@ from takhin.cli.main import COMMANDS
 READ_AT_THE_START = ("GRPC_", "LANG", "LC_", "LD_", "MALLOC_", "PYTHON")
 """How variables begin that are read when a process starts or imports, and not again."""
 
-TAKHIN = (
+SERVE = (
     "takhin.cli.main",
-    *(f"takhin.cli.{name}" for name in COMMANDS),
+    "takhin.cli.serve",
     "takhin.process",
     "grpc_health.v1.health",
     "grpc_reflection.v1alpha.reflection",
 )
+OTHERS = ("takhin.cli.main", *(f"takhin.cli.{name}" for name in COMMANDS))
 SQLITE = ("takhin.schema.migrations", "sqlite3", "apsw")
-"""Nothing that is called `takhin` may ever load a second SQLite beside apsw's."""
+"""What is imported for brokers, for other commands, and for programs with Python's SQLite: no broker's."""
 OF_SQLITE = re.compile(r"takhin\.schema|check_files\.py|sqlite3")
 
 SERVER = Path(__file__).with_name("fork_server.py")
@@ -100,7 +101,7 @@ def _take_orphans(wanted: int) -> None:
 def _can_be_forked(executable: str, environ: Mapping[str, str], *special: object) -> bool:
     if "REAL_PROCESSES" in os.environ or executable != sys.executable or any(special):
         return False
-    return read_at_the_start(environ) == _server(TAKHIN).environ
+    return read_at_the_start(environ) == _server(OTHERS).environ
 
 
 class Popen(subprocess.Popen):
@@ -116,7 +117,8 @@ class Popen(subprocess.Popen):
             number if pipe == -1 else pipe for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))
         ]
         arguments = [os.fsdecode(part) for part in args[1:]]
-        server = _server(SQLITE if any(map(OF_SQLITE.search, arguments[:3])) else TAKHIN)
+        of_sqlite = any(map(OF_SQLITE.search, arguments[:3]))
+        server = _server(SQLITE if of_sqlite else SERVE if "serve" in arguments else OTHERS)
         self.pid = server.fork(arguments, environ, os.fspath(cwd or Path.cwd()), streams)
         self._child_created = True
         self._close_pipe_fds(*pipes)

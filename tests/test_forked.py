@@ -20,7 +20,7 @@ print("on stderr", file=sys.stderr)
 sys.exit(7)
 """
 DRAWS = "import apsw, random, uuid; print(apsw.randomness(8), random.random(), uuid.uuid4())"
-IS_FORKED = "import sys; print('takhin.process' in sys.modules)"
+IS_FORKED = "import sys; print('takhin.cli.produce' in sys.modules)"
 WAITS = "print(flush=True); import time; time.sleep(60)"
 
 pytestmark = pytest.mark.skipif("REAL_PROCESSES" in os.environ, reason="nothing is forked")
