@@ -2,7 +2,7 @@
 
 The client is tuned as librdkafka's documentation says. By default it stops fetching for a second once 100,000
 messages wait to be taken, which would be all that is measured, and waits 5 ms before it sends a lone record.
-As a system of its own it has its defaults. A record's outcome is told by a callback.
+As a system of its own it has its defaults. A callback tells the outcome of each record.
 """
 
 from __future__ import annotations

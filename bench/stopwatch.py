@@ -6,6 +6,7 @@ The server is found by the port on which it listens (Linux's /proc), so that any
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -49,13 +50,10 @@ def pid_of(address: str) -> int | None:
     if not port.isdigit():
         return None
     sockets = {f"socket:[{inode}]" for inode in _listening(int(port))}
-    for folder in Path("/proc").glob("[0-9]*/fd"):
-        try:
-            found = {str(of.readlink()) for of in folder.iterdir()}
-        except OSError:  # it has ended, or is another user's
-            continue
-        if found & sockets:
-            return int(folder.parent.name)
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # it is closed by now, or another user's
+            if str(link.readlink()) in sockets:
+                return int(link.parts[2])
     return None
 
 
