@@ -1,4 +1,4 @@
-"""What the review of the native path found, each as a test that fails before its mend. To be moved where it belongs."""
+"""What the review of the native path found. To be moved where it belongs."""
 
 import asyncio
 import stat
@@ -89,9 +89,12 @@ def test_the_turn_of_many_small_requests(watched):
     call = channel.stream_stream(SERVICE + "ProduceMessageStream")
     turns = []
     for _ in range(3):
-        with subprocess.Popen(
-            ["sqlite3", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as lock, ThreadPoolExecutor(5) as pool:
+        with (
+            subprocess.Popen(
+                ["sqlite3", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            ) as lock,
+            ThreadPoolExecutor(5) as pool,
+        ):
             lock.stdin.write("BEGIN IMMEDIATE; SELECT 1;\n")
             lock.stdin.flush()
             lock.stdout.readline()
@@ -137,7 +140,7 @@ async def test_one_batch_that_cannot_be_stored(tmp_path):
 
 
 async def test_a_read_while_a_compaction_commits(tmp_path, monkeypatch):
-    """By Python: rows and headers are of one moment. (The bug is older than the native path, which has none.)"""
+    """By Python: rows and headers are of one moment."""
     store = Store(tmp_path / "data", native="off")
     await store.open()
     config = type(DEFAULTS)(1 << 20, cleanup_policy=(CleanupPolicy.COMPACT,), min_cleanable_dirty_ratio=0.0)
