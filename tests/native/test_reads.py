@@ -9,6 +9,7 @@ from storage.support import Store, alter
 from takhin import native
 from takhin.disk import statements as sql
 from takhin.model import CleanupPolicy, Header, Records
+from takhin.packed import joined
 from takhin.sizes import response_bytes
 from takhin.storage.sqlite.inserting import Columns
 from takhin.storage.sqlite.reader import Reader
@@ -109,6 +110,25 @@ async def test_reads_of_every_kind(store, logs, reads, seed, figures):
         await store.engine.delete_topic(log.topic)
     assert natively > logs * reads / 4, "most of them were left to Python"
     figures(f"native library: {logs * reads} reads, {natively} of them natively: no difference")
+
+
+@pytest.mark.parametrize("zeros", [0, 20_000])
+async def test_reads_that_become_one_response(store, zeros):
+    """They are joined as they are, or made values if one of them was done by Python."""
+    (log,) = (await store.engine.create_topic(spec("t"))).partitions
+    middle = batch(b"v" + bytes(zeros), headers={0: [Header("h", b"")]})
+    for each in (batch(b"1", b"2"), middle, batch(b"3")):
+        await log.append(each)
+    pieces = [
+        await log.read(at, max_bytes=1 << 20, max_records=count) for at, count in ((0, 2), (2, 1), (3, 9))
+    ]
+    assert [piece.encoded is None for piece in pieces] == [False, zeros > 0, False]
+    whole = joined(pieces)
+    expected = Reader(log._file, log._state, native=False).read(0, 4, max_bytes=1 << 20, max_records=9)
+    assert (whole.encoded is None) is (zeros > 0)
+    assert whole.encoded is None or whole.encoded.wire == encoded(0, expected)
+    assert (list(whole.rows), dict(whole.headers)) == (expected.rows, expected.headers)
+    assert (whole.next_offset, whole.size_bytes) == (4, expected.size_bytes)
 
 
 async def test_a_record_that_is_missing(store):
