@@ -91,7 +91,9 @@ class PackedRows:
         while part:
             if part.start > facts.begin:
                 yield
-            at, count = native.cut(request, part, weight_max=weight_max, record_weight=ROW_BYTES)
+            at, count = facts.end, facts.records
+            if self.weight > weight_max:
+                at, count = native.cut(request, part, weight_max=weight_max, record_weight=ROW_BYTES)
             wire, part = whole[part.start : at], range(at, facts.end)
             db.execute(sql.INSERT_PACKED, (wire, first, packed.now, packed.every))
             if facts.headers:
