@@ -18,9 +18,9 @@ from takhin.client.contexts import (
     Context,
     Contexts,
     changing,
-    checked_token,
     contexts_path,
 )
+from takhin.client.token import checked_token
 from takhin.errors import InvalidArgumentError
 from takhin.kinds import Secret
 

@@ -98,7 +98,8 @@ def test_client_commands_load_nothing_of_the_server(takhin, topic):
 
 
 @pytest.mark.parametrize(
-    "args", [["topics", "list"], ["produce", "t"], ["consume", "t"], ["consume", "t", "--follow"]]
+    "args",
+    [["topics", "list"], ["produce", "t", "--timeout", "1"], ["consume", "t"], ["consume", "t", "--follow"]],
 )
 def test_no_broker_there(args):
     """One line names the address and says how to start a broker."""

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import socket
 import time
+from pathlib import Path
 
 import grpc
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from certificates import Authority, put
-from takhin.client import Admin, Consumer, Producer, Retry, Tls, TlsFiles
+from takhin.client import Admin, Consumer, Producer, Retry, Tls, TlsFiles, handshakes, outage, sync
 from takhin.client.errors import HandshakeError, UnreachableError
 from takhin.client.handshakes import MISSING, REFUSED
 from takhin.errors import InvalidArgumentError
@@ -93,7 +94,7 @@ async def refused(address, **options):
 async def test_all_ways_in(broker, addresses, authority):
     """A client connects to every kind of listener; tls:// in the address stands for TLS."""
     assert await healthy(addresses["plain"])
-    assert await healthy(addresses["unix"], token="a token is safe there")
+    assert await healthy(addresses["unix"], token="a-token-is-safe-there")
     assert await healthy(addresses["tls"], tls=tls(authority), token="secret")
     assert await healthy(f"tls://{addresses['tls']}", tls=tls(authority))
     own = authority.issue("ann", usages=[ExtendedKeyUsageOID.CLIENT_AUTH])
@@ -302,16 +303,104 @@ async def test_channels_are_rebuilt(tmp_path, authority, strangers, caplog):
 
 
 async def test_a_new_authority_is_trusted_while_calls_fail(tmp_path, authority, strangers):
-    """A client that distrusts the broker connects as soon as its file of authorities has the right one."""
+    """A client that was connected before waits until its file has the authority of the broker's new one."""
     authority.issue().save(tmp_path)
-    put(tmp_path / "ca.pem", strangers.pem)
+    put(tmp_path / "ca.pem", authority.pem)
     with broker_of(tmp_path, "tls://127.0.0.1:0") as broker:
-        async with Admin(broker.address, tls=TlsFiles(ca=tmp_path / "ca.pem")) as admin:
-            waiting = asyncio.create_task(admin.health())
-            while admin._connection._diagnosis._looking is None:  # noqa: ASYNC110  it has failed once
-                await asyncio.sleep(0.01)
-            put(tmp_path / "ca.pem", authority.pem)
-            assert (await waiting).status == "healthy"
+        address = broker.address
+        admin = Admin(address, tls=TlsFiles(ca=tmp_path / "ca.pem"))
+        await admin.open()
+        assert (await admin.health()).status == "healthy"
+    strangers.issue().save(tmp_path)
+    with broker_of(tmp_path, f"tls://{address.rpartition('//')[2]}"):
+        waiting = asyncio.create_task(admin.health())
+        while admin._connection._diagnosis._reason != "SERVER_AUTHORITY":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        put(tmp_path / "ca.pem", strangers.pem)
+        assert (await waiting).status == "healthy"
+        await admin.close()
+
+
+@pytest.mark.parametrize("kind", ["plain", "encrypted", "distrusted"])
+async def test_what_does_not_heal_is_raised_at_once(addresses, authority, strangers, kind):
+    """Clients with every retry left do not wait for what only a change of settings mends."""
+    to, trusted, reason = {
+        "plain": ("tls", None, "SERVER_WANTS_TLS"),
+        "encrypted": ("plain", authority, "SERVER_IS_PLAIN"),
+        "distrusted": ("tls", strangers, "SERVER_AUTHORITY"),
+    }[kind]
+    options = {"tls": trusted and tls(trusted)}
+    address = addresses[to]
+    began = time.monotonic()
+    with pytest.raises(HandshakeError) as caught:
+        async with Producer(address, **options) as producer:
+            await producer.send("topic", b"value")
+    assert caught.value.details["reason"] == reason
+    async with Consumer(address, **options) as consumer:
+        with pytest.raises(HandshakeError):
+            await consumer.assign_topics("topic")
+    async with Consumer(address, group_id="g", topics=["topic"], **options) as member:
+        with pytest.raises(HandshakeError):
+            await anext(aiter(member))
+    assert await asyncio.to_thread(_refused_blocking, address, options) == reason
+    assert time.monotonic() - began < 6
+
+
+def _refused_blocking(address, options):
+    with sync.Admin(address, **options) as admin, pytest.raises(HandshakeError) as caught:
+        admin.health()
+    return caught.value.details["reason"]
+
+
+async def test_a_client_that_is_turned_away_waits_until_that_is_certain(addresses, authority, monkeypatch):
+    """Without the certificate that the broker asks for, a client gives up when it was so for a while."""
+    monkeypatch.setitem(handshakes.CERTAIN_SECONDS, MISSING, 0.2)
+    monkeypatch.setattr(handshakes, "AGAIN_SECONDS", 0.01)
+    began = time.monotonic()
+    async with Admin(addresses["mtls"], tls=tls(authority)) as admin:
+        with pytest.raises(HandshakeError) as caught:
+            await admin.health()
+    assert caught.value.details["reason"] == MISSING
+    assert 0.2 <= time.monotonic() - began < 5
+
+
+async def test_a_wait_is_told_once(monkeypatch, caplog):
+    """Where nobody answers, the log has one warning that says so, and the client goes on to wait."""
+    monkeypatch.setattr(outage, "TELL_SECONDS", 0.2)
+    async with Producer("127.0.0.1:1", delivery_timeout_ms=900) as producer:
+        with pytest.raises(UnreachableError):
+            await producer.send("topic", b"value")
+    told = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert [each.getMessage() for each in told] == ["still waiting: no broker answers at 127.0.0.1:1"]
+    assert told[0].name == "takhin.client.outage"
+
+
+async def test_a_wait_for_one_that_says_nothing_is_told(monkeypatch, caplog):
+    """One that takes the connection and never answers, as a stopped process, is told of in time."""
+    monkeypatch.setattr(outage, "TELL_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with Admin(address, timeout_ms=700) as admin:
+            with pytest.raises(UnreachableError, match="connecting took too long"):
+                await admin.health()
+    assert caplog.text.count(f"still waiting: no broker answers at {address}") == 1
+
+
+@pytest.mark.parametrize("read", ["secret\n", " secret\r\n", "secret"])
+async def test_a_token_as_it_is_read(addresses, read):
+    """The newline at the end of a token's file does no harm."""
+    assert await healthy(addresses["plain"], token=read)
+    with pytest.raises(InvalidArgumentError, match="must be one token, without blanks"):
+        Admin(addresses["plain"], token=f"two {read}")
+    with pytest.raises(InvalidArgumentError, match="must be a str, not bytes"):
+        Admin(addresses["plain"], token=b"secret")
+
+
+async def test_files_named_by_str(tmp_path, authority, addresses):
+    """TlsFiles takes what open() takes, and follows it."""
+    put(tmp_path / "ca.pem", authority.pem)
+    assert await healthy(addresses["tls"], tls=TlsFiles(ca=str(tmp_path / "ca.pem")))
+    assert TlsFiles(ca="ca.pem") == TlsFiles(ca=Path("ca.pem"))
 
 
 async def test_a_token_goes_with_every_call():
