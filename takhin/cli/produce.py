@@ -26,12 +26,13 @@ from takhin.cli.connection import (
     topic_argument,
     unreadable,
 )
-from takhin.cli.output import counted, progress_bar
+from takhin.cli.output import progress_bar
 from takhin.cli.signals import ending
 from takhin.cli.waiting import TellingRetry
 from takhin.client.contexts import Endpoint
 from takhin.client.sync import Admin, Delivery, Producer
 from takhin.errors import OutcomeUnknownError, TakhinError, UnknownPartitionError
+from takhin.sentences import counted
 
 TIMEOUT_S = 120
 """The default of --timeout."""

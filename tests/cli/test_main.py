@@ -68,7 +68,6 @@ def test_help(args):
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        ([], "takhin: Missing command. (see takhin --help)"),
         (
             ["nosuch"],
             f"takhin: there is no command 'nosuch'; the commands are {KNOWN} (see takhin --help)",
@@ -85,6 +84,14 @@ def test_usage_errors(args, line):
     """A usage error is one line that mentions --help, with exit code 1."""
     done = run(*args)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", line + "\n")
+
+
+@pytest.mark.parametrize("args", [[], ["topics"], ["context"]], ids=" ".join)
+def test_a_group_of_commands_alone(args):
+    """Without a command there is the help, on stderr, and exit code 1."""
+    done = run(*args)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == run(*args, "--help").stdout
 
 
 def test_client_commands_load_nothing_of_the_server(takhin, topic):

@@ -8,17 +8,15 @@ import socket
 import time
 from pathlib import Path
 
-import grpc
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from certificates import Authority, put
-from takhin.client import Admin, Consumer, Producer, Retry, Tls, TlsFiles, handshakes, outage, sync
+from takhin.client import Admin, Consumer, Producer, Retry, Tls, TlsFiles, handshakes, sync
 from takhin.client.errors import HandshakeError, UnreachableError
 from takhin.client.handshakes import MISSING, REFUSED
 from takhin.errors import InvalidArgumentError
 from takhin.testing import MemoryBroker
-from takhin.v1 import takhin_pb2 as pb
 
 ONCE = Retry(attempts_max=1)
 
@@ -364,67 +362,8 @@ async def test_a_client_that_is_turned_away_waits_until_that_is_certain(addresse
     assert 0.2 <= time.monotonic() - began < 5
 
 
-async def test_a_wait_is_told_once(monkeypatch, caplog):
-    """Where nobody answers, the log has one warning that says so, and the client goes on to wait."""
-    monkeypatch.setattr(outage, "TELL_SECONDS", 0.2)
-    async with Producer("127.0.0.1:1", delivery_timeout_ms=900) as producer:
-        with pytest.raises(UnreachableError):
-            await producer.send("topic", b"value")
-    told = [each for each in caplog.records if each.levelno >= logging.WARNING]
-    assert [each.getMessage() for each in told] == ["still waiting: no broker answers at 127.0.0.1:1"]
-    assert told[0].name == "takhin.client.outage"
-
-
-async def test_a_wait_for_one_that_says_nothing_is_told(monkeypatch, caplog):
-    """One that takes the connection and never answers, as a stopped process, is told of in time."""
-    monkeypatch.setattr(outage, "TELL_SECONDS", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        async with Admin(address, timeout_ms=700) as admin:
-            with pytest.raises(UnreachableError, match="connecting took too long"):
-                await admin.health()
-    assert caplog.text.count(f"still waiting: no broker answers at {address}") == 1
-
-
-@pytest.mark.parametrize("read", ["secret\n", " secret\r\n", "secret"])
-async def test_a_token_as_it_is_read(addresses, read):
-    """The newline at the end of a token's file does no harm."""
-    assert await healthy(addresses["plain"], token=read)
-    with pytest.raises(InvalidArgumentError, match="must be one token, without blanks"):
-        Admin(addresses["plain"], token=f"two {read}")
-    with pytest.raises(InvalidArgumentError, match="must be a str, not bytes"):
-        Admin(addresses["plain"], token=b"secret")
-
-
 async def test_files_named_by_str(tmp_path, authority, addresses):
     """TlsFiles takes what open() takes, and follows it."""
     put(tmp_path / "ca.pem", authority.pem)
     assert await healthy(addresses["tls"], tls=TlsFiles(ca=str(tmp_path / "ca.pem")))
     assert TlsFiles(ca="ca.pem") == TlsFiles(ca=Path("ca.pem"))
-
-
-async def test_a_token_goes_with_every_call():
-    """Every call carries `authorization: Bearer …`, as seen by a server that records what it receives."""
-    seen = []
-
-    class Noting(grpc.aio.ServerInterceptor):
-        async def intercept_service(self, continuation, details):
-            seen.append(dict(details.invocation_metadata).get("authorization"))
-            return await continuation(details)
-
-    async def health(request, context):
-        return pb.HealthCheckResponse(status="healthy")
-
-    handler = grpc.unary_unary_rpc_method_handler(
-        health, pb.HealthCheckRequest.FromString, pb.HealthCheckResponse.SerializeToString
-    )
-    listening = grpc.aio.server(interceptors=[Noting()])
-    listening.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("takhin.v1.TakhinService", {"HealthCheck": handler})]
-    )
-    port = listening.add_insecure_port("127.0.0.1:0")
-    await listening.start()
-    assert await healthy(f"127.0.0.1:{port}", token="secret")
-    assert await healthy(f"127.0.0.1:{port}")
-    await listening.stop(None)
-    assert seen == ["Bearer secret", None]
