@@ -13,10 +13,10 @@ SQLITE_EXTENSION_INIT3
 enum { OFFSET, POSITION, KEY, VALUE, REQUEST };
 enum { HIDDEN_COLUMNS = 2 };
 
-/* request: keeps the bytes while they are read. inner: what is left of the record at `offset`. */
+/* kept: the bytes, where they would not stay by themselves. inner: what is left of the record at `offset`. */
 typedef struct Cursor {
     sqlite3_vtab_cursor base;
-    sqlite3_value *request;
+    sqlite3_value *kept;
     Reading reading, inner;
     Header header;
     sqlite3_int64 offset, position;
@@ -56,7 +56,7 @@ static int open_cursor(sqlite3_vtab *table, sqlite3_vtab_cursor **opened)
 static int close_cursor(sqlite3_vtab_cursor *base)
 {
     Cursor *cursor = (Cursor *)base;
-    sqlite3_value_free(cursor->request);
+    sqlite3_value_free(cursor->kept);
     sqlite3_free(cursor);
     return SQLITE_OK;
 }
@@ -69,7 +69,7 @@ static int read_next(Cursor *cursor)
         cursor->at_end = cursor->reading.at == cursor->reading.end;
         if (cursor->at_end)
             return SQLITE_OK;
-        if (*cursor->reading.at++ != TAG_RECORDS || !read_record(&cursor->reading, &record))
+        if (*cursor->reading.at++ != TAG_RECORDS || !read_record(&cursor->reading, &record, INT64_MAX))
             return malformed(&cursor->base);
         cursor->offset = after(cursor->offset);
         cursor->position = -1;
@@ -83,13 +83,9 @@ static int filter(sqlite3_vtab_cursor *base, int number, const char *name, int a
 {
     (void)number, (void)name, (void)argc;
     Cursor *cursor = (Cursor *)base;
-    sqlite3_value_free(cursor->request);
-    cursor->request = sqlite3_value_dup(argv[0]);
-    if (cursor->request == NULL)
-        return SQLITE_NOMEM;
-    const byte *request = sqlite3_value_blob(cursor->request);
-    int size = request == NULL ? 0 : sqlite3_value_bytes(cursor->request);
-    cursor->reading = (Reading){request, request == NULL ? NULL : request + size};
+    int rc = begin_reading(argv[0], &cursor->kept, &cursor->reading);
+    if (rc != SQLITE_OK)
+        return rc;
     cursor->inner = (Reading){NULL, NULL};
     cursor->offset = before(sqlite3_value_int64(argv[1]));
     return read_next(cursor);

@@ -106,30 +106,32 @@ static int close_cursor(sqlite3_vtab_cursor *base)
     return SQLITE_OK;
 }
 
-/* The bytes of a column that is a BLOB, or absent if it is NULL. */
-static Span bytes_of(sqlite3_stmt *row, int column)
+/* The bytes of a column's value of this type, absent if it is NULL; false if it is of another type. The value is
+ * that of sqlite3_column_value: the statement that reads this table holds the connection's mutex, which
+ * sqlite3_column_blob and its like would take once more for each question. */
+static bool get_bytes(sqlite3_value *value, int type, Span *bytes)
 {
     static const byte NOTHING[1] = {0};
-    if (sqlite3_column_type(row, column) == SQLITE_NULL)
-        return (Span){NULL, 0};
-    const byte *at = sqlite3_column_blob(row, column);
-    int size = sqlite3_column_bytes(row, column);
-    return at == NULL ? (Span){NOTHING, 0} : (Span){at, size};
-}
-
-static bool is_of_type(sqlite3_stmt *row, int column, int type, int other)
-{
-    int found = sqlite3_column_type(row, column);
-    return found == type || found == other;
+    int found = sqlite3_value_type(value);
+    *bytes = (Span){NULL, 0};
+    if (found == SQLITE_NULL)
+        return true;
+    if (found != type)
+        return false;
+    const byte *at = type == SQLITE_TEXT ? sqlite3_value_text(value) : sqlite3_value_blob(value);
+    int size = sqlite3_value_bytes(value);
+    *bytes = at == NULL ? (Span){NOTHING, 0} : (Span){at, size};
+    return at != NULL || size == 0; /* else there was no memory for it */
 }
 
 /* Encode the header at which the statement stands, behind those that the record has already. */
 static Outcome take_header(Cursor *cursor, sqlite3_stmt *row, sqlite3_int64 *size)
 {
-    if (!is_of_type(row, 1, SQLITE_TEXT, SQLITE_TEXT) || !is_of_type(row, 2, SQLITE_BLOB, SQLITE_BLOB))
+    Span key, value;
+    if (!get_bytes(sqlite3_column_value(row, 1), SQLITE_TEXT, &key) ||
+        !get_bytes(sqlite3_column_value(row, 2), SQLITE_BLOB, &value))
         return DECLINED;
-    Span key = bytes_of(row, 1), value = bytes_of(row, 2);
-    if (key.size == 0 || !is_utf8(key) || ends_in_zeros(key, value, cursor->arguments[ARG_HEADER_ZEROS]))
+    if (key.size == 0 || value.at == NULL || !is_utf8(key) || ends_in_zeros(key, value, cursor->arguments[ARG_HEADER_ZEROS]))
         return DECLINED;
     *size += HEADER_OVERHEAD_BYTES + key.size + value.size;
     if (value.size == 0)
@@ -174,13 +176,15 @@ static Outcome take_record(Table *table, Cursor *cursor)
 {
     sqlite3_stmt *row = table->records;
     const sqlite3_int64 *arguments = cursor->arguments;
-    if (!is_of_type(row, 1, SQLITE_INTEGER, SQLITE_INTEGER) || !is_of_type(row, 2, SQLITE_BLOB, SQLITE_NULL) ||
-        !is_of_type(row, 3, SQLITE_BLOB, SQLITE_NULL))
-        return DECLINED;
-    sqlite3_int64 offset = sqlite3_column_int64(row, 0), timestamp = sqlite3_column_int64(row, 1);
+    sqlite3_int64 offset = sqlite3_value_int64(sqlite3_column_value(row, 0));
     if (offset > cursor->next_offset && offset > arguments[ARG_GAPS_BELOW])
         return IS_FULL;
-    Span key = bytes_of(row, 2), value = bytes_of(row, 3);
+    Span key, value;
+    sqlite3_value *stamp = sqlite3_column_value(row, 1);
+    sqlite3_int64 timestamp = sqlite3_value_type(stamp) == SQLITE_INTEGER ? sqlite3_value_int64(stamp) : -1;
+    if (!get_bytes(sqlite3_column_value(row, 2), SQLITE_BLOB, &key) ||
+        !get_bytes(sqlite3_column_value(row, 3), SQLITE_BLOB, &value))
+        return DECLINED;
     if (timestamp < 0 || ends_in_zeros(key, value, arguments[ARG_RECORD_ZEROS]))
         return DECLINED;
     sqlite3_int64 size = RECORD_OVERHEAD_BYTES + key.size + value.size, header_count = 0;

@@ -14,10 +14,10 @@ SQLITE_EXTENSION_INIT3
 enum { OFFSET, TIMESTAMP, KEY, VALUE, REQUEST };
 enum { HIDDEN_COLUMNS = 4 };
 
-/* request: keeps the bytes while they are read. */
+/* kept: the bytes, where they would not stay by themselves. */
 typedef struct Cursor {
     sqlite3_vtab_cursor base;
-    sqlite3_value *request;
+    sqlite3_value *kept;
     Reading reading;
     Record record;
     sqlite3_int64 offset, now;
@@ -57,7 +57,7 @@ static int open_cursor(sqlite3_vtab *table, sqlite3_vtab_cursor **opened)
 static int close_cursor(sqlite3_vtab_cursor *base)
 {
     Cursor *cursor = (Cursor *)base;
-    sqlite3_value_free(cursor->request);
+    sqlite3_value_free(cursor->kept);
     sqlite3_free(cursor);
     return SQLITE_OK;
 }
@@ -68,7 +68,7 @@ static int read_next(Cursor *cursor)
     cursor->at_end = cursor->reading.at == cursor->reading.end;
     if (cursor->at_end)
         return SQLITE_OK;
-    if (*cursor->reading.at++ != TAG_RECORDS || !read_record(&cursor->reading, &cursor->record))
+    if (*cursor->reading.at++ != TAG_RECORDS || !read_record(&cursor->reading, &cursor->record, INT64_MAX))
         return malformed(&cursor->base);
     return SQLITE_OK;
 }
@@ -77,13 +77,9 @@ static int filter(sqlite3_vtab_cursor *base, int number, const char *name, int a
 {
     (void)number, (void)name, (void)argc;
     Cursor *cursor = (Cursor *)base;
-    sqlite3_value_free(cursor->request);
-    cursor->request = sqlite3_value_dup(argv[0]);
-    if (cursor->request == NULL)
-        return SQLITE_NOMEM;
-    const byte *request = sqlite3_value_blob(cursor->request);
-    int size = request == NULL ? 0 : sqlite3_value_bytes(cursor->request);
-    cursor->reading = (Reading){request, request == NULL ? NULL : request + size};
+    int rc = begin_reading(argv[0], &cursor->kept, &cursor->reading);
+    if (rc != SQLITE_OK)
+        return rc;
     cursor->offset = sqlite3_value_int64(argv[1]);
     cursor->now = sqlite3_value_int64(argv[2]);
     cursor->restamp = sqlite3_value_int(argv[3]) != 0;

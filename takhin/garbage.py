@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import time
-from contextlib import suppress
-from pathlib import Path
+
+from takhin.memory import resident_bytes
 
 LOOK_S = 1.0
 """How often the process's memory is looked at."""
@@ -44,10 +43,3 @@ async def collect() -> None:
         if held > GROWTH * least + GROWTH_BYTES or now - looked_at >= EVERY_S:
             gc.collect()
             least, looked_at = resident_bytes(), time.monotonic()
-
-
-def resident_bytes() -> int:
-    """Bytes of memory that the process holds; 0 where the system does not tell."""
-    with suppress(OSError):
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0

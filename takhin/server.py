@@ -157,7 +157,7 @@ class Server:
                 f"traces.enabled is true, but {error.name} is not installed: in a checkout of Takhin, "
                 "pip install '.[server,otel]'"
             ) from error
-        return Traces(self.settings.traces, self.version)
+        return Traces(self.settings.traces, self.version, identified=self.settings.access.enabled)
 
     @property
     def versions(self) -> dict[str, str]:

@@ -62,6 +62,9 @@ READ_ENCODED = (
 )
 """Records as a response has them: native/read.c. No row: READ and READ_HEADERS are to be used."""
 
+TABLE_FUNCTIONS = ("takhin_records", "takhin_headers", "takhin_read")
+"""The library's. What has such a name in a file would stand before them."""
+
 INSERT_HEADER = "INSERT INTO headers (offset, position, key, value) VALUES (?,?,?,?)"
 PUT_BLOCK = "INSERT OR REPLACE INTO time_blocks (beyond, highest, appended) VALUES (?,?,?)"
 SET_END = "UPDATE log SET end_offset = ?, commits = ?"

@@ -29,8 +29,9 @@ def tables_fault(connection: apsw.Connection) -> str | None:
     if len(rows) > sql.SCHEMA_ROWS_MAX:
         return f"has more than {sql.SCHEMA_ROWS_MAX} tables, indexes and views"
     for kind, name, table, text in rows:
-        if kind == "trigger":
-            return f"has a trigger, {shown(str(name))}: Takhin makes none"
+        if kind == "trigger" or name in sql.TABLE_FUNCTIONS:
+            why = "Takhin makes none" if kind == "trigger" else "the broker has a table function of that name"
+            return f"has a {kind}, {shown(str(name))}: {why}"
         if kind == "table":
             found[str(name)] = str(text)
         plain = text is None or re.fullmatch(sql.PLAIN_INDEX, str(text), re.IGNORECASE)

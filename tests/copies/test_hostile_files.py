@@ -40,6 +40,8 @@ TABLES = [
         for name, view in VIEWS.items()
     ),
     pytest.param(["CREATE INDEX i ON committed_offsets (hex(zeroblob(100000)))"], "index", id="expression"),
+    pytest.param(["CREATE TABLE Takhin_Records (n)"], "table, 'takhin_records'", id="table function"),
+    pytest.param(["CREATE VIEW takhin_read AS SELECT 1"], "view, 'takhin_read'", id="view for a function"),
     pytest.param(["ALTER TABLE records ADD COLUMN n INTEGER AS (offset)"], "table records", id="column"),
 ]
 BY_PEOPLE = [

@@ -75,10 +75,11 @@ class Comparison:
             stamped = [_stamped(batch, config, NOW) for batch in (ours, theirs)]
             assert facts(stamped[0]) == facts(stamped[1])
             assert judged(stamped[0], config) == judged(stamped[1], config)
-        first = chance.choice(FIRST_OFFSETS)
-        assert stamped[0].packed is not None
-        by_sql, by_values = PackedRows(first, stamped[0].packed), Columns(first)
-        by_values.add(stamped[1])
+        first, config = chance.choice(FIRST_OFFSETS), chance.choice(CONFIGS)
+        packed = _stamped(ours, config, NOW).packed
+        assert packed is not None
+        by_sql, by_values = PackedRows(first, packed), Columns(first)
+        by_values.add(_stamped(theirs, config, NOW))
         assert by_sql.highest_timestamp == by_values.highest_timestamp
         assert stored(self._databases[0], by_sql) == stored(self._databases[1], by_values)
 

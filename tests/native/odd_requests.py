@@ -11,6 +11,8 @@ TEXTS = (b"", b"t", b"topic", "é\0☃𝄞\U0010ffff".encode(), b"x" * 40)
 BAD_TEXTS = (
     b"\x80",
     b"\xc0\x80",
+    b"\xe0\x80\x80",
+    b"\xf0\x80\x80\x80",
     b"\xed\xa0\x80",
     b"\xf4\x90\x80\x80",
     b"\xe2\x98",

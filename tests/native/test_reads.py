@@ -9,6 +9,7 @@ from storage.support import Store, alter
 from takhin import native
 from takhin.disk import statements as sql
 from takhin.model import CleanupPolicy, Header, Records
+from takhin.packed import joined
 from takhin.sizes import response_bytes
 from takhin.storage.sqlite.inserting import Columns
 from takhin.storage.sqlite.reader import Reader
@@ -111,6 +112,25 @@ async def test_reads_of_every_kind(store, logs, reads, seed, figures):
     figures(f"native library: {logs * reads} reads, {natively} of them natively: no difference")
 
 
+@pytest.mark.parametrize("zeros", [0, 20_000])
+async def test_reads_that_become_one_response(store, zeros):
+    """They are joined as they are, or made values if one of them was done by Python."""
+    (log,) = (await store.engine.create_topic(spec("t"))).partitions
+    middle = batch(b"v" + bytes(zeros), headers={0: [Header("h", b"")]})
+    for each in (batch(b"1", b"2"), middle, batch(b"3")):
+        await log.append(each)
+    pieces = [
+        await log.read(at, max_bytes=1 << 20, max_records=count) for at, count in ((0, 2), (2, 1), (3, 9))
+    ]
+    assert [piece.encoded is None for piece in pieces] == [False, zeros > 0, False]
+    whole = joined(pieces)
+    expected = Reader(log._file, log._state, native=False).read(0, 4, max_bytes=1 << 20, max_records=9)
+    assert (whole.encoded is None) is (zeros > 0)
+    assert whole.encoded is None or whole.encoded.wire == encoded(0, expected)
+    assert (list(whole.rows), dict(whole.headers)) == (expected.rows, expected.headers)
+    assert (whole.next_offset, whole.size_bytes) == (4, expected.size_bytes)
+
+
 async def test_a_record_that_is_missing(store):
     """A read ends before it, however it is done; what lies behind is not taken for the log's next record."""
     (log,) = (await store.engine.create_topic(spec("t"))).partitions
@@ -127,12 +147,11 @@ async def test_a_record_that_is_missing(store):
     await store.engine.delete_topic("t")
 
 
-def asked(db, partition=0):
-    """What the library gives of a table: its row, or none."""
-    limits = {"records_max": 100, "bytes_max": 1_000, "headers_max": 10, "gaps_below": 0}
-    return db.execute(
-        sql.READ_ENCODED, {**limits, "first": 4, "below": 10, "partition": partition}
-    ).fetchall()
+def asked(db, **limits):
+    """What the library gives of a table from offset 4 on: its row, or none."""
+    most = {"records_max": 100, "bytes_max": 1_000, "headers_max": 10}
+    where = {"first": 4, "below": 10, "gaps_below": 0, "partition": 0}
+    return db.execute(sql.READ_ENCODED, most | where | limits).fetchall()
 
 
 @pytest.fixture
@@ -152,7 +171,35 @@ def test_the_partition_is_in_each_record(db, partition):
     """Whatever its number is."""
     rows = [(offset, NOW, None, b"v") for offset in range(4, 10)]
     wire = encoded(partition, Records(rows, {5: [Header("h", b"v")]}, 10))
-    assert asked(db, partition) == [(wire, 6, 6 * 33 + 16 + 2, 10)]
+    assert asked(db, partition=partition) == [(wire, 6, 6 * 33 + 16 + 2, 10)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "records"),
+    [
+        ({}, 6),
+        ({"records_max": 2}, 2),
+        ({"headers_max": 1}, 3),  # the header of 7 is the second one
+        ({"headers_max": 0}, 1),
+        ({"bytes_max": 2 * 33 + 17}, 1),  # the header of 5 takes 18
+        ({"bytes_max": 2 * 33 + 18}, 2),
+        ({"bytes_max": 0}, 1),
+        ({"below": 5}, 1),
+    ],
+)
+def test_it_ends_at_a_limit(db, limits, records):
+    """Whichever comes first; the first record comes in any case."""
+    db.execute("INSERT INTO headers VALUES (7, 0, 'h', x'')")
+    ((_, found, _, next_offset),) = asked(db, **limits)
+    assert (found, next_offset) == (records, 4 + records)
+
+
+def test_headers_of_no_record(db):
+    """They are not taken for those of the next record."""
+    db.execute("DELETE FROM records WHERE offset = 5")
+    assert not asked(db, gaps_below=10)
+    db.execute("DELETE FROM headers")
+    assert asked(db, gaps_below=10)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ def test_ordinary_requests_are_plain():
         of(PLAIN) + field(5, 1) + field(6, PLAIN),
         of(PLAIN) + field(3, PLAIN),
         of(PLAIN) + field(100, 1),
+        of(PLAIN) + field(100, b"hello"),
         of(PLAIN)[:-1],
         HEAD + long_varint(0x32, 2) + b"\x00",
         of(b"\x20" + long_varint(5, 10)),
@@ -87,6 +88,14 @@ def test_ordinary_requests_are_plain():
 def test_what_is_not_plain(wire):
     """What is odd, over a limit, or is to be judged by its keys, is left to protobuf and Python."""
     assert not is_plain(wire)
+
+
+def test_the_broker_chooses_without_keys():
+    """A request that leaves the partition to the broker is plain if none of its records has a key."""
+    keyless, keyed = field(6, field(2, b"v")), field(6, PLAIN)
+    assert is_plain(field(2, -1) + keyless * 3)
+    assert not is_plain(field(2, -1) + keyless * 2 + keyed)
+    assert is_plain(field(2, 0) + keyless * 2 + keyed)
 
 
 def test_the_edges_of_the_limits(comparison):
