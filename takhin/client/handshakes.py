@@ -33,7 +33,8 @@ SETTINGS = 4
 # X509_V_ERR_… of OpenSSL, in x509_vfy.h.
 NOT_YET_VALID, EXPIRED = 9, 10
 NAMES = (62, 64)
-UNKNOWN_AUTHORITIES = (2, 18, 19, 20, 21)
+UNKNOWN_AUTHORITIES = (2, 7, 18, 19, 20, 21)
+"""7: signed by an authority that has the name of a trusted one and another key, as if made again."""
 MISSING, REFUSED = "CLIENT_CERTIFICATE_MISSING", "CLIENT_CERTIFICATE_REFUSED"
 CERTAIN_SECONDS = {
     "SERVER_WANTS_TLS": 0.0,

@@ -104,6 +104,7 @@ async def test_which_side_refused_what(addresses, authority, strangers):
     both = (HandshakeError, UnreachableError)
     for to, trusted, own, reason, words in [
         ("tls", strangers, None, "SERVER_AUTHORITY", "not signed by an authority that this client trusts"),
+        ("tls", Authority(), None, "SERVER_AUTHORITY", "not signed by an authority"),  # of the same name
         ("tls", None, None, "SERVER_WANTS_TLS", "takes TLS alone"),
         ("plain", authority, None, "SERVER_IS_PLAIN", "does not take TLS"),
         ("mtls", authority, None, MISSING, "asks for a certificate of the client"),
