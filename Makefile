@@ -23,10 +23,10 @@ define check_python
 endef
 
 # $(call run_tests,MARKS) runs the tests with these marks: first those that compare times, alone, then the others
-# in three processes, because most wait for disks and brokers. pytest exits with 5 if no test was selected.
+# in four processes, because most wait for disks and brokers. pytest exits with 5 if no test was selected.
 define run_tests
 @$(BIN)/python -m pytest -m '$(1) and timed' $(ARGS); alone=$$?; \
-	$(BIN)/python -m pytest -m '$(1) and not timed' -n 3 --dist worksteal $(ARGS); beside=$$?; \
+	$(BIN)/python -m pytest -m '$(1) and not timed' -n 4 --dist worksteal $(ARGS); beside=$$?; \
 	case "$$alone $$beside" in '0 0' | '0 5' | '5 0') ;; *) exit 1 ;; esac
 endef
 
@@ -77,6 +77,8 @@ bench-peers: $(PEERS) ## measure Takhin beside Redis Streams and NATS JetStream 
 	$(say)
 	@$(BIN)/python -m bench.peers $(ARGS)
 
+# Brokers and commands are really started here, not forked: see tests/forked.py.
+soak: export REAL_PROCESSES = 1
 soak: $(DEV) ## run the long tests with full counts and the controls, and print a table of their figures
 	$(say)
 	$(call run_tests,(soak or control))

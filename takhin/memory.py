@@ -21,10 +21,14 @@ LARGE_BLOCK_BYTES = 1_536 << 10
 """More than a response usually has: to get such a block and to give it back takes some 0.1 ms."""
 KEPT_BYTES = 16 << 20
 """What is free at the end of a heap is kept up to this size: else each response would ask the system."""
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
+LOOKS_AT_REST = 2
 WORTH_BYTES, MOVED_BYTES = 32 << 20, 4 << 20
 """A process that has so much more than at its start gives back what is free, once its memory has moved by so
-much and then rests for a second. That takes a thread 10 to 30 ms."""
+much and then rests for some looks. That takes a thread 10 to 30 ms."""
+GROWN_BYTES = 32 << 20
+"""It does so without a rest, too, when it has grown by so much since: in a flood of small calls more than
+half of what it holds is free, in pieces that the next calls do not find."""
 STATM = Path("/proc/self/statm")
 
 
@@ -50,15 +54,18 @@ class FreeMemory:
             await asyncio.wait({self._task})
 
     async def _watch(self) -> None:
-        first = before = self._resident_bytes()
-        moved = False
+        first = least = before = self._resident_bytes()
+        rests, moved = 0, False
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             now = self._resident_bytes() or before
-            moved = moved or abs(now - before) >= MOVED_BYTES
-            if moved and abs(now - before) < MOVED_BYTES and now - first >= WORTH_BYTES:
+            rests = rests + 1 if abs(now - before) < MOVED_BYTES else 0
+            moved = moved or not rests
+            grown = now - least >= GROWN_BYTES
+            if now - first >= WORTH_BYTES and (grown or (moved and rests >= LOOKS_AT_REST)):
                 await asyncio.to_thread(self._libc.malloc_trim, 0)
                 now, moved = self._resident_bytes() or now, False
+                least = now
             before = now
 
     @staticmethod

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 
 from takhin.errors import OverloadedError
 from takhin.meters import Tally
@@ -25,6 +26,9 @@ CONSUMED = ("consumed_bytes_per_s", "consumed_records_per_s")
 REFUSED, DELAYED = "refused", "delayed"
 """What becomes of a request that is over a limit, as the tally has it."""
 ADDRESSES_PARSED = 4_096
+LOOKED_AT = 16
+"""Accounts that are looked at when one has to be forgotten."""
+NOTHING_LOST = (0, 0.0)
 RESPONSES_IN_BURST = 4
 IPV6_PREFIX_BITS = 64
 """Whoever has one IPv6 address usually has all that share so many bits with it (RFC 6177)."""
@@ -105,9 +109,9 @@ class Account:
         if bucket is not None and (wait_s := bucket.wait_s(now)) > 0:
             raise self._over(name, retry_ms=max(1, round(wait_s * 1_000)))
 
-    def idle(self, now: float) -> bool:
-        """True if nothing is lost when the account is forgotten."""
-        return not self._calls and not any(bucket.wait_s(now) for bucket in self.buckets.values())
+    def loss(self, now: float) -> tuple[int, float]:
+        """What is lost when the account is forgotten: calls under way, and seconds of debt."""
+        return self._calls, max((bucket.wait_s(now) for bucket in self.buckets.values()), default=0.0)
 
     def _over(self, limit: str, *, retry_ms: int = 0) -> OverloadedError:
         self._throttled.add(limit, REFUSED)
@@ -155,21 +159,24 @@ class Allowance:
         self.check_produce(now)
         self._take(dict(zip(PRODUCED[1:], (size_bytes, records), strict=True)), now)
 
-    def stream_produce(self, *, records: int, size_bytes: int, now: float) -> float:
-        """Count a produce stream's request. Returns the seconds that it has to wait."""
-        wait_s = self._wait_s(PRODUCED, now)
-        self._take(dict(zip(PRODUCED, (1, size_bytes, records), strict=True)), now)
-        return wait_s
+    def owed_s(self, names: Iterable[str], now: float) -> float:
+        """How long until what was taken of these rates is paid for."""
+        return self._owed(names, now)[0]
 
-    def stream_message(self, now: float) -> float:
-        """Count a message of another stream. Returns the seconds that it has to wait."""
-        wait_s = self._wait_s((REQUESTS,), now)
-        self._take({REQUESTS: 1}, now)
-        return wait_s
+    def delayed(self, names: Iterable[str], now: float) -> None:
+        """Count a message of a stream that waits until these rates are paid for."""
+        if limit := self._owed(names, now)[1]:
+            self._throttled.add(limit, DELAYED)
+
+    def stream_message(self, now: float, *, size_bytes: int = 0, records: int = 0, requests: int = 1) -> None:
+        """Count what a stream brings, or a part of it. It was waited for before that."""
+        self._take(dict(zip(PRODUCED, (requests, size_bytes, records), strict=True)), now)
 
     def consume(self, *, records: int, size_bytes: int, now: float) -> float:
         """Count a response of a consume call. Returns the seconds that it has to wait."""
-        wait_s = self._wait_s(CONSUMED, now)
+        wait_s, limit = self._owed(CONSUMED, now)
+        if limit:
+            self._throttled.add(limit, DELAYED)
         self._take(dict(zip(CONSUMED, (size_bytes, records), strict=True)), now)
         return wait_s
 
@@ -187,15 +194,14 @@ class Allowance:
         rates = [bucket.rate for bucket in self._buckets(name)]
         return max(1, int(min(rates) * self._burst_s / RESPONSES_IN_BURST)) if rates else None
 
-    def _wait_s(self, names: tuple[str, ...], now: float) -> float:
+    def _owed(self, names: Iterable[str], now: float) -> tuple[float, str]:
+        """How long until all of these rates are paid for, and which takes longest; "" if all are."""
         longest_s, limit = 0.0, ""
         for name in names:
             for bucket in self._buckets(name):
                 if (wait_s := bucket.wait_s(now)) > longest_s:
                     longest_s, limit = wait_s, name
-        if limit:
-            self._throttled.add(limit, DELAYED)
-        return longest_s
+        return longest_s, limit
 
     def _take(self, amounts: Mapping[str, int], now: float) -> None:
         for name, amount in amounts.items():
@@ -247,15 +253,21 @@ class Accounts:
         return len(self._accounts)
 
     def _forget(self, now: float) -> None:
-        """Forget the longest unused; one that is not idle has another chance as the newest."""
+        """Forget the one of which least is lost, of those that were not used for longest.
+
+        The others of them have another chance, as newer ones: so those that are in use are seldom looked at.
+        """
         if len(self._accounts) <= self._most:
             return
-        oldest = next(iter(self._accounts))
-        if self._accounts[oldest].idle(now):
-            del self._accounts[oldest]
-            return
-        self._accounts.move_to_end(oldest)
-        self._accounts.popitem(last=False)
+        looked_at: dict[str, tuple[int, float]] = {}
+        for name, account in islice(self._accounts.items(), min(LOOKED_AT, self._most)):
+            looked_at[name] = account.loss(now)
+            if looked_at[name] == NOTHING_LOST:
+                break
+        least = min(looked_at, key=looked_at.__getitem__)
+        del self._accounts[least], looked_at[least]
+        for name in looked_at:
+            self._accounts.move_to_end(name)
 
 
 class Quotas:

@@ -156,7 +156,7 @@ class Server:
             raise StartupError(
                 f"traces.enabled is true, but {error.name} is not installed: pip install 'takhin[otel]'"
             ) from error
-        return Traces(self.settings.traces, self.version)
+        return Traces(self.settings.traces, self.version, identified=self.settings.access.enabled)
 
     @property
     def versions(self) -> dict[str, str]:

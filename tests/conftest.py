@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import tempfile
 from pathlib import Path
@@ -12,8 +11,14 @@ import pytest
 import uvloop
 from hypothesis import settings
 
+import forked
+from storage.support import MEMORY
+from takhin.disk import versions
+
 settings.register_profile("takhin", deadline=None)  # the time would depend on what else the machine is doing
 settings.load_profile("takhin")
+
+versions.subprocess = forked  # engines in this process build their new files in a child, too
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell, as of its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,8 +38,7 @@ def pytest_asyncio_loop_factories(config, item):
 @pytest.fixture
 def memory():
     """A folder in memory, if there is one: for tests that write a great deal which need not last."""
-    shm = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shm if os.access(shm, os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         yield Path(folder)
 
 

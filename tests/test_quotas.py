@@ -6,7 +6,7 @@ import pytest
 
 from takhin.errors import OverloadedError
 from takhin.model import ANONYMOUS, Caller
-from takhin.quotas import RESPONSES_IN_BURST, Quotas, address_of
+from takhin.quotas import PRODUCED, RESPONSES_IN_BURST, Quotas, address_of
 from takhin.settings import QuotaSettings
 from takhin.settings.quotas import split_override
 
@@ -100,13 +100,18 @@ def test_a_refusal_says_how_long_to_wait():
 
 
 @pytest.mark.parametrize("limit", ["requests_per_s", "produced_bytes_per_s", "produced_records_per_s"])
-def test_requests_of_streams_wait_one_after_the_other(limit):
-    """However many streams begin at once, the rate is kept: each waits for those before it."""
+def test_what_streams_owe(limit):
+    """What a message takes beyond the burst has to be paid before the next one is read."""
     alice = allowance(**{f"principal_{limit}": 10})
-    waits = [alice.stream_produce(records=1, size_bytes=1, now=NOW) for _ in range(31)]
-    assert waits[:10] == [0.0] * 10
-    assert waits[30] == pytest.approx(2.0)
-    assert waits == sorted(waits)
+    owed = []
+    for _ in range(31):
+        owed.append(alice.owed_s(PRODUCED, NOW))
+        alice.stream_message(NOW, size_bytes=1)
+        alice.stream_message(NOW, records=1, requests=0)
+    assert owed[:10] == [0.0] * 10
+    assert owed[30] == pytest.approx(2.0)
+    assert owed == sorted(owed)
+    assert alice.owed_s(PRODUCED, NOW + 2.2) == 0.0
 
 
 def test_responses_wait_one_after_the_other_and_are_given_back():
@@ -157,6 +162,37 @@ def test_an_override_that_is_none(text):
     """It is refused with its form."""
     with pytest.raises(ValueError, match="PRINCIPAL:LIMIT=N"):
         split_override(text)
+
+
+@pytest.mark.parametrize("busy", [1, 2, 9])
+def test_who_is_forgotten_first(busy):
+    """None with calls under way, and none in debt, while there are others."""
+    quotas = Quotas(QuotaSettings(address_calls=1, address_requests_per_s=1, remembered_max=10))
+    callers = [Caller(ANONYMOUS, f"10.1.0.{n}:1") for n in range(busy)]
+    for number, caller in enumerate(callers):
+        account = quotas.of(caller, NOW)
+        account.begin("a", NOW)
+        if number % 2:  # its call is over, but it owes seconds
+            account.end("a")
+            for _ in range(2 + number):
+                account.stream_message(NOW)
+    for n in range(1_000):
+        quotas.of(Caller(ANONYMOUS, f"10.0.{n // 250}.{n % 250}:1"), NOW)
+    for caller in callers:
+        with pytest.raises(OverloadedError):
+            quotas.of(caller, NOW).begin("b", NOW)
+    assert quotas.remembered == 10
+
+
+def test_of_those_in_debt_the_least_is_forgotten():
+    """Whoever owes most is remembered."""
+    quotas = Quotas(QuotaSettings(address_requests_per_s=1, remembered_max=3))
+    for number in range(1, 5):
+        account = quotas.of(Caller(ANONYMOUS, f"10.1.0.{number}:1"), NOW)
+        for _ in range(10 - number if number < 4 else 1):
+            account.stream_message(NOW)
+    assert quotas.of(Caller(ANONYMOUS, "10.1.0.3:1"), NOW).owed_s(PRODUCED, NOW) == 0
+    assert quotas.of(Caller(ANONYMOUS, "10.1.0.1:1"), NOW).owed_s(PRODUCED, NOW) == 8
 
 
 def test_what_is_remembered_has_a_bound():

@@ -2,8 +2,8 @@
 
 Whoever notes something never waits: entries are queued, and a task of its own writes them. What does not fit
 into the queue is counted, and the next entry says how many were lost. Denied calls are many when somebody
-tries, and whoever may join a group may do so over and over: the first of a kind is an entry, the rest of its
-minute is one more with a count.
+tries, so are changes that fail, and whoever may join a group may do so over and over: the first of a kind is
+an entry, the rest of its minute is one more with a count.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ REPEATS_SECONDS = 60.0
 
 CHARS_MAX, ITEMS_MAX = 256, 50
 """Characters of a text, and items of a list, that an entry has of what a caller has given."""
+JOINED = "group.joined"
+NAMES = ("topic", "group")
+"""What tells failures, and joins, of one action and one caller apart."""
 OUTSIDE = Caller("", "data folder")
 
 Entry = dict[str, Any]
@@ -58,6 +61,7 @@ class Activity:
         self._lost = 0
         self._news = asyncio.Event()
         self._denials = Repeats(self._settings.denials_per_minute_max)
+        self._failures = Repeats(self._settings.denials_per_minute_max)
         self._joins = Repeats(self._settings.denials_per_minute_max)
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -107,15 +111,19 @@ class Activity:
             if error is not None:
                 entry["outcome"] = "failed"
                 entry["error"] = str(error) if isinstance(error, TakhinError) else type(error).__name__
-            if action != "group.joined" or self._is_first_join(caller, entry, error):
+            if self._is_news(caller, entry, error):
                 self._put(entry)
 
-    def _is_first_join(self, caller: Caller, entry: Entry, error: BaseException | None) -> bool:
-        about = [("group", entry["group"]), ("outcome", entry["outcome"])]
+    def _is_news(self, caller: Caller, entry: Entry, error: BaseException | None) -> bool:
+        """False for one of those that are many, after the first of its kind."""
+        if error is None and entry["action"] != JOINED:
+            return True
+        named = [(name, entry[name]) for name in NAMES if isinstance(entry.get(name), str)]
         if error is not None:
-            about.append(("error", type(error).__name__))
-        host = address_of(caller.address)
-        return self._is_first(self._joins, Kind(caller.principal, host, "group.joined", tuple(about)))
+            named.append(("error", type(error).__name__))
+        about = (*named, ("outcome", entry["outcome"]))
+        kind = Kind(caller.principal, address_of(caller.address), entry["action"], about)
+        return self._is_first(self._joins if entry["action"] == JOINED else self._failures, kind)
 
     def changed_outside(self, changes: Mapping[str, object]) -> None:
         """Note what another process has changed of tokens and rules, in the data folder itself."""
@@ -142,12 +150,15 @@ class Activity:
     def _count_repeats(self) -> None:
         """Note how many there were beyond the first of each kind in the minute that is over."""
         self._timer = None
-        for action, repeats in (("denied", self._denials), ("group.joined", self._joins)):
+        for action, outcome, repeats in (
+            ("denied", "denied", self._denials),
+            ("failed", "failed", self._failures),
+            (JOINED, "ok", self._joins),
+        ):
             for kind, count in repeats.rest():
                 if isinstance(kind, Kind):
                     self._put(self._entry_of(kind, count))
                 else:  # the principal alone
-                    outcome = "denied" if action == "denied" else "ok"
                     self._put(self._entry(kind, "", action, outcome) | {"count": count})
 
     def _entry_of(self, kind: Kind, count: int) -> Entry:

@@ -33,7 +33,6 @@ from takhin.client.model import (
     Place,
     Position,
     Record,
-    RecordBatch,
     RecordMetadata,
     Span,
     TokenInfo,
@@ -42,6 +41,7 @@ from takhin.client.model import (
 )
 from takhin.client.producing.batches import Delivery
 from takhin.client.producing.producer import Producer
+from takhin.client.record_batch import RecordBatch
 from takhin.client.retry import Retry
 from takhin.client.tls import Tls, TlsFiles
 from takhin.model import Header, OffsetAtTime, Source, TopicPartition

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any, TypeVar
 
 import grpc
@@ -111,6 +112,8 @@ class Connection:
         """What calls made in a context say besides."""
         self.loop: asyncio.AbstractEventLoop | None = None
         """The one on which it was opened."""
+        self.thread_id = 0
+        """The thread of that loop."""
 
     def open(self) -> None:
         """Make the first channel, on the running loop. It connects when it is first used.
@@ -122,6 +125,7 @@ class Connection:
             raise ClosedError(f"this client of {self.server} is closed")
         if not self._channels:
             self.loop = asyncio.get_running_loop()
+            self.thread_id = get_ident()
             self._add_channel()
 
     async def close(self) -> None:

@@ -73,18 +73,6 @@ class Appended(NamedTuple):
         return -1 if self.duplicate else self.offset + self.record_count
 
 
-class RecordBatch(NamedTuple):
-    """Records of one partition in offset order, at least one.
-
-    end_offset: where the log ended when they were read; it shows how far behind the reader is.
-    """
-
-    topic: str
-    partition: int
-    records: Sequence[Record]
-    end_offset: int
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """A place in a log: START, END or COMMITTED, plus or minus a number of offsets.

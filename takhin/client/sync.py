@@ -21,7 +21,7 @@ import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import datetime
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -34,6 +34,7 @@ from takhin.client.consuming.prefetched import Prefetched
 from takhin.client.errors import InCallbackError
 from takhin.client.forks import check, forked
 from takhin.client.model import Headers
+from takhin.client.producing.batches import Entry
 from takhin.client.producing.intake import UNFIT
 from takhin.client.producing.producer import ThreadedProducer
 from takhin.client.thread import loop_of, running_loop
@@ -53,25 +54,8 @@ class Blocking(Generic[C]):
         self._run(core.open())
 
     def _run(self, work: Coroutine[Any, Any, T], seconds_max: float | None = None) -> T:
-        """The result of a coroutine that runs on the clients' thread. Cancels it if waiting ends early.
-
-        Raises InCallbackError on that thread itself, which would wait for itself.
-        """
-        if forked():  # there is no such thread
-            work.close()
-            check()
-        if running_loop() is self._loop:
-            work.close()
-            raise InCallbackError(
-                "a blocking client was to wait in a callback, on the clients' own thread, where that would "
-                "never end: hand the delivery over to a thread of your own"
-            )
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result(seconds_max)
-        except BaseException:
-            future.cancel()
-            raise
+        """The result of a coroutine that runs on the clients' thread, as `_run` gives it."""
+        return _run(self._loop, work, seconds_max)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Like the asynchronous client's `close`, but cancels it after timeout_s. May be called again.
@@ -98,6 +82,30 @@ class Blocking(Generic[C]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _run(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], seconds_max: float | None = None
+) -> T:
+    """The result of a coroutine that runs on the clients' thread. Cancels it if waiting ends early.
+
+    Raises InCallbackError on that thread itself, which would wait for itself.
+    """
+    if forked():  # there is no such thread
+        work.close()
+        check()
+    if running_loop() is loop:
+        work.close()
+        raise InCallbackError(
+            "a blocking client was to wait in a callback, on the clients' own thread, where that would "
+            "never end: hand the delivery over to a thread of your own"
+        )
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result(seconds_max)
+    except BaseException:
+        future.cancel()
+        raise
 
 
 def _opening(make: Callable[P, C]) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
@@ -171,25 +179,21 @@ class Admin(Blocking[client.Admin]):
     health = _waiting(client.Admin.health)
 
 
-class Delivery:
+class Delivery(Entry):
     """One record's outcome. Any thread may wait for it."""
 
-    __slots__ = ("_delivery", "_run")
-
-    def __init__(self, delivery: client.Delivery, run: Callable[..., Any]) -> None:
-        self._delivery = delivery
-        self._run = run
+    __slots__ = ()
 
     @property
     def done(self) -> bool:
         """True if `result` would return or raise at once."""
-        return self._delivery.done
+        return self._batch.done
 
     def result(self, timeout_s: float | None = None) -> client.RecordMetadata:
         """Where the record was stored. Raises why it was not, or TimeoutError."""
-        if not self._delivery.done:
-            self._run(self._delivery.wait(), timeout_s)
-        return self._delivery.result()
+        if not self._batch.done:
+            _run(loop_of(os.getpid()), self._batch.wait(), timeout_s)
+        return self._batch.metadata(self._position)
 
     def add_done_callback(self, callback: Callable[[Delivery], object]) -> None:
         """Have the clients' thread call `callback(delivery)` soon after it is done.
@@ -200,17 +204,16 @@ class Delivery:
         `send` if the topic is new to the producer or the buffer full. To send or to wait, hand the
         delivery over to a thread of your own, by a queue. What the callback raises is logged by asyncio.
         """
+        check()
+        if self._batch.when_done(partial(_call, callback), self):
+            loop_of(os.getpid()).call_soon_threadsafe(self._batch.call_back)
 
-        async def add() -> None:
-            self._delivery.add_done_callback(lambda _: self._call(callback))
 
-        self._run(add())
-
-    def _call(self, callback: Callable[[Delivery], object]) -> None:
-        try:
-            callback(self)
-        except (SystemExit, KeyboardInterrupt) as error:  # would end the clients' thread, not the program
-            raise RuntimeError("a delivery's callback cannot end the program") from error
+def _call(callback: Callable[[Delivery], object], delivery: Delivery) -> None:
+    try:
+        callback(delivery)
+    except (SystemExit, KeyboardInterrupt) as error:  # would end the clients' thread, not the program
+        raise RuntimeError("a delivery's callback cannot end the program") from error
 
 
 class Producer(Blocking[ThreadedProducer]):
@@ -234,7 +237,9 @@ class Producer(Blocking[ThreadedProducer]):
         while (router := intake.router(topic)) is None:
             self._run(intake.ready(topic))
         try:
-            return Delivery(router.put(value, key, headers, timestamp, partition), self._run)
+            record = router.encode(value, key, headers, timestamp)
+            with router.lock:
+                return router.put(Delivery(), record, key, partition)
         except UNFIT:
             if not self._run(intake.altered(topic)):
                 raise
@@ -339,12 +344,11 @@ class Records:
     def _hand_out(self) -> Iterator[client.Record]:
         try:
             while (loaded := self._run(self._assigned.next_loaded(self._waits_s_max))) is not None:
-                popleft = loaded.records.popleft
-                with suppress(IndexError):  # the loop may clear it at any time
-                    while not loaded.paused:
-                        record = popleft()
-                        loaded.processed = record.offset  # all before this one: it was asked for
-                        yield record
+                for record in loaded.records:  # the loop may end it at any time
+                    loaded.processed = record.offset  # all before this one: it was asked for
+                    yield record
+                    if loaded.paused:
+                        break
                 loaded.pass_by()
         finally:
             self.__next__ = self._begin

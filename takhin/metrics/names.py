@@ -58,7 +58,7 @@ _TABLE = (
     _histogram("grpc_server_handling_seconds", "How long calls took, from begin to end.", *RPC),
     _counter(
         "takhin_rpc_refused_total",
-        "Calls with one response that tells of an error by its error_code, though their status is OK.",
+        "Responses that tell of an error by their error_code, though the status of their call is OK.",
         "grpc_method",
         "error",
     ),

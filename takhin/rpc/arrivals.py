@@ -25,9 +25,10 @@ from typing import Any, TypeAlias
 import grpc
 
 from takhin.errors import InvalidArgumentError, OverloadedError, ShuttingDownError, TakhinError
+from takhin.rpc.call_quotas import StreamQuota
 from takhin.rpc.parsing import Parsed, Room
 from takhin.rpc.places import GOOD, TROUBLED, Place, Places, Source
-from takhin.rpc.stream_reads import StreamReads
+from takhin.rpc.stream_reads import Read, StreamReads
 from takhin.settings import RpcSettings
 
 SMALL_BYTES = 64 << 10
@@ -88,7 +89,7 @@ class Arrival:
     request: Any
     size_bytes: int
     leave: Callable[[], None]
-    throttled_ms: int = 0
+    throttled_ms: int
 
     def take(self) -> Any:
         """The request, which is kept here no longer: who waits for the next one is not to keep this one."""
@@ -143,23 +144,30 @@ class Arrivals:
             ticket.place.give_up()
 
     async def requests(
-        self, messages: AsyncIterator[bytes], source: Source, parse: Parse, *, begun: bool = False
+        self,
+        messages: AsyncIterator[bytes],
+        source: Source,
+        parse: Parse,
+        quota: StreamQuota,
+        *,
+        begun: bool = False,
     ) -> AsyncGenerator[Arrival, None]:
-        """The requests of a stream, each parsed when there is a place for it.
+        """The requests of a stream, each read within the caller's quota, and parsed when there is a place.
 
         begun: its first request has come by another way.
         """
-        async with aclosing(self._stream_reads.messages(messages, source, begun=begun)) as pulled:
-            async for taken, read in pulled:
-                yield await self._arrival(taken, read, source, parse)
+        async with aclosing(self._stream_reads.messages(messages, source, quota, begun=begun)) as pulled:
+            async for read in pulled:
+                yield await self._arrival(read, source, parse, quota)
 
-    async def _arrival(self, taken: list[bytes], read: Place | None, source: Source, parse: Parse) -> Arrival:
-        """The request of a message. read: the place with which it was read."""
-        message = taken.pop()
-        places = [] if read is None else [read]
+    async def _arrival(self, read: Read, source: Source, parse: Parse, quota: StreamQuota) -> Arrival:
+        """The request of a message."""
+        message = read.message.pop()
+        raw_bytes = len(message)
+        places = [] if read.place is None else [read.place]
 
         async def room() -> None:
-            if len(places) == (read is not None):  # not asked for yet
+            if len(places) == (read.place is not None):  # not asked for yet
                 places.append(await self._place(source))
 
         def leave() -> None:
@@ -167,15 +175,16 @@ class Arrivals:
                 place.give_up()
 
         try:
-            if len(message) > SMALL_BYTES:
+            if raw_bytes > SMALL_BYTES:
                 await room()
             request, size_bytes = await parse(message, room)
         except BaseException:
             leave()
             raise
+        quota.parsed(request, size_bytes - raw_bytes)
         if size_bytes <= SMALL_BYTES:
             leave()
-        return Arrival(request, size_bytes, leave)
+        return Arrival(request, size_bytes, leave, read.throttled_ms)
 
     def end(self) -> None:
         """Refuse every call that waits for a place or for its message, because the broker stops.

@@ -24,6 +24,7 @@ CODES = {"OK": "OK", "CANCELLED": "Canceled", "CancelledError": "Canceled"}
 """Statuses that Go, whose names everybody's dashboards have, writes unlike any other; and a call that the
 client has left."""
 UNKNOWN = "Unknown"
+PREFIX = "ERROR_CODE_"
 STATUSES = frozenset(
     (
         *("INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED"),
@@ -38,7 +39,7 @@ class CallMeter:
 
     def __init__(self) -> None:
         self.refused = Tally("method", "error")
-        """Calls with one response whose `error_code` says no, though their status is OK."""
+        """Responses whose `error_code` says no, though the status of their call is OK."""
         self._methods: dict[str, MethodMeter] = {}
         self._streams: dict[Call, tuple[int, int]] = {}  # how many of their messages are in the meters
         for service in (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"]):
@@ -59,7 +60,7 @@ class CallMeter:
         meter.codes[code] = meter.codes.get(code, 0) + 1
         meter.seconds.observe(time.perf_counter() - call.began)
         if call.error:
-            self.refused.add(meter.method, call.error.removeprefix("ERROR_CODE_"))
+            self.refused.add(meter.method, call.error.removeprefix(PREFIX))
         if meter.kind != UNARY:
             self._take_in(call)
             del self._streams[call]
@@ -77,6 +78,9 @@ class CallMeter:
         meter.received += call.received - received
         meter.sent += call.sent - sent
         self._streams[call] = call.received, call.sent
+        while call.refused:
+            error, count = call.refused.popitem()
+            self.refused.add(meter.method, error.removeprefix(PREFIX), count=count)
 
     def _meter(self, path: str) -> MethodMeter:
         meter = self._methods.get(path)

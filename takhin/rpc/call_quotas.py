@@ -1,19 +1,20 @@
 """Calls that are one too many are refused before anything of their request is read.
 
 That is a call beyond its caller's quota; and, when few more calls can be under way at all, a call of the
-address and of the connection that have the most. Without that one client could take all of them.
+owner (a principal, or an address where there is none) and of the connection that have the most, whatever its
+method. Without that one client could take all of them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
+from typing import Any
 
 from takhin.errors import OverloadedError
-from takhin.quotas import Quotas, address_of
-from takhin.rpc.arrivals import Arrival
+from takhin.quotas import PRODUCED, REQUESTS, Quotas
 from takhin.rpc.calls import Call, Context
 from takhin.rpc.parsing import Refused
+from takhin.rpc.places import Source, source_of
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire.packed import count_records
 
@@ -24,22 +25,63 @@ LEFT_FOR_OTHERS = 8
 """One of so many calls is left to those who have fewer than others."""
 
 
+class StreamQuota:
+    """What one stream's messages are counted with. Each is read when what was taken before is paid for."""
+
+    def __init__(self, call: Call) -> None:
+        self._allowance = call.allowance
+        self._produces = call.method == PRODUCE_STREAM
+        self._names = PRODUCED if self._produces else (REQUESTS,)
+
+    def owed_s(self) -> float:
+        """How long until the next message may be read."""
+        return 0.0 if self._allowance is None else self._allowance.owed_s(self._names, time.monotonic())
+
+    def delayed(self) -> None:
+        """Count that the next message has to wait."""
+        if self._allowance is not None:
+            self._allowance.delayed(self._names, time.monotonic())
+
+    def came(self, size_bytes: int) -> None:
+        """Count a message that has come, by what is known of it."""
+        if self._allowance is not None:
+            self._allowance.stream_message(time.monotonic(), size_bytes=size_bytes if self._produces else 0)
+
+    def parsed(self, request: Any, more_bytes: int) -> None:
+        """Count what the message was besides. more_bytes: it has so many more than it seemed to have."""
+        if self._allowance is not None and self._produces:
+            records = 0 if isinstance(request, Refused) else count_records(request)
+            self._allowance.stream_message(
+                time.monotonic(), size_bytes=max(0, more_bytes), records=records, requests=0
+            )
+
+
 class CallQuotas:
-    """Counts the calls under way. It watches all calls for that."""
+    """Counts the calls under way. It hears of their ends as a watcher."""
 
     def __init__(self, quotas: Quotas, calls_max: int) -> None:
         self._quotas = quotas
         self._most = calls_max - calls_max // LEFT_FOR_OTHERS
-        self._number = 0
-        self._of_address: dict[str, list[int]] = {}  # calls, and connections with calls
-        self._of_connection: dict[str, int] = {}
+        self._sources: dict[Call, Source] = {}
+        self._of_owner: dict[str, list[int]] = {}  # calls, and connections with calls
+        self._of_source: dict[Source, int] = {}
+
+    def enter(self, call: Call) -> None:
+        """Count a call, whose caller is known. Raises OverloadedError if few are left, and none for it."""
+        source = self._sources[call] = source_of(call)
+        of_owner = self._of_owner.setdefault(source.owner, [0, 0])
+        of_source = self._of_source.get(source, 0)
+        self._of_source[source] = of_source + 1
+        of_owner[0] += 1
+        of_owner[1] += not of_source
+        number = len(self._sources)
+        if number > self._most and self._has_the_most(source):
+            raise OverloadedError(
+                f"{number} calls are under way (rpc.calls_max leaves few), the most of them from here"
+            )
 
     def admit(self, call: Call) -> None:
-        """Let the call go on, whose caller is known. Raises OverloadedError if it is one too many."""
-        if self._number > self._most and self._has_the_most(call):
-            raise OverloadedError(
-                f"{self._number} calls are under way (rpc.calls_max leaves few), the most of them from here"
-            )
+        """Let the call go on. Raises OverloadedError if its caller is over a quota."""
         if self._quotas.off:
             return
         now = time.monotonic()
@@ -51,53 +93,29 @@ class CallQuotas:
         allowance.begin(call.peer, now)
         call.allowance = allowance
 
-    async def hold_back(self, call: Call, arrival: Arrival) -> None:
-        """Count a message of a stream. One that is over the caller's quota waits here, without a place."""
-        allowance, now = call.allowance, time.monotonic()
-        if allowance is None:
-            return
-        if call.method == PRODUCE_STREAM:
-            request = arrival.request
-            records = 0 if isinstance(request, Refused) else count_records(request)
-            wait_s = allowance.stream_produce(records=records, size_bytes=arrival.size_bytes, now=now)
-        else:
-            wait_s = allowance.stream_message(now)
-        if wait_s:
-            arrival.leave()
-            arrival.throttled_ms = round(wait_s * 1_000)
-            await asyncio.sleep(wait_s)
-
     def began(self, call: Call, _context: Context) -> None:
-        """Count the call, whoever makes it."""
-        address = address_of(call.caller.address)
-        of_address = self._of_address.get(address)
-        if of_address is None:
-            of_address = self._of_address[address] = [0, 0]
-        of_connection = self._of_connection.get(call.peer, 0)
-        self._of_connection[call.peer] = of_connection + 1
-        self._number += 1
-        of_address[0] += 1
-        of_address[1] += not of_connection
+        """Nothing is counted yet: who calls is not known."""
 
     def ended(self, call: Call) -> None:
         """Count the call no longer."""
-        address = address_of(call.caller.address)
-        of_address = self._of_address[address]
-        self._number -= 1
-        of_address[0] -= 1
-        self._of_connection[call.peer] -= 1
-        if not self._of_connection[call.peer]:
-            del self._of_connection[call.peer]
-            of_address[1] -= 1
-        if not of_address[0]:
-            del self._of_address[address]
         if call.allowance is not None:
             call.allowance.end(call.peer)
+        source = self._sources.pop(call, None)
+        if source is None:
+            return
+        of_owner = self._of_owner[source.owner]
+        of_owner[0] -= 1
+        self._of_source[source] -= 1
+        if not self._of_source[source]:
+            del self._of_source[source]
+            of_owner[1] -= 1
+        if not of_owner[0]:
+            del self._of_owner[source.owner]
 
-    def _has_the_most(self, call: Call) -> bool:
-        """True if its address has its share of all calls or more, and its connection its share of those."""
-        calls, connections = self._of_address[address_of(call.caller.address)]
+    def _has_the_most(self, source: Source) -> bool:
+        """True if its owner has its share of all calls or more, and its connection its share of those."""
+        calls, connections = self._of_owner[source.owner]
         return (
-            calls * len(self._of_address) >= self._number
-            and self._of_connection[call.peer] * connections >= calls
+            calls * len(self._of_owner) >= len(self._sources)
+            and self._of_source[source] * connections >= calls
         )

@@ -37,6 +37,7 @@ class Call:
     received, sent: of a stream, how many messages have come and gone.
     status: once it has ended, the name of its gRPC status, or of what ended it without one.
     error: the name of the ErrorCode in its response, or "".
+    refused: how many responses of a stream told of each ErrorCode, as far as nobody has counted them yet.
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class Call:
         "method",
         "peer",
         "received",
+        "refused",
         "sent",
         "status",
         "streams",
@@ -62,6 +64,12 @@ class Call:
         self.received = self.sent = 0
         self.status = ""
         self.error = ""
+        self.refused: dict[str, int] = {}
+
+    def count_refusal(self, response: Any) -> None:
+        """Count a response of a stream that tells of an error."""
+        name = _in_band(response)
+        self.refused[name] = self.refused.get(name, 0) + 1
 
 
 class Watcher(Protocol):
@@ -105,6 +113,11 @@ def watched(handler: Handler, method: str, watchers: Sequence[Watcher], *, strea
             call.status, call.error = grpc.StatusCode.OK.name, _in_band(response)
         except BaseException as error:
             call.status = _status(error, context)
+            # gRPC keeps with a call the error that aborts it, and with that the frames that it came through,
+            # which keep the call. As long as it is there its connection counts it among those under way.
+            if isinstance(error, grpc.aio.AbortError):
+                error.__traceback__ = None
+            del request, context
             raise
         else:
             return response

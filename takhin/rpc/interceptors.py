@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
@@ -23,7 +23,7 @@ from takhin.quotas import Quotas
 from takhin.rpc.access_log import AccessLog
 from takhin.rpc.arrivals import Arrival, Arrivals
 from takhin.rpc.call_log import CallLog
-from takhin.rpc.call_quotas import PRODUCE, PRODUCE_STREAM, CallQuotas
+from takhin.rpc.call_quotas import PRODUCE, PRODUCE_STREAM, CallQuotas, StreamQuota
 from takhin.rpc.calls import Context, Handler, Watcher, running, watched
 from takhin.rpc.gate import Gate, Passage
 from takhin.rpc.gzip_answers import asks_for_gzip, is_worth_gzip
@@ -80,7 +80,17 @@ async def abort(context: Context, error: TakhinError) -> None:
     """End the call with the error's gRPC status and its google.rpc details."""
     without_frames(error)
     metadata = ((STATUS_DETAILS, rich_status(error).SerializeToString()),)
-    await context.abort(TABLE[type(error)].status, str(error), metadata)
+    with client_may_be_gone():
+        await context.abort(TABLE[type(error)].status, str(error), metadata)
+
+
+@contextmanager
+def client_may_be_gone() -> Iterator[None]:
+    """Raise CancelledError for what gRPC raises when the client has just gone, and with it the call."""
+    try:
+        yield
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -144,15 +154,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             task.cancel()
 
     def _admit(self, method: str, context: Context) -> None:
-        """Raise ShuttingDownError while the broker stops, OverloadedError if the caller is over its quota.
+        """Raise ShuttingDownError while the broker stops, OverloadedError for a call that is one too many.
 
-        Raises what the gate raises for a caller that it does not let in.
+        Raises what the gate raises for a caller that it does not let in. No quota refuses a health check.
         """
         if self._ending and not method.startswith(HEALTH):
             raise ShuttingDownError
         self._gate.admit(method, context)
-        if not method.startswith(HEALTH_CHECKS):
-            self._quotas.admit(running())
+        call = running()
+        self._quotas.enter(call)
+        if call.streams or not method.startswith(HEALTH_CHECKS):
+            self._quotas.admit(call)
 
     async def intercept_service(
         self,
@@ -190,7 +202,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             asked = {name: getattr(request[0], name) for name in repeated}
             try:
                 await self._gate.check(method, request[0])
-                response = await inner(request.pop(), context)  # which may let go of a large one
+                with client_may_be_gone():
+                    response = await inner(request.pop(), context)  # which may let go of a large one
             except grpc.aio.AbortError:
                 raise
             except Exception as raised:  # noqa: BLE001  the boundary: everything gets an answer
@@ -226,7 +239,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def begun(context: Context, passage: Passage) -> Any:
             if method == PRODUCE_STREAM:
-                arriving = arrivals.requests(Requests(context), source_of(running()), parse)
+                quota = StreamQuota(running())
+                arriving = arrivals.requests(Requests(context), source_of(running()), parse, quota)
                 return inner(self._allowed(method, arriving), context)
             async with arrivals.request(context, source_of(running()), parse) as request:
                 first = _well_formed(request.pop())
@@ -234,7 +248,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await self._gate.check(method, first, passage)
             if not streaming:
                 return inner(first, context)
-            later = arrivals.requests(Requests(context), source_of(running()), parse, begun=True)
+            quota = StreamQuota(running())
+            later = arrivals.requests(Requests(context), source_of(running()), parse, quota, begun=True)
             return inner(self._parsed(first, later, method, passage), context)
 
         async def call(_: object, context: Context) -> None:
@@ -271,13 +286,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return Parser(parse, refuse, self._message_bytes_max, plain)
 
     async def _allowed(self, method: str, arriving: AsyncIterator[Arrival]) -> AsyncGenerator[Arrival, None]:
-        """The requests of a produce stream; in place of each that is not allowed, its refusal.
-
-        A quota holds back first: what may be done counts when it is done.
-        """
-        call = running()
+        """The requests of a produce stream; in place of each that is not allowed, its refusal."""
         async for arrival in arriving:
-            await self._quotas.hold_back(call, arrival)
             await self._judge(method, arrival)
             yield arrival
 
@@ -295,9 +305,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> AsyncGenerator[Any, None]:
         """The requests of a stream, whose first one is there. Raises the error of one that is refused."""
         yield first
-        call = running()
         async for arrival in requests:
-            await self._quotas.hold_back(call, arrival)
             arrival.leave()
             request = _well_formed(arrival.request)
             await self._gate.check(method, request, passage)
@@ -306,7 +314,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _run(self, stream: Any, context: Context, task: asyncio.Task[Any], passage: Passage) -> None:
         """Run a streaming method of either style: a coroutine that writes, or a generator of responses."""
         if not hasattr(stream, "__aiter__"):
-            await stream
+            with client_may_be_gone():
+                await stream
             return
         call = running()
         gzip = self._gzip and asks_for_gzip(context)
@@ -319,6 +328,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._writing.add(task)
                 passage.writing = True
                 try:
+                    if not call.sent:
+                        # By itself; with a response that waits for its client to read it would keep gRPC from
+                        # taking a status, and the call would never end.
+                        await context.send_initial_metadata(())
                     await context.write(response)
                 except grpc.aio.InternalError as error:  # gRPC raises it when the connection is gone
                     raise ClientGoneError from error

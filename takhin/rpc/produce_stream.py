@@ -14,6 +14,7 @@ from takhin.broker.records import PendingProduce
 from takhin.broker.session import Session
 from takhin.errors import ShuttingDownError
 from takhin.rpc.arrivals import Arrival
+from takhin.rpc.calls import running
 from takhin.rpc.interceptors import known
 from takhin.rpc.methods import submit
 from takhin.rpc.parsing import Refused
@@ -152,6 +153,8 @@ async def _answer(session: Session, unanswered: Unanswered) -> pb.ProduceMessage
             "partition": unanswered.partition,
             "throttled_ms": unanswered.throttled_ms,
         }
-        return convert.refusal(pb.ProduceMessageResponse(), asked, error, TABLE[type(error)].code)
+        refusal = convert.refusal(pb.ProduceMessageResponse(), asked, error, TABLE[type(error)].code)
+        running().count_refusal(refusal)
+        return refusal
     topic = unanswered.topic
     return convert.produced(topic, appended, session.count_partitions(topic), unanswered.throttled_ms)

@@ -1,13 +1,16 @@
 """A span for each call of the server, by OpenTelemetry's conventions for RPCs.
 
-A call that comes with a `traceparent` is a part of its client's trace, and traced if the client traces it. Of
-all others a share is traced. Which ones is decided before anything is made of them: a span that nobody is to
-see costs as much as a small call.
+A call that comes with a `traceparent` is a part of its client's trace, and traced if the client traces it;
+where callers have to prove who they are, one that has not done so decides nothing. Of all others a share is
+traced. So a span is made when its call has ended, if anybody is to see it: one that nobody is to see costs as
+much as a small call.
 """
 
 from __future__ import annotations
 
 import random
+import time
+from typing import NamedTuple
 
 import grpc
 from opentelemetry import context as otel
@@ -15,7 +18,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, get_current_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from takhin.model import ANONYMOUS
+from takhin.model import ANONYMOUS, NO_PROOF
 from takhin.rpc.calls import Call, Context
 
 SYSTEM, METHOD, STATUS = "rpc.system.name", "rpc.method", "rpc.response.status_code"
@@ -30,33 +33,47 @@ FAULT_CODES = {"INTERNAL", "STORAGE_FULL", "PARTITION_UNAVAILABLE", "OUTCOME_UNK
 STATUSES = {status.name for status in grpc.StatusCode}
 
 
+class Beginning(NamedTuple):
+    """When a call has begun, and its parent. wanted: it is one of those that are traced in any case."""
+
+    at_ns: int
+    parent: otel.Context | None
+    wanted: bool
+
+
 class CallSpans:
     """Watches calls. tracer: makes the spans.
 
     ratio: the share of the calls without a trace of their own that is traced; None: the tracer decides.
+    identified: callers have to prove who they are, and the trace of one that has not counts for nothing.
     """
 
-    def __init__(self, tracer: Tracer, ratio: float | None) -> None:
+    def __init__(self, tracer: Tracer, ratio: float | None, *, identified: bool) -> None:
         self._tracer = tracer
         self._ratio = ratio
+        self._identified = identified
         self._propagator = TraceContextTextMapPropagator()
-        self._spans: dict[Call, Span] = {}
+        self._began: dict[Call, Beginning] = {}
 
     def began(self, call: Call, context: Context) -> None:
         parent = self._parent(context)
-        if parent is None:
-            return
-        host, _, port = call.caller.address.rpartition(":")
-        attributes: dict[str, AttributeValue] = {SYSTEM: "grpc", METHOD: call.method[1:]}
-        if port.isdigit():
-            attributes |= {CLIENT_ADDRESS: host.strip("[]"), CLIENT_PORT: int(port)}
-        span = self._tracer.start_span(call.method[1:], parent, kind=SpanKind.SERVER, attributes=attributes)
-        if span.is_recording():
-            self._spans[call] = span
+        wanted = self._ratio is None or random.random() < self._ratio  # noqa: S311  no secret
+        if wanted or (parent is not None and _is_sampled(parent)):
+            self._began[call] = Beginning(time.time_ns(), parent, wanted)
 
     def ended(self, call: Call) -> None:
-        span = self._spans.pop(call, None)
-        if span is None:
+        beginning = self._began.pop(call, None)
+        if beginning is None:
+            return
+        parent, wanted = beginning.parent, beginning.wanted
+        if parent is not None and self._identified and call.caller.proof == NO_PROOF:
+            parent = None
+        elif parent is not None and self._ratio is not None:
+            wanted = _is_sampled(parent)
+        if not wanted:
+            return
+        span = self._span(call, parent, beginning.at_ns)
+        if not span.is_recording():
             return
         status = call.status if call.status in STATUSES else "CANCELLED"
         span.set_attribute(STATUS, status)
@@ -72,13 +89,28 @@ class CallSpans:
             span.set_status(StatusCode.ERROR)
         span.end()
 
+    def _span(self, call: Call, parent: otel.Context | None, began_ns: int) -> Span:
+        host, _, port = call.caller.address.rpartition(":")
+        attributes: dict[str, AttributeValue] = {SYSTEM: "grpc", METHOD: call.method[1:]}
+        if port.isdigit():
+            attributes |= {CLIENT_ADDRESS: host.strip("[]"), CLIENT_PORT: int(port)}
+        return self._tracer.start_span(
+            call.method[1:],
+            otel.Context() if parent is None else parent,
+            kind=SpanKind.SERVER,
+            attributes=attributes,
+            start_time=began_ns,
+        )
+
     def _parent(self, context: Context) -> otel.Context | None:
-        """The context of the call's span; None if the call is not to be traced."""
+        """The context that the call's client gives it; None if it gives none."""
         found = {name: value for name, value in context.invocation_metadata() or () if name in FIELDS}
-        if found:
-            parent = self._propagator.extract(found, otel.Context())
-            remote = get_current_span(parent).get_span_context()
-            if remote.is_valid:
-                return parent if remote.trace_flags.sampled or self._ratio is None else None
-        wanted = self._ratio is None or random.random() < self._ratio  # noqa: S311  no secret
-        return otel.Context() if wanted else None
+        if not found:
+            return None
+        parent = self._propagator.extract(found, otel.Context())
+        return parent if get_current_span(parent).get_span_context().is_valid else None
+
+
+def _is_sampled(parent: otel.Context) -> bool:
+    """True if the client traces the call."""
+    return bool(get_current_span(parent).get_span_context().trace_flags.sampled)

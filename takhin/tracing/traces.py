@@ -33,7 +33,8 @@ logger = structlog.get_logger()
 class Traces:
     """Spans of calls and where they go. Life: `start`, `stop`. `spans` watches the calls meanwhile."""
 
-    def __init__(self, settings: TraceSettings, version: str) -> None:
+    def __init__(self, settings: TraceSettings, version: str, *, identified: bool) -> None:
+        """identified: callers have to prove who they are."""
         self._settings = settings
         of_environment = OTEL_TRACES_SAMPLER in os.environ
         named = Resource({SERVICE_NAME: "takhin", SERVICE_VERSION: version})
@@ -43,7 +44,7 @@ class Traces:
             shutdown_on_exit=False,
         )
         ratio = None if of_environment else settings.sample_ratio
-        self.spans = CallSpans(self._provider.get_tracer("takhin", version), ratio)
+        self.spans = CallSpans(self._provider.get_tracer("takhin", version), ratio, identified=identified)
         self._reports = _Reports()
 
     async def start(self) -> None:

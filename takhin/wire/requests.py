@@ -37,8 +37,14 @@ def record(
     key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = (), timestamp: int = 0
 ) -> bytes:
     """One of a request's `records`. timestamp: ms since 1970; 0 leaves it to the broker's clock."""
-    if key is None and value is not None and not headers and not timestamp and len(value) < SIZES_PREPARED:
-        return ONLY_VALUE_HEADS[len(value)] + value
+    if value is not None and not headers and not timestamp and (size := len(value)) < SIZES_PREPARED:
+        if key is None:
+            return ONLY_VALUE_HEADS[size] + value
+        if (key_size := len(key)) < SIZES_PREPARED:
+            key_head, value_head = KEY_HEADS[key_size], VALUE_HEADS[size]
+            size += len(key_head) + key_size + len(value_head)
+            if size < SIZES_PREPARED:
+                return b"".join((RECORDS_HEADS[size], key_head, key, value_head, value))
     parts: list[bytes] = []
     if key is not None:
         size = len(key)

@@ -237,6 +237,28 @@ async def test_a_flood_of_joins_is_counted(writer):
     assert found == [("me", "g", 99), ("me", None, 100)]
 
 
+async def test_a_flood_of_failures_is_counted(writer):
+    """Changes that fail over and over are noted twice a minute; what succeeds is noted each time."""
+    writer.engine.full = False
+    for number in range(100):
+        writer.note(WHO, "topic.created", {"topic": "t"}, TakhinError(f"no {number}"))
+        writer.note(WHO, "topic.deleted", {"topic": f"t{number}"}, TakhinError("no"))
+    for _ in range(3):
+        writer.note(WHO, "topic.deleted", {"topic": "t"})
+    found = await written(writer, 4)
+    assert [(of["action"], of["outcome"]) for of in found] == [
+        ("topic.created", "failed"),
+        *[("topic.deleted", "ok")] * 3,
+    ]
+    assert found[0]["error"] == "no 0"
+    writer._count_repeats()
+    found = (await written(writer, 6))[4:]
+    assert [(of["action"], of["outcome"], of.get("topic"), of["count"]) for of in found] == [
+        ("topic.created", "failed", "t", 99),
+        ("failed", "failed", None, 100),
+    ]
+
+
 async def test_what_is_noted_last_is_written(writer):
     """What waits when the broker stops is written."""
     writer.engine.full = False

@@ -12,6 +12,7 @@ from access.support import EVERYTHING, Keeper, bearer, channel_to
 from takhin.client import Admin, Consumer, Producer
 from takhin.clock import system_clock
 from takhin.errors import PermissionDeniedError, UnauthenticatedError
+from takhin.rpc.gate import UNREAD_SECONDS
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
@@ -142,6 +143,34 @@ async def test_a_reader_who_does_not_read_is_ended(serving, keeper):
         begun = time.time()
         await until(lambda: not server._listener._interceptor._streams)
         assert time.time() - begun < SECOND
+
+
+NARROW = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1 << 16),
+]
+"""A client whose windows are full after 64 KiB."""
+
+
+@pytest.mark.parametrize("first_read", [True, False])
+async def test_a_reader_who_reads_on_learns_why(serving, keeper, first_read):
+    """When it reads again, whichever response was on its way, the status comes after that one."""
+    token = keeper.token()
+    keeper.rules(*EVERYTHING)
+    async with serving() as server, grpc.aio.insecure_channel(server.address, NARROW) as channel:
+        await create_orders(server, token)
+        async with Producer(server.address, token=token) as producer:
+            await producer.append("orders", [b"x" * 500_000] * 8, partition=0)
+        request = pb.ConsumeMessagesRequest(topic="orders", offset=-1)
+        stream = TakhinServiceStub(channel).ConsumeMessages(request, metadata=bearer(token))
+        if first_read:
+            assert (await stream.read()).records
+        await until(lambda: server._listener._interceptor._writing)
+        keeper.revoke("me")
+        await until(lambda: not server._broker.access.token(token))
+        await asyncio.sleep(2 * UNREAD_SECONDS)  # until the broker has given up waiting
+        assert await end_of(stream) is STATUS.UNAUTHENTICATED
 
 
 async def test_a_pattern_finds_what_may_be_read(serving, keeper):

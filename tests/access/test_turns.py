@@ -12,7 +12,7 @@ import pytest
 
 from access.support import EVERYTHING, MANY, Keeper, bearer
 from blackbox.clients import CHANNEL_OPTIONS
-from blackbox.test_loop_turns import TURN_MS_MAX, WatchedBroker, noise
+from blackbox.test_loop_turns import WatchedBroker, within_bound
 from takhin.access.rules import Rights, checked_rule
 from takhin.broker.session import SEEN_AT_ONCE, seen
 from takhin.disk.access_file import AccessFile
@@ -88,7 +88,7 @@ async def test_many_streams_and_names(broker, keeper, tokens, tmp_path, figures)
         turns["revoked"] = broker.longest_turn()
     assert set(codes) == {grpc.StatusCode.UNAUTHENTICATED}
     figures(", ".join(f"{name} {turn.busy_ms} ms of {turn.late_ms}" for name, turn in turns.items()))
-    assert max(turn.busy_ms for turn in turns.values()) <= TURN_MS_MAX * noise(), turns
+    assert within_bound(*turns.values()), turns
 
 
 async def test_a_described_group_leaves_turns_to_others():

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import select
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +16,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGTERM, Signals
+from subprocess import PIPE
 from typing import Self
+
+import forked
+from lending import lend_template
 
 READY = re.compile(
     r"takhin (?P<version>\S+) ready on (?P<address>\S+:\d+), data in (?P<data_dir>.+), "
@@ -53,6 +56,7 @@ class Broker:
     listen: addresses with commas; port 0 takes a free one, which `addresses` then has. `address` is the
     HOST:PORT of the first one that has a port.
     program: what to run instead of `takhin`.
+    lent: it is given the template of a partition file (see lending.py) and does not build its own.
     settings: as in `environment`.
     """
 
@@ -62,18 +66,21 @@ class Broker:
         *,
         listen: str = "127.0.0.1:0",
         program: Sequence[object] = (),
+        lent: bool = True,
         **settings: object,
     ) -> None:
         self.data_dir = data_dir
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
-        self._process = subprocess.Popen(
+        self._process = forked.Popen(
             [*(program or command()), "serve", "--data-dir", str(data_dir), "--listen", listen],
-            stdout=subprocess.PIPE,
+            stdout=PIPE,
             stderr=self._log,
             env=environment(**settings),
         )
         try:
             self.ready = self._wait_until_ready()
+            if lent and (data_dir / "tmp").is_dir():
+                lend_template(data_dir)
         except BaseException:
             self.close()
             raise
@@ -172,5 +179,5 @@ def looked_over(folder: Path) -> Iterator[Path]:
     """A data folder whose files are checked after the block; its last broker must have exited cleanly."""
     yield folder
     if (folder / "topics").is_dir():
-        checked = subprocess.run([sys.executable, CHECK_FILES, folder], stdout=subprocess.PIPE, check=False)
+        checked = forked.run([sys.executable, CHECK_FILES, folder], stdout=PIPE)
         assert checked.returncode == 0, checked.stdout.decode()

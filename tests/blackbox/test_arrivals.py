@@ -31,6 +31,8 @@ from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 PRODUCE = "/takhin.v1.TakhinService/ProduceMessage"
 ARRIVALS_MAX = 4
 RSS_MAX = 512 << 20
+CALLS = 150
+"""Of 4 MB: more than may be held at once."""
 RSS_AFTER_MAX = 250 << 20
 RSS_NAMES_AFTER_MAX = 300 << 20
 
@@ -239,7 +241,7 @@ def test_silent_calls_do_not_hold_the_stop_up(data_dir, method):
     ],
 )
 def test_large_requests_of_methods_that_need_none(data_dir, figures, method, tag):
-    """They are refused by name, and 200 of 4 MB at once take bounded memory."""
+    """They are refused by name, and many of 4 MB at once take bounded memory."""
     message = tag + b"\x80\x92\xf4\x01" + b"t" * 4_000_000
     with Broker(data_dir) as broker:
         channels = [
@@ -248,14 +250,14 @@ def test_large_requests_of_methods_that_need_none(data_dir, figures, method, tag
             )
             for _ in range(8)
         ]
-        calls = [channels[n % 8].stream_stream(method)(iter([message]), timeout=60) for n in range(200)]
+        calls = [channels[n % 8].stream_stream(method)(iter([message]), timeout=60) for n in range(CALLS)]
         for call in calls:
             with pytest.raises(grpc.RpcError, match="at most 65536 bytes"):
                 next(call)
         for channel in channels:
             channel.close()
         peak = resident_bytes(broker, "VmHWM")
-        figures(f"200 x 4 MB to {method}: {peak >> 20} MiB")
+        figures(f"{CALLS} x 4 MB to {method}: {peak >> 20} MiB")
         assert peak <= RSS_MAX
         eventually(lambda: resident_bytes(broker) <= RSS_NAMES_AFTER_MAX)
 

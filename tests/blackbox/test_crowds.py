@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from blackbox.clients import CHANNEL_OPTIONS
-from blackbox.test_loop_turns import TURN_MS_MAX, WatchedBroker, noise
+from blackbox.test_loop_turns import WatchedBroker, within_bound
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
@@ -92,4 +92,4 @@ async def test_the_members_of_a_large_group(broker, figures):
         await nobody_left(stub)
         turns["cut off"] = broker.longest_turn()
     figures(", ".join(f"{name} {turn.busy_ms} ms of {turn.late_ms}" for name, turn in turns.items()))
-    assert max(turn.busy_ms for turn in turns.values()) <= TURN_MS_MAX * noise(), turns
+    assert within_bound(*turns.values()), turns

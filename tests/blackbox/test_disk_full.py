@@ -201,7 +201,7 @@ def test_a_start_on_a_full_disk(disk):
         room = os.statvfs(disk)
         with filler(disk, room.f_bavail * room.f_frsize):
             try:
-                with Broker(folder, **SETTINGS) as broker, connected(broker.address) as stub:
+                with Broker(folder, lent=False, **SETTINGS) as broker, connected(broker.address) as stub:
                     assert [record.value for record in read_all(stub, "kept")] == [b"first"]
             except AssertionError as refused:
                 assert "ended with 2" in str(refused)  # noqa: PT017  it may refuse, but must say why

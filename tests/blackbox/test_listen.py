@@ -11,6 +11,7 @@ import time
 import grpc
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, command, environment
 from blackbox.clients import CHANNEL_OPTIONS, connected
 from certificates import Authority, put
@@ -39,7 +40,7 @@ def certificates(tmp_path, authority):
 
 def refused(*args, **settings):
     """The one line with which `takhin serve` ends, with exit code 2."""
-    done = subprocess.run(
+    done = forked.run(
         command("serve", *args),
         env=environment(**settings),
         capture_output=True,
@@ -102,7 +103,7 @@ def test_several_addresses(data_dir, tmp_path, authority, certificates):
 def test_the_ready_line_for_people(data_dir, tmp_path):
     """The sentence names all addresses, too, and the flag may be given several times."""
     args = ("--listen", "127.0.0.1:0", "--listen", f"unix:{tmp_path}/s", "--data-dir", data_dir)
-    with subprocess.Popen(
+    with forked.Popen(
         command("serve", *args, "--log-format", "human"), stdout=subprocess.PIPE, text=True, env=environment()
     ) as process:
         line = process.stdout.readline()

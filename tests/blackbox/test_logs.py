@@ -12,6 +12,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+import forked
 from blackbox.broker_process import READY, Broker, command, environment
 from blackbox.clients import CHANNEL_OPTIONS, connected, create_topic, produce, read_all
 from takhin.v1 import takhin_pb2 as pb
@@ -27,7 +28,7 @@ def ready_line(tmp_path, log_format: str) -> str:
     """What `takhin serve` prints on stdout with its log on a terminal of its own."""
     ours, theirs = pty.openpty()
     args = ("serve", "--data-dir", tmp_path, "--listen", "127.0.0.1:0", "--log-format", log_format)
-    with subprocess.Popen(
+    with forked.Popen(
         command(*args), stdout=subprocess.PIPE, stderr=theirs, env=environment(), text=True
     ) as process:
         os.close(theirs)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, command, environment
 from blackbox.clients import connected, create_topic, eventually, produce
 
@@ -38,14 +38,14 @@ def odd(folder: Path, readers: str) -> dict[str, str]:
 
 
 def takhin(*args: object, **settings: object) -> None:
-    subprocess.run(command(*args), check=True, env=environment(**settings), timeout=60, capture_output=True)
+    forked.run(command(*args), check=True, env=environment(**settings), timeout=60, capture_output=True)
 
 
 @pytest.mark.parametrize("readers", MODES)
-def test_everything_has_the_mode_that_the_setting_says(tmp_path, umask, readers):
+def test_everything_has_the_mode_that_the_setting_says(memory, umask, readers):
     """LOCK, witness, ballast, files with their -wal and -shm, copies and what is restored: all of it."""
-    data, copy, restored = tmp_path / "deep" / "data", tmp_path / "copy", tmp_path / "restored"
-    with Broker(data, storage_readers=readers) as broker:
+    data, copy, restored = memory / "deep" / "data", memory / "copy", memory / "restored"
+    with Broker(data, lent=False, storage_readers=readers) as broker:
         with connected(broker.address) as stub:
             create_topic(stub, "topic", 2)
             produce(stub, "topic", [b"to be damaged"] * 10)
@@ -55,7 +55,7 @@ def test_everything_has_the_mode_that_the_setting_says(tmp_path, umask, readers)
         there = {path.rpartition("/")[2] for path in modes(data)}
         assert there >= {"LOCK", "witness", "ballast", "held", "tmp", "0.db", "0.db-wal", "0.db-shm"}
         assert odd(data, readers) == {}
-        assert odd(tmp_path / "deep", readers) == {}
+        assert odd(memory / "deep", readers) == {}
         takhin("backup", copy, "--data-dir", data, storage_readers=readers)
         assert odd(copy, readers) == {}
         (data / "hold").unlink()
@@ -72,7 +72,7 @@ def test_what_exists_keeps_its_mode(data_dir):
     """A folder and files from before keep their modes, and so do a -wal and a -shm made beside them."""
     before = os.umask(0o022)
     try:
-        with Broker(data_dir, storage_readers="all") as broker, connected(broker.address) as stub:
+        with Broker(data_dir, lent=False, storage_readers="all") as broker, connected(broker.address) as stub:
             create_topic(stub, "old")
         with Broker(data_dir) as broker, connected(broker.address) as stub:
             produce(stub, "old", [b"v"])

@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, command, environment
 from blackbox.clients import connected, create_topic, produce, read_all
 from takhin.v1 import takhin_pb2 as pb
@@ -20,7 +21,7 @@ PAGE = 16_384
 
 
 def run(*args: object, **settings: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return forked.run(
         command(*args), env=environment(**settings), capture_output=True, text=True, timeout=60, check=False
     )
 
@@ -165,7 +166,7 @@ def test_a_signal_ends_the_question(number):
     """A signal ends the wait for a program that takes connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host, port = silent.getsockname()
-        with subprocess.Popen(
+        with forked.Popen(
             command("health", "--server", f"{host}:{port}"), env=environment(), stderr=subprocess.PIPE
         ) as asking:
             connection, _ = silent.accept()

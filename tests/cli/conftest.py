@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, command, environment
 from blackbox.clients import CALL_S_MAX, connected, create_topic
 from takhin.v1 import takhin_pb2 as pb
@@ -29,9 +30,7 @@ class Takhin:
 
     def run(self, line: list[str], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
         """Run any command line in the same environment."""
-        return subprocess.run(
-            line, input=stdin, env=self.environ(), capture_output=True, timeout=60, check=False
-        )
+        return forked.run(line, input=stdin, env=self.environ(), capture_output=True, timeout=60)
 
     def output(self, *args: object, stdin: bytes = b"") -> bytes:
         """Run a command that must succeed; return what it prints on stdout."""
@@ -51,7 +50,7 @@ class Takhin:
     def start(self, *args: object) -> Iterator[subprocess.Popen[bytes]]:
         """Start a command that keeps running; it is ended with the block at the latest."""
         pipe = subprocess.PIPE
-        with subprocess.Popen(
+        with forked.Popen(
             command(*args), env=self.environ(), stdin=pipe, stdout=pipe, stderr=pipe
         ) as process:
             try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
 import grpc
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, command, environment
 from blackbox.clients import eventually
 from takhin.client import Rule
@@ -19,9 +19,7 @@ MISSING = ["--server", "127.0.0.1:1"]
 
 def takhin(*args: object, code: int = 0, **settings: object) -> str:
     """What the command prints."""
-    done = subprocess.run(
-        command(*args), env=environment(**settings), capture_output=True, text=True, timeout=60, check=False
-    )
+    done = forked.run(command(*args), env=environment(**settings), capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stderr
     return done.stderr if code else done.stdout
 

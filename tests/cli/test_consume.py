@@ -11,6 +11,7 @@ from queue import Queue
 
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, command
 from cli.records import fill, put, without_waits
 from takhin.v1 import takhin_pb2 as pb
@@ -181,7 +182,7 @@ def test_output_that_cannot_be_written(takhin, broker, topic):
     """If the disk under stdout is full, the command prints one line and exits with 1."""
     put(broker, topic, pb.Record(value=b"x"))
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
+        done = forked.run(
             command("consume", topic), stdout=full, stderr=subprocess.PIPE, env=takhin.environ(), check=False
         )
     assert done.returncode == 1

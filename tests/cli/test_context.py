@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
 import click
 import pytest
 from click.testing import CliRunner
 
+import forked
 from blackbox.broker_process import command, environment
 from certificates import Authority, put
 from takhin.cli.main import cli
@@ -40,7 +40,7 @@ def run(tmp_path):
     """Run `takhin ARGS` with a contexts file of the test's own."""
 
     def run(*args, code=0, stdin="", **variables):
-        done = subprocess.run(
+        done = forked.run(
             command(*args),
             env=environment(contexts=tmp_path / "takhin" / "contexts.toml", **variables),
             input=stdin,

@@ -11,6 +11,7 @@ from contextlib import closing
 
 import pytest
 
+import forked
 from blackbox.broker_process import command, environment
 from takhin.cli.main import COMMANDS
 
@@ -29,8 +30,9 @@ SERVER_ONLY = {
 KNOWN = ", ".join(COMMANDS)
 
 
-def run(*args, environ=None, entry=("-m", "takhin")) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def run(*args, environ=None, entry=("-m", "takhin"), by=forked.run) -> subprocess.CompletedProcess[str]:
+    """Run the command; with subprocess.run in a process that is really started (see forked.py)."""
+    return by(
         [sys.executable, *entry, *args],
         env=environ or environment(),
         stdin=subprocess.DEVNULL,
@@ -44,7 +46,7 @@ def run(*args, environ=None, entry=("-m", "takhin")) -> subprocess.CompletedProc
 @pytest.mark.parametrize("entry", [("-m", "takhin"), ("-m", "takhin.cli.main")])
 def test_version(entry):
     """Both modules print the distribution's version."""
-    done = run("--version", entry=entry)
+    done = run("--version", entry=entry, by=subprocess.run)
     version = importlib.metadata.version("takhin")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"takhin {version}\n", "")
 
@@ -60,7 +62,7 @@ def test_version(entry):
 )
 def test_help(args):
     """Every command explains itself on stdout."""
-    done = run(*args, "--help")
+    done = run(*args, "--help", by=subprocess.run)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"Usage: takhin {' '.join(args)}".rstrip())
 
@@ -90,7 +92,8 @@ def test_usage_errors(args, line):
 def test_client_commands_load_nothing_of_the_server(takhin, topic):
     """After real work with a broker, neither SQLite nor the broker's code is in sys.modules."""
     for args in (["topics", "describe"], ["produce", topic], ["consume", topic]):
-        done = run(*args, environ=takhin.environ(), entry=("-c", WHAT_IS_LOADED))
+        loads = ("-c", WHAT_IS_LOADED)
+        done = run(*args, environ=takhin.environ(), entry=loads, by=subprocess.run)
         assert done.returncode == 0, done.stderr
         loaded = set(done.stdout.splitlines())
         assert f"takhin.cli.{args[0]}" in loaded

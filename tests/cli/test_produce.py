@@ -16,6 +16,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, command
 from blackbox.clients import connected, end_offset
 from cli.records import put, without_waits
@@ -299,7 +300,7 @@ def test_an_input_that_breaks_off(takhin, topic):
     with (
         takhin.start("consume", topic, "--follow") as reader,
         stdin,
-        subprocess.Popen(
+        forked.Popen(
             command("produce", topic), stdin=stdin, stderr=subprocess.PIPE, env=takhin.environ()
         ) as writer,
     ):

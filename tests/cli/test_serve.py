@@ -6,13 +6,14 @@ import subprocess
 
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, command, environment
 from takhin.config import OPTIONS, load
 from takhin.settings import Settings
 
 
 def serve(*args, **settings) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return forked.run(
         command("serve", *args),
         env=environment(**settings),
         capture_output=True,

@@ -14,6 +14,7 @@ from threading import Event
 
 import pytest
 
+import forked
 from blackbox.broker_process import command
 from cli.records import put
 from takhin.v1 import takhin_pb2 as pb
@@ -213,7 +214,7 @@ def test_json(takhin, request):
 def answered(takhin, answer: bytes | None, *args: str) -> tuple[bytes, int]:
     """What a command asks on a terminal, and its exit code once that was answered; None: by Ctrl-C."""
     keyboard, theirs = pty.openpty()
-    with subprocess.Popen(
+    with forked.Popen(
         command(*args), env=takhin.environ(), stdin=theirs, stderr=theirs, stdout=subprocess.DEVNULL
     ) as process:
         os.close(theirs)

@@ -115,9 +115,9 @@ async def test_errors_are_raised(crowded, admin):
                     break
 
 
-async def test_an_outage_ends(tmp_path):
+async def test_an_outage_ends(memory):
     """Without a broker iterating raises after outage_timeout_ms, and goes on when the broker is back."""
-    folder = tmp_path / "data"
+    folder = memory / "data"
     with Broker(folder) as broker:
         address = broker.address
         async with Admin(address) as admin:
@@ -162,7 +162,7 @@ async def test_streams_are_spread_over_connections(crowded, admin):
                 await consumer.commit()
 
 
-@pytest.mark.parametrize(("prefetch_bytes", "count"), [(1, 300), (2_000_000, 5_000)])
+@pytest.mark.parametrize(("prefetch_bytes", "count"), [(1, 200), (200_000, 2_500)])
 async def test_a_burst_for_a_slow_reader(crowded, admin, prefetch_bytes, count):
     """A partition that was caught up is read to its end, also if it grows by more than is read ahead.
 

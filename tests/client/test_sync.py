@@ -122,7 +122,6 @@ def test_a_callback_that_would_wait_for_itself_is_told(server, topic):
             "flush": producer.flush,
             "producer's close": producer.close,
             "result": lambda: producer.send(topic, b"", partition=1).result(20),
-            "callback": lambda: producer.send(topic, b"").add_done_callback(print),
             "next": lambda: next(consumer),
             "batches": lambda: next(consumer.batches()),
             "poll": lambda: consumer.poll(1),
@@ -137,12 +136,14 @@ def test_a_callback_that_would_wait_for_itself_is_told(server, topic):
                     attempt()
                 except InCallbackError as error:
                     told.put((name, str(error)))
+            another = producer.send(topic, b"", partition=0)  # neither this waits nor the next line
+            another.add_done_callback(lambda of: told.put(("another", of.result().offset)))
             told.put(("done", delivery.result().offset))
 
         producer.send(topic, b"", partition=0).add_done_callback(callback)
-        found = dict(told.get(timeout=20) for _ in range(len(attempts) + 1))
-        assert found.keys() == {*attempts, "done"}
-        assert found["done"] == 0
+        found = dict(told.get(timeout=20) for _ in range(len(attempts) + 2))
+        assert found.keys() == {*attempts, "done", "another"}
+        assert (found["done"], found["another"]) == (0, 1)
         assert producer.send(topic, b"", partition=0).result(20).offset >= 1
         assert consumer.poll(20) is not None
 

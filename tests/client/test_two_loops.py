@@ -47,6 +47,25 @@ async def test_on_another_loop_every_method_says_so(server, topic):
             assert (await anext(consumer)).value == b"own again"
 
 
+def test_on_another_loop_of_the_same_thread(server, topic):
+    """Loops that run one after the other on one thread are told apart, also by `send` in a row of sends."""
+
+    async def used(producer):
+        for _ in range(3):
+            await producer.send(topic, b"")
+
+    loop = asyncio.new_event_loop()
+    try:
+        producer = loop.run_until_complete(Producer(server).open())
+        loop.run_until_complete(used(producer))
+        with pytest.raises(OtherLoopError, match="another event loop"):
+            asyncio.run(used(producer))
+        loop.run_until_complete(used(producer))
+        loop.run_until_complete(producer.close())
+    finally:
+        loop.close()
+
+
 def test_two_loops_in_two_threads(server, topic):
     """Each thread's loop has clients of its own, at the same time."""
     counts = []

@@ -67,9 +67,9 @@ async def test_no_position_is_made_up(maimed, where):
         assert consumer.assignment() == [("t", 0)]
 
 
-async def test_one_of_many_partitions(tmp_path):
+async def test_one_of_many_partitions(memory):
     """A consumer of too many partitions for a stream each is told, too, and claims no other end meanwhile."""
-    folder = tmp_path / "data"
+    folder = memory / "data"
     with Broker(folder) as broker:
         address = broker.address
         async with Admin(address) as admin, Producer(address) as producer:

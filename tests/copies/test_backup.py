@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, command
 from blackbox.clients import connected, create_topic, produce
 from copies.folders import TOPIC, content, file, fill, flip_value, tree
@@ -21,7 +22,7 @@ from takhin.v1 import takhin_pb2 as pb
 
 
 def takhin(*args: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*args), capture_output=True, text=True, timeout=60, check=False)
+    return forked.run(command(*args), capture_output=True, text=True, timeout=60, check=False)
 
 
 async def test_beside_a_busy_broker(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, command
 from copies.folders import (
     PAGE,
@@ -340,7 +341,7 @@ def test_the_command(killed, tmp_path):
     """The command reports what it did, and refuses a folder in use and one that is no data folder."""
 
     def run(*args: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command("recover", *args), capture_output=True, text=True, check=False)
+        return forked.run(command("recover", *args), capture_output=True, text=True, check=False)
 
     for partition in (0, 1):
         file(killed, partition).with_name(f"{partition}.db-wal").unlink()

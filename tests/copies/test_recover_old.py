@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,18 @@ def archive(version: int) -> Path:
     return Path(__file__).parents[1] / f"fixtures/schema-{version}.tar.xz"
 
 
-@pytest.mark.parametrize("at", [0, 30, 70, 104, 2_000, 16_000])
-@pytest.mark.parametrize("version", range(1, VERSION))
+ALL_OLD = range(1, VERSION)
+SOME = [*((version, 104) for version in ALL_OLD), *((VERSION - 1, at) for at in (0, 30, 70, 2_000, 16_000))]
+EVERY = product(ALL_OLD, [0, 30, 70, 104, 2_000, 16_000])
+SOME_SMALL = [(version, *of) for version in ALL_OLD[1:] for of in ((1, 104), (2, 16_000))]
+EVERY_SMALL = product(ALL_OLD[1:], [1, 2], [104, 16_000])
+
+
+def the_rest_in_soak(every, some):
+    return [*some, *(pytest.param(*case, marks=pytest.mark.soak) for case in every if case not in some)]
+
+
+@pytest.mark.parametrize(("version", "at"), the_rest_in_soak(EVERY, SOME))
 async def test_a_flipped_bit_in_the_first_page_of_an_upgraded_file(version, at, tmp_path):
     """The first page of an upgraded file differs from a new file's, but refers to the same pages."""
     with tarfile.open(archive(version)) as tar:
@@ -30,9 +41,7 @@ async def test_a_flipped_bit_in_the_first_page_of_an_upgraded_file(version, at, 
     assert await content(tmp_path / "data") == before
 
 
-@pytest.mark.parametrize("at", [104, 16_000])
-@pytest.mark.parametrize("partition", [1, 2])
-@pytest.mark.parametrize("version", range(2, VERSION))
+@pytest.mark.parametrize(("version", "partition", "at"), the_rest_in_soak(EVERY_SMALL, SOME_SMALL))
 async def test_a_flipped_bit_in_the_first_page_of_an_old_file(version, partition, at, tmp_path):
     """A small file that was not upgraded ends before the pages at which a new file's last tables begin."""
     for copy in ("data", "undamaged"):

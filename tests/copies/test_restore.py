@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from takhin.schema import VERSION
 
+import forked
 from blackbox.broker_process import Broker, command
 from copies.folders import TOPIC, content, file, fill, flip_value, given, in_child, incarnations, tree
 from storage.support import check_files
@@ -290,7 +291,7 @@ def test_the_command(data, copy):
 
     def run(*args: object) -> subprocess.CompletedProcess[str]:
         line = command("restore", copy, "--data-dir", data, *args)
-        return subprocess.run(line, capture_output=True, text=True, check=False)
+        return forked.run(line, capture_output=True, text=True, check=False)
 
     done = run("--partition", 1)
     assert (done.returncode, done.stderr) == (

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from takhin.schema import VERSION
 
+import forked
 from blackbox.broker_process import Broker, command
 from blackbox.clients import connected, create_topic, produce
 from copies.folders import PAGE, TOPIC, file, flip, flip_value, given, in_child, tree, value
@@ -222,7 +223,7 @@ def test_the_command(data, tmp_path):
     """Exit code, lines and JSON distinguish damage from what cannot be read."""
 
     def run(*args: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command("verify", *args), capture_output=True, text=True, check=False)
+        return forked.run(command("verify", *args), capture_output=True, text=True, check=False)
 
     done = run(data)
     assert (done.returncode, done.stderr) == (0, "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import sys
 from collections import Counter, defaultdict
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, environment
 from blackbox.clients import connected, create_topic, produce, read_all
 from blackbox.load import Journal
@@ -59,7 +59,7 @@ class Run:
     @contextmanager
     def program(self):
         """The example in a process of its own, which is killed at the end."""
-        process = subprocess.Popen(
+        process = forked.Popen(
             [sys.executable, "-c", self._made], env=environment(server=self._broker.address)
         )
         try:

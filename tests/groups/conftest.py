@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from groups.attendee import NOW, Attendee
+from lending import lend_template
 from takhin.groups.coordinator import Coordinator
 from takhin.members import JoinGroup
 from takhin.settings import GroupSettings, StorageSettings
@@ -26,9 +27,11 @@ def new_engine(request, tmp_path) -> Callable[[], Engine]:
 
 
 @pytest.fixture
-async def engine(new_engine) -> AsyncIterator[Engine]:
+async def engine(new_engine, tmp_path) -> AsyncIterator[Engine]:
     opened = new_engine()
     await opened.open()
+    if isinstance(opened, SqliteEngine):
+        lend_template(tmp_path / "data")
     yield opened
     await opened.close()
 

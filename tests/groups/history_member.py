@@ -1,6 +1,6 @@
 """A member of a group that writes down all that happens to it, as JSON lines.
 
-    python history_member.py SERVER GROUP TOPIC FILE SESSION_MS        (tests/ on the path)
+    python history_member.py SERVER GROUP TOPIC FILE SESSION_MS
 
 It commits each batch by hand as soon as it has read it. SIGTERM lets it leave in order. Every line has `at`,
 the machine's monotonic clock in seconds, which all processes share.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from statistics import median
 
 import pytest
 
+import forked
 from blackbox.broker_process import Broker
 from groups.histories import Stop, faults, hand_overs, interrupted
 from takhin.client import Admin, Producer, Retry
@@ -51,11 +51,9 @@ class Members:
 
     def start(self) -> None:
         name = f"m{len(self._all)}"
-        tests = PROGRAM.parents[1]
-        path = f"{tests}{os.pathsep}{tests.parent}"
         command = [sys.executable, PROGRAM, self._server, GROUP, TOPIC, self._file(name), str(SESSION_MS)]
         with self._said(name).open("wb") as said:
-            self._all[name] = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stderr=said)
+            self._all[name] = forked.Popen(command, stderr=said)
         self.stops[name] = []
 
     def _file(self, name: str) -> Path:
@@ -110,7 +108,7 @@ class Members:
                 )  # one may be cut by a kill
 
 
-async def produce(server: str, acknowledged: list[str], stopping: asyncio.Event) -> None:
+async def produce(server: str, acknowledged: list[str], stopping: asyncio.Event, pause_s: float) -> None:
     """Send records until told to stop; those that were answered are noted."""
     async with Producer(server, retry=RETRY) as producer:
         number = 0
@@ -124,7 +122,7 @@ async def produce(server: str, acknowledged: list[str], stopping: asyncio.Event)
             for value, delivery in sent.items():
                 await delivery
                 acknowledged.append(value)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(pause_s)
 
 
 async def watch_commits(admin: Admin, stopping: asyncio.Event) -> list[str]:
@@ -182,9 +180,13 @@ async def run(
     *,
     actions: Mapping[str, int] = ACTIONS,
     every_s: tuple[float, float] = (0.5, 2.0),
+    pause_s: float = 0.04,
     program: Sequence[object] = (),
 ) -> Run:
-    """Work for a while as a group under kills and pauses. every_s: between two actions, at random."""
+    """Work for a while as a group under kills and pauses.
+
+    every_s: between two actions, at random. pause_s: between twenty records and the next ones.
+    """
     chance, stopping = random.Random(seed), asyncio.Event()
     acknowledged: list[str] = []
     done: Counter[str] = Counter()
@@ -195,7 +197,7 @@ async def run(
         async with Admin(broker.address, retry=RETRY) as admin:
             await admin.create_topic(TOPIC, partitions=PARTITIONS)
             tasks = [
-                asyncio.create_task(produce(broker.address, acknowledged, stopping)),
+                asyncio.create_task(produce(broker.address, acknowledged, stopping, pause_s)),
                 asyncio.create_task(watch_commits(admin, stopping)),
             ]
             for _ in range(MEMBERS):
@@ -257,7 +259,7 @@ async def test_zombies(tmp_path, figures):
 @pytest.mark.control
 async def test_without_fences_it_is_seen(tmp_path, figures):
     """Control: a broker that takes every commit shows stale ones, or ones that go back, within some runs."""
-    zombies = {"actions": {"pause": 1}, "every_s": (0.2, 0.6)}
+    zombies = {"actions": {"pause": 1}, "every_s": (0.2, 0.6), "pause_s": 0.01}
     seen = False
     for seed in range(3, 3 + CARELESS_RUNS_MAX):
         folder = tmp_path / str(seed)

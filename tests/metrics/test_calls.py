@@ -19,6 +19,9 @@ KINDS = {
 }
 
 
+REFUSED = {"grpc_method": "ProduceMessageStream", "error": "UNKNOWN_TOPIC"}
+
+
 def of(method):
     return {**SERVICE, "grpc_method": method, "grpc_type": KINDS[method]}
 
@@ -99,3 +102,20 @@ def test_codes_have_their_names_in_go(code):
     assert code_of(code.name) == special.get(code.name, code.name.title().replace("_", ""))
     assert code_of("CancelledError") == "Canceled"
     assert code_of("ZeroDivisionError") == "Unknown"
+
+
+async def test_refusals_on_a_produce_stream():
+    """Each is counted, while the stream runs and when it has ended."""
+    async with server() as running, grpc.aio.insecure_channel(running.address) as channel:
+        stream = TakhinServiceStub(channel).ProduceMessageStream()
+        for count in (1, 2):
+            await stream.write(produce())
+            assert (await stream.read()).error_code == pb.ERROR_CODE_UNKNOWN_TOPIC
+            found = await scrape(running)
+            assert found.value("takhin_rpc_refused_total", **REFUSED) == count
+        await stream.write(produce())
+        await stream.done_writing()
+        assert (await stream.read()).error_code == pb.ERROR_CODE_UNKNOWN_TOPIC
+        assert await stream.read() is grpc.aio.EOF
+        found = await scrape(running)
+    assert found.value("takhin_rpc_refused_total", **REFUSED) == 3

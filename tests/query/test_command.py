@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from blackbox.broker_process import Broker, command
 from blackbox.clients import connected, create_topic, eventually, produce
 from takhin.cli.main import main
@@ -152,7 +153,7 @@ def test_a_query_that_waits_holds_nothing(tmp_path):
         produce(stub, "orders", [b"%d" % n * 100 for n in range(5_000)])
         everything = "select offset, value from records"
         line = command("sql", "orders", everything, "--csv", "--data-dir", broker.data_dir)
-        with subprocess.Popen(line, stdout=subprocess.PIPE) as query:
+        with forked.Popen(line, stdout=subprocess.PIPE) as query:
             assert query.stdout.readline() == b"offset,value\n"
             eventually(lambda: waiting_bytes(query.stdout) > PIPE_BYTES_FULL and not open_files(query.pid))
             assert open_files(broker.pid)  # control: open files are seen
@@ -161,7 +162,7 @@ def test_a_query_that_waits_holds_nothing(tmp_path):
             assert query.stdout.read() == b""
         assert offsets == list(range(5_000))
         line[line.index(everything)] = ENDLESS
-        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as query:
+        with forked.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as query:
             assert query.stdout.readline() == b"i\n"
             query.stdout.close()  # as `head` does
             assert (query.wait(10), query.stderr.read()) == (0, b"")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-import subprocess
 import sys
-import tempfile
-from functools import cache
 from pathlib import Path
 
 import pytest
 
+import forked
+from lending import lend_template
 from takhin.copies.backup import backup
 from takhin.copies.restore import restore
-from takhin.disk.versions import build
 from takhin.errors import StartupError
 from takhin.settings import StorageSettings
 from takhin.storage.contract import PartitionLog
@@ -22,29 +21,32 @@ from takhin.storage.sqlite.engine import SqliteEngine
 from takhin.storage.sqlite.open_files import OpenFiles
 from takhin.testing.contract import NOW, clock
 
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Where folders are made for tests that write a great deal which need not last."""
+
 
 def check_files(data_dir: Path) -> None:
     """Run the consistency check over a closed engine's files, in a child process (see check_files.py)."""
     script = Path(__file__).with_name("check_files.py")
-    child = subprocess.run(
-        [sys.executable, "-I", "-S", script, data_dir], capture_output=True, text=True, check=False
-    )
+    child = forked.run([sys.executable, script, data_dir], capture_output=True, text=True)
     assert child.returncode == 0, child.stdout + child.stderr
 
 
 RUN_SQL = """
-import contextlib, sqlite3, sys
+import contextlib, os, sqlite3, sys
 uri, statement = sys.argv[1:]
 with contextlib.closing(sqlite3.connect(uri, uri=True)) as db, db:
     for row in db.execute(statement):
         print(*row, sep="|")
+sys.stdout.flush()
+os._exit(0)
 """
 
 
 def run_sql(path: Path, statement: str) -> str:
     """What a statement prints in a child process with another SQLite, as in a read-only shell."""
-    child = [sys.executable, "-I", "-S", "-c", RUN_SQL, f"{path.as_uri()}?mode=ro", statement]
-    return subprocess.run(child, capture_output=True, text=True, check=True).stdout.strip()
+    child = [sys.executable, "-c", RUN_SQL, f"{path.as_uri()}?mode=ro", statement]
+    return forked.run(child, capture_output=True, text=True, check=True).stdout.strip()
 
 
 ALTER = """
@@ -59,7 +61,7 @@ for statement in sys.argv[2:]:
 
 def alter(path: Path, *statements: str) -> None:
     """Change a closed file in a child process, with checksums, so that only its content is wrong."""
-    subprocess.run([sys.executable, "-c", ALTER, path, *statements], check=True)
+    forked.run([sys.executable, "-c", ALTER, path, *statements], check=True)
 
 
 def sqlite_engine(data_dir: Path, **settings: int) -> SqliteEngine:
@@ -76,20 +78,6 @@ async def refused(data_dir: Path, match: str, **settings: int) -> None:
     assert [trouble for trouble in troubles if re.search(match, trouble)], troubles
     with pytest.raises(StartupError, match=match):
         await sqlite_engine(data_dir, **settings | {"strict": True}).open()
-
-
-@cache
-def template() -> bytes:
-    """An empty partition file as the broker's own child process builds it, made once for all tests."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "template.db")
-        build(path)
-        return path.read_bytes()
-
-
-def lend_template(data_dir: Path) -> None:
-    """Give an open engine the template that its first topic would build, which takes 0.2 s."""
-    (data_dir / "tmp" / "template.db").write_bytes(template())
 
 
 async def freeze(engine: SqliteEngine) -> OpenFiles:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from storage.compaction_support import COMPACT, HOUR, expected, faults, filled, last_of_each, path_of
-from storage.support import Store, alter, freeze
+from storage.support import MEMORY, Store, alter, freeze
 from takhin import topic_configs
 from takhin.errors import PartitionUnavailableError, UnknownTopicError
 from takhin.settings import Settings
@@ -61,7 +61,7 @@ def test_it_is_a_dict(small_steps, first, second, interruptions, trimmed):
         await store.close()
         assert faults(store) == []
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         asyncio.run(run(Path(folder, "data")))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage.support import check_files, lend_template
+from lending import lend_template
+from storage.support import check_files
 from takhin.clock import Clock
 from takhin.settings import StorageSettings
 from takhin.storage.contract import Engine

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from faults.failing_disk import Plan, failing_disk
-from storage.support import Store
+from storage.support import MEMORY, Store
 from takhin import topic_configs
 from takhin.errors import RefusedError, StorageFullError
 from takhin.model import (
@@ -143,7 +143,7 @@ class EnginesAgree(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.folder = tempfile.mkdtemp(prefix="takhin-machine-")
+        self.folder = tempfile.mkdtemp(prefix="takhin-machine-", dir=MEMORY)
         # Checkpoints come every few pages, so that they happen within a test as short as this.
         self.disks = ExitStack()
         self.disk = self.disks.enter_context(failing_disk())

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lending import lend_template
 from storage.fixture import TOPIC
-from storage.support import Store, alter, lend_template, run_sql
+from storage.support import Store, alter, run_sql
 from takhin.model import TimestampType, TopicConfig
 from takhin.settings import StorageSettings
 from takhin.storage.sqlite.engine import SqliteEngine
@@ -20,11 +21,12 @@ FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("schema-*.tar.xz
 EACH_CONFIG = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 
 
-def without(data: Path, row: ConfigRow) -> None:
-    """Delete the row of a config from the closed file of the topic."""
+def without(data: Path, *rows: ConfigRow) -> None:
+    """Delete the rows of configs from the closed file of the topic."""
     path = data / "topics" / TOPIC / "0.db"
-    alter(path, f"DELETE FROM topic_configs WHERE key = '{row.name}'")
-    assert run_sql(path, f"SELECT count(*) FROM topic_configs WHERE key = '{row.name}'") == "0"
+    which = "WHERE key IN ({})".format(", ".join(f"'{row.name}'" for row in rows))
+    alter(path, f"DELETE FROM topic_configs {which}")
+    assert run_sql(path, f"SELECT count(*) FROM topic_configs {which}") == "0"
 
 
 @EACH_CONFIG
@@ -45,16 +47,17 @@ async def test_a_topic_of_today(tmp_path, row):
     assert run_sql(store.data_dir / "topics" / TOPIC / "0.db", "SELECT key, value FROM topic_configs") == rows
 
 
-@EACH_CONFIG
+@pytest.mark.parametrize("rows", [TABLE, *(pytest.param([row], marks=pytest.mark.soak) for row in TABLE)])
 @pytest.mark.parametrize("archive", FIXTURES, ids=lambda path: path.name.partition(".")[0])
-async def test_a_topic_of_an_earlier_version(tmp_path, archive, row):
-    """A topic of an earlier version is upgraded, and has the default as well."""
+async def test_a_topic_of_an_earlier_version(tmp_path, archive, rows):
+    """A topic of an earlier version is upgraded, and without rows it has the defaults as well."""
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / "data", filter="data")
-    without(tmp_path / "data", row)
+    without(tmp_path / "data", *rows)
     store = Store(tmp_path / "data")
     await store.open()
-    assert getattr(store.engine.topics[TOPIC].config, row.field) == getattr(DEFAULTS, row.field)
+    config = store.engine.topics[TOPIC].config
+    assert [getattr(config, row.field) for row in rows] == [getattr(DEFAULTS, row.field) for row in rows]
     await store.close()
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from takhin.schema import PAGE_BYTES
 
-from storage.support import ClockedStore, freeze, lend_template, run_sql
+from lending import lend_template
+from storage.support import ClockedStore, freeze, run_sql
 from takhin.model import NO_LIMIT, CleanupPolicy, CommittedOffset, Condition, Header, TopicConfig
 from takhin.settings import StorageSettings
 from takhin.storage.retention import AHEAD_MS, Limits, Oldest, limits_of
@@ -126,10 +127,10 @@ async def test_idle_partitions_are_trimmed_without_being_asked(tmp_path):
                 await asyncio.sleep(0.01)
 
 
-async def test_those_that_wait_are_served_before_any_has_its_second_turn(tmp_path, monkeypatch):
+async def test_those_that_wait_are_served_before_any_has_its_second_turn(memory, monkeypatch):
     """Partitions at the end of the list are trimmed though those before them have more each time."""
     monkeypatch.setattr(retention, "LOOK_SECONDS", 0.005)
-    async with Clocked(tmp_path / "data") as clocked:
+    async with Clocked(memory / "data") as clocked:
         await clocked.engine._parts.upkeep.stop()
         topic = await clocked.engine.create_topic(spec("t", 100, config(retention_records=1)))
         for log in topic.partitions:
@@ -307,12 +308,12 @@ async def test_free_pages_are_given_back(tmp_path):
 SECOND_MS, HOUR_MS, DAY_MS = 1_000, 3_600_000, 86_400_000
 
 
-async def test_a_week(tmp_path):
+async def test_a_week(memory):
     """With a record a second and retention.ms of a day, each hour begins with exactly the last day's records.
 
     The broker is stopped and started at some hours, and killed at others.
     """
-    store = ClockedStore(tmp_path / "data")
+    store = ClockedStore(memory / "data")
     await store.open()
     await store.engine.create_topic(spec("t", config=config(retention_ms=DAY_MS)))
     for hour in range(7 * 24):

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from storage.support import ClockedStore
+from storage.support import MEMORY, ClockedStore
 from takhin.errors import OffsetOutOfRangeError
 from takhin.model import NO_LIMIT, TopicConfig
 from takhin.storage.memory import MemoryEngine
@@ -48,7 +48,7 @@ class Retained(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.folder = tempfile.mkdtemp(prefix="takhin-retained-")
+        self.folder = tempfile.mkdtemp(prefix="takhin-retained-", dir=MEMORY)
         self.store = ClockedStore(Path(self.folder, "data"), checkpoint_pages=8, open_partitions_max=1)
         self.memory = MemoryEngine(clock=lambda: self.store.now)
         self.sent: tuple[list[Sent], list[Sent]] = ([], [])

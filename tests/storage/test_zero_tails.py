@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from faults.pages import pages_of
-from storage.support import Store, check_files
+from storage.support import MEMORY, Store, check_files
 from takhin.copies.verify import verify
 from takhin.disk.overflow import (
     HEADER_LAST_BYTES_MIN,
@@ -67,7 +67,7 @@ def test_the_length_without_zeros(key, value, zeros):
 
 @pytest.fixture(scope="module")
 def folder():
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as made:
         yield Path(made)
 
 

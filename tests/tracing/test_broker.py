@@ -8,6 +8,7 @@ import time
 import grpc
 import pytest
 
+from access.support import EVERYTHING, Keeper, bearer
 from blackbox.broker_process import Broker, resident_bytes
 from blackbox.clients import batch, connected, create_topic, produce
 from takhin.v1 import takhin_pb2 as pb
@@ -48,6 +49,27 @@ def test_which_calls_are_traced(traced, collector):
     collector.wait(f"{SERVICE}/ListConsumerGroups")  # it came last
     (span,) = (span for span in collector.spans if span.name == f"{SERVICE}/ListTopics")
     assert (span.trace_id, span.parent_id, span.kind) == (f"{1:032x}", f"{1:016x}", 2)
+
+
+def test_who_proves_nothing_decides_nothing(data_dir, soon):
+    """Where callers have to prove who they are, no trace is joined, or made, because another wants it."""
+    data_dir.mkdir()
+    keeper = Keeper(data_dir)
+    token = keeper.token()
+    keeper.rules(*EVERYTHING)
+    settings = {"access_enabled": "true", "access_open": "health", "traces_enabled": "true"}
+    with Collector() as collector:
+        settings |= {"traces_endpoint": collector.endpoint, "traces_sample_ratio": 0}
+        with Broker(data_dir, **settings) as broker, connected(broker.address) as stub:
+            for proof in ([], bearer("tkn_0"), bearer(token)):
+                metadata = [("traceparent", PARENT.format(1, 1, 1)), *proof]
+                stub.HealthCheck(pb.HealthCheckRequest(), metadata=metadata)
+                call = stub.ListTopics.future(pb.ListTopicsRequest(), metadata=metadata)
+                assert (call.exception() is None) == (proof == bearer(token))
+            assert broker.stop() == 0
+        spans = collector.spans
+        assert {span.name for span in spans} == {f"{SERVICE}/ListTopics", f"{SERVICE}/HealthCheck"}
+        assert [(span.trace_id, span.attributes["user.name"]) for span in spans] == [(f"{1:032x}", "me")] * 2
 
 
 def test_how_calls_end(traced, collector):

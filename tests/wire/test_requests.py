@@ -61,3 +61,12 @@ def test_bytes_parse_to_the_message_of_the_generated_code(
         maybe_stored_from=maybe_stored_from,
         source=None if source is None else pb.SourceOffset(**source._asdict()),
     )
+
+
+def test_sizes_at_the_edge_of_the_tables():
+    """Where a key, a value or both just fit into the prepared heads, or do not, the bytes are the same."""
+    sizes = (0, 1, 126, 127, 128, 2_040, 2_045, 2_046, 2_047, 2_048, 4_080, 4_089, 4_090, 4_091, 4_095, 4_096)
+    for key in (None, *map(bytes, sizes)):
+        for value in map(bytes, sizes):
+            wire = requests.record(key, value)
+            assert pb.ProduceMessageRequest.FromString(wire).records == [pb.Record(key=key, value=value)]

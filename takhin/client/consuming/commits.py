@@ -12,7 +12,8 @@ from takhin.client.clock import monotonic
 from takhin.client.consuming.assignment import Assignment
 from takhin.client.consuming.positions import ReadRange
 from takhin.client.errors import NoAnswerError
-from takhin.client.model import CommittedOffset, Record, RecordBatch
+from takhin.client.model import CommittedOffset, Record
+from takhin.client.record_batch import RecordBatch
 from takhin.client.retry import Retry, pause, retried
 from takhin.errors import (
     FencedMemberError,

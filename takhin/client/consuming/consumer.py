@@ -26,7 +26,8 @@ from takhin.client.consuming.sharing import Share
 from takhin.client.consuming.starts import Starts
 from takhin.client.consuming.watch import Watch
 from takhin.client.forks import forked
-from takhin.client.model import START, Position, Record, RecordBatch, Span
+from takhin.client.model import START, Position, Record, Span
+from takhin.client.record_batch import RecordBatch
 from takhin.client.retry import Retry
 from takhin.client.streams import Subscription
 from takhin.client.tls import Tls, TlsFiles

@@ -47,11 +47,12 @@ class Records:
         try:
             while (loaded := await self._assigned.next_loaded()) is not None:
                 self.__anext__ = own[0]
-                records, left, turn_ends = loaded.records, 1, self._assigned.turn_ends
-                while records and not loaded.paused:
-                    record = records.popleft()
+                left, turn_ends = 1, self._assigned.turn_ends
+                for record in loaded.records:
                     loaded.processed = record.offset  # all before this one: it was asked for
                     yield record
+                    if loaded.paused:
+                        break
                     left -= 1
                     if not left:
                         if monotonic() > turn_ends:

@@ -2,19 +2,23 @@
 
 Two sides meet here: a fetcher puts responses in (`add`, then `room`), and whoever iterates takes records out
 (`load`, then one by one from `records`, or `take`).
+
+A record is made when it is handed out: thousands that wait would be looked at again and again by Python's
+garbage collector, which takes longer than all else that is done to read them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
-from contextlib import suppress
-from itertools import islice, repeat
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from operator import length_hint
 
-from takhin.client.model import Record, RecordBatch
+from takhin.client.model import Record
+from takhin.client.record_batch import RecordBatch, RecordColumns, records_of
 from takhin.client.streams import ConsumeResponse
-from takhin.model import TopicPartition
+from takhin.model import Header, TopicPartition
 from takhin.wire.columns import ResponseColumns
 
 
@@ -34,10 +38,8 @@ class Prefetched:
         self.at = at
         self.end_offset = end_offset
         self.paused = False
-        self.records: deque[Record] = deque()
-        """Of the response that is loaded. Take from the left, and only while `paused` is False."""
+        self._loaded = _Loaded(at, ResponseColumns(b""), position)
         self.processed = position
-        self._after_loaded = position
         self._responses: deque[ConsumeResponse] = deque()
         self._bytes = 0
         self.bytes_max = bytes_max
@@ -61,17 +63,18 @@ class Prefetched:
 
     def clear(self) -> None:
         """Hand out nothing more. The position stays."""
-        self._after_loaded = self.position
         self._responses.clear()
-        self.records.clear()
+        self._loaded.clear()
+
+    @property
+    def records(self) -> Iterator[Record]:
+        """What is left of the response that is loaded. Take the next one only while `paused` is False."""
+        return self._loaded.records
 
     @property
     def position(self) -> int:
         """The offset of the next record to hand out, or the one after the last."""
-        try:
-            return self.records[0].offset
-        except IndexError:
-            return self._after_loaded
+        return self._loaded.position
 
     @property
     def in_hand(self) -> bool:
@@ -85,44 +88,72 @@ class Prefetched:
 
     @property
     def empty(self) -> bool:
-        return not self._responses and not self.records
+        return not self._responses and not self._loaded
 
     def load(self) -> bool:
         """Make the next response's records ready to hand out. False if there are none or it is paused."""
         if self.paused:
             return False
-        if not self.records and self._responses:
+        if not self._loaded and self._responses:
             columns, size_bytes = self._responses.popleft()
             self._bytes -= size_bytes
             self._taken.set()
-            self.records.extend(_records(self.at, columns))
-            self._after_loaded = columns.offsets[-1] + 1
-        return bool(self.records)
+            self._loaded = _Loaded(self.at, columns, columns.offsets[-1] + 1)
+        return bool(self._loaded)
 
     def take(self, records_max: int | None = None) -> RecordBatch:
         """The loaded records at once, or the first records_max of them; none if they were just cleared."""
-        loaded = self.records
-        if records_max is None or records_max >= len(loaded):
-            records = list(loaded)
-            loaded.clear()
-        else:
-            records = list(islice(loaded, records_max))
-            with suppress(IndexError):
-                for _ in records:
-                    loaded.popleft()
-        return RecordBatch(*self.at, records, self.end_offset)
+        return RecordBatch(*self.at, self._loaded.take(records_max), self.end_offset)
 
 
-def _records(at: TopicPartition, columns: ResponseColumns) -> Iterator[Record]:
-    """The records of a response. No Python code runs for each of them."""
-    headers = columns.headers
-    fields = zip(
-        repeat(at.topic),
-        repeat(at.partition),
-        columns.offsets,
-        columns.timestamps,
-        columns.keys,
-        columns.values,
-        [headers.get(i, ()) for i in range(len(columns.offsets))] if headers else repeat(()),
-    )
-    return map(tuple.__new__, repeat(Record), fields)
+class _Loaded:
+    """A response that is being handed out. True while something of it is left.
+
+    after: its position when nothing is left.
+    records: what is left, one by one.
+
+    Each column has one iterator, which `records` and `take` share, so that they may take turns. What that of
+    the offsets has given is handed out. To take from it is a single step, whatever another thread does.
+    """
+
+    __slots__ = ("_after", "_at", "_columns", "_left", "_offsets", "records")
+
+    def __init__(self, at: TopicPartition, columns: ResponseColumns, after: int) -> None:
+        self._at = at
+        self._after = after
+        self._offsets = columns.offsets
+        self._left = iter(columns.offsets)
+        headers = _of_each(columns.headers, len(columns.offsets))
+        self._columns = iter(columns.timestamps), iter(columns.keys), iter(columns.values), iter(headers)
+        self.records = records_of(at, (self._left, *self._columns))
+
+    def __bool__(self) -> bool:
+        return length_hint(self._left) > 0
+
+    @property
+    def position(self) -> int:
+        left = length_hint(self._left)
+        return self._offsets[-left] if left else self._after
+
+    def take(self, records_max: int | None) -> RecordColumns:
+        offsets = list(islice(self._left, records_max))
+        count = len(offsets)
+        timestamps, keys, values, headers = self._columns
+        return RecordColumns(
+            self._at,
+            offsets,
+            list(islice(timestamps, count)),
+            list(islice(keys, count)),
+            list(islice(values, count)),
+            list(islice(headers, count)),
+        )
+
+    def clear(self) -> None:
+        """Leave nothing. The position stays."""
+        if left := list(self._left):
+            self._after = left[0]
+
+
+def _of_each(headers: Mapping[int, Sequence[Header]], count: int) -> Sequence[Sequence[Header]]:
+    """The headers of each of so many records. headers: by position, of those that have some."""
+    return [headers.get(position, ()) for position in range(count)] if headers else [()] * count

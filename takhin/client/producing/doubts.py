@@ -14,29 +14,32 @@ a produce request says how many partitions there are, so only a producer that ha
 class Doubts:
     """Topics about which the broker is to be asked before their next record.
 
-    A topic may have been deleted and created again, or altered. Changed on the loop; `topics` and `fresh` may
-    be looked at on any thread.
+    A topic may have been deleted and created again, or altered. Changed on the loop; any thread may look at
+    the sets.
     """
 
-    __slots__ = ("_partitions", "_refreshed", "fresh", "topics")
+    __slots__ = ("_partitions", "_refreshed", "certain", "fresh", "topics")
 
     def __init__(self) -> None:
         self.topics: set[str] = set()
         """Those that somebody doubts."""
         self.fresh: set[str] = set()
         """Those of which the broker has said something not long ago."""
+        self.certain: set[str] = set()
+        """Those that are fresh, and that nobody doubts."""
         self._partitions: dict[str, int] = {}
         self._refreshed: dict[str, float] = {}
 
     def add(self, topic: str) -> None:
         """Ask about the topic before its next record."""
         self.topics.add(topic)
+        self.certain.discard(topic)
 
     def settle(self, topic: str, partitions: int) -> None:
         """The broker has said what the topic is."""
         self._partitions[topic] = partitions
-        self.refresh(topic)
         self.topics.discard(topic)
+        self.refresh(topic)
 
     def refresh(self, topic: str) -> None:
         """The topic is what it was."""
@@ -44,6 +47,8 @@ class Doubts:
         if topic not in self.fresh:
             self.fresh.add(topic)
             self._look_after(FRESH_SECONDS, topic)
+        if topic not in self.topics:
+            self.certain.add(topic)
 
     def told(self, topic: str, partitions: int) -> None:
         """An answer says how many partitions the topic has: 0 if it does not, as from an older broker."""
@@ -62,3 +67,4 @@ class Doubts:
             self._look_after(left_s, topic)
         else:
             self.fresh.discard(topic)
+            self.certain.discard(topic)

@@ -56,10 +56,10 @@ class Intake:
 
     def router(self, topic: str) -> Router | None:
         """Takes in the topic's records. None while the topic is in doubt or not known, or the buffer full."""
-        buffer, doubts = self._buffer, self._doubts
-        if buffer.bytes >= buffer.bytes_max or topic in doubts.topics:
+        buffer = self._buffer
+        if buffer.bytes >= buffer.bytes_max:
             return None
-        if topic not in doubts.fresh and self._in_doubt(topic):
+        if topic not in self._doubts.certain and self._in_doubt(topic):
             return None
         return self._routers.get(topic)
 

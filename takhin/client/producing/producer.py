@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import current_task
 from collections.abc import Iterable
 from datetime import datetime
+from threading import get_ident
 from typing import Literal
 
 import grpc
@@ -103,12 +105,15 @@ class Producer(Client):
         ClosedError, ForkedError, OtherLoopError, and, for the first record of a topic, UnavailableError
         after delivery_timeout_ms without a broker. Whatever the broker says of the record is the delivery's.
         """
-        if forked() or asyncio.get_running_loop() is not self._connection.loop:
-            self._connection.check_here()
+        # In a forked process the intake is shut. (To ask for the running loop takes twice as long as this.)
+        connection = self._connection
+        if current_task(connection.loop) is None or get_ident() != connection.thread_id:
+            connection.check_here()
         while (router := self._intake.router(topic)) is None:
             await self._intake.ready(topic)
         try:
-            delivery = router.put(value, key, headers, timestamp, partition)
+            record = router.encode(value, key, headers, timestamp)
+            delivery = router.put(Delivery(), record, key, partition)
         except UNFIT:
             if not await self._intake.altered(topic):
                 raise

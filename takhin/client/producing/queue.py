@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import TypeVar
 
-from takhin.client.producing.batches import Delivery, PendingBatch
+from takhin.client.producing.batches import Entry, PendingBatch
 from takhin.client.producing.buffer import WAITING_RECORD_BYTES, Buffer
 from takhin.client.producing.options import SendOptions
 from takhin.model import Source, TopicPartition
+
+E = TypeVar("E", bound=Entry)
 
 
 class PartitionQueue:
@@ -36,10 +39,10 @@ class PartitionQueue:
         self._ready: deque[PendingBatch] = deque()
         self._awake = False
 
-    # Putting in: on any thread, with the buffer's lock held.
+    # Putting in: on any thread, with the buffer's lock held, or without on the loop, if nobody else puts in.
 
-    def put(self, record: bytes) -> Delivery:
-        """Add an encoded record to the growing batch."""
+    def put(self, record: bytes, entry: E) -> E:
+        """Add an encoded record to the growing batch. Returns the entry, which stands for it now."""
         size = len(record) + WAITING_RECORD_BYTES
         batch = self._growing
         if batch is None or batch.size_bytes + size > self._batch_bytes_max:
@@ -47,6 +50,7 @@ class PartitionQueue:
             self._growing = batch = PendingBatch(self.at, self._delivery_s_max)
         records = batch.records
         position = len(records)
+        entry._batch, entry._position = batch, position  # noqa: SLF001  see there
         records.append(record)
         batch.size_bytes += size
         self._buffer.bytes += size
@@ -55,7 +59,7 @@ class PartitionQueue:
         if not self._awake:
             self._awake = True
             self._wake()
-        return Delivery(batch, position)
+        return entry
 
     def put_whole(
         self, records: list[bytes], expected_offset: int | None, source: Source | None

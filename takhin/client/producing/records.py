@@ -8,6 +8,7 @@ from takhin.client.model import Headers, ms_of
 from takhin.errors import InvalidRecordError, RecordTooLargeError
 from takhin.sizes import size_bytes
 from takhin.topic_configs import MAX_MESSAGE_BYTES
+from takhin.wire.requests import ONLY_VALUE_HEADS
 from takhin.wire.requests import record as encoded
 
 OPTIONAL_BYTES = (bytes, type(None))
@@ -19,6 +20,7 @@ class RecordEncoder:
     def __init__(self, topic: str, max_message_bytes: int) -> None:
         self._topic = topic
         self._max_message_bytes = max_message_bytes
+        self._plain_bytes_max = min(max_message_bytes, len(ONLY_VALUE_HEADS) - 1)
 
     def encode(
         self,
@@ -31,6 +33,14 @@ class RecordEncoder:
 
         Raises InvalidRecordError, RecordTooLargeError, and InvalidArgumentError for a bad timestamp.
         """
+        if (
+            key is None
+            and type(value) is bytes
+            and (size := len(value)) <= self._plain_bytes_max
+            and timestamp is None
+            and not headers
+        ):
+            return ONLY_VALUE_HEADS[size] + value  # the same as below, for most records
         if not isinstance(value, OPTIONAL_BYTES) or not isinstance(key, OPTIONAL_BYTES):
             raise InvalidRecordError(
                 "a record's value and key are bytes or None, "

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from datetime import datetime
 from itertools import count
 
-from takhin.client.model import Headers, NewRecord, TopicOutline
-from takhin.client.producing.batches import Delivery, PendingBatch
+from takhin.client.model import NewRecord, TopicOutline
+from takhin.client.producing.batches import PendingBatch
 from takhin.client.producing.buffer import Buffer
-from takhin.client.producing.queue import PartitionQueue
+from takhin.client.producing.queue import E, PartitionQueue
 from takhin.client.producing.records import RecordEncoder
 from takhin.errors import InvalidBatchError, UnknownPartitionError
 from takhin.model import Source
@@ -22,6 +21,7 @@ class Router:
 
     outline: of the topic that the queues belong to; a topic created again under the name has another id.
     queues: one for each partition, in order.
+    encode: makes the bytes of a record. Raises what is wrong with it.
     """
 
     def __init__(
@@ -29,8 +29,8 @@ class Router:
     ) -> None:
         self.outline = outline
         self._queues = queues
-        self._encode = encoder.encode
-        self._lock = buffer.lock
+        self.encode = encoder.encode
+        self.lock = buffer.lock
         first = random.randrange(len(queues))  # noqa: S311  else the first records of all producers meet
         self._turn = count(first + 1)
         self._sticky = queues[first]
@@ -38,23 +38,17 @@ class Router:
 
     def alter(self, outline: TopicOutline, more: Sequence[PartitionQueue], encoder: RecordEncoder) -> None:
         """Go on with what the topic is now. more: the queues of new partitions; the others stay."""
-        with self._lock:
+        with self.lock:
             self.outline = outline
             self._queues = (*self._queues, *more)
-            self._encode = encoder.encode
+            self.encode = encoder.encode
 
-    def put(
-        self,
-        value: bytes | None,
-        key: bytes | None,
-        headers: Headers,
-        timestamp: datetime | int | None,
-        partition: int | None,
-    ) -> Delivery:
-        """Add a record to its partition's queue. Raises what is wrong with it."""
-        record = self._encode(value, key, headers, timestamp)
-        with self._lock:
-            return self._queue(key, partition).put(record)
+    def put(self, entry: E, record: bytes, key: bytes | None, partition: int | None) -> E:
+        """Add an encoded record to a queue, and return its entry. Raises UnknownPartitionError.
+
+        Call it with the lock held, or on the loop, if all records of the producer come there.
+        """
+        return self._queue(key, partition).put(record, entry)
 
     def put_whole(
         self,
@@ -67,9 +61,9 @@ class Router:
         if not records:
             raise InvalidBatchError("a batch has at least one record")
         encoded = [
-            self._encode(record) if isinstance(record, bytes) else self._encode(*record) for record in records
+            self.encode(record) if isinstance(record, bytes) else self.encode(*record) for record in records
         ]
-        with self._lock:
+        with self.lock:
             return self._queue(None, partition).put_whole(encoded, expected_offset, source)
 
     def _queue(self, key: bytes | None, partition: int | None) -> PartitionQueue:
