@@ -69,7 +69,7 @@ static int read_next(Cursor *cursor)
         cursor->at_end = cursor->reading.at == cursor->reading.end;
         if (cursor->at_end)
             return SQLITE_OK;
-        if (*cursor->reading.at++ != TAG_RECORDS || !read_record(&cursor->reading, &record))
+        if (*cursor->reading.at++ != TAG_RECORDS || !read_record(&cursor->reading, &record, INT64_MAX))
             return malformed(&cursor->base);
         cursor->offset = after(cursor->offset);
         cursor->position = -1;

@@ -3,9 +3,9 @@
 
 /* What a batch may have at most; what has more is left to Python, which refuses it. zeros: a record or a header
  * that ends in so many may need a row of its own (takhin/disk/zero_tails.py), which only Python writes.
- * head_bytes: what there may be besides the records. */
+ * head_bytes, head_fields: what there may be besides the records. */
 typedef struct Limits {
-    int64_t records, headers, record_headers, zeros, head_bytes;
+    int64_t records, headers, record_headers, zeros, head_bytes, head_fields;
 } Limits;
 
 /* begin, end: where the records are in the request, all of them and nothing else.
@@ -75,7 +75,7 @@ EXPORTED int takhin_scan(const byte *request, int64_t size, const Limits *limits
 {
     Reading reading = {request, request + size};
     Record record;
-    int64_t head_bytes = 0;
+    int64_t head_bytes = 0, head_fields = 0;
     *facts = (Facts){.lowest = INT64_MAX};
     while (reading.at < reading.end) {
         int64_t at = reading.at - request;
@@ -83,11 +83,12 @@ EXPORTED int takhin_scan(const byte *request, int64_t size, const Limits *limits
         if (tag >= 0x80) /* a field above 15, of which there is none, or a tag that is longer than it needs to be */
             return 0;
         if (tag != TAG_RECORDS) {
-            if (!skip_field(&reading, tag) || (head_bytes += reading.at - request - at) > limits->head_bytes)
+            if (!skip_field(&reading, tag) || ++head_fields > limits->head_fields ||
+                (head_bytes += reading.at - request - at) > limits->head_bytes)
                 return 0;
             continue;
         }
-        if (!read_record(&reading, &record) || !scan_record(&record, limits, facts))
+        if (!read_record(&reading, &record, limits->record_headers) || !scan_record(&record, limits, facts))
             return 0;
         if (facts->end == 0)
             facts->begin = at;
@@ -142,7 +143,7 @@ EXPORTED int64_t takhin_find(const byte *records, int64_t size, int64_t at, int 
     Reading reading = {records + at, records + size};
     Record record;
     for (int64_t position = 0; reading.at < reading.end; position++) {
-        if (*reading.at++ != TAG_RECORDS || !read_record(&reading, &record))
+        if (*reading.at++ != TAG_RECORDS || !read_record(&reading, &record, INT64_MAX))
             return -1;
         if (what == LARGER ? (*bytes = record_bytes(&record)) > number
             : what == STAMPED ? record.timestamp == number

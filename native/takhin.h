@@ -20,7 +20,7 @@
 
 #include <sqlite3ext.h>
 
-#define TAKHIN_VERSION 1
+#define TAKHIN_VERSION 2
 #define EXPORTED __attribute__((visibility("default")))
 
 typedef unsigned char byte;
@@ -78,7 +78,7 @@ static inline int64_t before(int64_t number)
 bool read_varint(Reading *from, uint64_t *number);
 bool read_bytes(Reading *from, Span *bytes);
 bool skip_field(Reading *from, byte tag);
-bool read_record(Reading *from, Record *record);
+bool read_record(Reading *from, Record *record, int64_t headers_max);
 Reading headers_of(const Record *record);
 bool read_header(Reading *from, Header *header);
 bool is_utf8(Span text);

@@ -72,10 +72,12 @@ static bool read_once(Reading *from, Span *field)
 }
 
 /* The next record, behind the tag of `records`. Each of its fields is there once at most, but for headers.
- * The offset and the partition are passed over: the broker gives others. Headers are not looked into. */
-bool read_record(Reading *from, Record *record)
+ * The offset and the partition are passed over: the broker gives others. Headers are not looked into, and
+ * no more than headers_max are passed over: a million of them takes longer than a turn of the event loop. */
+bool read_record(Reading *from, Record *record, int64_t headers_max)
 {
     Span header;
+    int64_t headers = 0;
     uint64_t number, seen = 0;
     memset(record, 0, sizeof *record);
     if (!read_bytes(from, &record->fields))
@@ -93,7 +95,7 @@ bool read_record(Reading *from, Record *record)
                 return false;
             break;
         case TAG_HEADERS:
-            if (!read_bytes(&fields, &header))
+            if (++headers > headers_max || !read_bytes(&fields, &header))
                 return false;
             record->has_headers = true;
             break;

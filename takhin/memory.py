@@ -41,7 +41,7 @@ class FreeMemory:
 
     async def start(self) -> None:
         """Set glibc's options and watch, where there is a glibc."""
-        if hasattr(self._libc, "malloc_trim") and self._resident_bytes():
+        if hasattr(self._libc, "malloc_trim") and resident_bytes():
             self._libc.mallopt(M_ARENA_MAX, HEAPS_MAX)
             self._libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
             self._libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
@@ -54,24 +54,24 @@ class FreeMemory:
             await asyncio.wait({self._task})
 
     async def _watch(self) -> None:
-        first = least = before = self._resident_bytes()
+        first = least = before = resident_bytes()
         rests, moved = 0, False
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            now = self._resident_bytes() or before
+            now = resident_bytes() or before
             rests = rests + 1 if abs(now - before) < MOVED_BYTES else 0
             moved = moved or not rests
             grown = now - least >= GROWN_BYTES
             if now - first >= WORTH_BYTES and (grown or (moved and rests >= LOOKS_AT_REST)):
                 await asyncio.to_thread(self._libc.malloc_trim, 0)
-                now, moved = self._resident_bytes() or now, False
+                now, moved = resident_bytes() or now, False
                 least = now
             before = now
 
-    @staticmethod
-    def _resident_bytes() -> int:
-        """The memory that the process has now; 0 if that is unknown, as without a free descriptor."""
-        try:
-            return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except OSError:
-            return 0
+
+def resident_bytes() -> int:
+    """The memory that the process has now; 0 if that is unknown, as without a free descriptor."""
+    try:
+        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 NAME = "_native"
 """Of the file in this package, without its suffix."""
-VERSION = 1
+VERSION = 2
 """That of native/takhin.h. A file of another one is left over from another version of the package."""
 ZEROS_MAX = 2_000
 """A record or header that ends in as many zeros is stored by Python: with a few more it needs a row that only
@@ -27,10 +27,14 @@ class NativeMissingError(Exception):
 
 
 class Limits(ctypes.Structure):
-    """What a plain request has at most. zeros: at the end of a record. head_bytes: besides its records."""
+    """What a plain request has at most.
+
+    zeros: at the end of a record. head_bytes, head_fields: besides its records.
+    """
 
     _fields_ = tuple(
-        (name, ctypes.c_int64) for name in ("records", "headers", "record_headers", "zeros", "head_bytes")
+        (name, ctypes.c_int64)
+        for name in ("records", "headers", "record_headers", "zeros", "head_bytes", "head_fields")
     )
 
 
@@ -80,23 +84,25 @@ class Library:
         try:
             functions = ctypes.PyDLL(str(path))
             version = functions.takhin_version()
+            self._scan, self._cut, self._find = (
+                functions.takhin_scan,
+                functions.takhin_cut,
+                functions.takhin_find,
+            )
         except (OSError, AttributeError) as error:
             raise NativeMissingError(f"{path} cannot be loaded: {error}") from error
         if version != VERSION:
             raise NativeMissingError(f"{path} has version {version}, and this is {VERSION}: install it again")
         self.path = path
-        self._scan = functions.takhin_scan
         self._scan.argtypes = (
             *(ctypes.c_char_p, ctypes.c_int64),
             *(ctypes.POINTER(Limits), ctypes.POINTER(Facts)),
         )
-        self._cut = functions.takhin_cut
         self._cut.argtypes = (
             *(ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64),
             *(ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64)),
         )
         self._cut.restype = ctypes.c_int64
-        self._find = functions.takhin_find
         self._find.argtypes = (
             *(ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64),
             *(ctypes.c_int, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64)),

@@ -28,7 +28,7 @@ VOCABULARY = tuple(
             *("errors", "clock", "sizes", "limits", "topic_configs", "kinds"),
             *("settings", "quotas", "settings.*"),
         ),
-        *("sentences", "partitioner", "json_bytes", "turns", "units", "meters", "garbage"),
+        *("sentences", "partitioner", "json_bytes", "turns", "units", "meters"),
     )
 )
 GRPC = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google")
@@ -86,6 +86,7 @@ LAYERS = {
     "takhin.config": Layer(VOCABULARY),
     "takhin.logs": Layer(VOCABULARY, ("structlog",)),
     "takhin.memory": Layer(),
+    "takhin.garbage": Layer(("takhin.memory",)),
     "takhin.notify": Layer(("takhin.sentences",), ("structlog",)),
     "takhin.server": Layer(("takhin.*",), ("structlog",)),
     "takhin.process": Layer(("takhin.*",), ("structlog",)),

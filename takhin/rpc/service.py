@@ -16,7 +16,7 @@ from takhin.rpc.records import RecordMethods
 from takhin.rpc.topics import TopicMethods
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
-from takhin.wire.packed import PlainRequests
+from takhin.wire.packed import RECORDS_MIN, PlainRequests
 
 
 class TakhinService(TopicMethods, RecordMethods, GroupMethods, AccessMethods):
@@ -29,7 +29,9 @@ class TakhinService(TopicMethods, RecordMethods, GroupMethods, AccessMethods):
     def __init__(self, broker: Broker) -> None:
         super().__init__(broker)
         self.gate = Gate(broker)
-        self.plain = PlainRequests(library(), broker.settings.produce) if broker.records.packs else None
+        self.plain: PlainRequests | None = None
+        if broker.records.packs:
+            self.plain = PlainRequests(library(), broker.settings.produce, records_min=RECORDS_MIN)
 
     async def HealthCheck(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:
         return convert.health(self._session().health())

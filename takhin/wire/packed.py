@@ -18,7 +18,13 @@ from takhin.packed import Later, LaterMapping, Packed
 from takhin.settings import ProduceSettings
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire.columns import headers_of, key_of, value_of
-from takhin.wire.crowd import SMALL_BYTES
+from takhin.wire.crowd import SMALL_BYTES, SPARE
+
+RECORDS_MIN = 10
+"""Fewer records take longer in a statement of their own than with those of other requests. A commit
+group may have thousands of such requests."""
+RECORD_BYTES_MAX = 1 << 20
+"""The headers of one record are stored in one turn of the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,9 @@ class PlainRequests:
     and if nobody needs its records but the engine: see `stays`.
     """
 
-    def __init__(self, native: Library, settings: ProduceSettings) -> None:
+    def __init__(self, native: Library, settings: ProduceSettings, *, records_min: int = 1) -> None:
+        """records_min: fewer are left to Python, unless they are large."""
+        self._records_min = records_min
         self._scan = native.scan
         self._limits = Limits(
             settings.batch_records_max,
@@ -75,12 +83,13 @@ class PlainRequests:
             settings.record_headers_max,
             ZEROS_MAX,
             SMALL_BYTES,
+            SPARE,
         )
 
     def __call__(self, wire: bytes) -> PackedRequest | None:
         """The request if it is plain."""
         facts = self._scan(wire, self._limits)
-        if facts is None:
+        if facts is None or not self._is_worth_it(facts):
             return None
         try:
             head = pb.ProduceMessageRequest.FromString(wire[: facts.begin] + wire[facts.end :])
@@ -88,6 +97,11 @@ class PlainRequests:
             return None
         request = PackedRequest(head, wire, facts)
         return request if request.stays else None
+
+    def _is_worth_it(self, facts: Facts) -> bool:
+        if facts.headers and facts.record_bytes_max > RECORD_BYTES_MAX:
+            return False
+        return facts.records >= self._records_min or facts.end - facts.begin > SMALL_BYTES
 
 
 def count_records(request: pb.ProduceMessageRequest | PackedRequest) -> int:

@@ -23,6 +23,8 @@ SLICE_BYTES = 2 << 20
 SLICE_HEADERS = 2_000
 SLICE_HEADERS_BYTES = 1 << 20
 """How much is written before others have their turn on the loop: 2 to 4 ms of work."""
+SMALL_SLICE_BYTES = 64 << 10
+"""A batch of so little has its headers inserted in the same turn: a group may have many of them."""
 ROW_BYTES = 512
 """What inserting a row costs besides its value, in bytes of a value."""
 
@@ -97,7 +99,8 @@ class PackedRows:
             wire, part = whole[part.start : at], range(at, facts.end)
             db.execute(sql.INSERT_PACKED, (wire, first, packed.now, packed.every))
             if facts.headers:
-                yield
+                if self.weight > SMALL_SLICE_BYTES:
+                    yield
                 db.execute(sql.INSERT_PACKED_HEADERS, (wire, first))
             first += count
 

@@ -7,8 +7,8 @@ beside a busy loop each row waits for the GIL (measured: 130 ms). The limits of 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any
 
 import apsw
@@ -59,21 +59,36 @@ class Reader:
         limits = {"records_max": max_records, "bytes_max": max_bytes}
         if self._native and (encoded := self._encoded(offset, end, limits)) is not None:
             return encoded
+        with self._one_moment():
+            rows = self._rows(offset, end, limits)
+            return self._with_headers(rows, max_bytes) if rows else Records((), {}, end)
+
+    @contextmanager
+    def _one_moment(self) -> Iterator[None]:
+        """What is read inside is of one moment: a compaction may commit meanwhile, on its thread."""
+        self._file.reader.execute(sql.BEGIN_READ)
+        try:
+            yield
+        finally:
+            if self._file.reader.in_transaction:
+                self._file.reader.execute(sql.COMMIT)
+
+    def _rows(self, offset: int, end: int, limits: Mapping[str, int]) -> list[Row]:
+        """Those of a read, as far as they fit without their headers."""
         rows: list[Row] = []
         total = 0
-        # A statement that is not closed would keep its snapshot, which is that of the checks, too.
-        with closing(self._file.reader.execute(sql.READ, (offset, end, max_records))) as cursor:
+        with closing(self._file.reader.execute(sql.READ, (offset, end, limits["records_max"]))) as cursor:
             for row in cursor:
                 size = len(row[2] or b"") + len(row[3] or b"")
                 total += RECORD_OVERHEAD_BYTES + size
-                if total > max_bytes and rows:
+                if total > limits["bytes_max"] and rows:
                     break
                 if size >= RECORD_LAST_BYTES_MIN:
                     check_record(self._file.reader, row[0], row[2], row[3])
                 rows.append(row)
         if rows and rows[-1][0] - offset != len(rows) - 1:
             self._cut_at_damage(rows, offset)
-        return self._with_headers(rows, max_bytes) if rows else Records((), {}, end)
+        return rows
 
     def _encoded(self, first: int, below: int, limits: Mapping[str, int]) -> Records | None:
         """The same by the native library. None where it declines: read.c says when that is.
