@@ -43,7 +43,7 @@ help: ## show the targets
 
 serve: $(RUNTIME) ## run a broker on 127.0.0.1:9092 with its data in ./data; Ctrl-C stops it
 	$(say)
-	@exec $(BIN)/takhin serve --listen 127.0.0.1:9092 --data-dir ./data $(ARGS)
+	@exec $(BIN)/takhin serve $(ARGS)
 
 test: $(DEV) ## run all tests except the long ones of `make soak`
 	$(say)

@@ -15,11 +15,14 @@ from pathlib import Path
 
 from takhin.disk import descriptors
 from takhin.disk.connection import check_library, library_version
-from takhin.disk.native import ADVICE, is_chosen, load
+from takhin.disk.native import ADVICE, load
 from takhin.doctor.findings import Finding, Level, gb
 from takhin.errors import StartupError
-from takhin.native import found
+from takhin.listening import trouble
+from takhin.native import NativeMissingError
+from takhin.sentences import listed
 from takhin.settings import Settings
+from takhin.settings.security import UNIX, listen_address
 
 PROC = Path("/proc")
 CGROUP_MEMORY = (
@@ -55,6 +58,24 @@ def limits(settings: Settings, pid: int | None) -> Iterator[Finding]:
     if largest != resource.RLIM_INFINITY:
         what = f"no file may be larger than {gb(largest)}"
         yield Finding(Level.WARN, "limits", what, "start the broker without that limit (`ulimit -f`)")
+
+
+def addresses(settings: Settings, *, running: bool) -> Iterator[Finding]:
+    """Whether the broker can listen where it is to. running: it does, so its ports are rightly taken."""
+    if running:
+        return
+    places = [("listen", address) for address in map(listen_address, settings.listen) if address.kind != UNIX]
+    if settings.metrics.listen:
+        places.append(("metrics.listen", listen_address(settings.metrics.listen)))
+    well = []
+    for name, address in places:
+        if (why := trouble(address.host, address.port)) is None:
+            well.append(str(address))
+            continue
+        do = f"end what listens there, or set {name} to another address"
+        yield Finding(Level.BAD, "address", f"no broker can listen on {address}: {why}", do)
+    if well:
+        yield Finding(Level.OK, "address", f"a broker can listen on {listed(well, 'and')}")
 
 
 def _descriptors(pid: int | None) -> tuple[int, str]:
@@ -139,18 +160,18 @@ def libraries() -> Iterator[Finding]:
 
 def native_library(settings: Settings) -> Iterator[Finding]:
     """Whether records are stored and read in C."""
-    try:
-        used = is_chosen(settings.storage.native)
-    except StartupError as error:
-        yield Finding(Level.BAD, "native library", str(error), ADVICE)
-        return
-    if used:
-        yield Finding(Level.OK, "native library", f"records are stored and read in C, by {load().path}")
-    elif settings.storage.native == "off":
+    setting = settings.storage.native
+    if setting == "off":
         yield Finding(Level.OK, "native library", "storage.native is off: records go through Python")
-    else:
-        what = f"there is none, so records go through Python, which is slower: {found()}"
-        yield Finding(Level.OK, "native library", what)
+        return
+    try:
+        what = f"records are stored and read in C, by {load().path}"
+    except NativeMissingError as error:
+        what = f"there is none, so records go through Python, which is slower: {error}"
+        if setting == "on":
+            yield Finding(Level.BAD, "native library", f"storage.native is on, but {what}", ADVICE)
+            return
+    yield Finding(Level.OK, "native library", what)
 
 
 def temporary_folder(settings: Settings) -> Iterator[Finding]:
