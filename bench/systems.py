@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from bench.stopwatch import Stopwatch, pid_of
 
 FETCHED = Path(__file__).parent.parent / ".venv" / "nats"
 """Where scripts/fetch-nats puts a newer nats-server than Debian has."""
+REQUESTS_MIN = 20
 NATS, NATS_SYNCS = "nats-server", (2, 12)
 """The first version that syncs whatever it acknowledges, if it is told to."""
 ADMIN_PATH = "/usr/sbin:/sbin"
@@ -37,6 +38,7 @@ class System:
     """A system to compare. durability: what has happened to an acknowledged record, for people.
 
     packages: the Python packages it needs besides ours. program: its server, if that is not ours.
+    share: of each load's requests, for a system that would take minutes.
     lacks: says what else is missing, a sentence each. synced: False if an acknowledged record may get lost.
     shares: the system whose running server this one uses. function: the module's function for `measure`;
     server: that for `serve`.
@@ -53,6 +55,7 @@ class System:
     server: str = "serve"
     lacks: Callable[[], list[str]] = list
     synced: bool = True
+    share: float = 1
 
     def missing(self) -> list[str]:
         """A sentence for each thing that is not installed, with how to install it."""
@@ -83,6 +86,7 @@ class System:
     def measure(self, address: str, load: Load) -> Results:
         """Carry out a load in the calling process. The result is empty if the system cannot do it."""
         Stopwatch.server_pid = pid_of(address)
+        load = replace(load, requests=max(round(load.requests * self.share), REQUESTS_MIN))
         results: Results = getattr(self.load_module(), self.function)(address, load)
         return results
 
@@ -127,6 +131,7 @@ SYSTEMS = (
         packages=("nats",),
         program=NATS,
         server="serve_synced",
+        share=0.05,
         lacks=_nats_cannot_sync,
     ),
     System(
