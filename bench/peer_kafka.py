@@ -34,8 +34,8 @@ COMMIT_INTERVAL_MS = 500
 SILENCE_SECONDS_MAX = 60
 PRODUCER_QUEUE = 200_000
 
-Take = Callable[[Any], tuple[int, int]]
-"""Takes some from a consumer: `batch` or `one`. Returns how many, and the bytes of their values."""
+Take = Callable[[Any, int], tuple[int, int]]
+"""Takes some of so many from a consumer: `batch` or `one`. Returns how many, and their values' bytes."""
 
 
 @contextmanager
@@ -147,10 +147,10 @@ def _read(address: str, topic: str, load: Load, settings: Mapping[str, Any], tak
     """
     amount = Amount(load.requests * load.records, load.requests * load.records * load.value_bytes)
     with _assigned(address, topic, confluent_kafka.OFFSET_BEGINNING, settings) as consumer:
-        records, value_bytes = one(consumer)
+        records, value_bytes = one(consumer, 1)
         watch = Stopwatch()
         while records < amount.records:
-            taken, taken_bytes = take(consumer)
+            taken, taken_bytes = take(consumer, amount.records - records)
             records += taken
             value_bytes += taken_bytes
         figures = watch.rate(records - 1, load.requests * load.payload().size_bytes)
@@ -192,11 +192,11 @@ def _arrivals(
     producer.flush()
     seconds = []
     with _assigned(address, topic, confluent_kafka.OFFSET_BEGINNING, reading) as consumer:
-        one(consumer)
+        one(consumer, 1)
         for _ in range(load.warm_up + load.requests):
             began = time.perf_counter()
             producer.produce(topic, payload.values[0], payload.keys[0], 0, _raise)
-            _, value_bytes = one(consumer)
+            _, value_bytes = one(consumer, 1)
             seconds.append(time.perf_counter() - began)
             if value_bytes != load.value_bytes:
                 raise RuntimeError("the consumer received another value")
@@ -255,7 +255,7 @@ def measure_group(address: str, topic: str, size: Amount, take: Take) -> float:
         records = value_bytes = 0
         began = 0.0
         while records < size.records:
-            taken, taken_bytes = take(consumer)
+            taken, taken_bytes = take(consumer, size.records - records)
             records += taken
             value_bytes += taken_bytes
             began = began or time.perf_counter()
@@ -266,9 +266,9 @@ def measure_group(address: str, topic: str, size: Amount, take: Take) -> float:
     return records / took
 
 
-def batch(consumer: Any) -> tuple[int, int]:
-    """Take up to BATCH_RECORDS at once."""
-    taken = consumer.consume(BATCH_RECORDS, SILENCE_SECONDS_MAX)
+def batch(consumer: Any, left: int) -> tuple[int, int]:
+    """Take BATCH_RECORDS at once, or what is left: it waits until there are as many as it asks for."""
+    taken = consumer.consume(min(BATCH_RECORDS, left), SILENCE_SECONDS_MAX)
     if not taken:
         _silent()
     for message in taken:
@@ -277,7 +277,7 @@ def batch(consumer: Any) -> tuple[int, int]:
     return len(taken), sum([len(message.value()) for message in taken])
 
 
-def one(consumer: Any) -> tuple[int, int]:
+def one(consumer: Any, _left: int) -> tuple[int, int]:
     """Take one."""
     message = consumer.poll(SILENCE_SECONDS_MAX)
     if message is None:
