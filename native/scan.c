@@ -69,8 +69,8 @@ static bool scan_record(const Record *record, const Limits *limits, Facts *facts
 }
 
 /* 1 for a request that is plain: its records are in one piece and in the ordinary form, and within the limits.
- * `facts` then says what they are. 0 otherwise, also for one without
- * records. The fields around the records are passed over: protobuf reads them, as a request of their own. */
+ * `facts` then says what they are. 0 otherwise, also for one without records. The fields around the records
+ * are passed over: protobuf reads them, as a request of their own. */
 EXPORTED int takhin_scan(const byte *request, int64_t size, const Limits *limits, Facts *facts)
 {
     Reading reading = {request, request + size};

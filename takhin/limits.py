@@ -19,7 +19,6 @@ from takhin.errors import (
     UnsupportedReplicationError,
 )
 from takhin.model import INT64_MAX, Batch, Condition, Source, TopicConfig
-from takhin.native import Sought
 from takhin.sentences import shown
 from takhin.sizes import HEADER_OVERHEAD_BYTES, size_bytes
 
@@ -164,7 +163,7 @@ def check_batch(batch: Batch, config: TopicConfig, *, now: int) -> Batch:
         _check_record_sizes(batch, max_message_bytes)
     _check_timestamps(batch, config, now)
     if config.compacts and batch.has_keyless:
-        position = list(batch.keys).index(None) if packed is None else packed.find(Sought.KEYLESS)[0]
+        position = list(batch.keys).index(None) if packed is None else packed.find_keyless()
         raise InvalidRecordError(
             f"record {position} has no key, and the topic's cleanup.policy is compact: "
             "of each key the last record is kept, so a record needs one",
@@ -196,9 +195,7 @@ def _check_timestamps(batch: Batch, config: TopicConfig, now: int) -> None:
     else:
         return
     packed = batch.packed
-    position = (
-        list(batch.timestamps).index(wrong) if packed is None else packed.find(Sought.STAMPED, wrong)[0]
-    )
+    position = list(batch.timestamps).index(wrong) if packed is None else packed.find_stamped(wrong)
     raise InvalidRecordError(f"record {position} has timestamp {wrong}: {rule}", timestamp=wrong)
 
 
@@ -210,7 +207,7 @@ def _check_record_sizes(batch: Batch, max_message_bytes: int) -> None:
             if size > max_message_bytes:
                 raise _too_large(position, size, max_message_bytes)
     elif packed.facts.record_bytes_max > max_message_bytes:
-        raise _too_large(*packed.find(Sought.LARGER, max_message_bytes), max_message_bytes)
+        raise _too_large(*packed.find_larger(max_message_bytes), max_message_bytes)
 
 
 def _large_records(batch: Batch, size_bytes: int) -> Iterable[int]:
