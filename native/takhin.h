@@ -20,7 +20,7 @@
 
 #include <sqlite3ext.h>
 
-#define TAKHIN_VERSION 2
+#define TAKHIN_VERSION 3
 #define EXPORTED __attribute__((visibility("default")))
 
 typedef unsigned char byte;

@@ -155,6 +155,21 @@ def check_source(source: Source, end: int) -> None:
         raise OffsetOutOfRangeError(source.topic, source.partition, source.offset, 0, end)
 
 
+def check_headers(batch: Batch, header_bytes_max: int) -> None:
+    """Accept headers of at most so many bytes, their keys and values."""
+    if batch.size_bytes <= header_bytes_max:  # else no single header can be larger
+        return
+    for position, of_record in batch.headers.items():
+        for i, (key, value) in enumerate(of_record):
+            size = len(key.encode()) + len(value)
+            if size > header_bytes_max:
+                raise InvalidRecordError(
+                    f"header {i} of record {position} has {size} bytes, its key and its value; at "
+                    f"most {header_bytes_max} (produce.header_bytes_max)",
+                    record=position,
+                )
+
+
 def check_batch(batch: Batch, config: TopicConfig, *, now: int) -> Batch:
     """Return `batch` if its record sizes, timestamps and keys are allowed. now: ms since 1970."""
     max_message_bytes, packed = config.max_message_bytes, batch.packed

@@ -15,7 +15,7 @@ from pathlib import Path
 
 NAME = "_native"
 """Of the file in this package, without its suffix."""
-VERSION = 2
+VERSION = 3
 """That of native/takhin.h. A file of another one is left over from another version of the package."""
 ZEROS_MAX = 2_000
 """A record or header that ends in as many zeros is stored by Python: with a few more it needs a row that only
@@ -29,12 +29,15 @@ class NativeMissingError(Exception):
 class Limits(ctypes.Structure):
     """What a plain request has at most.
 
-    zeros: at the end of a record. head_bytes, head_fields: besides its records.
+    header_bytes: of one header. zeros: at the end of a record. head_bytes, head_fields: besides its records.
     """
 
     _fields_ = tuple(
         (name, ctypes.c_int64)
-        for name in ("records", "headers", "record_headers", "zeros", "head_bytes", "head_fields")
+        for name in (
+            *("records", "headers", "record_headers", "header_bytes"),
+            *("zeros", "head_bytes", "head_fields"),
+        )
     )
 
 

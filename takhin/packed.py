@@ -136,10 +136,12 @@ class Encoded:
     """What a read has found, as a consume response has it.
 
     wire: the bytes of its records. size_bytes: what they count for, as `sizes.response_bytes` says.
+    first_offset: of the first one.
     """
 
     wire: bytes
     size_bytes: int
+    first_offset: int
 
 
 def encoded_records(encoded: Encoded, count: int, next_offset: int) -> Records:
@@ -191,7 +193,7 @@ def joined(pieces: Sequence[Records]) -> Records:
     encoded = [piece.encoded for piece in pieces if piece.encoded is not None]
     if len(encoded) == len(pieces):
         wire = b"".join(each.wire for each in encoded)
-        whole = Encoded(wire, sum(each.size_bytes for each in encoded))
+        whole = Encoded(wire, sum(each.size_bytes for each in encoded), encoded[0].first_offset)
         return encoded_records(whole, sum(len(piece.rows) for piece in pieces), next_offset)
     rows = [row for piece in pieces for row in piece.rows]
     headers = {offset: of_record for piece in pieces for offset, of_record in piece.headers.items()}

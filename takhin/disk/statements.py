@@ -56,11 +56,11 @@ INSERT_PACKED_HEADERS = (
     "SELECT offset, position, key, value FROM takhin_headers(?,?)"
 )
 READ_ENCODED = (
-    "SELECT encoded, records, size_bytes, next_offset FROM takhin_read("
+    "SELECT encoded, records, size_bytes, first_offset, next_offset FROM takhin_read("
     ":first, :below, :records_max, :bytes_max, :headers_max, :partition, :gaps_below, "
     f"{overflow.RECORD_LAST_BYTES_MIN}, {overflow.HEADER_LAST_BYTES_MIN})"
 )
-"""Records as a response has them: native/read.c. No row: READ and READ_HEADERS are to be used."""
+"""The next records as a response has them: native/read.c. No row: READ and READ_HEADERS are to be used."""
 
 TABLE_FUNCTIONS = ("takhin_records", "takhin_headers", "takhin_read")
 """The library's. What has such a name in a file would stand before them."""
