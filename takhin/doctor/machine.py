@@ -15,10 +15,10 @@ from pathlib import Path
 
 from takhin.disk import descriptors
 from takhin.disk.connection import check_library, library_version
-from takhin.disk.native import ADVICE, is_chosen, load
+from takhin.disk.native import ADVICE, load
 from takhin.doctor.findings import Finding, Level, gb
 from takhin.errors import StartupError
-from takhin.native import found
+from takhin.native import NativeMissingError
 from takhin.settings import Settings
 
 PROC = Path("/proc")
@@ -139,18 +139,18 @@ def libraries() -> Iterator[Finding]:
 
 def native_library(settings: Settings) -> Iterator[Finding]:
     """Whether records are stored and read in C."""
-    try:
-        used = is_chosen(settings.storage.native)
-    except StartupError as error:
-        yield Finding(Level.BAD, "native library", str(error), ADVICE)
-        return
-    if used:
-        yield Finding(Level.OK, "native library", f"records are stored and read in C, by {load().path}")
-    elif settings.storage.native == "off":
+    setting = settings.storage.native
+    if setting == "off":
         yield Finding(Level.OK, "native library", "storage.native is off: records go through Python")
-    else:
-        what = f"there is none, so records go through Python, which is slower: {found()}"
-        yield Finding(Level.OK, "native library", what)
+        return
+    try:
+        what = f"records are stored and read in C, by {load().path}"
+    except NativeMissingError as error:
+        what = f"there is none, so records go through Python, which is slower: {error}"
+        if setting == "on":
+            yield Finding(Level.BAD, "native library", f"storage.native is on, but {what}", ADVICE)
+            return
+    yield Finding(Level.OK, "native library", what)
 
 
 def temporary_folder(settings: Settings) -> Iterator[Finding]:

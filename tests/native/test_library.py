@@ -8,12 +8,15 @@ from pathlib import Path
 import apsw
 import pytest
 
-from blackbox.broker_process import Broker, command, environment
+from blackbox.broker_process import Broker, environment
 from storage.support import Store, sqlite_engine
 from takhin import native
 from takhin.disk import native as in_sqlite
+from takhin.doctor.findings import Level
+from takhin.doctor.machine import native_library
 from takhin.errors import StartupError
 from takhin.native import NAME, Library, NativeMissingError
+from takhin.settings import Settings, StorageSettings
 from takhin.storage.contract import Capability
 from takhin.testing.contract import batch, read_all, spec
 
@@ -45,10 +48,9 @@ def test_the_setting_decides(tmp_path, setting, used):
     assert (Capability.PACKED in sqlite_engine(tmp_path, native=setting).capabilities) is used
 
 
-@pytest.mark.parametrize("setting", ["auto", "off"])
-async def test_without_the_library(tmp_path, missing, setting):
+async def test_without_the_library(tmp_path, missing):
     """Everything works, and the engine does not ask for packed batches."""
-    store = Store(tmp_path / "data", native=setting)
+    store = Store(tmp_path / "data", native="auto")
     await store.open()
     assert Capability.PACKED not in store.engine.capabilities
     (log,) = (await store.engine.create_topic(spec("t"))).partitions
@@ -79,15 +81,19 @@ def test_the_broker_says_which_way_records_go(tmp_path, setting):
     """In its ready line, also if the environment says it; and `takhin doctor` does."""
     with Broker(tmp_path, storage_native=setting) as broker:
         assert broker.ready["native"] == str(setting == "auto")
-    doctor = subprocess.run(
-        command("doctor", "--data-dir", tmp_path),
-        env=environment(storage_native=setting),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "native library" in doctor.stdout
-    assert ("read in C" in doctor.stdout) is (setting == "auto")
+    settings = Settings(storage=StorageSettings(native=setting))
+    (finding,) = native_library(settings)
+    assert ("read in C" in finding.what) is (setting == "auto")
+
+
+def test_the_doctor_says_why_there_is_none(missing):
+    """That is no fault, unless the setting wants one."""
+    found = [
+        next(native_library(Settings(storage=StorageSettings(native=each)))) for each in ("auto", "off", "on")
+    ]
+    assert [finding.level for finding in found] == [Level.OK, Level.OK, Level.BAD]
+    assert ["it was not built" in finding.what for finding in found] == [True, False, True]
+    assert "gcc" in found[2].do
 
 
 @built
