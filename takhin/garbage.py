@@ -17,8 +17,10 @@ from takhin.memory import resident_bytes
 
 LOOK_S = 1.0
 """How often the process's memory is looked at."""
-EVERY_S = 600.0
-"""After so long all objects are looked at in any case."""
+EVERY_S_MIN, EVERY_S_MAX = 30.0, 600.0
+"""After so long all objects are looked at in any case: twice as long each time that little was found."""
+LITTLE = 2_000
+"""As many objects can be garbage of the calls of this moment."""
 GROWTH = 1.25
 GROWTH_BYTES = 64 << 20
 """All objects are looked at when the process holds `GROWTH` times as much as before and these bytes more."""
@@ -35,11 +37,16 @@ def spare_old_objects() -> None:
 
 async def collect() -> None:
     """Look for garbage among the old objects when the process has grown, and now and then. Never returns."""
-    least, looked_at = resident_bytes(), time.monotonic()
+    least, looked_at, every_s = resident_bytes(), time.monotonic(), EVERY_S_MIN
     while True:
         await asyncio.sleep(LOOK_S)
         now, held = time.monotonic(), resident_bytes()
         least = min(least, held)
-        if held > GROWTH * least + GROWTH_BYTES or now - looked_at >= EVERY_S:
-            gc.collect()
+        if held > GROWTH * least + GROWTH_BYTES or now - looked_at >= every_s:
+            every_s = next_every_s(every_s, gc.collect())
             least, looked_at = resident_bytes(), time.monotonic()
+
+
+def next_every_s(every_s: float, found: int) -> float:
+    """After how many seconds to look again, where so many objects were found to be garbage."""
+    return min(2 * every_s, EVERY_S_MAX) if found < LITTLE else EVERY_S_MIN

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from takhin.garbage import EVERY_S_MAX, EVERY_S_MIN, LITTLE, next_every_s
+
 IN_A_PROCESS = """
 import asyncio, gc, sys, weakref
 from takhin import garbage
@@ -46,3 +48,12 @@ def test_old_garbage_is_found_when_the_process_grows():
     """It is not looked for before; left alone it stays."""
     assert outcome() == "kept"
     assert outcome("collect") == "collected"
+
+
+def test_it_is_looked_for_more_often_where_there_is_some():
+    waits = [EVERY_S_MIN]
+    while waits[-1] < EVERY_S_MAX:
+        waits.append(next_every_s(waits[-1], LITTLE - 1))
+    assert waits[:3] == [EVERY_S_MIN, 2 * EVERY_S_MIN, 4 * EVERY_S_MIN]
+    assert next_every_s(EVERY_S_MAX, 0) == EVERY_S_MAX
+    assert next_every_s(EVERY_S_MAX, LITTLE) == EVERY_S_MIN

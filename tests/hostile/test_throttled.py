@@ -23,7 +23,7 @@ CHANNELS = 8
 
 
 @pytest.mark.parametrize(
-    ("streams", "seconds"), [(140, 2.0), pytest.param(200, 20.0, marks=pytest.mark.soak)]
+    ("streams", "seconds"), [(140, 1.0), pytest.param(200, 20.0, marks=pytest.mark.soak)]
 )
 def test_what_throttled_streams_send_does_not_pile_up(data_dir, figures, streams, seconds):
     """Each sends 4 MB again and again, over its quota: 512 MB are enough, and others are served."""
