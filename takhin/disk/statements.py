@@ -65,7 +65,17 @@ READ_ENCODED = (
 TABLE_FUNCTIONS = ("takhin_records", "takhin_headers", "takhin_read")
 """The library's. What has such a name in a file would stand before them."""
 
-INSERT_HEADER = "INSERT INTO headers (offset, position, key, value) VALUES (?,?,?,?)"
+
+@cache
+def insert_headers(rows: int) -> str:
+    """Parameters: offset, position, key, value of each row; as many rows as of `insert_records`.
+
+    A statement looks for its place once. For that SQLite reads the rows there whole, however large they are.
+    """
+    return f"INSERT INTO headers (offset, position, key, value) VALUES {','.join(['(?,?,?,?)'] * rows)}"
+
+
+INSERT_HEADER = insert_headers(1)
 PUT_BLOCK = "INSERT OR REPLACE INTO time_blocks (beyond, highest, appended) VALUES (?,?,?)"
 SET_END = "UPDATE log SET end_offset = ?, commits = ?"
 COUNT_COMMIT = "UPDATE log SET commits = commits + 1 RETURNING commits, end_offset"
