@@ -26,6 +26,10 @@ class NativeMissingError(Exception):
     """There is no library that can be used. Its text is a sentence without its end."""
 
 
+class NativeUnusableError(NativeMissingError):
+    """There is a file of the library, and it cannot be used: most likely it is left from another version."""
+
+
 class Limits(ctypes.Structure):
     """What a plain request has at most.
 
@@ -83,7 +87,7 @@ class Library:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises NativeMissingError."""
+        """Raises NativeUnusableError."""
         try:
             functions = ctypes.PyDLL(str(path))
             version = functions.takhin_version()
@@ -93,9 +97,11 @@ class Library:
                 functions.takhin_find,
             )
         except (OSError, AttributeError) as error:
-            raise NativeMissingError(f"{path} cannot be loaded: {error}") from error
+            raise NativeUnusableError(f"{path} cannot be loaded: {error}") from error
         if version != VERSION:
-            raise NativeMissingError(f"{path} has version {version}, and this is {VERSION}: install it again")
+            raise NativeUnusableError(
+                f"{path} has version {version}, and this is {VERSION}: install takhin again"
+            )
         self.path = path
         self._scan.argtypes = (
             *(ctypes.c_char_p, ctypes.c_int64),

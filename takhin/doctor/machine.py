@@ -18,7 +18,7 @@ from takhin.disk.connection import check_library, library_version
 from takhin.disk.native import ADVICE, load
 from takhin.doctor.findings import Finding, Level, gb
 from takhin.errors import StartupError
-from takhin.native import NativeMissingError
+from takhin.native import NativeMissingError, NativeUnusableError
 from takhin.settings import Settings
 
 PROC = Path("/proc")
@@ -146,9 +146,14 @@ def native_library(settings: Settings) -> Iterator[Finding]:
     try:
         what = f"records are stored and read in C, by {load().path}"
     except NativeMissingError as error:
-        what = f"there is none, so records go through Python, which is slower: {error}"
+        unusable = isinstance(error, NativeUnusableError)
+        what = "there is none" + (" that can be used" if unusable else "")
+        what += f", so records go through Python, which is slower: {error}"
         if setting == "on":
             yield Finding(Level.BAD, "native library", f"storage.native is on, but {what}", ADVICE)
+            return
+        if unusable:
+            yield Finding(Level.WARN, "native library", what, ADVICE)
             return
     yield Finding(Level.OK, "native library", what)
 
