@@ -334,7 +334,7 @@ ANY_SQLITE = {"apsw", "_sqlite3", *SQLITE_OF_PYTHON}
     ids=["clients", "clients-in-c", "broker"],
 )
 def test_what_imports_do_not_load(packages: tuple[str, ...], unwanted: set[str]) -> None:
-    """Importing what clients need loads no SQLite and no C of ours; importing the broker loads apsw's alone."""
+    """Importing what clients need loads no SQLite and no library of ours; the broker's code loads apsw's."""
     names = [name for name in (*MODULES, "takhin.v1.takhin_pb2_grpc") if allowed(name, packages)]
     code = f"import sys, {', '.join(names)}; print({unwanted!r} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
