@@ -43,7 +43,7 @@ help: ## show the targets
 
 serve: $(RUNTIME) ## run a broker on 127.0.0.1:9092 with its data in ./data; Ctrl-C stops it
 	$(say)
-	@exec $(BIN)/takhin serve --listen 127.0.0.1:9092 --data-dir ./data $(ARGS)
+	@exec $(BIN)/takhin serve $(ARGS)
 
 test: $(DEV) ## run all tests except the long ones of `make soak`
 	$(say)
@@ -73,7 +73,7 @@ bench: $(DEV) ## time the pieces (append, read, convert), then the service in pr
 	@$(BIN)/python -m bench.shapes
 	@$(BIN)/python -m bench.produce $(ARGS)
 
-bench-peers: $(PEERS) ## measure Takhin beside Redis Streams and NATS JetStream in one run, and draw it
+bench-peers: $(PEERS) ## measure Takhin beside Kafka, NATS JetStream and Redis Streams in one run, and draw it
 	$(say)
 	@$(BIN)/python -m bench.peers $(ARGS)
 
@@ -101,8 +101,9 @@ $(DEV): pyproject.toml constraints.txt $(NATIVE) $(BIN)/python
 	@$(PIP) -e '.[server,otel,dev]'
 	@touch $(RUNTIME) $@
 
-$(PEERS): $(DEV) bench/kafka/pom.xml
+$(PEERS): $(DEV) bench/kafka/pom.xml scripts/fetch-kafka scripts/fetch-nats
 	@echo 'installing into .venv the clients of the systems that are compared'
 	@$(PIP) -e '.[bench]'
 	@scripts/fetch-kafka || echo 'Kafka is left out of the comparisons' >&2
+	@scripts/fetch-nats || echo 'a NATS that syncs is left out of the comparisons' >&2
 	@touch $@

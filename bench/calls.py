@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from bench.common import Figures, latencies, rate
+from bench.common import Figures, latencies
 from bench.loads import Load, Results
+from bench.stopwatch import Stopwatch
 
 Call = Callable[[], Awaitable[object]]
 """Makes one call and returns when its record is acknowledged. Raises if it is refused."""
@@ -23,10 +24,9 @@ async def serial(call: Call, load: Load) -> Results:
 async def concurrent(call: Call, load: Load) -> Results:
     """Make as many calls at a time as the load says, then send them at half of the rate reached."""
     await _at_a_time(call, load.in_flight, max(load.warm_up, load.in_flight))
-    began = time.perf_counter()
+    watch = Stopwatch()
     seconds = await _at_a_time(call, load.in_flight, load.requests)
-    took = time.perf_counter() - began
-    produce = rate(took, load.requests, load.requests * load.payload().size_bytes) | latencies(seconds)
+    produce = watch.rate(load.requests, load.requests * load.payload().size_bytes) | latencies(seconds)
     half = await _paced(call, produce["records_per_s"] / 2, load.requests // 2)
     return {"produce": produce, "half_load": half}
 

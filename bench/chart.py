@@ -15,23 +15,43 @@ COLOURS = {
     "takhin": "#0b6e4f",
     "redis": "#c8553d",
     "redis-4": "#e09f8f",
-    "nats": "#4a6fa5",
+    "nats-always": "#4a6fa5",
+    "nats": "#9db4d3",
+    "kafka": "#6d4c91",
+    "kafka-defaults": "#a78bc2",
+    "kafka-unsynced": "#d3c4e0",
     "echo": "#8d8d8d",
     "apsw": "#c4c4c4",
 }
 PANELS = (
     (
         "Records produced per second, in batches",
-        ("produce-100b-1000", "produce-100b-100", "produce-1kib-500"),
+        (
+            "produce-100b-1000",
+            "produce-100b-100",
+            "produce-1kib-500",
+            "produce-100b-open",
+            "produce-1kib-open",
+        ),
     ),
     ("Records consumed per second", ("consume-100b", "consume-1kib")),
     ("Records produced per second, one a message", ("produce-one", "unary-256")),
     ("Milliseconds (less is better)", ("unary-serial", "unary-half", "arrival")),
+    (
+        "Records sent per second, through the client library",
+        ("client-callbacks", "client-awaited", "client-flushed"),
+    ),
+    (
+        "Records read per second, through the client library",
+        ("read-100b", "read-100b-together", "read-1kib", "read-1kib-together"),
+    ),
 )
 NAMES = {
     "produce-100b-1000": "100 B,\n1,000 a request",
     "produce-100b-100": "100 B,\n100 a request",
     "produce-1kib-500": "1 KiB,\n500 a request",
+    "produce-100b-open": "100 B, 1,000\na request,\n128 open",
+    "produce-1kib-open": "1 KiB, 500\na request,\n128 open",
     "consume-100b": "100 B,\nfrom the start",
     "consume-1kib": "1 KiB,\nfrom the start",
     "produce-one": "one stream",
@@ -39,6 +59,13 @@ NAMES = {
     "unary-serial": "a call,\nmedian",
     "unary-half": "a call at half\nload, 99th\npercentile",
     "arrival": "to a waiting\nconsumer,\nmedian",
+    "client-callbacks": "100 B,\na callback\neach",
+    "client-awaited": "100 B,\neach one\nawaited",
+    "client-flushed": "100 B,\nflushed\nat the end",
+    "read-100b": "100 B,\none by one",
+    "read-100b-together": "100 B,\ntogether",
+    "read-1kib": "1 KiB,\none by one",
+    "read-1kib-together": "1 KiB,\ntogether",
 }
 STYLE: Any = {
     "svg.fonttype": "none",  # keep text as text
@@ -55,13 +82,13 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     rows = {row["row"]: row for row in document["rows"]}
     panels = [(title, [rows[key] for key in keys if key in rows]) for title, keys in PANELS]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 10))
+        figure = Figure(figsize=(10, 19))
         for place, (title, of_panel) in enumerate(panels, 1):
             if of_panel:
-                _panel(figure.add_subplot(2, 2, place), title, of_panel, document["systems"])
+                _panel(figure.add_subplot(3, 2, place), title, of_panel, document["systems"])
         _legend(figure, document["systems"])
-        figure.text(0.02, 0.01, _caption(document), fontsize=7, color="#555555", linespacing=1.5)
-        figure.subplots_adjust(left=0.1, right=0.97, top=0.96, bottom=0.22, wspace=0.28, hspace=0.22)
+        figure.text(0.02, 0.005, _caption(document), fontsize=7, color="#555555", linespacing=1.5)
+        figure.subplots_adjust(left=0.1, right=0.97, top=0.98, bottom=0.17, wspace=0.28, hspace=0.12)
         figure.savefig(path, format="svg", facecolor="white", metadata={"Date": None})
 
 
@@ -73,7 +100,9 @@ def _panel(axes: Axes, title: str, rows: Sequence[Mapping[str, Any]], systems: S
         having = [system["key"] for system in systems if system["key"] in row["medians"]]
         values = [row["medians"][key][row["figure"]] for key in having]
         places = [at + n for n in range(len(having))]
-        bars = axes.barh(places, values, height=0.85, color=[COLOURS[key] for key in having])
+        hatches = ["" if system["synced"] else "///" for system in systems if system["key"] in having]
+        look: Any = {"color": [COLOURS[key] for key in having], "hatch": hatches, "edgecolor": "white"}
+        bars = axes.barh(places, values, height=0.85, linewidth=0, **look)
         form = "{:,.0f}" if row["figure"] == "records_per_s" else "{:.2f}"
         axes.bar_label(bars, [form.format(value) for value in values], padding=2, fontsize=7)
         ticks.append((places[0] + places[-1]) / 2)
@@ -89,8 +118,11 @@ def _panel(axes: Axes, title: str, rows: Sequence[Mapping[str, Any]], systems: S
 
 def _legend(figure: Figure, systems: Sequence[Mapping[str, str]]) -> None:
     labels = [f"{of['title']} {of['version']}: {of['durability']}" for of in systems]
-    handles = [Patch(color=COLOURS[of["key"]]) for of in systems]
-    figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.01, 0.045), frameon=False, fontsize=8)
+    handles = [
+        Patch(facecolor=COLOURS[of["key"]], edgecolor="white", hatch="" if of["synced"] else "///")
+        for of in systems
+    ]
+    figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.01, 0.025), frameon=False, fontsize=8)
 
 
 def _caption(document: Mapping[str, Any]) -> str:

@@ -65,10 +65,10 @@ def main() -> None:
     rows = chosen_rows(options)
     about = begin(options)
     held = say_durability(options.folder)
-    newer = _commit(options.new) if options.new else _working_tree()
-    with _commit(options.ref) as old, newer as new:
+    newer = commit_tree(options.new) if options.new else working_tree()
+    with commit_tree(options.ref) as old, newer as new:
         for age, tree in (("old", old), ("new", new)):
-            _verify(tree)
+            verify(tree)
             print(f"{age}: {tree.name}", flush=True)
         runs = _measure((old, new), rows, options.repeat, options.folder)
     compared = [_compared(row, runs[row.load]) for row in rows]
@@ -92,7 +92,7 @@ def _options() -> argparse.Namespace:
 
 
 @contextmanager
-def _commit(ref: str) -> Iterator[Tree]:
+def commit_tree(ref: str) -> Iterator[Tree]:
     """A worktree of the commit, which is removed after the block."""
     commit = _git("rev-parse", "--short", "--verify", f"{ref}^{{commit}}")
     with tempfile.TemporaryDirectory(prefix="takhin-compare-") as scratch:
@@ -108,7 +108,7 @@ def _commit(ref: str) -> Iterator[Tree]:
 
 
 @contextmanager
-def _working_tree() -> Iterator[Tree]:
+def working_tree() -> Iterator[Tree]:
     """A copy of the code as it is now, so that edits during the run do not change a later round."""
     commit = _git("rev-parse", "--short", "HEAD")
     changed = _git("status", "--porcelain", "--", "takhin", "schema")
@@ -127,7 +127,7 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _verify(tree: Tree) -> None:
+def verify(tree: Tree) -> None:
     """Start a process as the broker will be started, and make sure that it runs the code of this tree."""
     command = [sys.executable, *PYTHON_FLAGS, "-c", WHICH]
     done = subprocess.run(

@@ -1,6 +1,7 @@
-"""The floor of everything over gRPC: a server that takes produce requests, answers, and does nothing else.
+"""The floor of everything over gRPC: a server that takes requests, answers, and does nothing else.
 
-Requests are parsed, and responses have all fields that Takhin's have, so that the messages are the same.
+Requests are parsed, and responses have all fields that Takhin's have, so that the messages are the same. Who
+consumes gets the same response again and again, which is made and serialized beforehand.
 Run as a program, it serves until SIGTERM and prints its address as the broker does.
 """
 
@@ -10,8 +11,9 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from bench import common
 from bench.loads import Load, Results
 from bench.takhin_client import measure_echo
 from takhin.v1 import takhin_pb2 as pb
-from takhin.v1 import takhin_pb2_grpc
+
+RESPONSE_RECORDS, RESPONSE_BYTES = 2_000, 1 << 20
+"""As many as Takhin puts into a response at most."""
 
 
 def serve(_folder: Path, _program: str) -> AbstractContextManager[str]:
@@ -47,22 +51,47 @@ def answer(request: pb.ProduceMessageRequest) -> pb.ProduceMessageResponse:
     )
 
 
-class Echo(takhin_pb2_grpc.TakhinServiceServicer):
-    async def ProduceMessage(  # noqa: N802  the interface's own name
-        self, request: pb.ProduceMessageRequest, context: Any
-    ) -> pb.ProduceMessageResponse:
-        return answer(request)
+def responses(request: pb.ConsumeMessagesRequest) -> Iterator[bytes]:
+    """As many records as are asked for, serialized. The topic's name ends in the size of their values."""
+    value_bytes = int(request.topic.rpartition("-")[2])
+    most = min(RESPONSE_RECORDS, RESPONSE_BYTES // value_bytes)
+    whole, rest = divmod(request.max_records, most)
+    for count, times in ((most, whole), (rest, 1 if rest else 0)):
+        payload = common.payload(count, value_bytes)
+        response = pb.ConsumeMessagesResponse(topic=request.topic, high_watermark=request.max_records)
+        for offset, (key, value) in enumerate(zip(payload.keys, payload.values, strict=True)):
+            response.records.add(key=key, value=value, offset=offset, timestamp=time.time_ns() // 1_000_000)
+        yield from repeat(response.SerializeToString(), times)
 
-    async def ProduceMessageStream(  # noqa: N802  the interface's own name
-        self, requests: AsyncIterator[pb.ProduceMessageRequest], context: Any
-    ) -> AsyncIterator[pb.ProduceMessageResponse]:
-        async for request in requests:
-            yield answer(request)
+
+async def produce(request: pb.ProduceMessageRequest, _context: Any) -> pb.ProduceMessageResponse:
+    return answer(request)
+
+
+async def produce_stream(
+    requests: AsyncIterator[pb.ProduceMessageRequest], _context: Any
+) -> AsyncIterator[pb.ProduceMessageResponse]:
+    async for request in requests:
+        yield answer(request)
+
+
+async def consume(request: pb.ConsumeMessagesRequest, _context: Any) -> AsyncIterator[bytes]:
+    for response in responses(request):
+        yield response
+
+
+PARSE, SERIALIZE = pb.ProduceMessageRequest.FromString, pb.ProduceMessageResponse.SerializeToString
+METHODS = {
+    "ProduceMessage": grpc.unary_unary_rpc_method_handler(produce, PARSE, SERIALIZE),
+    "ProduceMessageStream": grpc.stream_stream_rpc_method_handler(produce_stream, PARSE, SERIALIZE),
+    "ConsumeMessages": grpc.unary_stream_rpc_method_handler(consume, pb.ConsumeMessagesRequest.FromString),
+}
 
 
 async def main() -> None:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    takhin_pb2_grpc.add_TakhinServiceServicer_to_server(Echo(), server)
+    service = pb.DESCRIPTOR.services_by_name["TakhinService"].full_name
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, METHODS),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     stopped = asyncio.Event()

@@ -12,6 +12,12 @@ concurrent    One record a call, a bounded number of calls under way: "produce".
               half of the rate just reached, at even intervals, whether answered or not: "half_load".
 tail          One record a call; the next one is sent when a consumer that waits at the end of the log has
               received it: "arrival", from before the call until the consumer has the value.
+sends         The client library of the system is given one record after the other, and batches them itself.
+              "flushed": the program asks at the end whether all is stored. "callbacks": a function of the
+              program is called for each record and looks at its outcome. "awaited": the program keeps what
+              stands for each record, and awaits all of these at the end.
+reads         The client library reads from the start what was stored before: "one", record by record, and
+              "together", many at once. The program looks at every value.
 
 Clients build new messages for each request, from keys and values that are prepared; they warm up first, in
 the same topic, before the clock starts.
@@ -29,6 +35,7 @@ Results = dict[str, Figures]
 """Figures by the part of the load that they belong to: "produce", "consume", …"""
 
 BATCHES, SINGLES, SERIAL, CONCURRENT, TAIL = "batches", "singles", "serial", "concurrent", "tail"
+SENDS, READS = "sends", "reads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +62,16 @@ class Load:
 LARGE = Load(BATCHES, records=1_000, value_bytes=100, requests=300, in_flight=8, consume=True)
 SMALL = Load(BATCHES, records=100, value_bytes=100, requests=1_500, in_flight=8)
 KIB = Load(BATCHES, records=500, value_bytes=1_024, requests=150, in_flight=8, consume=True)
+OPEN = replace(LARGE, requests=600, in_flight=128, consume=False)
+KIB_OPEN = replace(KIB, requests=300, in_flight=128, consume=False)
+"""So many may be unanswered that no client waits."""
 ONE_RECORD = Load(SINGLES, records=1, value_bytes=100, requests=6_000, in_flight=256)
 ONE_CALL = Load(SERIAL, records=1, value_bytes=100, requests=1_000)
 MANY_CALLS = Load(CONCURRENT, records=1, value_bytes=100, requests=5_000, in_flight=256)
 ARRIVAL = Load(TAIL, records=1, value_bytes=100, requests=500)
+ONE_BY_ONE = Load(SENDS, records=1_000, value_bytes=100, requests=300)
+READING = Load(READS, records=1_000, value_bytes=100, requests=600, in_flight=8)
+READING_KIB = Load(READS, records=500, value_bytes=1_024, requests=300, in_flight=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +103,8 @@ ROWS = (
     Row("produce-100b-1000", "produce 100 B, 1,000 a request, one stream", LARGE, "produce"),
     Row("produce-100b-100", "produce 100 B, 100 a request, one stream", SMALL, "produce"),
     Row("produce-1kib-500", "produce 1 KiB, 500 a request, one stream", KIB, "produce"),
+    Row("produce-100b-open", "produce 100 B, 1,000 a request, 128 open", OPEN, "produce"),
+    Row("produce-1kib-open", "produce 1 KiB, 500 a request, 128 open", KIB_OPEN, "produce"),
     Row("consume-100b", "consume 100 B from the start", LARGE, "consume"),
     Row("consume-1kib", "consume 1 KiB from the start", KIB, "consume"),
     Row("produce-one", "produce 100 B, one a request, one stream", ONE_RECORD, "produce"),
@@ -97,6 +112,13 @@ ROWS = (
     Row("unary-256", "produce 100 B, 256 unary calls in flight", MANY_CALLS, "produce"),
     Row("unary-half", "produce 100 B, unary calls at half that rate", MANY_CALLS, "half_load"),
     Row("arrival", "produce to a tailing consumer, 100 B", ARRIVAL, "arrival"),
+    Row("client-callbacks", "through the client: 100 B, a callback each", ONE_BY_ONE, "callbacks"),
+    Row("client-awaited", "through the client: 100 B, each one awaited", ONE_BY_ONE, "awaited"),
+    Row("client-flushed", "through the client: 100 B, flushed at the end", ONE_BY_ONE, "flushed"),
+    Row("read-100b", "through the client: read 100 B one by one", READING, "one"),
+    Row("read-100b-together", "through the client: read 100 B together", READING, "together"),
+    Row("read-1kib", "through the client: read 1 KiB one by one", READING_KIB, "one"),
+    Row("read-1kib-together", "through the client: read 1 KiB together", READING_KIB, "together"),
 )
 
 

@@ -1,7 +1,8 @@
 """The floor of everything on SQLite: bare apsw, in the process that measures, with no broker around it.
 
 It writes the same rows to a table of the same shape, with one transaction and one multi-row INSERT for each
-batch, synchronous=FULL, and SQLite's automatic checkpoints. There is no transport, no queue and no consumer.
+batch, synchronous=FULL, and SQLite's automatic checkpoints. There is no transport and no queue. It reads all
+rows with one SELECT.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from typing import Any
 
 import apsw
 
-from bench.common import latencies, rate
+from bench.common import Figures, latencies
 from bench.loads import BATCHES, SERIAL, Load, Results
+from bench.stopwatch import Stopwatch
 
 TABLE = (
     "CREATE TABLE records (offset INTEGER PRIMARY KEY, timestamp INTEGER NOT NULL, key BLOB, value BLOB) "
     "STRICT"
 )
+SELECT = "SELECT offset, timestamp, key, value FROM records ORDER BY offset"
 INSERT = "INSERT INTO records (offset, timestamp, key, value) VALUES "
 
 
@@ -44,16 +47,32 @@ def measure(address: str, load: Load) -> Results:
         for _ in range(load.warm_up):
             append()
         seconds = []
-        began = time.perf_counter()
+        watch = Stopwatch()
         for _ in range(load.requests):
             sent = time.perf_counter()
             append()
             seconds.append(time.perf_counter() - sent)
-        took = time.perf_counter() - began
         if load.kind == SERIAL:
             return {"call": latencies(seconds)}
         records, size_bytes = load.requests * load.records, load.requests * load.payload().size_bytes
-        return {"produce": rate(took, records, size_bytes) | latencies(seconds)}
+        results = {"produce": watch.rate(records, size_bytes) | latencies(seconds)}
+        if load.consume:
+            results["consume"] = _scan(connection, load)
+        return results
+
+
+def _scan(connection: apsw.Connection, load: Load) -> Figures:
+    """Read all rows with every column, and look at every value."""
+    records = value_bytes = 0
+    watch = Stopwatch()
+    for _offset, _timestamp, _key, value in connection.execute(SELECT):
+        records += 1
+        value_bytes += len(value)
+    figures = watch.rate(records, records // load.records * load.payload().size_bytes)
+    expected = (load.warm_up + load.requests) * load.records
+    if (records, value_bytes) != (expected, expected * load.value_bytes):
+        raise RuntimeError(f"read {records} rows with {value_bytes} bytes, not all of {expected}")
+    return figures
 
 
 @contextmanager

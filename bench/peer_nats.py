@@ -2,8 +2,8 @@
 
 It follows the documentation: streams in files, asynchronous publishing with a bound on what is pending, and
 the ordered consumer with a callback, which was the fastest of its ways to read. The key of a record is the
-last token of its subject, the value is the payload. JetStream acknowledges before it syncs, so a power
-failure can lose what it acknowledged last.
+last token of its subject, the value is the payload. By default JetStream acknowledges before it syncs, so a
+power failure can lose what it acknowledged last; newer servers can be told to sync always.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import nats.errors
 from nats.js.api import StorageType
 
 from bench.calls import concurrent, serial
-from bench.common import Figures, ended, free_port, latencies, rate
-from bench.loads import CONCURRENT, SERIAL, TAIL, Load, Results
+from bench.common import Figures, ended, free_port, latencies
+from bench.loads import CONCURRENT, READS, SENDS, SERIAL, TAIL, Load, Results
+from bench.stopwatch import Stopwatch
 
 STREAM = "bench"
 START_SECONDS_MAX = 10
@@ -32,9 +33,24 @@ START_SECONDS_MAX = 10
 
 @contextmanager
 def serve(folder: Path, program: str) -> Iterator[str]:
-    """Run a nats-server with its data in `folder`; yields its address."""
+    """Run a nats-server with its data in `folder` and its own defaults; yields its address."""
+    with _serve(folder, program, "2m") as address:
+        yield address
+
+
+@contextmanager
+def serve_synced(folder: Path, program: str) -> Iterator[str]:
+    """The same; it syncs before it acknowledges."""
+    with _serve(folder, program, "always") as address:
+        yield address
+
+
+@contextmanager
+def _serve(folder: Path, program: str, sync_interval: str) -> Iterator[str]:
     port = free_port()
-    command = [program, "--addr", "127.0.0.1", "--port", str(port), "--jetstream", "--store_dir", str(folder)]
+    config = folder / "nats.conf"
+    config.write_text(f'jetstream {{ store_dir: "{folder}", sync_interval: "{sync_interval}" }}\n')
+    command = [program, "--addr", "127.0.0.1", "--port", str(port), "--config", str(config)]
     command += ["--log", str(folder / "log")]
     with subprocess.Popen(command, text=True) as process, ended(process):
         address = f"127.0.0.1:{port}"
@@ -81,6 +97,8 @@ async def _silent(error: Exception) -> None:
 
 def measure(address: str, load: Load) -> Results:
     """Run the load in a stream of its own."""
+    if load.kind in (SENDS, READS):  # bench.client compares the clients of NATS and Redis
+        return {}
     return asyncio.run(_measure(address, load))
 
 
@@ -119,15 +137,15 @@ async def _publish(streams: Any, load: Load) -> Figures:
     payload = load.payload()
     subjects = [_subject(key) for key in payload.keys]
     acks = []
-    began = time.perf_counter()
+    watch = Stopwatch()
     for _ in range(load.requests):
         for subject, value in zip(subjects, payload.values, strict=True):
             acks.append(await streams.publish_async(subject, value))
     await streams.publish_async_completed()
-    took = time.perf_counter() - began
+    figures = watch.rate(len(acks), load.requests * payload.size_bytes)
     for ack in acks:
         ack.result()  # raises if it was refused
-    return rate(took, len(acks), load.requests * payload.size_bytes)
+    return figures
 
 
 async def _consume(streams: Any, load: Load) -> Figures:
@@ -143,14 +161,14 @@ async def _consume(streams: Any, load: Load) -> Figures:
         if records == expected:
             everything.set()
 
-    began = time.perf_counter()
+    watch = Stopwatch()
     subscription = await streams.subscribe(f"{STREAM}.>", stream=STREAM, ordered_consumer=True, cb=received)
     await everything.wait()
-    took = time.perf_counter() - began
+    figures = watch.rate(records, records // load.records * payload.size_bytes)
     await subscription.unsubscribe()
     if (records, value_bytes) != (expected, expected * load.value_bytes):
         raise RuntimeError(f"received {records} messages with {value_bytes} bytes, not {expected}")
-    return rate(took, records, records // load.records * payload.size_bytes)
+    return figures
 
 
 async def _arrival(producer: Any, consumer: Any, load: Load) -> Figures:

@@ -24,8 +24,9 @@ import redis
 import redis.asyncio
 
 from bench.calls import concurrent
-from bench.common import Payload, ended, free_port, latencies, rate
+from bench.common import Payload, ended, free_port, latencies
 from bench.loads import BATCHES, CONCURRENT, SERIAL, TAIL, Load, Results
+from bench.stopwatch import Stopwatch
 
 READ_COUNT = 1_000
 START_SECONDS_MAX = 10
@@ -121,12 +122,12 @@ def _batches(clients: Sequence[Any], stream: str, load: Load) -> Results:
     for client in clients:
         _pipelines(client, stream, payload, max(load.warm_up // len(clients), 1))
     with ThreadPoolExecutor(len(clients)) as pool:
-        began = time.perf_counter()
+        watch = Stopwatch()
         produced = list(pool.map(lambda client: _pipelines(client, stream, payload, share), clients))
-        took = time.perf_counter() - began
+        requests = share * len(clients)
+        produce = watch.rate(requests * load.records, requests * payload.size_bytes)
     seconds = [of_pipeline for of_client in produced for of_pipeline in of_client]
-    requests = len(seconds)
-    produce = rate(took, requests * load.records, requests * payload.size_bytes) | latencies(seconds)
+    produce |= latencies(seconds)
     if not load.consume or len(clients) > 1:
         return {"produce": produce}
     return {"produce": produce, "consume": _consume(clients[0], stream, load)}
@@ -150,15 +151,15 @@ def _consume(client: Any, stream: str, load: Load) -> Any:
     expected = client.xlen(stream)
     records = value_bytes = 0
     last: Any = "0"
-    began = time.perf_counter()
+    watch = Stopwatch()
     while entries := _entries(client.xread({stream: last}, count=READ_COUNT)):
         value_bytes += sum([len(fields[b"v"]) for _, fields in entries])
         records += len(entries)
         last = entries[-1][0]
-    took = time.perf_counter() - began
+    figures = watch.rate(records, records // load.records * payload.size_bytes)
     if (records, value_bytes) != (expected, expected * load.value_bytes):
         raise RuntimeError(f"read {records} entries with {value_bytes} bytes, not all of {expected}")
-    return rate(took, records, records // load.records * payload.size_bytes)
+    return figures
 
 
 def _entries(answer: Any) -> Any:

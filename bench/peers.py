@@ -1,8 +1,9 @@
 """Takhin beside its alternatives and beside its floors, in one run on one machine.
 
 In each round every system carries out every load once, in turn, with the same payloads and its own Python
-client in a process of its own; a figure is the median over the rounds. Redis and NATS take part if they are
-installed: this program installs nothing. It prints a table and writes peers.json and the chart peers.svg.
+client in a process of its own; a figure is the median over the rounds. Beside a rate stands what a record
+took of processors, in client and server. Kafka, Redis and NATS take part if they are installed: this program
+installs nothing. It prints a table and writes peers.json and the chart peers.svg.
 """
 
 from __future__ import annotations
@@ -44,16 +45,22 @@ FIGURES = {"unary-serial": "p50_ms", "unary-half": "p99_ms", "arrival": "p50_ms"
 """The figure that the table shows for a row; records_per_s for all other rows."""
 
 GOALS = {
-    "produce-100b-1000": (Goal("redis", 6), Goal("apsw", 0.6)),
+    "produce-100b-1000": (Goal("kafka", 1.3), Goal("redis", 8), Goal("nats-always", 10), Goal("apsw", 0.85)),
     "produce-100b-100": (Goal("redis", 3),),
-    "produce-1kib-500": (Goal("redis", 3.5),),
-    "consume-100b": (Goal("redis", 1.5),),
+    "produce-1kib-500": (Goal("kafka", 1), Goal("redis", 3.5)),
+    "produce-100b-open": (Goal("kafka", 1),),
+    "produce-1kib-open": (Goal("kafka", 1),),
+    "consume-100b": (Goal("redis", 2.5),),
     "consume-1kib": (Goal("redis", 1),),
+    "client-callbacks": (Goal("kafka", 1),),
+    "read-100b": (Goal("kafka", 1.5),),
+    "read-100b-together": (Goal("kafka", 1),),
+    "read-1kib": (Goal("kafka", 0.9),),
     "produce-one": (Goal("echo", 0.9),),
-    "unary-serial": (Goal("echo", 1, plus=0.35),),
+    "unary-serial": (Goal("kafka", 1.4), Goal("echo", 1, plus=0.35)),
     "unary-256": (Goal("echo", 0.8),),
     "unary-half": (Goal("", 0, plus=5),),
-    "arrival": (Goal("echo", 2.5),),
+    "arrival": (Goal("kafka", 1.4), Goal("echo", 2.5)),
 }
 
 
@@ -70,7 +77,13 @@ def main() -> None:
         "machine": about,
         "rounds": options.repeat,
         "systems": [
-            {"key": of.key, "title": of.title, "version": versions[of.key], "durability": of.durability}
+            {
+                "key": of.key,
+                "title": of.title,
+                "version": versions[of.key],
+                "durability": of.durability,
+                "synced": of.synced,
+            }
             for of in systems
         ],
         "rows": [_as_json(row, systems, runs) for row in rows],
@@ -152,7 +165,9 @@ def _as_json(row: Row, systems: Sequence[System], runs: Runs) -> dict[str, Any]:
         "figure": figure,
         "medians": medians,
         "goals": [
-            _judged(goal, figure, medians) for goal in GOALS[row.key] if not goal.peer or goal.peer in medians
+            _judged(goal, figure, medians)
+            for goal in GOALS.get(row.key, ())
+            if not goal.peer or goal.peer in medians
         ],
         "rounds": {key: [result[row.part] for result in results] for key, results in having.items()},
     }
@@ -174,22 +189,30 @@ def _judged(goal: Goal, figure: str, medians: Mapping[str, Mapping[str, float]])
 
 
 def _print_table(document: Mapping[str, Any]) -> None:
-    """Print a line for each row, a column for each system, and the goals; then what each system is."""
+    """Print each row, with a line for each system and the goals; then what each system is."""
     systems = document["systems"]
     width = max(len(system["title"]) for system in systems) + 2
-    print(f"\n{'medians of {} rounds'.format(document['rounds']):56}", end="")
-    print("".join(f"{system['title']:>{width}}" for system in systems))
+    print(f"\nmedians of {document['rounds']} rounds; in brackets µs of processors a record, client + server")
     for row in document["rows"]:
-        figure = row["figure"]
-        print(f"{row['title'] + ' (' + UNITS[figure] + ')':56}", end="")
+        print(f"\n{row['title']} ({UNITS[row['figure']]})")
         for system in systems:
-            value = row["medians"].get(system["key"], {}).get(figure)
-            form = "{:,.0f}" if figure == "records_per_s" else "{:.2f}"
-            print(f"{'-' if value is None else form.format(value):>{width}}", end="")
-        print("   " + ", ".join(f"{goal['text']} {'yes' if goal['met'] else 'NO'}" for goal in row["goals"]))
+            if system["key"] in row["medians"]:
+                print(f"    {system['title']:{width}}{_cell(row, system)}")
+        for goal in row["goals"]:
+            print(f"    {goal['text']}: {'yes' if goal['met'] else 'NO'}")
     print()
     for system in systems:
         print(f"{system['title']:{width}}{system['version']}; {system['durability']}")
+
+
+def _cell(row: Mapping[str, Any], system: Mapping[str, Any]) -> str:
+    """A system's figure of a row, with the cost of a record; marked if what it acknowledges may get lost."""
+    of = row["medians"][system["key"]]
+    value = of[row["figure"]]
+    cell = f"{value:12,.0f}" if row["figure"] == "records_per_s" else f"{value:12.2f}"
+    if "client_us" in of:
+        cell += f"   ({of['client_us']:.2f} + {of['server_us']:.2f})"
+    return cell if system["synced"] else f"{cell}   NOT synced"
 
 
 if __name__ == "__main__":

@@ -20,9 +20,11 @@ from typing import Any
 import apsw
 import grpc
 
+from bench import takhin_library
 from bench.calls import concurrent, serial
-from bench.common import Figures, Payload, broker, latencies, rate
-from bench.loads import BATCHES, CONCURRENT, SERIAL, SINGLES, TAIL, Load, Results
+from bench.common import Figures, Payload, broker, latencies
+from bench.loads import BATCHES, CONCURRENT, READS, SENDS, SERIAL, SINGLES, TAIL, Load, Results
+from bench.stopwatch import Stopwatch
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
@@ -75,12 +77,14 @@ class _WithMetadata:
 
 def measure(address: str, load: Load, dial: Dial = PLAIN) -> Results:
     """Run the load against a Takhin, in its own topic with one partition, which is deleted afterwards."""
+    if load.kind in (SENDS, READS):
+        return takhin_library.measure(address, load)
     return asyncio.run(_measure(address, load, dial))
 
 
 def measure_echo(address: str, load: Load) -> Results:
-    """Run the load against the echo. It has no log, so everything that consumes is left out."""
-    return asyncio.run(_measure_echo(address, load))
+    """Run the load against the echo. It has no log: what is consumed is made beforehand."""
+    return {} if load.kind in (SENDS, READS) else asyncio.run(_measure_echo(address, load))
 
 
 async def _measure(address: str, load: Load, dial: Dial) -> Results:
@@ -98,7 +102,10 @@ async def _measure_echo(address: str, load: Load) -> Results:
     async with client(address) as stub:
         if load.kind == TAIL:  # one way and back: the least that an arrival can take
             return {"arrival": (await _produce(stub, ECHO_TOPIC, replace(load, kind=SERIAL)))["call"]}
-        return await _produce(stub, ECHO_TOPIC, load)
+        results = await _produce(stub, ECHO_TOPIC, load)
+        if load.consume:
+            results["consume"] = await _consume(stub, f"{ECHO_TOPIC}-{load.value_bytes}", load)
+        return results
 
 
 @asynccontextmanager
@@ -159,14 +166,14 @@ async def _stream(stub: Any, topic: str, load: Load) -> Results:
     payload = load.payload()
     call = stub.ProduceMessageStream()
     await _send(call, topic, payload, load, load.warm_up)
-    began = time.perf_counter()
+    watch = Stopwatch()
     seconds = await _send(call, topic, payload, load, load.requests)
-    took = time.perf_counter() - began
+    records = load.requests * load.records
+    figures = watch.rate(records, load.requests * payload.size_bytes) | latencies(seconds)
     await call.done_writing()
     if await call.read() is not grpc.aio.EOF:
         raise RuntimeError("there are more responses than requests")
-    records = load.requests * load.records
-    return {"produce": rate(took, records, load.requests * payload.size_bytes) | latencies(seconds)}
+    return {"produce": figures}
 
 
 async def _send(call: Any, topic: str, payload: Payload, load: Load, requests: int) -> list[float]:
@@ -223,8 +230,9 @@ async def _consume(stub: Any, topic: str, load: Load) -> Figures:
     """Read every value that `_stream` left in the topic."""
     payload = load.payload()
     records = (load.warm_up + load.requests) * load.records
-    took = await read_values(stub, topic, -1, records, load.value_bytes)
-    return rate(took, records, records // load.records * payload.size_bytes)
+    watch = Stopwatch()
+    await read_values(stub, topic, -1, records, load.value_bytes)
+    return watch.rate(records, records // load.records * payload.size_bytes)
 
 
 async def read_values(stub: Any, topic: str, offset: int, records: int, value_bytes: int) -> float:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+
+INTERRUPTED = 130
 
 
 def main() -> int:
     """Run the command; return its exit code. What an installation of the client alone lacks is named."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        # While modules are imported, and when Python ends, an interrupt would come out as a traceback. In
+        # between the command handles it: takhin/cli/signals.py.
+        signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(INTERRUPTED))
     try:
         from takhin.cli.main import main as run  # noqa: PLC0415  see below
 

@@ -164,7 +164,7 @@ def check_headers(batch: Batch, header_bytes_max: int) -> None:
             size = len(key.encode()) + len(value)
             if size > header_bytes_max:
                 raise InvalidRecordError(
-                    f"header {i} of record {position} has {size} bytes, its key and its value; at "
+                    f"header {i} of {_named(position, batch)} has {size} bytes, its key and its value; at "
                     f"most {header_bytes_max} (produce.header_bytes_max)",
                     record=position,
                 )
@@ -180,14 +180,16 @@ def check_batch(batch: Batch, config: TopicConfig, *, now: int) -> Batch:
     if config.compacts and batch.has_keyless:
         position = list(batch.keys).index(None) if packed is None else packed.find_keyless()
         raise InvalidRecordError(
-            f"record {position} has no key, and the topic's cleanup.policy is compact: "
+            f"{_named(position, batch)} has no key, and the topic's cleanup.policy is compact: "
             "of each key the last record is kept, so a record needs one",
             record=position,
         )
     for position, of_record in batch.headers.items() if packed is None else ():  # plain ones have keys
         for i, header in enumerate(of_record):
             if not header.key:
-                raise InvalidRecordError(f"header {i} of record {position} has no key", record=position)
+                raise InvalidRecordError(
+                    f"header {i} of {_named(position, batch)} has no key", record=position
+                )
     return batch
 
 
@@ -211,7 +213,7 @@ def _check_timestamps(batch: Batch, config: TopicConfig, now: int) -> None:
         return
     packed = batch.packed
     position = list(batch.timestamps).index(wrong) if packed is None else packed.find_stamped(wrong)
-    raise InvalidRecordError(f"record {position} has timestamp {wrong}: {rule}", timestamp=wrong)
+    raise InvalidRecordError(f"{_named(position, batch)} has timestamp {wrong}: {rule}", timestamp=wrong)
 
 
 def _check_record_sizes(batch: Batch, max_message_bytes: int) -> None:
@@ -220,9 +222,15 @@ def _check_record_sizes(batch: Batch, max_message_bytes: int) -> None:
             at = slice(position, position + 1)
             size = size_bytes(batch.keys[at], batch.values[at], [batch.headers.get(position, ())])
             if size > max_message_bytes:
-                raise _too_large(position, size, max_message_bytes)
+                raise _too_large(_named(position, batch), position, size, max_message_bytes)
     elif packed.facts.record_bytes_max > max_message_bytes:
-        raise _too_large(*packed.find_larger(max_message_bytes), max_message_bytes)
+        position, size = packed.find_larger(max_message_bytes)
+        raise _too_large(_named(position, batch), position, size, max_message_bytes)
+
+
+def _named(position: int, batch: Batch) -> str:
+    """A record as an error names it: of a batch of one, its position would only puzzle."""
+    return "the record" if len(batch) == 1 else f"record {position}"
 
 
 def _large_records(batch: Batch, size_bytes: int) -> Iterable[int]:
@@ -232,9 +240,9 @@ def _large_records(batch: Batch, size_bytes: int) -> Iterable[int]:
     return range(len(batch)) if longest > size_bytes else batch.headers
 
 
-def _too_large(position: int, size_bytes: int, max_message_bytes: int) -> RecordTooLargeError:
+def _too_large(name: str, position: int, size_bytes: int, max_message_bytes: int) -> RecordTooLargeError:
     return RecordTooLargeError(
-        f"record {position} has {size_bytes} bytes; the topic's max.message.bytes is {max_message_bytes}",
+        f"{name} has {size_bytes} bytes; the topic's max.message.bytes is {max_message_bytes}",
         record=position,
         size_bytes=size_bytes,
         max_message_bytes=max_message_bytes,

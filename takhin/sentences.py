@@ -1,4 +1,4 @@
-"""Pieces of error sentences: a caller's text, a list of names, the name that was probably meant."""
+"""Pieces of sentences: a caller's text, a list of names, the name that was probably meant, numbers, sizes."""
 
 from __future__ import annotations
 
@@ -32,3 +32,18 @@ def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.0) -> str | No
     cutoff: how alike the two must be, from 0 to 1 (see difflib). If no known word is, the result is None.
     """
     return next(iter(difflib.get_close_matches(word[:SHOWN_CHARS_MAX], list(known), 1, cutoff)), None)
+
+
+def counted(number: int, noun: str) -> str:
+    """1 record, 2 records."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def sized(size_bytes: float) -> str:
+    """512 bytes, 1.5 GB."""
+    if size_bytes < 1_000:
+        return f"{size_bytes:.0f} bytes"
+    size, units = float(size_bytes), ["kB", "MB", "GB", "TB"]
+    while (size := size / 1_000) >= 1_000 and len(units) > 1:
+        del units[0]
+    return f"{size:.1f} {units[0]}"

@@ -154,7 +154,8 @@ class Server:
             from takhin.tracing.traces import Traces  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise StartupError(
-                f"traces.enabled is true, but {error.name} is not installed: pip install 'takhin[otel]'"
+                f"traces.enabled is true, but {error.name} is not installed: in a checkout of Takhin, "
+                "pip install '.[server,otel]'"
             ) from error
         return Traces(self.settings.traces, self.version, identified=self.settings.access.enabled)
 

@@ -20,6 +20,7 @@ FLAGS = ("-I", "-P", "-S")
 
 def import_all(names: list[str]) -> dict[str, str]:
     """Returns the variables that were set in the course of it."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # sqlite-utils imports numpy where it is installed
     before = set(os.environ)
     for name in names:
         importlib.import_module(name)

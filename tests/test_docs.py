@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +38,7 @@ BLOCKS = re.compile(
     r"^```python\n(?P<python>.*?)^```$|(?P<session>(?:^ {4}[^\n]*\n|^\n(?= {4}))+)", re.DOTALL | re.MULTILINE
 )
 pytest_plugins = ["pytester"]
-TOPIC_MADE = re.compile(r"""^    \$ takhin topics create (\S+)|create_topic\("(\w+)\"""", re.MULTILINE)
+TOPIC_MADE = re.compile(r"""^    \$ takhin topics create (\S+)|create_topic\("([\w.-]+)\"""", re.MULTILINE)
 TIMES = re.compile(r"\b\d{13}\b|\b\d+\.\d\d s\b|\b\d{4}-\d\d-\d\dT[\d:.]+Z")
 SERVER = "127.0.0.1:9092"
 
@@ -111,6 +113,40 @@ def test_examples(name, tmp_path):
                 assert said == TIMES.sub("…", example.printed), example.text
             ran += 1
     assert ran > 0
+
+
+@pytest.mark.soak
+def test_tls_page(tmp_path):
+    """The walk-through of docs/tls.md, with the broker that it starts, on ports that are free."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl: scripts/install-packages tests")
+    page = (ROOT / "docs/tls.md").read_text()
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        page = page.replace("9093", str(one.getsockname()[1])).replace("9094", str(two.getsockname()[1]))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environ = environment() | {"PATH": path, "TAKHIN_CONTEXTS": str(tmp_path / "contexts.toml")}
+    with ExitStack() as stack:
+        for command, text, printed in examples(page, SERVER):
+            if text.startswith("takhin serve"):
+                line = ["bash", "-c", f"exec {text}"]
+                serving = stack.enter_context(
+                    subprocess.Popen(line, cwd=tmp_path, env=environ, stdout=subprocess.PIPE)
+                )
+                stack.callback(serving.terminate)
+                assert b"ready" in serving.stdout.readline()
+                continue
+            said = subprocess.run(
+                command,
+                cwd=tmp_path,
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=60,
+                check=False,
+            ).stdout
+            if printed is not None:
+                assert TIMES.sub("…", said.strip("\n")) == TIMES.sub("…", printed), text
 
 
 def run_files(pytester, page_name):

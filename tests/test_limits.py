@@ -228,6 +228,8 @@ def test_a_header_without_a_key():
     headers = {1: [Header("a", b""), Header("", b"x")]}
     with pytest.raises(InvalidRecordError, match="header 1 of record 1"):
         check_batch(batch_of(b"a", b"b", headers=headers))
+    with pytest.raises(InvalidRecordError, match="header 0 of the record has no key"):  # it is alone
+        check_batch(batch_of(b"a", headers={0: [Header("", b"")]}))
     assert check_batch(batch_of(b"a", headers={0: [Header("a", b"")]}))
 
 

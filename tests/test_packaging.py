@@ -122,3 +122,10 @@ print("importlib.metadata" in sys.modules, hasattr(takhin, "nothing"))
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False False\n"
+
+
+def test_make_serve_leaves_every_setting_to_its_caller():
+    """`make serve` gives no flag of its own, since one that may be repeated would add to those in ARGS."""
+    line = ["make", "--dry-run", "serve", "ARGS=--listen 127.0.0.1:1"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].endswith("/takhin serve --listen 127.0.0.1:1")

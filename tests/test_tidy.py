@@ -28,7 +28,7 @@ VOCABULARY = tuple(
             *("errors", "clock", "sizes", "limits", "topic_configs", "kinds"),
             *("settings", "quotas", "settings.*"),
         ),
-        *("sentences", "partitioner", "json_bytes", "turns", "units", "meters"),
+        *("sentences", "partitioner", "json_bytes", "turns", "units", "meters", "listening"),
     )
 )
 GRPC = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google")

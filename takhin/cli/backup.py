@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from takhin.cli.folders import data_dir_option, readers_option
-from takhin.cli.output import counted, json_option, print_json, progress_bar, sized
+from takhin.cli.output import json_option, print_json, progress_bar
+from takhin.sentences import counted, sized
 
 
 @click.command(short_help="Back up a data folder, even of a running broker.")

@@ -12,11 +12,12 @@ from contextlib import asynccontextmanager
 import click
 
 from takhin.cli.connection import admin, run, server_option
-from takhin.cli.output import Progress, json_option, print_json, progress_bar, sized
+from takhin.cli.output import Progress, json_option, print_json, progress_bar
 from takhin.cli.rows import print_table
 from takhin.client import Consumer, Producer
 from takhin.client.contexts import Endpoint
 from takhin.model import INT64_MAX
+from takhin.sentences import sized
 
 SHOW_RECORDS = 2_000
 """Records between two updates of the progress bar: often enough for the eye, too rarely to cost time."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from takhin.cli.connection import admin, run, server_option, topic_argument
-from takhin.cli.output import counted, json_option, print_json
+from takhin.cli.output import json_option, print_json
 from takhin.client.contexts import Endpoint
+from takhin.sentences import counted
 
 PASS_MS_MAX = 3_600_000
 """How long the command waits. The broker goes on after that; the command, started again, waits again."""

@@ -17,8 +17,9 @@ from takhin.cli.streams import OutputError
 from takhin.client import Admin, Retry
 from takhin.client.contexts import DEFAULT_SERVER, Context, Endpoint, endpoint
 from takhin.client.errors import HandshakeError, UnreachableError
+from takhin.client.handshakes import MISSING
 from takhin.config import SERVER_VARIABLE
-from takhin.errors import TakhinError
+from takhin.errors import TakhinError, UnauthenticatedError
 from takhin.settings import INT32_MAX
 from takhin.settings.security import UNIX, listen_address
 from takhin.wire.compression import ZSTD
@@ -39,6 +40,13 @@ SEEN_BY_ALL = (
     "a token on the command line can be read by everybody on this machine: put it into a file, and give "
     "--token-file FILE, TAKHIN_TOKEN_FILE, or a context"
 )
+
+HANDSHAKE_ADVICE = {
+    "SERVER_AUTHORITY": " (give its --ca)",
+    "SERVER_WANTS_TLS": " (give --tls, or --ca)",
+    MISSING: " (give --cert and --cert-key)",
+}
+"""What the command line has against a reason; it ends the sentence."""
 
 
 def _checked_server(_context: click.Context, _parameter: click.Parameter, server: str | None) -> str | None:
@@ -196,7 +204,12 @@ def explained() -> Iterator[None]:
     try:
         yield
     except HandshakeError as error:
-        raise click.ClickException(str(error)) from error
+        advice = HANDSHAKE_ADVICE.get(error.details["reason"], "")
+        raise click.ClickException(f"{error}{advice}") from error
+    except UnauthenticatedError as error:
+        raise click.ClickException(
+            f"{error}; give a token by --token-file, TAKHIN_TOKEN_FILE or a context, or --cert"
+        ) from error
     except UnreachableError as error:
         raise click.ClickException(
             f"{error}; start one with `takhin serve`, or name another with --server or {SERVER_VARIABLE}"

@@ -18,11 +18,12 @@ from takhin.client.contexts import (
     Context,
     Contexts,
     changing,
-    checked_token,
     contexts_path,
 )
+from takhin.client.token import checked_token
 from takhin.errors import InvalidArgumentError
 from takhin.kinds import Secret
+from takhin.settings.security import UNIX, listen_address
 
 STDIN = "-"
 
@@ -68,6 +69,7 @@ def add(name: str, *, used: bool, replaced: bool, token_file: str | None, **give
     for key, value in values.items():
         if isinstance(value, Path):
             values[key] = value.absolute()
+    values["server"] = _absolute(given["server"])
     if token_file == STDIN:
         values["token"] = Secret(_token_from_stdin())
     elif token_file is not None:
@@ -80,7 +82,19 @@ def add(name: str, *, used: bool, replaced: bool, token_file: str | None, **give
             contexts.contexts[name] = added
             if used:
                 contexts.current = name
+    for key, value in values.items():
+        if isinstance(value, Path) and not value.exists():  # it may come later, as secrets of containers do
+            click.echo(f"takhin: there is no file {value} yet ({key})", err=True)
     click.echo(f"added context {name}" + (", the current one" if used else ""))
+
+
+def _absolute(server: str) -> str:
+    """The address, with the path of a socket file made absolute like all others."""
+    try:
+        address = listen_address(server)
+    except ValueError:  # told with all else that is wrong
+        return server
+    return f"unix:{Path(address.path).absolute()}" if address.kind == UNIX else server
 
 
 def _token_from_stdin() -> str:

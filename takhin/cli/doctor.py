@@ -23,7 +23,8 @@ from takhin.settings import Settings
 def doctor(context: click.Context, *, file: str | None, data_dir: str | None, as_json: bool) -> None:
     """Look at what a broker with these settings has and needs, and say what to do about it.
 
-    Its data folder and disk, permissions, leftovers, limits on open files, memory, clock, and libraries.
+    Its data folder and disk, permissions, leftovers, addresses, limits on open files, memory, clock, and
+    libraries.
     Nothing is changed, and a broker may run meanwhile. Run it as the broker's user, with the broker's
     settings.
 

@@ -11,15 +11,23 @@ import click
 from click.core import ParameterSource
 
 from takhin.cli.connection import server_option
-from takhin.cli.folders import data_dir_option
 from takhin.config import SERVER_VARIABLE
 from takhin.disk.access import limit_readers
-from takhin.settings import AccessSettings
+from takhin.settings import AccessSettings, Settings
+
+_data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    envvar="TAKHIN_DATA_DIR",
+    default=Settings().data_dir,
+    metavar="DATA",
+    help="Work on this data folder, and not at a broker.  [variable: TAKHIN_DATA_DIR]",
+)
 
 
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --data-dir and --server; the command gets both, and asks `chosen_folder`."""
-    return data_dir_option(server_option(command))
+    return _data_dir_option(server_option(command))
 
 
 def chosen_folder(data_dir: Path) -> Path | None:

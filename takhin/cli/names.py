@@ -1,4 +1,4 @@
-"""Groups of commands that name the most similar command when they are asked for one that does not exist."""
+"""Groups of commands: they name the most similar command when they are asked for one that does not exist."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import click
 
 
 class Suggesting(click.Group):
-    """A group whose error for an unknown command says which one may have been meant."""
+    """Alone it explains itself; of a command that is unknown it says which one was probably meant."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(1)
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

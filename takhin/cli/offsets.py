@@ -10,12 +10,13 @@ import click
 
 from takhin.cli.connection import admin, group_argument, partition_option, run, server_option, topic_argument
 from takhin.cli.names import Suggesting
-from takhin.cli.output import counted, json_option, print_json
+from takhin.cli.output import json_option, print_json
 from takhin.cli.positions import FORMS, parse_single
 from takhin.cli.rows import print_table
 from takhin.client import Admin, PartitionDescription, Position
 from takhin.client.contexts import Endpoint
 from takhin.errors import GroupNotEmptyError, OffsetOutOfRangeError, UnknownPartitionError
+from takhin.sentences import counted
 
 INCOMPLETE = 1
 """The exit code of a command that did its work without partitions that are not served."""

@@ -104,21 +104,6 @@ def time_text(timestamp: int) -> str:
         return str(timestamp)
 
 
-def counted(number: int, noun: str) -> str:
-    """1 record, 2 records."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def sized(size_bytes: float) -> str:
-    """512 bytes, 1.5 GB."""
-    if size_bytes < 1_000:
-        return f"{size_bytes:.0f} bytes"
-    size, units = float(size_bytes), ["kB", "MB", "GB", "TB"]
-    while (size := size / 1_000) >= 1_000 and len(units) > 1:
-        del units[0]
-    return f"{size:.1f} {units[0]}"
-
-
 def age(ms: int) -> str:
     """A duration: 0.3 s, 75 s, 20 min, 5 h, 3 d."""
     seconds = ms / 1_000

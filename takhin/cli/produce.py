@@ -19,7 +19,6 @@ import click
 
 from takhin.cli import lines
 from takhin.cli.connection import (
-    ANSWER_MS_MAX,
     compression_option,
     explained,
     partition_option,
@@ -27,13 +26,13 @@ from takhin.cli.connection import (
     topic_argument,
     unreadable,
 )
-from takhin.cli.output import counted, progress_bar
+from takhin.cli.output import progress_bar
 from takhin.cli.signals import ending
 from takhin.cli.waiting import TellingRetry
-from takhin.client import Retry
 from takhin.client.contexts import Endpoint
 from takhin.client.sync import Admin, Delivery, Producer
 from takhin.errors import OutcomeUnknownError, TakhinError, UnknownPartitionError
+from takhin.sentences import counted
 
 TIMEOUT_S = 120
 """The default of --timeout."""
@@ -122,17 +121,17 @@ def produce(
     end = b"\n" if delimiter is None else lines.given_bytes("--delimiter", delimiter)
     descriptor = lines.opened(source)
     with explained():
-        once = Retry(attempts_max=1)
-        with Admin(server.server, **server.credentials, timeout_ms=ANSWER_MS_MAX, retry=once) as admin:
-            partitions = len(admin.describe_topic(topic).partitions)  # fails at once if no broker answers
+        waits_ms, retry = timeout * 1_000, TellingRetry()
+        with Admin(server.server, **server.credentials, timeout_ms=waits_ms, retry=retry) as admin:
+            partitions = len(admin.describe_topic(topic).partitions)  # a missing one fails at once
         if partition is not None and partition >= partitions:
             raise UnknownPartitionError(topic, partition, partitions)
         producer = Producer(
             server.server,
             **server.credentials,
-            delivery_timeout_ms=timeout * 1_000,
+            delivery_timeout_ms=waits_ms,
             compression=compression,
-            retry=TellingRetry(),
+            retry=retry,
         )
         with progress_bar("produce", wanted=not os.isatty(descriptor)) as progress:
             chunks = lines.reads(descriptor, progress)

@@ -15,7 +15,8 @@ from takhin.cli.folders import (
     readers_option,
     topic_option,
 )
-from takhin.cli.output import counted, json_option, print_json, progress_bar
+from takhin.cli.output import json_option, print_json, progress_bar
+from takhin.sentences import counted
 
 
 @click.command(short_help="Restore a backup.")

@@ -12,12 +12,13 @@ import click
 from takhin.cli.connection import admin, group_argument, run, server_option, topics_offered
 from takhin.cli.ending_members import force_option, without_members
 from takhin.cli.offsets import chosen_partitions, offset_at
-from takhin.cli.output import counted, json_option, print_json
+from takhin.cli.output import json_option, print_json
 from takhin.cli.positions import parse_single
 from takhin.cli.rows import print_table
 from takhin.client import END, START, Admin, CommittedOffset, PartitionDescription, Position, TopicPartition
 from takhin.client.contexts import Endpoint
-from takhin.errors import UnknownGroupError, UnknownTopicError
+from takhin.errors import UnknownTopicError
+from takhin.sentences import counted
 
 OTHER_GROUP = "group:"
 NAMES: Mapping[str, Position] = {"earliest": START, "latest": END}
@@ -147,7 +148,10 @@ async def _moves(broker: Admin, group: str, target: Target, chosen: Sequence[Cho
     """Where the group is and would be. Raises UnknownGroupError, UnknownTopicError, UnknownPartitionError."""
     committed = await broker.committed_offsets(group)
     if not chosen and not committed:
-        raise UnknownGroupError(group)
+        await broker.describe_group(group)  # raises if there is none
+        raise click.ClickException(
+            f"group {group} has committed nothing; give --topic to say where to move it"
+        )
     described = await _described(broker, chosen, committed)
     if isinstance(target, str):
         others = await broker.committed_offsets(target, list(described))

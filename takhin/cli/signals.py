@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -21,6 +22,9 @@ from typing import Any, TypeVar, cast
 T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ENDING_S = 1.0
+"""How long further signals are ignored, because the command ends already: Ctrl-C is easily pressed twice. Who
+presses it later does not want to wait."""
 WAKE_BYTES = 512
 """Bytes taken from the pipe at a time; each signal puts one in."""
 
@@ -35,6 +39,8 @@ class Ending:
     def __init__(self) -> None:
         self.number: int | None = None
         """The first signal that came."""
+        self._insists_at = 0.0
+        """Another signal from then on ends the process as it is."""
         self._cancel: Callable[[], object] | None = None
         """Ends the coroutine that is running, if one is."""
         self._woken = -1
@@ -68,9 +74,12 @@ class Ending:
             self._woken = -1
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        again = self.number is not None
-        self.number = self.number or number
-        if self._cancel is None or again:
+        if self.number is not None:
+            if time.monotonic() >= self._insists_at:
+                os._exit(self.exit_code())  # in the midst of anything: an exception would be printed there
+            return
+        self.number, self._insists_at = number, time.monotonic() + ENDING_S
+        if self._cancel is None:
             raise KeyboardInterrupt
         self._cancel()
 

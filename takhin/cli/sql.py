@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from takhin.cli.folders import data_dir_option
-from takhin.cli.output import counted
 from takhin.cli.rows import print_csv, print_json_lines, print_table
+from takhin.sentences import counted
 
 if TYPE_CHECKING:
     from takhin.query.topic import TopicFiles

@@ -12,11 +12,12 @@ from takhin.access.tokens import new_token
 from takhin.cli.connection import admin, explained, run
 from takhin.cli.keeping import LIMITS, chosen_folder, opened, place_options
 from takhin.cli.names import Suggesting
-from takhin.cli.output import counted, json_option, print_json, time_text
+from takhin.cli.output import json_option, print_json, time_text
 from takhin.cli.rows import print_table
 from takhin.client import TokenInfo
 from takhin.client.contexts import Endpoint
 from takhin.clock import system_clock
+from takhin.sentences import counted
 
 NEVER = -1
 """How a time that is none is printed: as "-"."""

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from rich.cells import cell_len, set_cell_size
 
 from takhin.cli.looks import GroupRow, Picture, TopicRow
-from takhin.cli.output import age, sized
+from takhin.cli.output import age
 from takhin.cli.rows import ESCAPED
+from takhin.sentences import sized
 
 GAP = 2
 """Spaces between columns."""

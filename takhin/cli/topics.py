@@ -12,13 +12,14 @@ from takhin import topic_configs
 from takhin.cli.compact import compact
 from takhin.cli.connection import admin, run, server_option, topics_offered
 from takhin.cli.names import Suggesting
-from takhin.cli.output import confirm, counted, json_option, print_json, sized, time_text, yes_option
+from takhin.cli.output import confirm, json_option, print_json, time_text, yes_option
 from takhin.cli.rates import Rates, described_with_rates, rate_in, rate_option
 from takhin.cli.rows import print_table
 from takhin.cli.trim import trim
 from takhin.client import PartitionDescription, TopicConfigEntry, TopicDescription
 from takhin.client.contexts import Endpoint
 from takhin.errors import InvalidArgumentError, UnknownTopicError
+from takhin.sentences import counted, sized
 from takhin.settings import INT32_MAX
 
 UNKNOWN = "?"

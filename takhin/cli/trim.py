@@ -10,12 +10,13 @@ import click
 
 from takhin.cli.connection import admin, partition_option, run, server_option, topic_argument
 from takhin.cli.offsets import INCOMPLETE, chosen_partitions, name_left_out, offset_at, single_position
-from takhin.cli.output import confirm, counted, json_option, print_json, yes_option
+from takhin.cli.output import confirm, json_option, print_json, yes_option
 from takhin.cli.positions import FORMS
 from takhin.cli.rows import print_table
 from takhin.client import Admin, PartitionDescription, Position
 from takhin.client.contexts import Endpoint
 from takhin.errors import PartitionUnavailableError, TakhinError
+from takhin.sentences import counted
 
 UNKNOWN = "?"
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from takhin.cli.output import counted, json_option, print_json, progress_bar, sized
+from takhin.cli.output import json_option, print_json, progress_bar
+from takhin.sentences import counted, sized
 
 if TYPE_CHECKING:
     from takhin.copies.verify import Found, Report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import click
 
 from takhin.cli.streams import stderr_has_room
 from takhin.client import Retry
+from takhin.client.errors import UnreachableError
 from takhin.errors import UnavailableError
 
 TELL_S = 1.5
@@ -30,10 +32,12 @@ class TellingRetry(Retry):
     """The client's own policy, which tells the reason of each outage once."""
 
     _outages: dict[Hashable, _Outage] = field(default_factory=dict, init=False, compare=False)
-    """By what failed: the broker, or one partition of it."""
+    """By what failed: the broker as a whole, or one partition of it."""
 
     def wait_s(self, failures: int, error: UnavailableError) -> float | None:
         """As in Retry. Runs on the clients' thread, which must not wait for whoever reads stderr."""
+        if isinstance(error, UnreachableError):  # the client warns of that: see _Warnings
+            return Retry.wait_s(self, failures, error)
         now = time.monotonic()
         what = type(error), error.details.get("topic"), error.details.get("partition")
         outage = self._outages.get(what)
@@ -45,3 +49,14 @@ class TellingRetry(Retry):
             outage.told = True
             click.echo(f"takhin: still waiting: {' '.join(str(error).splitlines())}", err=True)
         return Retry.wait_s(self, failures, error)
+
+
+class _Warnings(logging.Handler):
+    """Shows what the client warns of when it waits for a broker: that no broker answers, and why."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if stderr_has_room():  # the clients' thread must not wait for whoever reads stderr
+            click.echo(f"takhin: {' '.join(record.getMessage().splitlines())}", err=True)
+
+
+logging.getLogger("takhin.client.outage").addHandler(_Warnings(logging.WARNING))

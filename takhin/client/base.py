@@ -78,7 +78,8 @@ def _traced_calls() -> type[Calls]:
         from takhin.client.tracing import TracedCalls  # noqa: PLC0415  nothing of it where it is not wanted
     except ModuleNotFoundError as error:
         raise InvalidArgumentError(
-            f"traces=True needs {error.name}, which is not installed: pip install 'takhin[otel]'",
+            f"traces=True needs {error.name}, which is not installed: in a checkout of Takhin, "
+            "pip install '.[otel]'",
             field="traces",
         ) from error
     return TracedCalls

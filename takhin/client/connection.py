@@ -25,7 +25,9 @@ from takhin.client.errors import (
 )
 from takhin.client.failures import error_of, refusal_in
 from takhin.client.handshakes import Diagnosis
+from takhin.client.outage import Outage
 from takhin.client.tls import Credentials, Tls, TlsFiles
+from takhin.client.token import checked_token
 from takhin.errors import InvalidArgumentError
 from takhin.settings.security import UNIX, ListenAddress, listen_address
 
@@ -80,7 +82,8 @@ class Connection:
     Life: `open`, calls, `close`, all on one event loop.
 
     server: HOST:PORT, unix:PATH, or tls://HOST:PORT, which is the same as to give tls.
-    tls: None for plain traffic. token: sent with every call as a bearer token.
+    tls: None for plain traffic. token: sent with every call as a bearer token; blanks around
+    it, such as the newline at the end of a file, are left out.
     Raises InvalidArgumentError for a bad address, for files that cannot be used, and for a token that would
     travel unencrypted.
     """
@@ -93,6 +96,8 @@ class Connection:
         token: str | None = None,
     ) -> None:
         address = _checked_address(server)
+        if token is not None:
+            token = checked_token(token, "the token")
         if tls is None and address.encrypted:
             tls = Tls()
         if tls is not None and address.kind == UNIX:
@@ -103,6 +108,7 @@ class Connection:
         self._address = address
         self._credentials = Credentials(tls)
         self._diagnosis = Diagnosis(address)
+        self._outage = Outage(server)
         self._metadata = None if token is None else (("authorization", f"Bearer {token}"),)
         self._channels: list[_Channel] = []
         self._retired: list[_Channel] = []  # with former certificates, closed when their last call has ended
@@ -184,18 +190,22 @@ class Connection:
 
     async def _connect(self, channel: grpc.aio.Channel, deadline: float) -> None:
         """Return when a channel is connected. Raises UnreachableError when connecting has failed."""
-        try:
-            while (state := channel.get_state(try_to_connect=True)) is not State.READY:
-                if state is State.SHUTDOWN:
-                    raise ClosedError(f"this client of {self.server} is closed")
-                if state is State.TRANSIENT_FAILURE:
-                    raise await self._unreachable()
-                async with asyncio.timeout(deadline - monotonic()):
+        while (state := channel.get_state(try_to_connect=True)) is not State.READY:
+            if state is State.SHUTDOWN:
+                raise ClosedError(f"this client of {self.server} is closed")
+            if state is State.TRANSIENT_FAILURE:
+                error = await self._unreachable()
+                self._outage.lasts(error)
+                raise error
+            warns_in_s, left_s = self._outage.lasts(), deadline - monotonic()
+            if left_s <= 0:
+                raise UnreachableError(
+                    f"no broker answers at {self.server}: connecting took too long", server=self.server
+                )
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(warns_in_s, left_s)):
                     await channel.wait_for_state_change(state)
-        except TimeoutError:
-            raise UnreachableError(
-                f"no broker answers at {self.server}: connecting took too long", server=self.server
-            ) from None
+        self._outage.over()
 
     async def _unreachable(self) -> UnreachableError:
         """Why there is no connection: gRPC has just failed to make one."""
@@ -204,9 +214,12 @@ class Connection:
             return UnreachableError(f"no broker answers at {self.server}", server=self.server)
         if not fault.reason:
             return UnreachableError(f"no broker answers at {self.server}: {fault.text}", server=self.server)
-        return HandshakeError(
+        error = HandshakeError(
             f"no connection to {self.server}: {fault.text}", server=self.server, reason=fault.reason
         )
+        # Where a connection has been, it is the broker that has changed, and it may change back.
+        error.heals = self._outage.connected_once or not self._diagnosis.is_certain(fault)
+        return error
 
     async def unary(self, rpc: grpc.aio.UnaryUnaryMultiCallable[Q, R], request: Q, deadline: float) -> R:
         """The answer to one attempt of a unary call. deadline: of clock.monotonic().

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from takhin.client.tls import TlsFiles
+from takhin.client.token import checked_token
 from takhin.errors import InvalidArgumentError
 from takhin.kinds import Bool, FilePath, Kind, Secret, SecretText, Text
 from takhin.sentences import listed, nearest, shown
@@ -35,8 +36,6 @@ from takhin.settings.security import UNIX, listen_address
 
 DEFAULT_SERVER = Settings().listen[0]
 NAME = re.compile("[A-Za-z0-9._-]{1,64}")
-TOKEN = re.compile("[!-~]+")
-"""What a token is made of: a header of HTTP has no room for more (RFC 6750)."""
 TOKEN_BYTES_MAX = 16 << 10
 FILE_BYTES_MAX = 1 << 20
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -167,20 +166,13 @@ def _token(of: Context) -> str | None:
     if of.token_file is None:
         return None
     try:
-        with of.token_file.open("rb") as file:
+        with Path(of.token_file).open("rb") as file:
             content = file.read(TOKEN_BYTES_MAX)
     except OSError as error:
         raise InvalidArgumentError(
             f"cannot read the token's file {str(of.token_file)!r}: {error.strerror}", field="token_file"
         ) from error
-    return checked_token(content.decode("latin-1").strip(), f"the file {str(of.token_file)!r}")
-
-
-def checked_token(token: str, where: str) -> str:
-    """The token. Raises InvalidArgumentError if it is none; the error does not repeat it."""
-    if not TOKEN.fullmatch(token):
-        raise InvalidArgumentError(f"{where} must be one token, without blanks", field="token")
-    return token
+    return checked_token(content.decode("latin-1"), f"the file {str(of.token_file)!r}")
 
 
 def _from_environ(environ: Mapping[str, str]) -> Context:

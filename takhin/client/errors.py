@@ -58,7 +58,12 @@ class HandshakeError(UnreachableError):
     details["reason"] says why, for a program: SERVER_AUTHORITY, SERVER_NAME, SERVER_CERTIFICATE_EXPIRED,
     SERVER_CERTIFICATE_EARLY, SERVER_CERTIFICATE, SERVER_IS_PLAIN, SERVER_WANTS_TLS, HANDSHAKE_FAILED,
     CLIENT_UNFIT, CLIENT_CERTIFICATE_MISSING or CLIENT_CERTIFICATE_REFUSED.
+
+    heals: False where it is certain, and does not end before somebody changes the settings of one side. Then
+    the client does not try again.
     """
+
+    heals: bool = True
 
 
 class NoAnswerError(UnavailableError):

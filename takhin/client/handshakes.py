@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from math import inf
 
 import grpc
 
@@ -32,8 +33,22 @@ SETTINGS = 4
 # X509_V_ERR_… of OpenSSL, in x509_vfy.h.
 NOT_YET_VALID, EXPIRED = 9, 10
 NAMES = (62, 64)
-UNKNOWN_AUTHORITIES = (2, 18, 19, 20, 21)
+UNKNOWN_AUTHORITIES = (2, 7, 18, 19, 20, 21)
+"""7: signed by an authority that has the name of a trusted one and another key, as if made again."""
 MISSING, REFUSED = "CLIENT_CERTIFICATE_MISSING", "CLIENT_CERTIFICATE_REFUSED"
+CERTAIN_SECONDS = {
+    "SERVER_WANTS_TLS": 0.0,
+    "SERVER_IS_PLAIN": 0.0,
+    "SERVER_AUTHORITY": 0.0,
+    "SERVER_NAME": 0.0,
+    "SERVER_CERTIFICATE": 0.0,
+    "SERVER_CERTIFICATE_EXPIRED": 0.0,
+    "CLIENT_UNFIT": 0.0,
+    MISSING: 2.0,
+    REFUSED: 2.0,
+}
+"""How long a fault must last before it is certain that waiting does not mend it. A broker that is about to
+stop, or has too many connections, looks for a moment as if it turned the client away. Others may pass."""
 
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -57,12 +72,18 @@ class Diagnosis:
         self._address = address
         self._looking: asyncio.Task[Fault | None] | None = None
         self._until = 0.0
+        self._reason = ""
+        self._since = 0.0  # when the first of the last looks with that reason ended
 
     async def fault(self, tls: Tls | grpc.ChannelCredentials | None) -> Fault | None:
         """What is wrong, or None if nothing was found. Raises nothing, and takes SECONDS_MAX at most."""
         if self._looking is None or (self._looking.done() and monotonic() >= self._until):
             self._looking = asyncio.create_task(self._look(tls))
         return await asyncio.shield(self._looking)
+
+    def is_certain(self, fault: Fault) -> bool:
+        """True if `fault`, which was found last, does not end before somebody changes a setting."""
+        return monotonic() - self._since >= CERTAIN_SECONDS.get(fault.reason, inf)
 
     async def close(self) -> None:
         """End a look that is under way."""
@@ -71,15 +92,20 @@ class Diagnosis:
             await asyncio.wait({self._looking})
 
     async def _look(self, tls: Tls | grpc.ChannelCredentials | None) -> Fault | None:
+        fault: Fault | None
         try:
             async with asyncio.timeout(SECONDS_MAX):
-                return await self._found(tls)
+                fault = await self._found(tls)
         except TimeoutError:
-            return Fault("", "it did not answer in time")
+            fault = Fault("", "it did not answer in time")
         except (OSError, UnicodeError) as error:
-            return _unconnected(error)
-        finally:
-            self._until = monotonic() + AGAIN_SECONDS
+            fault = _unconnected(error)
+        now = monotonic()
+        self._until = now + AGAIN_SECONDS
+        reason = "" if fault is None else fault.reason
+        if reason != self._reason:
+            self._reason, self._since = reason, now
+        return fault
 
     async def _found(self, tls: Tls | grpc.ChannelCredentials | None) -> Fault | None:
         if tls is None:

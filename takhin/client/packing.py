@@ -44,6 +44,7 @@ def _check_library() -> None:
         zstd()
     except MissingLibraryError:
         raise InvalidArgumentError(
-            "compression='zstd' needs a library that is not installed: pip install 'takhin[zstd]'",
+            "compression='zstd' needs a library that is not installed: in a checkout of Takhin, "
+            "pip install '.[zstd]'",
             field="compression",
         ) from None

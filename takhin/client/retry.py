@@ -14,6 +14,7 @@ from itertools import count
 from typing import Concatenate, ParamSpec, TypeVar
 
 from takhin.client.clock import monotonic
+from takhin.client.errors import HandshakeError
 from takhin.errors import UnavailableError
 
 P = ParamSpec("P")
@@ -46,7 +47,12 @@ class Retry:
 
 
 async def pause(retry: Retry, failures: int, error: UnavailableError, deadline: float) -> bool:
-    """Wait before the next attempt. Returns False, at once, if there is none before the deadline."""
+    """Wait before the next attempt. Returns False, at once, if there is none before the deadline.
+
+    After an error that does not heal there is none.
+    """
+    if isinstance(error, HandshakeError) and not error.heals:
+        return False
     wait_s = retry.wait_s(failures, error)
     if wait_s is None or monotonic() + wait_s >= deadline:
         logger.info("attempt %d failed, and was the last one: %s", failures, error)

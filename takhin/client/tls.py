@@ -36,9 +36,14 @@ class TlsFiles:
     ca: whom to trust; None: what gRPC trusts by default. certificate, key: the client's own.
     """
 
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    ca: Path | str | None = None
+    certificate: Path | str | None = None
+    key: Path | str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("ca", "certificate", "key"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(given))  # equal files are equal values
 
     def read(self) -> Tls:
         """What is in the files now. Raises InvalidArgumentError if they cannot be used."""
@@ -70,11 +75,11 @@ class TlsFiles:
         """How the files are known: when one has changed, so has this."""
         return tuple(_stamp(path) for path in (self.ca, self.certificate, self.key) if path is not None)
 
-    def _content(self, path: Path | None) -> bytes | None:
+    def _content(self, path: Path | str | None) -> bytes | None:
         if path is None:
             return None
         try:
-            with path.open("rb") as file:
+            with Path(path).open("rb") as file:
                 return file.read(FILE_BYTES_MAX)
         except OSError as error:
             raise InvalidArgumentError(f"cannot read {str(path)!r}: {error.strerror}", field="tls") from error
@@ -88,9 +93,9 @@ class TlsFiles:
             raise InvalidArgumentError(f"{str(self.ca)!r} has no certificate in PEM", field="tls") from error
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
+def _stamp(path: Path | str) -> tuple[int, ...]:
     try:
-        found = path.stat()
+        found = Path(path).stat()
     except OSError:
         return ()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

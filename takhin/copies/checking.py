@@ -91,8 +91,9 @@ def _missing(connection: apsw.Connection, log: LogRow, version: int) -> Iterator
     if dense < log.end_offset:
         within &= last == log.end_offset - 1 and (below > log.start_offset or first == log.start_offset)
     if count != log.end_offset - dense - given_up or not within:
-        found = f"{count + count_below} from {first} to {last}" if count + count_below else "none"
-        yield f"records do not lie densely from {dense} to {log.end_offset - 1}: there are {found}"
+        there = count + count_below
+        found = f"it has {there}, with offsets from {first} to {last}" if there else "it has none"
+        yield f"not every record from offset {dense} to {log.end_offset - 1} is in the file: {found}"
 
 
 def witness_fault(log: LogRow, noted: Mark | None) -> str | None:

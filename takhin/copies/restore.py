@@ -90,7 +90,11 @@ def restore(
             root = catalogue.folder.layout.unpacked
             unpack(source, root)
         _check_free(catalogue, names := _topics(root, wanted), wanted)
-        staged = _Stager(root, catalogue, progress).stage(names, wanted.partition)
+        try:
+            staged = _Stager(root, catalogue, progress).stage(names, wanted.partition)
+        except CopyError as error:
+            others = "; --topic restores one of the others" if len(names) > 1 else ""
+            raise CopyError(f"nothing was restored: {error}{others}") from error
         if wanted.partition is not None:
             return [_put_partition(catalogue, staged[0], wanted.partition)]
         return [_put_topic(catalogue, topic) for topic in staged]

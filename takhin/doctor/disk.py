@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from takhin.disk.capacity import unfit
 from takhin.disk.layout import Layout
 from takhin.doctor.findings import Finding, Level, gb
 from takhin.settings import Settings
@@ -41,7 +42,6 @@ def space(settings: Settings) -> Iterator[Finding]:
     """How much is free. Raises OSError."""
     system = os.statvfs(settings.data_dir)
     free, size = system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize
-    ballast = settings.storage.ballast_bytes
     what = f"{gb(free)} of {gb(size)} are free"
     do = "free some, or trim topics (`takhin topics trim`) and set their retention: docs/keeping-data.md"
     if system.f_flag & os.ST_RDONLY:
@@ -55,9 +55,8 @@ def space(settings: Settings) -> Iterator[Finding]:
         yield Finding(Level.WARN, "space", f"{what}, less than storage.free_bytes_low ({low})", do)
     else:
         yield Finding(Level.OK, "space", what)
-    if size and 4 * ballast > size:
-        do = "lower storage.ballast_bytes, or use a larger disk"
-        yield Finding(Level.WARN, "space", f"storage.ballast_bytes is {gb(ballast)} of {gb(size)}", do)
+    for what, do in unfit(settings.storage, size) if size else ():
+        yield Finding(Level.WARN, "space", what, do)
     if system.f_files and system.f_favail < INODES_FEW:
         do = "remove files: each open partition needs three"
         yield Finding(Level.WARN, "space", f"{system.f_favail} inodes are free", do)

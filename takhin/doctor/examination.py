@@ -35,6 +35,7 @@ def examine(settings: Settings) -> list[Finding]:
     return found + _all(
         ("settings", lambda: settings_fit(settings)),
         ("clock", lambda: machine.clock(files.newest)),
+        ("address", lambda: machine.addresses(settings, running=running)),
         ("certificate", lambda: certificate(settings)),
         ("limits", lambda: machine.limits(settings, pid)),
         ("memory", lambda: machine.memory(settings)),

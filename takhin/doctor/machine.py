@@ -18,8 +18,11 @@ from takhin.disk.connection import check_library, library_version
 from takhin.disk.native import ADVICE, load
 from takhin.doctor.findings import Finding, Level, gb
 from takhin.errors import StartupError
+from takhin.listening import trouble
 from takhin.native import NativeMissingError, NativeUnusableError
+from takhin.sentences import listed
 from takhin.settings import Settings
+from takhin.settings.security import UNIX, listen_address
 
 PROC = Path("/proc")
 CGROUP_MEMORY = (
@@ -55,6 +58,24 @@ def limits(settings: Settings, pid: int | None) -> Iterator[Finding]:
     if largest != resource.RLIM_INFINITY:
         what = f"no file may be larger than {gb(largest)}"
         yield Finding(Level.WARN, "limits", what, "start the broker without that limit (`ulimit -f`)")
+
+
+def addresses(settings: Settings, *, running: bool) -> Iterator[Finding]:
+    """Whether the broker can listen where it is to. running: it does, so its ports are rightly taken."""
+    if running:
+        return
+    places = [("listen", address) for address in map(listen_address, settings.listen) if address.kind != UNIX]
+    if settings.metrics.listen:
+        places.append(("metrics.listen", listen_address(settings.metrics.listen)))
+    well = []
+    for name, address in places:
+        if (why := trouble(address.host, address.port)) is None:
+            well.append(str(address))
+            continue
+        do = f"end what listens there, or set {name} to another address"
+        yield Finding(Level.BAD, "address", f"no broker can listen on {address}: {why}", do)
+    if well:
+        yield Finding(Level.OK, "address", f"a broker can listen on {listed(well, 'and')}")
 
 
 def _descriptors(pid: int | None) -> tuple[int, str]:

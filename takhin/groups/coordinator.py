@@ -37,7 +37,7 @@ from takhin.groups.seat import Seat
 from takhin.groups.state import may_commit
 from takhin.members import ANYBODY, Committer, Joined, JoinGroup, Reader
 from takhin.model import GroupState, TopicPartition
-from takhin.sentences import shown
+from takhin.sentences import counted, shown
 from takhin.settings import GroupSettings
 from takhin.storage.contract import Engine, Fence, Topic
 from takhin.turns import Backlog, Turnstile, others_turn
@@ -156,7 +156,7 @@ class Coordinator:
         if self._members_total < limit or event.member_id in group.members or group.holder(event.instance_id):
             return
         raise GroupFullError(
-            f"all groups together have {self._members_total} members; the limit is {limit} "
+            f"all groups together have {counted(self._members_total, 'member')}; the limit is {limit} "
             "(groups.members_total_max)",
             group_id=group.group_id,
         )
@@ -337,7 +337,7 @@ def _refused(
 
 def _not_empty(group: Group) -> GroupNotEmptyError:
     return GroupNotEmptyError(
-        f"group {shown(group.group_id)} has {len(group.members)} members", group_id=group.group_id
+        f"group {shown(group.group_id)} has {counted(len(group.members), 'member')}", group_id=group.group_id
     )
 
 

@@ -158,7 +158,8 @@ class LiveGroup:
         if member.seat is not None:
             member.seat.end(
                 FencedMemberError(
-                    f"member {shown(seat.member_id)} has come back on another stream",
+                    f"member {shown(seat.member_id)} is no longer on this stream: somebody has ended its "
+                    "membership (--force, Admin.end_members), or it has come back on another one",
                     member_id=seat.member_id,
                 )
             )

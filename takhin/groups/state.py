@@ -42,7 +42,7 @@ from takhin.groups.group import (
     Partitions,
     Subscription,
 )
-from takhin.sentences import shown
+from takhin.sentences import counted, shown
 
 
 def step(group: Group, event: Event, now: int, busy: Partitions = NOTHING) -> Step:
@@ -125,8 +125,8 @@ def _take(draft: Draft, event: Join, assigned: Partitions) -> None:
     rules = draft.before.rules
     if len(draft.members) >= rules.members_max:
         raise GroupFullError(
-            f"group {shown(draft.before.group_id)} has {len(draft.members)} members; groups.members_max is "
-            f"{rules.members_max}",
+            f"group {shown(draft.before.group_id)} has {counted(len(draft.members), 'member')}; "
+            f"groups.members_max is {rules.members_max}",
             group_id=draft.before.group_id,
         )
     if not draft.members:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import structlog
 
 from takhin.errors import StartupError
+from takhin.listening import trouble
 from takhin.settings import split_address
 
 logger = structlog.get_logger()
@@ -80,7 +81,8 @@ class HttpServer:
         try:
             self._server = await asyncio.start_server(self._connected, host, port, limit=HEAD_BYTES_MAX)
         except OSError as error:
-            raise StartupError(f"cannot listen on {self._listen} (metrics.listen): {error}") from error
+            why = trouble(host, port) or error.strerror
+            raise StartupError(f"cannot listen on {self._listen} (metrics.listen): {why}") from error
         taken = self._server.sockets[0].getsockname()[1]
         self.address = f"{self._listen.rpartition(':')[0]}:{taken}"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 
 from takhin.errors import StartupError
+from takhin.listening import trouble
 from takhin.rpc.calls import Watcher
 from takhin.rpc.certificates import Certificates
 from takhin.rpc.connections import ConnectionWatch
@@ -88,10 +89,8 @@ class Listener:
             credentials = self._certificates.credentials(ask_clients=address.kind == MTLS)
             return self._server.add_secure_port(address.target, credentials)
         except RuntimeError as error:
-            raise StartupError(
-                f"cannot listen on {address}: the address is in use by another process, or not of this "
-                "machine"
-            ) from error
+            why = trouble(address.host, address.port) if address.kind != UNIX else None
+            raise StartupError(f"cannot listen on {address}: {why or error}") from error
 
     async def stop(self, grace_seconds: float) -> None:
         """Say NOT_SERVING, refuse new calls, answer what is queued, end streams, then close.

@@ -61,7 +61,10 @@ def listen_address(text: str) -> ListenAddress:
         return ListenAddress(scheme, *split_address(rest.removeprefix("//")))
     if "://" in text:
         raise ValueError("HOST:PORT, tls://HOST:PORT, mtls://HOST:PORT or unix:PATH")
-    return ListenAddress(PLAIN, *split_address(text))
+    try:
+        return ListenAddress(PLAIN, *split_address(text))
+    except ValueError as error:
+        raise ValueError(f"{error}, or tls://HOST:PORT, mtls://HOST:PORT or unix:PATH") from None
 
 
 def main_address(addresses: Sequence[ListenAddress]) -> ListenAddress:

@@ -109,7 +109,7 @@ def test_a_port_of_another_program_is_refused(data_dir):
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         line, _ = refused("--data-dir", data_dir, "--listen", address)
-    assert address in line
+    assert line == f"takhin: cannot listen on {address}: another process listens there"
 
 
 def file_in_the_way(folder):
@@ -180,7 +180,7 @@ def test_an_address_that_is_none_is_refused(data_dir, listen):
 def test_an_address_of_another_machine_is_refused(data_dir):
     """An address that this machine does not have is refused and named."""
     line, _ = refused("--data-dir", data_dir, "--listen", "192.0.2.1:9092", "--allow-plaintext")
-    assert "192.0.2.1:9092" in line
+    assert line == "takhin: cannot listen on 192.0.2.1:9092: this machine has no such address"
 
 
 def test_a_mistaken_variable_is_refused(data_dir):

@@ -52,6 +52,9 @@ def test_the_first_token(tmp_path):
         third, info = admin.create_token("third", note="by a call")
         admin.change_access([Rule("third", "read", "group", "g", allow=True)])
         assert {of.principal for of in admin.list_tokens()} == {"boss", "other", "third"}
+        assert "; give a token by --token-file" in takhin(
+            "topics", "list", "--server", broker.address, code=1
+        )
         with Admin(broker.address, token=third) as refused, pytest.raises(PermissionDeniedError):
             refused.list_access()
         listed = json.loads(takhin("access", "list", "third", "--json", *at))
@@ -82,6 +85,7 @@ def test_the_first_token(tmp_path):
         ),
         (["tokens", "list", "--data-dir", "{data}", *MISSING], "give --data-dir or --server, not both"),
         (["tokens", "list", *MISSING], "no broker answers"),
+        (["tokens", "list", "--token-file", "none"], "cannot read the token's file"),
         (["access", "allow", "x", "read", "--data-dir", "{data}"], "give --topic or --group"),
         (["access", "allow", "x", "group", "--topic", "a", "--data-dir", "{data}"], "read, write or admin"),
     ],

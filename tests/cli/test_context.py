@@ -93,7 +93,7 @@ def test_each_failed_handshake_has_its_sentence(run, reached):
     line = run("topics", "list", "--server", address, "--ca", folder / "ca.pem", code=1)
     assert line == (
         f"takhin: no connection to {address}: the broker asks for a certificate of the client, and this "
-        "client has none\n"
+        "client has none (give --cert and --cert-key)\n"
     )
     assert "takes TLS alone" in run("health", "--server", address, code=3)
 
@@ -110,6 +110,10 @@ def test_the_commands(invoke, tmp_path):
         "token": "********",
     }
     assert f"ca: {tmp_path}/ca.pem\ntoken_file: {tmp_path}/token\n" in invoke("context", "show", "b")
+    added = invoke("context", "add", "d", "--server", "unix:t.sock", "--token-file", "none")
+    assert added == f"takhin: there is no file {tmp_path}/none yet (token_file)\nadded context d\n"
+    assert f"server: unix:{tmp_path}/t.sock\n" in invoke("context", "show", "d")
+    invoke("context", "remove", "d")
     assert "there is a context 'b'" in invoke("context", "add", "b", "--server", "c:3", code=1)
     invoke("context", "add", "b", "--server", "c:3", "--replace")
     assert [of["server"] for of in json.loads(invoke("context", "list", "--json"))] == ["tls://a:1", "c:3"]

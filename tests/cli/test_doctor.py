@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 
@@ -29,7 +30,7 @@ def doctor(data_dir, *args, prefix=(), **settings):
     """What `takhin doctor --json` finds that is not OK, by what it is about."""
     done = subprocess.run(
         [*prefix, *command("doctor", "--json", "--data-dir", data_dir, *args)],
-        env=environment(**settings),
+        env=environment(**{"listen": "127.0.0.1:0"} | settings),
         capture_output=True,
         text=True,
         timeout=60,
@@ -44,7 +45,9 @@ def doctor(data_dir, *args, prefix=(), **settings):
 
 def examined(data_dir, **settings):
     """The same without a process of its own: what is found that is not OK."""
-    flags = {"data_dir": str(data_dir)} | {f"storage.{name}": value for name, value in settings.items()}
+    flags = {"data_dir": str(data_dir), "listen": "127.0.0.1:0"} | {
+        f"storage.{name}": value for name, value in settings.items()
+    }
     return troubles(examine(config.load(flags, {}, None).settings))
 
 
@@ -241,8 +244,32 @@ def test_a_small_full_disk(stopped, tmp_path):
         system = os.statvfs(disk)
         with filler(disk, system.f_bavail * system.f_frsize):
             found = examined(folder)
-            assert found["space"].level == Level.BAD or "storage.ballast_bytes" in found["space"].what
+            assert found["space"].level == Level.BAD or "storage." in found["space"].what
             assert "No space left on device" in found["sync"].what
+
+
+def test_limits_that_a_small_disk_cannot_meet(stopped):
+    """A ballast that fits twice into no free space is a finding, and so is a mark above the whole disk."""
+    system = os.statvfs(stopped)
+    disk = system.f_blocks * system.f_frsize
+    found = examined(stopped, ballast_bytes=disk)
+    assert "after it was full, it never has" in found["space"].what
+    assert "it always counts as low" in examined(stopped, free_bytes_low=disk + 1)["space"].what
+
+
+def test_addresses(folder):
+    """An address that is taken, or not of this machine, is bad; beside the broker that has it, it is not."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        found = doctor(folder, listen=address, metrics_listen=address)["address"]
+        assert (found.level, found.what) == (
+            Level.BAD,
+            f"no broker can listen on {address}: another process listens there",
+        )
+    found = doctor(folder, listen="192.0.2.1:9092")["address"]
+    assert found.what.endswith("this machine has no such address")
+    with Broker(folder) as broker:
+        assert "address" not in doctor(folder, listen=broker.address)
 
 
 def test_certificates(folder, tmp_path):

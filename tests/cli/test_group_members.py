@@ -153,6 +153,15 @@ def test_members_keep_their_group(takhin, broker, group, args):
             }
 
 
+@pytest.mark.parametrize("force", [["--yes", "--force"], []], ids=["done", "shown"])
+def test_a_group_that_has_committed_nothing(takhin, broker, filled, force):
+    """A group that has members and no commit is not said to be missing: it is asked where to move it."""
+    with member(broker, "busy", filled, 1):
+        line = takhin.error("groups", "seek", "busy", "--to", "earliest", *force)
+        assert line == "group busy has committed nothing; give --topic to say where to move it"
+        assert "has 1 member;" in takhin.error("groups", "delete", "busy")
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [

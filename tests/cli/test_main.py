@@ -70,7 +70,6 @@ def test_help(args):
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        ([], "takhin: Missing command. (see takhin --help)"),
         (
             ["nosuch"],
             f"takhin: there is no command 'nosuch'; the commands are {KNOWN} (see takhin --help)",
@@ -89,6 +88,14 @@ def test_usage_errors(args, line):
     assert (done.returncode, done.stdout, done.stderr) == (1, "", line + "\n")
 
 
+@pytest.mark.parametrize("args", [[], ["topics"], ["context"]], ids=" ".join)
+def test_a_group_of_commands_alone(args):
+    """Without a command there is the help, on stderr, and exit code 1."""
+    done = run(*args)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == run(*args, "--help").stdout
+
+
 def test_client_commands_load_nothing_of_the_server(takhin, topic):
     """After real work with a broker, neither SQLite nor the broker's code is in sys.modules."""
     for args in (["topics", "describe"], ["produce", topic], ["consume", topic]):
@@ -101,7 +108,8 @@ def test_client_commands_load_nothing_of_the_server(takhin, topic):
 
 
 @pytest.mark.parametrize(
-    "args", [["topics", "list"], ["produce", "t"], ["consume", "t"], ["consume", "t", "--follow"]]
+    "args",
+    [["topics", "list"], ["produce", "t", "--timeout", "1"], ["consume", "t"], ["consume", "t", "--follow"]],
 )
 def test_no_broker_there(args):
     """One line names the address and says how to start a broker."""

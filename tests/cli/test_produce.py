@@ -231,6 +231,31 @@ def test_a_killed_broker_leaves_an_honest_count(takhin, tmp_path):
     assert produced > 0
 
 
+def test_it_waits_for_a_broker_from_the_start(takhin, tmp_path):
+    """Lines wait for a broker that is not there yet, and stderr says so."""
+    with Broker(tmp_path / "data") as broker:
+        address = broker.address
+        takhin.to(broker).output("topics", "create", "t")
+    takhin = takhin.to(broker)
+    with takhin.start("produce", "t", "--timeout", "30") as writer:
+        writer.stdin.write(b"late\n")
+        writer.stdin.close()
+        assert writer.stderr.readline() == f"takhin: still waiting: no broker answers at {address}\n".encode()
+        with Broker(tmp_path / "data", listen=address):
+            assert writer.wait(20) == 0
+            assert takhin.output("consume", "t") == b"late\n"
+        (line,) = without_waits(writer.stderr.read())
+        assert line.startswith("produced 1 record to t")
+
+
+def test_it_does_not_wait_for_what_does_not_heal(takhin, topic):
+    """With settings that cannot be right, the command fails at once and says why."""
+    began = time.monotonic()
+    line = takhin.error("produce", topic, "--tls", "--timeout", "60", stdin=b"a\n")
+    assert "it does not take TLS, which this client was told to use" in line
+    assert time.monotonic() - began < 10
+
+
 def test_it_rides_out_restarts(takhin, tmp_path):
     """The broker is killed three times while lines flow, and every line is stored once, in order."""
     lines = b"".join(b"%d\n" % number for number in range(300_000))

@@ -65,7 +65,7 @@ def test_print_config_without_sources_is_the_default():
         (
             ["--listen", "9092"],
             {},
-            "listen must be a list with commas, each item HOST:PORT, an IPv6 host in brackets, not '9092'",
+            "in brackets, or tls://HOST:PORT, mtls://HOST:PORT or unix:PATH, not '9092'",
         ),
         (["--log-level", "loud"], {}, "log.level must be one of debug, info, warning, error, not 'loud'"),
         (

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,54 @@ def test_any_command(takhin, broker, topic, name, number):
                 assert said == b"" or (name, said) == ("produce", b"interrupted: 0 records produced\n")
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("name", ["produce", "consume", "member", "top"])
+def test_pressed_again_and_again(takhin, topic, name):
+    """Signals that come while a command ends change nothing, and nothing of Python's shows."""
+    args = {
+        "produce": ["produce", topic],
+        "consume": ["consume", topic, "--follow"],
+        "member": ["consume", topic, "--group", "g", "--follow"],
+        "top": ["top"],
+    }[name]
+    pipe = subprocess.PIPE
+    line = command(*args)
+    with subprocess.Popen(line, env=takhin.environ(), stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        try:
+            if name == "top":
+                assert process.stdout.readline()
+            else:
+                eventually(lambda: handles(process.pid, signal.SIGINT))
+            while process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(0.005)
+            said = process.stderr.read()
+            assert process.returncode in (130, -signal.SIGINT)  # the latter in the interpreter's own end
+            assert said in (b"", b"interrupted: 0 records produced\n")
+        finally:
+            process.kill()
+
+
+BEFORE_THE_COMMAND = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "takhin.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from takhin.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_before_the_command_has_begun():
+    """Ctrl-C within the imports ends the process without a word."""
+    done = subprocess.run([sys.executable, "-c", BEFORE_THE_COMMAND], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a namespace of processes")

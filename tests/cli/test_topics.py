@@ -181,7 +181,6 @@ def test_describe_an_unknown_topic(takhin, topic):
         (["compact", "nosuch"], "there is no topic 'nosuch'"),
         (["delete"], "Missing argument 'NAME'"),
         (["creat", "x"], "there is no command 'creat'; did you mean 'create'?"),
-        ([], "Missing command"),
         (["create", "\udcff"], "is not UTF-8"),
         (["list", "--server", "nowhere"], "must be HOST:PORT"),
         (["list", "--server", "localhost:0"], "port 0"),

@@ -175,7 +175,7 @@ def test_without_the_library(monkeypatch):
     monkeypatch.setattr(compression, "import_module", _missing)
     compression.zstd.cache_clear()
     try:
-        with pytest.raises(InvalidArgumentError, match=r"pip install 'takhin\[zstd\]'"):
+        with pytest.raises(InvalidArgumentError, match=r"pip install '\.\[zstd\]'"):
             Producer("127.0.0.1:1", compression="zstd")
         Consumer("127.0.0.1:1")
     finally:

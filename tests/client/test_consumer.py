@@ -228,6 +228,13 @@ async def test_a_bad_assignment_is_refused_and_changes_nothing(server, ten, assi
         assert [record.offset async for record in consumer] == [8, 9]
 
 
+@pytest.mark.parametrize("options", [{"topics": ["t"]}, {"pattern": "t.*"}], ids=["topics", "pattern"])
+def test_topics_without_a_group(options):
+    """Whoever meant no group is told how to read topics without one."""
+    with pytest.raises(InvalidArgumentError, match="need a group_id; without one use assign_topics"):
+        Consumer("127.0.0.1:1", **options)
+
+
 async def test_an_offset_outside_the_log_is_no_silent_jump(server, ten):
     """An offset outside the log is raised with both ends, and a seek continues."""
     async with Consumer(server) as consumer:

@@ -175,7 +175,7 @@ async def test_what_is_refused_keeps_nothing_else_from_being_committed(server, a
         assert await committed(admin, name, topic) == {0: 1}
 
 
-async def test_members_that_are_ended(server, admin, wide, name):
+async def test_members_that_are_ended(server, admin, wide, name, caplog):
     """`Admin.end_members` fences all: they commit nothing of what they hold, and join again by themselves."""
     await spread(server, wide, 2)
     async with Member(server, name, wide) as one, Member(server, name, wide, instance_id="a") as two:
@@ -185,6 +185,9 @@ async def test_members_that_are_ended(server, admin, wide, name):
         await admin.commit_offsets(name, {(wide, partition): 1 for partition in range(3)})
         for member in (one, two):
             await member.until(lambda member=member: "lost" in {what for what, _ in member.told})
+        told = [of.getMessage() for of in caplog.records if "joins again" in of.getMessage()]
+        assert all("somebody has ended its membership" in sentence for sentence in told)
+        assert len(told) == 2
         await one.until(lambda: len(one.records + two.records) == 9)
         assert {r.offset for r in (one.records + two.records)[-3:]} <= {0, 1}
         assert held["one"] | held["two"] == {0, 1, 2}

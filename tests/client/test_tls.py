@@ -6,18 +6,17 @@ import asyncio
 import logging
 import socket
 import time
+from pathlib import Path
 
-import grpc
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from certificates import Authority, put
-from takhin.client import Admin, Consumer, Producer, Retry, Tls, TlsFiles
+from takhin.client import Admin, Consumer, Producer, Retry, Tls, TlsFiles, handshakes, sync
 from takhin.client.errors import HandshakeError, UnreachableError
 from takhin.client.handshakes import MISSING, REFUSED
 from takhin.errors import InvalidArgumentError
 from takhin.testing import MemoryBroker
-from takhin.v1 import takhin_pb2 as pb
 
 ONCE = Retry(attempts_max=1)
 
@@ -93,7 +92,7 @@ async def refused(address, **options):
 async def test_all_ways_in(broker, addresses, authority):
     """A client connects to every kind of listener; tls:// in the address stands for TLS."""
     assert await healthy(addresses["plain"])
-    assert await healthy(addresses["unix"], token="a token is safe there")
+    assert await healthy(addresses["unix"], token="a-token-is-safe-there")
     assert await healthy(addresses["tls"], tls=tls(authority), token="secret")
     assert await healthy(f"tls://{addresses['tls']}", tls=tls(authority))
     own = authority.issue("ann", usages=[ExtendedKeyUsageOID.CLIENT_AUTH])
@@ -105,6 +104,7 @@ async def test_which_side_refused_what(addresses, authority, strangers):
     both = (HandshakeError, UnreachableError)
     for to, trusted, own, reason, words in [
         ("tls", strangers, None, "SERVER_AUTHORITY", "not signed by an authority that this client trusts"),
+        ("tls", Authority(), None, "SERVER_AUTHORITY", "not signed by an authority"),  # of the same name
         ("tls", None, None, "SERVER_WANTS_TLS", "takes TLS alone"),
         ("plain", authority, None, "SERVER_IS_PLAIN", "does not take TLS"),
         ("mtls", authority, None, MISSING, "asks for a certificate of the client"),
@@ -302,40 +302,69 @@ async def test_channels_are_rebuilt(tmp_path, authority, strangers, caplog):
 
 
 async def test_a_new_authority_is_trusted_while_calls_fail(tmp_path, authority, strangers):
-    """A client that distrusts the broker connects as soon as its file of authorities has the right one."""
+    """A client that was connected before waits until its file has the authority of the broker's new one."""
     authority.issue().save(tmp_path)
-    put(tmp_path / "ca.pem", strangers.pem)
+    put(tmp_path / "ca.pem", authority.pem)
     with broker_of(tmp_path, "tls://127.0.0.1:0") as broker:
-        async with Admin(broker.address, tls=TlsFiles(ca=tmp_path / "ca.pem")) as admin:
-            waiting = asyncio.create_task(admin.health())
-            while admin._connection._diagnosis._looking is None:  # noqa: ASYNC110  it has failed once
-                await asyncio.sleep(0.01)
-            put(tmp_path / "ca.pem", authority.pem)
-            assert (await waiting).status == "healthy"
+        address = broker.address
+        admin = Admin(address, tls=TlsFiles(ca=tmp_path / "ca.pem"))
+        await admin.open()
+        assert (await admin.health()).status == "healthy"
+    strangers.issue().save(tmp_path)
+    with broker_of(tmp_path, f"tls://{address.rpartition('//')[2]}"):
+        waiting = asyncio.create_task(admin.health())
+        while admin._connection._diagnosis._reason != "SERVER_AUTHORITY":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        put(tmp_path / "ca.pem", strangers.pem)
+        assert (await waiting).status == "healthy"
+        await admin.close()
 
 
-async def test_a_token_goes_with_every_call():
-    """Every call carries `authorization: Bearer …`, as seen by a server that records what it receives."""
-    seen = []
+@pytest.mark.parametrize("kind", ["plain", "encrypted", "distrusted"])
+async def test_what_does_not_heal_is_raised_at_once(addresses, authority, strangers, kind):
+    """Clients with every retry left do not wait for what only a change of settings mends."""
+    to, trusted, reason = {
+        "plain": ("tls", None, "SERVER_WANTS_TLS"),
+        "encrypted": ("plain", authority, "SERVER_IS_PLAIN"),
+        "distrusted": ("tls", strangers, "SERVER_AUTHORITY"),
+    }[kind]
+    options = {"tls": trusted and tls(trusted)}
+    address = addresses[to]
+    began = time.monotonic()
+    with pytest.raises(HandshakeError) as caught:
+        async with Producer(address, **options) as producer:
+            await producer.send("topic", b"value")
+    assert caught.value.details["reason"] == reason
+    async with Consumer(address, **options) as consumer:
+        with pytest.raises(HandshakeError):
+            await consumer.assign_topics("topic")
+    async with Consumer(address, group_id="g", topics=["topic"], **options) as member:
+        with pytest.raises(HandshakeError):
+            await anext(aiter(member))
+    assert await asyncio.to_thread(_refused_blocking, address, options) == reason
+    assert time.monotonic() - began < 6
 
-    class Noting(grpc.aio.ServerInterceptor):
-        async def intercept_service(self, continuation, details):
-            seen.append(dict(details.invocation_metadata).get("authorization"))
-            return await continuation(details)
 
-    async def health(request, context):
-        return pb.HealthCheckResponse(status="healthy")
+def _refused_blocking(address, options):
+    with sync.Admin(address, **options) as admin, pytest.raises(HandshakeError) as caught:
+        admin.health()
+    return caught.value.details["reason"]
 
-    handler = grpc.unary_unary_rpc_method_handler(
-        health, pb.HealthCheckRequest.FromString, pb.HealthCheckResponse.SerializeToString
-    )
-    listening = grpc.aio.server(interceptors=[Noting()])
-    listening.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("takhin.v1.TakhinService", {"HealthCheck": handler})]
-    )
-    port = listening.add_insecure_port("127.0.0.1:0")
-    await listening.start()
-    assert await healthy(f"127.0.0.1:{port}", token="secret")
-    assert await healthy(f"127.0.0.1:{port}")
-    await listening.stop(None)
-    assert seen == ["Bearer secret", None]
+
+async def test_a_client_that_is_turned_away_waits_until_that_is_certain(addresses, authority, monkeypatch):
+    """Without the certificate that the broker asks for, a client gives up when it was so for a while."""
+    monkeypatch.setitem(handshakes.CERTAIN_SECONDS, MISSING, 0.2)
+    monkeypatch.setattr(handshakes, "AGAIN_SECONDS", 0.01)
+    began = time.monotonic()
+    async with Admin(addresses["mtls"], tls=tls(authority)) as admin:
+        with pytest.raises(HandshakeError) as caught:
+            await admin.health()
+    assert caught.value.details["reason"] == MISSING
+    assert 0.2 <= time.monotonic() - began < 5
+
+
+async def test_files_named_by_str(tmp_path, authority, addresses):
+    """TlsFiles takes what open() takes, and follows it."""
+    put(tmp_path / "ca.pem", authority.pem)
+    assert await healthy(addresses["tls"], tls=TlsFiles(ca=str(tmp_path / "ca.pem")))
+    assert TlsFiles(ca="ca.pem") == TlsFiles(ca=Path("ca.pem"))

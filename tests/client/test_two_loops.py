@@ -48,7 +48,7 @@ async def test_on_another_loop_every_method_says_so(server, topic):
 
 
 def test_on_another_loop_of_the_same_thread(server, topic):
-    """Loops that run one after the other on one thread are told apart, also by `send` in a row of sends."""
+    """Loops that run one after the other on one thread are not mixed up, also by `send` in a row of sends."""
 
     async def used(producer):
         for _ in range(3):

@@ -154,6 +154,17 @@ def test_a_bad_source_changes_nothing(damage, sentence, data, copy):
     assert tree(data / "topics") == before
 
 
+async def test_one_bad_topic_of_several(data, tmp_path):
+    """If one topic cannot be put back none is, and the sentence says so and what restores the others."""
+    await fill(data, topic="zebra", records=100)
+    copy = tmp_path / "copy2"
+    backup(data, copy)
+    flip_value(file(copy, 1), 300)
+    sentence = r"^nothing was restored: .*1.db is not put back: .*; --topic restores one of the others$"
+    with pytest.raises(CopyError, match=sentence):
+        restore(copy, tmp_path / "new")
+
+
 async def test_a_copy_without_its_write_ahead_logs(killed, tmp_path):
     """SQLite finds nothing wrong with such a copy, but the witness in it does."""
     file(killed, 1).with_name("1.db-wal").unlink()

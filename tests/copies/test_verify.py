@@ -136,11 +136,11 @@ FAULTS = {
     ),
     "a record too few": (
         lambda data: alter(file(data), "DELETE FROM records WHERE offset = 77"),
-        "records do not lie densely from 0 to 599: there are 599 from 0 to 599",
+        "not every record from offset 0 to 599 is in the file: it has 599, with offsets from 0 to 599",
     ),
     "none at the end": (
         lambda data: alter(file(data), "UPDATE log SET end_offset = 601, commits = commits + 1"),
-        "records do not lie densely from 0 to 600: there are 600 from 0 to 599",
+        "not every record from offset 0 to 600 is in the file: it has 600, with offsets from 0 to 599",
     ),
     "a header alone": (
         lambda data: alter(file(data), "INSERT INTO headers VALUES (600, 0, 'key', x'00')"),

@@ -119,7 +119,7 @@ async def test_a_stop_waits_for_no_client():
 async def test_an_address_in_use_stops_the_start():
     """The broker says which setting is at fault, and leaves nothing open."""
     async with server() as running:
-        with pytest.raises(StartupError, match=r"metrics\.listen"):
+        with pytest.raises(StartupError, match=r"\(metrics\.listen\): another process listens there"):
             async with server(metrics__listen=running.metrics.address):
                 pass
 

@@ -18,7 +18,7 @@ from takhin.errors import RefusedError
 from takhin.model import Batch, CleanupPolicy, ProduceRequest, TimestampType, TopicConfig
 from takhin.native import Library
 from takhin.settings import ProduceSettings
-from takhin.storage.sqlite.inserting import Columns, PackedRows
+from takhin.storage.sqlite.inserting import Columns, PackedRows, insert_all
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
 from takhin.wire.packed import PackedRequest, PlainRequests
@@ -125,7 +125,7 @@ def database() -> apsw.Connection:
 
 def stored(db: apsw.Connection, rows: Columns | PackedRows) -> list[list[Any]]:
     """What is in the tables when the rows are in there; it is removed again."""
-    for _ in rows.insert(db):
+    for _ in insert_all(db, [rows]):
         pass
     found = []
     for table in ("records", "headers", "zero_tails"):

@@ -2,17 +2,19 @@
 
 import random
 
+import apsw
 import pytest
 
-from native.comparing import SETTINGS, Comparison
+from native.comparing import SETTINGS, Comparison, database, stored
 from native.odd_requests import BAD_TEXTS, field, long_varint, odd_field, record, request
 from takhin import native
 from takhin.disk.overflow import HEADER_LAST_BYTES_MIN, RECORD_LAST_BYTES_MIN
 from takhin.settings import ProduceSettings
+from takhin.storage.sqlite.inserting import PackedRows
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
 from takhin.wire.crowd import SMALL_BYTES
-from takhin.wire.packed import RECORD_BYTES_MAX, RECORDS_MIN, PlainRequests
+from takhin.wire.packed import RECORD_BYTES_MAX, RECORDS_MIN, PlainRequests, packed_batch
 
 pytestmark = pytest.mark.skipif(isinstance(native.found(), Exception), reason=str(native.found()))
 
@@ -165,6 +167,19 @@ def test_zeros_that_matter_on_disk():
         assert is_plain(of(field(1, b"k" + zeros[:-7]) + field(2, zeros[:7]))) is plain
         assert is_plain(of(field(3, field(1, b"h") + field(2, zeros)))) is plain
     assert is_plain(of(field(1, many) + field(2, b"v")))
+
+
+def test_nothing_is_kept_of_a_request():
+    """SQLite has no copy of its records once they are in the table: there may be a thousand partitions."""
+    large, small = (of(*[field(2, b"v" * size)] * 10) for size in (100_000, 1))
+    db = database()
+    kept = []
+    for wire in (large, small):
+        found = PlainRequests(native.library(), SETTINGS)(wire)
+        stored(db, PackedRows(0, packed_batch(found, None).packed))
+        kept.append(apsw.memory_used())
+    assert kept[0] - kept[1] < 100_000
+    db.close()
 
 
 def test_the_odd_ones_are_odd():

@@ -5,6 +5,7 @@ import errno
 import os
 
 import pytest
+from structlog.testing import capture_logs
 
 from takhin.errors import StorageFullError
 from takhin.settings import StorageSettings
@@ -50,3 +51,25 @@ async def test_turns_on_a_full_disk_are_waited_for_no_longer_than_space(tmp_path
                 pytest.fail("two are freeing space at one time")
     async with asyncio.timeout(10), space.in_turn():
         pass
+
+
+async def test_limits_that_the_disk_cannot_meet_are_told(tmp_path):
+    """Where records would never be taken again after a full disk the broker says so when it starts."""
+    system = os.statvfs(tmp_path)
+    disk = system.f_blocks * system.f_frsize
+    with capture_logs() as told:
+        DiskSpace(
+            tmp_path, StorageSettings(ballast_bytes=disk, free_bytes_low=disk + 1), Troubles()
+        ).warn_of_unfit()
+        DiskSpace(tmp_path, StorageSettings(ballast_bytes=0, free_bytes_low=0), Troubles()).warn_of_unfit()
+    assert [(of["event"], of["log_level"]) for of in told] == [("disk_small", "warning")] * 2
+    assert "after it was full, it never has" in told[0]["reason"]
+    assert "it always counts as low" in told[1]["reason"]
+
+
+async def test_a_low_disk_names_the_setting(tmp_path):
+    """The sentence says below which setting the free space is, in units for people."""
+    troubles = Troubles()
+    await DiskSpace(tmp_path, StorageSettings(ballast_bytes=0, free_bytes_low=1 << 62), troubles).look()
+    (sentence,) = troubles.sentences
+    assert sentence.endswith(f"are free for {tmp_path}, less than storage.free_bytes_low (4611686.0 TB)")

@@ -258,4 +258,4 @@ def test_where_it_is_not_installed(code, said):
     done = subprocess.run([sys.executable, "-c", absent + code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert said in done.stderr
-    assert "pip install 'takhin[otel]'" in done.stderr
+    assert "pip install '.[server,otel]'" in done.stderr

@@ -18,7 +18,7 @@ from takhin.client.consuming.callbacks import Callback, Callbacks, in_callback
 from takhin.client.consuming.commits import Commits, Given
 from takhin.client.consuming.fetcher import FetchPlan
 from takhin.client.consuming.iterating import Records
-from takhin.client.consuming.lookup import Lookup, raise_no_group
+from takhin.client.consuming.lookup import NO_GROUP, Lookup, raise_no_group
 from takhin.client.consuming.options import GroupOptions, Habits, Places, Reset, check_subscribed
 from takhin.client.consuming.prefetched import Prefetched
 from takhin.client.consuming.scout import Scout
@@ -67,8 +67,8 @@ class Consumer(Client):
     silence_ms_max: a stream that is silent for so long is reopened; the broker sends something at least
     every `consume.heartbeat_ms` (5,000 by default).
     outage_timeout_ms: how long a partition's outage may last before iterating raises its error.
-    compression: "zstd" lets the broker compress records on their way (`takhin[zstd]`).
-    traces: make spans by OpenTelemetry, if the program has set it up (`takhin[otel]`); see docs/tracing.md.
+    compression: "zstd" lets the broker compress records on their way (the extra `zstd`).
+    traces: make spans by OpenTelemetry, if the program has set it up (the extra `otel`); see docs/tracing.md.
     """
 
     _kind = "Consumer"
@@ -117,7 +117,7 @@ class Consumer(Client):
         self._lookup = Lookup(self._calls, self._retry, group_id, places.first)
         if topics is not None or pattern is not None:
             subscription = Subscription(
-                group_id=group_id or raise_no_group(),
+                group_id=group_id or raise_no_group(NO_GROUP),
                 topics=check_subscribed(topics, pattern),
                 pattern=pattern or "",
                 client_id=client_id,

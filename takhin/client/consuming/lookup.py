@@ -22,6 +22,8 @@ from takhin.errors import InvalidArgumentError, UnknownPartitionError
 from takhin.model import TopicPartition
 
 LOOKUPS_AT_ONCE_MAX = 16
+NO_GROUP = "topics and a pattern need a group_id; without one use assign_topics"
+"""What a member without a group is told."""
 
 
 class Lookup:
@@ -104,6 +106,6 @@ class Lookup:
         return offsets
 
 
-def raise_no_group() -> NoReturn:
+def raise_no_group(sentence: str = "committed offsets belong to a group; give group_id") -> NoReturn:
     """Raise InvalidArgumentError: a group id is needed, and the consumer has none."""
-    raise InvalidArgumentError("committed offsets belong to a group; give group_id", field="group_id")
+    raise InvalidArgumentError(sentence, field="group_id")

@@ -66,7 +66,7 @@ class PendingBatch:
         self.done = False
         self.told = False
         self._settled: asyncio.Event | None = None
-        self._callbacks: deque[tuple[Callable[[Any], object], Entry]] = deque()
+        self._callbacks: deque[Any] = deque()  # one, its entry, the next one, …: no object for each pair
 
     def settle(self) -> None:
         """Release everybody who waits. Call when `outcomes` is complete."""
@@ -83,7 +83,7 @@ class PendingBatch:
 
         Returns True if that is so already: then the caller has to let the loop run `call_back`.
         """
-        self._callbacks.append((callback, entry))  # before the look, so that `settle` cannot miss it
+        self._callbacks.extend((callback, entry))  # before the look, so that `settle` cannot miss it
         return self.done
 
     def call_back(self) -> None:
@@ -92,8 +92,8 @@ class PendingBatch:
         What one of them raises goes to the loop's exception handler, and concerns nobody else.
         """
         callbacks = self._callbacks
-        for _ in range(len(callbacks)):  # what they add meanwhile has a turn of its own
-            callback, entry = callbacks.popleft()
+        for _ in range(len(callbacks) // 2):  # what they add meanwhile has a turn of its own
+            callback, entry = callbacks.popleft(), callbacks.popleft()
             try:
                 copy_context().run(callback, entry)
             except (SystemExit, KeyboardInterrupt):

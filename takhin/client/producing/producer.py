@@ -45,8 +45,8 @@ class Producer(Client):
     delivery_timeout_ms: from `send` until a record is acknowledged, or its delivery fails.
     idempotent: let the broker recognise what is sent again. Without it a retry may store records twice, and
     a retried `append` may fail with EndOffsetMismatchError because its first attempt succeeded.
-    compression: "zstd" compresses the records of a request on their way to the broker (`takhin[zstd]`).
-    traces: make spans by OpenTelemetry, if the program has set it up (`takhin[otel]`); see docs/tracing.md.
+    compression: "zstd" compresses the records of a request on their way to the broker (the extra `zstd`).
+    traces: make spans by OpenTelemetry, if the program has set it up (the extra `otel`); see docs/tracing.md.
     """
 
     _kind = "Producer"

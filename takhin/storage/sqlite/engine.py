@@ -119,6 +119,7 @@ class SqliteEngine:
             await parts.catalogue.load()
             parts.catalogue.settle_witness()
             await parts.shared.space.look()
+            parts.shared.space.warn_of_unfit()
         except BaseException:
             await self.close()
             raise

@@ -6,7 +6,7 @@ rows of values here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -108,7 +108,7 @@ class PackedRows:
 Rows = Columns | PackedRows
 
 
-def insert_all(db: apsw.Connection, waiting: Iterable[Rows]) -> Iterator[None]:
+def insert_all(db: apsw.Connection, waiting: Sequence[Rows]) -> Iterator[None]:
     """Insert rows that follow each other; yields where others may have their turn."""
     in_slice = 0
     for rows in waiting:
@@ -117,6 +117,14 @@ def insert_all(db: apsw.Connection, waiting: Iterable[Rows]) -> Iterator[None]:
             in_slice = 0
         yield from rows.insert(db)
         in_slice += rows.weight
+    if any(isinstance(rows, PackedRows) for rows in waiting):
+        _unbind(db)
+
+
+def _unbind(db: apsw.Connection) -> None:
+    """Let go of the last request: a statement that apsw keeps has a copy of it until it is used again."""
+    db.execute(sql.INSERT_PACKED, (b"", 0, 0, 0))
+    db.execute(sql.INSERT_PACKED_HEADERS, (b"", 0))
 
 
 def insert(

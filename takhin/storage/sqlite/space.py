@@ -19,8 +19,10 @@ from pathlib import Path
 
 import structlog
 
+from takhin.disk.capacity import unfit, wanted_after_full
 from takhin.disk.layout import Layout, unfinished
 from takhin.errors import StorageFullError
+from takhin.sentences import sized
 from takhin.settings import StorageSettings
 from takhin.storage.sqlite.troubles import Troubles
 
@@ -41,6 +43,7 @@ class DiskSpace:
         self.full = False
         self._folder = folder
         self._ballast = Layout(folder).ballast
+        self._settings = settings
         self._ballast_bytes = settings.ballast_bytes
         self._low_bytes = settings.free_bytes_low
         self._troubles = troubles
@@ -70,9 +73,15 @@ class DiskSpace:
 
     def error(self) -> StorageFullError:
         return StorageFullError(
-            f"the disk is full: {self._free_bytes()} bytes are free for {self._folder} (a quota may leave "
-            f"less), and records are taken again when {self._wanted_bytes} are"
+            f"the disk is full: {sized(self._free_bytes())} are free for {self._folder} (a quota may leave "
+            f"less), and records are taken again when {sized(self._wanted_bytes)} are"
         )
+
+    def warn_of_unfit(self) -> None:
+        """Say in the log which limits do not fit this disk."""
+        system = os.statvfs(self._folder)
+        for sentence, do in unfit(self._settings, system.f_blocks * system.f_frsize):
+            logger.warning("disk_small", reason=sentence, do=do)
 
     def ran_out(self) -> bool:
         """A write has met a full disk. True if there will soon be room for what frees more."""
@@ -121,7 +130,9 @@ class DiskSpace:
         """See how much is free, and act on it."""
         free = self._free_bytes()
         if free < self._low_bytes:
-            self._troubles.begin(LOW, f"{free} bytes are free for {self._folder}")
+            limit = sized(self._low_bytes)
+            what = f"{sized(free)} are free for {self._folder}, less than storage.free_bytes_low ({limit})"
+            self._troubles.begin(LOW, what)
         else:
             self._troubles.end(LOW)
         if free < SPENT_BYTES:  # before a write meets it, or a read that has to open its file
@@ -163,7 +174,7 @@ class DiskSpace:
     @property
     def _wanted_bytes(self) -> int:
         """Free bytes at which there is room for the ballast and as much again, for records."""
-        return max(2 * self._ballast_bytes, SPENT_BYTES)
+        return wanted_after_full(self._settings, SPENT_BYTES)
 
     def _free_bytes(self) -> int:
         system = os.statvfs(self._folder)
