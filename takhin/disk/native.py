@@ -26,7 +26,7 @@ def is_chosen(setting: str) -> bool:
     """True if records are to go the native way, by the setting storage.native. SQLite is then ready for it.
 
     Logs a warning if there is a library that cannot be used. Raises StartupError if the setting is "on" and
-    there is none, or only such a one.
+    there is none that can.
     """
     if setting == "off":
         return False

@@ -207,5 +207,5 @@ def test_a_library_of_another_version(monkeypatch):
     """One that is left from another version of the package is not used."""
     path = native.library().path
     monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
-    with pytest.raises(NativeUnusableError, match="install it again"):
+    with pytest.raises(NativeUnusableError, match="install takhin again"):
         Library(Path(path))

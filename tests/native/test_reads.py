@@ -1,15 +1,23 @@
 """The native library reads and encodes what Python reads and encodes, byte for byte."""
 
 import random
+import time
+from dataclasses import replace
 
 import pytest
 
 from native.comparing import database
 from storage.support import Store, alter
 from takhin import native
+from takhin.broker.consumption import consume
+from takhin.broker.shared_reads import SharedReads
+from takhin.broker.throttling import throttled
+from takhin.broker.unsent import Unsent
 from takhin.disk import statements as sql
-from takhin.model import CleanupPolicy, Header, Records
+from takhin.model import Caller, CleanupPolicy, ConsumeRequest, Header, Records
 from takhin.packed import joined
+from takhin.quotas import Quotas
+from takhin.settings import QuotaSettings, Settings
 from takhin.sizes import response_bytes
 from takhin.storage.sqlite.inserting import Columns
 from takhin.storage.sqlite.reader import Reader
@@ -159,6 +167,31 @@ async def test_reads_that_become_one_response(store, zeros):
     assert whole.encoded is None or whole.encoded.wire == encoded(0, expected)
     assert (list(whole.rows), dict(whole.headers)) == (expected.rows, expected.headers)
     assert (whole.next_offset, whole.size_bytes) == (4, expected.size_bytes)
+
+
+async def test_nobody_decodes_what_is_handed_on(store):
+    """A consumer that stops within a compacted log, over its quota, is given what C has encoded."""
+    config = replace(DEFAULTS, cleanup_policy=(CleanupPolicy.COMPACT,), min_cleanable_dirty_ratio=0.0)
+    (log,) = (await store.engine.create_topic(spec("t", 1, config))).partitions
+    for _ in range(2):
+        for at in range(0, 100, 10):
+            keys = [b"%d" % number for number in range(at, at + 10)]
+            headers = {number: [Header("h", b"v")] for number in range(10)}
+            await log.append(batch(*[b"v" * 100] * 10, keys=keys, headers=headers))
+    await log.compact(config, 1 << 50)
+    settings = Settings()
+    quotas = Quotas(QuotaSettings(address_consumed_bytes_per_s=100_000, burst_ms=20))
+    allowance = quotas.of(Caller("anonymous", "127.0.0.1:1"), time.monotonic())
+    allowance.consume(records=1, size_bytes=10_000, now=time.monotonic())
+    consume_settings = replace(settings.consume, heartbeat_ms=10)
+    reads, unsent = SharedReads(bytes_max=0, records_max=2_000), Unsent(1 << 20)
+    request = ConsumeRequest("t", 0, 0, stop_offset=150)
+    chunks = throttled(consume(log, request, reads, unsent, settings), allowance, consume_settings)
+    found = [chunk.records async for chunk in chunks]
+    (records,) = [each for each in found if each.rows]
+    assert "_made" not in vars(records.rows)
+    assert {each.next_offset for each in found if not each.rows} == {100}
+    assert [row[0] for row in records.rows] == list(range(100, 150))
 
 
 async def test_a_record_that_is_missing(store):
