@@ -2,10 +2,10 @@
  * record_zeros, header_zeros): one row with the records of [first, below) as a consume response has them.
  *
  * The limits are those of Reader.read (takhin/storage/sqlite/reader.py): all but the first record have to
- * fit. It ends before a record that is missing and should be there, as all do from `gaps_below` on. It has no
- * row, and Python does the read, if there is no record, and if one of them is none of those that it knows: it
- * ends in many zeros (takhin/disk/zero_tails.py), or has what no broker has written. The bytes of each record
- * are those of takhin/wire/encode.py. */
+ * fit. It ends before a record that is missing and should be there, as all do from `gaps_below` on. It ends, too,
+ * before a record that it does not know: one that ends in many zeros (takhin/disk/zero_tails.py), or has what
+ * no broker has written. If that is the first one, or there is none, it has no row, and Python does the read.
+ * The bytes of each record are those of takhin/wire/encode.py. */
 #include "buffer.h"
 #include "tables.h"
 
@@ -14,8 +14,8 @@
 SQLITE_EXTENSION_INIT3
 
 #define COLUMNS                                                                                               \
-    "CREATE TABLE responses (encoded BLOB, records INTEGER, size_bytes INTEGER, next_offset INTEGER, "         \
-    "first HIDDEN, below HIDDEN, records_max HIDDEN, bytes_max HIDDEN, headers_max HIDDEN, partition HIDDEN, " \
+    "CREATE TABLE responses (encoded BLOB, records INTEGER, size_bytes INTEGER, first_offset INTEGER, "        \
+    "next_offset INTEGER, first HIDDEN, below HIDDEN, records_max HIDDEN, bytes_max HIDDEN, headers_max HIDDEN, partition HIDDEN, " \
     "gaps_below HIDDEN, record_zeros HIDDEN, header_zeros HIDDEN)"
 
 /* Like READ and READ_HEADERS of takhin/disk/statements.py. */
@@ -25,7 +25,7 @@ SQLITE_EXTENSION_INIT3
 #define HEADERS                                                                                               \
     "SELECT offset, key, value FROM main.headers WHERE offset >= ? AND offset < ? ORDER BY offset, position"
 
-enum { ENCODED, RECORD_COUNT, SIZE_BYTES, NEXT_OFFSET, FIRST };
+enum { ENCODED, RECORD_COUNT, SIZE_BYTES, FIRST_OFFSET, NEXT_OFFSET, FIRST };
 enum {
     ARG_FIRST,
     ARG_BELOW,
@@ -39,8 +39,8 @@ enum {
     ARGUMENTS
 };
 
-/* What a step of the work has come to. DECLINED: Python is to do all of it. */
-typedef enum Outcome { GOES_ON, IS_FULL, DECLINED, FAILED } Outcome;
+/* What a step of the work has come to. ENDS: the response ends before the record at hand. */
+typedef enum Outcome { GOES_ON, ENDS, FAILED } Outcome;
 
 /* The statements of a connection, prepared by the first read. */
 typedef struct Table {
@@ -56,7 +56,7 @@ typedef struct Cursor {
     sqlite3_vtab_cursor base;
     sqlite3_int64 arguments[ARGUMENTS];
     Buffer encoded, of_record;
-    sqlite3_int64 count, size, header_count, next_offset;
+    sqlite3_int64 count, size, header_count, first_offset, next_offset;
     bool header_waits; /* the headers' statement is at a row of a later record */
     bool has_row;
 } Cursor;
@@ -130,9 +130,9 @@ static Outcome take_header(Cursor *cursor, sqlite3_stmt *row, sqlite3_int64 *siz
     Span key, value;
     if (!get_bytes(sqlite3_column_value(row, 1), SQLITE_TEXT, &key) ||
         !get_bytes(sqlite3_column_value(row, 2), SQLITE_BLOB, &value))
-        return DECLINED;
+        return ENDS;
     if (key.size == 0 || value.at == NULL || !is_utf8(key) || ends_in_zeros(key, value, cursor->arguments[ARG_HEADER_ZEROS]))
-        return DECLINED;
+        return ENDS;
     *size += HEADER_OVERHEAD_BYTES + key.size + value.size;
     if (value.size == 0)
         value.at = NULL; /* as protobuf writes it */
@@ -155,11 +155,11 @@ static Outcome take_headers(Table *table, Cursor *cursor, sqlite3_int64 offset, 
         if (of > offset)
             return GOES_ON;
         if (of < offset) /* of a record that is not there */
-            return DECLINED;
+            return ENDS;
         ++*count;
         if (cursor->count > 0 && (cursor->header_count + *count > cursor->arguments[ARG_HEADERS_MAX] ||
                                   cursor->size + *size > cursor->arguments[ARG_BYTES_MAX]))
-            return IS_FULL;
+            return ENDS;
         Outcome outcome = take_header(cursor, table->headers, size);
         if (outcome != GOES_ON)
             return outcome;
@@ -178,23 +178,23 @@ static Outcome take_record(Table *table, Cursor *cursor)
     const sqlite3_int64 *arguments = cursor->arguments;
     sqlite3_int64 offset = sqlite3_value_int64(sqlite3_column_value(row, 0));
     if (offset > cursor->next_offset && offset > arguments[ARG_GAPS_BELOW])
-        return IS_FULL;
+        return ENDS;
     Span key, value;
     sqlite3_value *stamp = sqlite3_column_value(row, 1);
     sqlite3_int64 timestamp = sqlite3_value_type(stamp) == SQLITE_INTEGER ? sqlite3_value_int64(stamp) : -1;
     if (!get_bytes(sqlite3_column_value(row, 2), SQLITE_BLOB, &key) ||
         !get_bytes(sqlite3_column_value(row, 3), SQLITE_BLOB, &value))
-        return DECLINED;
+        return ENDS;
     if (timestamp < 0 || ends_in_zeros(key, value, arguments[ARG_RECORD_ZEROS]))
-        return DECLINED;
+        return ENDS;
     sqlite3_int64 size = RECORD_OVERHEAD_BYTES + key.size + value.size, header_count = 0;
     if (cursor->count > 0 && cursor->size + size > arguments[ARG_BYTES_MAX])
-        return IS_FULL;
+        return ENDS;
     Outcome outcome = take_headers(table, cursor, offset, &size, &header_count);
     if (outcome != GOES_ON)
         return outcome;
     if (cursor->count > 0 && cursor->size + size > arguments[ARG_BYTES_MAX])
-        return IS_FULL;
+        return ENDS;
     int64_t body = field_size(key) + field_size(value) + 3 + varint_size((uint64_t)timestamp) +
                    varint_size((uint64_t)offset) + varint_size((uint64_t)arguments[ARG_PARTITION]) +
                    cursor->of_record.size;
@@ -211,7 +211,8 @@ static Outcome take_record(Table *table, Cursor *cursor)
         memcpy(encoded->bytes + encoded->size, cursor->of_record.bytes, (size_t)cursor->of_record.size);
         encoded->size += cursor->of_record.size;
     }
-    cursor->count++;
+    if (cursor->count++ == 0)
+        cursor->first_offset = offset;
     cursor->size += size;
     cursor->header_count += header_count;
     cursor->next_offset = after(offset);
@@ -247,7 +248,7 @@ static int run(Table *table, Cursor *cursor)
         rc = sqlite3_errcode(table->db);
         return rc == SQLITE_OK || rc == SQLITE_ROW ? SQLITE_NOMEM : rc;
     }
-    cursor->has_row = outcome != DECLINED && cursor->count > 0;
+    cursor->has_row = cursor->count > 0;
     return SQLITE_OK;
 }
 
@@ -302,6 +303,9 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int numbe
         break;
     case SIZE_BYTES:
         sqlite3_result_int64(context, cursor->size);
+        break;
+    case FIRST_OFFSET:
+        sqlite3_result_int64(context, cursor->first_offset);
         break;
     case NEXT_OFFSET:
         sqlite3_result_int64(context, cursor->next_offset);

@@ -3,9 +3,9 @@
 
 /* What a batch may have at most; what has more is left to Python, which refuses it. zeros: a record or a header
  * that ends in so many may need a row of its own (takhin/disk/zero_tails.py), which only Python writes.
- * head_bytes, head_fields: what there may be besides the records. */
+ * header_bytes: of one header. head_bytes, head_fields: what there may be besides the records. */
 typedef struct Limits {
-    int64_t records, headers, record_headers, zeros, head_bytes, head_fields;
+    int64_t records, headers, record_headers, header_bytes, zeros, head_bytes, head_fields;
 } Limits;
 
 /* begin, end: where the records are in the request, all of them and nothing else.
@@ -38,6 +38,8 @@ static bool scan_headers(const Record *record, const Limits *limits, Facts *fact
     while (read_header(&reading, &header)) {
         if (header.key.size == 0 || !is_utf8(header.key) || ends_in_zeros(header.key, header.value, limits->zeros))
             return false;
+        if (header.key.size + header.value.size > limits->header_bytes)
+            return false;
         *size += header_bytes(&header);
         if (++count > limits->record_headers || ++facts->headers > limits->headers)
             return false;
@@ -69,8 +71,8 @@ static bool scan_record(const Record *record, const Limits *limits, Facts *facts
 }
 
 /* 1 for a request that is plain: its records are in one piece and in the ordinary form, and within the limits.
- * `facts` then says what they are. 0 otherwise, also for one without
- * records. The fields around the records are passed over: protobuf reads them, as a request of their own. */
+ * `facts` then says what they are. 0 otherwise, also for one without records. The fields around the records
+ * are passed over: protobuf reads them, as a request of their own. */
 EXPORTED int takhin_scan(const byte *request, int64_t size, const Limits *limits, Facts *facts)
 {
     Reading reading = {request, request + size};

@@ -116,7 +116,7 @@ class InvalidConfigError(RefusedError):
 
 
 class InvalidRecordError(RefusedError):
-    """A record with an impossible timestamp or a header without a key."""
+    """A record with an impossible timestamp, or with a header that has no key or is too large."""
 
 
 class InvalidBatchError(RefusedError):

@@ -19,7 +19,6 @@ from takhin.errors import (
     UnsupportedReplicationError,
 )
 from takhin.model import INT64_MAX, Batch, Condition, Source, TopicConfig
-from takhin.native import Sought
 from takhin.sentences import shown
 from takhin.sizes import HEADER_OVERHEAD_BYTES, size_bytes
 
@@ -156,6 +155,21 @@ def check_source(source: Source, end: int) -> None:
         raise OffsetOutOfRangeError(source.topic, source.partition, source.offset, 0, end)
 
 
+def check_headers(batch: Batch, header_bytes_max: int) -> None:
+    """Accept headers of at most so many bytes, their keys and values."""
+    if batch.size_bytes <= header_bytes_max:  # else no single header can be larger
+        return
+    for position, of_record in batch.headers.items():
+        for i, (key, value) in enumerate(of_record):
+            size = len(key.encode()) + len(value)
+            if size > header_bytes_max:
+                raise InvalidRecordError(
+                    f"header {i} of {_named(position, batch)} has {size} bytes, its key and its value; at "
+                    f"most {header_bytes_max} (produce.header_bytes_max)",
+                    record=position,
+                )
+
+
 def check_batch(batch: Batch, config: TopicConfig, *, now: int) -> Batch:
     """Return `batch` if its record sizes, timestamps and keys are allowed. now: ms since 1970."""
     max_message_bytes, packed = config.max_message_bytes, batch.packed
@@ -164,7 +178,7 @@ def check_batch(batch: Batch, config: TopicConfig, *, now: int) -> Batch:
         _check_record_sizes(batch, max_message_bytes)
     _check_timestamps(batch, config, now)
     if config.compacts and batch.has_keyless:
-        position = list(batch.keys).index(None) if packed is None else packed.find(Sought.KEYLESS)[0]
+        position = list(batch.keys).index(None) if packed is None else packed.find_keyless()
         raise InvalidRecordError(
             f"{_named(position, batch)} has no key, and the topic's cleanup.policy is compact: "
             "of each key the last record is kept, so a record needs one",
@@ -198,9 +212,7 @@ def _check_timestamps(batch: Batch, config: TopicConfig, now: int) -> None:
     else:
         return
     packed = batch.packed
-    position = (
-        list(batch.timestamps).index(wrong) if packed is None else packed.find(Sought.STAMPED, wrong)[0]
-    )
+    position = list(batch.timestamps).index(wrong) if packed is None else packed.find_stamped(wrong)
     raise InvalidRecordError(f"{_named(position, batch)} has timestamp {wrong}: {rule}", timestamp=wrong)
 
 
@@ -212,7 +224,7 @@ def _check_record_sizes(batch: Batch, max_message_bytes: int) -> None:
             if size > max_message_bytes:
                 raise _too_large(_named(position, batch), position, size, max_message_bytes)
     elif packed.facts.record_bytes_max > max_message_bytes:
-        position, size = packed.find(Sought.LARGER, max_message_bytes)
+        position, size = packed.find_larger(max_message_bytes)
         raise _too_large(_named(position, batch), position, size, max_message_bytes)
 
 

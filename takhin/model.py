@@ -146,6 +146,11 @@ class Records:
     encoded: Encoded | None = None
 
     @property
+    def first_offset(self) -> int:
+        """The offset of the first record. There must be one."""
+        return self.rows[0][0] if self.encoded is None else self.encoded.first_offset
+
+    @property
     def size_bytes(self) -> int:
         """What they take in a response, rounded up."""
         if self.encoded is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 NAME = "_native"
 """Of the file in this package, without its suffix."""
-VERSION = 2
+VERSION = 3
 """That of native/takhin.h. A file of another one is left over from another version of the package."""
 ZEROS_MAX = 2_000
 """A record or header that ends in as many zeros is stored by Python: with a few more it needs a row that only
@@ -26,15 +26,22 @@ class NativeMissingError(Exception):
     """There is no library that can be used. Its text is a sentence without its end."""
 
 
+class NativeUnusableError(NativeMissingError):
+    """There is a file of the library, and it cannot be used: most likely it is left from another version."""
+
+
 class Limits(ctypes.Structure):
     """What a plain request has at most.
 
-    zeros: at the end of a record. head_bytes, head_fields: besides its records.
+    header_bytes: of one header. zeros: at the end of a record. head_bytes, head_fields: besides its records.
     """
 
     _fields_ = tuple(
         (name, ctypes.c_int64)
-        for name in ("records", "headers", "record_headers", "zeros", "head_bytes", "head_fields")
+        for name in (
+            *("records", "headers", "record_headers", "header_bytes"),
+            *("zeros", "head_bytes", "head_fields"),
+        )
     )
 
 
@@ -80,7 +87,7 @@ class Library:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises NativeMissingError."""
+        """Raises NativeUnusableError."""
         try:
             functions = ctypes.PyDLL(str(path))
             version = functions.takhin_version()
@@ -90,9 +97,11 @@ class Library:
                 functions.takhin_find,
             )
         except (OSError, AttributeError) as error:
-            raise NativeMissingError(f"{path} cannot be loaded: {error}") from error
+            raise NativeUnusableError(f"{path} cannot be loaded: {error}") from error
         if version != VERSION:
-            raise NativeMissingError(f"{path} has version {version}, and this is {VERSION}: install it again")
+            raise NativeUnusableError(
+                f"{path} has version {version}, and this is {VERSION}: install takhin again"
+            )
         self.path = path
         self._scan.argtypes = (
             *(ctypes.c_char_p, ctypes.c_int64),

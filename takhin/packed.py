@@ -91,12 +91,20 @@ class Packed:
         """Where the records are in the request."""
         return range(self.facts.begin, self.facts.end)
 
-    def find(self, what: Sought, number: int = 0) -> tuple[int, int]:
-        """(the position of the first record of its kind, its bytes if those were asked for).
+    def find_keyless(self) -> int:
+        """The position of the first record without a key. Raises ValueError if each has one.
 
-        Nothing is unpacked for it: a request may be large. Raises ValueError if there is none.
+        Nothing is unpacked for it, nor for what the next two find: a request may be large.
         """
-        return library().find(self.request, self.part, what, number)
+        return library().find(self.request, self.part, Sought.KEYLESS)[0]
+
+    def find_stamped(self, timestamp: int) -> int:
+        """The position of the first record that came with this timestamp. Raises ValueError if none did."""
+        return library().find(self.request, self.part, Sought.STAMPED, timestamp)[0]
+
+    def find_larger(self, size_bytes: int) -> tuple[int, int]:
+        """(the position of the first record of more bytes, its bytes). Raises ValueError if there is none."""
+        return library().find(self.request, self.part, Sought.LARGER, size_bytes)
 
     def stamped(self, now: int, *, every: bool) -> Packed:
         """With the broker's clock (ms) where there is no timestamp, or everywhere."""
@@ -112,19 +120,15 @@ class Packed:
 
     @property
     def lowest_timestamp(self) -> int:
-        return self.now if self._all_now else min(self.facts.lowest, self._now_if_used)
+        if self.every:
+            return self.now
+        return min(self.facts.lowest, self.now) if self.facts.unstamped else self.facts.lowest
 
     @property
     def highest_timestamp(self) -> int:
-        return self.now if self._all_now else max(self.facts.highest, self._now_if_used)
-
-    @property
-    def _all_now(self) -> bool:
-        return self.every or self.facts.unstamped == self.facts.records
-
-    @property
-    def _now_if_used(self) -> int:
-        return self.now if self.facts.unstamped else self.facts.first
+        if self.every:
+            return self.now
+        return max(self.facts.highest, self.now) if self.facts.unstamped else self.facts.highest
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +136,12 @@ class Encoded:
     """What a read has found, as a consume response has it.
 
     wire: the bytes of its records. size_bytes: what they count for, as `sizes.response_bytes` says.
+    first_offset: of the first one.
     """
 
     wire: bytes
     size_bytes: int
+    first_offset: int
 
 
 def encoded_records(encoded: Encoded, count: int, next_offset: int) -> Records:
@@ -187,7 +193,7 @@ def joined(pieces: Sequence[Records]) -> Records:
     encoded = [piece.encoded for piece in pieces if piece.encoded is not None]
     if len(encoded) == len(pieces):
         wire = b"".join(each.wire for each in encoded)
-        whole = Encoded(wire, sum(each.size_bytes for each in encoded))
+        whole = Encoded(wire, sum(each.size_bytes for each in encoded), encoded[0].first_offset)
         return encoded_records(whole, sum(len(piece.rows) for piece in pieces), next_offset)
     rows = [row for piece in pieces for row in piece.rows]
     headers = {offset: of_record for piece in pieces for offset, of_record in piece.headers.items()}

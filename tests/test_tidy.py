@@ -328,12 +328,13 @@ ANY_SQLITE = {"apsw", "_sqlite3", *SQLITE_OF_PYTHON}
     ("packages", "unwanted"),
     [
         (("takhin.wire.*", "takhin.v1.*", "takhin.client.*", "takhin.cli.*"), ANY_SQLITE),
+        (("takhin.client.*", "takhin.cli.produce", "takhin.cli.consume"), {"ctypes", "takhin.native"}),
         (("takhin.storage.*", "takhin.rpc.*", "takhin.server", "takhin.process"), ANY_SQLITE - {"apsw"}),
     ],
-    ids=["clients", "broker"],
+    ids=["clients", "clients-in-c", "broker"],
 )
-def test_imports_load_no_sqlite(packages: tuple[str, ...], unwanted: set[str]) -> None:
-    """Importing what clients need loads no SQLite, and importing the broker loads apsw's alone."""
+def test_what_imports_do_not_load(packages: tuple[str, ...], unwanted: set[str]) -> None:
+    """Importing what clients need loads no SQLite and no library of ours; the broker's code loads apsw's."""
     names = [name for name in (*MODULES, "takhin.v1.takhin_pb2_grpc") if allowed(name, packages)]
     code = f"import sys, {', '.join(names)}; print({unwanted!r} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -63,10 +63,10 @@ async def consume(
             end = log.end_offset
             most = min(left, response_records) - gathered.count
             most = min(most, stop - position)
-            records = await gathered.read(reads, position, max_records=most)
+            records = await gathered.read(reads, position, max_records=most, below=stop)
             full = len(records.rows) == most or records.next_offset < end or records.next_offset >= stop
             position = records.next_offset
-            for answer in gathered.answers(_below(records, stop), full=full):
+            for answer in gathered.answers(records, full=full):
                 left -= len(answer.rows)
                 yield Chunk(answer, log.end_offset)
 
@@ -91,15 +91,18 @@ class Gathered:
         """How many records there are."""
         return sum(len(piece.rows) for piece in self._pieces)
 
-    async def read(self, reads: SharedReads, position: int, *, max_records: int) -> Records:
-        """What comes next in the log, as much as there is room for."""
+    async def read(self, reads: SharedReads, position: int, *, max_records: int, below: int) -> Records:
+        """What comes next in the log, below an offset, as much as there is room for."""
         if not self._pieces:
             self.close()
             self._room = self._unsent.reserve(self._max_bytes)
         if not self._min_bytes:
-            return await reads.read(self._log, position, max_bytes=self._room, max_records=max_records)
+            return await reads.read(
+                self._log, position, max_bytes=self._room, max_records=max_records, below=below
+            )
         # Not a shared read: what another consumer was given may be less than there is now.
-        return await self._log.read(position, max_bytes=self._room - self._bytes, max_records=max_records)
+        room = self._room - self._bytes
+        return await self._log.read(position, max_bytes=room, max_records=max_records, below=below)
 
     def answers(self, records: Records, *, full: bool) -> Iterator[Records]:
         """Add what was read; the responses that are due by it. full: what follows has no room with it."""
@@ -156,18 +159,6 @@ async def _grown(log: PartitionLog, end: int, deadline: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _below(records: Records, stop: int) -> Records:
-    """The records below `stop`.
-
-    A read is bounded by a number of records. In a log with gaps that many records reach beyond `stop`.
-    """
-    if records.next_offset <= stop or not records.rows or records.rows[-1][0] < stop:
-        return records
-    rows = [row for row in records.rows if row[0] < stop]
-    headers = {offset: of_record for offset, of_record in records.headers.items() if offset < stop}
-    return Records(rows, headers, stop)
 
 
 def _check(request: ConsumeRequest, settings: ConsumeSettings) -> None:

@@ -178,8 +178,9 @@ class RecordVerbs:
         batch, acks = request.batch, request.required_acks
         if not batch.values:
             raise InvalidBatchError("a batch has at least one record")
-        if batch.packed is None:  # else they were counted when they were looked at
+        if batch.packed is None:  # else it was within all limits when it was looked at
             self.check_counts(len(batch.values), map(len, batch.headers.values()))
+            limits.check_headers(batch, self._settings.produce.header_bytes_max)
         if acks is not None:
             limits.check_range("required_acks", acks, -1, 1)
         if request.timeout_ms:

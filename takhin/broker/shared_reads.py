@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from takhin.model import Records
+from takhin.model import INT64_MAX, Records
 from takhin.storage.contract import PartitionLog
 
 Key = tuple[PartitionLog, int, int, int]
@@ -42,17 +42,19 @@ class SharedReads:
                 for key in [key for key in self._kept if key[0] is log]:
                     self._drop(key)
 
-    async def read(self, log: PartitionLog, offset: int, *, max_bytes: int, max_records: int) -> Records:
+    async def read(
+        self, log: PartitionLog, offset: int, *, max_bytes: int, max_records: int, below: int = INT64_MAX
+    ) -> Records:
         """Like `PartitionLog.read`; equal questions get the same object."""
         if self._consumers[log] < 2:
-            return await log.read(offset, max_bytes=max_bytes, max_records=max_records)
+            return await log.read(offset, max_bytes=max_bytes, max_records=max_records, below=below)
         max_records = min(max_records, self._records_max - offset % self._records_max)
         key = (log, offset, max_bytes, max_records)
-        kept = self._kept.get(key)
-        if kept is not None and not log.closed and log.start_offset <= offset:
+        kept, _ = self._kept.get(key, (None, 0))
+        if kept is not None and kept.next_offset <= below and not log.closed and log.start_offset <= offset:
             self._kept.move_to_end(key)
-            return kept[0]
-        records = await log.read(offset, max_bytes=max_bytes, max_records=max_records)
+            return kept
+        records = await log.read(offset, max_bytes=max_bytes, max_records=max_records, below=below)
         if records.rows:
             self._keep(key, records)
         return records

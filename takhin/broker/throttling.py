@@ -43,7 +43,8 @@ async def throttled(
                 while wait_s > heartbeat_s:
                     wait_s -= heartbeat_s
                     await asyncio.sleep(heartbeat_s)
-                    yield Chunk(Records((), {}, records.rows[0][0]), chunk.end_offset, settings.heartbeat_ms)
+                    alive = Records((), {}, records.first_offset)
+                    yield Chunk(alive, chunk.end_offset, settings.heartbeat_ms)
                 await asyncio.sleep(wait_s)
             except BaseException:
                 allowance.consumed_not(records=len(records.rows), size_bytes=size_bytes)

@@ -8,9 +8,12 @@ from __future__ import annotations
 from functools import cache
 
 import apsw
+import structlog
 
 from takhin.errors import StartupError
-from takhin.native import Library, NativeMissingError, library
+from takhin.native import Library, NativeMissingError, NativeUnusableError, library
+
+logger = structlog.get_logger()
 
 ENTRY_POINT = "sqlite3_takhin_init"
 ADVICE = (
@@ -22,7 +25,8 @@ ADVICE = (
 def is_chosen(setting: str) -> bool:
     """True if records are to go the native way, by the setting storage.native. SQLite is then ready for it.
 
-    Raises StartupError if the setting is "on" and there is no library.
+    Logs a warning if there is a library that cannot be used. Raises StartupError if the setting is "on" and
+    there is none that can.
     """
     if setting == "off":
         return False
@@ -33,6 +37,9 @@ def is_chosen(setting: str) -> bool:
             raise StartupError(
                 f"storage.native is on, and there is no native library: {error}; {ADVICE}"
             ) from error
+        if isinstance(error, NativeUnusableError):
+            reason = f"{error}; records go through Python, which is slower"
+            logger.warning("native_library_unusable", reason=reason)
         return False
     return True
 
@@ -50,7 +57,7 @@ def load() -> Library:
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1)
         connection.load_extension(str(native.path), ENTRY_POINT)
     except (apsw.Error, AttributeError) as error:  # an SQLite that was built without extensions
-        raise NativeMissingError(f"SQLite does not load {native.path}: {error}") from error
+        raise NativeUnusableError(f"SQLite does not load {native.path}: {error}") from error
     finally:
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0)
         connection.close()

@@ -56,16 +56,26 @@ INSERT_PACKED_HEADERS = (
     "SELECT offset, position, key, value FROM takhin_headers(?,?)"
 )
 READ_ENCODED = (
-    "SELECT encoded, records, size_bytes, next_offset FROM takhin_read("
+    "SELECT encoded, records, size_bytes, first_offset, next_offset FROM takhin_read("
     ":first, :below, :records_max, :bytes_max, :headers_max, :partition, :gaps_below, "
     f"{overflow.RECORD_LAST_BYTES_MIN}, {overflow.HEADER_LAST_BYTES_MIN})"
 )
-"""Records as a response has them: native/read.c. No row: READ and READ_HEADERS are to be used."""
+"""The next records as a response has them: native/read.c. No row: READ and READ_HEADERS are to be used."""
 
 TABLE_FUNCTIONS = ("takhin_records", "takhin_headers", "takhin_read")
 """The library's. What has such a name in a file would stand before them."""
 
-INSERT_HEADER = "INSERT INTO headers (offset, position, key, value) VALUES (?,?,?,?)"
+
+@cache
+def insert_headers(rows: int) -> str:
+    """Parameters: offset, position, key, value of each row; as many rows as of `insert_records`.
+
+    A statement looks for its place once. For that SQLite reads the rows there whole, however large they are.
+    """
+    return f"INSERT INTO headers (offset, position, key, value) VALUES {','.join(['(?,?,?,?)'] * rows)}"
+
+
+INSERT_HEADER = insert_headers(1)
 PUT_BLOCK = "INSERT OR REPLACE INTO time_blocks (beyond, highest, appended) VALUES (?,?,?)"
 SET_END = "UPDATE log SET end_offset = ?, commits = ?"
 COUNT_COMMIT = "UPDATE log SET commits = commits + 1 RETURNING commits, end_offset"

@@ -19,7 +19,7 @@ from takhin.disk.native import ADVICE, load
 from takhin.doctor.findings import Finding, Level, gb
 from takhin.errors import StartupError
 from takhin.listening import trouble
-from takhin.native import NativeMissingError
+from takhin.native import NativeMissingError, NativeUnusableError
 from takhin.sentences import listed
 from takhin.settings import Settings
 from takhin.settings.security import UNIX, listen_address
@@ -167,9 +167,14 @@ def native_library(settings: Settings) -> Iterator[Finding]:
     try:
         what = f"records are stored and read in C, by {load().path}"
     except NativeMissingError as error:
-        what = f"there is none, so records go through Python, which is slower: {error}"
+        unusable = isinstance(error, NativeUnusableError)
+        what = "there is none" + (" that can be used" if unusable else "")
+        what += f", so records go through Python, which is slower: {error}"
         if setting == "on":
             yield Finding(Level.BAD, "native library", f"storage.native is on, but {what}", ADVICE)
+            return
+        if unusable:
+            yield Finding(Level.WARN, "native library", what, ADVICE)
             return
     yield Finding(Level.OK, "native library", what)
 

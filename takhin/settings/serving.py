@@ -15,6 +15,11 @@ class ProduceSettings:
     batch_records_max: int = setting(10_000, "records in one request", least=1)
     batch_headers_max: int = setting(10_000, "headers in one request, of all its records together", least=0)
     record_headers_max: int = setting(1_000, "headers of one record", least=0)
+    header_bytes_max: int = setting(
+        1 << 20,
+        "bytes of one header, its key and its value; to store the next one beside it, SQLite reads all of it",
+        least=0,
+    )
     stream_requests_max: int = setting(
         1_000, "requests of one produce stream that wait for their commit", least=1
     )

@@ -16,6 +16,7 @@ from typing import Protocol
 from takhin.errors import FencedMemberError
 from takhin.meters import EngineMeters
 from takhin.model import (
+    INT64_MAX,
     Appended,
     Batch,
     CommittedOffset,
@@ -141,13 +142,14 @@ class PartitionLog(Protocol):
         Raises UnknownTopicError at once if the log is closed, PartitionUnavailableError if it has failed.
         """
 
-    async def read(self, offset: int, *, max_bytes: int, max_records: int) -> Records:
-        """Records at and above `offset`, in offset order; their `next_offset` says where to go on.
+    async def read(self, offset: int, *, max_bytes: int, max_records: int, below: int = INT64_MAX) -> Records:
+        """Records of [offset, below), in offset order; their `next_offset` says where to go on.
 
         Bounded by both limits, but at least one record if there is any; `max_bytes` counts keys,
         values, headers and RECORD_OVERHEAD_BYTES each. `offset` must lie in [start_offset,
         end_offset], else OffsetOutOfRangeError. May return fewer records than the limits allow, and
-        none where all that follow were removed. `next_offset` is above `offset` unless that is the end.
+        none where all that follow were removed. `next_offset` is above `offset` unless that is the end or not
+        below `below`.
         """
 
     async def grown(self, end: int) -> None:

@@ -15,6 +15,7 @@ from takhin.clock import Clock
 from takhin.errors import OffsetOutOfRangeError, RefusedError, UnknownTopicError
 from takhin.meters import EngineMeters
 from takhin.model import (
+    INT64_MAX,
     NO_TIMESTAMP,
     Appended,
     Batch,
@@ -193,14 +194,14 @@ class MemoryLog:
             return 0
         return max(next(iter(self._producers.values()))).offset
 
-    async def read(self, offset: int, *, max_bytes: int, max_records: int) -> Records:
+    async def read(self, offset: int, *, max_bytes: int, max_records: int, below: int = INT64_MAX) -> Records:
         self._check_open()
         if not self.start_offset <= offset <= self.end_offset:
             raise self._out_of_range(offset)
         rows: list[Row] = []
         room_bytes = max_bytes
-        next_offset = self.end_offset
-        for at in (at for at in range(offset, self.end_offset) if at in self._rows):
+        next_offset = max(offset, min(self.end_offset, below))
+        for at in (at for at in range(offset, next_offset) if at in self._rows):
             room_bytes -= self._size_bytes(at)
             if len(rows) == max_records or (rows and room_bytes < 0):
                 next_offset = rows[-1][0] + 1

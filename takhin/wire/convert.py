@@ -71,7 +71,7 @@ async def batch(request: pb.ProduceMessageRequest, wire_bytes: int, check: Check
         raise InvalidBatchError("the request has neither record nor records; set one of them")
     check(len(request.records), ())
     if wire_bytes > LARGE_BYTES:
-        return await _large_batch(request, check)
+        return await _large_batch(request, wire_bytes, check)
     wire = request.SerializeToString()
     parsed = parsed_again(request, wire)
     if parsed.records.headers:  # before they are converted, which costs the most
@@ -87,7 +87,7 @@ async def batch(request: pb.ProduceMessageRequest, wire_bytes: int, check: Check
     )
 
 
-async def _large_batch(request: pb.ProduceMessageRequest, check: CheckCounts) -> Batch:
+async def _large_batch(request: pb.ProduceMessageRequest, wire_bytes: int, check: CheckCounts) -> Batch:
     """The records of a large request, one by one, so that others have their turn after some of them.
 
     To serialize it for the columns would take 15 ms for 10 MiB, in one turn.
@@ -104,8 +104,7 @@ async def _large_batch(request: pb.ProduceMessageRequest, check: CheckCounts) ->
         keys.append(key_of(record))
         values.append(value_of(record))
         timestamps.append(record.timestamp)
-    size = size_bytes(keys, values, headers.values())
-    return Batch(keys, values, timestamps, headers, size, _condition(request))
+    return Batch(keys, values, timestamps, headers, wire_bytes, _condition(request))
 
 
 def _batch_of_one(record: pb.Record, condition: Condition | None) -> Batch:

@@ -81,6 +81,7 @@ class PlainRequests:
             settings.batch_records_max,
             settings.batch_headers_max,
             settings.record_headers_max,
+            settings.header_bytes_max,
             ZEROS_MAX,
             SMALL_BYTES,
             SPARE,

@@ -78,6 +78,7 @@ def channel(broker) -> Iterator[grpc.Channel]:
         for name in ("wide", "wide2"):
             stub.CreateTopic(pb.CreateTopicRequest(name=name, num_partitions=WIDE), timeout=60)
         create_topic(stub, "narrow")
+        create_topic(stub, "deep", max_message_bytes="10400000")
         for partition in range(WIDE):
             stub.ProduceMessage(
                 pb.ProduceMessageRequest(topic="wide", partition=partition, record=pb.Record(value=b"v"))
@@ -106,8 +107,17 @@ HEADER = b"\x1a\x03\x0a\x01k"
 TOPIC = b"\x0a\x06narrow"
 
 
+DEEP = b"\x0a\x04deep"
+"""The head of a request for a topic that takes the largest records."""
+
+
 def one_record_of_headers() -> bytes:
     return TOPIC + nested(b"\x32", HEADER * 1_980_000)
+
+
+def header_keys(count: int, size: int) -> bytes:
+    """Records of one header each, the key of which is so large."""
+    return nested(b"\x32", nested(b"\x1a", nested(b"\x0a", b"k" * size))) * count
 
 
 def records(count: int, size: int, headers: int = 0, value: bytes | None = None) -> bytes:
@@ -222,6 +232,16 @@ SHAPES = {
     "empty-records": ("ProduceMessage", lambda: full_of(b"\x32\x00", TOPIC)),
     "empty-records-long-tags": ("ProduceMessage", lambda: full_of(b"\xb2\x00\x00", TOPIC)),
     "headers-of-one": ("ProduceMessage", one_record_of_headers),
+    "empty-headers-of-one": ("ProduceMessage", lambda: DEEP + nested(b"\x32", b"\x1a\0" * 5_200_000)),
+    "large-headers-of-one": (
+        "ProduceMessage",
+        lambda: (
+            DEEP + nested(b"\x32", nested(b"\x1a", b"\x0a\x01k" + nested(b"\x12", b"x" * 10_000)) * 1_000)
+        ),
+    ),
+    "large-header-keys": ("ProduceMessage", lambda: DEEP + header_keys(9, 1_000_000)),
+    "headers-behind-large-ones": ("ProduceMessage", lambda: DEEP + header_keys(1, 3) * 10_000),
+    "a-header-that-is-too-large": ("ProduceMessage", lambda: DEEP + header_keys(1, 9_000_000)),
     "headers-of-the-record": ("ProduceMessage", lambda: TOPIC + nested(b"\x1a", HEADER * 1_980_000)),
     "headers-of-ten-thousand": ("ProduceMessage", lambda: full_of(nested(b"\x32", HEADER * 200), TOPIC)),
     "headers-on-a-stream": ("ProduceMessageStream", one_record_of_headers),

@@ -1,6 +1,7 @@
 """The broker's own decisions, over the memory engine: the partition of a batch, its time, what is refused."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from takhin.broker.broker import Broker
 from takhin.errors import (
     InvalidArgumentError,
     InvalidBatchError,
+    InvalidRecordError,
     OffsetOutOfRangeError,
     OutcomeUnknownError,
     OverloadedError,
@@ -18,9 +20,9 @@ from takhin.errors import (
     UnknownTopicError,
 )
 from takhin.members import JoinGroup
-from takhin.model import Condition, OffsetCommit, ProduceRequest, Source, TopicPartition
+from takhin.model import Condition, Header, OffsetCommit, ProduceRequest, Source, TopicPartition
 from takhin.partitioner import partition_for_key
-from takhin.settings import Settings
+from takhin.settings import ProduceSettings, Settings
 from takhin.storage.contract import Capability
 from takhin.storage.memory import MemoryEngine
 
@@ -239,6 +241,19 @@ def test_headers_are_counted_before_they_are_converted(session, headers, sentenc
     with pytest.raises(InvalidArgumentError, match=sentence):
         session.check_counts(len(headers), headers)
     session.check_counts(10, [1_000] * 10)
+
+
+async def test_a_header_that_is_too_large(session):
+    """Its key and its value count together, in bytes of UTF-8; the refusal names it."""
+    most = ProduceSettings().header_bytes_max
+    await create(session, **{"max.message.bytes": str(4 * most)})
+    allowed, refused = (Header("\u00e9", bytes(most - 2 + more)) for more in (0, 1))
+    few = [Header("h", b""), allowed]
+    assert await produce(session, "t", 0, replace(batch(b"v"), headers={0: few}, size_bytes=most + 1))
+    sent = replace(batch(b"1", b"2", b"3"), headers={0: few, 2: [allowed, refused]}, size_bytes=3 * most + 10)
+    with pytest.raises(InvalidRecordError, match=f"header 1 of record 2 has {most + 1} bytes") as refusal:
+        await produce(session, "t", 0, sent)
+    assert refusal.value.details["record"] == "2"
 
 
 class FullEngine(MemoryEngine):

@@ -17,6 +17,7 @@ import apsw
 import pytest
 
 from faults.failing_disk import Plan, failing_disk
+from native.packing import as_it_came
 from storage.support import check_files, sqlite_engine
 from takhin.errors import OutcomeUnknownError, PartitionUnavailableError, StartupError, StorageFullError
 from takhin.model import CommittedOffset
@@ -118,7 +119,7 @@ class Client:
     async def send(self, log) -> int:
         """Append the batch that is under way, for the first time or again; returns its offset."""
         sequence = sum(map(len, self.told.acked.values()))
-        return (await log.append(under(batch(*self._sending), b"producer", sequence))).offset
+        return (await log.append(under(as_it_came(*self._sending), b"producer", sequence))).offset
 
     async def faults_after_a_repeat(self, log, offsets) -> list[str]:
         """What is wrong in a copy of the log after the batch under way is sent again."""

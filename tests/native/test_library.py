@@ -3,10 +3,12 @@
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import apsw
 import pytest
+import structlog.testing
 
 from blackbox.broker_process import Broker, environment
 from storage.support import Store, sqlite_engine
@@ -15,7 +17,7 @@ from takhin.disk import native as in_sqlite
 from takhin.doctor.findings import Level
 from takhin.doctor.machine import native_library
 from takhin.errors import StartupError
-from takhin.native import NAME, Library, NativeMissingError
+from takhin.native import NAME, Library, NativeMissingError, NativeUnusableError
 from takhin.settings import Settings, StorageSettings
 from takhin.storage.contract import Capability
 from takhin.testing.contract import batch, read_all, spec
@@ -96,6 +98,33 @@ def test_the_doctor_says_why_there_is_none(missing):
     assert "gcc" in found[2].do
 
 
+@pytest.mark.parametrize(
+    ("setting", "level", "warns"),
+    [("auto", Level.WARN, True), ("off", Level.OK, False), ("on", Level.BAD, False)],
+)
+def test_a_library_that_cannot_be_used(monkeypatch, setting, level, warns):
+    """It is not taken for one that was never built: the broker's log and the doctor warn."""
+    in_sqlite.load.cache_clear()
+    monkeypatch.setattr(native, "found", lambda: NativeUnusableError("it is of another version"))
+    refused = pytest.raises(StartupError, match="another version") if setting == "on" else nullcontext()
+    with structlog.testing.capture_logs() as logs, refused:
+        assert not in_sqlite.is_chosen(setting)
+    assert [entry["event"] for entry in logs] == ["native_library_unusable"] * warns
+    (finding,) = native_library(Settings(storage=StorageSettings(native=setting)))
+    assert (finding.level, "another version" in finding.what) == (level, setting != "off")
+    in_sqlite.load.cache_clear()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_a_library_that_lacks_a_function(tmp_path):
+    """One that was built from older sources is reported, not raised through."""
+    source, path = tmp_path / "old.c", tmp_path / f"{NAME}.so"
+    source.write_text(f"int takhin_version(void) {{ return {native.VERSION}; }}\n")
+    subprocess.run(["cc", "-shared", "-fPIC", source, "-o", path], check=True)
+    with pytest.raises(NativeUnusableError):
+        Library(path)
+
+
 @built
 def test_no_connection_may_load_an_extension():
     """The library is loaded by one connection, which is closed; no other may load any, nor may SQL ever."""
@@ -166,10 +195,10 @@ def test_a_file_that_is_no_library(tmp_path):
     """It is reported, not raised through: text, and the wrong kind of library."""
     path = tmp_path / f"{NAME}.so"
     path.write_text("no library")
-    with pytest.raises(NativeMissingError, match="cannot be loaded"):
+    with pytest.raises(NativeUnusableError, match="cannot be loaded"):
         Library(path)
     shutil.copyfile(apsw.__file__, path)
-    with pytest.raises(NativeMissingError, match="cannot be loaded"):
+    with pytest.raises(NativeUnusableError, match="cannot be loaded"):
         Library(path)
 
 
@@ -178,5 +207,5 @@ def test_a_library_of_another_version(monkeypatch):
     """One that is left from another version of the package is not used."""
     path = native.library().path
     monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
-    with pytest.raises(NativeMissingError, match="install it again"):
+    with pytest.raises(NativeUnusableError, match="install takhin again"):
         Library(Path(path))

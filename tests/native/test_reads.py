@@ -1,15 +1,23 @@
 """The native library reads and encodes what Python reads and encodes, byte for byte."""
 
 import random
+import time
+from dataclasses import replace
 
 import pytest
 
 from native.comparing import database
 from storage.support import Store, alter
 from takhin import native
+from takhin.broker.consumption import consume
+from takhin.broker.shared_reads import SharedReads
+from takhin.broker.throttling import throttled
+from takhin.broker.unsent import Unsent
 from takhin.disk import statements as sql
-from takhin.model import CleanupPolicy, Header, Records
+from takhin.model import Caller, CleanupPolicy, ConsumeRequest, Header, Records
 from takhin.packed import joined
+from takhin.quotas import Quotas
+from takhin.settings import QuotaSettings, Settings
 from takhin.sizes import response_bytes
 from takhin.storage.sqlite.inserting import Columns
 from takhin.storage.sqlite.reader import Reader
@@ -68,20 +76,27 @@ async def some_log(store, chance):
 
 
 class Both:
-    """Reads a log both ways. natively: how many reads the library has done."""
+    """Reads a log both ways. natively: how many reads the library has done. shorter: how many of them ended
+    before a record that only Python reads."""
 
     def __init__(self, log):
         self._log = log
         self._native, self._python = (
             Reader(log._file, log._state, native=native) for native in (True, False)
         )
-        self.natively = 0
+        self.natively = self.shorter = 0
 
-    def read(self, offset, **limits):
-        """Fail if they differ in anything."""
-        ours = self._native.read(offset, self._log.end_offset, **limits)
-        theirs = self._python.read(offset, self._log.end_offset, **limits)
+    def read(self, offset, below=None, **limits):
+        """Fail if they differ in anything but that the library's may end earlier. Returns where to go on."""
+        end = below or self._log.end_offset
+        ours = self._native.read(offset, end, **limits)
+        theirs = self._python.read(offset, end, **limits)
         assert theirs.encoded is None
+        if ours.next_offset < theirs.next_offset:
+            assert ours.rows
+            assert ours.next_offset == ours.rows[-1][0] + 1
+            self.shorter += 1
+            theirs = self._python.read(offset, end, **limits | {"max_records": len(ours.rows)})
         assert ours.next_offset == theirs.next_offset
         if ours.encoded is None or self.natively % DECODED == 0:
             assert (list(ours.rows), dict(ours.headers)) == (list(theirs.rows), theirs.headers)
@@ -89,6 +104,23 @@ class Both:
             self.natively += 1
             assert ours.encoded.wire == encoded(self._log.partition, theirs)
             assert ours.size_bytes == response_bytes(theirs.rows, theirs.headers)
+            assert ours.first_offset == theirs.first_offset
+        return ours.next_offset
+
+    def walk(self, below, **limits):
+        """Read from the log's start to `below`, page by page: nothing is skipped."""
+        found, at = [], self._log.start_offset
+        while at < below:
+            records = self._native.read(at, below, **limits)
+            found += records.rows
+            assert records.next_offset > at
+            at = records.next_offset
+        assert at == below
+        expected = self._python.read(self._log.start_offset, below, max_bytes=1 << 40, max_records=1 << 40)
+        while expected.next_offset < below:
+            more = self._python.read(expected.next_offset, below, max_bytes=1 << 40, max_records=1 << 40)
+            expected = Records([*expected.rows, *more.rows], {}, more.next_offset)
+        assert found == list(expected.rows)
 
 
 @pytest.mark.parametrize(
@@ -98,17 +130,23 @@ class Both:
 async def test_reads_of_every_kind(store, logs, reads, seed, figures):
     """From any offset, within any limits, over records of every kind."""
     chance = random.Random(seed)
-    natively = 0
+    natively = shorter = 0
     for _ in range(logs):
         log = await some_log(store, chance)
         await log.ready()
         both = Both(log)
         for _ in range(reads):
             offset = chance.randrange(log.start_offset, log.end_offset)
-            both.read(offset, max_bytes=chance.choice(BOUNDS), max_records=chance.choice((1, 2, 7, 2_000)))
+            below = chance.choice((None, chance.randrange(offset + 1, log.end_offset + 1)))
+            limits = {"max_bytes": chance.choice(BOUNDS), "max_records": chance.choice((1, 2, 7, 2_000))}
+            both.read(offset, below, **limits)
+        both.walk(log.end_offset, max_bytes=chance.choice(BOUNDS[3:]), max_records=2_000)
+        both.walk(below or log.end_offset, max_bytes=1 << 20, max_records=7)
         natively += both.natively
+        shorter += both.shorter
         await store.engine.delete_topic(log.topic)
     assert natively > logs * reads / 4, "most of them were left to Python"
+    assert shorter, "none ended before a record that only Python reads"
     figures(f"native library: {logs * reads} reads, {natively} of them natively: no difference")
 
 
@@ -129,6 +167,31 @@ async def test_reads_that_become_one_response(store, zeros):
     assert whole.encoded is None or whole.encoded.wire == encoded(0, expected)
     assert (list(whole.rows), dict(whole.headers)) == (expected.rows, expected.headers)
     assert (whole.next_offset, whole.size_bytes) == (4, expected.size_bytes)
+
+
+async def test_nobody_decodes_what_is_handed_on(store):
+    """A consumer that stops within a compacted log, over its quota, is given what C has encoded."""
+    config = replace(DEFAULTS, cleanup_policy=(CleanupPolicy.COMPACT,), min_cleanable_dirty_ratio=0.0)
+    (log,) = (await store.engine.create_topic(spec("t", 1, config))).partitions
+    for _ in range(2):
+        for at in range(0, 100, 10):
+            keys = [b"%d" % number for number in range(at, at + 10)]
+            headers = {number: [Header("h", b"v")] for number in range(10)}
+            await log.append(batch(*[b"v" * 100] * 10, keys=keys, headers=headers))
+    await log.compact(config, 1 << 50)
+    settings = Settings()
+    quotas = Quotas(QuotaSettings(address_consumed_bytes_per_s=100_000, burst_ms=20))
+    allowance = quotas.of(Caller("anonymous", "127.0.0.1:1"), time.monotonic())
+    allowance.consume(records=1, size_bytes=10_000, now=time.monotonic())
+    consume_settings = replace(settings.consume, heartbeat_ms=10)
+    reads, unsent = SharedReads(bytes_max=0, records_max=2_000), Unsent(1 << 20)
+    request = ConsumeRequest("t", 0, 0, stop_offset=150)
+    chunks = throttled(consume(log, request, reads, unsent, settings), allowance, consume_settings)
+    found = [chunk.records async for chunk in chunks]
+    (records,) = [each for each in found if each.rows]
+    assert "_made" not in vars(records.rows)
+    assert {each.next_offset for each in found if not each.rows} == {100}
+    assert [row[0] for row in records.rows] == list(range(100, 150))
 
 
 async def test_a_record_that_is_missing(store):
@@ -171,7 +234,7 @@ def test_the_partition_is_in_each_record(db, partition):
     """Whatever its number is."""
     rows = [(offset, NOW, None, b"v") for offset in range(4, 10)]
     wire = encoded(partition, Records(rows, {5: [Header("h", b"v")]}, 10))
-    assert asked(db, partition=partition) == [(wire, 6, 6 * 33 + 16 + 2, 10)]
+    assert asked(db, partition=partition) == [(wire, 6, 6 * 33 + 16 + 2, 4, 10)]
 
 
 @pytest.mark.parametrize(
@@ -190,16 +253,24 @@ def test_the_partition_is_in_each_record(db, partition):
 def test_it_ends_at_a_limit(db, limits, records):
     """Whichever comes first; the first record comes in any case."""
     db.execute("INSERT INTO headers VALUES (7, 0, 'h', x'')")
-    ((_, found, _, next_offset),) = asked(db, **limits)
+    ((_, found, _, _, next_offset),) = asked(db, **limits)
     assert (found, next_offset) == (records, 4 + records)
 
 
 def test_headers_of_no_record(db):
-    """They are not taken for those of the next record."""
+    """They are not taken for those of the next record: the read ends before that one."""
     db.execute("DELETE FROM records WHERE offset = 5")
-    assert not asked(db, gaps_below=10)
+    assert asked(db, gaps_below=10)[0][1:] == (1, 33, 4, 5)
+    assert not asked(db, first=5, gaps_below=10)
     db.execute("DELETE FROM headers")
-    assert asked(db, gaps_below=10)
+    assert asked(db, gaps_below=10)[0][1:] == (5, 5 * 33, 4, 10)
+
+
+def test_the_first_offset_is_that_of_the_first_record(db):
+    """Not the one that was asked for, where that record was removed."""
+    db.execute("DELETE FROM records WHERE offset IN (4, 5)")
+    db.execute("DELETE FROM headers")
+    assert asked(db, gaps_below=10)[0][1:] == (4, 4 * 33, 6, 10)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +286,11 @@ def test_headers_of_no_record(db):
     ],
 )
 def test_what_python_has_to_read(db, statement):
-    """What no broker has written, or may have lost a page, is left to Python, which says what is wrong."""
-    assert asked(db)
+    """What no broker has written, or may have lost a page, is left to Python, which says what is wrong.
+
+    The read ends before such a record. If that is the first one, there is none.
+    """
+    assert asked(db)[0][1] == 6
     db.execute(statement)
-    assert not asked(db)
+    assert [row[1] for row in asked(db)] in ([], [1])
+    assert not asked(db, first=5) or "= 4" in statement

@@ -9,9 +9,12 @@ from native.comparing import SETTINGS, Comparison, database, stored
 from native.odd_requests import BAD_TEXTS, field, long_varint, odd_field, record, request
 from takhin import native
 from takhin.disk.overflow import HEADER_LAST_BYTES_MIN, RECORD_LAST_BYTES_MIN
+from takhin.settings import ProduceSettings
 from takhin.storage.sqlite.inserting import PackedRows
 from takhin.v1 import takhin_pb2 as pb
-from takhin.wire.packed import PlainRequests, packed_batch
+from takhin.wire import convert
+from takhin.wire.crowd import SMALL_BYTES
+from takhin.wire.packed import RECORD_BYTES_MAX, RECORDS_MIN, PlainRequests, packed_batch
 
 pytestmark = pytest.mark.skipif(isinstance(native.found(), Exception), reason=str(native.found()))
 
@@ -90,6 +93,44 @@ def test_ordinary_requests_are_plain():
 def test_what_is_not_plain(wire):
     """What is odd, over a limit, or is to be judged by its keys, is left to protobuf and Python."""
     assert not is_plain(wire)
+
+
+def test_many_fields_beside_the_records():
+    """They are left to wire/crowd.py, which refuses such a request."""
+    few, many = (field(15, 1) * count for count in (30, 30_000))
+    assert is_plain(HEAD + few + field(6, PLAIN))
+    assert not is_plain(HEAD + many + field(6, PLAIN))
+
+
+def test_few_records_are_not_worth_it():
+    """They are faster among those of other requests, unless they are large."""
+    worth_it = PlainRequests(native.library(), ProduceSettings(), records_min=RECORDS_MIN)
+    header = field(3, field(1, b"h") + field(2, b"v" * (RECORD_BYTES_MAX // 2)))
+    assert worth_it(of(*[PLAIN] * RECORDS_MIN))
+    assert not worth_it(of(*[PLAIN] * (RECORDS_MIN - 1)))
+    assert worth_it(of(field(2, b"v" * (SMALL_BYTES + 1))))
+    assert worth_it(of(header))
+    assert not worth_it(of(header * 2))
+
+
+def test_a_large_header():
+    """One is plain up to produce.header_bytes_max, its key and its value; Python refuses more."""
+    settings = ProduceSettings(header_bytes_max=10)
+    plain = PlainRequests(native.library(), settings)
+    assert plain(of(field(3, field(1, b"h" * 4) + field(2, b"v" * 6))))
+    assert not plain(of(field(3, field(1, b"h" * 5) + field(2, b"v" * 6))))
+
+
+@pytest.mark.parametrize(("count", "size"), [(100, 1), (10_000, 300)])
+async def test_bytes_count_alike(count, size):
+    """Metrics, quotas and queues count the same bytes whichever way records go, also of large requests."""
+    wire = of(*[field(2, b"x" * size)] * count)
+    packed = PlainRequests(native.library(), ProduceSettings())(wire)
+    parsed = pb.ProduceMessageRequest.FromString(wire)
+    ours, theirs = [
+        (await convert.produce_request(each, len(wire), lambda *_: None)).batch for each in (packed, parsed)
+    ]
+    assert ours.size_bytes == theirs.size_bytes == len(wire)
 
 
 def test_the_broker_chooses_without_keys():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,10 @@ from storage.compaction_support import COMPACT, HOUR, expected, faults, filled, 
 from storage.support import MEMORY, Store, alter, freeze
 from takhin import topic_configs
 from takhin.errors import PartitionUnavailableError, UnknownTopicError
+from takhin.model import Header
 from takhin.settings import Settings
+from takhin.storage.sqlite.commits import Commits
+from takhin.storage.sqlite.reader import Reader
 from takhin.testing.contract import ALL, NOW, batch, read_all, spec
 
 Group = Sequence[tuple[bytes | None, bytes | None]]
@@ -181,6 +185,47 @@ async def test_a_record_that_another_program_deleted_above_a_pass_is_missed(tmp_
     with pytest.raises(PartitionUnavailableError, match=f"{deleted + 4}"):
         await read_all(store.log("t"))
     await store.engine.close()
+
+
+async def test_a_read_while_a_pass_commits(tmp_path, monkeypatch):
+    """Python reads rows and headers by two statements: they are of one moment all the same."""
+    store = Store(tmp_path / "data", native="off")
+    await store.open()
+    log = (await store.engine.create_topic(spec("t", config=COMPACT))).partitions[0]
+    of_each = {"keys": [b"%d" % n for n in range(10)], "headers": {n: [Header("h", b"")] for n in range(10)}}
+    for _ in range(4):
+        await log.append(batch(*[b"v"] * 10, **of_each))
+    pending, may, done = threading.Event(), threading.Event(), threading.Event()
+    commit, with_headers = Commits._commit, Reader._with_headers
+
+    def held(self, mark):
+        for event in (may, done):
+            event.clear()
+        pending.set()
+        may.wait(0.5)
+        seconds = commit(self, mark)
+        pending.clear()
+        done.set()
+        return seconds
+
+    def between(self, rows, max_bytes):
+        if pending.is_set():
+            may.set()
+            assert done.wait(5)
+        return with_headers(self, rows, max_bytes)
+
+    monkeypatch.setattr(Commits, "_commit", held)
+    monkeypatch.setattr(Reader, "_with_headers", between)
+    task = asyncio.create_task(log.compact(COMPACT, NOW))
+    reads = 0
+    while not task.done():
+        await asyncio.sleep(0.001)
+        reads += pending.is_set()
+        found = await log.read(0, **ALL)
+        assert [row[0] for row in found.rows if row[0] not in found.headers] == []
+    assert reads, "no read came between"
+    monkeypatch.undo()
+    await store.close()
 
 
 async def compacted(tmp_path) -> Store:

@@ -7,14 +7,14 @@ rows of values here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import apsw
 
 from takhin.disk import statements as sql
 from takhin.disk.overflow import RECORD_LAST_BYTES_MIN
-from takhin.disk.zero_tails import header_tails, long_headers, record_tails
+from takhin.disk.zero_tails import WholeHeader, header_tails, long_headers, record_tails
 from takhin.model import Batch, Header
 from takhin.native import library
 from takhin.packed import Packed
@@ -145,7 +145,7 @@ def insert(
         if in_slice >= SLICE_BYTES:
             yield
             in_slice = 0
-        size = min(sql.ROWS_PER_STATEMENT_MAX, 1 << ((rows - at).bit_length() - 1))
+        size = _rows_of_statement(rows - at)
         db.execute(sql.insert_records(size), [first + at, *flat[3 * at : 3 * (at + size)]])
         if may_have_tails:
             part = slice(at, at + size)
@@ -171,10 +171,23 @@ def insert_headers(
     )
     while part := list(islice(rows, step)):
         yield
-        db.executemany(sql.INSERT_HEADER, part)
+        _insert_headers(db, part)
         if long := long_headers(part):
             yield
             db.executemany(sql.PUT_ZERO_TAIL, header_tails(long))
+
+
+def _insert_headers(db: apsw.Connection, rows: Sequence[WholeHeader]) -> None:
+    at = 0
+    while at < len(rows):
+        size = _rows_of_statement(len(rows) - at)
+        db.execute(sql.insert_headers(size), list(chain.from_iterable(rows[at : at + size])))
+        at += size
+
+
+def _rows_of_statement(rows: int) -> int:
+    """How many of so many rows the next statement inserts: a power of two, so that few are prepared."""
+    return min(sql.ROWS_PER_STATEMENT_MAX, 1 << (rows.bit_length() - 1))
 
 
 def _longest(column: Sequence[bytes | None]) -> int:

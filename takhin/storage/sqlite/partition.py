@@ -130,12 +130,13 @@ class SqlitePartition:
         self._check_open()
         return self.life.submit(Append(batch))
 
-    async def read(self, offset: int, *, max_bytes: int, max_records: int) -> Records:
+    async def read(self, offset: int, *, max_bytes: int, max_records: int, below: int = INT64_MAX) -> Records:
         with translated(self.topic, self.partition):
             await self.ready()
             start, end = self.start_offset, self.end_offset
             if not start <= offset <= end:
                 raise OffsetOutOfRangeError(self.topic, self.partition, offset, start, end)
+            end = max(offset, min(end, below))
             records = self._reader.read(offset, end, max_bytes=max_bytes, max_records=max_records)
         if not records.rows and (missing := self._state.next_record(offset)) < end:
             raise lost(missing, self.topic, self.partition)

@@ -91,7 +91,7 @@ class Reader:
         return rows
 
     def _encoded(self, first: int, below: int, limits: Mapping[str, int]) -> Records | None:
-        """The same by the native library. None where it declines: read.c says when that is.
+        """The same by the native library, or fewer records. None where it has none: read.c says when that is.
 
         It knows no ranges that were given up, where records are missing as well.
         """
@@ -109,8 +109,8 @@ class Reader:
         found: Any = self._file.reader.execute(sql.READ_ENCODED, bindings).fetchall()
         if not found:
             return None
-        ((wire, count, size_bytes, next_offset),) = found
-        return encoded_records(Encoded(wire, size_bytes), count, next_offset)
+        ((wire, count, size_bytes, first_offset, next_offset),) = found
+        return encoded_records(Encoded(wire, size_bytes, first_offset), count, next_offset)
 
     def _cut_at_damage(self, rows: list[Row], offset: int) -> None:
         """Leave out what lies behind a record that is missing and should be there."""

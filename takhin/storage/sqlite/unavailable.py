@@ -15,6 +15,7 @@ from typing import NoReturn
 from takhin.disk.layout import size_bytes, wal_of
 from takhin.errors import PartitionUnavailableError, UnknownTopicError
 from takhin.model import (
+    INT64_MAX,
     NO_TIMESTAMP,
     Appended,
     Batch,
@@ -92,7 +93,9 @@ class UnavailablePartition:
     def append(self, _batch: Batch) -> asyncio.Future[Appended]:
         self.check_available()
 
-    async def read(self, _offset: int, *, max_bytes: int, max_records: int) -> Records:
+    async def read(
+        self, _offset: int, *, max_bytes: int, max_records: int, below: int = INT64_MAX
+    ) -> Records:
         self.check_available()
 
     async def grown(self, _end: int) -> None:

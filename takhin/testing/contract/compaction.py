@@ -193,6 +193,17 @@ class Compaction(Harness):
                 offset = page.next_offset
             assert found == [row for row in everything if row[0] >= first]
 
+    @needs(Capability.COMPACT)
+    async def test_a_read_below_an_offset_within_a_gap(self, log: PartitionLog) -> None:
+        """It ends at the last record before; where none is left there, it leads to that offset."""
+        await put_each(log, "abbbbcx")
+        await log.compact(CONFIG, NOW)
+        assert [offset for offset, *_ in await kept(log)] == [0, 4, 5, 6]
+        page = await log.read(0, **ALL, below=3)
+        assert ([row[0] for row in page.rows], page.next_offset in (1, 2, 3)) == ([0], True)
+        page = await log.read(1, **ALL, below=3)
+        assert (list(page.rows), page.next_offset) == ([], 3)
+
     @needs(Capability.COMPACT, Capability.TRIM)
     async def test_a_trim_within_a_gap(self, log: PartitionLog) -> None:
         """The start lies where no record is; what is below it is out of range, and counts are right."""

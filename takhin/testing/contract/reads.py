@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from takhin.errors import OffsetOutOfRangeError
-from takhin.model import Header
+from takhin.model import INT64_MAX, Header
 from takhin.sizes import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES
 from takhin.storage.contract import Capability, Engine, PartitionLog
 from takhin.testing.contract.harness import Harness, needs
@@ -162,6 +162,16 @@ class Reads(Harness):
         assert visited == sorted(set(visited))
         assert visited[-1] == 60
         assert found == as_expected(numbered(60), 0)
+
+    async def test_a_read_ends_below_an_offset(self, log: PartitionLog) -> None:
+        """`below` bounds a read like the end of the log, also beyond that end or at `offset`."""
+        sent = batch(*[b"v"] * 10, headers={n: [Header("h", b"")] for n in range(10)})
+        await log.append(sent)
+        for below, end in ((5, 5), (10, 10), (11, 10), (INT64_MAX, 10), (2, 2), (1, 2)):
+            page = await log.read(2, **ALL, below=below)
+            assert as_stored(page) == as_expected(sent, 0)[2:end]
+            assert page.next_offset == end
+        assert (await log.read(2, max_bytes=1 << 20, max_records=2, below=5)).next_offset == 4
 
     @needs(Capability.TRIM)
     async def test_next_offset_after_a_trim(self, log: PartitionLog) -> None:
