@@ -25,9 +25,6 @@ SLICE_HEADERS_BYTES = 1 << 20
 """How much is written before others have their turn on the loop: 2 to 4 ms of work."""
 SMALL_SLICE_BYTES = 64 << 10
 """A batch of so little has its headers inserted in the same turn: a group may have many of them."""
-KEPT_BYTES_MAX = 256 << 10
-"""A statement that apsw keeps prepared has a copy of its values until it is used again. One that may have
-more is not kept: to prepare it takes 50 µs."""
 ROW_BYTES = 512
 """What inserting a row costs besides its value, in bytes of a value."""
 
@@ -141,8 +138,7 @@ def insert(
     flat: list[Any] = [None] * (3 * rows)
     flat[0::3], flat[1::3], flat[2::3] = columns
     _, keys, values = columns
-    longest = size_bytes if size_bytes < RECORD_LAST_BYTES_MIN else _longest(keys) + _longest(values)
-    may_have_tails = longest >= RECORD_LAST_BYTES_MIN
+    may_have_tails = size_bytes >= RECORD_LAST_BYTES_MIN <= _longest(keys) + _longest(values)
     row_bytes = ROW_BYTES + size_bytes // rows
     at = in_slice = 0
     while at < rows:
@@ -150,9 +146,7 @@ def insert(
             yield
             in_slice = 0
         size = _rows_of_statement(rows - at)
-        values_of = [first + at, *flat[3 * at : 3 * (at + size)]]
-        is_kept = min(size_bytes, size * longest) <= KEPT_BYTES_MAX
-        db.execute(sql.insert_records(size), values_of, can_cache=is_kept)
+        db.execute(sql.insert_records(size), [first + at, *flat[3 * at : 3 * (at + size)]])
         if may_have_tails:
             part = slice(at, at + size)
             if tails := record_tails(first + at, keys[part], values[part]):
@@ -177,20 +171,17 @@ def insert_headers(
     )
     while part := list(islice(rows, step)):
         yield
-        _insert_headers(db, part, size_bytes)
+        _insert_headers(db, part)
         if long := long_headers(part):
             yield
             db.executemany(sql.PUT_ZERO_TAIL, header_tails(long))
 
 
-def _insert_headers(db: apsw.Connection, rows: Sequence[WholeHeader], size_bytes: int) -> None:
-    longest = size_bytes if size_bytes <= KEPT_BYTES_MAX else max(len(row[2]) + len(row[3]) for row in rows)
+def _insert_headers(db: apsw.Connection, rows: Sequence[WholeHeader]) -> None:
     at = 0
     while at < len(rows):
         size = _rows_of_statement(len(rows) - at)
-        values = list(chain.from_iterable(rows[at : at + size]))
-        is_kept = min(size_bytes, size * longest) <= KEPT_BYTES_MAX
-        db.execute(sql.insert_headers(size), values, can_cache=is_kept)
+        db.execute(sql.insert_headers(size), list(chain.from_iterable(rows[at : at + size])))
         at += size
 
 
