@@ -74,8 +74,8 @@ class Facts(ctypes.Structure):
     highest: int
 
 
-class Sought(IntEnum):
-    """What `Library.find` looks for: a record of more bytes, with this timestamp, or without a key."""
+class Trait(IntEnum):
+    """Of the record that `Library.find` looks for: more bytes than a number, this timestamp, or no key."""
 
     LARGER, STAMPED, KEYLESS = range(3)
 
@@ -135,7 +135,7 @@ class Library:
             raise ValueError("the records are not plain")
         return end, count.value
 
-    def find(self, request: bytes, part: range, what: Sought, number: int = 0) -> tuple[int, int]:
+    def find(self, request: bytes, part: range, what: Trait, number: int = 0) -> tuple[int, int]:
         """(the position of the first record of its kind, its bytes if those were asked for).
 
         part: where the records are in the request. Raises ValueError if there is none.

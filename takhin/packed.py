@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, TypeVar, overload
 
 from takhin.model import Header, Records, Row
-from takhin.native import Facts, Sought, library
+from takhin.native import Facts, Trait, library
 
 T = TypeVar("T")
 
@@ -96,15 +96,15 @@ class Packed:
 
         Nothing is unpacked for it, nor for what the next two find: a request may be large.
         """
-        return library().find(self.request, self.part, Sought.KEYLESS)[0]
+        return library().find(self.request, self.part, Trait.KEYLESS)[0]
 
     def find_stamped(self, timestamp: int) -> int:
         """The position of the first record that came with this timestamp. Raises ValueError if none did."""
-        return library().find(self.request, self.part, Sought.STAMPED, timestamp)[0]
+        return library().find(self.request, self.part, Trait.STAMPED, timestamp)[0]
 
     def find_larger(self, size_bytes: int) -> tuple[int, int]:
         """(the position of the first record of more bytes, its bytes). Raises ValueError if there is none."""
-        return library().find(self.request, self.part, Sought.LARGER, size_bytes)
+        return library().find(self.request, self.part, Trait.LARGER, size_bytes)
 
     def stamped(self, now: int, *, every: bool) -> Packed:
         """With the broker's clock (ms) where there is no timestamp, or everywhere."""

@@ -41,7 +41,7 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     ERROR_CODE_INVALID_CONFIG: _ErrorCode.ValueType  # 5
     """An unknown topic config, a value that it does not allow, or values that contradict each other."""
     ERROR_CODE_INVALID_RECORD: _ErrorCode.ValueType  # 6
-    """a header without a key, a timestamp out of range"""
+    """a header without a key or of too many bytes, a timestamp out of range"""
     ERROR_CODE_INVALID_BATCH: _ErrorCode.ValueType  # 7
     """both record and records, neither, or keys of several partitions"""
     ERROR_CODE_RECORD_TOO_LARGE: _ErrorCode.ValueType  # 8
@@ -104,7 +104,7 @@ ERROR_CODE_INVALID_GROUP_ID: ErrorCode.ValueType  # 4
 ERROR_CODE_INVALID_CONFIG: ErrorCode.ValueType  # 5
 """An unknown topic config, a value that it does not allow, or values that contradict each other."""
 ERROR_CODE_INVALID_RECORD: ErrorCode.ValueType  # 6
-"""a header without a key, a timestamp out of range"""
+"""a header without a key or of too many bytes, a timestamp out of range"""
 ERROR_CODE_INVALID_BATCH: ErrorCode.ValueType  # 7
 """both record and records, neither, or keys of several partitions"""
 ERROR_CODE_RECORD_TOO_LARGE: ErrorCode.ValueType  # 8

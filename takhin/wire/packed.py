@@ -24,7 +24,7 @@ RECORDS_MIN = 10
 """Fewer records take longer in a statement of their own than with those of other requests. A commit
 group may have thousands of such requests."""
 RECORD_BYTES_MAX = 1 << 20
-"""The headers of one record are stored in one turn of the loop."""
+"""A larger record with headers is left to Python, which stores them in more than one turn of the loop."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,15 @@ async def test_two_consumers_are_given_one_read(reads: SharedReads, log: Partiti
         assert offsets(await reads.read(log, 25, **LIMITS)) == [25, 26, 27]
 
 
+async def test_a_kept_read_that_goes_too_far_is_not_given(reads: SharedReads, log: PartitionLog):
+    """A consumer that stops earlier reads for itself; what ends where it stops, or before, it is given."""
+    with reads.consumer(log), reads.consumer(log):
+        whole = await reads.read(log, 20, **LIMITS)
+        short = await reads.read(log, 20, **LIMITS, below=22)
+        assert (offsets(whole), offsets(short), short.next_offset) == ([20, 21, 22, 23, 24], [20, 21], 22)
+        assert await reads.read(log, 20, **LIMITS, below=23) is short
+
+
 async def test_a_lone_consumer_reads_for_itself(reads: SharedReads, log: PartitionLog):
     """A lone consumer keeps nothing for others, and its read is as long as asked for."""
     with reads.consumer(log):

@@ -180,7 +180,7 @@ async def test_a_record_that_another_program_deleted_above_a_pass_is_missed(tmp_
     """A read stops at it, as no pass can have removed it, and takhin verify finds it."""
     store = await compacted(tmp_path)
     alter(path_of(store), f"DELETE FROM records WHERE offset = {deleted + 4}")
-    assert "densely" in str(faults(store))
+    assert "not every record from offset 99" in str(faults(store))
     await store.open()
     with pytest.raises(PartitionUnavailableError, match=f"{deleted + 4}"):
         await read_all(store.log("t"))
