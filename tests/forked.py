@@ -40,8 +40,6 @@ SQLITE = ("takhin.schema.migrations", "sqlite3", "apsw")
 """What is imported for brokers, for other commands, and for programs with Python's SQLite: no broker's."""
 OF_SQLITE = re.compile(r"takhin\.schema|check_files\.py|sqlite3")
 
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
-"""sqlite-utils imports numpy where that is installed, as for the benches. It would start threads."""
 SERVER = Path(__file__).with_name("fork_server.py")
 STATUS = Path("/proc/self/status")
 PR_SET_CHILD_SUBREAPER = 36
@@ -66,7 +64,6 @@ class ForkServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[other.fileno()],
-                env=os.environ | ONE_THREAD,
             ).returncode = 0
 
     def fork(self, arguments: Sequence[str], environ: Mapping[str, str], cwd: str, streams: list[int]) -> int:
