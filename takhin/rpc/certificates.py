@@ -7,6 +7,7 @@ Connections that exist keep the certificates they began with.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from types import ModuleType
@@ -91,13 +92,23 @@ class Certificates:
 
     def credentials(self, *, ask_clients: bool) -> grpc.ServerCredentials:
         """What a listener shows, now and later. ask_clients: a client, too, must show a certificate."""
-        make: Any = grpc.dynamic_ssl_server_credentials
-        credentials: grpc.ServerCredentials = make(self._configuration(), self._configuration, ask_clients)
-        return credentials
+        assert self._current is not None  # noqa: S101  it was read by `start`
+        shown, choosing = self._current, threading.Lock()
 
-    def _configuration(self) -> Any:
-        # Called on a thread of gRPC at every handshake. It must not raise: gRPC would only log that.
-        return None if self._current is None else self._current.configuration
+        def renewed() -> Any:
+            # Called on a thread of gRPC at every handshake. It must not raise: gRPC would only log that. It
+            # must say None where nothing is new: for what it is given, gRPC frees what handshakes under way
+            # may still use, and crashes once in a while (github.com/grpc/grpc/issues/36693).
+            nonlocal shown
+            with choosing:
+                if self._current is None or self._current.contents == shown.contents:
+                    return None
+                shown = self._current
+                return shown.configuration
+
+        make: Any = grpc.dynamic_ssl_server_credentials
+        credentials: grpc.ServerCredentials = make(shown.configuration, renewed, ask_clients)
+        return credentials
 
     def reload(self) -> None:
         """Look at the files now, and tell again of what is unfit."""

@@ -196,7 +196,7 @@ async def test_a_topic_that_is_deleted_and_made_again(server, admin, topic, name
 @pytest.mark.parametrize(
     ("options", "error", "sentence"),
     [
-        ({"topics": ["t"]}, InvalidArgumentError, "give group_id"),
+        ({"topics": ["t"]}, InvalidArgumentError, "need a group_id"),
         ({"group_id": "g", "topics": "t"}, InvalidArgumentError, "a list of names"),
         ({"group_id": "g", "topics": ["t"], "pattern": "t"}, InvalidArgumentError, "topics or a pattern"),
         ({"group_id": "g", "topics": []}, InvalidArgumentError, "some topics"),

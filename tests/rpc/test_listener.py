@@ -182,7 +182,7 @@ def test_a_failed_start_leaves_nothing(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host, port = taken.getsockname()
         sentence = refused(f"unix:{tmp_path}/s,{host}:{port}")
-    assert f"cannot listen on {host}:{port}: the address is in use" in sentence
+    assert f"cannot listen on {host}:{port}: another process listens there" in sentence
     assert not (tmp_path / "s").exists()
 
 
