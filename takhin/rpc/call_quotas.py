@@ -22,7 +22,8 @@ PRODUCE = f"/{pb.DESCRIPTOR.services_by_name['TakhinService'].full_name}/Produce
 PRODUCE_STREAM = f"{PRODUCE}Stream"
 """Answers a malformed request like any other that it refuses. Every other stream ends with one."""
 LEFT_FOR_OTHERS = 8
-"""One of so many calls is left to those who have fewer than others."""
+"""One of so many calls is left to those who have fewer than others: half of them to other connections of an
+owner, too, and half to other owners alone."""
 
 
 class StreamQuota:
@@ -62,6 +63,7 @@ class CallQuotas:
     def __init__(self, quotas: Quotas, calls_max: int) -> None:
         self._quotas = quotas
         self._most = calls_max - calls_max // LEFT_FOR_OTHERS
+        self._most_of_one = calls_max - calls_max // (2 * LEFT_FOR_OTHERS)
         self._sources: dict[Call, Source] = {}
         self._of_owner: dict[str, list[int]] = {}  # calls, and connections with calls
         self._of_source: dict[Source, int] = {}
@@ -113,9 +115,12 @@ class CallQuotas:
             del self._of_owner[source.owner]
 
     def _has_the_most(self, source: Source) -> bool:
-        """True if its owner has its share of all calls or more, and its connection its share of those."""
+        """True if its owner has its share of all calls or more, and its connection its share of those.
+
+        Of the very last calls it is the owner's share alone that counts.
+        """
         calls, connections = self._of_owner[source.owner]
-        return (
-            calls * len(self._of_owner) >= len(self._sources)
-            and self._of_source[source] * connections >= calls
-        )
+        number = len(self._sources)
+        if calls * len(self._of_owner) < number:
+            return False
+        return number > self._most_of_one or self._of_source[source] * connections >= calls

@@ -41,7 +41,8 @@ def is_served(stub: TakhinServiceStub) -> bool:
     try:
         stub.ListTopics(pb.ListTopicsRequest(), timeout=CALL_S_MAX)
     except grpc.RpcError as error:
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise
         return False
     return True
 
