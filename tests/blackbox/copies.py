@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import children
 from blackbox.broker_process import CHECK_FILES, Broker
 from blackbox.clients import CALL_S_MAX, connected
 from blackbox.load import TOPIC, Journal, Sent, losses, read_back
@@ -60,10 +61,9 @@ async def end_hold(data: Path) -> None:
 
 async def cp(data: Path, copy: Path, *, may_fail: bool = False) -> None:
     """Run `cp -r` in a child process. may_fail: allow errors, because files come and go meanwhile."""
-    copier = await asyncio.create_subprocess_exec(
-        "cp", "-r", data, copy, stderr=subprocess.DEVNULL if may_fail else None
+    await children.run(
+        "cp", "-r", data, copy, check=not may_fail, stderr=subprocess.DEVNULL if may_fail else None
     )
-    assert await copier.wait() == 0 or may_fail
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import children
 from storage.support import check_files, freeze, sqlite_engine
 from takhin.model import CommittedOffset, Header
 from takhin.testing.contract import NOW, Stored, batch, name_of, read_all, spec
@@ -53,8 +53,7 @@ async def fill(
     if killed:
         files = await freeze(engine)
         copied = data.with_name(f"{data.name}.killed")
-        copier = await asyncio.create_subprocess_exec("cp", "-r", data, copied)
-        assert await copier.wait() == 0
+        await children.run("cp", "-r", data, copied)
         files.held = False
     await engine.close()
     if killed:

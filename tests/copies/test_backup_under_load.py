@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+import children
 from blackbox.broker_process import Broker, command
 from blackbox.clients import CALL_S_MAX, connected, create_topic, end_offset
 from blackbox.copies import Copy, counted, incarnations
@@ -39,7 +40,7 @@ async def backups(tmp_path, number, count):
                 await asyncio.to_thread(commit_ends, stub)
                 before, copy = journal.as_of_now(), tmp_path / f"backup {number}.{n}"
                 line = command("backup", copy, "--data-dir", folder)
-                assert await (await asyncio.create_subprocess_exec(*line, stdout=-3)).wait() == 0
+                await children.run(*line)
                 made.append((copy, before, journal.as_of_now()))
         originals = await asyncio.to_thread(incarnations, stub, TOPIC)
         assert losses(journal, await asyncio.to_thread(read_back, broker)) == []

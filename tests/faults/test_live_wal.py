@@ -19,6 +19,7 @@ import apsw
 import pytest
 from takhin.schema import PAGE_BYTES
 
+import children
 from faults.test_other_processes import beside
 from storage.support import freeze, refused, sqlite_engine
 from takhin.copies.verify import verify
@@ -170,11 +171,7 @@ async def test_the_locks_are_kept(tmp_path):
         for _ in range(5):
             await log.append(batch(*[b"x" * 20_000] * 20))
         await log.life.rested()
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", SHELL, log.path, stdout=subprocess.PIPE
-        )
-        printed, _ = await child.communicate()
-        assert int(printed) == 100 * n
+        assert int(await children.run(sys.executable, "-c", SHELL, log.path)) == 100 * n
         log.life.check_place()
         assert in_use(log) > 0
     await engine.close()

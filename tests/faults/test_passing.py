@@ -8,6 +8,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+import children
 from blackbox.clients import eventually
 from faults.failing_disk import Disk, Plan
 from storage.support import check_files, freeze, sqlite_engine
@@ -26,8 +27,7 @@ async def killed(tmp_path: Path, disk: Disk) -> Path:
     for log in (await engine.create_topic(spec("t", 2))).partitions:
         await log.append(numbered(5))
     files = await freeze(engine)
-    copier = await asyncio.create_subprocess_exec("cp", "-r", tmp_path / "data", tmp_path / "killed")
-    assert await copier.wait() == 0
+    await children.run("cp", "-r", tmp_path / "data", tmp_path / "killed")
     files.held = False
     await engine.close()
     return tmp_path / "killed"

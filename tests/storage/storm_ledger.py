@@ -11,14 +11,13 @@ Knows the engine only by its contract.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import children
 from takhin.model import Appended, Records
 from takhin.storage.contract import Engine, PartitionLog
 from takhin.testing.contract import name_of, read_all
@@ -44,12 +43,7 @@ Seen = Mapping[str, tuple[int, str]]
 
 async def looked_at(folder: Path) -> Seen:
     """What a child process sees of the files (opening them in this one would drop SQLite's locks)."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", "-c", LOOK, folder, stdout=subprocess.PIPE
-    )
-    printed, _ = await child.communicate()
-    assert child.returncode == 0
-    return json.loads(printed)
+    return json.loads(await children.run(sys.executable, "-I", "-S", "-c", LOOK, folder))
 
 
 def changes_under_held(before: Seen, after: Seen) -> Iterator[str]:

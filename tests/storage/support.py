@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import children
 import forked
 from lending import lend_template
 from takhin.copies.backup import backup
@@ -121,8 +121,7 @@ class Store:
         """
         files = await freeze(self.engine)
         crashed, self.data_dir = self.data_dir, self.data_dir.with_name(f"{self.data_dir.name}-")
-        copier = await asyncio.create_subprocess_exec("cp", "-r", crashed, self.data_dir)
-        assert await copier.wait() == 0
+        await children.run("cp", "-r", crashed, self.data_dir)
         files.held = False
         await self.engine.close()
         check_files(crashed)

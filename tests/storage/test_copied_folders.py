@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import children
 from blackbox.clients import eventually
 from storage.support import check_files, sqlite_engine
 from takhin.storage.sqlite.engine import SqliteEngine
@@ -28,8 +29,7 @@ async def copied(tmp_path: Path) -> tuple[Path, list[str]]:
         await log.append(numbered(5))
     (tmp_path / "data/hold").touch()
     await asyncio.to_thread(eventually, (tmp_path / "data/held").exists)
-    copier = await asyncio.create_subprocess_exec("cp", "-r", tmp_path / "data", tmp_path / "copy")
-    assert await copier.wait() == 0
+    await children.run("cp", "-r", tmp_path / "data", tmp_path / "copy")
     (tmp_path / "data/hold").unlink()
     originals = incarnations(engine)
     await engine.close()
