@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import structlog
 
 from takhin.errors import StartupError
 from takhin.listening import trouble
@@ -22,8 +23,13 @@ from takhin.settings import RpcSettings, Settings
 from takhin.settings.security import MTLS, UNIX, ListenAddress, listen_address
 from takhin.v1 import takhin_pb2_grpc
 
+logger = structlog.get_logger()
+
 GOODBYE_SECONDS = 1.0
 """How long the stop waits for last answers to be on their way, when no call is at work any more."""
+
+CLOSING_SECONDS_MAX = 3.0
+"""How long the stop waits for gRPC to close its connections: a flood of pings keeps it busy for longer."""
 
 
 class Listener:
@@ -103,7 +109,9 @@ class Listener:
         self._service.drain()
         await self._interceptor.end_calls(grace_seconds)
         left = deadline - asyncio.get_running_loop().time()
-        await self._server.stop(max(0.0, min(left, GOODBYE_SECONDS)))
+        closing = asyncio.create_task(self._server.stop(max(0.0, min(left, GOODBYE_SECONDS))))
+        if not (await asyncio.wait({closing}, timeout=CLOSING_SECONDS_MAX))[0]:
+            logger.warning("connections_left", reason="gRPC is busy with some; they end with the broker")
         await self._connections.stop()
 
 
