@@ -89,12 +89,7 @@ static int choose(sqlite3_vtab *table, sqlite3_index_info *info)
 static int open_cursor(sqlite3_vtab *table, sqlite3_vtab_cursor **opened)
 {
     (void)table;
-    Cursor *cursor = sqlite3_malloc64(sizeof *cursor);
-    if (cursor == NULL)
-        return SQLITE_NOMEM;
-    memset(cursor, 0, sizeof *cursor);
-    *opened = &cursor->base;
-    return SQLITE_OK;
+    return new_cursor(sizeof(Cursor), opened);
 }
 
 static int close_cursor(sqlite3_vtab_cursor *base)

@@ -3,8 +3,6 @@
  * without one; restamp: of all. */
 #include "tables.h"
 
-#include <string.h>
-
 SQLITE_EXTENSION_INIT3
 
 #define COLUMNS                                                                                               \
@@ -31,12 +29,6 @@ static int connect(sqlite3 *db, void *data, int argc, const char *const *argv, s
     return declare(db, COLUMNS, sizeof(sqlite3_vtab), table);
 }
 
-static int disconnect(sqlite3_vtab *table)
-{
-    sqlite3_free(table);
-    return SQLITE_OK;
-}
-
 static int choose(sqlite3_vtab *table, sqlite3_index_info *info)
 {
     (void)table;
@@ -46,12 +38,7 @@ static int choose(sqlite3_vtab *table, sqlite3_index_info *info)
 static int open_cursor(sqlite3_vtab *table, sqlite3_vtab_cursor **opened)
 {
     (void)table;
-    Cursor *cursor = sqlite3_malloc64(sizeof *cursor);
-    if (cursor == NULL)
-        return SQLITE_NOMEM;
-    memset(cursor, 0, sizeof *cursor);
-    *opened = &cursor->base;
-    return SQLITE_OK;
+    return new_cursor(sizeof(Cursor), opened);
 }
 
 static int close_cursor(sqlite3_vtab_cursor *base)
@@ -139,7 +126,7 @@ static int row_id(sqlite3_vtab_cursor *base, sqlite3_int64 *id)
 static const sqlite3_module MODULE = {
     .xConnect = connect,
     .xBestIndex = choose,
-    .xDisconnect = disconnect,
+    .xDisconnect = free_table,
     .xOpen = open_cursor,
     .xClose = close_cursor,
     .xFilter = filter,

@@ -37,6 +37,23 @@ int declare(sqlite3 *db, const char *columns, size_t size, sqlite3_vtab **table)
     return sqlite3_vtab_config(db, SQLITE_VTAB_DIRECTONLY);
 }
 
+/* The end of a table that holds nothing else. */
+int free_table(sqlite3_vtab *table)
+{
+    sqlite3_free(table);
+    return SQLITE_OK;
+}
+
+/* A cursor of `size` bytes, the first of which are an sqlite3_vtab_cursor; the others are zero. */
+int new_cursor(size_t size, sqlite3_vtab_cursor **opened)
+{
+    *opened = sqlite3_malloc64(size);
+    if (*opened == NULL)
+        return SQLITE_NOMEM;
+    memset(*opened, 0, size);
+    return SQLITE_OK;
+}
+
 /* Read the bytes of an argument. Those of a bound parameter stay where they are while the statement runs, for it
  * cannot be bound to others before it is reset. All others may be gone at the next step: they are copied into
  * `kept`, which is to be freed. */
