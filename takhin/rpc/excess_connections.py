@@ -21,7 +21,11 @@ DESCRIPTORS = Path("/proc/self/fd")
 
 
 class ExcessConnections:
-    """Leaves each address its `most` oldest connections."""
+    """Leaves each address its `most` oldest connections.
+
+    Those that came between two looks are taken to be as old as their descriptors are low, which is a guess:
+    the system tells no socket's age, and each processor numbers inodes from a range of its own.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -30,7 +34,8 @@ class ExcessConnections:
     def close(self, ports: Collection[int]) -> Counter[str]:
         """Close the others of those to our ports; returns how many of each address. May run on a thread."""
         found = {inode: (fd, address) for inode, fd, address in _connections(ports)}
-        self._known = dict.fromkeys([*(inode for inode in self._known if inode in found), *sorted(found)])
+        stayed = [inode for inode in self._known if inode in found]
+        self._known = dict.fromkeys([*stayed, *sorted(found, key=found.__getitem__)])
         number: Counter[str] = Counter()
         closed: Counter[str] = Counter()
         for inode in self._known:
