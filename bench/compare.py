@@ -31,6 +31,7 @@ from bench.takhin_client import measure
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON_FLAGS = ("-P",)  # without it the current folder would come before the tree's
 WHICH = "import takhin, takhin.schema; print(takhin.__file__, takhin.schema.__file__, sep='\\n')"
+NATIVE = "_native*.so"
 
 ROUNDS_MIN = 6
 """With fewer rounds, the median lies outside of the observed range more often than once in twenty times."""
@@ -69,7 +70,8 @@ def main() -> None:
     with commit_tree(options.ref) as old, newer as new:
         for age, tree in (("old", old), ("new", new)):
             verify(tree)
-            print(f"{age}: {tree.name}", flush=True)
+            path = "" if any((tree.folder / "takhin").glob(NATIVE)) else ", without the native library"
+            print(f"{age}: {tree.name}{path}", flush=True)
         runs = _measure((old, new), rows, options.repeat, options.folder)
     compared = [_compared(row, runs[row.load]) for row in rows]
     _print_table(compared, options.repeat)
@@ -101,10 +103,18 @@ def commit_tree(ref: str) -> Iterator[Tree]:
             _git("worktree", "add", "--quiet", "--detach", str(folder), commit)
             # An installed takhin.schema lies elsewhere; one that lies inside takhin takes precedence.
             (folder / "takhin" / "schema").symlink_to(folder / "schema")
+            _build_native(folder)
             yield Tree(f"{commit} ({ref})", folder)
         finally:
             remove = ["git", "-C", ROOT, "worktree", "remove", "--force", folder]
             subprocess.run(remove, capture_output=True, check=False)  # the worktree may not have been made
+
+
+def _build_native(folder: Path) -> None:
+    """Build the native library of a commit that has one, as `make` did for the working tree."""
+    if (folder / "setup.py").exists():
+        build = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+        subprocess.run(build, cwd=folder, capture_output=True, check=True)
 
 
 @contextmanager
