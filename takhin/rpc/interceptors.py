@@ -213,7 +213,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if row.in_band and response_class is not None:
                     return convert.refusal(response_class(), asked, error, row.code)
                 return await abort(context, error)
-            if self._gzip and asks_for_gzip(context) and is_worth_gzip(response):
+            if self._gzip and is_worth_gzip(response) and asks_for_gzip(context):
                 context.set_compression(grpc.Compression.Gzip)
             return response
 
