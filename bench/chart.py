@@ -67,6 +67,7 @@ NAMES = {
     "read-1kib": "1 KiB,\none by one",
     "read-1kib-together": "1 KiB,\ntogether",
 }
+BARS_MIN = 20
 STYLE: Any = {
     "svg.fonttype": "none",  # keep text as text
     "svg.hashsalt": "takhin",  # the same figures give the same file
@@ -83,13 +84,21 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     panels = [(title, [rows[key] for key in keys if key in rows]) for title, keys in PANELS]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 19))
-        for place, (title, of_panel) in enumerate(panels, 1):
+        heights = [_height(of_panel) for _, of_panel in panels]
+        ratios = list(map(max, heights[::2], heights[1::2]))
+        grid = figure.add_gridspec(len(ratios), 2, height_ratios=ratios)
+        for place, (title, of_panel) in enumerate(panels):
             if of_panel:
-                _panel(figure.add_subplot(3, 2, place), title, of_panel, document["systems"])
+                _panel(figure.add_subplot(grid[place]), title, of_panel, document["systems"])
         _legend(figure, document["systems"])
         figure.text(0.02, 0.005, _caption(document), fontsize=7, color="#555555", linespacing=1.5)
-        figure.subplots_adjust(left=0.1, right=0.97, top=0.98, bottom=0.17, wspace=0.28, hspace=0.12)
+        figure.subplots_adjust(left=0.1, right=0.97, top=0.98, bottom=0.145, wspace=0.28, hspace=0.12)
         figure.savefig(path, format="svg", facecolor="white", metadata={"Date": None})
+
+
+def _height(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How high a panel is beside others: its bars and what is between its rows, and not too little."""
+    return max(BARS_MIN, sum(len(row["medians"]) + 1 for row in rows))
 
 
 def _panel(axes: Axes, title: str, rows: Sequence[Mapping[str, Any]], systems: Sequence[Any]) -> None:
