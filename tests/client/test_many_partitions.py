@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 
 import pytest
@@ -14,6 +16,8 @@ from takhin.errors import OffsetOutOfRangeError, UnavailableError, UnknownTopicE
 
 TOPICS = ["t0", "t1"]
 PARTITIONS = 400
+STANDS_STILL_S = 4.0
+"""With nine times as long until the next look."""
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,24 @@ async def test_every_record_of_every_partition(crowded, admin):
         assert new == {(topic, partition, 1) for topic in TOPICS for partition in (0, 300, 399)}
         assert await consumer.poll(0.3) is None
         assert consumer.end_offset("t0", 300) == 2
+
+
+async def test_a_broker_that_stands_still_for_a_while(tmp_path):
+    """A look that takes long, because nobody answers it, does not put the next one off for long."""
+    with Broker(tmp_path / "data", storage_engine="memory") as broker:
+        async with Admin(broker.address) as admin:
+            await admin.create_topic("t", partitions=500)
+        async with Producer(broker.address) as producer, Consumer(broker.address) as consumer:
+            await consumer.assign_topics("t")
+            await producer.send("t", b"before", partition=499)
+            assert (await consumer.poll(60)).value == b"before"
+            assert await consumer.poll(0.3) is None
+            os.kill(broker.pid, signal.SIGSTOP)
+            await asyncio.sleep(STANDS_STILL_S)  # looks take as long
+            os.kill(broker.pid, signal.SIGCONT)
+            assert await consumer.poll(0.3) is None
+            await producer.send("t", b"after", partition=499)
+            assert (await consumer.poll(9 * STANDS_STILL_S / 2)).value == b"after"
 
 
 async def test_spans_end(crowded, admin):

@@ -21,6 +21,8 @@ READS_AT_ONCE_MAX = 64
 WAIT_S_MIN = 0.1
 WAITS_PER_LOOK = 9
 """The scout waits so many times as long as it has looked: it takes a tenth of a processor at most."""
+WAIT_S_MAX = 3.0
+"""A look at a broker that is away, or slow just then, takes long without taking a processor's time."""
 LOOK_S_MAX = 10.0
 
 Question = tuple[PartitionDescription, asyncio.Future[PartitionDescription | None]]
@@ -69,7 +71,7 @@ class Scout:
             began = monotonic()
             for topic in {at.topic for at in self._waiting}:
                 self._tell(topic, await self._described(topic))
-            wait_s = max(WAIT_S_MIN, WAITS_PER_LOOK * (monotonic() - began))
+            wait_s = min(max(WAIT_S_MIN, WAITS_PER_LOOK * (monotonic() - began)), WAIT_S_MAX)
 
     async def _described(self, topic: str) -> dict[int, PartitionDescription]:
         """The topic's partitions by number; none if it is unknown or the broker cannot be asked."""
