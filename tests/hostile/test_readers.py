@@ -39,7 +39,7 @@ def consume_without_reading(address: str, connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(
-    "seconds", [3.0, pytest.param(400.0, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
+    "seconds", [3.0, pytest.param(600.0, marks=[pytest.mark.soak, pytest.mark.timeout(1_200)])]
 )
 def test_consumers_that_never_read(data_dir, figures, seconds):
     """50 of them take 100 MiB at most, and others are served at half their speed or better."""
