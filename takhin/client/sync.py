@@ -205,7 +205,7 @@ class Delivery(Entry):
         delivery over to a thread of your own, by a queue. What the callback raises is logged by asyncio.
         """
         check()
-        if self._batch.when_done(partial(_call, callback), self):
+        if self._batch.when_done(partial(_call, callback), self._position):
             loop_of(os.getpid()).call_soon_threadsafe(self._batch.call_back)
 
 
@@ -239,7 +239,7 @@ class Producer(Blocking[ThreadedProducer]):
         try:
             record = router.encode(value, key, headers, timestamp)
             with router.lock:
-                return router.put(Delivery(), record, key, partition)
+                return router.queue(key, partition).put(record, Delivery())
         except UNFIT:
             if not self._run(intake.altered(topic)):
                 raise

@@ -26,7 +26,7 @@ async def test_a_callback_is_called_once_a_delivery_is_done(server, topic, caplo
         async with asyncio.timeout(20):
             assert {await called.get(), await called.get()} == {good, bad}
         good.add_done_callback(called.put_nowait)
-        assert await asyncio.wait_for(called.get(), 20) is good
+        assert await asyncio.wait_for(called.get(), 20) == good
         assert good.result().offset == 0
         with pytest.raises(InvalidRecordError):
             bad.result()

@@ -113,7 +113,7 @@ class Producer(Client):
             await self._intake.ready(topic)
         try:
             record = router.encode(value, key, headers, timestamp)
-            delivery = router.put(Delivery(), record, key, partition)
+            delivery = router.queue(key, partition).put(record, Delivery())
         except UNFIT:
             if not await self._intake.altered(topic):
                 raise
