@@ -120,7 +120,7 @@ PRODUCING: dict[str, Callable[[Producer, str, int], Awaitable[None]]] = {
     "append": append,
 }
 READING = {"one by one": one_by_one, "batches": together, "batches, values": values}
-BLOCKING = ("blocking send", "blocking send, awaited", "blocking, one by one")
+BLOCKING = ("blocking send", "blocking send, awaited", "blocking send, callbacks", "blocking, one by one")
 WAYS = (*PRODUCING, *READING, *(f"{name}, 1 KiB" for name in READING), *BLOCKING)
 
 
@@ -155,10 +155,14 @@ def measure_blocking(address: str, way: str, records: int) -> dict[str, float]:
     with sync.Admin(address) as admin, sync.Producer(address) as producer, sync.Consumer(address) as consumer:
         admin.create_topic(topic)
         cost = Cost()
-        deliveries = [producer.send(topic, SMALL) for _ in range(records)]
-        if way == "blocking send, awaited":
-            for delivery in deliveries:
-                delivery.result()
+        if way == "blocking send, callbacks":
+            for _ in range(records):
+                producer.send(topic, SMALL).add_done_callback(sync.Delivery.result)
+        else:
+            deliveries = [producer.send(topic, SMALL) for _ in range(records)]
+            if way == "blocking send, awaited":
+                for delivery in deliveries:
+                    delivery.result()
         producer.flush()
         if way == "blocking, one by one":
             cost = Cost()

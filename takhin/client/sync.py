@@ -21,7 +21,7 @@ import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import datetime
-from functools import cached_property, partial, wraps
+from functools import cached_property, wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -184,6 +184,8 @@ class Delivery(Entry):
 
     __slots__ = ()
 
+    may_end_loop = False  # of the clients' thread, which is not the program's end
+
     @property
     def done(self) -> bool:
         """True if `result` would return or raise at once."""
@@ -205,15 +207,8 @@ class Delivery(Entry):
         delivery over to a thread of your own, by a queue. What the callback raises is logged by asyncio.
         """
         check()
-        if self._batch.when_done(partial(_call, callback), self._position):
+        if self._batch.when_done(callback, self._position):
             loop_of(os.getpid()).call_soon_threadsafe(self._batch.call_back)
-
-
-def _call(callback: Callable[[Delivery], object], delivery: Delivery) -> None:
-    try:
-        callback(delivery)
-    except (SystemExit, KeyboardInterrupt) as error:  # would end the clients' thread, not the program
-        raise RuntimeError("a delivery's callback cannot end the program") from error
 
 
 class Producer(Blocking[ThreadedProducer]):

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Generator
 from contextvars import copy_context
 from operator import itemgetter
-from typing import Any
+from typing import Any, ClassVar
 
 from takhin.client.clock import monotonic
 from takhin.client.errors import Failure
@@ -98,7 +98,8 @@ class PendingBatch:
     def call_back(self) -> None:
         """Call those who want to know. Runs on the loop.
 
-        What one of them raises goes to the loop's exception handler, and concerns nobody else.
+        What one of them raises goes to the loop's exception handler, and concerns nobody else. But what ends
+        a program ends the loop, where entries may.
         """
         waiting, entry_type = self._callbacks, self.entry_type
         called = waiting[:]
@@ -109,12 +110,13 @@ class PendingBatch:
             entry._batch, entry._position = self, position  # noqa: SLF001  see there
             try:
                 copy_context().run(callback, entry)
-            except (SystemExit, KeyboardInterrupt):
-                waiting[:0] = one_by_one  # those who are left
-                asyncio.get_running_loop().call_soon(self.call_back)
-                raise
-            except BaseException as error:  # noqa: BLE001  as the loop itself treats a callback
-                asyncio.get_running_loop().call_exception_handler(
+            except BaseException as error:
+                loop = asyncio.get_running_loop()
+                if entry_type.may_end_loop and isinstance(error, SystemExit | KeyboardInterrupt):
+                    waiting[:0] = one_by_one  # those who are left
+                    loop.call_soon(self.call_back)
+                    raise
+                loop.call_exception_handler(
                     {"message": f"exception in a delivery's callback {callback!r}", "exception": error}
                 )
 
@@ -157,6 +159,9 @@ class Entry:
     """
 
     __slots__ = ("_batch", "_position")
+
+    may_end_loop: ClassVar[bool] = True
+    """Whether SystemExit and KeyboardInterrupt of a callback end the loop that calls it, as in asyncio."""
 
     _batch: PendingBatch
     _position: int
