@@ -198,7 +198,7 @@ class Delivery(Entry):
         return self._batch.metadata(self._position)
 
     def add_done_callback(self, callback: Callable[[Delivery], object]) -> None:
-        """Have the clients' thread call `callback(delivery)` soon after it is done.
+        """Have the clients' thread call `callback(delivery)` soon after it is done, with an equal delivery.
 
         All blocking clients stand still meanwhile, so it must not wait. `delivery.result()` works in it.
         What would wait for a blocking client raises InCallbackError there: `flush`, `append`, `close`, a

@@ -107,7 +107,7 @@ class PendingBatch:
         one_by_one = iter(called)
         for callback, position in zip(one_by_one, one_by_one, strict=True):
             entry = entry_type()
-            entry._batch, entry._position = self, position  # noqa: SLF001  see there
+            entry._batch, entry._position = self, position  # noqa: SLF001  see Entry
             try:
                 copy_context().run(callback, entry)
             except BaseException as error:

@@ -49,12 +49,12 @@ class PartitionQueue:
             self._end_growing()
             self._growing = batch = PendingBatch(self.at, self._delivery_s_max, type(entry))
         records = batch.records
-        entry._batch = batch  # noqa: SLF001  see there
-        entry._position = len(records)  # noqa: SLF001
+        position = len(records)
+        entry._batch, entry._position = batch, position  # noqa: SLF001  see Entry
         records.append(record)
         batch.size_bytes += size
         self._buffer.bytes += size
-        if len(records) >= self._batch_records_max:
+        if position + 1 >= self._batch_records_max:
             self._end_growing()
         if not self._awake:
             self._awake = True
