@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from takhin.client import END, START, Admin, Consumer, NewRecord, Producer, Span, sync
+from takhin.client import END, START, Admin, Consumer, Delivery, NewRecord, Producer, Span, sync
 
 SMALL, LARGE = bytes(range(100)), bytes(1_024)
 KEYS = [b"key-%06d" % number for number in range(1_000)]
@@ -69,6 +69,21 @@ async def callbacks(producer: Producer, topic: str, records: int) -> None:
     await producer.flush()
 
 
+async def one_callback(producer: Producer, topic: str, records: int) -> None:
+    stored = 0
+
+    def told(delivery: Delivery) -> None:
+        nonlocal stored
+        delivery.result()
+        stored += 1
+
+    for _ in range(records):
+        (await producer.send(topic, SMALL)).add_done_callback(told)
+    await producer.flush()
+    if stored != records:
+        raise RuntimeError(f"{stored} callbacks came, not {records}")
+
+
 async def append(producer: Producer, topic: str, records: int) -> None:
     batch = [NewRecord(SMALL, key) for key in KEYS]
     for _ in range(records // len(batch)):
@@ -101,10 +116,11 @@ PRODUCING: dict[str, Callable[[Producer, str, int], Awaitable[None]]] = {
     "send, deliveries kept": keep,
     "send, each awaited": await_each,
     "send, callbacks": callbacks,
+    "send, one callback for all": one_callback,
     "append": append,
 }
 READING = {"one by one": one_by_one, "batches": together, "batches, values": values}
-BLOCKING = ("blocking send", "blocking send, awaited", "blocking, one by one")
+BLOCKING = ("blocking send", "blocking send, awaited", "blocking send, callbacks", "blocking, one by one")
 WAYS = (*PRODUCING, *READING, *(f"{name}, 1 KiB" for name in READING), *BLOCKING)
 
 
@@ -139,10 +155,14 @@ def measure_blocking(address: str, way: str, records: int) -> dict[str, float]:
     with sync.Admin(address) as admin, sync.Producer(address) as producer, sync.Consumer(address) as consumer:
         admin.create_topic(topic)
         cost = Cost()
-        deliveries = [producer.send(topic, SMALL) for _ in range(records)]
-        if way == "blocking send, awaited":
-            for delivery in deliveries:
-                delivery.result()
+        if way == "blocking send, callbacks":
+            for _ in range(records):
+                producer.send(topic, SMALL).add_done_callback(sync.Delivery.result)
+        else:
+            deliveries = [producer.send(topic, SMALL) for _ in range(records)]
+            if way == "blocking send, awaited":
+                for delivery in deliveries:
+                    delivery.result()
         producer.flush()
         if way == "blocking, one by one":
             cost = Cost()

@@ -21,7 +21,7 @@ import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import datetime
-from functools import cached_property, partial, wraps
+from functools import cached_property, wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -184,6 +184,8 @@ class Delivery(Entry):
 
     __slots__ = ()
 
+    may_end_loop = False  # of the clients' thread, which is not the program's end
+
     @property
     def done(self) -> bool:
         """True if `result` would return or raise at once."""
@@ -196,7 +198,7 @@ class Delivery(Entry):
         return self._batch.metadata(self._position)
 
     def add_done_callback(self, callback: Callable[[Delivery], object]) -> None:
-        """Have the clients' thread call `callback(delivery)` soon after it is done.
+        """Have the clients' thread call `callback(delivery)` soon after it is done, with an equal delivery.
 
         All blocking clients stand still meanwhile, so it must not wait. `delivery.result()` works in it.
         What would wait for a blocking client raises InCallbackError there: `flush`, `append`, `close`, a
@@ -205,15 +207,8 @@ class Delivery(Entry):
         delivery over to a thread of your own, by a queue. What the callback raises is logged by asyncio.
         """
         check()
-        if self._batch.when_done(partial(_call, callback), self):
+        if self._batch.when_done(callback, self._position):
             loop_of(os.getpid()).call_soon_threadsafe(self._batch.call_back)
-
-
-def _call(callback: Callable[[Delivery], object], delivery: Delivery) -> None:
-    try:
-        callback(delivery)
-    except (SystemExit, KeyboardInterrupt) as error:  # would end the clients' thread, not the program
-        raise RuntimeError("a delivery's callback cannot end the program") from error
 
 
 class Producer(Blocking[ThreadedProducer]):
@@ -239,7 +234,7 @@ class Producer(Blocking[ThreadedProducer]):
         try:
             record = router.encode(value, key, headers, timestamp)
             with router.lock:
-                return router.put(Delivery(), record, key, partition)
+                return router.queue(key, partition).put(record, Delivery())
         except UNFIT:
             if not self._run(intake.altered(topic)):
                 raise

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
 
-from takhin.client import Producer
+from takhin.client import Delivery, Producer
 from takhin.errors import InvalidRecordError
 
 
 async def test_a_callback_is_called_once_a_delivery_is_done(server, topic, caplog):
-    """Callbacks get the delivery, before or after its end, and its outcome; a fault of one is logged."""
+    """Callbacks get a delivery equal to that of `send`, before or after its end; a fault of one is logged."""
     ahead = datetime.now(UTC) + timedelta(days=400)
     called = asyncio.Queue()
     async with Producer(server) as producer:
@@ -26,11 +27,30 @@ async def test_a_callback_is_called_once_a_delivery_is_done(server, topic, caplo
         async with asyncio.timeout(20):
             assert {await called.get(), await called.get()} == {good, bad}
         good.add_done_callback(called.put_nowait)
-        assert await asyncio.wait_for(called.get(), 20) is good
+        assert await asyncio.wait_for(called.get(), 20) == good
         assert good.result().offset == 0
         with pytest.raises(InvalidRecordError):
             bad.result()
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_delivery_that_only_its_callback_needs_is_not_kept(server, topic):
+    """Else the garbage collector looks again and again at those of all records that are on their way."""
+    offsets = []
+
+    def told(delivery):
+        offsets.append(delivery.result().offset)
+
+    def deliveries():
+        return sum(type(kept) is Delivery for kept in gc.get_objects())
+
+    before = deliveries()
+    async with Producer(server, linger_ms=60_000) as producer:
+        for _ in range(100):
+            (await producer.send(topic, b"", partition=0)).add_done_callback(told)
+        assert deliveries() == before
+        await producer.flush()
+    assert offsets == list(range(100))
 
 
 async def test_callbacks_of_a_batch_concern_only_themselves(server, topic):

@@ -106,7 +106,7 @@ def test_a_callback_is_called_on_the_clients_thread(server, topic):
         delivery = producer.send(topic, b"", partition=0)
         delivery.add_done_callback(lambda of: called.put((of, threading.get_ident())))
         of, thread = called.get(timeout=20)
-    assert of is delivery
+    assert of == delivery
     assert thread != threading.get_ident()
     assert of.result().offset == 0
 

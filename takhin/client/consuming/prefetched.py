@@ -116,7 +116,7 @@ class _Loaded:
     the offsets has given is handed out. To take from it is a single step, whatever another thread does.
     """
 
-    __slots__ = ("_after", "_at", "_columns", "_left", "_offsets", "records")
+    __slots__ = ("_after", "_at", "_columns", "_left", "_offsets", "_whole", "records")
 
     def __init__(self, at: TopicPartition, columns: ResponseColumns, after: int) -> None:
         self._at = at
@@ -124,6 +124,7 @@ class _Loaded:
         self._offsets = columns.offsets
         self._left = iter(columns.offsets)
         headers = _of_each(columns.headers, len(columns.offsets))
+        self._whole = columns.timestamps, columns.keys, columns.values, headers
         self._columns = iter(columns.timestamps), iter(columns.keys), iter(columns.values), iter(headers)
         self.records = records_of(at, (self._left, *self._columns))
 
@@ -138,6 +139,8 @@ class _Loaded:
     def take(self, records_max: int | None) -> RecordColumns:
         offsets = list(islice(self._left, records_max))
         count = len(offsets)
+        if count == len(self._offsets):  # the usual case needs no copies
+            return RecordColumns(self._at, offsets, *self._whole)
         timestamps, keys, values, headers = self._columns
         return RecordColumns(
             self._at,

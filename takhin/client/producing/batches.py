@@ -1,17 +1,18 @@
 """A batch on its way to the broker, and the delivery of each of its records.
 
 Knows neither gRPC nor retries. The only object made for each record is its delivery: a batch and a position.
+A batch does not keep them. Many records may be on their way, and Python's garbage collector would look at the
+deliveries of all of them again and again; so whoever is called back gets one that is made then.
 """
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import copy_context
 from operator import itemgetter
-from typing import Any
+from typing import Any, ClassVar
 
 from takhin.client.clock import monotonic
 from takhin.client.errors import Failure
@@ -33,15 +34,18 @@ class PendingBatch:
     in order. There is one run unless the broker refused some of the records. The offset is -1 where the
     source was taken before.
     told: somebody has seen an error of it.
+    entry_type: of its records' deliveries.
     """
 
     __slots__ = (
         "_callbacks",
+        "_first_offset",
         "_settled",
         "at",
         "began",
         "deadline",
         "done",
+        "entry_type",
         "expected_offset",
         "outcomes",
         "record_count",
@@ -52,8 +56,9 @@ class PendingBatch:
         "whole",
     )
 
-    def __init__(self, at: TopicPartition, seconds_max: float) -> None:
+    def __init__(self, at: TopicPartition, seconds_max: float, entry_type: type[Entry]) -> None:
         self.at = at
+        self.entry_type = entry_type
         self.began = monotonic()
         self.deadline = self.began + seconds_max
         self.records: list[bytes] = []
@@ -66,41 +71,52 @@ class PendingBatch:
         self.done = False
         self.told = False
         self._settled: asyncio.Event | None = None
-        self._callbacks: deque[Any] = deque()  # one, its entry, the next one, …: no object for each pair
+        self._first_offset: int | None = None  # once it is settled, if all records were stored together
+        self._callbacks: list[Any] = []  # one, a record's position, the next one, …: no object for each pair
 
     def settle(self) -> None:
         """Release everybody who waits. Call when `outcomes` is complete."""
         self.record_count = len(self.records)
         self.records = []
+        if len(self.outcomes) == 1 and isinstance(first_offset := self.outcomes[0][1], int):
+            self._first_offset = first_offset
         self.done = True
         if self._settled is not None:
             self._settled.set()
         if self._callbacks:
             asyncio.get_running_loop().call_soon(self.call_back)
 
-    def when_done(self, callback: Callable[[Any], object], entry: Entry) -> bool:
-        """Have the loop call `callback(entry)` soon after the batch is settled. May run on any thread.
+    def when_done(self, callback: Callable[[Any], object], position: int) -> bool:
+        """Have the loop call `callback(entry)`, with the one of `position`, soon after the batch is settled.
 
-        Returns True if that is so already: then the caller has to let the loop run `call_back`.
+        May run on any thread. Returns True if that is so already; the caller has to let the loop run
+        `call_back` then.
         """
-        self._callbacks.extend((callback, entry))  # before the look, so that `settle` cannot miss it
+        self._callbacks.extend((callback, position))  # before the look, so that `settle` cannot miss it
         return self.done
 
     def call_back(self) -> None:
         """Call those who want to know. Runs on the loop.
 
-        What one of them raises goes to the loop's exception handler, and concerns nobody else.
+        What one of them raises goes to the loop's exception handler, and concerns nobody else. But what ends
+        a program ends the loop, where entries may.
         """
-        callbacks = self._callbacks
-        for _ in range(len(callbacks) // 2):  # what they add meanwhile has a turn of its own
-            callback, entry = callbacks.popleft(), callbacks.popleft()
+        waiting, entry_type = self._callbacks, self.entry_type
+        called = waiting[:]
+        del waiting[: len(called)]  # what they add meanwhile, or another thread, has a turn of its own
+        one_by_one = iter(called)
+        for callback, position in zip(one_by_one, one_by_one, strict=True):
+            entry = entry_type()
+            entry._batch, entry._position = self, position  # noqa: SLF001  see Entry
             try:
                 copy_context().run(callback, entry)
-            except (SystemExit, KeyboardInterrupt):
-                asyncio.get_running_loop().call_soon(self.call_back)
-                raise
-            except BaseException as error:  # noqa: BLE001  as the loop itself treats a callback
-                asyncio.get_running_loop().call_exception_handler(
+            except BaseException as error:
+                loop = asyncio.get_running_loop()
+                if entry_type.may_end_loop and isinstance(error, SystemExit | KeyboardInterrupt):
+                    waiting[:0] = one_by_one  # those who are left
+                    loop.call_soon(self.call_back)
+                    raise
+                loop.call_exception_handler(
                     {"message": f"exception in a delivery's callback {callback!r}", "exception": error}
                 )
 
@@ -113,16 +129,15 @@ class PendingBatch:
 
     def metadata(self, position: int) -> RecordMetadata:
         """Where the record at `position` was stored; raises why it was not. Call when it is settled."""
+        topic, partition = self.at
+        if self._first_offset is not None:
+            return _new_tuple(RecordMetadata, (topic, partition, self._first_offset + position))
         outcomes = self.outcomes
-        if len(outcomes) == 1:
-            start, outcome = outcomes[0]
-        else:
-            start, outcome = outcomes[bisect_right(outcomes, position, key=itemgetter(0)) - 1]
+        start, outcome = outcomes[bisect_right(outcomes, position, key=itemgetter(0)) - 1]
         if isinstance(outcome, Exception):
             self.told = True
             raise outcome.with_traceback(None)
-        topic, partition = self.at
-        return _new_tuple(RecordMetadata, (topic, partition, outcome + position - start))
+        return RecordMetadata(topic, partition, outcome + position - start)
 
     @property
     def failure(self) -> Failure | None:
@@ -139,13 +154,25 @@ class PendingBatch:
 class Entry:
     """A record's place in a batch, which a queue gives it: what the deliveries of both faces are.
 
-    Made without an __init__, which would take as long as all else that is done to make one.
+    Made without an __init__, which would take as long as all else that is done to make one. Two of the same
+    record are equal.
     """
 
     __slots__ = ("_batch", "_position")
 
+    may_end_loop: ClassVar[bool] = True
+    """Whether SystemExit and KeyboardInterrupt of a callback end the loop that calls it, as in asyncio."""
+
     _batch: PendingBatch
     _position: int
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Entry):
+            return NotImplemented
+        return self._batch is other._batch and self._position == other._position
+
+    def __hash__(self) -> int:
+        return hash((self._batch, self._position))
 
 
 class Delivery(Entry):
@@ -167,8 +194,11 @@ class Delivery(Entry):
         await self._batch.wait()
 
     def add_done_callback(self, callback: Callable[[Delivery], object]) -> None:
-        """Have the loop call `callback(delivery)` soon after it is done; `result` says how it ended."""
-        if self._batch.when_done(callback, self):
+        """Have the loop call `callback(delivery)` soon after it is done; `result` says how it ended.
+
+        What the callback gets is equal to this delivery, and may be another object.
+        """
+        if self._batch.when_done(callback, self._position):
             asyncio.get_running_loop().call_soon(self._batch.call_back)
 
     def result(self) -> RecordMetadata:

@@ -81,7 +81,7 @@ class Producer(Client):
             retry=self._retry,
         )
         self._intake = Intake(self._calls, options)
-        self._sent = 0
+        self._left_of_turn = YIELD_RECORDS
 
     async def send(
         self,
@@ -113,15 +113,16 @@ class Producer(Client):
             await self._intake.ready(topic)
         try:
             record = router.encode(value, key, headers, timestamp)
-            delivery = router.put(Delivery(), record, key, partition)
+            delivery = router.queue(key, partition).put(record, Delivery())
         except UNFIT:
             if not await self._intake.altered(topic):
                 raise
             return await self.send(
                 topic, value, key=key, headers=headers, timestamp=timestamp, partition=partition
             )
-        self._sent += 1
-        if self._sent % YIELD_RECORDS == 0:
+        self._left_of_turn -= 1
+        if not self._left_of_turn:
+            self._left_of_turn = YIELD_RECORDS
             await asyncio.sleep(0)
         return delivery
 

@@ -47,10 +47,10 @@ class PartitionQueue:
         batch = self._growing
         if batch is None or batch.size_bytes + size > self._batch_bytes_max:
             self._end_growing()
-            self._growing = batch = PendingBatch(self.at, self._delivery_s_max)
+            self._growing = batch = PendingBatch(self.at, self._delivery_s_max, type(entry))
         records = batch.records
         position = len(records)
-        entry._batch, entry._position = batch, position  # noqa: SLF001  see there
+        entry._batch, entry._position = batch, position  # noqa: SLF001  see Entry
         records.append(record)
         batch.size_bytes += size
         self._buffer.bytes += size
@@ -66,7 +66,7 @@ class PartitionQueue:
     ) -> PendingBatch:
         """Add a batch of exactly these records, after all that was put in before."""
         self._end_growing()
-        batch = PendingBatch(self.at, self._delivery_s_max)
+        batch = PendingBatch(self.at, self._delivery_s_max, Entry)
         batch.records = records
         batch.size_bytes = sum(map(len, records)) + WAITING_RECORD_BYTES * len(records)
         batch.whole = True

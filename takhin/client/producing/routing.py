@@ -9,7 +9,7 @@ from itertools import count
 from takhin.client.model import NewRecord, TopicOutline
 from takhin.client.producing.batches import PendingBatch
 from takhin.client.producing.buffer import Buffer
-from takhin.client.producing.queue import E, PartitionQueue
+from takhin.client.producing.queue import PartitionQueue
 from takhin.client.producing.records import RecordEncoder
 from takhin.errors import InvalidBatchError, UnknownPartitionError
 from takhin.model import Source
@@ -43,13 +43,6 @@ class Router:
             self._queues = (*self._queues, *more)
             self.encode = encoder.encode
 
-    def put(self, entry: E, record: bytes, key: bytes | None, partition: int | None) -> E:
-        """Add an encoded record to a queue, and return its entry. Raises UnknownPartitionError.
-
-        Call it with the lock held, or on the loop, if all records of the producer come there.
-        """
-        return self._queue(key, partition).put(record, entry)
-
     def put_whole(
         self,
         records: Sequence[NewRecord | bytes],
@@ -64,10 +57,14 @@ class Router:
             self.encode(record) if isinstance(record, bytes) else self.encode(*record) for record in records
         ]
         with self.lock:
-            return self._queue(None, partition).put_whole(encoded, expected_offset, source)
+            return self.queue(None, partition).put_whole(encoded, expected_offset, source)
 
-    def _queue(self, key: bytes | None, partition: int | None) -> PartitionQueue:
-        """The queue of the partition that is named, else the key's, else the one whose turn it is."""
+    def queue(self, key: bytes | None, partition: int | None) -> PartitionQueue:
+        """The queue of the partition that is named, else the key's, else the one whose turn it is.
+
+        Call it with the lock held, or on the loop, if all records of the producer come there. Raises
+        UnknownPartitionError.
+        """
         queues = self._queues
         if partition is not None:
             if not 0 <= partition < len(queues):
