@@ -83,6 +83,8 @@ def test_ordinary_requests_are_plain():
         of(PLAIN)[:-1],
         HEAD + long_varint(0x32, 2) + b"\x00",
         of(b"\x20" + long_varint(5, 10)),
+        *(of(b"\x12" + long_varint(1, size) + b"v") for size in (6, 9)),
+        *(HEAD + b"\x32" + long_varint(len(PLAIN), size) + PLAIN for size in (6, 9)),
         field(2, -1) + field(6, PLAIN),
         of(*[PLAIN] * 31),
         of(field(3, field(1, b"h")) * 6),
