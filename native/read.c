@@ -239,9 +239,9 @@ static int run(Table *table, Cursor *cursor)
         outcome = take_record(table, cursor);
     if (outcome == GOES_ON && rc != SQLITE_DONE)
         return rc;
-    if (outcome == FAILED) {
+    if (outcome == FAILED) { /* by a statement, or else there was no memory for the response */
         rc = sqlite3_errcode(table->db);
-        return rc == SQLITE_OK || rc == SQLITE_ROW ? SQLITE_NOMEM : rc;
+        return rc == SQLITE_OK || rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_NOMEM : rc;
     }
     cursor->has_row = cursor->count > 0;
     return SQLITE_OK;

@@ -7,7 +7,8 @@
 
 #include <string.h>
 
-enum { VARINT_BYTES_MAX = 10 };
+/* Of a number, and of a length: protobuf refuses a longer one, whatever it comes to. */
+enum { VARINT_BYTES_MAX = 10, LENGTH_BYTES_MAX = 5 };
 
 /* A number of at most 63 bits. Longer ones, such as those below zero, are not ordinary. */
 bool read_varint(Reading *from, uint64_t *number)
@@ -27,8 +28,10 @@ bool read_varint(Reading *from, uint64_t *number)
 /* A length, and as many bytes. */
 bool read_bytes(Reading *from, Span *bytes)
 {
+    const byte *begin = from->at;
     uint64_t size;
-    if (!read_varint(from, &size) || size > (uint64_t)(from->end - from->at))
+    if (!read_varint(from, &size) || from->at - begin > LENGTH_BYTES_MAX ||
+        size > (uint64_t)(from->end - from->at))
         return false;
     bytes->at = from->at;
     bytes->size = (int64_t)size;

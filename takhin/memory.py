@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ class FreeMemory:
             moved = moved or not rests
             grown = now - least >= GROWN_BYTES
             if now - first >= WORTH_BYTES and (grown or (moved and rests >= LOOKS_AT_REST)):
-                await asyncio.to_thread(self._libc.malloc_trim, 0)
+                with suppress(RuntimeError):  # the system has no thread for it: another time
+                    await asyncio.to_thread(self._libc.malloc_trim, 0)
                 now, moved = resident_bytes() or now, False
                 least = now
             before = now

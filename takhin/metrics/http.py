@@ -98,14 +98,18 @@ class HttpServer:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  a coroutine runs in one
         if len(self._connections) >= self._connections_max:  # whoever is slow makes room for the next one
-            next(iter(self._connections)).cancel()
+            oldest = next(iter(self._connections))
+            del self._connections[oldest]  # others may come before it has ended, and need another's room
+            oldest.cancel()
         self._connections[task] = None
         try:
             await self._serve(reader, writer)
         except (OSError, EOFError, TimeoutError) as error:
             logger.debug("metrics_client_gone", error=repr(error))
+        except asyncio.CancelledError:  # the task ends here anyway; asyncio would log it as an error
+            logger.debug("metrics_client_closed")
         finally:
-            del self._connections[task]
+            self._connections.pop(task, None)
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

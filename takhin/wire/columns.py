@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from takhin.model import Header
 from takhin.v1 import takhin_pb2 as pb
@@ -63,15 +63,20 @@ def parsed_again(request: pb.ProduceMessageRequest, wire: bytes) -> Any:
     """The `ColumnsRequest` of a request. wire: its bytes, serialized again, not as they came.
 
     So a record has no field twice, and a column of the right length has one entry for each record. One field
-    may be known here and not to the generated code, a timestamp in packed form: it is dropped. (To look for
-    unknown fields takes as long as both parsers.)
+    may be known here and not to the generated code, a timestamp in packed form, whatever its bytes are: it is
+    dropped. (To look for unknown fields takes as long as both parsers.)
     """
-    parsed = ColumnsRequest.FromString(wire)
-    if not parsed.records.timestamp:
+    try:
+        parsed = ColumnsRequest.FromString(wire)
+    except DecodeError:
+        parsed = None
+    if parsed is not None and not parsed.records.timestamp:
         return parsed
     request.DiscardUnknownFields()
     known = request.SerializeToString()
-    return parsed if len(known) == len(wire) else ColumnsRequest.FromString(known)
+    if parsed is not None and len(known) == len(wire):
+        return parsed
+    return ColumnsRequest.FromString(known)
 
 
 class Columns:

@@ -2,7 +2,8 @@
 
 import asyncio
 import gzip
-from contextlib import suppress
+import socket
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -102,6 +103,21 @@ async def test_slow_clients_make_room():
                     assert await reader.read() == b""
         for _, writer in held:
             writer.close()
+
+
+async def test_clients_that_come_all_at_once():
+    """Each beyond metrics.connections_max makes another one go, and none of them is an error in the log."""
+    errors = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
+    async with server(metrics__connections_max=2, metrics__request_ms_max=60_000) as running:
+        host, _, port = running.metrics.address.rpartition(":")
+        with ExitStack() as held:
+            for _ in range(50):  # the broker has no turn meanwhile
+                held.enter_context(socket.create_connection((host, int(port))))
+            async with asyncio.timeout(10):
+                assert (await get(running.metrics.address, "/healthz")).status == 200
+            assert len(running.metrics._http._connections) <= 2
+    assert not errors
 
 
 async def test_a_stop_waits_for_no_client():

@@ -52,7 +52,7 @@ def odd_field(chance: random.Random) -> bytes:
         (
             # a tag or a length that is longer than it needs to be, or much too large
             long_varint(number << 3 | LENGTH, 5) + varint(len(content)) + content,
-            tag + long_varint(len(content), chance.choice((3, 5, 10))) + content,
+            tag + long_varint(len(content), chance.choice((3, 5, 6, 9, 10))) + content,
             tag + varint(too_large),
             # a number of ten bytes, or of eleven
             varint(number << 3) + long_varint(chance.getrandbits(70), chance.choice((9, 10, 11))),

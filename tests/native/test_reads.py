@@ -4,6 +4,7 @@ import random
 import time
 from dataclasses import replace
 
+import apsw
 import pytest
 
 from native.comparing import database
@@ -294,3 +295,26 @@ def test_what_python_has_to_read(db, statement):
     db.execute(statement)
     assert [row[1] for row in asked(db)] in ([], [1])
     assert not asked(db, first=5) or "= 4" in statement
+
+
+@pytest.mark.parametrize("header_of", [None, 1])
+def test_a_response_without_memory(tmp_path, header_of):
+    """It is an error, not a read that found nothing, also where all headers were read before."""
+    made = database()
+    rows = Columns(0)
+    headers = {} if header_of is None else {header_of: [Header("h", b"v")]}
+    rows.add(batch(b"v", bytes([1]) * (3 << 20), headers=headers))
+    for _ in rows.insert(made):
+        pass
+    made.execute("COMMIT")
+    made.execute("VACUUM INTO ?", (str(tmp_path / "t.db"),))
+    made.close()
+    db = apsw.Connection(str(tmp_path / "t.db"), flags=apsw.SQLITE_OPEN_READONLY)
+    assert asked(db, first=0, bytes_max=1 << 30)[0][1] == 2
+    apsw.hard_heap_limit(apsw.memory_used() + (5 << 20))  # enough for the row, and not for its copy, too
+    try:
+        with pytest.raises(apsw.NoMemError):
+            asked(db, first=0, bytes_max=1 << 30)
+    finally:
+        apsw.hard_heap_limit(0)
+        db.close()

@@ -31,6 +31,13 @@ class Odd(SmallWrite):
         return self.act(draft)
 
 
+@dataclass(frozen=True, slots=True)
+class LongOdd(Odd):
+    """The same with a turn of the loop for itself."""
+
+    own_turn = True
+
+
 def refuse(draft: Draft) -> object:
     raise InvalidArgumentError("not today", field="day")
 
@@ -140,6 +147,19 @@ async def test_a_write_sees_the_appends_before_it(store: Store, log):
     writes = [Append(numbered(3)), seen, Append(numbered(4)), seen]
     _, first, _, second = await asyncio.gather(*map(log.life.submit, writes))
     assert (first, second) == (5, 9)
+
+
+async def test_the_turn_of_a_long_write_is_its_own(store: Store, log):
+    """The records before it are in the table by then: to insert them takes turns, and it has but one."""
+
+    def inserted_now(draft: Draft) -> int:
+        before = draft.db.total_changes()
+        return draft.with_records().total_changes() - before
+
+    writes = [Append(numbered(3)), LongOdd(inserted_now), Append(numbered(4)), Odd(inserted_now)]
+    _, long, _, short = await asyncio.gather(*map(log.life.submit, writes))
+    assert (long, short) == (0, 4)
+    assert len(await read_all(log)) == 9
 
 
 async def test_a_refusal_behind_appends_costs_no_commit(store: Store, log):

@@ -31,6 +31,7 @@ ODD = (
     FULL + pb.Record(key=b"twice").SerializeToString(),
     pb.Record(value=b"1").SerializeToString() + pb.Record(value=b"2").SerializeToString(),
     b"\x22\x02\x01\x02" + FULL,  # field 4, timestamp, as a packed list, which it is not
+    b"\x22\x01\xff" + FULL,  # the same, and what is in it is no number
     b"\x08\x01" + FULL,  # field 1, key, as a number
     b"\xa2\x06\x01x" + FULL,  # field 100, unknown
     b"",
@@ -53,6 +54,7 @@ def by_generated_code(records):
 
 @given(st.lists(RECORD | st.sampled_from(ODD), min_size=1, max_size=12), st.text(max_size=3))
 @example([FULL] * 3, "")
+@example([FULL, ODD[3]], "")
 @example([ODD[0], b"\x12\x01v"], "")  # two keys in one, none in the other
 @example([pb.Record(key=b"k").SerializeToString(), pb.Record(value=b"v").SerializeToString()], "")
 @example([ODD[2], b"\x22\x01\x07" + FULL], "")

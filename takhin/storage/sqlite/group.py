@@ -194,11 +194,14 @@ class Draft:
 
     def with_records(self) -> apsw.Connection:
         """The connection, once all records appended so far are in the table."""
-        before = self.db.total_changes()
         for _ in self._insert():
             pass
-        self._inserted += self.db.total_changes() - before
         return self.db
+
+    async def insert(self) -> None:
+        """Bring the records appended so far into the table, in turn with what else the loop has to do."""
+        for _ in self._insert():
+            await others_turn()
 
     @contextmanager
     def of_groups(self) -> Iterator[None]:
@@ -236,9 +239,8 @@ class Draft:
         return last
 
     async def finish(self, answers: Sequence[object]) -> Written:
-        """Insert what is left, in turn with what else the loop has to do, and count the commit."""
-        for _ in self._insert():
-            await others_turn()
+        """Insert what is left, and count the commit."""
+        await self.insert()
         mark = Mark(self._state.mark.commits + 1, self.end_offset)
         self.db.execute(sql.SET_END, (mark.end_offset, mark.commits))
         return Written(
@@ -264,13 +266,14 @@ class Draft:
         """Insert the records appended so far; yields where others may have their turn."""
         if not self._waiting:
             return
-        first = self._first
+        first, before = self._first, self.db.total_changes()
         yield from insert_all(self.db, self._waiting)
         if first == self._state.end_offset and self.times.block_due(first, self.now):
             self.times = self.times.with_block(self.db, first, self.now)
         self.times = self.times.after(max(rows.highest_timestamp for rows in self._waiting), self.now)
         self._first = self.end_offset
         self._waiting.clear()
+        self._inserted += self.db.total_changes() - before
 
 
 class Write(Protocol[Answer_co]):
@@ -332,6 +335,8 @@ class CommitGroup:
         draft = Draft(state, db, shared)
         answers: list[object] = []
         for count, (write, _) in enumerate(self.writes, 1):
+            if write.own_turn:
+                await draft.insert()  # it would do so itself, all in one turn
             if count % SLICE_WRITES == 0 or write.own_turn:
                 await others_turn()
             before = draft.changes

@@ -23,10 +23,11 @@ SLICE_BYTES = 2 << 20
 SLICE_HEADERS = 2_000
 SLICE_HEADERS_BYTES = 1 << 20
 """How much is written before others have their turn on the loop: 2 to 4 ms of work."""
-SMALL_SLICE_BYTES = 64 << 10
-"""A batch of so little has its headers inserted in the same turn: a group may have many of them."""
-ROW_BYTES = 512
-"""What inserting a row costs besides its value, in bytes of a value."""
+SMALL_SLICE_BYTES = 128 << 10
+"""A packed batch that weighs so little has its headers inserted in the same turn: a group may have many of
+them."""
+ROW_BYTES, HEADER_ROW_BYTES = 512, 256
+"""What inserting a record costs besides its value, in bytes of a value, and what a packed header costs."""
 
 Headers = Mapping[int, Sequence[Header]]
 """The headers of a batch's records by position."""
@@ -82,7 +83,13 @@ class PackedRows:
     def weight(self) -> int:
         """What inserting them costs, in bytes of a value."""
         facts = self._packed.facts
-        return facts.end - facts.begin + ROW_BYTES * facts.records
+        return facts.end - facts.begin + self._row_bytes * facts.records
+
+    @property
+    def _row_bytes(self) -> int:
+        """What a record costs besides its bytes, on the average, with its headers."""
+        facts = self._packed.facts
+        return ROW_BYTES + HEADER_ROW_BYTES * facts.headers // facts.records
 
     def insert(self, db: apsw.Connection) -> Iterator[None]:
         """Insert all; yields where others may have their turn."""
@@ -95,7 +102,7 @@ class PackedRows:
                 yield
             at, count = facts.end, facts.records
             if self.weight > weight_max:
-                at, count = native.cut(request, part, weight_max=weight_max, record_weight=ROW_BYTES)
+                at, count = native.cut(request, part, weight_max=weight_max, record_weight=self._row_bytes)
             wire, part = whole[part.start : at], range(at, facts.end)
             db.execute(sql.INSERT_PACKED, (wire, first, packed.now, packed.every))
             if facts.headers:
