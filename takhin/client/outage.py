@@ -16,6 +16,7 @@ TELL_SECONDS = 2.0
 """How long there is no connection before the log says so: a broker that restarts needs less."""
 FORGET_SECONDS = 10.0
 """After so long without an attempt the next one that fails begins an outage of its own."""
+NEVER = float("-inf")
 
 
 class Outage:
@@ -24,7 +25,7 @@ class Outage:
     def __init__(self, server: str) -> None:
         self._server = server
         self._began = 0.0
-        self._seen = 0.0
+        self._seen = NEVER
         self._told = False
         self._error: UnreachableError | None = None
         self.connected_once = False
@@ -33,7 +34,7 @@ class Outage:
     def over(self) -> None:
         """A connection has come about."""
         self.connected_once = True
-        self._seen = 0.0
+        self._seen = NEVER
 
     def lasts(self, error: UnreachableError | None = None) -> float:
         """An attempt waits, or has failed with `error`. Warns when it is time to, once in an outage.
