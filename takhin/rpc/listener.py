@@ -53,11 +53,7 @@ class Listener:
         self._connections = connections
         self._certificates = certificates
         self._interceptor = CallInterceptor(settings, service.gate, service.quotas, watchers, service.plain)
-        self._server = grpc.aio.server(
-            interceptors=[self._interceptor],
-            options=_options(settings.rpc),
-            maximum_concurrent_rpcs=settings.rpc.calls_max,
-        )
+        self._server = grpc.aio.server(interceptors=[self._interceptor], options=_options(settings.rpc))
         takhin_pb2_grpc.add_TakhinServiceServicer_to_server(service, self._server)
         add_reflection(self._server)
 
