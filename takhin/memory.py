@@ -23,10 +23,11 @@ LARGE_BLOCK_BYTES = 1_536 << 10
 KEPT_BYTES = 16 << 20
 """What is free at the end of a heap is kept up to this size: else each response would ask the system."""
 LOOK_SECONDS = 0.5
-LOOKS_AT_REST = 2
+LOOKS_AT_REST, LOOKS_BETWEEN_MAX = 2, 1_200
 WORTH_BYTES, MOVED_BYTES = 32 << 20, 4 << 20
 """A process that has so much more than at its start gives back what is free, once its memory has moved by so
-much and then rests for some looks. That takes a thread 10 to 30 ms."""
+much and then rests for some looks. That takes a thread 10 to 30 ms. It does so again after four times as many
+looks, and so on: memory that is freed meanwhile stays with the process, so that nothing is seen to move."""
 GROWN_BYTES = 32 << 20
 """It does so without a rest, too, when it has grown by so much since: in a flood of small calls more than
 half of what it holds is free, in pieces that the next calls do not find."""
@@ -56,18 +57,18 @@ class FreeMemory:
 
     async def _watch(self) -> None:
         first = least = before = resident_bytes()
-        rests, moved = 0, False
+        rests, due = 0, LOOKS_AT_REST
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             now = resident_bytes() or before
-            rests = rests + 1 if abs(now - before) < MOVED_BYTES else 0
-            moved = moved or not rests
-            grown = now - least >= GROWN_BYTES
-            if now - first >= WORTH_BYTES and (grown or (moved and rests >= LOOKS_AT_REST)):
+            rests += 1
+            if abs(now - before) >= MOVED_BYTES:
+                rests, due = 0, LOOKS_AT_REST
+            if now - first >= WORTH_BYTES and (now - least >= GROWN_BYTES or rests >= due):
                 with suppress(RuntimeError):  # the system has no thread for it: another time
                     await asyncio.to_thread(self._libc.malloc_trim, 0)
-                now, moved = resident_bytes() or now, False
-                least = now
+                least = now = resident_bytes() or now
+                rests, due = 0, min(4 * due, LOOKS_BETWEEN_MAX)
             before = now
 
 

@@ -3,6 +3,9 @@
 That is a call beyond its caller's quota; and, when few more calls can be under way at all, a call of the
 owner (a principal, or an address where there is none) and of the connection that have the most, whatever its
 method. Without that one client could take all of them.
+
+gRPC has a limit, too, maximum_concurrent_rpcs, which is not set. It counts a refused call until its client
+has read that, so one that reads nothing would use it up; and it refuses whoever calls.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ PRODUCE_STREAM = f"{PRODUCE}Stream"
 LEFT_FOR_OTHERS = 8
 """One of so many calls is left to those who have fewer than others: half of them to other connections of an
 owner, too, and half to other owners alone."""
+PART_OF_THE_LAST = 4
+"""Of those that are left to other connections of an owner, one has a quarter of what the others find then."""
 
 
 class StreamQuota:
@@ -62,6 +67,7 @@ class CallQuotas:
 
     def __init__(self, quotas: Quotas, calls_max: int) -> None:
         self._quotas = quotas
+        self._calls_max = calls_max
         self._most = calls_max - calls_max // LEFT_FOR_OTHERS
         self._most_of_one = calls_max - calls_max // (2 * LEFT_FOR_OTHERS)
         self._sources: dict[Call, Source] = {}
@@ -77,9 +83,10 @@ class CallQuotas:
         of_owner[0] += 1
         of_owner[1] += not of_source
         number = len(self._sources)
-        if number > self._most and self._has_the_most(source):
+        if number > self._calls_max or (number > self._most and self._has_the_most(source)):
+            self._forget(call)
             raise OverloadedError(
-                f"{number} calls are under way (rpc.calls_max leaves few), the most of them from here"
+                f"rpc.calls_max leaves no other call to this client (under way: {number - 1})"
             )
 
     def admit(self, call: Call) -> None:
@@ -90,9 +97,13 @@ class CallQuotas:
         allowance = self._quotas.of(call.caller, now)
         if allowance is None:
             return
-        if call.method == PRODUCE:
-            allowance.check_produce(now)
-        allowance.begin(call.peer, now)
+        try:
+            if call.method == PRODUCE:
+                allowance.check_produce(now)
+            allowance.begin(call.peer, now)
+        except OverloadedError:
+            self._forget(call)
+            raise
         call.allowance = allowance
 
     def began(self, call: Call, _context: Context) -> None:
@@ -102,6 +113,10 @@ class CallQuotas:
         """Count the call no longer."""
         if call.allowance is not None:
             call.allowance.end(call.peer)
+        self._forget(call)
+
+    def _forget(self, call: Call) -> None:
+        """Count the call no longer, if it is counted. It ends when its client has read its refusal."""
         source = self._sources.pop(call, None)
         if source is None:
             return
@@ -117,10 +132,13 @@ class CallQuotas:
     def _has_the_most(self, source: Source) -> bool:
         """True if its owner has its share of all calls or more, and its connection its share of those.
 
-        Of the very last calls it is the owner's share alone that counts.
+        A connection that has less takes no more of the last calls than a part of what it leaves: else the
+        next one that opens calls and leaves them open would take them all. Of the very last calls it is the
+        owner's share alone that counts.
         """
         calls, connections = self._of_owner[source.owner]
         number = len(self._sources)
         if calls * len(self._of_owner) < number:
             return False
-        return number > self._most_of_one or self._of_source[source] * connections >= calls
+        of_source, left = self._of_source[source], self._most_of_one - number
+        return left < 0 or of_source * connections >= calls or of_source > max(1, left // PART_OF_THE_LAST)
