@@ -3,7 +3,7 @@
  * The library does two things without a Python object for every record: it brings the records of a produce
  * request into a partition's table, and it makes the bytes of a consume response of the table's rows. It runs
  * inside the SQLite that the broker uses, as an extension (sqlite.org/loadext.html). The functions of scan.c
- * need no SQLite: they are called by themselves, through Python's ctypes. It knows no Python.
+ * and wal.c need no SQLite: they are called by themselves, through Python's ctypes. It knows no Python.
  *
  * The rule that keeps it small: it reads only what is written in the ordinary form, as every generated encoder
  * writes it. Whatever is not, or is rare, it declines, and Python with its protobuf does that request as it
@@ -20,7 +20,7 @@
 
 #include <sqlite3ext.h>
 
-#define TAKHIN_VERSION 3
+#define TAKHIN_VERSION 4
 #define EXPORTED __attribute__((visibility("default")))
 
 typedef unsigned char byte;

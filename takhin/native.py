@@ -15,7 +15,7 @@ from pathlib import Path
 
 NAME = "_native"
 """Of the file in this package, without its suffix."""
-VERSION = 3
+VERSION = 4
 """That of native/takhin.h. A file of another one is left over from another version of the package."""
 ZEROS_MAX = 2_000
 """A record or header that ends in as many zeros is stored by Python: with a few more it needs a row that only
@@ -83,7 +83,8 @@ class Trait(IntEnum):
 class Library:
     """The functions of the library that need no SQLite.
 
-    They keep the interpreter's lock: to give it up would cost more than they take, which is 10 ns a record.
+    Those about records keep the interpreter's lock: to give it up would cost more than they take, which is
+    10 ns a record.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,6 +97,7 @@ class Library:
                 functions.takhin_cut,
                 functions.takhin_find,
             )
+            self._whole_frames = ctypes.CDLL(str(path)).takhin_whole_frames  # gives the lock up meanwhile
         except (OSError, AttributeError) as error:
             raise NativeUnusableError(f"{path} cannot be loaded: {error}") from error
         if version != VERSION:
@@ -117,6 +119,11 @@ class Library:
             *(ctypes.c_int, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64)),
         )
         self._find.restype = ctypes.c_int64
+        self._whole_frames.argtypes = (
+            *(ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64),
+            *(ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint32)),
+        )
+        self._whole_frames.restype = ctypes.c_int64
 
     def scan(self, request: bytes, limits: Limits) -> Facts | None:
         """What is in the records of a produce request; None if they are not plain (see native/scan.c)."""
@@ -145,6 +152,18 @@ class Library:
         if position < 0:
             raise ValueError(f"there is no record {what.name} {number}")
         return position, size.value
+
+    def whole_frames(
+        self, frames: bytes, page_bytes: int, salts: bytes, before: tuple[int, int]
+    ) -> tuple[int, tuple[int, int]]:
+        """(how many frames of a write-ahead log are whole, from the first one on; the sums of the last one).
+
+        The log sums little-endian words. salts: 8 bytes that each has. before: the sums of the frame before
+        them.
+        """
+        sums = (ctypes.c_uint32 * 2)(*before)
+        whole: int = self._whole_frames(frames, len(frames), page_bytes, salts, sums)
+        return whole, (sums[0], sums[1])
 
 
 @cache

@@ -17,20 +17,25 @@ from takhin.disk.faults import NotNowError, WalDamagedError, sentence
 from takhin.disk.layout import wal_of
 from takhin.disk.wal import HEAD, order_of
 from takhin.disk.wal_sums import FRAME_BYTES, FRAME_HEAD, Sums, are_whole
+from takhin.native import Library
+from takhin.schema import PAGE_BYTES
 
 LOOKS_MAX = 3
 """A WAL that is restarted or cut off during a look can seem damaged. That does not repeat itself."""
 
-AT_ONCE = 16
+AT_ONCE, AT_ONCE_IN_C = 16, 64
 """Frames that are read and compared at once: each call lets go of Python's lock and has to get it back."""
+SALTS = slice(16, 24)
+"""Of a WAL's head; each frame has the same."""
 
 
 class WalCheck:
     """The check of one file's WAL. On any thread, one call at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """path: the `.db` file."""
+    def __init__(self, path: Path, native: Library | None = None) -> None:
+        """path: the `.db` file. native: the library that compares; None: SQLite's and Python's arithmetic."""
         self._path = wal_of(path)
+        self._native = native
         self._head = b""  # of the log that was looked at
         self._checked = 0  # so many of its frames were whole
         self._sums: Sums = (0, 0)  # which the last one of them carries
@@ -65,7 +70,7 @@ class WalCheck:
                 self._head, self._checked, self._sums = head, 0, HEAD.unpack(head)[6:]
             elif copied < self._checked:
                 self._go_back(file, copied)
-            for at_once in (AT_ONCE, 1):
+            for at_once in (AT_ONCE if self._native is None else AT_ONCE_IN_C, 1):
                 while self._checked < used:
                     if not self._next(connection, file, min(at_once, used - self._checked), order):
                         break
@@ -83,9 +88,14 @@ class WalCheck:
 
     def _next(self, connection: apsw.Connection, file: apsw.VFSFile, count: int, order: str) -> bool:
         """True if so many more frames are whole; they are counted then."""
-        read = memoryview(file.xRead(count * FRAME_BYTES, HEAD.size + self._checked * FRAME_BYTES))
-        if len(read) < count * FRAME_BYTES:
+        content = file.xRead(count * FRAME_BYTES, HEAD.size + self._checked * FRAME_BYTES)
+        if len(content) < count * FRAME_BYTES:
             return False
+        if self._native is not None and order == "<":
+            whole, self._sums = self._native.whole_frames(content, PAGE_BYTES, self._head[SALTS], self._sums)
+            self._checked += whole
+            return whole == count
+        read = memoryview(content)
         frames = [read[at : at + FRAME_BYTES] for at in range(0, len(read), FRAME_BYTES)]
         salts = HEAD.unpack(self._head)[4:6]
         if any(FRAME_HEAD.unpack_from(frame)[2:4] != salts for frame in frames):

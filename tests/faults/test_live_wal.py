@@ -29,6 +29,7 @@ from takhin.disk.layout import wal_of
 from takhin.disk.wal_check import WalCheck
 from takhin.disk.wal_sums import FRAME_BYTES
 from takhin.errors import OutcomeUnknownError, PartitionUnavailableError
+from takhin.native import found
 from takhin.storage.sqlite.checkpoint import Phase
 from takhin.storage.sqlite.recovery import Failure
 from takhin.storage.sqlite.steps import Step
@@ -45,6 +46,14 @@ with open(sys.argv[1], "r+b") as file:
     file.seek(-1, 1)
     file.write(bytes([byte[0] ^ 1 << int(sys.argv[3])]))
 """
+
+
+@pytest.fixture(params=[False, True], ids=["in Python", "in C"])
+def native(request):
+    """What compares the checksums: the native library, or None."""
+    if request.param and isinstance(library := found(), Exception):
+        pytest.skip(str(library))
+    return library if request.param else None
 
 
 def flip(path, at: int, bit: int) -> None:
@@ -117,13 +126,13 @@ async def test_no_false_alarm_under_load(tmp_path):
     await engine.close()
 
 
-async def test_a_wal_cut_off_while_it_is_checked(tmp_path):
+async def test_a_wal_cut_off_while_it_is_checked(tmp_path, native):
     """A commit that restarts a WAL and cuts off what it had grown too large is no damage."""
     path = await a_file(tmp_path / "data")
     checker, writer = connection.open_writer(path), connection.open_writer(path)
     writer.pragma("journal_size_limit", PAGE_BYTES)
     written = Event()
-    of_wal = WalCheck(path)
+    of_wal = WalCheck(path, native)
 
     def check():
         while not written.is_set():
@@ -178,13 +187,13 @@ async def test_the_locks_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("left", range(5))
-async def test_few_descriptors(tmp_path, left):
+async def test_few_descriptors(tmp_path, left, native):
     """Without enough descriptors for a check it is put off, however many are missing."""
     path = await a_file(tmp_path / "data")
     with closing(connection.open_writer(path)) as db, descriptors(left):
         db.execute("INSERT INTO records (offset, timestamp) VALUES (0, 0)")
         with suppress(NotNowError):
-            WalCheck(path).check(db)
+            WalCheck(path, native).check(db)
 
 
 @contextmanager
@@ -321,7 +330,7 @@ async def test_a_reader_in_the_way(tmp_path):
 
 
 @pytest.mark.parametrize("frame", [0, 20, 37])
-async def test_a_frame_that_waits_for_its_copy(tmp_path, frame):
+async def test_a_frame_that_waits_for_its_copy(tmp_path, frame, native):
     """A frame that was checked, but not copied, is checked again: it may have been damaged since."""
     path = await a_file(tmp_path / "data")
     insert = "INSERT INTO records (offset, timestamp, value) VALUES (?, 0, randomblob(?))"
@@ -330,7 +339,7 @@ async def test_a_frame_that_waits_for_its_copy(tmp_path, frame):
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM log").fetchall()
         db.execute(insert, (1, 30 * PAGE_BYTES))
-        of_wal = WalCheck(path)
+        of_wal = WalCheck(path, native)
         of_wal.check(db)
         _, copied = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         of_wal.check(db)
@@ -343,12 +352,12 @@ async def test_a_frame_that_waits_for_its_copy(tmp_path, frame):
         reader.execute("COMMIT")
 
 
-async def test_a_restarted_log(tmp_path):
+async def test_a_restarted_log(tmp_path, native):
     """What was checked of a WAL counts no more once SQLite has restarted it."""
     path = await a_file(tmp_path / "data")
     insert = "INSERT INTO records (offset, timestamp, value) VALUES (?, 0, randomblob(?))"
     with closing(connection.open_writer(path)) as db:
-        of_wal = WalCheck(path)
+        of_wal = WalCheck(path, native)
         db.execute(insert, (0, 30 * PAGE_BYTES))
         of_wal.check(db)
         db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from takhin.schema import PAGE_BYTES
 
+from takhin import native
 from takhin.disk.wal_sums import FRAME_BYTES, FRAME_HEAD, are_whole, comparer, sums_of
 
 NOT_SUMMED = range(8, 16)
@@ -51,6 +52,29 @@ def test_whole_and_flipped(order, pages, data):
         assert not are_whole(compare, made, (5, 7), order)
 
 
+@pytest.mark.skipif(isinstance(native.found(), Exception), reason=str(native.found()))
+@given(pages=PAGES, data=st.data())
+def test_by_the_native_library(pages, data):
+    """It finds as many whole frames as there are before one that is flipped or has other salts, or is cut."""
+    made = frames(pages, "<")
+    log = bytearray(b"".join(made))
+    salts = bytes(made[0][8:16])
+
+    def whole(content, before=(5, 7), salts=salts):
+        return native.library().whole_frames(bytes(content), PAGE_BYTES, salts, before)
+
+    def sums_before(number):
+        return (5, 7) if not number else FRAME_HEAD.unpack_from(made[number - 1])[4:]
+
+    assert whole(log) == (len(made), sums_before(len(made)))
+    assert whole(log, (5, 6)) == (0, (5, 6))
+    assert whole(log, salts=b"12345678") == (0, (5, 7))
+    assert whole(log[: data.draw(st.integers(0, FRAME_BYTES - 1))]) == (0, (5, 7))
+    at = data.draw(st.integers(0, len(log) - 1))
+    log[at] ^= 1 << data.draw(st.integers(0, 7))
+    assert whole(log) == (at // FRAME_BYTES, sums_before(at // FRAME_BYTES))
+
+
 def test_of_sqlite(tmp_path):
     """The frames that SQLite writes are whole."""
     with closing(comparer()) as compare:
@@ -63,5 +87,8 @@ def test_of_sqlite(tmp_path):
         log = (tmp_path / "a.db-wal").read_bytes()
         made = [log[at : at + FRAME_BYTES] for at in range(32, len(log), FRAME_BYTES)]
         assert len(made) > 20
-        assert are_whole(compare, made, struct.unpack(">2I", log[24:32]))
+        sums = struct.unpack(">2I", log[24:32])
+        assert are_whole(compare, made, sums)
+        if not isinstance(library := native.found(), Exception):
+            assert library.whole_frames(log[32:], PAGE_BYTES, log[16:24], sums)[0] == len(made)
         db.close()

@@ -29,6 +29,7 @@ from takhin.disk.inodes import Inodes
 from takhin.disk.wal_check import WalCheck
 from takhin.disk.witness import Mark
 from takhin.logs import debugging
+from takhin.native import library
 from takhin.schema import PAGE_BYTES
 
 logger = structlog.get_logger()
@@ -59,14 +60,15 @@ class Connections(NamedTuple):
 class LogFile:
     """A partition's file, open or closed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, native: bool) -> None:
+        """native: the native library is to compare the checksums of its WAL."""
         self.path = path
         self._wal = layout.wal_of(path)
         self._writer: apsw.Connection | None = None
         self._reader: apsw.Connection | None = None
         self._cache_kib = 0  # as the connections have it
         self._inodes: Inodes | None = None  # of the last time it was opened
-        self._wal_check = WalCheck(path)
+        self._wal_check = WalCheck(path, library() if native else None)
         self.left_wal = False
         """True if the file was closed with a WAL beside it, which then may be copied by another program."""
         self._damage: WalDamagedError | None = None

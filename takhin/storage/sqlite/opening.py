@@ -83,7 +83,7 @@ def open_file(path: Path, at: TopicPartition, witness: Witness, shared: Shared) 
     A topic's files are opened by one thread: apsw lets go of the interpreter at each step, so that the loop
     goes on meanwhile.
     """
-    file = LogFile(path)
+    file = LogFile(path, native=shared.native)
     write = connection.open_writer(path)
     try:
         file.note_place()
