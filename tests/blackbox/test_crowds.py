@@ -19,6 +19,9 @@ from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
 MEMBERS, PARTITIONS = 300, 600
 COME_BACK_S = 0.5
+TURN_MS_MAX = 30.0
+"""No single request does so much. A turn in which 300 join takes 7 ms of a quick processor, and up to
+24 of a slow one."""
 
 
 @pytest.fixture
@@ -92,4 +95,4 @@ async def test_the_members_of_a_large_group(broker, figures):
         await nobody_left(stub)
         turns["cut off"] = broker.longest_turn()
     figures(", ".join(f"{name} {turn.busy_ms} ms of {turn.late_ms}" for name, turn in turns.items()))
-    assert within_bound(*turns.values()), turns
+    assert within_bound(*turns.values(), ms_max=TURN_MS_MAX), turns

@@ -275,7 +275,9 @@ async def test_what_may_not_be_read(data: Path, name: str):
             assert len(await read_all(engine.topics["other"].partitions[1])) == 20
             path.chmod(mode)
             assert len(await read_all(await served(engine, at))) == 20
-            assert not engine.troubles
+            async with asyncio.timeout(20):
+                while engine.troubles:  # noqa: ASYNC110  the other partition comes back by itself, too
+                    await asyncio.sleep(0.01)
             await engine.close()
 
 
