@@ -133,6 +133,9 @@ def _options(settings: RpcSettings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", settings.metadata_bytes_max),
         ("grpc.absolute_max_metadata_size", settings.metadata_bytes_max),
         ("grpc.max_concurrent_streams", settings.streams_per_connection_max),
+        # It would refuse calls of a client that keeps this limit: it counts those that are answered and not
+        # yet forgotten. call_quotas.py bounds what is under way.
+        ("grpc.http.overload_protection", 0),
         ("grpc.max_allowed_incoming_connections", settings.connections_max),
         ("grpc.server_handshake_timeout_ms", settings.handshake_ms_max),
         ("grpc.max_connection_idle_ms", settings.connection_idle_ms),

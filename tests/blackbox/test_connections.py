@@ -1,4 +1,4 @@
-"""Connections that are opened and never used."""
+"""Connections that are opened and never used, and one with more calls than it may have."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from takhin.v1 import takhin_pb2 as pb
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a client of HTTP/2 says first: the preface and empty SETTINGS."""
 CONNECTIONS_MAX = 20
+STREAMS_MAX = 100
 
 
 def silent(broker):
@@ -48,3 +49,16 @@ def test_all_connections_taken(data_dir):
             ]
         eventually(lambda: health(stub).status == "healthy")
         assert broker.log().count("connections_full") == broker.log().count("connections_free") == 1
+
+
+def test_more_calls_than_a_connection_may_have(data_dir):
+    """They wait in the client. The broker may have a call more at hand, one that it has just answered."""
+    with (
+        Broker(data_dir, rpc_streams_per_connection_max=STREAMS_MAX) as broker,
+        connected(broker.address) as stub,
+    ):
+        calls = [
+            stub.HealthCheck.future(pb.HealthCheckRequest(), timeout=CALL_S_MAX)
+            for _ in range(20 * STREAMS_MAX)
+        ]
+        assert {call.result().status for call in calls} == {"healthy"}
