@@ -136,6 +136,10 @@ def _options(settings: RpcSettings) -> list[tuple[str, int]]:
         # It would refuse calls of a client that keeps this limit: it counts those that are answered and not
         # yet forgotten. call_quotas.py bounds what is under way.
         ("grpc.http.overload_protection", 0),
+        # Calls that come faster than they are taken in. Beyond these gRPC cancels them without a reason; by
+        # itself it would do so to some from 1,000 on, which may be fewer than may be under way.
+        ("grpc.server.max_pending_requests", settings.calls_max),
+        ("grpc.server.max_pending_requests_hard_limit", settings.calls_max),
         ("grpc.max_allowed_incoming_connections", settings.connections_max),
         ("grpc.server_handshake_timeout_ms", settings.handshake_ms_max),
         ("grpc.max_connection_idle_ms", settings.connection_idle_ms),

@@ -1,4 +1,4 @@
-"""Connections that are opened and never used, and one with more calls than it may have."""
+"""Connections that are opened and never used, and some with very many calls."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a client of HTTP/2 says first: the preface and empty SETTINGS."""
 CONNECTIONS_MAX = 20
 STREAMS_MAX = 100
+AT_ONCE = 1_700
+"""Calls of one address at one moment: as many as rpc.calls_max leaves to it."""
 
 
 def silent(broker):
@@ -62,3 +64,16 @@ def test_more_calls_than_a_connection_may_have(data_dir):
             for _ in range(20 * STREAMS_MAX)
         ]
         assert {call.result().status for call in calls} == {"healthy"}
+
+
+def test_many_calls_at_one_moment(data_dir):
+    """As many as may be under way, over several connections: all are answered."""
+    with Broker(data_dir) as broker, ExitStack() as stack:
+        stubs = [stack.enter_context(connected(broker.address)) for _ in range(4)]
+        for _ in range(3):
+            calls = [
+                stub.HealthCheck.future(pb.HealthCheckRequest(), timeout=CALL_S_MAX)
+                for _ in range(AT_ONCE // len(stubs))
+                for stub in stubs
+            ]
+            assert {call.result().status for call in calls} == {"healthy"}
