@@ -36,6 +36,10 @@ READ_BYTES_MAX = 64 << 10
 so that a flood of frames makes it hundreds of MB. Messages of 100 kB and of 4 MB take as much CPU time with
 64 KiB as without a bound."""
 
+PENDING_MIN = 1_000
+"""gRPC cancels calls that come faster than they are taken in, without a reason: some of them from so many on,
+by itself. Where rpc.calls_max is larger it is none up to there, and what is one too many is told why."""
+
 
 class Listener:
     """Serves one TakhinService at its addresses, as a part of the server. Life: `start`, serve, `stop`."""
@@ -118,6 +122,7 @@ class Listener:
 
 def _options(settings: RpcSettings) -> list[tuple[str, int]]:
     """Channel arguments (grpc_types.h). Without them gRPC bounds neither connections nor idle time."""
+    pending_max = max(settings.calls_max, PENDING_MIN)
     return [
         ("grpc.so_reuseport", 0),  # else a second broker could listen on the same port
         ("grpc.max_receive_message_length", settings.message_bytes_max),
@@ -136,10 +141,8 @@ def _options(settings: RpcSettings) -> list[tuple[str, int]]:
         # It would refuse calls of a client that keeps this limit: it counts those that are answered and not
         # yet forgotten. call_quotas.py bounds what is under way.
         ("grpc.http.overload_protection", 0),
-        # Calls that come faster than they are taken in. Beyond these gRPC cancels them without a reason; by
-        # itself it would do so to some from 1,000 on, which may be fewer than may be under way.
-        ("grpc.server.max_pending_requests", settings.calls_max),
-        ("grpc.server.max_pending_requests_hard_limit", settings.calls_max),
+        ("grpc.server.max_pending_requests", pending_max),
+        ("grpc.server.max_pending_requests_hard_limit", pending_max),
         ("grpc.max_allowed_incoming_connections", settings.connections_max),
         ("grpc.server_handshake_timeout_ms", settings.handshake_ms_max),
         ("grpc.max_connection_idle_ms", settings.connection_idle_ms),
