@@ -20,15 +20,18 @@ class Honest:
 
     def __init__(self, address: str) -> None:
         self._address = address
+        self._served = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.times: list[float] = []
         self.failures: list[str] = []
 
     def __enter__(self) -> Self:
+        """Returns when it has its connection and the first answer, so that nobody takes its place before."""
         with connected(self._address) as stub:
             stub.CreateTopic(pb.CreateTopicRequest(name=TOPIC), timeout=CALL_S_MAX)  # if it is not there
         self._thread.start()
+        self._served.wait(CALL_S_MAX)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -57,3 +60,4 @@ class Honest:
                 except grpc.RpcError as error:
                     self.failures.append(f"{error.code().name}: {error.details()}")
                 self.times.append(time.monotonic() - begin)
+                self._served.set()
