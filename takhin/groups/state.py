@@ -29,6 +29,7 @@ from takhin.groups.events import (
     Join,
     Leave,
     Step,
+    StepsDue,
     Subscribe,
     TargetMade,
 )
@@ -71,8 +72,8 @@ def step(group: Group, event: Event, now: int, busy: Partitions = NOTHING) -> St
             _target_made(draft, event)
         case DeadlinePassed():
             _deadline_passed(draft, event)
-        case CommitsEnded():
-            draft.freed.update(event.partitions)
+        case CommitsEnded() | StepsDue():
+            _go_on(draft, event)
         case _:
             assert_never(event)
     return draft.finished()
@@ -344,6 +345,14 @@ def _target_made(draft: Draft, event: TargetMade) -> None:
     if draft.epoch > draft.target_epoch:
         draft.want_target()
     draft.reconcile_all()
+
+
+def _go_on(draft: Draft, event: CommitsEnded | StepsDue) -> None:
+    """Members that are waiting for these partitions, or that are behind, take their next step."""
+    if isinstance(event, CommitsEnded):
+        draft.freed.update(event.partitions)
+    else:
+        draft.catch_up()
 
 
 def _deadline_passed(draft: Draft, event: DeadlinePassed) -> None:
