@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from typing import NoReturn
 
 from takhin.errors import RefusedError, UnknownMemberError
@@ -176,7 +175,7 @@ class Draft:
                 waits = member.state is MemberState.UNRELEASED
                 if waits and not self.target.get(member.member_id, NOTHING).isdisjoint(self.freed):
                     self.reconcile(member.member_id)
-        group = replace(
+        group = changed(
             self.before,
             catalogue=self.catalogue,
             epoch=self.epoch,
@@ -188,7 +187,8 @@ class Draft:
             wanted_at=self.wanted_at,
             behind=self.behind,
         )
-        group.own_as(self.before, self._let_go, self._got)
+        if self._let_go or self._got:
+            group.owners_move(self._let_go, self._got)
         return Step(group, list(self._actions()))
 
     def _actions(self) -> Iterator[Action]:

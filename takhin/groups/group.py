@@ -188,18 +188,12 @@ class Group:
         """The member whose own a partition is, as it follows from all members."""
         return {each: member.member_id for member in self.members.values() for each in member.held}
 
-    def own_as(
-        self, before: Group, let_go: AbstractSet[TopicPartition], got: Mapping[TopicPartition, str]
-    ) -> None:
-        """Know `owner` from the group before, if it is known there: to go through all members takes long."""
-        if "owner" not in vars(before):
-            return
-        owner = before.owner
-        if let_go or got:
-            owner = {**owner, **got}
+    def owners_move(self, let_go: AbstractSet[TopicPartition], got: Mapping[TopicPartition, str]) -> None:
+        """Where `owner` is that of the group before, put it right: to go through all members takes long."""
+        if "owner" in vars(self):
+            owner = vars(self)["owner"] = {**self.owner, **got}
             for each in let_go - got.keys():
                 owner.pop(each, None)
-        vars(self)["owner"] = owner
 
     def holder(self, instance_id: str) -> Member | None:
         """The static member that has the instance id."""
