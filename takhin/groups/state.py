@@ -300,7 +300,7 @@ def _broken(draft: Draft, event: Broken) -> None:
 
 def _catalogue_changed(draft: Draft, event: CatalogueChanged) -> None:
     """Topics changed: the group's epoch rises, once, if that concerns what a member reads."""
-    before, concerned = draft.before.catalogue, False
+    before, less = draft.before.catalogue, {}
     draft.catalogue = event.catalogue
     shared: dict[object, Subscription] = {}  # most members want the same, and that can be thousands of names
     for member in list(draft.members.values()):
@@ -311,10 +311,10 @@ def _catalogue_changed(draft: Draft, event: CatalogueChanged) -> None:
         subscription = shared[kind]
         if subscription != former:
             draft.put(changed(member, subscription=subscription))
-            draft.set_target(member.member_id, subscription.of(draft.target.get(member.member_id, NOTHING)))
-            concerned = True
+            less[member.member_id] = subscription.of(draft.target.get(member.member_id, NOTHING))
+    draft.target = {**draft.target, **less}
     names = frozenset[str]().union(*(each.names for each in shared.values()))
-    if concerned or any(before.get(name, 0) != event.catalogue.get(name, 0) for name in names):
+    if less or any(before.get(name, 0) != event.catalogue.get(name, 0) for name in names):
         draft.bump()
         draft.reconcile_all()
 
