@@ -6,7 +6,6 @@ it has moved itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import NoReturn
 
@@ -140,6 +139,9 @@ class Draft:
         if member.away:
             return
         want = self.target.get(member_id, NOTHING)
+        stable = member.state is MemberState.STABLE and member.epoch == self.target_epoch
+        if stable and member.assigned is want:
+            return  # it is where it is to be, as most are most of the time
         new = want - member.assigned
         blocked = self.owned(new) | (new & self.busy) if new else NOTHING
         after = reconcile(member, Goal(want, self.target_epoch), blocked, owned)
@@ -189,41 +191,45 @@ class Draft:
         )
         if self._let_go or self._got:
             group.owners_move(self._let_go, self._got)
-        return Step(group, list(self._actions()))
+        return Step(group, self._actions())
 
-    def _actions(self) -> Iterator[Action]:
+    def _actions(self) -> list[Action]:
         """What is to be done, from the difference to before: ownership ends before others hear of it."""
+        actions: list[Action] = []
         for member_id, error in self._removed.items():
             if held := self.before.members[member_id].held:
-                yield Release(member_id, held)
-            yield Remove(member_id, error)
+                actions.append(Release(member_id, held))
+            actions.append(Remove(member_id, error))
         tells: list[Tell] = []
         for member_id in self._touched:
             before, after = self.before.members.get(member_id), self.members[member_id]
-            if before is not None and (lost := before.held - after.held):
-                yield Release(member_id, lost)
-            yield from self._arms(before, after)
+            if before is not None and before.held is not after.held and (lost := before.held - after.held):
+                actions.append(Release(member_id, lost))
+            actions += self._arms(before, after)
             told = None if before is None else (before.epoch, before.assigned)
             if not after.away and (member_id in self._told or told != (after.epoch, after.assigned)):
                 tells.append(Tell(member_id, after.epoch, after.assigned))
-        yield from tells
-        yield from self._armed
+        actions += tells
+        actions += self._armed
         if self._wants and self.wanted_at is not None:
-            yield WantTarget(self.wanted_at)
+            actions.append(WantTarget(self.wanted_at))
         if self._steps:
-            yield WantSteps()
+            actions.append(WantSteps())
+        return actions
 
-    def _arms(self, before: Member | None, after: Member) -> Iterator[Arm | Disarm]:
+    def _arms(self, before: Member | None, after: Member) -> list[Arm | Disarm]:
         """Its deadlines as far as they have changed, of which REVOKE is bound to its epoch, too."""
-        were = before.deadlines if before is not None else NO_DEADLINES
+        were, are = NO_DEADLINES if before is None else before.deadlines, after.deadlines
         rebound = before is not None and before.epoch != after.epoch and after.revoke_at is not None
-        if were == after.deadlines and not rebound:
-            return
-        for kind, was, at in zip(DEADLINES, were, after.deadlines, strict=True):
+        if were == are and not rebound:
+            return []
+        changes: list[Arm | Disarm] = []
+        for kind, was, at in zip(DEADLINES, were, are, strict=True):
             if at is None and was is not None:
-                yield Disarm(after.member_id, kind)
+                changes.append(Disarm(after.member_id, kind))
             elif at is not None and (at != was or (rebound and kind is Deadline.REVOKE)):
-                yield Arm(after.member_id, kind, after.epoch, at)
+                changes.append(Arm(after.member_id, kind, after.epoch, at))
+        return changes
 
 
 def unknown(member_id: str) -> NoReturn:

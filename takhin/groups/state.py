@@ -222,10 +222,15 @@ def _heartbeat(draft: Draft, event: Heartbeat) -> None:
     member = draft.known(event.member_id)
     _check_epoch(member, event.epoch)
     current = event.epoch == member.epoch
-    member = changed(member, heard=event.epoch, session_at=draft.now + member.session_timeout_ms)
-    if current and event.owned is not None:
-        member = changed(member, unproven=member.unproven - event.owned)
-    draft.put(member)
+    proven = event.owned if current and event.owned is not None else NOTHING
+    draft.put(
+        changed(
+            member,
+            heard=event.epoch,
+            session_at=draft.now + member.session_timeout_ms,
+            unproven=member.unproven - proven,
+        )
+    )
     if current:
         draft.reconcile(member.member_id, event.owned)
 
