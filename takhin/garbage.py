@@ -25,7 +25,12 @@ GROWTH = 1.25
 GROWTH_BYTES = 64 << 20
 """All objects are looked at when the process holds `GROWTH` times as much as before and these bytes more."""
 YOUNG, MIDDLE, OLD = 700, 4, (1 << 31) - 1
-"""Thresholds of the three generations. The middle one is kept small: a look at it takes less than 5 ms."""
+"""Thresholds of the three generations. The middle one is kept small. With 200 for the first, small produce
+calls take 4 to 10 % more of a processor."""
+YOUNG_S = 0.1
+"""How often the young are looked at in any case. CPython counts new objects less those that are freed, of any
+age. Where each message of a long stream puts 30 new objects in the place of 30 old ones, as heartbeats do, it
+looks at nothing until 50,000 are young, which takes 25 ms."""
 
 
 def spare_old_objects() -> None:
@@ -33,6 +38,15 @@ def spare_old_objects() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, MIDDLE, OLD)
+
+
+async def look_at_young() -> None:
+    """Look for garbage among the young where CPython does not do so by itself. Never returns."""
+    while True:
+        looks = gc.get_stats()[1]["collections"]
+        await asyncio.sleep(YOUNG_S)
+        if gc.get_stats()[1]["collections"] == looks:
+            gc.collect(1)
 
 
 async def collect() -> None:

@@ -70,10 +70,11 @@ async def run(settings: Settings) -> None:
         _say_ready(server)
     except OSError as error:  # a broker whose caller does not listen serves all the same
         logger.warning("ready_line_not_printed", reason=error.strerror, address=server.address)
-    collecting = asyncio.create_task(garbage.collect())
+    collecting = [asyncio.create_task(each) for each in (garbage.collect(), garbage.look_at_young())]
     async with manager.told_that_we_serve(f"serving on {server.address}"):
         await stop.wait()
-    collecting.cancel()
+    for each in collecting:
+        each.cancel()
     logger.info("stopping", grace_ms=settings.shutdown_grace_ms)
     await server.stop()
     logger.info("stopped")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TypeVar
@@ -13,6 +14,10 @@ IN_ONE_TURN = 1_000
 """Steps of some µs each that are done before others have their turn."""
 LARGE_BYTES = 1 << 20
 """From this size on, each step of a message has a turn of the loop for itself: it takes 0.3 ms a MiB."""
+TURN_SECONDS = 0.002
+"""What a `Turnstile` or a `Backlog` takes of one turn of the loop, on a slow processor, too."""
+WOKEN_AT_ONCE = 20
+"""Of those that wait at a turnstile, so many are woken in a turn of the loop."""
 
 
 async def others_turn() -> None:
@@ -29,32 +34,66 @@ async def in_turns(items: Iterable[T], *, at_once: int = IN_ONE_TURN) -> AsyncIt
 
 
 class Turnstile:
-    """Lets a few callers pass in each turn of the loop, in the order in which they came."""
+    """Lets callers pass in the order in which they came, until a turn of the loop has taken so many seconds.
 
-    def __init__(self, at_once: int) -> None:
-        self._places = asyncio.Semaphore(at_once)
-        self._alone = asyncio.Lock()
+    One passes in each turn, however long that takes. The time is that since the first one has passed.
+    """
 
-    async def passed(self, *, alone: bool = False) -> None:
-        """Return when it is the caller's turn. alone: of those who say so, only one passes in a turn."""
-        if alone:
-            async with self._alone:
-                await others_turn()
-        await self._places.acquire()
-        asyncio.get_running_loop().call_soon(self._places.release)
+    def __init__(self, seconds: float = TURN_SECONDS) -> None:
+        self._seconds = seconds
+        self._line: deque[asyncio.Future[None]] = deque()
+        self._closes: float | None = None  # when nobody else passes in this turn; None: nobody has passed yet
+        self._sent_back = 0  # how many were woken in this turn and came too late: they are first in line
+        self._looking = False
+
+    async def passed(self) -> None:
+        """Return when it is the caller's turn."""
+        if not self._line and self._is_open():
+            return
+        place = len(self._line)
+        while True:
+            waiter = asyncio.get_running_loop().create_future()
+            self._line.insert(place, waiter)
+            await waiter
+            if self._is_open():
+                return
+            place, self._sent_back = self._sent_back, self._sent_back + 1
+
+    def _is_open(self) -> bool:
+        now = time.perf_counter()
+        if self._closes is None:
+            self._closes = now + self._seconds
+            self._look_soon()
+            return True
+        return now < self._closes
+
+    def _look_soon(self) -> None:
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        """Wake those who are next. They run in the turn after this one."""
+        self._looking, self._closes, self._sent_back = False, None, 0
+        for _ in range(min(WOKEN_AT_ONCE, len(self._line))):
+            waiter = self._line.popleft()
+            if not waiter.done():  # else its caller has given up
+                waiter.set_result(None)
+        if self._line:
+            self._look_soon()
 
 
 class Backlog:
-    """Small pieces of work that nobody waits for, of which a few are done in each turn of the loop."""
+    """Small pieces of work that nobody waits for: in each turn of the loop one, and more if there is time."""
 
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
-        self._due: deque[tuple[Callable[[], None], bool]] = deque()
+    def __init__(self, seconds: float = TURN_SECONDS) -> None:
+        self._seconds = seconds
+        self._due: deque[Callable[[], None]] = deque()
         self._awake = False
 
-    def add(self, work: Callable[[], None], *, alone: bool = False) -> None:
-        """Do this soon, after all that was added before. alone: with nothing behind it in the same turn."""
-        self._due.append((work, alone))
+    def add(self, work: Callable[[], None]) -> None:
+        """Do this soon, after all that was added before."""
+        self._due.append(work)
         self._wake()
 
     def clear(self) -> None:
@@ -67,12 +106,12 @@ class Backlog:
             asyncio.get_running_loop().call_soon(self._do_some)
 
     def _do_some(self) -> None:
-        left = self._at_once
+        closes = time.perf_counter() + self._seconds
         try:
-            while self._due and left:
-                work, alone = self._due.popleft()
-                left = 0 if alone else left - 1
-                work()
+            while self._due:
+                self._due.popleft()()
+                if time.perf_counter() >= closes:
+                    break
         finally:
             self._awake = False
             self._wake()

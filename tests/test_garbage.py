@@ -38,9 +38,28 @@ async def main():
 asyncio.run(main())
 """
 
+NEW_FOR_OLD = """
+import asyncio, gc, sys, time
+from takhin import garbage
 
-def outcome(*arguments: str) -> str:
-    command = [sys.executable, "-c", IN_A_PROCESS, *arguments]
+async def main():
+    held = [[number] for number in range(100_000)]
+    garbage.spare_old_objects()
+    looking = asyncio.create_task(garbage.look_at_young()) if "look" in sys.argv else None
+    most = 0
+    for number in range(len(held)):
+        held[number] = [number]  # as many are freed as there are new ones
+        if number % 1_000 == 0:
+            await asyncio.sleep(0.02)
+            most = max(most, len(gc.get_objects(generation=0)))
+    print(most)
+
+asyncio.run(main())
+"""
+
+
+def outcome(*arguments: str, program: str = IN_A_PROCESS) -> str:
+    command = [sys.executable, "-c", program, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -57,3 +76,9 @@ def test_it_is_looked_for_more_often_where_there_is_some():
     assert waits[:3] == [EVERY_S_MIN, 2 * EVERY_S_MIN, 4 * EVERY_S_MIN]
     assert next_every_s(EVERY_S_MAX, 0) == EVERY_S_MAX
     assert next_every_s(EVERY_S_MAX, LITTLE) == EVERY_S_MIN
+
+
+def test_the_young_stay_few():
+    """New objects in the place of old ones become many before Python looks at them by itself."""
+    assert int(outcome(program=NEW_FOR_OLD)) > 50_000
+    assert int(outcome("look", program=NEW_FOR_OLD)) < 20_000

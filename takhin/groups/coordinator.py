@@ -49,9 +49,6 @@ BOOT_BITS = 32
 HEARTBEATS_PER_SESSION = 3, 4
 """How many are asked of a member in the time of its session: of some more than of others, so that members
 which came together, as after a start of the broker, do not speak together for ever."""
-EVENTS_AT_ONCE = 20
-"""What members say, and what becomes of them, is taken in so much at a time in one turn of the loop: each
-takes up to 0.1 ms, and hundreds answer an assignment at once."""
 COMMITTED_AT_ONCE = 1_000
 """Partitions of a commit that are looked at in one turn of the loop."""
 
@@ -75,9 +72,9 @@ class Coordinator:
         self._catalogue: Mapping[str, int] = {}
         self._watching: asyncio.Task[None] | None = None
         self._matching: set[asyncio.Task[None]] = set()
-        self._backlog = Backlog(EVENTS_AT_ONCE)
-        self.turnstile = Turnstile(EVENTS_AT_ONCE)
-        """What members say goes through it, so that others have their turns."""
+        self._backlog = Backlog()
+        self.turnstile = Turnstile()
+        """What members say and are told goes through it: hundreds answer an assignment at once."""
         self.draining = False
         """True once the broker stops."""
 
@@ -177,12 +174,15 @@ class Coordinator:
             )
         value = self._new(group_id, self._quiet_until)
         if live is None:
-            return LiveGroup(value, self._keep, self._backlog)
+            return self._live(value)
         live.value = value  # with the commits that are under way
         return live
 
     def _new(self, group_id: str, quiet_until: int = 0) -> Group:
         return Group.new(group_id, self._floor, self._rules, self._catalogue, quiet_until=quiet_until)
+
+    def _live(self, value: Group) -> LiveGroup:
+        return LiveGroup(value, self._keep, self._backlog, self.turnstile)
 
     def _keep(self, live: LiveGroup) -> None:
         """Know the group as long as it has members or commits under way."""
@@ -256,7 +256,7 @@ class Coordinator:
         """
         live = self._groups.get(group_id)
         if live is None:
-            live = LiveGroup(self._new(group_id), self._keep, self._backlog)
+            live = self._live(self._new(group_id))
         if not partitions:  # there is no commit that the group is kept for
             _refused(live.value, committer, NOTHING)
             yield {}

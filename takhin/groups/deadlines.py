@@ -19,42 +19,54 @@ def now_ms() -> int:
 
 
 class Deadlines:
-    """At most one timer for each member and kind."""
+    """At most one deadline for each member and kind, and a timer for it.
+
+    A deadline that moves on, as with each sign of life, leaves its timer where it is: when that ends, it is
+    set again.
+    """
 
     def __init__(self, passed: Callable[[DeadlinePassed], None]) -> None:
         self._passed = passed
-        self._timers: dict[str, dict[Deadline, asyncio.TimerHandle]] = {}
+        self._armed: dict[tuple[str, Deadline], Arm] = {}
+        self._timers: dict[tuple[str, Deadline], asyncio.TimerHandle] = {}
 
     def arm(self, armed: Arm) -> None:
         """Tell of it at its time, instead of the one of its kind before."""
-        self.disarm(armed.member_id, armed.kind)
-        loop = asyncio.get_running_loop()
-        # A millisecond later than that: the time is a whole number, and must have come.
-        timer = loop.call_at((armed.at + 1) / 1_000, self._end, armed)
-        self._timers.setdefault(armed.member_id, {})[armed.kind] = timer
+        of = armed.member_id, armed.kind
+        before = self._armed.get(of)
+        self._armed[of] = armed
+        if before is None:
+            self._set_timer(armed)
+        elif armed.at < before.at:
+            self._timers.pop(of).cancel()
+            self._set_timer(armed)
 
     def disarm(self, member_id: str, kind: Deadline) -> None:
         """Forget the one of this kind."""
-        timers = self._timers.get(member_id, {})
-        if (timer := timers.pop(kind, None)) is not None:
-            timer.cancel()
-        if not timers:
-            self._timers.pop(member_id, None)
+        if self._armed.pop((member_id, kind), None) is not None:
+            self._timers.pop((member_id, kind)).cancel()
 
     def forget(self, member_id: str) -> None:
         """Forget all of a member."""
-        for timer in self._timers.pop(member_id, {}).values():
-            timer.cancel()
+        for kind in Deadline:
+            self.disarm(member_id, kind)
 
     def close(self) -> None:
         """Forget all."""
-        for member_id in list(self._timers):
-            self.forget(member_id)
+        for of in list(self._armed):
+            self.disarm(*of)
 
-    def _end(self, armed: Arm) -> None:
-        now = now_ms()
+    def _set_timer(self, armed: Arm) -> None:
+        loop, of = asyncio.get_running_loop(), (armed.member_id, armed.kind)
+        # A millisecond later than that: the time is a whole number, and must have come.
+        self._timers[of] = loop.call_at((armed.at + 1) / 1_000, self._end, *of)
+
+    def _end(self, member_id: str, kind: Deadline) -> None:
+        armed, now = self._armed[member_id, kind], now_ms()
         if now - armed.at > LATE_MS:
-            self.arm(armed._replace(at=now + CATCH_UP_MS))
-            return
-        self.disarm(armed.member_id, armed.kind)
-        self._passed(DeadlinePassed(armed.member_id, armed.kind, armed.epoch))
+            armed = self._armed[member_id, kind] = armed._replace(at=now + CATCH_UP_MS)
+        if now < armed.at:  # it has moved on
+            self._set_timer(armed)
+        else:
+            self.disarm(member_id, kind)
+            self._passed(DeadlinePassed(member_id, kind, armed.epoch))

@@ -1,19 +1,28 @@
 """A group while one event is being handled. What is to be done follows from how it differs from before.
 
-A draft lives for one step. It derives the owners from the members when the step begins, so nothing about them
-is carried from one event to the next [KAFKA-15212, KAFKA-20907].
+A draft lives for one step. Who owns what is known from the members as they were when it began, and from what
+it has moved itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from typing import NoReturn
 
 from takhin.errors import RefusedError, UnknownMemberError
 from takhin.groups.changing import changed
-from takhin.groups.events import Action, Arm, Deadline, Disarm, Release, Remove, Step, Tell, WantTarget
+from takhin.groups.events import (
+    Action,
+    Arm,
+    Deadline,
+    Disarm,
+    Release,
+    Remove,
+    Step,
+    Tell,
+    WantSteps,
+    WantTarget,
+)
 from takhin.groups.group import NOTHING, Group, Member, MemberState, Partitions
 from takhin.groups.reconcile import Goal, reconcile
 from takhin.model import TopicPartition
@@ -32,19 +41,20 @@ class Draft:
         self.epoch, self.target_epoch = group.epoch, group.target_epoch
         self.target_at, self.wanted_at = group.target_at, group.wanted_at
         self.members, self.target = dict(group.members), group.target
+        self.behind = group.behind
         self.freed: set[TopicPartition] = set()
         """What somebody may be waiting for."""
-        self._got: set[TopicPartition] = set()  # what has become somebody's own
+        self._got: dict[TopicPartition, str] = {}  # what has become somebody's own, and whose
         self._let_go: set[TopicPartition] = set()  # what has become nobody's
         self._touched: dict[str, None] = {}
         self._told: set[str] = set()
         self._armed: list[Arm] = []
         self._removed: dict[str, RefusedError | None] = {}
-        self._wants = False
+        self._wants = self._steps = False
 
     def owned(self, partitions: Partitions) -> AbstractSet[TopicPartition]:
         """Those of the partitions that are somebody's own."""
-        return ((partitions & self.before.owner.keys()) - self._let_go) | (partitions & self._got)
+        return ((partitions & self.before.owner.keys()) - self._let_go) | (partitions & self._got.keys())
 
     def holder(self, instance_id: str) -> Member | None:
         """The static member that has the instance id."""
@@ -61,7 +71,7 @@ class Draft:
         before = self.members.get(member.member_id)
         had = before.held if before is not None else NOTHING
         if held is not had and held != had:
-            self._move(had - held, held - had)
+            self._move(had - held, held - had, member.member_id)
         self.members[member.member_id] = member
         self._touched[member.member_id] = None
 
@@ -81,17 +91,18 @@ class Draft:
         self.set_target(by.member_id, part)
 
     def _take_out(self, member_id: str, error: RefusedError | None) -> None:
-        self._move(self.members[member_id].held, NOTHING)
+        self._move(self.members[member_id].held, NOTHING, member_id)
         del self.members[member_id]
         self.target = {each: part for each, part in self.target.items() if each != member_id}
         self._touched.pop(member_id, None)
         self._removed[member_id] = error
 
-    def _move(self, gone: Partitions, got: Partitions) -> None:
-        """Note what is somebody's own no more, and what is from now on."""
-        self._got.difference_update(gone)
+    def _move(self, gone: Partitions, got: Partitions, member_id: str) -> None:
+        """Note what is a member's own no more, and what is from now on."""
+        for each in gone:
+            self._got.pop(each, None)
         self._let_go.update(gone)
-        self._got.update(got)
+        self._got.update(dict.fromkeys(got, member_id))
         self.freed.update(gone)
 
     def set_target(self, member_id: str, partitions: Partitions) -> None:
@@ -128,6 +139,9 @@ class Draft:
         if member.away:
             return
         want = self.target.get(member_id, NOTHING)
+        stable = member.state is MemberState.STABLE and member.epoch == self.target_epoch
+        if stable and member.assigned is want:
+            return  # it is where it is to be, as most are most of the time
         new = want - member.assigned
         blocked = self.owned(new) | (new & self.busy) if new else NOTHING
         after = reconcile(member, Goal(want, self.target_epoch), blocked, owned)
@@ -135,9 +149,18 @@ class Draft:
             self.put(self._timed(member, after))
 
     def reconcile_all(self) -> None:
-        """Let all members take their next step."""
-        for member_id in list(self.members):
-            self.reconcile(member_id)
+        """Let all members take their next step: some now, the others when `StepsDue` comes."""
+        self.behind = tuple(self.members)
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Let some of those that are behind take their next step."""
+        at_once = self.before.rules.steps_at_once
+        some, self.behind = self.behind[:at_once], self.behind[at_once:]
+        for member_id in some:
+            if member_id in self.members:
+                self.reconcile(member_id)
+        self._steps = bool(self.behind)
 
     def _timed(self, before: Member, after: Member) -> Member:
         """The member with its revoke deadline, which begins with what it has to let go of."""
@@ -154,7 +177,7 @@ class Draft:
                 waits = member.state is MemberState.UNRELEASED
                 if waits and not self.target.get(member.member_id, NOTHING).isdisjoint(self.freed):
                     self.reconcile(member.member_id)
-        group = replace(
+        group = changed(
             self.before,
             catalogue=self.catalogue,
             epoch=self.epoch,
@@ -164,42 +187,49 @@ class Draft:
             target=self.target,
             target_at=self.target_at,
             wanted_at=self.wanted_at,
+            behind=self.behind,
         )
-        if not self._got and not self._let_go:
-            group.own_as(self.before)
-        return Step(group, list(self._actions()))
+        if self._let_go or self._got:
+            group.owners_move(self._let_go, self._got)
+        return Step(group, self._actions())
 
-    def _actions(self) -> Iterator[Action]:
+    def _actions(self) -> list[Action]:
         """What is to be done, from the difference to before: ownership ends before others hear of it."""
+        actions: list[Action] = []
         for member_id, error in self._removed.items():
             if held := self.before.members[member_id].held:
-                yield Release(member_id, held)
-            yield Remove(member_id, error)
+                actions.append(Release(member_id, held))
+            actions.append(Remove(member_id, error))
         tells: list[Tell] = []
         for member_id in self._touched:
             before, after = self.before.members.get(member_id), self.members[member_id]
-            if before is not None and (lost := before.held - after.held):
-                yield Release(member_id, lost)
-            yield from self._arms(before, after)
+            if before is not None and before.held is not after.held and (lost := before.held - after.held):
+                actions.append(Release(member_id, lost))
+            actions += self._arms(before, after)
             told = None if before is None else (before.epoch, before.assigned)
             if not after.away and (member_id in self._told or told != (after.epoch, after.assigned)):
                 tells.append(Tell(member_id, after.epoch, after.assigned))
-        yield from tells
-        yield from self._armed
+        actions += tells
+        actions += self._armed
         if self._wants and self.wanted_at is not None:
-            yield WantTarget(self.wanted_at)
+            actions.append(WantTarget(self.wanted_at))
+        if self._steps:
+            actions.append(WantSteps())
+        return actions
 
-    def _arms(self, before: Member | None, after: Member) -> Iterator[Arm | Disarm]:
+    def _arms(self, before: Member | None, after: Member) -> list[Arm | Disarm]:
         """Its deadlines as far as they have changed, of which REVOKE is bound to its epoch, too."""
-        were = before.deadlines if before is not None else NO_DEADLINES
+        were, are = NO_DEADLINES if before is None else before.deadlines, after.deadlines
         rebound = before is not None and before.epoch != after.epoch and after.revoke_at is not None
-        if were == after.deadlines and not rebound:
-            return
-        for kind, was, at in zip(DEADLINES, were, after.deadlines, strict=True):
+        if were == are and not rebound:
+            return []
+        changes: list[Arm | Disarm] = []
+        for kind, was, at in zip(DEADLINES, were, are, strict=True):
             if at is None and was is not None:
-                yield Disarm(after.member_id, kind)
+                changes.append(Disarm(after.member_id, kind))
             elif at is not None and (at != was or (rebound and kind is Deadline.REVOKE)):
-                yield Arm(after.member_id, kind, after.epoch, at)
+                changes.append(Arm(after.member_id, kind, after.epoch, at))
+        return changes
 
 
 def unknown(member_id: str) -> NoReturn:

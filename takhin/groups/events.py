@@ -103,6 +103,11 @@ class TargetMade:
 
 
 @dataclass(frozen=True, slots=True)
+class StepsDue:
+    """It is time for more of the members that are behind to take their next step."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeadlinePassed:
     """A deadline that was armed for a member has passed. epoch: that of the Arm."""
 
@@ -126,6 +131,7 @@ Event = (
     | Broken
     | CatalogueChanged
     | TargetMade
+    | StepsDue
     | DeadlinePassed
     | CommitsEnded
 )
@@ -175,7 +181,11 @@ class WantTarget(NamedTuple):
     at: int
 
 
-Action = Tell | Arm | Disarm | Release | Remove | WantTarget
+class WantSteps(NamedTuple):
+    """Send StepsDue soon, once others have had their turn: members are behind."""
+
+
+Action = Tell | Arm | Disarm | Release | Remove | WantTarget | WantSteps
 
 
 class Step(NamedTuple):

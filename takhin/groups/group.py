@@ -6,7 +6,8 @@ G (group epoch), T (target epoch), e (member epoch), A (assigned) and R (revokin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -121,12 +122,14 @@ class Rules:
     target_interval_ms: targets are made at most so often.
     first_target_ms: how long a group without members waits for others after the first one has joined.
     rejoin_ms: how long a member with a broken stream may take to come back.
+    steps_at_once: of a large group so many members take their next step in one event.
     """
 
     target_interval_ms: int
     first_target_ms: int
     rejoin_ms: int
     members_max: int
+    steps_at_once: int = 100
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ class Group:
     quiet_until: no target is made before (ms), because the broker has just started and members come back.
     target_at: when `target` was made (ms); None: never since the group was empty.
     wanted_at: when the next target is due (ms); None: none is.
+    behind: members that have not taken a step since the target or the topics changed.
     """
 
     group_id: str
@@ -157,6 +161,7 @@ class Group:
     target: Mapping[str, Partitions] = field(default_factory=dict)
     target_at: int | None = None
     wanted_at: int | None = None
+    behind: Sequence[str] = ()
 
     @classmethod
     def new(
@@ -180,13 +185,15 @@ class Group:
 
     @cached_property
     def owner(self) -> Mapping[TopicPartition, str]:
-        """The member whose own a partition is. It is derived from all members, so it cannot drift."""
+        """The member whose own a partition is, as it follows from all members."""
         return {each: member.member_id for member in self.members.values() for each in member.held}
 
-    def own_as(self, before: Group) -> None:
-        """Know `owner` from a group whose members own the same, if it was derived there."""
-        if "owner" in vars(before):
-            vars(self)["owner"] = before.owner
+    def owners_move(self, let_go: AbstractSet[TopicPartition], got: Mapping[TopicPartition, str]) -> None:
+        """Where `owner` is that of the group before, put it right: to go through all members takes long."""
+        if "owner" in vars(self):
+            owner = vars(self)["owner"] = {**self.owner, **got}
+            for each in let_go - got.keys():
+                owner.pop(each, None)
 
     def holder(self, instance_id: str) -> Member | None:
         """The static member that has the instance id."""

@@ -28,7 +28,9 @@ from takhin.groups.events import (
     Event,
     Release,
     Remove,
+    StepsDue,
     Tell,
+    WantSteps,
     WantTarget,
 )
 from takhin.groups.group import JOINING, Group, Partitions
@@ -37,13 +39,12 @@ from takhin.groups.seat import Post, Seat
 from takhin.logs import debugging
 from takhin.members import Assignment
 from takhin.sentences import shown
-from takhin.turns import Backlog, others_turn
+from takhin.turns import Backlog, Turnstile, others_turn
 
 logger = structlog.get_logger()
 
-ASSIGNED_ON_LOOP_MAX = 2_000
+ASSIGNED_ON_LOOP_MAX = 500
 """Up to so many partitions and subscribed names a target is made on the event loop; else in a thread."""
-LARGE_PARTITIONS = 2_000
 STUMBLE_SECONDS = 1.0
 """The pause after a fault of an assignor, before it is asked again."""
 MEMBER_WAIT_MS = 1
@@ -67,17 +68,20 @@ class Attendance:
 class LiveGroup:
     """A group in use. `changed` is called after each change of its state."""
 
-    def __init__(self, value: Group, changed: Callable[[LiveGroup], None], backlog: Backlog) -> None:
+    def __init__(
+        self, value: Group, changed: Callable[[LiveGroup], None], backlog: Backlog, turnstile: Turnstile
+    ) -> None:
         self.value = value
         self.commits = CommitsUnderWay()
         self.attendance: dict[str, Attendance] = {}
         self._changed = changed
         self._backlog = backlog
         self._deadlines = Deadlines(self._passed)
-        self._post = Post()
+        self._post = Post(turnstile)
         self._target_timer: asyncio.TimerHandle | None = None
         self._assigning: asyncio.Task[None] | None = None
         self._wanted = False  # another target, when the one being made is there
+        self._closed = False
 
     def apply(self, event: Event, *, seat: Seat | None = None, pattern: Pattern | None = None) -> None:
         """Let something happen to the group.
@@ -102,7 +106,7 @@ class LiveGroup:
 
     def broken(self, member_id: str) -> None:
         """A member's stream has ended without a word. Soon the member has some time to come back."""
-        self._backlog.add(partial(self._broken, member_id), alone=self.is_large)
+        self._soon(partial(self._broken, member_id))
 
     def _broken(self, member_id: str) -> None:
         attendance = self.attendance.get(member_id)
@@ -111,12 +115,11 @@ class LiveGroup:
 
     def _passed(self, event: DeadlinePassed) -> None:
         """Of a thousand members whose streams broke together the time to come back ends together, too."""
-        self._backlog.add(partial(self.apply, event), alone=self.is_large)
+        self._soon(partial(self.apply, event))
 
-    @property
-    def is_large(self) -> bool:
-        """True if one event can take a ms: who owns what is derived again when anything has moved."""
-        return sum(map(len, self.value.target.values())) > LARGE_PARTITIONS
+    def _soon(self, work: Callable[[], None]) -> None:
+        """Do this in a turn that has time for it, if the group is still in use then."""
+        self._backlog.add(lambda: None if self._closed else work())
 
     def end_commits(self, ended: Partitions) -> None:
         """Let partitions in which no commit is under way any more go to their next owners."""
@@ -147,6 +150,7 @@ class LiveGroup:
 
     def close(self) -> None:
         """Forget all that was to happen."""
+        self._closed = True
         self._deadlines.close()
         if self._target_timer is not None:
             self._target_timer.cancel()
@@ -182,6 +186,8 @@ class LiveGroup:
                     seat.end(action.error)
             case WantTarget():
                 self._want_target(action.at)
+            case WantSteps():
+                self._soon(partial(self.apply, StepsDue()))
 
     def _say(self, event: str, member_id: str, error: Exception | None = None) -> None:
         if debugging():

@@ -38,11 +38,13 @@ class Membership:
 
     async def next(self) -> MemberResponse | None:
         """What the member is to be told next; None when it has left. Raises what its stream ends with."""
-        return await self._seat.next()
+        said = await self._seat.next()
+        await self._coordinator.turnstile.passed()
+        return said
 
     async def hear(self, request: MemberRequest) -> None:
         """Take a request in. Raises a RefusedError, which is to end the stream."""
-        await self._coordinator.turnstile.passed(alone=self._group.is_large)
+        await self._coordinator.turnstile.passed()
         if self._seat.ended or self._coordinator.draining:
             return
         match request:

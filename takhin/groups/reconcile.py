@@ -65,9 +65,9 @@ def reconcile(
         e0 = min(e0 + 1, goal.epoch)
     if gone and not released(gone):
         return _revoking(member, max(e0, _provable(member, gone, goal.epoch)), keep, gone)
-    has = goal.want - (blocked - keep - member.revoking)
-    state = MemberState.STABLE if has == goal.want else MemberState.UNRELEASED
-    return _settled(member, goal.epoch, state, has)
+    missing = goal.want & (blocked - keep - member.revoking)
+    state = MemberState.UNRELEASED if missing else MemberState.STABLE
+    return _settled(member, goal.epoch, state, goal.want - missing if missing else goal.want)
 
 
 def _provable(member: Member, partitions: Partitions, target_epoch: int) -> int:

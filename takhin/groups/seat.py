@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from takhin.members import Assignment, HeartbeatAnswer, Joined, MemberResponse
+from takhin.turns import Turnstile, others_turn
 
 IN_ORDER: Sequence[type[MemberResponse]] = (Joined, Assignment, HeartbeatAnswer)
 """How they are sent if they wait together."""
 
-TOLD_AT_ONCE = 50
-TOLD_PAUSE_SECONDS = 0.002
-"""Members that are told something in one turn of the loop, at 0.1 ms each, and the time until the next ones
-are: all of them answer."""
+TOLD_AT_ONCE = 20
+"""Members of a group that are told something in one turn of the loop: all of them answer."""
 
 
 class Seat:
@@ -56,20 +55,24 @@ class Seat:
 class Post:
     """Tells the members of a group their assignments, some at a time, so that all others have their turns."""
 
-    def __init__(self) -> None:
+    def __init__(self, turnstile: Turnstile) -> None:
+        """turnstile: through which members' answers go, too, so they are not waited for behind new ones."""
+        self._turnstile = turnstile
         self._unsaid: dict[Seat, Assignment] = {}
         self._sending: asyncio.Task[None] | None = None
 
     def send(self, assignments: Mapping[Seat, Assignment]) -> None:
         """Say them, each in place of one to the same member that was not said yet."""
         self._unsaid.update(assignments)
-        self._say_some()
-        if self._unsaid and self._sending is None:
-            self._sending = asyncio.create_task(self._send())
+        if self._sending is None:
+            self._say_some()
+            if self._unsaid:
+                self._sending = asyncio.create_task(self._send())
 
     async def _send(self) -> None:
         while self._unsaid:
-            await asyncio.sleep(TOLD_PAUSE_SECONDS)
+            await others_turn()
+            await self._turnstile.passed()
             self._say_some()
         self._sending = None
 

@@ -29,6 +29,7 @@ from takhin.groups.events import (
     Join,
     Leave,
     Step,
+    StepsDue,
     Subscribe,
     TargetMade,
 )
@@ -71,8 +72,8 @@ def step(group: Group, event: Event, now: int, busy: Partitions = NOTHING) -> St
             _target_made(draft, event)
         case DeadlinePassed():
             _deadline_passed(draft, event)
-        case CommitsEnded():
-            draft.freed.update(event.partitions)
+        case CommitsEnded() | StepsDue():
+            _go_on(draft, event)
         case _:
             assert_never(event)
     return draft.finished()
@@ -221,10 +222,15 @@ def _heartbeat(draft: Draft, event: Heartbeat) -> None:
     member = draft.known(event.member_id)
     _check_epoch(member, event.epoch)
     current = event.epoch == member.epoch
-    member = changed(member, heard=event.epoch, session_at=draft.now + member.session_timeout_ms)
-    if current and event.owned is not None:
-        member = changed(member, unproven=member.unproven - event.owned)
-    draft.put(member)
+    proven = event.owned if current and event.owned is not None else NOTHING
+    draft.put(
+        changed(
+            member,
+            heard=event.epoch,
+            session_at=draft.now + member.session_timeout_ms,
+            unproven=member.unproven - proven,
+        )
+    )
     if current:
         draft.reconcile(member.member_id, event.owned)
 
@@ -299,7 +305,7 @@ def _broken(draft: Draft, event: Broken) -> None:
 
 def _catalogue_changed(draft: Draft, event: CatalogueChanged) -> None:
     """Topics changed: the group's epoch rises, once, if that concerns what a member reads."""
-    before, concerned = draft.before.catalogue, False
+    before, less = draft.before.catalogue, {}
     draft.catalogue = event.catalogue
     shared: dict[object, Subscription] = {}  # most members want the same, and that can be thousands of names
     for member in list(draft.members.values()):
@@ -310,10 +316,10 @@ def _catalogue_changed(draft: Draft, event: CatalogueChanged) -> None:
         subscription = shared[kind]
         if subscription != former:
             draft.put(changed(member, subscription=subscription))
-            draft.set_target(member.member_id, subscription.of(draft.target.get(member.member_id, NOTHING)))
-            concerned = True
+            less[member.member_id] = subscription.of(draft.target.get(member.member_id, NOTHING))
+    draft.target = {**draft.target, **less}
     names = frozenset[str]().union(*(each.names for each in shared.values()))
-    if concerned or any(before.get(name, 0) != event.catalogue.get(name, 0) for name in names):
+    if less or any(before.get(name, 0) != event.catalogue.get(name, 0) for name in names):
         draft.bump()
         draft.reconcile_all()
 
@@ -344,6 +350,14 @@ def _target_made(draft: Draft, event: TargetMade) -> None:
     if draft.epoch > draft.target_epoch:
         draft.want_target()
     draft.reconcile_all()
+
+
+def _go_on(draft: Draft, event: CommitsEnded | StepsDue) -> None:
+    """Members that are waiting for these partitions, or that are behind, take their next step."""
+    if isinstance(event, CommitsEnded):
+        draft.freed.update(event.partitions)
+    else:
+        draft.catch_up()
 
 
 def _deadline_passed(draft: Draft, event: DeadlinePassed) -> None:

@@ -29,7 +29,9 @@ from takhin.rpc.gate import Gate, Passage
 from takhin.rpc.gzip_answers import asks_for_gzip, is_worth_gzip
 from takhin.rpc.parsing import Parser, Refused
 from takhin.rpc.places import source_of
+from takhin.rpc.requests import Requests
 from takhin.settings import Settings
+from takhin.turns import Turnstile
 from takhin.v1 import takhin_pb2 as pb
 from takhin.wire import convert
 from takhin.wire.crowd import bounds, too_large
@@ -116,6 +118,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._plain = plain
         self._message_bytes_max = settings.rpc.message_bytes_max
         self._gzip = settings.rpc.gzip
+        self._turnstile = Turnstile()
         self._handlers: dict[str, Handler] = {}
         self._unary_calls: set[asyncio.Task[Any]] = set()
         self._streams: dict[asyncio.Task[Any], str] = {}
@@ -249,7 +252,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if not streaming:
                 return inner(first, context)
             quota = StreamQuota(running())
-            later = arrivals.requests(Requests(context), source_of(running()), parse, quota, begun=True)
+            messages = Requests(context, self._turnstile)
+            later = arrivals.requests(messages, source_of(running()), parse, quota, begun=True)
             return inner(self._parsed(first, later, method, passage), context)
 
         async def call(_: object, context: Context) -> None:
@@ -356,28 +360,6 @@ def _well_formed(request: Any) -> Any:
     if isinstance(request, Refused):
         raise request.error
     return request
-
-
-class Requests:
-    """The requests of the running call's stream, as bytes, each counted as it comes.
-
-    It keeps none of them. gRPC's own iterator keeps each until it is asked for the next one.
-    """
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._call = running()
-
-    def __aiter__(self) -> Requests:
-        return self
-
-    async def __anext__(self) -> bytes:
-        request = await self._context.read()
-        if request is grpc.aio.EOF:
-            raise StopAsyncIteration
-        self._call.received += 1
-        raw: bytes = request
-        return raw
 
 
 def _serializer(handler: Handler) -> Callable[[Any], bytes]:

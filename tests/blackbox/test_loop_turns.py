@@ -355,10 +355,10 @@ def test_the_longest_turn(broker, channel, shape, figures):
     assert fits, turn
 
 
-def within_bound(*turns: Turn, ms_max: float = TURN_MS_MAX) -> bool:
-    """True if none was longer than ms_max times the noise, which is measured only if one was."""
+def within_bound(*turns: Turn) -> bool:
+    """True if none was longer than TURN_MS_MAX times the noise, which is measured only if one was."""
     longest = max(turn.busy_ms for turn in turns)
-    return longest <= ms_max or longest <= ms_max * noise()
+    return longest <= TURN_MS_MAX or longest <= TURN_MS_MAX * noise()
 
 
 def noise() -> float:

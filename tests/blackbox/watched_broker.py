@@ -46,12 +46,14 @@ async def main(data_dir: str, *flags: str) -> None:
     await server.start()
     print(server.address, flush=True)
     garbage.spare_old_objects()  # as `takhin serve` does
+    looking = asyncio.create_task(garbage.look_at_young())
     watch = Watch()
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while await lines.readline():
         print(f"{watch.late_ms:.1f} {watch.busy_ms:.1f}", flush=True)
         watch.forget()
+    looking.cancel()
     await server.stop()
 
 

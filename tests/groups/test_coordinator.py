@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 
-from groups.attendee import NOW, Attendee, create, shared, until
+from groups.attendee import NOW, WAIT_SECONDS, Attendee, create, shared, until
 from takhin.errors import (
     FencedMemberError,
     GroupFullError,
@@ -20,6 +21,7 @@ from takhin.errors import (
 from takhin.groups.coordinator import BOOT_BITS, Coordinator
 from takhin.members import NOBODY, Committer, Heartbeat, JoinGroup, Leave, Subscribe
 from takhin.model import CommittedOffset, GroupState, TopicConfig, TopicPartition, TopicSpec
+from takhin.turns import others_turn
 
 AT_0 = CommittedOffset(0, "", NOW)
 
@@ -72,6 +74,27 @@ async def test_a_broken_stream(engine, join, coordinator):
     await first.owns(orders)
     assert len(first.told) == told + 1
     assert coordinator.state("g")[1] == 1
+
+
+async def test_a_group_that_empties_while_members_are_behind(engine, group_settings):
+    """What was to be done for its members is no business of the next group of its name."""
+    settings = replace(group_settings, members_max=200, members_total_max=200)
+    coordinator = Coordinator(engine, settings, lambda: NOW)
+    await coordinator.start()
+    await create(engine, "orders", 1)
+    request = JoinGroup("g", topics=frozenset({"orders"}))
+    memberships = [await coordinator.join(request, "127.0.0.1:40000") for _ in range(101)]
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not coordinator.live("g").value.behind:
+            await others_turn()
+    for membership in memberships:
+        membership.leave()
+    assert list(coordinator.populated) == []
+    await coordinator.join(request, "127.0.0.1:40000")
+    for _ in range(3):
+        await others_turn()
+    assert coordinator.state("g") == (GroupState.PREPARING_REBALANCE, 1)
+    await coordinator.stop(0)
 
 
 async def test_a_stream_that_breaks_after_another_took_over(engine, join, coordinator):

@@ -43,6 +43,7 @@ class GroupMachine(RuleBasedStateMachine):
         if len(those) > 1:
             self.world.pass_time(RULES.first_target_ms)
             self.world.target_made()
+            self.world.take_steps(all_of_them=True)
             self.turn_of_all()
 
     @invariant()
@@ -198,6 +199,12 @@ class GroupMachine(RuleBasedStateMachine):
         if turns:
             self.turn_of_all()
 
+    @precondition(lambda self: self.world.steps_due)
+    @rule(all_of_them=st.booleans())
+    def take_steps(self, *, all_of_them: bool) -> None:
+        """Of a large group some members follow its target later than others."""
+        self.world.take_steps(all_of_them=all_of_them)
+
     @precondition(lambda self: self.world.clients)
     @rule(pick=picks, which=picks, arrives=st.booleans())
     def commit(self, pick: int, which: int, *, arrives: bool) -> None:
@@ -257,8 +264,10 @@ class GroupMachine(RuleBasedStateMachine):
                 world.turn(client)
             world.pass_time(REJOIN_MS // 5 if round_ < 20 else SESSION_MS // 10)
             world.target_made()
+            world.take_steps(all_of_them=True)
             check(world)
         group = world.group
+        assert not group.behind
         assert group.state is (GroupState.STABLE if group.members else GroupState.EMPTY)
         joined = [client for client in world.clients if client.epoch != JOINING]
         assert {client.member_id for client in joined} == group.members.keys()

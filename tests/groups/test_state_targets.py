@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from groups.support import (
     FLOOR,
     REVOKE_MS,
     RULES,
     SESSION_MS,
+    Case,
     join,
     of,
     reading,
@@ -23,9 +26,11 @@ from takhin.groups.events import (
     Leave,
     Release,
     Remove,
+    StepsDue,
     Subscribe,
     TargetMade,
     Tell,
+    WantSteps,
     WantTarget,
 )
 from takhin.groups.group import MemberState
@@ -91,6 +96,23 @@ def test_a_target_made_before_the_subscription_changed():
     case.do(Subscribe("a", reading("u")))
     case.do(late)
     assert case.group.target["a"] == frozenset()
+
+
+def test_a_large_group_follows_some_at_a_time():
+    """A new target lets some members take their next step, and the others when they are asked to."""
+    case = Case(partitions=8, rules=replace(RULES, steps_at_once=3, members_max=8))
+    for number in range(8):
+        case.do(join(f"m{number}"))
+    told = [case.retarget()]
+    assert case.group.behind == tuple(f"m{number}" for number in range(3, 8))
+    case.do(Leave("m4"))
+    while case.group.behind:
+        assert WantSteps() in told[-1]
+        told.append(case.do(StepsDue()))
+    assert [sum(isinstance(each, Tell) for each in actions) for actions in told] == [3, 2, 2]
+    assert WantSteps() not in told[-1]
+    assert case.group.owner.keys() == {each for part in case.group.target.values() for each in part}
+    assert case.do(StepsDue()) == []
 
 
 def test_members_that_come_and_go():

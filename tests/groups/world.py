@@ -31,8 +31,10 @@ from takhin.groups.events import (
     Leave,
     Release,
     Remove,
+    StepsDue,
     TargetMade,
     Tell,
+    WantSteps,
     WantTarget,
 )
 from takhin.groups.group import Group, Rules, Subscription
@@ -40,7 +42,7 @@ from takhin.groups.state import may_commit, step
 from takhin.model import TopicPartition
 
 REJOIN_MS = 300
-RULES = Rules(target_interval_ms=50, first_target_ms=100, rejoin_ms=REJOIN_MS, members_max=6)
+RULES = Rules(target_interval_ms=50, first_target_ms=100, rejoin_ms=REJOIN_MS, members_max=6, steps_at_once=2)
 BOOT = 1 << 32
 
 
@@ -69,6 +71,7 @@ class World:
         self.mirror: dict[str, set[TopicPartition]] = {}
         self.timers: dict[tuple[str, Deadline], Arm] = {}
         self.target_due: int | None = None
+        self.steps_due = False
         self.making: list[TargetMade] = []
         self.shift = 0
         self.sent: list[Commit] = []
@@ -107,6 +110,8 @@ class World:
                 del self.timers[member_id, kind]
             case WantTarget(at):
                 self.target_due = at
+            case WantSteps():
+                self.steps_due = True
 
     def _tell(self, tell: Tell) -> None:
         mirror = self.mirror.setdefault(tell.member_id, set())
@@ -203,6 +208,14 @@ class World:
         if self.making:
             self.step(self.making.pop(0))
 
+    def take_steps(self, *, all_of_them: bool) -> None:
+        """Members of a large group follow its target: some more of them, or all."""
+        while self.steps_due:
+            self.steps_due = False
+            self.step(StepsDue())
+            if not all_of_them:
+                break
+
     def pass_time(self, ms: int) -> None:
         """Time goes on; whatever becomes due is done in order."""
         end = self.now + ms
@@ -245,7 +258,7 @@ class World:
             commit.fenced = True
             commit.awaited = False
         self.streams, self.mirror, self.timers, self.accepted = {}, {}, {}, []
-        self.target_due, self.making = None, []
+        self.target_due, self.making, self.steps_due = None, [], False
         self.group = Group.new("g", self.boot * BOOT, RULES, self.catalogue, quiet_until=self.now + REJOIN_MS)
 
     # Commits, which are calls beside the stream.
