@@ -18,8 +18,8 @@ from pathlib import Path
 FLAGS = ("-I", "-P", "-S")
 """They say where to look for modules, and these are imported already."""
 IMPORTED: dict[str, object] = {}
-"""The modules that all programs find imported, by name. A program's end must not take them apart: most of what
-a short program cost was to copy their memory for that."""
+"""The modules that all programs find imported, by name. A program's end must not take them apart: most of
+what a short program cost was to copy their memory for that."""
 
 
 def forget_imported() -> None:
