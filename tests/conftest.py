@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import tempfile
 from pathlib import Path
@@ -14,6 +15,8 @@ from hypothesis import settings
 import forked
 from storage.support import MEMORY
 from takhin.disk import versions
+
+gc.disable()  # until the tests are collected: nearly all of what that makes stays
 
 settings.register_profile("takhin", deadline=None)  # the time would depend on what else the machine is doing
 settings.load_profile("takhin")
@@ -33,6 +36,13 @@ def pytest_asyncio_loop_factories(config, item):
     if item.path.parent.name in UVLOOP_FOLDERS:
         return {"uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector the tests themselves, of which there are thousands in each process."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import itertools
@@ -16,6 +17,15 @@ from pathlib import Path
 
 FLAGS = ("-I", "-P", "-S")
 """They say where to look for modules, and these are imported already."""
+IMPORTED: dict[str, object] = {}
+"""The modules that all programs find imported, by name. A program's end must not take them apart: most of
+what a short program cost was to copy their memory for that."""
+
+
+def forget_imported() -> None:
+    """The last thing a program does before Python clears all that is in sys.modules, and frees it."""
+    for name in IMPORTED:
+        sys.modules.pop(name, None)
 
 
 def import_all(names: list[str]) -> dict[str, str]:
@@ -25,6 +35,10 @@ def import_all(names: list[str]) -> dict[str, str]:
     for name in names:
         importlib.import_module(name)
     (_only_thread,) = Path("/proc/self/task").iterdir()  # one with more of them must not be forked
+    IMPORTED.update(sys.modules)
+    for name in ("__main__", "builtins", "sys"):
+        del IMPORTED[name]
+    IMPORTED[""] = IMPORTED  # a cycle that is frozen is never freed
     gc.collect()
     gc.freeze()
     return {name: value for name, value in os.environ.items() if name not in before}
@@ -81,6 +95,7 @@ def become(request: dict, streams: list[int], variables: dict[str, str]) -> None
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the tests and the programs
+    atexit.register(forget_imported)  # before others, to be called after them
     sys.path[:1] = sys.argv[2].split(os.pathsep)
     variables = import_all(sys.argv[3:])
     if given := serve(socket.socket(fileno=int(sys.argv[1]))):

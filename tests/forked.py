@@ -38,7 +38,7 @@ SERVE = (
 OTHERS = ("takhin.cli.main", *(f"takhin.cli.{name}" for name in COMMANDS))
 SQLITE = ("takhin.schema.migrations", "sqlite3", "apsw")
 """What is imported for brokers, for other commands, and for programs with Python's SQLite: no broker's."""
-OF_SQLITE = re.compile(r"takhin\.schema|check_files\.py|sqlite3")
+OF_SQLITE = re.compile(r"takhin\.schema|sqlite3")
 
 SERVER = Path(__file__).with_name("fork_server.py")
 STATUS = Path("/proc/self/status")

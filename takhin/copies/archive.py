@@ -39,9 +39,12 @@ def unpack(archive: Path, into: Path) -> None:
     """
     into.mkdir()
     try:
-        with tarfile.open(archive, "r|*") as tar:
+        # Not as a stream ("r|*"): that skips a file in steps of 10 KB, and copies what is unpacked for each.
+        with tarfile.open(archive, "r:*") as tar:
             roots = {root for member in tar if (root := _take(tar, member, into)) is not None}
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # by the disk; what gzip and bz2 say of damage has no number
         raise CopyError(f"{archive} is not a tar archive, or a damaged one: {error}") from error
     except CopyError as error:
         raise CopyError(f"{archive} is refused: {error}") from error

@@ -21,6 +21,7 @@ from typing import Self
 
 import forked
 from lending import lend_template
+from storage import checker
 
 READY = re.compile(
     r"takhin (?P<version>\S+) ready on (?P<address>\S+:\d+), data in (?P<data_dir>.+), "
@@ -29,9 +30,6 @@ READY = re.compile(
 )
 """The ready line where the log is for people. Elsewhere it is JSON with the same facts under these names."""
 READY_WAIT_S_MAX = 20.0
-
-CHECK_FILES = Path(__file__).parents[1] / "storage" / "check_files.py"
-"""Checks a data folder in a process of its own, as a stranger with an SQLite library would."""
 
 
 def environment(**settings: object) -> dict[str, str]:
@@ -179,5 +177,5 @@ def looked_over(folder: Path) -> Iterator[Path]:
     """A data folder whose files are checked after the block; its last broker must have exited cleanly."""
     yield folder
     if (folder / "topics").is_dir():
-        checked = forked.run([sys.executable, CHECK_FILES, folder], stdout=PIPE)
-        assert checked.returncode == 0, checked.stdout.decode()
+        found = checker.faults_of(folder)
+        assert not found, "\n".join(found)

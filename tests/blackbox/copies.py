@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import children
-from blackbox.broker_process import CHECK_FILES, Broker
+from blackbox.broker_process import Broker
 from blackbox.clients import CALL_S_MAX, connected
 from blackbox.load import TOPIC, Journal, Sent, losses, read_back
+from storage import checker
 from takhin.v1 import takhin_pb2 as pb
 
 HELD_S_MAX = 1.0
@@ -138,13 +139,7 @@ class Copy:
                     found.append("it is under the hold of the original, which was copied too")
         except Exception as error:  # noqa: BLE001  a bad copy can fail in any way
             return [f"{type(error).__name__}: {error}"]
-        return [*found, *file_faults(self.folder)]
-
-
-def file_faults(folder: Path) -> list[str]:
-    """What is wrong with the files of a stopped broker."""
-    checked = subprocess.run([sys.executable, "-I", "-S", CHECK_FILES, folder], stdout=-1, check=False)
-    return [] if checked.returncode == 0 else checked.stdout.decode().splitlines() or ["the check failed"]
+        return [*found, *checker.faults_of(self.folder)]
 
 
 def counted(copies: list[Copy]) -> int:

@@ -40,7 +40,7 @@ SLOW_DISK = {"storage_queue_wait_ms_max": 100_000}
 """However slow the disk is, requests wait in the queue."""
 
 
-@pytest.mark.parametrize("calls", [200, pytest.param(1_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("calls", [CALLS, pytest.param(1_000, marks=pytest.mark.soak)])
 def test_many_large_requests(data_dir, figures, calls):
     """Calls of 4 MB at once all succeed, beside an honest client, within 512 MB; most are given back."""
     request = batch("flood", [bytes(1_000_000)] * 4)

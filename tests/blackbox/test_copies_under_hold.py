@@ -29,7 +29,6 @@ from blackbox.copies import (
     cp,
     digests,
     end_hold,
-    file_faults,
     incarnations,
     slow_copy,
     take_hold,
@@ -39,6 +38,7 @@ from blackbox.copies import (
 )
 from blackbox.foreign_lock import ForeignLock
 from blackbox.load import PARTITIONS, TOPIC, Journal, losses, producing, read_back
+from storage import checker
 from takhin.v1 import takhin_pb2 as pb
 
 CHECKPOINT_PAGES = 8
@@ -195,7 +195,7 @@ def prefix_faults(copy, before, all_values):
                     found.append(f"partition {partition}: {len(held)} of {before} acknowledged records")
     except (AssertionError, grpc.RpcError) as error:  # the broker did not start, or the copy cannot be read
         return [str(error)]
-    return found + file_faults(copy)
+    return found + checker.faults_of(copy)
 
 
 @rounds((2, 100))

@@ -345,14 +345,15 @@ def test_full_groups(data_dir):
 
 
 @pytest.mark.timed
-def test_three_hundred_members(stub, figures):
+def test_three_hundred_members(memory, figures):
     """A group of 300 members comes to rest within 10 s."""
-    orders = make_topic(stub, "orders", 300)
-    began = time.monotonic()
-    joined = [Member(stub, group_id="g", topics=["orders"]) for _ in range(300)]
-    wait_until_shared(joined, orders)
-    took = time.monotonic() - began
-    for member in joined:
-        member.call.cancel()
+    with Broker(memory / "data") as broker, connected(broker.address) as stub:
+        orders = make_topic(stub, "orders", 300)
+        began = time.monotonic()
+        joined = [Member(stub, group_id="g", topics=["orders"]) for _ in range(300)]
+        wait_until_shared(joined, orders)
+        took = time.monotonic() - began
+        for member in joined:
+            member.call.cancel()
     figures(f"300 members shared 300 partitions after {took:.1f} s")
     assert took < 10

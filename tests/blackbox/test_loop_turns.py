@@ -11,6 +11,7 @@ import gzip
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ import pytest
 
 from blackbox.broker_process import environment
 from blackbox.clients import CHANNEL_OPTIONS, create_topic
+from storage.support import MEMORY
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 from takhin.wire.compression import zstd
@@ -65,10 +67,12 @@ class WatchedBroker:
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory) -> Iterator[WatchedBroker]:
-    broker = WatchedBroker(tmp_path_factory.mktemp("turns") / "data")
-    yield broker
-    broker.close()
+def broker() -> Iterator[WatchedBroker]:
+    """One whose files are in memory, if there is a place: a disk takes time, but none of the loop's."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        broker = WatchedBroker(Path(folder, "data"))
+        yield broker
+        broker.close()
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,17 @@ def shell(path, sql, *options):
 
 
 def holds_lock(broker, path):
-    """True if the broker's process holds SQLite's shared lock on the file, which is one POSIX lock."""
+    """True if the broker's process holds SQLite's shared lock on the file, which is one POSIX lock.
+
+    Its descriptors are asked. A reading of /proc/locks lacks some where others lock and unlock meanwhile.
+    """
     inode = path.stat().st_ino
     held = re.compile(rf"POSIX +ADVISORY +READ +{broker.pid} +\w+:\w+:{inode} 1073741826 ")
-    return held.search(Path("/proc/locks").read_text()) is not None
+    for descriptor in Path(f"/proc/{broker.pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # one that was open for a moment
+            if held.search(descriptor.read_text()):
+                return True
+    return False
 
 
 def wal_inode(path):

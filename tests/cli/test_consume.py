@@ -14,6 +14,7 @@ import pytest
 import forked
 from blackbox.broker_process import Broker, command
 from cli.records import fill, put, without_waits
+from takhin.client.sync import Producer
 from takhin.v1 import takhin_pb2 as pb
 
 NOON_MS = 1_767_268_800_000  # 2026-01-01T12:00Z
@@ -242,11 +243,14 @@ def test_old_connections_are_no_end(takhin, tmp_path):
         takhin.to(broker).output("topics", "create", "t")  # this may take longer than a connection lives
     with Broker(tmp_path / "data", **ages) as broker:
         takhin = takhin.to(broker)
-        with takhin.start("consume", "t", "--follow", "-n", 300) as reader:
+        with (
+            takhin.start("consume", "t", "--follow", "-n", 300) as reader,
+            Producer(broker.address) as producer,  # which sends again what an old connection did not answer
+        ):
             pause = threading.Event()
             for number in range(300):
-                put(broker, "t", pb.Record(value=b"%d" % number))
-                pause.wait(0.005)
+                producer.send("t", b"%d" % number)
+                pause.wait(0.01)
             printed, said = reader.communicate(timeout=20)
     assert (reader.returncode, said) == (0, b"")
     assert printed == b"".join(b"%d\n" % number for number in range(300))

@@ -15,14 +15,15 @@ from takhin.client.errors import LogReplacedError
 from takhin.errors import OffsetOutOfRangeError, UnavailableError, UnknownTopicError
 
 TOPICS = ["t0", "t1"]
-PARTITIONS = 400
+PARTITIONS = 250
+"""Of each topic: together more than the tails that a consumer follows by a stream each."""
 STANDS_STILL_S = 4.0
 """With nine times as long until the next look."""
 
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory):
-    """A broker in memory with two topics of 400 partitions each."""
+    """A broker in memory."""
     with Broker(tmp_path_factory.mktemp("crowded") / "data", storage_engine="memory") as broker:
         yield broker
 
@@ -57,12 +58,12 @@ async def test_every_record_of_every_partition(crowded, admin):
         began = time.monotonic()
         await consumer.commit()
         assert time.monotonic() - began < 1
-        await fill(crowded.address, b"new", [0, 300, 399])
+        await fill(crowded.address, b"new", [0, 200, 249])
         async with asyncio.timeout(20):
             new = {(r.topic, r.partition, r.offset) for r in [await anext(consumer) for _ in range(6)]}
-        assert new == {(topic, partition, 1) for topic in TOPICS for partition in (0, 300, 399)}
+        assert new == {(topic, partition, 1) for topic in TOPICS for partition in (0, 200, 249)}
         assert await consumer.poll(0.3) is None
-        assert consumer.end_offset("t0", 300) == 2
+        assert consumer.end_offset("t0", 200) == 2
 
 
 async def test_a_broker_that_stands_still_for_a_while(tmp_path):
@@ -144,7 +145,7 @@ async def test_an_outage_ends(memory):
         address = broker.address
         async with Admin(address) as admin:
             for topic in TOPICS:
-                await admin.create_topic(topic, partitions=250)
+                await admin.create_topic(topic, partitions=PARTITIONS)
         consumer = await Consumer(address, outage_timeout_ms=1_000).open()
         await consumer.assign_topics(*TOPICS)
         assert await consumer.poll(0.2) is None

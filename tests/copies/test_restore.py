@@ -217,10 +217,24 @@ def test_a_hostile_archive(hostile, data, tmp_path):
 
 @pytest.mark.parametrize("junk", [b"", b"junk" * 1000, bytes.fromhex("fd377a585a00") + b"x" * 100])
 def test_no_archive(junk, tmp_path):
-    """A file that is not an archive, or is cut short, is refused."""
+    """A file that is not an archive is refused."""
     (tmp_path / "junk").write_bytes(junk)
     with pytest.raises(CopyError, match=r"not a tar archive|holds neither a data folder"):
         restore(tmp_path / "junk", tmp_path / "new")
+
+
+@pytest.mark.parametrize("compression", ["", "gz", "bz2", "xz"])
+@pytest.mark.parametrize("damage", ["cut short", "overwritten"])
+def test_a_damaged_archive(data, tmp_path, compression, damage):
+    """An archive that ends in the middle is refused, and one that cannot be unpacked there."""
+    archive = tmp_path / "archive"
+    with tarfile.open(archive, f"w:{compression}") as tar:
+        tar.add(data, ".")
+    whole = archive.read_bytes()
+    half = whole[: len(whole) // 2]
+    archive.write_bytes(half if damage == "cut short" else half + bytes(20_000))
+    with pytest.raises(CopyError, match=r"is not a tar archive, or a damaged one|match its checksum"):
+        restore(archive, tmp_path / "new")
 
 
 STEPS = {

@@ -18,7 +18,7 @@ from faults.test_failing_disk import Trial
 from storage.support import check_files, sqlite_engine
 from takhin.disk.layout import wal_of
 from takhin.errors import OutcomeUnknownError, PartitionUnavailableError
-from takhin.storage.sqlite.checkpoint import AGAIN_SECONDS
+from takhin.storage.sqlite.checkpoint import AGAIN_SECONDS, Phase
 from takhin.testing.contract import ALL, batch, read_all, spec
 from takhin.turns import others_turn
 
@@ -123,6 +123,8 @@ async def unsynced_pass(trial: Trial, disk) -> None:
     disk.gate = gate = Gate("write", trial.path)
     while not gate.reached.is_set():  # in a pass, which syncs nothing if more is committed meanwhile
         await trial.victim.turn()
+        if trial.victim.log.life.checkpoint.phase is Phase.COPYING:  # commits wait for it if they are many
+            assert await asyncio.to_thread(gate.reached.wait, GATE_S_MAX)
     await trial.victim.turn()
     trial.plan("sync", wal=False, first=1, for_good=False, landed=False)
     gate.opened.set()

@@ -1,11 +1,11 @@
-"""Check a data folder that no engine has open: `python check_files.py DATA`.
+"""Check data folders that no engine has open: stdin names them, one in a line as JSON.
 
 This is a program of its own, because a test process that holds apsw's SQLite must not open the same files
-through the standard library's: the two drop each other's locks. It prints a line for each fault; the exit
-code is 1 if there is any. Files are opened as immutable, so that the check leaves no trace.
+through the standard library's: the two drop each other's locks. For each folder it prints a line with the
+faults as JSON: a list of sentences. Files are opened as immutable, so that the check leaves no trace.
 """
 
-import os
+import json
 import re
 import sqlite3
 import sys
@@ -110,12 +110,18 @@ def faults_of_topic(folder: Path) -> Iterator[str]:
             yield from faults_of_file(folder / name)
 
 
-def main(data_dir: Path) -> int:
-    """The exit code: 1 if any fault was printed."""
-    found = [fault for folder in sorted((data_dir / "topics").iterdir()) for fault in faults_of_topic(folder)]
-    print("\n".join(found), flush=True)
-    return 1 if found else 0
+def faults_of(data_dir: Path) -> list[str]:
+    return [fault for folder in sorted((data_dir / "topics").iterdir()) for fault in faults_of_topic(folder)]
+
+
+def main() -> None:
+    for line in sys.stdin:
+        try:
+            found = faults_of(Path(json.loads(line)))
+        except Exception as error:  # noqa: BLE001  what prevents a check is a fault, too
+            found = [f"{line.strip()} cannot be checked: {error!r}"]
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
-    os._exit(main(Path(sys.argv[1])))  # at once: it is run at the end of every second test
+    main()

@@ -12,6 +12,7 @@ import pytest
 import children
 import forked
 from lending import lend_template
+from storage import checker
 from takhin.copies.backup import backup
 from takhin.copies.restore import restore
 from takhin.errors import StartupError
@@ -27,9 +28,8 @@ MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 def check_files(data_dir: Path) -> None:
     """Run the consistency check over a closed engine's files, in a child process (see check_files.py)."""
-    script = Path(__file__).with_name("check_files.py")
-    child = forked.run([sys.executable, script, data_dir], capture_output=True, text=True)
-    assert child.returncode == 0, child.stdout + child.stderr
+    found = checker.faults_of(data_dir)
+    assert not found, "\n".join(found)
 
 
 RUN_SQL = """

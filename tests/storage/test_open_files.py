@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -162,3 +163,25 @@ async def test_partitions_that_are_never_idle_give_way(store: Store):
             await asyncio.gather(*(log.read(0, max_bytes=1, max_records=1) for log in logs))
         served.set()
     assert [log.end_offset for log in logs[OPEN_MAX:]] == [20, 20]
+
+
+async def test_a_first_read_leaves_the_writing_connection_alone(store: Store):
+    """A read that has to open its connection succeeds while a thread is in the midst of the other one."""
+    (log,) = (await store.engine.create_topic(spec("orders", 1))).partitions
+    await log.append(numbered(1))
+    file = log.life._file
+    assert file._reader is None
+    entered, leave = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        entered.set()
+        leave.wait(20)
+
+    file.writer.create_scalar_function("wait", wait)
+    writing = asyncio.create_task(asyncio.to_thread(lambda: file.writer.execute("SELECT wait()").get))
+    await asyncio.to_thread(entered.wait, 20)
+    try:
+        assert len((await log.read(0, max_bytes=1, max_records=1)).rows) == 1
+    finally:
+        leave.set()
+        await writing

@@ -85,24 +85,27 @@ class LogFile:
 
     @property
     def reader(self) -> apsw.Connection:
-        """The reading connection of an open file, opened at the first read."""
+        """The reading connection of an open file, opened at the first read, on the thread that reads.
+
+        The writing connection may be in use on another one: it is left alone.
+        """
         if self._reader is None:
             self._reader = connection.open_reader(self.path)
-            self._set_page_caches()
+            connection.set_page_cache(self._reader, self._reader_cache_kib)
         return self._reader
 
     def fit_page_caches(self, kib: int) -> None:
         """Bound what both connections of an open file cache. On the loop, while no thread uses them."""
         if kib != self._cache_kib:
             self._cache_kib = kib
-            self._set_page_caches()
+            of_writer = max(connection.LEAST_CACHE_KIB, kib - self._reader_cache_kib)
+            connection.set_page_cache(self.writer, of_writer)
+            if self._reader is not None:
+                connection.set_page_cache(self._reader, self._reader_cache_kib)
 
-    def _set_page_caches(self) -> None:
-        least = connection.LEAST_CACHE_KIB
-        of_reader = max(least, self._cache_kib // READER_SHARE)
-        connection.set_page_cache(self.writer, max(least, self._cache_kib - of_reader))
-        if self._reader is not None:
-            connection.set_page_cache(self._reader, of_reader)
+    @property
+    def _reader_cache_kib(self) -> int:
+        return max(connection.LEAST_CACHE_KIB, self._cache_kib // READER_SHARE)
 
     @property
     def wal_bytes(self) -> int:
