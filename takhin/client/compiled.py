@@ -1,0 +1,35 @@
+"""The compiled part of clients: what is done for each record, in C. It is optional.
+
+Its sources are in native/client/. It is built when the package is installed, where there is a C compiler;
+without it the same is done in Python, more slowly, and so it is where TAKHIN_STORAGE_NATIVE is "off".
+
+Each name is None where there is no compiled part:
+
+unread: a function of a TopicPartition, the bytes of a consume response, and an end offset in place of its
+own, or None. Gives its records as `takhin.client.unread.Unread`; None if they are not ordinary.
+Steps: a class, what takhin/client/consuming/iterating.py iterates by.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+SWITCH = "TAKHIN_STORAGE_NATIVE"
+"""The variable of the setting storage.native: whoever turns C off for a broker means clients, too."""
+
+
+def _found() -> Any:
+    if os.environ.get(SWITCH) == "off":
+        return None
+    try:
+        return import_module("takhin.client._compiled")
+    except ImportError:
+        return None
+
+
+_module = _found()
+unread: Callable[[tuple[str, int], bytes, int | None], Any] | None = getattr(_module, "unread", None)
+Steps: Callable[..., Any] | None = getattr(_module, "Steps", None)
