@@ -8,6 +8,7 @@ Each name is None where there is no compiled part:
 unread: a function of a TopicPartition, the bytes of a consume response, and an end offset in place of its
 own, or None. Gives its records as `takhin.client.unread.Unread`; None if they are not ordinary.
 Steps: a class, what takhin/client/consuming/iterating.py iterates by.
+module: all of it, with the classes of takhin/client/producing/per_record.py.
 """
 
 from __future__ import annotations
@@ -30,6 +31,6 @@ def _found() -> Any:
         return None
 
 
-_module = _found()
-unread: Callable[[tuple[str, int], bytes, int | None], Any] | None = getattr(_module, "unread", None)
-Steps: Callable[..., Any] | None = getattr(_module, "Steps", None)
+module: Any = _found()
+unread: Callable[[tuple[str, int], bytes, int | None], Any] | None = getattr(module, "unread", None)
+Steps: Callable[..., Any] | None = getattr(module, "Steps", None)

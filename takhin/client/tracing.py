@@ -131,6 +131,7 @@ class Tracing:
 class _TracingEncoder(RecordEncoder):
     def __init__(self, topic: str, max_message_bytes: int, tracing: Tracing) -> None:
         super().__init__(topic, max_message_bytes)
+        self.plain_bytes_max = -1  # it has to see every record
         self._plain = super().encode
         self._tracing = tracing
 
