@@ -122,14 +122,6 @@ static PyMemberDef members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-static PyType_Slot entry_slots[] = {
-    {Py_tp_traverse, traverse}, {Py_tp_clear, clear},         {Py_tp_dealloc, dealloc}, {Py_tp_hash, hash},
-    {Py_tp_members, members},   {Py_tp_richcompare, compare}, {0, NULL},
-};
-
-PyType_Spec entry_spec = {"takhin.client._compiled.Entry", sizeof(Entry), 0,
-                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, entry_slots};
-
 PyDoc_STRVAR(result_doc, "result($self)\n--\n\n"
                          "Where the record was stored; raises why it was not. Raises InvalidStateError before it is "
                          "done.");
@@ -138,12 +130,35 @@ PyDoc_STRVAR(add_done_callback_doc,
              "Have the loop call `callback(delivery)` soon after it is done; `result` says how it ended.\n\n"
              "What the callback gets is equal to this delivery, and may be another object.");
 
+/* What `copy` and `pickle` ask for: as of an object with slots. */
+static PyObject *state(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    Entry *self = (Entry *)object;
+    if (self->batch == NULL)
+        return Py_BuildValue("(O{sn})", Py_None, "_position", self->position);
+    return Py_BuildValue("(O{sOsn})", Py_None, "_batch", self->batch, "_position", self->position);
+}
+
+static PyMethodDef entry_methods[] = {
+    {"__getstate__", state, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyMethodDef methods[] = {
     {"result", result, METH_NOARGS, result_doc},
     {"add_done_callback", (PyCFunction)(void (*)(void))add_done_callback, METH_FASTCALL | METH_KEYWORDS,
      add_done_callback_doc},
     {NULL, NULL, 0, NULL},
 };
+
+static PyType_Slot entry_slots[] = {
+    {Py_tp_traverse, traverse}, {Py_tp_clear, clear},         {Py_tp_dealloc, dealloc}, {Py_tp_hash, hash},
+    {Py_tp_members, members},   {Py_tp_methods, entry_methods}, {Py_tp_richcompare, compare}, {0, NULL},
+};
+
+PyType_Spec entry_spec = {"takhin.client._compiled.Entry", sizeof(Entry), 0,
+                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, entry_slots};
 
 static PyType_Slot outcome_slots[] = {
     {Py_tp_traverse, traverse}, {Py_tp_clear, clear}, {Py_tp_dealloc, dealloc}, {Py_tp_methods, methods}, {0, NULL}};
