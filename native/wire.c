@@ -75,8 +75,8 @@ static bool read_once(Reading *from, Span *field)
 }
 
 /* The next record, behind the tag of `records`. Each of its fields is there once at most, but for headers.
- * The partition is passed over. Headers are not looked into, and
- * no more than headers_max are passed over: a million of them takes longer than a turn of the event loop. */
+ * The partition is passed over. Headers are not looked into, and no more than headers_max are passed over: a
+ * million of them takes longer than a turn of the event loop. */
 bool read_record(Reading *from, Record *record, int64_t headers_max)
 {
     Span header;

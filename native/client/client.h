@@ -1,8 +1,11 @@
 /* What the files of the client's compiled part share.
  *
- * It does in C what Python does for each record, as far as the record is an ordinary one: takhin/client/compiled.py says what
- * is done where. Whatever is not ordinary it leaves to Python, so that there is no case that both judge differently.
- * It keeps to Python's limited API: what was built once serves every later Python. It holds the interpreter's lock.
+ * It does in C what Python does for each record, as far as the record is an ordinary one: takhin/client/compiled.py
+ * says what is done where. Whatever is not ordinary it leaves to Python, so that there is no case that both judge
+ * differently. It keeps to Python's limited API: what was built once serves every later Python. It holds the
+ * interpreter's lock all the time.
+ *
+ * The objects of Python that it looks into have their types checked first, so that no mistake of ours is a crash.
  */
 #ifndef TAKHIN_CLIENT_H
 #define TAKHIN_CLIENT_H
@@ -13,6 +16,9 @@
 #include <structmember.h>
 
 #include "../wire.h"
+
+/* That of takhin/client/compiled.py: a module of another one is left over from another version of the package. */
+enum { VERSION = 1 };
 
 /* What is looked up once, when the module is imported. */
 typedef struct Known {

@@ -94,7 +94,8 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__compiled(void)
 {
     PyObject *module = PyModule_Create(&definition);
-    if (module != NULL && know_all() && add_types(module))
+    if (module != NULL && know_all() && add_types(module) &&
+        PyModule_AddIntConstant(module, "VERSION", VERSION) == 0)
         return module;
     Py_XDECREF(module);
     return NULL;

@@ -158,7 +158,7 @@ static void dealloc_steps(PyObject *self)
     free_object(self);
 }
 
-/* Begin to wait. False, with an exception, if that cannot be: also for a step that the garbage collector has cleared. */
+/* Begin to wait. False, with an exception, if that cannot be: also of a step that was cleared as garbage. */
 static bool begin_to_wait(Step *self)
 {
     if (self->waiting == NULL && self->of != NULL && self->of->resume != NULL)

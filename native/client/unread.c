@@ -69,7 +69,7 @@ PyObject *unread(PyObject *module, PyObject *const *args, Py_ssize_t count)
     char *bytes;
     Py_ssize_t size, records = 0;
     if (count != 3 || !PyTuple_Check(args[0]) || PyTuple_Size(args[0]) != 2 || !PyBytes_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "unread takes a partition, the bytes of a response, and an end offset or None");
+        PyErr_SetString(PyExc_TypeError, "unread takes a partition, a response's bytes, and an end offset or None");
         return NULL;
     }
     if (PyBytes_AsStringAndSize(args[1], &bytes, &size) < 0)

@@ -13,6 +13,7 @@ module: all of it, with the classes of takhin/client/producing/per_record.py.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from importlib import import_module
@@ -20,15 +21,26 @@ from typing import Any
 
 SWITCH = "TAKHIN_STORAGE_NATIVE"
 """The variable of the setting storage.native: whoever turns C off for a broker means clients, too."""
+VERSION = 1
+"""That of native/client/client.h. A module of another one is left over from another version of Takhin."""
+
+logger = logging.getLogger("takhin.client")
 
 
 def _found() -> Any:
     if os.environ.get(SWITCH) == "off":
         return None
     try:
-        return import_module("takhin.client._compiled")
-    except ImportError:
+        found = import_module("takhin.client._compiled")
+    except ModuleNotFoundError:  # it was not built
         return None
+    except ImportError as error:
+        logger.warning("the compiled part cannot be loaded, and Python does its work: %s", error)
+        return None
+    if getattr(found, "VERSION", None) != VERSION:
+        logger.warning("the compiled part is one of another version: install takhin again")
+        return None
+    return found
 
 
 module: Any = _found()

@@ -213,3 +213,13 @@ def test_a_delivery_is_copied_as_without_the_compiled_part():
     delivery._batch, delivery._position = None, 3
     assert copy.copy(delivery) == delivery
     assert copy.copy(delivery)._position == 3
+
+
+def test_a_part_of_another_version_is_not_used(monkeypatch, caplog):
+    """It would not fit the classes of Python; the log says what to do."""
+    monkeypatch.setattr(compiled, "VERSION", -1)
+    assert compiled._found() is None
+    assert "install takhin again" in caplog.text
+    monkeypatch.setenv(compiled.SWITCH, "off")
+    caplog.clear()
+    assert (compiled._found(), caplog.text) == (None, "")
