@@ -91,7 +91,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv --clear --without-pip .venv
 
 # The native library is built with the installation, where there is a C compiler: see setup.py.
-NATIVE := setup.py $(wildcard native/*.c native/*.h)
+NATIVE := setup.py $(wildcard native/*.c native/*.h native/client/*.c native/client/*.h)
 
 $(RUNTIME): pyproject.toml constraints.txt $(NATIVE) $(BIN)/python
 	@echo 'installing into .venv what the broker needs (now, and when the pinned versions change)'

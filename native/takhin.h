@@ -14,54 +14,14 @@
 #ifndef TAKHIN_H
 #define TAKHIN_H
 
-#include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 
 #include <sqlite3ext.h>
 
+#include "wire.h"
+
 #define TAKHIN_VERSION 4
 #define EXPORTED __attribute__((visibility("default")))
-
-typedef unsigned char byte;
-
-/* Some bytes of a message. at is NULL where the field is absent. */
-typedef struct Span {
-    const byte *at;
-    int64_t size;
-} Span;
-
-/* What is left to read of some bytes. */
-typedef struct Reading {
-    const byte *at;
-    const byte *end;
-} Reading;
-
-/* Tags of the fields, one byte each: the number of the field and how it is encoded. */
-enum {
-    TAG_RECORDS = 0x32,           /* ProduceMessageRequest.records */
-    TAG_KEY = 0x0a,               /* Record.key */
-    TAG_VALUE = 0x12,             /* Record.value */
-    TAG_HEADERS = 0x1a,           /* Record.headers */
-    TAG_TIMESTAMP = 0x20,         /* Record.timestamp */
-    TAG_OFFSET = 0x28,            /* Record.offset */
-    TAG_PARTITION = 0x30,         /* Record.partition */
-    TAG_HEADER_KEY = 0x0a,        /* RecordHeader.key */
-    TAG_HEADER_VALUE = 0x12,      /* RecordHeader.value */
-    TAG_RESPONSE_RECORDS = 0x22,  /* ConsumeMessagesResponse.records */
-};
-
-/* A record of a request. fields: all of it, in which headers_of begins to read. */
-typedef struct Record {
-    Span key, value;
-    int64_t timestamp; /* 0 where it has none */
-    bool has_headers;
-    Span fields;
-} Record;
-
-typedef struct Header {
-    Span key, value;
-} Header;
 
 /* The next number and the one before, also where that overflows. */
 static inline int64_t after(int64_t number)
@@ -73,16 +33,6 @@ static inline int64_t before(int64_t number)
 {
     return (int64_t)((uint64_t)number - 1);
 }
-
-/* wire.c */
-bool read_varint(Reading *from, uint64_t *number);
-bool read_bytes(Reading *from, Span *bytes);
-bool skip_field(Reading *from, byte tag);
-bool read_record(Reading *from, Record *record, int64_t headers_max);
-Reading headers_of(const Record *record);
-bool read_header(Reading *from, Header *header);
-bool is_utf8(Span text);
-bool ends_in_zeros(Span key, Span value, int64_t zeros);
 
 /* How much a header takes besides its key and value, and a record: takhin/sizes.py, rounded up. */
 enum { HEADER_OVERHEAD_BYTES = 16, RECORD_OVERHEAD_BYTES = 32 };

@@ -3,7 +3,7 @@
  * Every function returns false where the bytes end too early, and where they are not in the ordinary form.
  * What it has put out is then without meaning. None reads behind `end`, whatever the bytes say.
  */
-#include "takhin.h"
+#include "wire.h"
 
 #include <string.h>
 
@@ -75,13 +75,13 @@ static bool read_once(Reading *from, Span *field)
 }
 
 /* The next record, behind the tag of `records`. Each of its fields is there once at most, but for headers.
- * The offset and the partition are passed over: the broker gives others. Headers are not looked into, and
- * no more than headers_max are passed over: a million of them takes longer than a turn of the event loop. */
+ * The partition is passed over. Headers are not looked into, and no more than headers_max are passed over: a
+ * million of them takes longer than a turn of the event loop. */
 bool read_record(Reading *from, Record *record, int64_t headers_max)
 {
     Span header;
     int64_t headers = 0;
-    uint64_t number, seen = 0;
+    uint64_t number;
     memset(record, 0, sizeof *record);
     if (!read_bytes(from, &record->fields))
         return false;
@@ -105,11 +105,13 @@ bool read_record(Reading *from, Record *record, int64_t headers_max)
         case TAG_TIMESTAMP:
         case TAG_OFFSET:
         case TAG_PARTITION:
-            if ((seen >> tag & 1) != 0 || !read_varint(&fields, &number))
+            if ((record->numbers >> tag & 1) != 0 || !read_varint(&fields, &number))
                 return false;
-            seen |= (uint64_t)1 << tag;
+            record->numbers |= (uint64_t)1 << tag;
             if (tag == TAG_TIMESTAMP)
                 record->timestamp = (int64_t)number;
+            else if (tag == TAG_OFFSET)
+                record->offset = (int64_t)number;
             break;
         default:
             return false;

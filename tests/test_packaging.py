@@ -18,6 +18,7 @@ import pytest
 
 import takhin
 from takhin import native
+from takhin.client import compiled
 from test_tidy import ROOT, files_of_the_project
 
 SERVER_MODULES = {
@@ -78,7 +79,9 @@ def test_the_wheel_says_whose_it_is_and_what_it_needs(tree):
         metadata = email.message_from_bytes(wheel.read(info))
         assert info.replace("METADATA", "licenses/LICENSE") in wheel.namelist()
         assert "takhin/v1/takhin.proto" in wheel.namelist()
+        has_part = any(name.startswith("takhin/client/_compiled.") for name in wheel.namelist())
         has_library = any(name.startswith(f"takhin/{native.NAME}.") for name in wheel.namelist())
+    assert has_part is (compiled.module is not None)
     assert has_library is isinstance(native.found(), native.Library)  # which was built as this one is
     assert (metadata["License-Expression"], metadata["Author"]) == ("Apache-2.0", "Takhin developers")
     required = {line.partition(">")[0] for line in metadata.get_all("Requires-Dist") if "extra" not in line}

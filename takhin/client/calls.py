@@ -194,7 +194,7 @@ class Calls(AccessCalls):
             accept=self._packing.accepted,
         )
         async with self._connection.stream(CONSUME_MESSAGES, request.SerializeToString(), deadline) as call:
-            yield ConsumeStream(call, self.server)
+            yield ConsumeStream(call, self.server, at)
 
     async def get_partition_offsets(self, deadline: float, at: TopicPartition) -> PartitionOffsets:
         request = pb.GetPartitionOffsetsRequest(topic=at.topic, partition=at.partition)

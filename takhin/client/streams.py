@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from takhin.client.connection import CANCEL_SECONDS_MAX, ByteStream, Duplex
 from takhin.client.errors import CallFailedError, NoAnswerError
 from takhin.client.failures import error_of
+from takhin.client.unread import Unread, UnreadColumns, ordinary
 from takhin.model import TopicPartition
 from takhin.settings import INT32_MAX
 from takhin.v1 import takhin_pb2 as pb
@@ -25,22 +26,16 @@ from takhin.wire.compression import BadCompressionError, decompressed
 T = TypeVar("T")
 
 
-class ConsumeResponse(NamedTuple):
-    """One response of a consume stream. Without records it only says that the stream is alive."""
-
-    columns: ResponseColumns
-    size_bytes: int
-
-
 class ConsumeStream:
-    """The responses of one ConsumeMessages call."""
+    """The responses of one ConsumeMessages call, about one partition."""
 
-    def __init__(self, call: ByteStream, server: str) -> None:
+    def __init__(self, call: ByteStream, server: str, at: TopicPartition) -> None:
         self._call = call
         self._server = server
+        self._at = at
 
-    async def read(self, *, silence_s_max: float | None = None) -> ConsumeResponse | None:
-        """The next response; None when the broker has ended the stream.
+    async def read(self, *, silence_s_max: float | None = None) -> Unread | None:
+        """The next response; None when the broker has ended the stream. If it is empty, the stream is alive.
 
         Raises NoAnswerError after silence_s_max without a response, CallFailedError for one that makes no
         sense, and the error that ended the stream.
@@ -48,16 +43,20 @@ class ConsumeStream:
         raw = await _next(self._call, self._call.read, silence_s_max, self._server)
         if not isinstance(raw, bytes):
             return None
+        if (plain := ordinary(self._at, raw)) is not None:
+            return plain
         columns = ResponseColumns(raw)
         if not columns.compressed:
-            return ConsumeResponse(columns, len(raw))
+            return UnreadColumns(self._at, columns, len(raw))
         try:
-            plain = await decompressed(columns.compressed, INT32_MAX)  # as large as any message may be
+            content = await decompressed(columns.compressed, INT32_MAX)  # as large as any message may be
         except BadCompressionError as error:
             raise CallFailedError(
                 f"{self._server} sent compressed records whose bytes {error}", server=self._server
             ) from error
-        return ConsumeResponse(ResponseColumns(plain, end_offset=columns.end_offset), len(plain))
+        if (plain := ordinary(self._at, content, columns.end_offset)) is not None:
+            return plain
+        return UnreadColumns(self._at, ResponseColumns(content, columns.end_offset), len(content))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,8 +34,9 @@ from takhin.client.consuming.prefetched import Prefetched
 from takhin.client.errors import InCallbackError
 from takhin.client.forks import check, forked
 from takhin.client.model import Headers
-from takhin.client.producing.batches import Entry
+from takhin.client.producing.batches import PendingBatch
 from takhin.client.producing.intake import UNFIT
+from takhin.client.producing.per_record import Entry
 from takhin.client.producing.producer import ThreadedProducer
 from takhin.client.thread import loop_of, running_loop
 
@@ -186,6 +187,8 @@ class Delivery(Entry):
 
     may_end_loop = False  # of the clients' thread, which is not the program's end
 
+    _batch: PendingBatch
+
     @property
     def done(self) -> bool:
         """True if `result` would return or raise at once."""
@@ -234,7 +237,7 @@ class Producer(Blocking[ThreadedProducer]):
         try:
             record = router.encode(value, key, headers, timestamp)
             with router.lock:
-                return router.queue(key, partition).put(record, Delivery())
+                return router.queue(key, partition).put(record, Delivery)
         except UNFIT:
             if not self._run(intake.altered(topic)):
                 raise

@@ -40,7 +40,8 @@ from takhin.client.connection import Connection
 from takhin.client.model import CommittedOffset, Headers, Record
 from takhin.client.packing import Packing
 from takhin.client.producing.records import RecordEncoder
-from takhin.client.streams import ConsumeResponse, ConsumeStream
+from takhin.client.streams import ConsumeStream
+from takhin.client.unread import Unread
 from takhin.model import TopicPartition
 
 HEADER = "traceparent"
@@ -130,6 +131,7 @@ class Tracing:
 class _TracingEncoder(RecordEncoder):
     def __init__(self, topic: str, max_message_bytes: int, tracing: Tracing) -> None:
         super().__init__(topic, max_message_bytes)
+        self.plain_bytes_max = -1  # it has to see every record
         self._plain = super().encode
         self._tracing = tracing
 
@@ -223,15 +225,14 @@ class _TracedStream(ConsumeStream):
         self._at = at
         self._tracing = tracing
 
-    async def read(self, *, silence_s_max: float | None = None) -> ConsumeResponse | None:
+    async def read(self, *, silence_s_max: float | None = None) -> Unread | None:
         response = await self._inner.read(silence_s_max=silence_s_max)
-        if response is not None and response.columns.headers:
-            columns = response.columns
-            found = (context_in(headers) for headers in columns.headers.values())
+        if response is not None and response.headers:
+            found = (context_in(headers) for headers in response.headers.values())
             contexts = [context for context in found if context is not None and context.trace_flags.sampled]
             if contexts:
                 topic, partition = self._at
-                count = len(columns.offsets)
+                count = len(response)
                 about: dict[str, AttributeValue] = {
                     DESTINATION: topic,
                     PARTITION: str(partition),
@@ -242,7 +243,7 @@ class _TracedStream(ConsumeStream):
                     "receive",
                     topic,
                     SpanKind.CLIENT,
-                    {**about, OFFSET: columns.offsets[0]},
+                    {**about, OFFSET: response.position},
                     contexts=contexts,
                     parent=context_of(contexts[0]),
                 )

@@ -19,7 +19,7 @@ from takhin.client.errors import CallFailedError
 from takhin.client.packing import Packing
 from takhin.client.streams import ConsumeStream
 from takhin.errors import EndOffsetMismatchError, InvalidArgumentError
-from takhin.model import Source
+from takhin.model import Source, TopicPartition
 from takhin.testing import MemoryBroker
 from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
@@ -202,7 +202,7 @@ async def responding(*responses):
     connection = Connection(address)
     connection.open()
     async with connection.stream("/s/Consume", b"", monotonic() + 10) as call:
-        yield ConsumeStream(call, address)
+        yield ConsumeStream(call, address, TopicPartition("t", 0))
     await connection.close()
     await server.stop(None)
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from client.support import ALL, produce
 from takhin.client import Consumer, Record, RecordBatch, sync
 from takhin.client.consuming.prefetched import Prefetched
-from takhin.client.streams import ConsumeResponse
+from takhin.client.unread import UnreadColumns, ordinary
 from takhin.model import Chunk, Header, Records, TopicPartition
 from takhin.wire.columns import ResponseColumns
 from takhin.wire.encode import consumed, encoded
@@ -29,7 +29,8 @@ def response(records, end_offset=0):
     """A response as a broker sends it. records: (offset, timestamp, key, value, headers) each."""
     rows = Records([of[:4] for of in records], {of[0]: of[4] for of in records if of[4]}, 0)
     wire = asyncio.run(consumed("t", 3, Chunk(rows, end_offset), encoded(3, rows)))
-    return ConsumeResponse(ResponseColumns(wire), len(wire))
+    plain = ordinary(AT, wire)
+    return UnreadColumns(AT, ResponseColumns(wire), len(wire)) if plain is None else plain
 
 
 def numbered(*offsets):

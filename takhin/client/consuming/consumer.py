@@ -17,7 +17,7 @@ from takhin.client.consuming.assignment import Assignment
 from takhin.client.consuming.callbacks import Callback, Callbacks, in_callback
 from takhin.client.consuming.commits import Commits, Given
 from takhin.client.consuming.fetcher import FetchPlan
-from takhin.client.consuming.iterating import Records
+from takhin.client.consuming.iterating import records_of
 from takhin.client.consuming.lookup import NO_GROUP, Lookup, raise_no_group
 from takhin.client.consuming.options import GroupOptions, Habits, Places, Reset, check_subscribed
 from takhin.client.consuming.prefetched import Prefetched
@@ -111,7 +111,7 @@ class Consumer(Client):
         plan = self._plan(prefetch_bytes_max, silence_ms_max)
         self._group_id = None if group_id is None else check_group_id(group_id)
         self._assigned = Assignment(self._calls, plan)
-        self._records = Records(self._assigned)
+        self._records = records_of(self._assigned)
         self._commits = Commits(self._calls, self._retry, group_id or "", self._assigned)
         places = Places(Reset.named(reset), uncommitted)
         self._lookup = Lookup(self._calls, self._retry, group_id, places.first)

@@ -14,7 +14,8 @@ from takhin.client.consuming.prefetched import Prefetched
 from takhin.client.consuming.scout import TAILS_MAX, Scout
 from takhin.client.errors import NoAnswerError
 from takhin.client.retry import Retry, pause
-from takhin.client.streams import ConsumeResponse, ConsumeStream
+from takhin.client.streams import ConsumeStream
+from takhin.client.unread import Unread
 from takhin.errors import LogReplacedError, UnavailableError
 from takhin.model import TopicPartition
 
@@ -186,20 +187,19 @@ class Fetcher:
             response_bytes_max=min(RESPONSE_BYTES_MAX, max(self.options.buffer_bytes_max // 2, 1)),
         )
 
-    async def _next(self, stream: ConsumeStream, *, stops_at_end: bool) -> ConsumeResponse | None:
+    async def _next(self, stream: ConsumeStream, *, stops_at_end: bool) -> Unread | None:
         """The next response; None once the end or stop_offset is reached."""
         response = await stream.read(silence_s_max=self.options.silence_s_max)
         if response is None and self.stop_offset is None and not stops_at_end:
             raise NoAnswerError(f"{self._calls.server} ended a stream that has no end")
         return response
 
-    def _keep(self, response: ConsumeResponse) -> None:
+    def _keep(self, response: Unread) -> None:
         """Put a response where it can be taken from."""
-        columns = response.columns
-        self.prefetched.end_offset = columns.end_offset
-        if not columns.offsets:
+        self.prefetched.end_offset = response.end_offset
+        if not response:
             return  # the stream is idle, and alive
-        self._first = columns.offsets[-1] + 1
+        self._first = response.after
         self.prefetched.add(response)
         self._arrivals.add(self)
 

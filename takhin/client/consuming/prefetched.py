@@ -2,24 +2,18 @@
 
 Two sides meet here: a fetcher puts responses in (`add`, then `room`), and whoever iterates takes records out
 (`load`, then one by one from `records`, or `take`).
-
-A record is made when it is handed out: thousands that wait would be looked at again and again by Python's
-garbage collector, which takes longer than all else that is done to read them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
-from operator import length_hint
+from collections.abc import Iterator
 
 from takhin.client.model import Record
-from takhin.client.record_batch import RecordBatch, RecordColumns, records_of
-from takhin.client.streams import ConsumeResponse
-from takhin.model import Header, TopicPartition
-from takhin.wire.columns import ResponseColumns
+from takhin.client.record_batch import RecordBatch
+from takhin.client.unread import Unread, nothing
+from takhin.model import TopicPartition
 
 
 class Prefetched:
@@ -38,14 +32,14 @@ class Prefetched:
         self.at = at
         self.end_offset = end_offset
         self.paused = False
-        self._loaded = _Loaded(at, ResponseColumns(b""), position)
+        self._loaded: Unread = nothing(at, position)
         self.processed = position
-        self._responses: deque[ConsumeResponse] = deque()
+        self._responses: deque[Unread] = deque()
         self._bytes = 0
         self.bytes_max = bytes_max
         self._taken = asyncio.Event()
 
-    def add(self, response: ConsumeResponse) -> None:
+    def add(self, response: Unread) -> None:
         """Put in a response with records."""
         self._responses.append(response)
         self._bytes += response.size_bytes
@@ -95,68 +89,11 @@ class Prefetched:
         if self.paused:
             return False
         if not self._loaded and self._responses:
-            columns, size_bytes = self._responses.popleft()
-            self._bytes -= size_bytes
+            self._loaded = self._responses.popleft()
+            self._bytes -= self._loaded.size_bytes
             self._taken.set()
-            self._loaded = _Loaded(self.at, columns, columns.offsets[-1] + 1)
         return bool(self._loaded)
 
     def take(self, records_max: int | None = None) -> RecordBatch:
         """The loaded records at once, or the first records_max of them; none if they were just cleared."""
         return RecordBatch(*self.at, self._loaded.take(records_max), self.end_offset)
-
-
-class _Loaded:
-    """A response that is being handed out. True while something of it is left.
-
-    after: its position when nothing is left.
-    records: what is left, one by one.
-
-    Each column has one iterator, which `records` and `take` share, so that they may take turns. What that of
-    the offsets has given is handed out. To take from it is a single step, whatever another thread does.
-    """
-
-    __slots__ = ("_after", "_at", "_columns", "_left", "_offsets", "_whole", "records")
-
-    def __init__(self, at: TopicPartition, columns: ResponseColumns, after: int) -> None:
-        self._at = at
-        self._after = after
-        self._offsets = columns.offsets
-        self._left = iter(columns.offsets)
-        headers = _of_each(columns.headers, len(columns.offsets))
-        self._whole = columns.timestamps, columns.keys, columns.values, headers
-        self._columns = iter(columns.timestamps), iter(columns.keys), iter(columns.values), iter(headers)
-        self.records = records_of(at, (self._left, *self._columns))
-
-    def __bool__(self) -> bool:
-        return length_hint(self._left) > 0
-
-    @property
-    def position(self) -> int:
-        left = length_hint(self._left)
-        return self._offsets[-left] if left else self._after
-
-    def take(self, records_max: int | None) -> RecordColumns:
-        offsets = list(islice(self._left, records_max))
-        count = len(offsets)
-        if count == len(self._offsets):  # the usual case needs no copies
-            return RecordColumns(self._at, offsets, *self._whole)
-        timestamps, keys, values, headers = self._columns
-        return RecordColumns(
-            self._at,
-            offsets,
-            list(islice(timestamps, count)),
-            list(islice(keys, count)),
-            list(islice(values, count)),
-            list(islice(headers, count)),
-        )
-
-    def clear(self) -> None:
-        """Leave nothing. The position stays."""
-        if left := list(self._left):
-            self._after = left[0]
-
-
-def _of_each(headers: Mapping[int, Sequence[Header]], count: int) -> Sequence[Sequence[Header]]:
-    """The headers of each of so many records. headers: by position, of those that have some."""
-    return [headers.get(position, ()) for position in range(count)] if headers else [()] * count

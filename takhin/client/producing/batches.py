@@ -10,20 +10,17 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Generator
-from contextvars import copy_context
-from operator import itemgetter
-from typing import Any, ClassVar
+from operator import itemgetter, length_hint
+from typing import Any
 
 from takhin.client.clock import monotonic
 from takhin.client.errors import Failure
 from takhin.client.model import RecordMetadata
+from takhin.client.producing import per_record
 from takhin.model import Source, TopicPartition
 
-_new_tuple = tuple.__new__
-"""Makes a NamedTuple in half the time that its own __new__ takes."""
 
-
-class PendingBatch:
+class PendingBatch(per_record.Batch):
     """Records for one partition, from the first one put in until the outcome of all is known.
 
     records: encoded; given up when the batch is settled.
@@ -38,30 +35,24 @@ class PendingBatch:
     """
 
     __slots__ = (
-        "_callbacks",
-        "_first_offset",
         "_settled",
-        "at",
         "began",
         "deadline",
-        "done",
         "entry_type",
         "expected_offset",
         "outcomes",
         "record_count",
-        "records",
-        "size_bytes",
         "source",
         "told",
         "whole",
     )
 
-    def __init__(self, at: TopicPartition, seconds_max: float, entry_type: type[Entry]) -> None:
+    def __init__(self, at: TopicPartition, seconds_max: float, entry_type: type[per_record.Entry]) -> None:
         self.at = at
         self.entry_type = entry_type
         self.began = monotonic()
         self.deadline = self.began + seconds_max
-        self.records: list[bytes] = []
+        self.records = []
         self.size_bytes = 0
         self.whole = False
         self.expected_offset: int | None = None
@@ -71,19 +62,19 @@ class PendingBatch:
         self.done = False
         self.told = False
         self._settled: asyncio.Event | None = None
-        self._first_offset: int | None = None  # once it is settled, if all records were stored together
-        self._callbacks: list[Any] = []  # one, a record's position, the next one, …: no object for each pair
+        self.first_offset = None
+        self.callbacks = []
 
     def settle(self) -> None:
         """Release everybody who waits. Call when `outcomes` is complete."""
         self.record_count = len(self.records)
         self.records = []
         if len(self.outcomes) == 1 and isinstance(first_offset := self.outcomes[0][1], int):
-            self._first_offset = first_offset
+            self.first_offset = first_offset
         self.done = True
         if self._settled is not None:
             self._settled.set()
-        if self._callbacks:
+        if self.callbacks:
             asyncio.get_running_loop().call_soon(self.call_back)
 
     def when_done(self, callback: Callable[[Any], object], position: int) -> bool:
@@ -92,7 +83,7 @@ class PendingBatch:
         May run on any thread. Returns True if that is so already; the caller has to let the loop run
         `call_back` then.
         """
-        self._callbacks.extend((callback, position))  # before the look, so that `settle` cannot miss it
+        self.callbacks.extend((callback, position))  # before the look, so that `settle` cannot miss it
         return self.done
 
     def call_back(self) -> None:
@@ -101,24 +92,26 @@ class PendingBatch:
         What one of them raises goes to the loop's exception handler, and concerns nobody else. But what ends
         a program ends the loop, where entries may.
         """
-        waiting, entry_type = self._callbacks, self.entry_type
+        waiting, entry_type = self.callbacks, self.entry_type
         called = waiting[:]
         del waiting[: len(called)]  # what they add meanwhile, or another thread, has a turn of its own
         one_by_one = iter(called)
-        for callback, position in zip(one_by_one, one_by_one, strict=True):
-            entry = entry_type()
-            entry._batch, entry._position = self, position  # noqa: SLF001  see Entry
+        while length_hint(one_by_one):
             try:
-                copy_context().run(callback, entry)
+                self.call_each(entry_type, one_by_one)
             except BaseException as error:
                 loop = asyncio.get_running_loop()
                 if entry_type.may_end_loop and isinstance(error, SystemExit | KeyboardInterrupt):
                     waiting[:0] = one_by_one  # those who are left
                     loop.call_soon(self.call_back)
                     raise
+                callback = called[-2 - length_hint(one_by_one)]
                 loop.call_exception_handler(
                     {"message": f"exception in a delivery's callback {callback!r}", "exception": error}
                 )
+
+    def call_back_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self.call_back)
 
     async def wait(self) -> None:
         """Return when the batch is settled."""
@@ -127,11 +120,8 @@ class PendingBatch:
                 self._settled = asyncio.Event()
             await self._settled.wait()
 
-    def metadata(self, position: int) -> RecordMetadata:
-        """Where the record at `position` was stored; raises why it was not. Call when it is settled."""
+    def outcome(self, position: int) -> RecordMetadata:
         topic, partition = self.at
-        if self._first_offset is not None:
-            return _new_tuple(RecordMetadata, (topic, partition, self._first_offset + position))
         outcomes = self.outcomes
         start, outcome = outcomes[bisect_right(outcomes, position, key=itemgetter(0)) - 1]
         if isinstance(outcome, Exception):
@@ -151,31 +141,7 @@ class PendingBatch:
         return Failure(*self.at, sum(count for count, _ in failed), failed[0][1]) if failed else None
 
 
-class Entry:
-    """A record's place in a batch, which a queue gives it: what the deliveries of both faces are.
-
-    Made without an __init__, which would take as long as all else that is done to make one. Two of the same
-    record are equal.
-    """
-
-    __slots__ = ("_batch", "_position")
-
-    may_end_loop: ClassVar[bool] = True
-    """Whether SystemExit and KeyboardInterrupt of a callback end the loop that calls it, as in asyncio."""
-
-    _batch: PendingBatch
-    _position: int
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Entry):
-            return NotImplemented
-        return self._batch is other._batch and self._position == other._position
-
-    def __hash__(self) -> int:
-        return hash((self._batch, self._position))
-
-
-class Delivery(Entry):
+class Delivery(per_record.Outcome):
     """One record's outcome. Awaited, it gives RecordMetadata or raises why the record was not stored.
 
     It may be awaited never, once or often, by any number of tasks. A failure that nobody awaited is
@@ -183,6 +149,8 @@ class Delivery(Entry):
     """
 
     __slots__ = ()
+
+    _batch: PendingBatch
 
     @property
     def done(self) -> bool:
@@ -192,20 +160,6 @@ class Delivery(Entry):
     async def wait(self) -> None:
         """Return when it is done."""
         await self._batch.wait()
-
-    def add_done_callback(self, callback: Callable[[Delivery], object]) -> None:
-        """Have the loop call `callback(delivery)` soon after it is done; `result` says how it ended.
-
-        What the callback gets is equal to this delivery, and may be another object.
-        """
-        if self._batch.when_done(callback, self._position):
-            asyncio.get_running_loop().call_soon(self._batch.call_back)
-
-    def result(self) -> RecordMetadata:
-        """Where the record was stored; raises why it was not. Raises InvalidStateError before it is done."""
-        if not self._batch.done:
-            raise asyncio.InvalidStateError("the record has no outcome yet")
-        return self._batch.metadata(self._position)
 
     def __await__(self) -> Generator[Any, None, RecordMetadata]:
         batch = self._batch

@@ -8,14 +8,10 @@ from __future__ import annotations
 import asyncio
 import threading
 
-WAITING_RECORD_BYTES = 64
-"""Memory that a waiting record takes besides its bytes, so that empty records fill the buffer too.
-
-(`RECORD_OVERHEAD_BYTES` of takhin.sizes is another thing: what a record takes in a response.)
-"""
+from takhin.client.producing import per_record
 
 
-class Buffer:
+class Buffer(per_record.Counted):
     """A count of bytes, and a wait until it is below its bound.
 
     lock: held while records are put into any queue of the producer or taken out.

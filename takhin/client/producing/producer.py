@@ -112,8 +112,7 @@ class Producer(Client):
         while (router := self._intake.router(topic)) is None:
             await self._intake.ready(topic)
         try:
-            record = router.encode(value, key, headers, timestamp)
-            delivery = router.queue(key, partition).put(record, Delivery())
+            delivery = router.put(Delivery, value, key, headers, timestamp, partition)
         except UNFIT:
             if not await self._intake.altered(topic):
                 raise

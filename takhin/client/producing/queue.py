@@ -7,22 +7,25 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TypeVar
 
-from takhin.client.producing.batches import Entry, PendingBatch
-from takhin.client.producing.buffer import WAITING_RECORD_BYTES, Buffer
+from takhin.client.producing import per_record
+from takhin.client.producing.batches import PendingBatch
+from takhin.client.producing.buffer import Buffer
 from takhin.client.producing.options import SendOptions
+from takhin.client.producing.per_record import WAITING_RECORD_BYTES
 from takhin.model import Source, TopicPartition
+from takhin.settings import INT32_MAX
 
-E = TypeVar("E", bound=Entry)
 
-
-class PartitionQueue:
+class PartitionQueue(per_record.Queue):
     """The batches of one partition that wait for their turn.
 
     wake: called, on any thread, when the task that takes batches out has something new to look at.
     taken: the batch that was taken last.
     """
+
+    _growing: PendingBatch | None
+    _buffer: Buffer
 
     def __init__(
         self, at: TopicPartition, options: SendOptions, buffer: Buffer, wake: Callable[[], None]
@@ -30,43 +33,29 @@ class PartitionQueue:
         self.at = at
         self.taken: PendingBatch | None = None
         self._batch_bytes_max = options.batch_bytes_max
-        self._batch_records_max = options.batch_records_max
+        self._batch_records_max = min(options.batch_records_max, INT32_MAX)
         self._delivery_s_max = options.delivery_s_max
         self._linger_s = options.linger_s
         self._buffer = buffer
         self._wake = wake
-        self._growing: PendingBatch | None = None
+        self._growing = None
         self._ready: deque[PendingBatch] = deque()
         self._awake = False
 
-    # Putting in: on any thread, with the buffer's lock held, or without on the loop, if nobody else puts in.
+    # Putting in, as `put` does: on any thread, with the buffer's lock held, or without on the loop, if nobody
+    # else puts in.
 
-    def put(self, record: bytes, entry: E) -> E:
-        """Add an encoded record to the growing batch. Returns the entry, which stands for it now."""
-        size = len(record) + WAITING_RECORD_BYTES
-        batch = self._growing
-        if batch is None or batch.size_bytes + size > self._batch_bytes_max:
-            self._end_growing()
-            self._growing = batch = PendingBatch(self.at, self._delivery_s_max, type(entry))
-        records = batch.records
-        position = len(records)
-        entry._batch, entry._position = batch, position  # noqa: SLF001  see Entry
-        records.append(record)
-        batch.size_bytes += size
-        self._buffer.bytes += size
-        if position + 1 >= self._batch_records_max:
-            self._end_growing()
-        if not self._awake:
-            self._awake = True
-            self._wake()
-        return entry
+    def _begin_growing(self, entry_type: type[per_record.Entry]) -> PendingBatch:
+        self._end_growing()
+        self._growing = PendingBatch(self.at, self._delivery_s_max, entry_type)
+        return self._growing
 
     def put_whole(
         self, records: list[bytes], expected_offset: int | None, source: Source | None
     ) -> PendingBatch:
         """Add a batch of exactly these records, after all that was put in before."""
         self._end_growing()
-        batch = PendingBatch(self.at, self._delivery_s_max, Entry)
+        batch = PendingBatch(self.at, self._delivery_s_max, per_record.Entry)
         batch.records = records
         batch.size_bytes = sum(map(len, records)) + WAITING_RECORD_BYTES * len(records)
         batch.whole = True
@@ -79,7 +68,6 @@ class PartitionQueue:
         return batch
 
     def _end_growing(self) -> None:
-        """Make the growing batch ready, and wake the task if it lingers over the batch."""
         if self._growing is not None:
             self._ready.append(self._growing)
             self._growing = None

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from takhin.client.model import Headers, ms_of
 from takhin.errors import InvalidRecordError, RecordTooLargeError
+from takhin.settings import INT32_MAX
 from takhin.sizes import size_bytes
 from takhin.topic_configs import MAX_MESSAGE_BYTES
 from takhin.wire.requests import ONLY_VALUE_HEADS
@@ -15,12 +16,16 @@ OPTIONAL_BYTES = (bytes, type(None))
 
 
 class RecordEncoder:
-    """Encodes the records of one topic. max_message_bytes: the topic's max.message.bytes."""
+    """Encodes the records of one topic. max_message_bytes: the topic's max.message.bytes.
+
+    plain_bytes_max: a record of so many bytes, of nothing but a value and perhaps a key, need not come here.
+    """
 
     def __init__(self, topic: str, max_message_bytes: int) -> None:
         self._topic = topic
         self._max_message_bytes = max_message_bytes
-        self._plain_bytes_max = min(max_message_bytes, len(ONLY_VALUE_HEADS) - 1)
+        self._prepared_bytes_max = min(max_message_bytes, len(ONLY_VALUE_HEADS) - 1)
+        self.plain_bytes_max = min(max_message_bytes, INT32_MAX)
 
     def encode(
         self,
@@ -36,7 +41,7 @@ class RecordEncoder:
         if (
             key is None
             and type(value) is bytes
-            and (size := len(value)) <= self._plain_bytes_max
+            and (size := len(value)) <= self._prepared_bytes_max
             and timestamp is None
             and not headers
         ):

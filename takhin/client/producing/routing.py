@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import count
 
 from takhin.client.model import NewRecord, TopicOutline
+from takhin.client.producing import per_record
 from takhin.client.producing.batches import PendingBatch
 from takhin.client.producing.buffer import Buffer
 from takhin.client.producing.queue import PartitionQueue
@@ -16,7 +17,7 @@ from takhin.model import Source
 from takhin.partitioner import partition_for_key
 
 
-class Router:
+class Router(per_record.Router):
     """Puts the records of one topic into the queues of its partitions. All methods may run on any thread.
 
     outline: of the topic that the queues belong to; a topic created again under the name has another id.
@@ -24,12 +25,14 @@ class Router:
     encode: makes the bytes of a record. Raises what is wrong with it.
     """
 
+    _queues: tuple[PartitionQueue, ...]
+
     def __init__(
         self, outline: TopicOutline, queues: Sequence[PartitionQueue], encoder: RecordEncoder, buffer: Buffer
     ) -> None:
         self.outline = outline
-        self._queues = queues
-        self.encode = encoder.encode
+        self._queues = tuple(queues)
+        self._encode_by(encoder)
         self.lock = buffer.lock
         first = random.randrange(len(queues))  # noqa: S311  else the first records of all producers meet
         self._turn = count(first + 1)
@@ -41,7 +44,11 @@ class Router:
         with self.lock:
             self.outline = outline
             self._queues = (*self._queues, *more)
-            self.encode = encoder.encode
+            self._encode_by(encoder)
+
+    def _encode_by(self, encoder: RecordEncoder) -> None:
+        self.encode = encoder.encode
+        self._plain_bytes_max = encoder.plain_bytes_max
 
     def put_whole(
         self,
