@@ -36,6 +36,10 @@ READ_BYTES_MAX = 64 << 10
 so that a flood of frames makes it hundreds of MB. Messages of 100 kB and of 4 MB take as much CPU time with
 64 KiB as without a bound."""
 
+PING_JITTER = 2
+"""A client that pings every 10 s is late with one and in time with the next. So pings are too many where they
+arrive so many times as often as they may be sent: gRPC closes the connection at the third."""
+
 PENDING_MIN = 1_000
 """gRPC cancels calls that come faster than they are taken in, without a reason: some of them from so many on,
 by itself. Where rpc.calls_max is larger it is none up to there, and what is one too many is told why."""
@@ -62,7 +66,7 @@ class Listener:
         self._connections = connections
         self._certificates = certificates
         self._interceptor = CallInterceptor(settings, service.gate, service.quotas, watchers, service.plain)
-        self._server = grpc.aio.server(interceptors=[self._interceptor], options=_options(settings.rpc))
+        self._server = grpc.aio.server(interceptors=[self._interceptor], options=options(settings.rpc))
         takhin_pb2_grpc.add_TakhinServiceServicer_to_server(service, self._server)
         add_reflection(self._server)
 
@@ -120,7 +124,7 @@ class Listener:
         await self._connections.stop()
 
 
-def _options(settings: RpcSettings) -> list[tuple[str, int]]:
+def options(settings: RpcSettings) -> list[tuple[str, int]]:
     """Channel arguments (grpc_types.h). Without them gRPC bounds neither connections nor idle time."""
     pending_max = max(settings.calls_max, PENDING_MIN)
     return [
@@ -151,5 +155,5 @@ def _options(settings: RpcSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", settings.keepalive_ms),
         ("grpc.keepalive_timeout_ms", settings.keepalive_timeout_ms),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", settings.ping_interval_ms_min),
+        ("grpc.http2.min_ping_interval_without_data_ms", settings.ping_interval_ms_min // PING_JITTER),
     ]
