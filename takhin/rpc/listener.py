@@ -25,7 +25,7 @@ from takhin.v1 import takhin_pb2_grpc
 
 logger = structlog.get_logger()
 
-GOODBYE_SECONDS = 1.0
+GOODBYE_SECONDS_MIN, GOODBYE_SECONDS = 0.1, 1.0
 """How long the stop waits for last answers to be on their way, when no call is at work any more."""
 
 CLOSING_SECONDS_MAX = 3.0
@@ -117,8 +117,10 @@ class Listener:
         await self._health.enter_graceful_shutdown()
         self._service.drain()
         await self._interceptor.end_calls(grace_seconds)
-        left = deadline - asyncio.get_running_loop().time()
-        closing = asyncio.create_task(self._server.stop(max(0.0, min(left, GOODBYE_SECONDS))))
+        await self._interceptor.last_calls.hold()
+        left = max(GOODBYE_SECONDS_MIN, deadline - asyncio.get_running_loop().time())
+        closing = asyncio.create_task(self._server.stop(min(left, GOODBYE_SECONDS)))
+        self._interceptor.last_calls.release()  # in the next turn, when clients have been told
         if not (await asyncio.wait({closing}, timeout=CLOSING_SECONDS_MAX))[0]:
             logger.warning("connections_left", reason="gRPC is busy with some; they end with the broker")
         await self._connections.stop()
