@@ -27,6 +27,7 @@ from takhin.rpc.call_quotas import PRODUCE, PRODUCE_STREAM, CallQuotas, StreamQu
 from takhin.rpc.calls import Context, Handler, Watcher, running, watched
 from takhin.rpc.gate import Gate, Passage
 from takhin.rpc.gzip_answers import asks_for_gzip, is_worth_gzip
+from takhin.rpc.last_calls import LastCalls
 from takhin.rpc.parsing import Parser, Refused
 from takhin.rpc.places import source_of
 from takhin.rpc.requests import Requests
@@ -124,6 +125,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._streams: dict[asyncio.Task[Any], str] = {}
         self._writing: set[asyncio.Task[Any]] = set()
         self._ending = False
+        self.last_calls = LastCalls(settings.rpc.calls_max)
 
     async def end_calls(self, seconds: float) -> None:
         """Refuse new calls, end every stream with UNAVAILABLE, and wait so long for those that are at work.
@@ -156,12 +158,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         for task in tasks:
             task.cancel()
 
-    def _admit(self, method: str, context: Context) -> None:
+    async def _admit(self, method: str, context: Context) -> None:
         """Raise ShuttingDownError while the broker stops, OverloadedError for a call that is one too many.
 
         Raises what the gate raises for a caller that it does not let in. No quota refuses a health check.
         """
+        self.last_calls.came()
         if self._ending and not method.startswith(HEALTH):
+            await self.last_calls.before_refusal()
             raise ShuttingDownError
         self._gate.admit(method, context)
         call = running()
@@ -224,7 +228,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             task = _current_task()
             self._unary_calls.add(task)
             try:
-                self._admit(method, context)
+                await self._admit(method, context)
                 async with arrivals.request(context, source_of(running()), parse) as request:
                     return await answer(request, context)
             except TakhinError as error:  # there is no request, or it is not allowed
@@ -261,7 +265,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._streams[task] = method
             refusal: TakhinError | None = None
             try:
-                self._admit(method, context)
+                await self._admit(method, context)
                 with self._gate.passage(method) as passage:
                     try:
                         await self._run(await begun(context, passage), context, task, passage)

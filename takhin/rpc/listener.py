@@ -25,7 +25,7 @@ from takhin.v1 import takhin_pb2_grpc
 
 logger = structlog.get_logger()
 
-GOODBYE_SECONDS = 1.0
+GOODBYE_SECONDS_MIN, GOODBYE_SECONDS = 0.1, 1.0
 """How long the stop waits for last answers to be on their way, when no call is at work any more."""
 
 CLOSING_SECONDS_MAX = 3.0
@@ -35,6 +35,10 @@ READ_BYTES_MAX = 64 << 10
 """How much of a connection gRPC reads at once. By itself it doubles that for as long as there is always more,
 so that a flood of frames makes it hundreds of MB. Messages of 100 kB and of 4 MB take as much CPU time with
 64 KiB as without a bound."""
+
+PING_JITTER = 2
+"""A client that pings every 10 s is late with one and in time with the next. So pings are too many where they
+arrive so many times as often as they may be sent: gRPC closes the connection at the third."""
 
 PENDING_MIN = 1_000
 """gRPC cancels calls that come faster than they are taken in, without a reason: some of them from so many on,
@@ -62,7 +66,7 @@ class Listener:
         self._connections = connections
         self._certificates = certificates
         self._interceptor = CallInterceptor(settings, service.gate, service.quotas, watchers, service.plain)
-        self._server = grpc.aio.server(interceptors=[self._interceptor], options=_options(settings.rpc))
+        self._server = grpc.aio.server(interceptors=[self._interceptor], options=options(settings.rpc))
         takhin_pb2_grpc.add_TakhinServiceServicer_to_server(service, self._server)
         add_reflection(self._server)
 
@@ -113,14 +117,16 @@ class Listener:
         await self._health.enter_graceful_shutdown()
         self._service.drain()
         await self._interceptor.end_calls(grace_seconds)
-        left = deadline - asyncio.get_running_loop().time()
-        closing = asyncio.create_task(self._server.stop(max(0.0, min(left, GOODBYE_SECONDS))))
+        await self._interceptor.last_calls.hold()
+        left = max(GOODBYE_SECONDS_MIN, deadline - asyncio.get_running_loop().time())
+        closing = asyncio.create_task(self._server.stop(min(left, GOODBYE_SECONDS)))
+        self._interceptor.last_calls.release()  # in the next turn, when clients have been told
         if not (await asyncio.wait({closing}, timeout=CLOSING_SECONDS_MAX))[0]:
             logger.warning("connections_left", reason="gRPC is busy with some; they end with the broker")
         await self._connections.stop()
 
 
-def _options(settings: RpcSettings) -> list[tuple[str, int]]:
+def options(settings: RpcSettings) -> list[tuple[str, int]]:
     """Channel arguments (grpc_types.h). Without them gRPC bounds neither connections nor idle time."""
     pending_max = max(settings.calls_max, PENDING_MIN)
     return [
@@ -151,5 +157,5 @@ def _options(settings: RpcSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", settings.keepalive_ms),
         ("grpc.keepalive_timeout_ms", settings.keepalive_timeout_ms),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", settings.ping_interval_ms_min),
+        ("grpc.http2.min_ping_interval_without_data_ms", settings.ping_interval_ms_min // PING_JITTER),
     ]

@@ -147,5 +147,7 @@ class RpcSettings:
         60_000, "time to answer that ping before the connection is dropped", least=1
     )
     ping_interval_ms_min: int = setting(
-        10_000, "the shortest time between two pings of a client, even with no calls open", least=1
+        10_000,
+        "the shortest time between two pings of a client, also without calls; half of it as they arrive",
+        least=1,
     )

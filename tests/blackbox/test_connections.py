@@ -1,16 +1,21 @@
-"""Connections that are opened and never used, and some with very many calls."""
+"""Connections that are opened and never used, that ping, and some with very many calls."""
 
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import ExitStack
 
 from blackbox.broker_process import Broker
 from blackbox.clients import CALL_S_MAX, connected, eventually
+from hostile import frames
 from takhin.v1 import takhin_pb2 as pb
 
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a client of HTTP/2 says first: the preface and empty SETTINGS."""
+PING = frames.frame(frames.PING, payload=b"whatever")
+PING_ANSWER = frames.frame(frames.PING, flags=frames.ACK, payload=b"whatever")
+PINGS = 8
 CONNECTIONS_MAX = 20
 STREAMS_MAX = 100
 AT_ONCE = 1_700
@@ -32,6 +37,30 @@ def test_a_connection_that_never_calls_is_closed(data_dir):
         while piece := connection.recv(1 << 16):
             heard += piece
         assert heard.endswith(b"connection idle")
+
+
+def heard_until(connection, last):
+    """What the broker says, up to `last` or to its end."""
+    heard = b""
+    while last not in heard and (piece := connection.recv(1 << 16)):
+        heard += piece
+    return heard
+
+
+def test_pings_that_arrive_a_little_early(data_dir):
+    """A client keeps to rpc.ping_interval_ms_min by its own clock; on the way pings come closer together."""
+    with Broker(data_dir, rpc_ping_interval_ms_min=300) as broker, silent(broker) as connection:
+        for _ in range(PINGS):
+            connection.sendall(PING)
+            assert PING_ANSWER in heard_until(connection, PING_ANSWER)
+            time.sleep(0.2)
+
+
+def test_pings_that_are_too_many(data_dir):
+    """The connection is closed, with a reason."""
+    with Broker(data_dir) as broker, silent(broker) as connection:
+        connection.sendall(PING * PINGS)
+        assert b"too_many_pings" in heard_until(connection, b"too_many_pings")
 
 
 def health(stub):

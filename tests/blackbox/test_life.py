@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import random
 import threading
@@ -17,6 +18,7 @@ from blackbox.broker_process import Broker
 from blackbox.clients import (
     CALL_S_MAX,
     CHANNEL_OPTIONS,
+    Refusal,
     batch,
     connected,
     consume,
@@ -32,6 +34,7 @@ from takhin.v1 import takhin_pb2 as pb
 from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 
 GRACE_MS = 3_000
+CALLERS = 500
 SHUTTING_DOWN = (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "takhin")
 
 
@@ -130,6 +133,38 @@ def test_a_signal_ends_it_cleanly_under_open_streams(data_dir, rounds, figures):
         assert {r.offset: r.value for r in records}.items() >= acked.items()
         assert broker.stop() == 0
     figures(f"stop under load: {rounds} rounds, {len(acked)} records acknowledged, {len(records)} found")
+
+
+async def call_until_it_ends(address, answers, errors):
+    """CALLERS that call again at once, also when they are told that the broker stops."""
+
+    async def one(stub):
+        while True:
+            try:
+                answers.append(await stub.ListTopics(pb.ListTopicsRequest(), timeout=CALL_S_MAX))
+            except grpc.aio.AioRpcError as error:
+                errors.append(refusal(error))
+                if errors[-1].reason != "SHUTTING_DOWN":
+                    return
+
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        stub = TakhinServiceStub(channel)
+        await asyncio.gather(*(one(stub) for _ in range(CALLERS)))
+
+
+def test_calls_that_come_while_it_stops_are_told_why(broker):
+    """None ends as CANCELLED, which is what gRPC's server makes of those that nobody has taken in."""
+    answers: list[pb.ListTopicsResponse] = []
+    errors: list[Refusal] = []
+    callers = threading.Thread(
+        target=asyncio.run, args=(call_until_it_ends(broker.address, answers, errors),)
+    )
+    callers.start()
+    eventually(lambda: len(answers) >= 2 * CALLERS, seconds_max=CALL_S_MAX)
+    assert broker.stop() == 0
+    callers.join()
+    assert {error.code for error in errors} == {grpc.StatusCode.UNAVAILABLE}
+    assert "SHUTTING_DOWN" in {error.reason for error in errors}
 
 
 def test_a_tail_is_told_that_the_broker_is_shutting_down(broker, stub):
