@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -80,6 +81,9 @@ class Turnstile:
             if not waiter.done():  # else its caller has given up
                 waiter.set_result(None)
         if self._line:
+            # Each who passes may put new objects in the place of old ones, as members of groups do. Then
+            # CPython's count of them stands still, and later it would look at all at once: garbage.py.
+            gc.collect(1)
             self._look_soon()
 
 
