@@ -39,11 +39,11 @@ static PyObject *metadata(PyObject *self, PyObject *position)
 /* Call a callback, in a context of its own, with an entry that is made for it. */
 static bool call(PyObject *batch, PyTypeObject *type, PyObject *callback, PyObject *position)
 {
-    PyObject *entry = new_entry(type, batch, PyLong_AsSsize_t(position));
-    if (entry == NULL || PyErr_Occurred()) {
-        Py_XDECREF(entry);
+    Py_ssize_t number = PyLong_AsSsize_t(position);
+    PyObject *entry = number == -1 && PyErr_Occurred() ? NULL : new_entry(type);
+    if (entry == NULL)
         return false;
-    }
+    place_entry(entry, batch, number);
     PyObject *context = PyObject_CallNoArgs(known.copy_context), *result = NULL;
     if (context != NULL)
         result = PyObject_CallMethodObjArgs(context, known.run, callback, entry, NULL);

@@ -66,7 +66,8 @@ PyObject *metadata_of(PyObject *batch, Py_ssize_t position);
 extern PyTypeObject *entry_type, *outcome_type;
 extern PyType_Spec entry_spec, outcome_spec;
 bool is_entry_type(PyObject *object);
-PyObject *new_entry(PyTypeObject *type, PyObject *batch, Py_ssize_t position);
+PyObject *new_entry(PyTypeObject *type);
+void place_entry(PyObject *entry, PyObject *batch, Py_ssize_t position);
 
 /* queue.c */
 extern PyTypeObject *counted_type, *queue_type;

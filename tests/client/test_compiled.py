@@ -16,7 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from client.reading import AT, seen, wire_of
-from client.sending import carried_out, in_python
+from client.sending import Sending, carried_out, in_python
+from client.support import in_collection
 from takhin import partitioner
 from takhin.client import Delivery, Record, RecordMetadata, compiled
 from takhin.client.producing import per_record
@@ -213,6 +214,20 @@ def test_a_delivery_is_copied_as_without_the_compiled_part():
     delivery._batch, delivery._position = None, 3
     assert copy.copy(delivery) == delivery
     assert copy.copy(delivery)._position == 3
+
+
+def test_a_batch_that_is_dropped_while_a_record_is_put_in_is_not_used():
+    """Python's garbage collector may run any code when a delivery is made."""
+    sending = Sending(1, 1 << 20, 9)
+    (queue,) = sending.queues
+    queue.put(b"first", Delivery)
+
+    def drop():
+        queue._growing = None
+
+    delivery = in_collection(drop, lambda: queue.put(b"second", Delivery))
+    assert delivery._batch is queue._growing or sys.version_info >= (3, 12)  # dropped behind it
+    assert delivery._batch.records[delivery._position] == b"second"
 
 
 def test_a_part_of_another_version_is_not_used(monkeypatch, caplog):
