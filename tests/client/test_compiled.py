@@ -70,12 +70,14 @@ OTHER = st.one_of(
     st.tuples(st.just("result"), st.integers(0, 9)),
     st.tuples(st.just("compare"), st.integers(0, 9), st.integers(0, 9)),
 )
+SETTLED_AT_THE_END = [("settle", (1 << 63) - 1), ("result", 0), ("result", 1)]
 LIMITS = st.tuples(st.sampled_from((1, 300, 1 << 20)), st.integers(1, 4))
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.integers(1, 4), LIMITS, st.lists(SEND | ORDINARY | OTHER, max_size=25))
 @example(1, (1 << 20, 9), [("send", "text", None, (), None, None), ("send", b"v", "key", (), None, None)])
+@example(1, (1 << 20, 9), [*[("send", b"v", None, (), None, None)] * 2, ("take", 0), *SETTLED_AT_THE_END])
 def test_whatever_is_sent_has_the_same_outcome(python, partitions, limits, calls):
     """Records, batches, deliveries, callbacks and errors are the same to the byte and to the word."""
     is_python, expected = python(partitions, limits, calls)
