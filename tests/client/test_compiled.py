@@ -7,6 +7,7 @@ import gc
 import inspect
 import multiprocessing
 import os
+import pickle
 import sys
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
@@ -208,7 +209,7 @@ def test_nothing_leaks():
 
 
 def test_a_delivery_is_copied_as_without_the_compiled_part():
-    """`copy.copy` of one gives an equal one."""
+    """`copy.copy` of one gives an equal one; `pickle` and `copy.deepcopy` one with the same outcome."""
     sent = per_record.PythonOutcome()
     sent._batch, sent._position = None, 3
     assert copy.copy(sent) == sent
@@ -216,6 +217,12 @@ def test_a_delivery_is_copied_as_without_the_compiled_part():
     delivery._batch, delivery._position = None, 3
     assert copy.copy(delivery) == delivery
     assert copy.copy(delivery)._position == 3
+    sending = Sending(1, 1 << 20, 9)
+    for call in (*SENDS[:2], ("take", 0), ("settle", 7)):
+        getattr(sending, call[0])(*call[1:])
+    kept = sending.deliveries[1]
+    for other in (copy.deepcopy(kept), pickle.loads(pickle.dumps(kept))):
+        assert other.result() == kept.result() == RecordMetadata("t", 0, 8)
 
 
 def test_a_batch_that_is_dropped_while_a_record_is_put_in_is_not_used():
