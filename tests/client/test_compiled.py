@@ -8,6 +8,7 @@ import inspect
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
@@ -247,3 +248,29 @@ def test_a_part_of_another_version_is_not_used(monkeypatch, caplog):
     monkeypatch.setenv(compiled.SWITCH, "off")
     caplog.clear()
     assert (compiled._found(), caplog.text) == (None, "")
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("odd"), AttributeError("odd"), ModuleNotFoundError("odd", name="takhin.odd")]
+)
+def test_a_part_that_cannot_be_loaded_is_not_used(error, monkeypatch, caplog):
+    """Also one of another version that looks for what is not there any more."""
+
+    def fail(_name):
+        raise error
+
+    monkeypatch.setattr(compiled, "import_module", fail)
+    assert compiled._found() is None
+    assert "cannot be loaded, and Python does its work: odd" in caplog.text
+
+
+def test_who_imports_takhin_again_gets_records_of_their_own():
+    """The compiled part knows the classes of the first import only."""
+    code = (
+        "import sys, takhin.client\n"
+        "assert takhin.client.compiled.module is not None\n"
+        "for name in [of for of in sys.modules if of.startswith('takhin.client')]: del sys.modules[name]\n"
+        "import takhin.client.compiled\n"
+        "assert takhin.client.compiled.module is None"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
