@@ -5,21 +5,28 @@
 
 PyTypeObject *batch_type;
 
+/* What Python makes of it. */
+static PyObject *outcome(PyObject *object, Py_ssize_t position)
+{
+    PyObject *number = PyLong_FromSsize_t(position);
+    PyObject *found = number == NULL ? NULL : PyObject_CallMethodObjArgs(object, known.outcome, number, NULL);
+    Py_XDECREF(number);
+    return found;
+}
+
 /* Where the record at `position` was stored, or why it was not. If the batch was not stored together, Python knows. */
 PyObject *metadata_of(PyObject *object, Py_ssize_t position)
 {
     Batch *self = (Batch *)object;
     PyObject *first = self->first_offset, *at = self->at;
-    if (first == NULL || !PyLong_CheckExact(first) || at == NULL || !PyTuple_Check(at) || PyTuple_Size(at) != 2) {
-        PyObject *number = PyLong_FromSsize_t(position);
-        PyObject *found = number == NULL ? NULL : PyObject_CallMethodObjArgs(object, known.outcome, number, NULL);
-        Py_XDECREF(number);
-        return found;
-    }
+    if (first == NULL || !PyLong_CheckExact(first) || at == NULL || !PyTuple_Check(at) || PyTuple_Size(at) != 2)
+        return outcome(object, position);
     long long offset = PyLong_AsLongLong(first);
     if (offset == -1 && PyErr_Occurred())
         return NULL;
-    PyObject *number = PyLong_FromLongLong(offset + position), *made = NULL;
+    if (__builtin_add_overflow(offset, position, &offset)) /* no broker counts so far, whatever it said */
+        return outcome(object, position);
+    PyObject *number = PyLong_FromLongLong(offset), *made = NULL;
     if (number == NULL)
         return NULL;
     PyObject *fields = PyTuple_Pack(3, PyTuple_GetItem(at, 0), PyTuple_GetItem(at, 1), number);
@@ -39,11 +46,11 @@ static PyObject *metadata(PyObject *self, PyObject *position)
 /* Call a callback, in a context of its own, with an entry that is made for it. */
 static bool call(PyObject *batch, PyTypeObject *type, PyObject *callback, PyObject *position)
 {
-    PyObject *entry = new_entry(type, batch, PyLong_AsSsize_t(position));
-    if (entry == NULL || PyErr_Occurred()) {
-        Py_XDECREF(entry);
+    Py_ssize_t number = PyLong_AsSsize_t(position);
+    PyObject *entry = number == -1 && PyErr_Occurred() ? NULL : new_entry(type);
+    if (entry == NULL)
         return false;
-    }
+    place_entry(entry, batch, number);
     PyObject *context = PyObject_CallNoArgs(known.copy_context), *result = NULL;
     if (context != NULL)
         result = PyObject_CallMethodObjArgs(context, known.run, callback, entry, NULL);

@@ -18,7 +18,7 @@
 #include "../wire.h"
 
 /* That of takhin/client/compiled.py: a module of another one is left over from another version of the package. */
-enum { VERSION = 1 };
+enum { VERSION = 2 };
 
 /* What is looked up once, when the module is imported. */
 typedef struct Known {
@@ -66,7 +66,8 @@ PyObject *metadata_of(PyObject *batch, Py_ssize_t position);
 extern PyTypeObject *entry_type, *outcome_type;
 extern PyType_Spec entry_spec, outcome_spec;
 bool is_entry_type(PyObject *object);
-PyObject *new_entry(PyTypeObject *type, PyObject *batch, Py_ssize_t position);
+PyObject *new_entry(PyTypeObject *type);
+void place_entry(PyObject *entry, PyObject *batch, Py_ssize_t position);
 
 /* queue.c */
 extern PyTypeObject *counted_type, *queue_type;

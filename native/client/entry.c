@@ -16,15 +16,18 @@ bool is_entry_type(PyObject *object)
     return PyType_Check(object) && PyType_IsSubtype((PyTypeObject *)object, entry_type);
 }
 
-/* type: one of entries. */
-PyObject *new_entry(PyTypeObject *type, PyObject *batch, Py_ssize_t position)
+/* type: one of entries. The new one has no place yet. */
+PyObject *new_entry(PyTypeObject *type)
 {
-    Entry *self = (Entry *)PyType_GenericAlloc(type, 0);
-    if (self != NULL) {
-        self->batch = Py_NewRef(batch);
-        self->position = position;
-    }
-    return (PyObject *)self;
+    return PyType_GenericAlloc(type, 0);
+}
+
+/* Give a new entry its place. */
+void place_entry(PyObject *entry, PyObject *batch, Py_ssize_t position)
+{
+    Entry *self = (Entry *)entry;
+    self->batch = Py_NewRef(batch);
+    self->position = position;
 }
 
 /* The batch; NULL, with an exception, if it has none. */

@@ -1,4 +1,4 @@
-/* The module takhin.client._compiled, and what it looks up once. */
+/* The module takhin.client._compiled, and what it looks up once: whoever imports it again gets the same classes. */
 #include "client.h"
 
 Known known;
@@ -95,7 +95,8 @@ PyMODINIT_FUNC PyInit__compiled(void)
 {
     PyObject *module = PyModule_Create(&definition);
     if (module != NULL && know_all() && add_types(module) &&
-        PyModule_AddIntConstant(module, "VERSION", VERSION) == 0)
+        PyModule_AddIntConstant(module, "VERSION", VERSION) == 0 &&
+        PyModule_AddObjectRef(module, "Record", known.record) == 0)
         return module;
     Py_XDECREF(module);
     return NULL;

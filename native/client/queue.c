@@ -43,18 +43,20 @@ static Batch *batch_for(Queue *self, Py_ssize_t size, PyTypeObject *type)
     return NULL;
 }
 
-/* Add a record to the growing batch. The entry that stands for it, of the type; NULL with an exception. */
+/* Add a record to the growing batch. The entry that stands for it, of the type; NULL with an exception.
+ *
+ * The entry is made first: whenever something is made, Python's garbage collector may run, and with it any code. None
+ * runs between the look at the batch and the record in it. */
 PyObject *put(PyObject *object, PyObject *record, PyTypeObject *type)
 {
     Queue *self = (Queue *)object;
     Py_ssize_t size = PyBytes_Size(record) + WAITING_RECORD_BYTES;
-    Batch *batch = batch_for(self, size, type);
+    PyObject *entry = new_entry(type);
+    Batch *batch = entry == NULL ? NULL : batch_for(self, size, type);
     Py_ssize_t position = batch == NULL ? -1 : PyList_Size(batch->records);
-    PyObject *entry = position < 0 ? NULL : new_entry(type, (PyObject *)batch, position);
-    if (entry == NULL)
-        return NULL;
-    bool failed = PyList_Append(batch->records, record) < 0;
+    bool failed = position < 0 || PyList_Append(batch->records, record) < 0;
     if (!failed) {
+        place_entry(entry, (PyObject *)batch, position);
         batch->size_bytes += size;
         ((Counted *)self->buffer)->bytes += size;
         failed = position + 1 >= self->batch_records_max && !call(self, known.end_growing, NULL);

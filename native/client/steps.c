@@ -34,15 +34,19 @@ static bool is_there(PyObject *object)
     return object != NULL && object != Py_None;
 }
 
-/* Take a record out; NULL if there is none, or with an exception. All before it are processed: it was asked for. */
+/* Take a record out; NULL if there is none, or with an exception. All before it are processed: it was asked for.
+ * Both are held on to: whatever Python runs meanwhile may begin with others. */
 static PyObject *take_next(Steps *self)
 {
-    PyObject *record = self->records == NULL ? NULL : PyIter_Next(self->records);
-    if (record == NULL)
+    if (!is_there(self->loaded) || self->records == NULL)
         return NULL;
-    PyObject *offset = PyTuple_GetItem(record, OFFSET_FIELD);
-    if (offset == NULL || PyObject_SetAttr(self->loaded, known.processed, offset) < 0)
+    PyObject *loaded = Py_NewRef(self->loaded), *records = Py_NewRef(self->records);
+    PyObject *record = PyIter_Next(records);
+    PyObject *offset = record == NULL ? NULL : PyTuple_GetItem(record, OFFSET_FIELD);
+    if (offset == NULL || PyObject_SetAttr(loaded, known.processed, offset) < 0)
         Py_CLEAR(record);
+    Py_DECREF(records);
+    Py_DECREF(loaded);
     return record;
 }
 

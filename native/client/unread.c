@@ -166,20 +166,26 @@ static bool set(PyObject *list, Py_ssize_t position, PyObject *item)
 
 enum { OFFSETS, TIMESTAMPS, KEYS, VALUES, HEADERS, COLUMNS };
 
+/* Fill them with so many records, or with what is left. False with an exception. */
 static bool fill(Unread *self, PyObject *const *columns, Py_ssize_t count)
 {
     Record record;
-    for (Py_ssize_t i = 0; i < count && take_record(self, &record); i++)
+    Py_ssize_t i = 0;
+    for (; i < count && take_record(self, &record); i++)
         if (!set(columns[OFFSETS], i, PyLong_FromLongLong(record.offset)) ||
             !set(columns[TIMESTAMPS], i, timestamp_of(self, &record)) ||
             !set(columns[KEYS], i, optional_bytes(record.key)) ||
             !set(columns[VALUES], i, optional_bytes(record.value)) ||
             !set(columns[HEADERS], i, Py_NewRef(known.no_headers)))
             return false;
+    for (int column = 0; column < COLUMNS && i < count; column++)
+        if (PyList_SetSlice(columns[column], i, count, NULL) < 0)
+            return false;
     return true;
 }
 
-/* take(records_max): so many of them at once, or all. */
+/* take(records_max): so many of them at once, or all. There may be fewer when the lists are made: Python's garbage
+ * collector may run then, and with it any code, and the loop's thread, which may clear what is left. */
 static PyObject *take(PyObject *object, PyObject *records_max)
 {
     Unread *self = (Unread *)object;
@@ -251,6 +257,7 @@ static int traverse(PyObject *object, visitproc visit, void *arg)
 static int clear_references(PyObject *object)
 {
     Unread *self = (Unread *)object;
+    self->left = 0; /* they are in the response */
     Py_CLEAR(self->at);
     Py_CLEAR(self->response);
     Py_CLEAR(self->stamp);

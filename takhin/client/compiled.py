@@ -19,9 +19,12 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from takhin.client.model import Record
+
+NAME = "takhin.client._compiled"
 SWITCH = "TAKHIN_STORAGE_NATIVE"
 """The variable of the setting storage.native: whoever turns C off for a broker means clients, too."""
-VERSION = 1
+VERSION = 2
 """That of native/client/client.h. A module of another one is left over from another version of Takhin."""
 
 logger = logging.getLogger("takhin.client")
@@ -31,14 +34,15 @@ def _found() -> Any:
     if os.environ.get(SWITCH) == "off":
         return None
     try:
-        found = import_module("takhin.client._compiled")
-    except ModuleNotFoundError:  # it was not built
-        return None
-    except ImportError as error:
-        logger.warning("the compiled part cannot be loaded, and Python does its work: %s", error)
+        found = import_module(NAME)
+    except (ImportError, AttributeError) as error:  # one of another version may look for what is not there
+        if not isinstance(error, ModuleNotFoundError) or error.name != NAME:  # else it was not built
+            logger.warning("the compiled part cannot be loaded, and Python does its work: %s", error)
         return None
     if getattr(found, "VERSION", None) != VERSION:
         logger.warning("the compiled part is one of another version: install takhin again")
+        return None
+    if found.Record is not Record:  # that of an earlier import of takhin, or of another interpreter
         return None
     return found
 

@@ -7,6 +7,8 @@ import gc
 import inspect
 import multiprocessing
 import os
+import pickle
+import subprocess
 import sys
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from client.reading import AT, seen, wire_of
-from client.sending import carried_out, in_python
+from client.sending import Sending, carried_out, in_python
+from client.support import in_collection
 from takhin import partitioner
 from takhin.client import Delivery, Record, RecordMetadata, compiled
 from takhin.client.producing import per_record
@@ -69,12 +72,14 @@ OTHER = st.one_of(
     st.tuples(st.just("result"), st.integers(0, 9)),
     st.tuples(st.just("compare"), st.integers(0, 9), st.integers(0, 9)),
 )
+SETTLED_AT_THE_END = [("settle", (1 << 63) - 1), ("result", 0), ("result", 1)]
 LIMITS = st.tuples(st.sampled_from((1, 300, 1 << 20)), st.integers(1, 4))
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.integers(1, 4), LIMITS, st.lists(SEND | ORDINARY | OTHER, max_size=25))
 @example(1, (1 << 20, 9), [("send", "text", None, (), None, None), ("send", b"v", "key", (), None, None)])
+@example(1, (1 << 20, 9), [*[("send", b"v", None, (), None, None)] * 2, ("take", 0), *SETTLED_AT_THE_END])
 def test_whatever_is_sent_has_the_same_outcome(python, partitions, limits, calls):
     """Records, batches, deliveries, callbacks and errors are the same to the byte and to the word."""
     is_python, expected = python(partitions, limits, calls)
@@ -205,7 +210,7 @@ def test_nothing_leaks():
 
 
 def test_a_delivery_is_copied_as_without_the_compiled_part():
-    """`copy.copy` of one gives an equal one."""
+    """`copy.copy` of one gives an equal one; `pickle` and `copy.deepcopy` one with the same outcome."""
     sent = per_record.PythonOutcome()
     sent._batch, sent._position = None, 3
     assert copy.copy(sent) == sent
@@ -213,6 +218,26 @@ def test_a_delivery_is_copied_as_without_the_compiled_part():
     delivery._batch, delivery._position = None, 3
     assert copy.copy(delivery) == delivery
     assert copy.copy(delivery)._position == 3
+    sending = Sending(1, 1 << 20, 9)
+    for call in (*SENDS[:2], ("take", 0), ("settle", 7)):
+        getattr(sending, call[0])(*call[1:])
+    kept = sending.deliveries[1]
+    for other in (copy.deepcopy(kept), pickle.loads(pickle.dumps(kept))):
+        assert other.result() == kept.result() == RecordMetadata("t", 0, 8)
+
+
+def test_a_batch_that_is_dropped_while_a_record_is_put_in_is_not_used():
+    """Python's garbage collector may run any code when a delivery is made."""
+    sending = Sending(1, 1 << 20, 9)
+    (queue,) = sending.queues
+    queue.put(b"first", Delivery)
+
+    def drop():
+        queue._growing = None
+
+    delivery = in_collection(drop, lambda: queue.put(b"second", Delivery))
+    assert delivery._batch is queue._growing or sys.version_info >= (3, 12)  # dropped behind it
+    assert delivery._batch.records[delivery._position] == b"second"
 
 
 def test_a_part_of_another_version_is_not_used(monkeypatch, caplog):
@@ -223,3 +248,29 @@ def test_a_part_of_another_version_is_not_used(monkeypatch, caplog):
     monkeypatch.setenv(compiled.SWITCH, "off")
     caplog.clear()
     assert (compiled._found(), caplog.text) == (None, "")
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("odd"), AttributeError("odd"), ModuleNotFoundError("odd", name="takhin.odd")]
+)
+def test_a_part_that_cannot_be_loaded_is_not_used(error, monkeypatch, caplog):
+    """Also one of another version that looks for what is not there any more."""
+
+    def fail(_name):
+        raise error
+
+    monkeypatch.setattr(compiled, "import_module", fail)
+    assert compiled._found() is None
+    assert "cannot be loaded, and Python does its work: odd" in caplog.text
+
+
+def test_who_imports_takhin_again_gets_records_of_their_own():
+    """The compiled part knows the classes of the first import only."""
+    code = (
+        "import sys, takhin.client\n"
+        "assert takhin.client.compiled.module is not None\n"
+        "for name in [of for of in sys.modules if of.startswith('takhin.client')]: del sys.modules[name]\n"
+        "import takhin.client.compiled\n"
+        "assert takhin.client.compiled.module is None"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

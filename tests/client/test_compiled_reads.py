@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
+import time
 import weakref
+from types import SimpleNamespace
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -13,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from client.reading import AT, seen, wire_of
-from client.support import ALL, produce
+from client.support import ALL, in_collection, produce
 from takhin.client import Consumer, Record, compiled
 from takhin.client.consuming.iterating import GeneratedRecords
 from takhin.client.unread import UnreadColumns, ordinary
@@ -96,6 +99,41 @@ def test_ordinary_responses_are_read_in_c():
     assert not check(
         wire_of([*records, pb.Record(offset=(1 << 63) - 1, timestamp=1).SerializeToString()]), []
     )
+
+
+def eight(first):
+    """A response with eight records, the first one at this offset."""
+    return wire_of(
+        pb.Record(value=b"v", timestamp=5, offset=number, partition=3).SerializeToString()
+        for number in range(first, first + 8)
+    )
+
+
+def test_records_that_are_cleared_while_they_are_taken_are_no_gap():
+    """When a list is made, the garbage collector may run any code, and let the loop's thread clear them."""
+    plain = ordinary(AT, eight(1))
+    columns = in_collection(plain.clear, lambda: plain.take(None))
+    taken = len(columns.offsets)
+    assert len(plain) == 0
+    assert taken in {0, 8}
+    assert [len(of) for of in (columns.timestamps, columns.keys, columns.values, columns.headers)] == [
+        taken
+    ] * 4
+    assert [record.offset for record in columns] == [*range(1, 9)][:taken]
+
+
+def test_a_record_counts_for_what_it_was_taken_from():
+    """Also where others begin to be handed out while it is made."""
+    one, other = (
+        SimpleNamespace(records=ordinary(AT, eight(first)), processed=0, paused=False) for first in (1, 101)
+    )
+    steps = compiled.Steps(None, time.monotonic)
+    assert steps.begin(one, math.inf).offset == 1
+    step = anext(steps)
+    with pytest.raises(StopIteration) as stop:
+        in_collection(lambda: steps.begin(other, math.inf), lambda: step.send(None))
+    assert (stop.value.value.offset, one.processed, other.processed) in {(2, 2, 101), (102, 1, 102)}
+    assert len(one.records) + len(other.records) == 13
 
 
 @pytest.fixture(params=["c", "python"])

@@ -65,6 +65,11 @@ class PendingBatch(per_record.Batch):
         self.first_offset = None
         self.callbacks = []
 
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        """What `copy` and `pickle` ask for: they do not see what the compiled part keeps."""
+        names = *per_record.PythonBatch.__slots__, *self.__slots__
+        return None, {name: getattr(self, name) for name in names}
+
     def settle(self) -> None:
         """Release everybody who waits. Call when `outcomes` is complete."""
         self.record_count = len(self.records)
