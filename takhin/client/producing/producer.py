@@ -56,7 +56,7 @@ class Producer(Client):
         server: str,
         *,
         linger_ms: int = 0,
-        batch_records_max: int = 4_000,
+        batch_records_max: int = 8_000,
         batch_bytes_max: int = 1 << 20,
         buffer_bytes_max: int = 16 << 20,
         in_flight_max: int = 8,
