@@ -31,7 +31,7 @@ from takhin.v1.takhin_pb2_grpc import TakhinServiceStub
 PRODUCE = "/takhin.v1.TakhinService/ProduceMessage"
 ARRIVALS_MAX = 4
 RSS_MAX = 512 << 20
-CALLS = 150
+CALLS = 200
 """Of 4 MB: more than may be held at once."""
 RSS_AFTER_MAX = 250 << 20
 RSS_NAMES_AFTER_MAX = 300 << 20

@@ -207,4 +207,4 @@ async def test_a_consumer_that_nobody_refers_to_goes(way, server, topic):
     with pytest.warns(ResourceWarning, match="was not closed"):
         give_up(collected)
     assert gone() is None
-    await asyncio.sleep(0.1)  # what it has left behind ends
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})  # what it has left behind ends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ def _process() -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    process.returncode = 0  # it ends when nobody can ask any more
+    atexit.register(process.__exit__, None, None, None)  # it ends when its input does
     return process
 
 
